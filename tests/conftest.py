@@ -1,0 +1,48 @@
+"""The real tokenizers and tiny models that the suite runs on, built once a session and copied for each test."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from llama_padfix import reference
+
+INSTRUCT = ("3-instruct-early", "3.1-instruct-early", "3.1-instruct", "3.2-instruct")
+BASE = ("3-base", "3.1-base")
+ALL = (*BASE, *INSTRUCT)
+
+_built: dict[str, Any] = {}
+
+
+def fresh_tokenizer(release: str) -> Any:
+    """A tokenizer of the release that the test may change: nobody else sees it."""
+    if release not in _built:
+        _built[release] = reference.build_tokenizer(release)
+    return copy.deepcopy(_built[release])
+
+
+@pytest.fixture
+def make_tokenizer() -> Callable[[str], Any]:
+    return fresh_tokenizer
+
+
+@pytest.fixture
+def tokenizer() -> Any:
+    """Llama 3.1 Instruct, untouched."""
+    return fresh_tokenizer("3.1-instruct")
+
+
+@pytest.fixture
+def make_model() -> Callable[..., Any]:
+    def make(release: str = "3.1-instruct", **overrides: Any) -> Any:
+        overrides.setdefault("hidden_size", 16)
+        return reference.make_tiny_llama(release, **overrides)
+
+    return make
