@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ __all__ = [
     "Report",
     "Safety",
     "Severity",
+    "TemplateFacts",
     "TurnMarkers",
 ]
 
@@ -100,49 +101,62 @@ class TurnMarkers:
 
 
 @dataclass(frozen=True)
+class TemplateFacts:
+    """What stands around an assistant turn in a chat template, learned by rendering probes.
+
+    `header` is the text that opens the turn (the generation prompt); it is found again before the answers of a
+    conversation when `header_in_history`, and cannot be forged by text when `header_has_control` (it holds a
+    control token). `stop_token` is the first special token after the answer. `leading_bos` counts the BOS ids
+    that a rendered conversation starts with. `always_opens_turn`: the template ends every conversation with
+    the header, asked or not. `error` says why nothing could be learned.
+    """
+
+    header: str = ""
+    header_in_history: bool = False
+    header_has_control: bool = False
+    stop_token: str | None = None
+    stop_token_id: int | None = None
+    always_opens_turn: bool = False
+    leading_bos: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
 class ModelFacts:
-    """The settings of a model that must agree with its tokenizer."""
+    """The settings of a model that must agree with its tokenizer, as they are held (an id, a tuple or None)."""
 
     embedding_rows: int | None = None
     config_pad_token_id: int | None = None
-    config_eos_token_ids: tuple[int, ...] = ()
+    config_eos_token_id: int | tuple[int, ...] | None = None
     has_generation_config: bool = False
     generation_pad_token_id: int | None = None
-    generation_eos_token_ids: tuple[int, ...] = ()
+    generation_eos_token_id: int | tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Facts:
     """What a tokenizer (and its model) really does, found by encoding and rendering.
 
-    Ids are ints and looked up in the vocabulary; `special_ids` maps the content of every special token to its
-    id. `bos_added` and `eos_added` count what encoding a plain text puts before and after it.
-    `template_bos` counts the BOS ids that the chat template itself writes at the start of a conversation.
-    `turn_stop_id` is the special token that ends an assistant turn in the template; `turn_header_id` tells
-    whether the template can be read at all.
+    `vocabulary` maps every token to its id and `special_ids` the special ones; `pad_token_id` is looked up there,
+    so it is None for a pad token that the vocabulary lacks. `bos_added` and `eos_added` count what encoding a
+    plain text puts before and after it. `template` is None without a chat template, `model` without a model.
     """
 
     vocab_size: int
-    special_ids: Mapping[str, int]
+    vocabulary: Mapping[str, int] = field(repr=False)
+    special_ids: Mapping[str, int] = field(repr=False)
     bos_token: str | None
     bos_token_id: int | None
     eos_token: str | None
     eos_token_id: int | None
     pad_token: str | None
     pad_token_id: int | None
-    pad_token_in_vocab: bool
     unk_token_id: int | None
     padding_side: str
     bos_added: int
     eos_added: int
-    has_chat_template: bool
-    template_error: str | None = None
-    template_bos: int = 0
-    turn_stop_id: int | None = None
-    turn_stop_token: str | None = None
-    always_opens_turn: bool = False
+    template: TemplateFacts | None = None
     requested_pad_token: str | None = None
-    can_edit_post_processor: bool = True
     model: ModelFacts | None = None
 
 
@@ -176,6 +190,10 @@ class Check:
     bad: str
     good: str
     find: Callable[[Facts], Iterator[Finding]]
+
+    def found(self, message: str, changes: tuple[Change, ...] = ()) -> Finding:
+        """Return a finding of this check."""
+        return Finding(self.code, self.name, self.severity, message, changes)
 
 
 @dataclass(frozen=True)
@@ -265,11 +283,9 @@ class Counts:
         return "; ".join(parts)
 
 
-def _html_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

@@ -97,7 +97,7 @@ def build_tokenizer(release: str = "3.1-instruct") -> Any:
         tokenizer_object=backend,
         bos_token=bos,
         eos_token=spec.eos_token,
-        clean_up_tokenization_spaces=True,
+        clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
         model_max_length=131_072,
     )
@@ -106,9 +106,7 @@ def build_tokenizer(release: str = "3.1-instruct") -> Any:
     return tokenizer
 
 
-def make_tiny_llama(
-    release: str = "3.1-instruct", *, hidden_size: int = 64, seed: int = 0, **overrides: Any
-) -> Any:
+def make_tiny_llama(release: str = "3.1-instruct", *, hidden_size: int = 64, seed: int = 0, **overrides: Any) -> Any:
     """Return a random `LlamaForCausalLM` over the full vocabulary, with the release's stop list and no pad id.
 
     Small enough to train on a CPU: two layers, float32, tied embeddings of shape (128256, hidden_size).
@@ -118,9 +116,7 @@ def make_tiny_llama(
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     spec = RELEASES[release]
-    eos_token_id: int | list[int] = (
-        list(spec.eos_token_ids) if len(spec.eos_token_ids) > 1 else spec.eos_token_ids[0]
-    )
+    eos_token_id: int | list[int] = list(spec.eos_token_ids) if len(spec.eos_token_ids) > 1 else spec.eos_token_ids[0]
     settings: dict[str, Any] = {
         "vocab_size": _FIRST_SPECIAL_ID + _SPECIAL_TOKENS,
         "hidden_size": hidden_size,

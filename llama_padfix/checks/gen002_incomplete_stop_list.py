@@ -1,0 +1,44 @@
+"""GEN002: generation does not stop at every token that ends a turn or a text."""
+
+from collections.abc import Iterator
+
+from llama_padfix.policy import stop_ids
+from llama_padfix.records import Change, Check, Facts, Finding
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    model = facts.model
+    if model is None:
+        return
+    wanted = stop_ids(facts)
+    held = [("model.config.eos_token_id", model.config_eos_token_id)]
+    if model.has_generation_config:
+        held.append(("model.generation_config.eos_token_id", model.generation_eos_token_id))
+    after: int | tuple[int, ...] = wanted if len(wanted) != 1 else wanted[0]
+    changes = []
+    for target, before in held:
+        present = {before} if before is None or isinstance(before, int) else set(before)
+        missing = [token_id for token_id in wanted if token_id not in present]
+        if missing:
+            why = f"generation must also stop at {', '.join(map(str, missing))}"
+            changes.append(Change(target, before, after, why, code=CHECK.code))
+    if changes:
+        seen = ", ".join(f"{change.target} is {change.before}" for change in changes)
+        yield CHECK.found(f"A turn or a text may end with any of {list(wanted)}, but {seen}.", tuple(changes))
+
+
+CHECK = Check(
+    code="GEN002",
+    name="incomplete-stop-list",
+    severity="error",
+    needs=("tokenizer", "model"),
+    explanation="""\
+`generate` stops at the ids in `generation_config.eos_token_id` and nowhere else. A list that lacks `<|eot_id|>`
+lets a chat model run on into the next turn, which it then invents. The list must hold every id that ends a text
+or a turn: `<|end_of_text|>`, `<|eom_id|>` and `<|eot_id|>` where the vocabulary has them. `model.config` holds the
+same list, since older tools read it there.
+""",
+    bad="model.generation_config.eos_token_id  # 128001",
+    good="model.generation_config.eos_token_id = [128001, 128008, 128009]",
+    find=_find,
+)

@@ -1,0 +1,161 @@
+"""Rows of ids to one padded batch: what is padding is known by position, never by comparing ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llama_padfix.records import IGNORE_INDEX, PadfixError, describe
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["PadCollator"]
+
+
+@dataclass(frozen=True)
+class PadCollator:
+    """Pad rows to one length, for `Trainer(data_collator=...)` or a `DataLoader(collate_fn=...)`.
+
+    `pad_token_id` fills `input_ids`; `pad_to_multiple_of` rounds the width up (8 or 64 suit tensor cores);
+    `padding_side` is "right" (training) or "left" (generation). Holds plain values only, so that it travels to
+    the workers of a dataloader. Raises `PadfixError` for a setting that cannot work.
+    """
+
+    pad_token_id: int
+    pad_to_multiple_of: int | None = None
+    padding_side: str = "right"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that would only fail, or train wrongly, at the first batch."""
+        if not _is_int(self.pad_token_id) or self.pad_token_id < 0:
+            raise PadfixError(
+                f"pad_token_id is {self.pad_token_id!r}, and padding needs an id of the vocabulary. "
+                "Run `prepare(tokenizer)` first: it sets one; then pass tokenizer.pad_token_id."
+            )
+        if self.pad_to_multiple_of is not None and not (
+            _is_int(self.pad_to_multiple_of) and self.pad_to_multiple_of >= 1
+        ):
+            raise PadfixError(
+                f"pad_to_multiple_of is {self.pad_to_multiple_of!r}, and a width is a multiple of 1 or more. "
+                "Pass a positive int such as 8, or None."
+            )
+        if self.padding_side not in ("left", "right"):
+            raise PadfixError(
+                f"padding_side is {self.padding_side!r}, and rows are padded on one side or the other. "
+                'Pass "right" for training or "left" for generation.'
+            )
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return `input_ids`, `attention_mask` and `labels`, each an int64 tensor of shape (len(rows), width).
+
+        A row holds `input_ids` and optionally `labels` and `attention_mask`: lists, 1-D numpy arrays or torch
+        tensors of integers. Other columns are ignored. Labels are -100 at padded positions (those that the row's
+        own mask marks with 0 too) and at each row's first real token, and nowhere else: a stop token keeps its
+        label even where its id is `pad_token_id`. Without `labels` a row's ids are its labels. Masks keep their
+        values, 1 where a row brings none. `rows` is never changed.
+
+        Raises `PadfixError`, naming the row, for an empty batch or row, for ids that are no integers or negative,
+        for a column whose length differs from that of `input_ids`, for labels in some rows only, and when torch
+        is missing.
+        """
+        try:
+            import numpy
+            import torch
+        except ImportError as error:
+            raise PadfixError(
+                "PadCollator makes torch tensors and torch is missing. Run: pip install torch"
+            ) from error
+
+        _require_rows(rows)
+        ids = [_read(numpy, row, "input_ids", i) for i, row in enumerate(rows)]
+        masks = [_read(numpy, row, "attention_mask", i, ids[i]) for i, row in enumerate(rows)]
+        labels = [_read(numpy, row, "labels", i, ids[i]) for i, row in enumerate(rows)]
+        unlabelled = [i for i, own in enumerate(labels) if own is None]
+        if 0 < len(unlabelled) < len(labels):
+            raise PadfixError(
+                f"{len(unlabelled)} of {len(labels)} rows have no labels (the first is row {unlabelled[0]}), so it is "
+                "unclear what trains there. Encode all rows in the same way: `prepare(tokenizer).encode(dataset)`."
+            )
+
+        step = self.pad_to_multiple_of or 1
+        width = -(-max(map(len, ids)) // step) * step
+        shape = (len(ids), width)
+        out_ids = numpy.full(shape, self.pad_token_id, dtype=numpy.int64)
+        out_mask = numpy.zeros(shape, dtype=numpy.int64)
+        out_labels = numpy.full(shape, IGNORE_INDEX, dtype=numpy.int64)
+        for i, row in enumerate(ids):
+            if row.min() < 0:
+                raise PadfixError(
+                    f"Row {i}: input_ids hold {row.min()}, which no embedding has. "
+                    "Pass the tokenizer's ids; -100 belongs in labels only."
+                )
+            start = width - len(row) if self.padding_side == "left" else 0
+            place = slice(start, start + len(row))
+            out_ids[i, place] = row
+            out_mask[i, place] = 1 if masks[i] is None else masks[i]
+            out_labels[i, place] = row if labels[i] is None else labels[i]
+        out_labels[out_mask == 0] = IGNORE_INDEX
+        # No loss can use the first label; in transformers 4.46 to 5.7 it still counts when the mean is taken.
+        out_labels[numpy.arange(len(ids)), (out_mask != 0).argmax(axis=1)] = IGNORE_INDEX
+        return {
+            "input_ids": torch.from_numpy(out_ids),
+            "attention_mask": torch.from_numpy(out_mask),
+            "labels": torch.from_numpy(out_labels),
+        }
+
+
+def _require_rows(rows: Any) -> None:
+    if isinstance(rows, Mapping) or not isinstance(rows, Sequence):
+        raise PadfixError(
+            f"A batch is a sequence of rows, and this is a {type(rows).__name__}. Pass a list: collator([row])."
+        )
+    if not rows:
+        raise PadfixError("The batch has no rows, so it has no width. Pass one row or more: collator([row]).")
+    for i, row in enumerate(rows):
+        if not isinstance(row, Mapping) or row.get("input_ids") is None:
+            seen = list(row) if isinstance(row, Mapping) else row
+            raise PadfixError(
+                f"Row {i} has no input_ids: {describe(seen)}. "
+                "Encode the dataset first: `prepare(tokenizer).encode(dataset)`."
+            )
+
+
+def _read(numpy: Any, row: Mapping[str, Any], name: str, index: int, ids: Any = None) -> Any:
+    """Return a column of a row as a 1-D integer array as long as `ids`; None where the row lacks it."""
+    value = row.get(name)
+    if value is None:
+        return None
+    if hasattr(value, "detach"):  # a torch tensor, perhaps on another device; numpy has no bfloat16
+        value = value.detach().cpu()
+        value = value.double().numpy() if value.is_floating_point() else value.numpy()
+    try:
+        array = numpy.asarray(value)
+    except ValueError:  # a ragged list of lists
+        array = numpy.empty((0, 0))
+    if array.ndim != 1:
+        raise PadfixError(
+            f"Row {index}: {name} is not one-dimensional: {describe(value)}. Pass one flat list of ids a row."
+        )
+    if ids is None and not len(array):
+        raise PadfixError(
+            f"Row {index} is empty: its input_ids hold nothing to attend to. "
+            'Drop such rows first: dataset.filter(lambda row: len(row["input_ids"]) > 0).'
+        )
+    if ids is not None and len(array) != len(ids):
+        raise PadfixError(
+            f"Row {index}: {name} has length {len(array)} and input_ids {len(ids)}, so they do not belong together. "
+            f"Encode the row again, or drop its {name}."
+        )
+    seen = getattr(row[name], "dtype", array.dtype)
+    if array.dtype.kind not in ("iub" if name == "attention_mask" else "iu"):
+        raise PadfixError(
+            f"Row {index}: {name} holds {seen}, not integers: {describe(value)}. "
+            f"Pass the ids as integers: [int(x) for x in {name}]."
+        )
+    return array
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,127 @@
+"""The one composition: patch, then everything that a training script needs from what was patched."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llama_padfix.collator import PadCollator
+from llama_padfix.dataset import encode_dataset
+from llama_padfix.doctor import examine
+from llama_padfix.encode import ChatEncoder, OnError, TrainOn, Truncation
+from llama_padfix.observe import observe
+from llama_padfix.precision import choose_precision
+from llama_padfix.records import Counts, PadfixError, Plan, Precision, Report
+from llama_padfix.tokenizer import patch_tokenizer
+from llama_padfix.trainer import (
+    import_trl,
+    name_tokenizer_argument,
+    sft_arguments_for,
+    split_sft_arguments,
+    trainer_arguments_for,
+)
+
+__all__ = ["Prepared", "build_trainer", "prepare"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` gives back: each part is an ordinary object that works without the others.
+
+    `plan` holds what was changed and why, `report` what the checks still say, `encoder` turns rows into ids and
+    labels, `collator` pads them. `training_args` are keywords for TRL's `SFTConfig`, `trainer_args` those for
+    plain `transformers.TrainingArguments`, which does not know TRL's.
+    """
+
+    plan: Plan
+    report: Report
+    precision: Precision
+    collator: PadCollator
+    encoder: ChatEncoder
+
+    @property
+    def training_args(self) -> dict[str, Any]:
+        """Keywords for `trl.SFTConfig`, a fresh dict at every call."""
+        return sft_arguments_for(self.precision)
+
+    @property
+    def trainer_args(self) -> dict[str, Any]:
+        """Keywords for `transformers.TrainingArguments`, a fresh dict at every call."""
+        return trainer_arguments_for(self.precision)
+
+    @property
+    def counts(self) -> Counts:
+        """What became of all rows encoded so far."""
+        return self.encoder.counts
+
+    def encode(self, dataset: Any, *, progress: bool = True) -> Any:
+        """Encode a `Dataset`, `DatasetDict`, `IterableDataset` or list of rows of any known shape.
+
+        Returns the same kind of dataset (a `Dataset` for a list) with the columns `input_ids` and `labels`; what
+        was dropped, cut or repaired is logged, and counted in `counts`.
+        """
+        return encode_dataset(self.encoder, dataset, progress=progress)
+
+    def __str__(self) -> str:
+        return f"{self.plan}\n{self.precision}\n{self.report}"
+
+    def _repr_html_(self) -> str:
+        return self.plan._repr_html_() + self.report._repr_html_()
+
+
+def prepare(
+    tokenizer: Any,
+    model: Any = None,
+    *,
+    max_length: int | None = None,
+    train_on: TrainOn = "assistant",
+    pad_token: str = "auto",
+    truncation: Truncation = "turns",
+    on_error: OnError = "raise",
+    template_kwargs: Mapping[str, Any] | None = None,
+    pad_to_multiple_of: int | None = None,
+    device: Any = None,
+) -> Prepared:
+    """Patch a tokenizer and its model in place, and return what a training script needs from there on.
+
+    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy; no token is added, no
+    embedding resized, no template edited. Idempotent: a second call has an empty plan. `max_length`, `train_on`,
+    `truncation`, `on_error` and `template_kwargs` are those of `ChatEncoder`; `device` is that of
+    `choose_precision`. Raises `PadfixError`, and leaves everything as it was, for anything that it cannot do.
+    """
+    encoder = ChatEncoder(
+        tokenizer, max_length, train_on, truncation=truncation, on_error=on_error, template_kwargs=template_kwargs
+    )
+    precision = choose_precision(device)
+    PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)  # its arguments are checked before anything is patched
+    plan = patch_tokenizer(tokenizer, model, pad_token=pad_token)
+    report = examine(observe(tokenizer, model, pad_token=None if pad_token == "auto" else pad_token))
+    collator = PadCollator(tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
+    return Prepared(plan=plan, report=report, precision=precision, collator=collator, encoder=encoder)
+
+
+def build_trainer(model: Any, tokenizer: Any, dataset: Any, *, eval_dataset: Any = None, **sft_arguments: Any) -> Any:
+    """Return TRL's `SFTTrainer`, ready to train on a raw dataset or list of rows in any known shape.
+
+    The keywords are those of `prepare`, of `SFTConfig` and of `SFTTrainer` (such as `peft_config`, `callbacks`),
+    each passed on to where the installed version knows it; what you give wins over what `prepare` would set.
+    Raises `PadfixError` for a keyword that none of them knows, before anything is patched or encoded.
+    """
+    trl = import_trl()
+    of_prepare = set(inspect.signature(prepare).parameters) - {"tokenizer", "model"}
+    prepare_arguments = {name: sft_arguments.pop(name) for name in of_prepare & set(sft_arguments)}
+    if "args" in sft_arguments:
+        raise PadfixError(
+            "build_trainer makes the SFTConfig itself. Pass its fields as keywords: "
+            "build_trainer(model, tokenizer, dataset, learning_rate=..., output_dir=...)"
+        )
+    config, rest = split_sft_arguments(sft_arguments, prepare_arguments)
+    prepared = prepare(tokenizer, model, **prepare_arguments)
+    config = {"output_dir": "out", **prepared.training_args, **config}
+    rest.setdefault("data_collator", prepared.collator)
+    rest.setdefault(name_tokenizer_argument(trl.SFTTrainer), tokenizer)
+    if eval_dataset is not None:
+        rest["eval_dataset"] = prepared.encode(eval_dataset)
+    return trl.SFTTrainer(model=model, args=trl.SFTConfig(**config), train_dataset=prepared.encode(dataset), **rest)

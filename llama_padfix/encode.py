@@ -1,0 +1,319 @@
+"""Conversations to ids and labels, with nothing lost in silence."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from llama_padfix.bos import dedupe_bos
+from llama_padfix.chat import ChatTemplate, Rendered, read_template, render_turns
+from llama_padfix.formats import read_row
+from llama_padfix.labels import find_markers, label_spans, mask_labels
+from llama_padfix.observe import (
+    check_tokenizer,
+    encode_plain,
+    find_control_text,
+    observe_template,
+    render,
+    special_ids,
+)
+from llama_padfix.policy import TEXT_END_TOKEN
+from llama_padfix.records import IGNORE_INDEX, Counts, PadfixError, TurnMarkers
+
+__all__ = ["ChatEncoder"]
+
+TrainOn = Literal["assistant", "last"]
+Truncation = Literal["turns", "tokens", "error"]
+OnError = Literal["raise", "drop"]
+
+
+@dataclass(frozen=True)
+class _Chat:
+    """A conversation that is rendered and not yet encoded; `spans` are the trained characters."""
+
+    rendered: Rendered
+    controls: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One encoded row; `turn_ends` are the positions after each trained turn, in order."""
+
+    input_ids: list[int]
+    labels: list[int]
+    turn_ends: tuple[int, ...]
+    repaired: bool = False
+    escaped: bool = False
+
+
+class ChatEncoder:
+    """Encodes rows of any known shape into `input_ids` and `labels`, -100 outside what the model must produce.
+
+    Use it on one conversation (`encoder(messages)`), on one row, on a list of rows, or as
+    `dataset.map(encoder, batched=True, remove_columns=dataset.column_names)`. The ids are those of
+    `apply_chat_template(messages, tokenize=True)`; a control token that is only spelled in a message is encoded
+    as text. A `text` row gets exactly one BOS; where it is a rendered chat its assistant turns are trained, else
+    the whole text with an end of text behind it.
+
+    `train_on` is "assistant" (every assistant turn) or "last". Rows longer than `max_length` tokens lose whole
+    turns from the end (`truncation="turns"`), are cut at the token ("tokens"), or raise ("error"); no stop token
+    is forged. A row that cannot be read raises `PadfixError` with its number, or is dropped and counted with
+    `on_error="drop"`. `template_kwargs` go to the chat template. A template that prints today's date is pinned
+    to the day on which the encoder was made (`template_kwargs["date_string"]`).
+
+    `counts` adds up what became of all rows so far.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int | None = None,
+        train_on: TrainOn = "assistant",
+        *,
+        truncation: Truncation = "turns",
+        on_error: OnError = "raise",
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_tokenizer(tokenizer)
+        _require_choice("train_on", train_on, ("assistant", "last"))
+        _require_choice("truncation", truncation, ("turns", "tokens", "error"))
+        _require_choice("on_error", on_error, ("raise", "drop"))
+        if max_length is not None and (not isinstance(max_length, int) or max_length < 2):
+            raise PadfixError(f"max_length={max_length!r}: a row needs at least 2 tokens. Pass an int, or None.")
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.train_on = train_on
+        self.truncation = truncation
+        self.on_error = on_error
+        self.template_kwargs = _pin_date(tokenizer, dict(template_kwargs or {}))
+        self.counts = Counts()
+        self._template: ChatTemplate | None = None
+        self._markers: TurnMarkers | None = None
+        self._text_end_id = special_ids(tokenizer).get(TEXT_END_TOKEN, tokenizer.eos_token_id)
+
+    def __call__(self, rows: Any, indices: Sequence[int] | None = None) -> dict[str, Any]:
+        """Encode one conversation, one row, or a batch of rows or columns; see the class.
+
+        One row gives flat lists and raises where a batch would drop it. `indices` are the rows' numbers in the
+        dataset for the error messages (`dataset.map(..., with_indices=True)`).
+        """
+        batch = _as_rows(rows)
+        if batch is None:
+            columns, counts = self.encode_rows([rows], 0)
+            if not counts.kept:
+                raise PadfixError(f"The row leaves nothing to train on ({counts}). Raise max_length, or drop the row.")
+            return {name: column[0] for name, column in columns.items()}
+        columns, _ = self.encode_rows(batch, indices if indices is not None else 0)
+        return columns
+
+    def encode_stream_batch(self, columns: Mapping[str, Sequence[Any]], indices: Sequence[int]) -> dict[str, Any]:
+        """Encode a batch of columns, known to be one, with the rows' numbers: for `IterableDataset.map`."""
+        names = list(columns)
+        rows = [{name: columns[name][place] for name in names} for place in range(len(indices))]
+        return self.encode_rows(rows, indices)[0]
+
+    def encode_rows(
+        self, rows: Iterable[Any], numbers: Sequence[int] | int = 0
+    ) -> tuple[dict[str, list[list[int]]], Counts]:
+        """Encode rows into the columns `input_ids` and `labels`, and return what became of them.
+
+        `numbers` are the rows' numbers for the error messages, or the number of the first one. Rows that are
+        dropped leave no place in the columns. The counts are also added to `self.counts`; when an error is
+        raised, nothing is added.
+        """
+        columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+        counts = Counts()
+        numbered = [(numbers + n if isinstance(numbers, int) else numbers[n], row) for n, row in enumerate(rows)]
+        for number, encoded in self._encode_numbered(numbered):
+            outcome = "dropped_invalid" if encoded is None else self._fit(encoded, number)
+            if isinstance(outcome, str):
+                counts = counts + replace(Counts(rows=1), **{outcome: 1})
+                continue
+            columns["input_ids"].append(outcome.input_ids)
+            columns["labels"].append(outcome.labels)
+            counts = counts + Counts(
+                rows=1,
+                kept=1,
+                cut=int(outcome is not encoded),
+                repaired=int(outcome.repaired),
+                escaped=int(outcome.escaped),
+                tokens=len(outcome.input_ids),
+                trained_tokens=len(outcome.labels) - outcome.labels.count(IGNORE_INDEX),
+            )
+        self.counts = self.counts + counts
+        return columns, counts
+
+    def _encode_numbered(self, numbered: Sequence[tuple[int, Any]]) -> list[tuple[int, _Row | None]]:
+        """Encode rows in one call of the tokenizer where that is possible; None where a row cannot be read."""
+        read = [(number, self._read_or_drop(row, number)) for number, row in numbered]
+        together = [chat for _, chat in read if isinstance(chat, _Chat) and not chat.rendered.spelled]
+        encodings = iter(_encode_pieces(self.tokenizer, [chat.rendered.text for chat in together]))
+        encoded: list[tuple[int, _Row | None]] = []
+        for number, item in read:
+            if isinstance(item, _Chat):
+                ids, offsets = next(encodings) if not item.rendered.spelled else _encode_around(self.tokenizer, item)
+                labels = label_spans(ids, offsets, item.spans)
+                ends = tuple(bisect_right(offsets, end, key=lambda offset: offset[1]) for _, end in item.spans)
+                encoded.append((number, _Row(ids, labels, ends, escaped=bool(item.rendered.spelled))))
+            else:
+                encoded.append((number, item))
+        return encoded
+
+    def _read_or_drop(self, row: Any, number: int) -> _Chat | _Row | None:
+        try:
+            return self._read(row, number)
+        except PadfixError as error:
+            if self.on_error == "drop":
+                return None
+            message, prefix = str(error), f"row {number}: "
+            raise PadfixError(message if message.startswith(prefix) else prefix + message) from error
+
+    def _read(self, row: Any, number: int) -> _Chat | _Row:
+        conversation = read_row(row, row_number=number)
+        if conversation.text is not None:
+            return self._encode_text(conversation.text)
+        if self._template is None:
+            self._template = read_template(self.tokenizer, self.template_kwargs)
+        rendered = render_turns(self._template, conversation.messages or [], conversation.tools)
+        turns = [turn for turn in rendered.turns if turn.message >= conversation.trained_from]
+        if not turns:
+            raise PadfixError(
+                "there is no assistant message to train on. Add the answer, or drop such rows: on_error='drop'"
+            )
+        spans = tuple((turn.start, turn.end) for turn in turns)
+        return _Chat(rendered, self._template.controls, spans[-1:] if self.train_on == "last" else spans)
+
+    def _encode_text(self, text: str) -> _Row:
+        bos, bos_id = self.tokenizer.bos_token, self.tokenizer.bos_token_id
+        single = dedupe_bos(text, bos_token=bos) if bos is not None else text
+        input_ids = encode_plain(self.tokenizer, single)
+        if bos_id is not None and input_ids[:1] != [bos_id]:
+            input_ids = [bos_id, *input_ids]
+        markers = self._find_markers_once(single)
+        if markers is not None:
+            labels = mask_labels(input_ids, markers, train_on=self.train_on)
+            ends = tuple(
+                position + 1
+                for position, label in enumerate(labels)
+                if label != IGNORE_INDEX and label in markers.stop_ids
+            )
+            if any(label != IGNORE_INDEX for label in labels):
+                return _Row(input_ids, labels, ends, repaired=single != text)
+        if self._text_end_id is not None and input_ids[-1:] != [self._text_end_id]:
+            input_ids = [*input_ids, self._text_end_id]
+        return _Row(input_ids, [IGNORE_INDEX, *input_ids[1:]], (len(input_ids),), repaired=single != text)
+
+    def _find_markers_once(self, text: str) -> TurnMarkers | None:
+        """Return what marks the turns of a rendered chat; None where the text holds no assistant header."""
+        facts = observe_template(self.tokenizer) if self._markers is None else None
+        if self._markers is None and facts is not None and facts.header and facts.header in text:
+            self._markers = find_markers(self.tokenizer)
+        return self._markers
+
+    def _fit(self, row: _Row, number: int) -> _Row | str:
+        """Return the row, cut where it is too long, or the name of the count under which it is dropped."""
+        if not any(label != IGNORE_INDEX for label in row.labels):
+            return "dropped_untrained"
+        if self.max_length is None or len(row.input_ids) <= self.max_length:
+            return row
+        if self.truncation == "error":
+            raise PadfixError(
+                f"row {number}: {len(row.input_ids)} tokens are more than max_length={self.max_length}. "
+                "Keep the whole turns that fit: truncation='turns'"
+            )
+        end = self.max_length
+        if self.truncation == "turns":
+            end = max((turn_end for turn_end in row.turn_ends if turn_end <= self.max_length), default=0)
+        cut = replace(row, input_ids=row.input_ids[:end], labels=row.labels[:end])
+        return cut if any(label != IGNORE_INDEX for label in cut.labels) else "dropped_too_long"
+
+
+def _require_choice(name: str, value: object, accepted: Sequence[str]) -> None:
+    if value not in accepted:
+        raise PadfixError(f"{name}={value!r} is not known. Use one of: {', '.join(map(repr, accepted))}.")
+
+
+def _as_rows(value: Any) -> list[Any] | None:
+    """Return the rows of a batch, or None when the value is one row or one conversation."""
+    if isinstance(value, Mapping):
+        columns = {name: value[name] for name in value}
+        if not columns or not all(column and isinstance(column, (list, tuple)) for column in columns.values()):
+            return None
+        first = next((name for name in ("messages", "conversations", "conversation") if name in columns), None)
+        if first is not None and _is_messages(columns[first]):
+            return None
+        if first is None and "prompt" in columns and _is_messages(columns["prompt"]):
+            return None
+        length = len(next(iter(columns.values())))
+        return [{name: column[place] for name, column in columns.items()} for place in range(length)]
+    if isinstance(value, (list, tuple)) and value and not _is_messages(value):
+        return list(value)
+    return None
+
+
+def _is_messages(value: Any) -> bool:
+    """Tell a conversation (a list of messages) from a column or list of conversations or rows."""
+    first = value[0] if len(value) else None
+    return isinstance(first, Mapping) and ({"role", "from"} & set(first)) != set()
+
+
+def _pin_date(tokenizer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Add today's `date_string` where the template prints it, so that one run has one date.
+
+    Decided by rendering: a template that shows a given date, and by default shows today's.
+    """
+    if "date_string" in kwargs or not getattr(tokenizer, "chat_template", None):
+        return kwargs
+    today = datetime.now().strftime("%d %b %Y")  # the format of Llama 3.2's template
+    probe = [{"role": "user", "content": "Hi"}]
+    try:
+        default = render(tokenizer, probe, template_kwargs=kwargs)
+        pinned = render(tokenizer, probe, template_kwargs={**kwargs, "date_string": today})
+        other = render(tokenizer, probe, template_kwargs={**kwargs, "date_string": "no date"})
+    except Exception:  # a template that refuses a bare question is read, and complained of, later
+        return kwargs
+    return {**kwargs, "date_string": today} if default == pinned != other else kwargs
+
+
+def _encode_around(tokenizer: Any, chat: _Chat) -> tuple[list[int], list[tuple[int, int]]]:
+    """Encode a conversation cut at the template's control tokens: what lies between is text, whatever it spells."""
+    text = chat.rendered.text
+    masked, last = [], 0
+    for start, end in chat.rendered.spelled:
+        masked += [text[last:start], "\0" * (end - start)]
+        last = end
+    controls = find_control_text("".join([*masked, text[last:]]), chat.controls)
+    ids: list[int] = []
+    offsets: list[tuple[int, int]] = []
+    position = 0
+    for start, end, _ in [*controls, (len(text), len(text), "")]:
+        for left, right, as_text in ((position, start, True), (start, end, False)):
+            if left < right:
+                [(more_ids, more)] = _encode_pieces(tokenizer, [text[left:right]], split_special_tokens=as_text)
+                ids += more_ids
+                offsets += [(begin + left, until + left) for begin, until in more]
+        position = end
+    return ids, offsets
+
+
+def _encode_pieces(
+    tokenizer: Any, texts: list[str], *, split_special_tokens: bool = False
+) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """Return the ids of each text and the (start, end) characters that each token covers."""
+    if not texts:
+        return []
+    encoding = tokenizer(
+        texts, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=split_special_tokens
+    )
+    pieces = list(zip(encoding["input_ids"], encoding["offset_mapping"], strict=True))
+    # tokenizers 0.19 gives offsets of no width, others hide white space: then the labels cannot be placed.
+    if any(left >= right for _, offsets in pieces for left, right in offsets):
+        raise PadfixError(
+            "The tokenizer gives tokens without a place in the text (offsets of no width), so the labels cannot be "
+            "placed. Update it: pip install -U tokenizers transformers"
+        )
+    return pieces

@@ -1,0 +1,136 @@
+"""Ids and turns to labels: -100 everywhere but on what the model must produce."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llama_padfix.observe import encode_plain, find_control_text, observe_template, special_ids
+from llama_padfix.policy import TEXT_END_TOKEN
+from llama_padfix.records import IGNORE_INDEX, PadfixError, TurnMarkers
+
+__all__ = ["find_markers", "label_spans", "mask_labels"]
+
+# A letter, a digit, a bracket, a quote, a line break in a code fence, another script, an emoji, and nothing:
+# whatever follows the header must not melt into its last token.
+_PROBES = ("Word", "7", "(x)", '"', "```\ncode\n```", "你好", "🙂", "é", "")
+
+
+def find_markers(tokenizer: Any) -> TurnMarkers:
+    """Return the ids that stand around an assistant turn in the tokenizer's chat template.
+
+    They are learned by rendering, and verified on answers of many kinds: the ids before each must be the same.
+    Raises `PadfixError` where there is no template, or where the header has no ids of its own.
+    """
+    facts = observe_template(tokenizer)
+    if facts is None or facts.error is not None:
+        seen = "has no chat template" if facts is None else f"has a chat template that cannot be read: {facts.error}"
+        raise PadfixError(
+            f"The tokenizer {seen}, so there are no turns to mark. "
+            "Pass markers by hand: TurnMarkers(header_ids=(...), stop_ids=(...))"
+        )
+    if facts.stop_token_id is None or not facts.header:
+        raise PadfixError(
+            "The chat template opens or ends an assistant turn without a token of its own. "
+            "Use ChatEncoder(tokenizer), which finds the turns in the text instead."
+        )
+    header_ids = tuple(encode_plain(tokenizer, facts.header))
+    for probe in _PROBES:
+        ids = encode_plain(tokenizer, facts.header + probe)
+        if tuple(ids[: len(header_ids)]) != header_ids:
+            raise PadfixError(
+                f"The header {facts.header!r} has other ids before {probe!r}: it melts into the answer, so ids alone "
+                "cannot mark the turn. Use ChatEncoder(tokenizer), which finds the turns in the text instead."
+            )
+    specials = special_ids(tokenizer)
+    ends = [facts.stop_token_id, specials.get("<|eom_id|>"), specials.get(TEXT_END_TOKEN)]
+    opening = find_control_text(facts.header, tuple(specials))
+    return TurnMarkers(
+        header_ids=header_ids,
+        stop_ids=tuple(dict.fromkeys(token_id for token_id in ends if token_id is not None)),
+        turn_start_ids=(specials[opening[0][2]],) if opening and opening[0][0] == 0 else (),
+    )
+
+
+def mask_labels(
+    input_ids: Any, markers: TurnMarkers, *, train_on: str = "assistant", attention_mask: Any = None
+) -> Any:
+    """Return labels for ids that are already encoded: each assistant turn with its stop token, else -100.
+
+    `input_ids` is a sequence of ints, a batch of them, or a numpy or torch array of one or two dimensions; the
+    labels have its type and shape. `train_on="last"` trains the last turn only. `attention_mask` tells where a
+    row is padding, which matters for a row that was cut inside a turn. A header with nothing after it, or with
+    an end of text that somebody appended, opens no turn. Raises `PadfixError` for an unknown `train_on`.
+    """
+    if train_on not in ("assistant", "last"):
+        raise PadfixError(f"train_on={train_on!r} is not known. Use 'assistant' or 'last'.")
+    if hasattr(input_ids, "tolist"):
+        mask = attention_mask.tolist() if hasattr(attention_mask, "tolist") else attention_mask
+        labels = mask_labels(input_ids.tolist(), markers, train_on=train_on, attention_mask=mask)
+        return _like(input_ids, labels)
+    rows = list(input_ids)
+    if rows and not isinstance(rows[0], int):
+        masks = [None] * len(rows) if attention_mask is None else list(attention_mask)
+        return [
+            mask_labels(row, markers, train_on=train_on, attention_mask=mask)
+            for row, mask in zip(rows, masks, strict=True)
+        ]
+    real = len(rows)
+    if attention_mask is not None:
+        real = max((index + 1 for index, bit in enumerate(attention_mask) if bit), default=0)
+    spans = _find_spans(rows, real, markers)
+    labels = [IGNORE_INDEX] * len(rows)
+    for start, end in spans[-1:] if train_on == "last" else spans:
+        labels[start:end] = rows[start:end]
+    return labels
+
+
+def _find_spans(ids: Sequence[int], length: int, markers: TurnMarkers) -> list[tuple[int, int]]:
+    header, stops = list(markers.header_ids), markers.stop_ids
+    spans = []
+    position = 0
+    while position <= length - len(header):
+        if ids[position] != header[0] or list(ids[position : position + len(header)]) != header:
+            position += 1
+            continue
+        start = end = position + len(header)
+        while end < length and ids[end] not in stops and ids[end] not in markers.turn_start_ids:
+            end += 1
+        stopped = end < length and ids[end] in stops
+        # Directly after the header only the template's own stop token makes a turn (an empty answer).
+        if end > start or (stopped and ids[end] == stops[0]):
+            spans.append((start, end + 1 if stopped else end))
+        position = max(end, start)
+    return spans
+
+
+def _like(array: Any, labels: Any) -> Any:
+    """Return the labels as the kind of array that was given, on the same device."""
+    if hasattr(array, "new_tensor"):
+        return array.new_tensor(labels)
+    import numpy
+
+    return numpy.asarray(labels, dtype=array.dtype)
+
+
+def label_spans(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[int]:
+    """Return labels that train exactly the tokens lying inside one of the character spans.
+
+    `offsets` are the (start, end) characters of each token and `spans` are disjoint and in order. A token that
+    reaches over the edge of a span holds characters of the prompt and is not trained; neither is position 0,
+    since a label there shifts the loss scale in transformers 4.46 to 5.7.
+    """
+    labels = [IGNORE_INDEX] * len(ids)
+    if not spans:
+        return labels
+    current = 0
+    start, end = spans[0]
+    for position, (left, right) in enumerate(offsets):
+        while left >= end:
+            current += 1
+            if current == len(spans):
+                return labels
+            start, end = spans[current]
+        if left >= start and right <= end and position > 0:
+            labels[position] = ids[position]
+    return labels

@@ -1,0 +1,200 @@
+"""What a tokenizer and a model really do, found by encoding and rendering, never by trusting an attribute.
+
+`add_bos_token` reads False in transformers 5.x although BOS is added, and a chat template says nothing about
+itself; so both are tried out on short probes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from llama_padfix.records import Facts, ModelFacts, PadfixError, TemplateFacts
+
+__all__ = ["check_tokenizer", "encode_plain", "find_control_text", "observe", "observe_template", "render"]
+
+# Plain words, so that no template trims, splits or escapes them; each must come out exactly once.
+_USER_PROBE = "Probequestion"
+_ASSISTANT_PROBE = "Probeanswer"
+
+
+def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None) -> Facts:
+    """Return the facts about a tokenizer and, when given, its model; changes neither.
+
+    `pad_token` is the pad token that the user asks for, kept in the facts for the checks. Raises `PadfixError`
+    when `tokenizer` is not a Hugging Face tokenizer.
+    """
+    check_tokenizer(tokenizer)
+    vocabulary = tokenizer.get_vocab()
+    bos_added, eos_added = _count_added(tokenizer)
+    pad_content = tokenizer.pad_token
+    return Facts(
+        vocab_size=len(tokenizer),
+        vocabulary=vocabulary,
+        special_ids=special_ids(tokenizer),
+        bos_token=tokenizer.bos_token,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token=tokenizer.eos_token,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token=pad_content,
+        pad_token_id=vocabulary.get(pad_content) if pad_content is not None else None,
+        unk_token_id=tokenizer.unk_token_id,
+        padding_side=tokenizer.padding_side,
+        bos_added=bos_added,
+        eos_added=eos_added,
+        template=observe_template(tokenizer),
+        requested_pad_token=pad_token,
+        model=observe_model(model) if model is not None else None,
+    )
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise `PadfixError` unless `tokenizer` can encode text and knows its vocabulary."""
+    needed = ("get_vocab", "convert_tokens_to_ids", "apply_chat_template")
+    missing = [name for name in needed if not hasattr(tokenizer, name)]
+    if missing or not callable(tokenizer):
+        seen = type(tokenizer).__name__
+        if hasattr(tokenizer, "tokenizer"):
+            raise PadfixError(
+                f"Got a {seen}, which is a processor and not a tokenizer. Pass its tokenizer: processor.tokenizer"
+            )
+        raise PadfixError(
+            f"Got a {seen} where a Hugging Face tokenizer is needed. "
+            "Load one: tokenizer = transformers.AutoTokenizer.from_pretrained(name)"
+        )
+
+
+def special_ids(tokenizer: Any) -> dict[str, int]:
+    """Return the content and id of every special token: those that encoding cuts out of the text first."""
+    decoder = getattr(tokenizer, "added_tokens_decoder", {})
+    found = {str(token): int(token_id) for token_id, token in decoder.items() if getattr(token, "special", True)}
+    for token, token_id in zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True):
+        if token_id is not None:
+            found.setdefault(str(token), int(token_id))
+    return found
+
+
+def encode_plain(tokenizer: Any, text: str) -> list[int]:
+    """Return the ids of a text without anything added, special tokens in it recognised."""
+    return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def render(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool = False,
+    tools: Sequence[Any] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the text that the tokenizer's own chat template makes of a conversation."""
+    text = tokenizer.apply_chat_template(
+        list(messages),
+        tools=list(tools) if tools is not None else None,
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+        **(template_kwargs or {}),
+    )
+    if not isinstance(text, str):
+        raise PadfixError(f"apply_chat_template(tokenize=False) gave a {type(text).__name__} instead of a text.")
+    return text
+
+
+def observe_template(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> TemplateFacts | None:
+    """Return what stands around an assistant turn in the chat template; None when there is no template.
+
+    Learned by rendering one question and one answer with and without a generation prompt; `error` says why
+    where the template does not let itself be read.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    user = {"role": "user", "content": _USER_PROBE}
+    assistant = {"role": "assistant", "content": _ASSISTANT_PROBE}
+    try:
+        whole = render(tokenizer, [user, assistant], template_kwargs=template_kwargs)
+        asked = render(tokenizer, [user], template_kwargs=template_kwargs)
+        prompted = render(tokenizer, [user], add_generation_prompt=True, template_kwargs=template_kwargs)
+    except Exception as error:  # a template is somebody else's program: it may raise anything
+        return TemplateFacts(error=f"rendering it raised {type(error).__name__}: {error}")
+    for probe, text in ((_USER_PROBE, whole), (_ASSISTANT_PROBE, whole), (_USER_PROBE, asked)):
+        if text.count(probe) != 1:
+            return TemplateFacts(error=f"it writes the content of a message {text.count(probe)} times")
+
+    before, answer_tail = whole.split(_ASSISTANT_PROBE)
+    between = before.split(_USER_PROBE)[1]
+    asked_tail = asked.split(_USER_PROBE)[1]
+    prompted_tail = prompted.split(_USER_PROBE)[1] if prompted.count(_USER_PROBE) == 1 else asked_tail
+
+    controls = special_ids(tokenizer)
+    found = find_control_text(answer_tail, tuple(controls))
+    stop_token = found[0][2] if found else None
+    # The template opened the next assistant turn by itself: what follows the question is what precedes the answer.
+    always_opens_turn = asked_tail == prompted_tail == between
+    if always_opens_turn:
+        header = answer_tail[found[0][1] :] if found else between
+        header = header if header and between.endswith(header) else between
+    elif prompted_tail.startswith(asked_tail) and prompted_tail != asked_tail:
+        header = prompted_tail[len(asked_tail) :]
+    else:
+        # The template ignores add_generation_prompt: what stands before an answer has to do.
+        header = between[len(asked_tail) :] if between.startswith(asked_tail) else between
+    return TemplateFacts(
+        header=header,
+        # A header that the history does not repeat (a think tag opened for the model) cannot be searched for.
+        header_in_history=bool(header) and header in between,
+        header_has_control=bool(find_control_text(header, tuple(controls))),
+        stop_token=stop_token,
+        stop_token_id=controls[stop_token] if stop_token is not None else None,
+        always_opens_turn=always_opens_turn,
+        leading_bos=_count_leading(encode_plain(tokenizer, whole), tokenizer.bos_token_id),
+    )
+
+
+def find_control_text(text: str, controls: tuple[str, ...]) -> list[tuple[int, int, str]]:
+    """Return (start, end, token) of every control token spelled in a text, the longest where two begin together."""
+    if not controls:
+        return []
+    return [(match.start(), match.end(), match.group()) for match in _pattern(controls).finditer(text)]
+
+
+@lru_cache(maxsize=32)
+def _pattern(controls: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(token) for token in sorted(controls, key=len, reverse=True)))
+
+
+def _count_leading(ids: Sequence[int], token_id: int | None) -> int:
+    count = 0
+    while token_id is not None and count < len(ids) and ids[count] == token_id:
+        count += 1
+    return count
+
+
+def _count_added(tokenizer: Any) -> tuple[int, int]:
+    """Return how many BOS encoding puts before a plain text, and how many EOS after it."""
+    with_special = [int(i) for i in tokenizer(_USER_PROBE)["input_ids"]]
+    bos_added = _count_leading(with_special, tokenizer.bos_token_id)
+    eos_added = _count_leading(with_special[::-1], tokenizer.eos_token_id)
+    return bos_added, eos_added
+
+
+def observe_model(model: Any) -> ModelFacts:
+    """Return the model's side of the special tokens; ids lists are tuples, in the order in which they are held."""
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    generation = getattr(model, "generation_config", None)
+    embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    return ModelFacts(
+        embedding_rows=int(embeddings.weight.shape[0]) if embeddings is not None else None,
+        config_pad_token_id=getattr(config, "pad_token_id", None),
+        config_eos_token_id=_freeze(getattr(config, "eos_token_id", None)),
+        has_generation_config=generation is not None,
+        generation_pad_token_id=getattr(generation, "pad_token_id", None),
+        generation_eos_token_id=_freeze(getattr(generation, "eos_token_id", None)),
+    )
+
+
+def _freeze(value: Any) -> int | tuple[int, ...] | None:
+    if value is None or isinstance(value, int):
+        return value
+    return tuple(int(token_id) for token_id in value)
