@@ -1,13 +1,15 @@
 """A conversation's turns: which characters of the rendered text the model itself must produce.
 
 Text that a message spells like a control token is kept apart before rendering: each such occurrence is rendered
-as one private-use character and put back afterwards. Whatever control token is left in the rendered text was
-written by the template, so a header found there is a true header, and `<|eot_id|>` in a user's message stays text.
+as one private-use character that the conversation does not hold, and put back afterwards. Whatever control token
+is left in the rendered text was written by the template, so a header found there is a true header, and
+`<|eot_id|>` in a user's message stays text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +19,7 @@ from llama_padfix.records import PadfixError, TemplateFacts
 __all__ = ["ChatTemplate", "Rendered", "Turn", "read_template", "render_turns"]
 
 # Plane 15 is for private use: no template and no tokenizer gives these characters a meaning.
-_FIRST_STAND_IN = 0xF0000
-_STAND_INS = 0xFFFD
+_STAND_INS = range(0xF0000, 0xFFFFE)
 
 
 @dataclass(frozen=True)
@@ -78,24 +79,33 @@ def read_template(tokenizer: Any, kwargs: Mapping[str, Any] | None = None) -> Ch
 
 
 def render_turns(
-    template: ChatTemplate, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any] | None = None,
+    wanted: Collection[int] | None = None,
 ) -> Rendered:
     """Return the text of a conversation and the part of it that the model must produce, turn by turn.
 
-    The text is that of `apply_chat_template(messages, tokenize=False)`. Raises `PadfixError` when the template
-    refuses the conversation, or when where its turns begin and end cannot be proven.
+    The text is that of `apply_chat_template(messages, tokenize=False)`. `wanted` are the indices of the assistant
+    messages whose turns are returned, all by default. Raises `PadfixError` when the template refuses the
+    conversation or leaves a part of it out, or when where a turn begins and ends cannot be proven.
     """
-    originals: list[str] = []
-    safe_messages = [_stand_in(message, template.controls, originals, keep=("role",)) for message in messages]
-    safe_tools = _stand_in(list(tools), template.controls, originals) if tools is not None else None
-    text = _render(template, safe_messages, safe_tools)
-    turns = _find_by_header(template, safe_messages, text)
+    if wanted is None:
+        wanted = {index for index, message in enumerate(messages) if message.get("role") == "assistant"}
+    text = _render(template, messages, tools)
+    spare = _spare_characters(text)
+    originals: dict[str, str] = {}
+    safe_messages = [_stand_in(message, template.controls, originals, spare) for message in messages]
+    safe_tools = _stand_in(list(tools), template.controls, originals, spare) if tools is not None else None
+    safe_text = _render(template, safe_messages, safe_tools) if originals else text
+    turns = _find_by_header(template, safe_messages, safe_text, wanted)
     if turns is None:
-        turns = _find_by_prefixes(template, safe_messages, safe_tools, text)
+        turns = _find_by_prefixes(template, safe_messages, safe_tools, safe_text, wanted)
+    _require_faithful(safe_messages, turns, safe_text)
     if not originals:
         return Rendered(text, turns)
-    rendered = _put_back(text, turns, originals)
-    if rendered.text != _render(template, messages, tools):
+    rendered = _put_back(safe_text, turns, originals)
+    if rendered.text != text:
         raise PadfixError(
             "A message spells a control token, and the template acts on that text, so it cannot be told from the "
             "template's own tokens. Remove the control token from the message's content."
@@ -104,7 +114,7 @@ def render_turns(
 
 
 def _find_by_header(
-    template: ChatTemplate, messages: Sequence[Mapping[str, Any]], text: str
+    template: ChatTemplate, messages: Sequence[Mapping[str, Any]], text: str, wanted: Collection[int]
 ) -> tuple[Turn, ...] | None:
     """Find the turns by the template's own assistant headers; None where that proves nothing.
 
@@ -135,35 +145,75 @@ def _find_by_header(
         if isinstance(content, str) and content.strip() not in text[start:end]:
             return None
         turns.append(Turn(index, start, end, True))
-    return tuple(turns)
+    return tuple(turn for turn in turns if turn.message in wanted)
 
 
 def _find_by_prefixes(
-    template: ChatTemplate, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, text: str
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any] | None,
+    text: str,
+    wanted: Collection[int],
 ) -> tuple[Turn, ...]:
     """Find the turns by rendering the conversation up to each of them: slow, and exact where prefixes agree."""
+    facts = template.facts
     turns: list[Turn] = []
-    for index, message in enumerate(messages):
-        if message.get("role") != "assistant":
-            continue
+    for index in sorted(wanted):
         if index == 0:
             raise _unproven(index, "it is the first message, so there is no prompt to render before it")
         prompt = _render(template, messages[:index], tools, add_generation_prompt=True)
+        if not prompt.endswith(facts.header):
+            prompt += facts.header  # the template ignores add_generation_prompt
         if not text.startswith(prompt):
             raise _unproven(index, "the conversation up to it renders differently on its own")
         until = _render(template, messages[: index + 1], tools)
-        if template.facts.always_opens_turn and until.endswith(template.facts.header):
-            until = until[: len(until) - len(template.facts.header)]
+        if facts.always_opens_turn:
+            until = until.removesuffix(facts.header)
         if not text.startswith(until) or len(until) < len(prompt):
             raise _unproven(index, "what follows it changes how it is rendered")
-        stops = find_control_text(until[len(prompt) :], template.controls)
-        if stops and not until[len(prompt) + stops[-1][1] :].strip():
-            turns.append(Turn(index, len(prompt), len(prompt) + stops[-1][1], True))
-        else:
-            turns.append(Turn(index, len(prompt), len(until), False))
+        length = _find_stop(until[len(prompt) :], facts.stop_token, template.controls)
+        turns.append(
+            Turn(index, len(prompt), len(until) if length is None else len(prompt) + length, length is not None)
+        )
         if len(turns) > 1 and turns[-2].end > turns[-1].start:
             raise _unproven(index, "it overlaps the turn before it")
     return tuple(turns)
+
+
+def _find_stop(text: str, stop_token: str | None, controls: tuple[str, ...]) -> int | None:
+    """Return where the stop token of a turn ends; None where the turn does not end in a control token.
+
+    Of several at the end it is the first `stop_token`: what stands behind it is not the model's to produce.
+    """
+    ends: list[tuple[int, str]] = []
+    limit = len(text)
+    for start, end, token in reversed(find_control_text(text, controls)):
+        if text[end:limit].strip():
+            break
+        ends.append((end, token))
+        limit = start
+    stops = [end for end, token in ends if token == stop_token]
+    return stops[-1] if stops else ends[0][0] if ends else None
+
+
+def _require_faithful(messages: Sequence[Mapping[str, Any]], turns: Sequence[Turn], text: str) -> None:
+    """Raise where the template, without a word, left out a tool call or wrote a list of parts as Python code."""
+    for index, message in enumerate(messages):
+        content = message.get("content")
+        if isinstance(content, list) and str(content) in text:
+            raise PadfixError(
+                f"The chat template knows no text parts and writes those of message {index} as Python code. "
+                "Join them: message['content'] = ''.join(part['text'] for part in message['content'])"
+            )
+    for turn in turns:
+        for call in messages[turn.message].get("tool_calls") or ():
+            function = call.get("function", call) if isinstance(call, Mapping) else {}
+            name = function.get("name") if isinstance(function, Mapping) else None
+            if isinstance(name, str) and name.isascii() and name not in text[turn.start : turn.end]:
+                raise PadfixError(
+                    f"The chat template leaves out the tool call {name!r} of message {turn.message}. "
+                    "Use a template that writes tool calls, or write the call into the message's content."
+                )
 
 
 def _unproven(index: int, reason: str) -> PadfixError:
@@ -196,51 +246,52 @@ def _render(
         ) from error
 
 
-def _stand_in(value: Any, controls: tuple[str, ...], originals: list[str], keep: Sequence[str] = ()) -> Any:
-    """Return a copy of a message in which one private-use character stands for each spelled control token.
+def _spare_characters(text: str) -> Iterator[str]:
+    taken = set(text)
+    return (char for char in map(chr, _STAND_INS) if char not in taken)
 
-    `originals` collects what they stand for; the keys in `keep` are left as they are.
+
+def _stand_in(value: Any, controls: tuple[str, ...], originals: dict[str, str], spare: Iterator[str]) -> Any:
+    """Return a copy of a message in which one spare character stands for each spelled control token.
+
+    `originals` collects which character stands for which token.
     """
     if isinstance(value, str):
-        found = find_control_text(value, controls)
-        if any(_FIRST_STAND_IN <= ord(char) < _FIRST_STAND_IN + _STAND_INS for char in value) and found:
-            raise PadfixError(
-                "A message holds both a control token as text and characters of the private plane 15, which stand "
-                "in for it. Remove one of them from the message's content."
-            )
         pieces, last = [], 0
-        for start, end, token in found:
-            if len(originals) >= _STAND_INS:
-                raise PadfixError(f"A conversation spells more than {_STAND_INS} control tokens. Split it.")
-            pieces += [value[last:start], chr(_FIRST_STAND_IN + len(originals))]
-            originals.append(token)
+        for start, end, token in find_control_text(value, controls):
+            char = next(spare, None)
+            if char is None:
+                raise PadfixError(f"A conversation spells more than {len(originals)} control tokens. Split it.")
+            originals[char] = token
+            pieces += [value[last:start], char]
             last = end
-        return "".join([*pieces, value[last:]]) if found else value
+        return "".join([*pieces, value[last:]]) if last else value
     if isinstance(value, Mapping):
-        return {key: item if key in keep else _stand_in(item, controls, originals) for key, item in value.items()}
+        return {
+            _stand_in(key, controls, originals, spare): _stand_in(item, controls, originals, spare)
+            for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
-        return [_stand_in(item, controls, originals) for item in value]
+        return [_stand_in(item, controls, originals, spare) for item in value]
     return value
 
 
-def _put_back(text: str, turns: Sequence[Turn], originals: Sequence[str]) -> Rendered:
+def _put_back(text: str, turns: Sequence[Turn], originals: Mapping[str, str]) -> Rendered:
     """Return the text with the spelled control tokens in their places, and the turns moved accordingly."""
     pieces: list[str] = []
     spelled: list[tuple[int, int]] = []
-    shift_at: list[tuple[int, int]] = []  # (position in `text`, characters gained up to and including it)
-    last = gained = 0
+    at: list[int] = []  # where in `text` a stand-in is
+    gained = [0]  # how many characters longer the text has become after each of them
     for position, char in enumerate(text):
-        index = ord(char) - _FIRST_STAND_IN
-        if 0 <= index < len(originals):
-            pieces += [text[last:position], originals[index]]
-            spelled.append((position + gained, position + gained + len(originals[index])))
-            gained += len(originals[index]) - 1
-            shift_at.append((position, gained))
-            last = position + 1
-    pieces.append(text[last:])
+        token = originals.get(char)
+        if token is not None:
+            spelled.append((position + gained[-1], position + gained[-1] + len(token)))
+            at.append(position)
+            gained.append(gained[-1] + len(token) - 1)
+        pieces.append(char if token is None else token)
 
     def moved(position: int) -> int:
-        return position + max((gain for at, gain in shift_at if at < position), default=0)
+        return position + gained[bisect_left(at, position)]
 
     return Rendered(
         "".join(pieces),

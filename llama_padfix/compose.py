@@ -107,21 +107,26 @@ def build_trainer(model: Any, tokenizer: Any, dataset: Any, *, eval_dataset: Any
 
     The keywords are those of `prepare`, of `SFTConfig` and of `SFTTrainer` (such as `peft_config`, `callbacks`),
     each passed on to where the installed version knows it; what you give wins over what `prepare` would set.
-    Raises `PadfixError` for a keyword that none of them knows, before anything is patched or encoded.
+    Raises `PadfixError` for a keyword that none of them knows or that acts on raw rows, and whatever `SFTConfig`
+    raises, before anything is patched or encoded.
     """
     trl = import_trl()
     of_prepare = set(inspect.signature(prepare).parameters) - {"tokenizer", "model"}
     prepare_arguments = {name: sft_arguments.pop(name) for name in of_prepare & set(sft_arguments)}
-    if "args" in sft_arguments:
+    config, rest = split_sft_arguments(sft_arguments, of_prepare)
+    if isinstance(dataset, Mapping):
         raise PadfixError(
-            "build_trainer makes the SFTConfig itself. Pass its fields as keywords: "
-            "build_trainer(model, tokenizer, dataset, learning_rate=..., output_dir=...)"
+            f"The dataset to train on has the parts {', '.join(map(repr, dataset))}. Pass one of them: "
+            "build_trainer(model, tokenizer, dataset['train'], eval_dataset=dataset['test'])"
         )
-    config, rest = split_sft_arguments(sft_arguments, prepare_arguments)
+    safe = sft_arguments_for(choose_precision(prepare_arguments.get("device")))
+    args = trl.SFTConfig(**{"output_dir": "out", **safe, **config})
+
     prepared = prepare(tokenizer, model, **prepare_arguments)
-    config = {"output_dir": "out", **prepared.training_args, **config}
-    rest.setdefault("data_collator", prepared.collator)
-    rest.setdefault(name_tokenizer_argument(trl.SFTTrainer), tokenizer)
+    train_rows = encode_dataset(prepared.encoder, dataset, progress=not args.disable_tqdm)
     if eval_dataset is not None:
-        rest["eval_dataset"] = prepared.encode(eval_dataset)
-    return trl.SFTTrainer(model=model, args=trl.SFTConfig(**config), train_dataset=prepared.encode(dataset), **rest)
+        name = "eval_dataset"
+        rest[name] = encode_dataset(prepared.encoder, eval_dataset, progress=not args.disable_tqdm, name=name)
+    rest.setdefault("data_collator", prepared.collator)
+    rest[name_tokenizer_argument(trl.SFTTrainer)] = tokenizer
+    return trl.SFTTrainer(model=model, args=args, train_dataset=train_rows, **rest)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from functools import lru_cache
+from types import ModuleType
 
 from llama_padfix import checks
 from llama_padfix.records import Check, Facts, Finding, PadfixError, Report
@@ -12,27 +14,32 @@ from llama_padfix.records import Check, Facts, Finding, PadfixError, Report
 __all__ = ["examine", "load_checks"]
 
 
-@lru_cache(maxsize=1)
-def load_checks() -> tuple[Check, ...]:
-    """Return every check of the catalogue, in the order of their codes: a new check is one new file."""
-    found = []
-    for module in pkgutil.iter_modules(checks.__path__):
-        value = getattr(importlib.import_module(f"{checks.__name__}.{module.name}"), "CHECK", None)
-        if not isinstance(value, Check):
+@lru_cache
+def load_checks(package: ModuleType = checks) -> tuple[Check, ...]:
+    """Return every check of the catalogue, in the order of their codes: a new check is one new file.
+
+    Raises `PadfixError` for a file without a `CHECK`, and for a code that two files claim.
+    """
+    found: dict[str, Check] = {}
+    for module in pkgutil.iter_modules(package.__path__):
+        check = getattr(importlib.import_module(f"{package.__name__}.{module.name}"), "CHECK", None)
+        if not isinstance(check, Check):
             raise PadfixError(
                 f"checks/{module.name}.py holds no CHECK. Each file there must define one `CHECK = Check(...)`."
             )
-        found.append(value)
-    return tuple(sorted(found, key=lambda check: check.code))
+        if check.code in found:
+            raise PadfixError(f"checks/{module.name}.py claims {check.code}, which is taken. Give it a free code.")
+        found[check.code] = check
+    return tuple(found[code] for code in sorted(found))
 
 
-def examine(facts: Facts) -> Report:
-    """Return what every check says of the facts."""
+def examine(facts: Facts, catalogue: Sequence[Check] | None = None) -> Report:
+    """Return what every check of the catalogue says of the facts."""
     present = {"tokenizer", *(["template"] if facts.template else []), *(["model"] if facts.model else [])}
     findings: list[Finding] = []
     passed: list[str] = []
     skipped: dict[str, str] = {}
-    for check in load_checks():
+    for check in load_checks() if catalogue is None else catalogue:
         missing = [need for need in check.needs if need not in present]
         if missing:
             skipped[check.code] = f"no {' and no '.join(missing)} to look at"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from llama_padfix.bos import dedupe_bos
 from llama_padfix.chat import ChatTemplate, Rendered, read_template, render_turns
@@ -15,11 +15,11 @@ from llama_padfix.labels import find_markers, label_spans, mask_labels
 from llama_padfix.observe import (
     check_tokenizer,
     encode_plain,
-    find_control_text,
     observe_template,
     render,
     special_ids,
 )
+from llama_padfix.offsets import encode_around, encode_texts, untouched
 from llama_padfix.policy import TEXT_END_TOKEN
 from llama_padfix.records import IGNORE_INDEX, Counts, PadfixError, TurnMarkers
 
@@ -28,6 +28,9 @@ __all__ = ["ChatEncoder"]
 TrainOn = Literal["assistant", "last"]
 Truncation = Literal["turns", "tokens", "error"]
 OnError = Literal["raise", "drop"]
+
+_T = TypeVar("_T")
+_LEARNED = ("counts", "_template", "_markers", "_header")
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,24 @@ class ChatEncoder:
         self.truncation = truncation
         self.on_error = on_error
         self.template_kwargs = _pin_date(tokenizer, dict(template_kwargs or {}))
+        self._text_end_id = special_ids(tokenizer).get(TEXT_END_TOKEN, tokenizer.eos_token_id)
+        self._forget()
+
+    def _forget(self) -> None:
         self.counts = Counts()
         self._template: ChatTemplate | None = None
         self._markers: TurnMarkers | None = None
-        self._text_end_id = special_ids(tokenizer).get(TEXT_END_TOKEN, tokenizer.eos_token_id)
+        self._header: str | None = None
 
-    def __call__(self, rows: Any, indices: Sequence[int] | None = None) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what was counted and learned, so that `datasets` knows an encoder again after its use."""
+        return {name: value for name, value in vars(self).items() if name not in _LEARNED}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    def __call__(self, rows: Any, indices: Sequence[int] | int | None = None) -> dict[str, Any]:
         """Encode one conversation, one row, or a batch of rows or columns; see the class.
 
         One row gives flat lists and raises where a batch would drop it. `indices` are the rows' numbers in the
@@ -103,7 +118,7 @@ class ChatEncoder:
         """
         batch = _as_rows(rows)
         if batch is None:
-            columns, counts = self.encode_rows([rows], 0)
+            columns, counts = self.encode_rows([rows], indices if indices is not None else 0)
             if not counts.kept:
                 raise PadfixError(f"The row leaves nothing to train on ({counts}). Raise max_length, or drop the row.")
             return {name: column[0] for name, column in columns.items()}
@@ -128,7 +143,9 @@ class ChatEncoder:
         columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
         counts = Counts()
         numbered = [(numbers + n if isinstance(numbers, int) else numbers[n], row) for n, row in enumerate(rows)]
-        for number, encoded in self._encode_numbered(numbered):
+        with untouched(self.tokenizer):
+            encoded_rows = self._encode_numbered(numbered)
+        for number, encoded in encoded_rows:
             outcome = "dropped_invalid" if encoded is None else self._fit(encoded, number)
             if isinstance(outcome, str):
                 counts = counts + replace(Counts(rows=1), **{outcome: 1})
@@ -150,44 +167,58 @@ class ChatEncoder:
     def _encode_numbered(self, numbered: Sequence[tuple[int, Any]]) -> list[tuple[int, _Row | None]]:
         """Encode rows in one call of the tokenizer where that is possible; None where a row cannot be read."""
         read = [(number, self._read_or_drop(row, number)) for number, row in numbered]
-        together = [chat for _, chat in read if isinstance(chat, _Chat) and not chat.rendered.spelled]
-        encodings = iter(_encode_pieces(self.tokenizer, [chat.rendered.text for chat in together]))
+        together = [chat.rendered.text for _, chat in read if isinstance(chat, _Chat) and not chat.rendered.spelled]
+        encodings = iter(encode_texts(self.tokenizer, together))
         encoded: list[tuple[int, _Row | None]] = []
         for number, item in read:
-            if isinstance(item, _Chat):
-                ids, offsets = next(encodings) if not item.rendered.spelled else _encode_around(self.tokenizer, item)
-                labels = label_spans(ids, offsets, item.spans)
-                ends = tuple(bisect_right(offsets, end, key=lambda offset: offset[1]) for _, end in item.spans)
-                encoded.append((number, _Row(ids, labels, ends, escaped=bool(item.rendered.spelled))))
-            else:
+            if not isinstance(item, _Chat):
                 encoded.append((number, item))
+                continue
+            text, spelled = item.rendered.text, item.rendered.spelled
+            known = encode_around(self.tokenizer, text, spelled, item.controls) if spelled else next(encodings)
+            ids, offsets = known
+            ends = tuple(bisect_right(offsets, end, key=lambda offset: offset[1]) for _, end in item.spans)
+            encoded.append((number, _Row(ids, label_spans(ids, offsets, item.spans), ends, escaped=bool(spelled))))
         return encoded
 
     def _read_or_drop(self, row: Any, number: int) -> _Chat | _Row | None:
+        """Read a row; what is wrong with the tokenizer or its template is no row's fault and always raises."""
+        conversation = self._attempt(number, lambda: read_row(row, row_number=number))
+        if conversation is None:
+            return None
+        text, messages = conversation.text, conversation.messages
+        if text is not None:
+            return self._attempt(number, lambda: self._encode_text(text))
+        template = self._template = self._template or read_template(self.tokenizer, self.template_kwargs)
+        return self._attempt(
+            number, lambda: self._render(template, messages or [], conversation.tools, conversation.trained_from)
+        )
+
+    def _attempt(self, number: int, read: Callable[[], _T]) -> _T | None:
         try:
-            return self._read(row, number)
+            return read()
         except PadfixError as error:
             if self.on_error == "drop":
                 return None
             message, prefix = str(error), f"row {number}: "
             raise PadfixError(message if message.startswith(prefix) else prefix + message) from error
 
-    def _read(self, row: Any, number: int) -> _Chat | _Row:
-        conversation = read_row(row, row_number=number)
-        if conversation.text is not None:
-            return self._encode_text(conversation.text)
-        if self._template is None:
-            self._template = read_template(self.tokenizer, self.template_kwargs)
-        rendered = render_turns(self._template, conversation.messages or [], conversation.tools)
-        turns = [turn for turn in rendered.turns if turn.message >= conversation.trained_from]
-        if not turns:
+    def _render(
+        self, template: ChatTemplate, messages: list[dict[str, Any]], tools: list[Any] | None, trained_from: int
+    ) -> _Chat:
+        wanted = [at for at, message in enumerate(messages) if message["role"] == "assistant" and at >= trained_from]
+        if not wanted:
             raise PadfixError(
                 "there is no assistant message to train on. Add the answer, or drop such rows: on_error='drop'"
             )
-        spans = tuple((turn.start, turn.end) for turn in turns)
-        return _Chat(rendered, self._template.controls, spans[-1:] if self.train_on == "last" else spans)
+        rendered = render_turns(template, messages, tools, wanted[-1:] if self.train_on == "last" else wanted)
+        _require_unicode(rendered.text)
+        return _Chat(rendered, template.controls, tuple((turn.start, turn.end) for turn in rendered.turns))
 
     def _encode_text(self, text: str) -> _Row:
+        if not text:
+            raise PadfixError("the text is empty, so there is nothing to train on. Drop such rows: on_error='drop'")
+        _require_unicode(text)
         bos, bos_id = self.tokenizer.bos_token, self.tokenizer.bos_token_id
         single = dedupe_bos(text, bos_token=bos) if bos is not None else text
         input_ids = encode_plain(self.tokenizer, single)
@@ -209,8 +240,12 @@ class ChatEncoder:
 
     def _find_markers_once(self, text: str) -> TurnMarkers | None:
         """Return what marks the turns of a rendered chat; None where the text holds no assistant header."""
-        facts = observe_template(self.tokenizer) if self._markers is None else None
-        if self._markers is None and facts is not None and facts.header and facts.header in text:
+        if self._header is None:
+            facts = observe_template(self.tokenizer, self.template_kwargs)
+            self._header = facts.header if facts is not None else ""
+        if not self._header or self._header not in text:
+            return None
+        if self._markers is None:
             self._markers = find_markers(self.tokenizer)
         return self._markers
 
@@ -241,7 +276,7 @@ def _as_rows(value: Any) -> list[Any] | None:
     """Return the rows of a batch, or None when the value is one row or one conversation."""
     if isinstance(value, Mapping):
         columns = {name: value[name] for name in value}
-        if not columns or not all(column and isinstance(column, (list, tuple)) for column in columns.values()):
+        if not columns or not all(isinstance(column, (list, tuple)) and column for column in columns.values()):
             return None
         first = next((name for name in ("messages", "conversations", "conversation") if name in columns), None)
         if first is not None and _is_messages(columns[first]):
@@ -258,7 +293,19 @@ def _as_rows(value: Any) -> list[Any] | None:
 def _is_messages(value: Any) -> bool:
     """Tell a conversation (a list of messages) from a column or list of conversations or rows."""
     first = value[0] if len(value) else None
-    return isinstance(first, Mapping) and ({"role", "from"} & set(first)) != set()
+    if not isinstance(first, Mapping) or {"messages", "conversations", "conversation"} & set(first):
+        return False  # a row with a column called "from" is still a row
+    return "role" in first or "from" in first
+
+
+def _require_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PadfixError(
+            f"the text holds half of a surrogate pair at character {error.start}, which no tokenizer can encode. "
+            "Clean it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+        ) from error
 
 
 def _pin_date(tokenizer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -277,43 +324,3 @@ def _pin_date(tokenizer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     except Exception:  # a template that refuses a bare question is read, and complained of, later
         return kwargs
     return {**kwargs, "date_string": today} if default == pinned != other else kwargs
-
-
-def _encode_around(tokenizer: Any, chat: _Chat) -> tuple[list[int], list[tuple[int, int]]]:
-    """Encode a conversation cut at the template's control tokens: what lies between is text, whatever it spells."""
-    text = chat.rendered.text
-    masked, last = [], 0
-    for start, end in chat.rendered.spelled:
-        masked += [text[last:start], "\0" * (end - start)]
-        last = end
-    controls = find_control_text("".join([*masked, text[last:]]), chat.controls)
-    ids: list[int] = []
-    offsets: list[tuple[int, int]] = []
-    position = 0
-    for start, end, _ in [*controls, (len(text), len(text), "")]:
-        for left, right, as_text in ((position, start, True), (start, end, False)):
-            if left < right:
-                [(more_ids, more)] = _encode_pieces(tokenizer, [text[left:right]], split_special_tokens=as_text)
-                ids += more_ids
-                offsets += [(begin + left, until + left) for begin, until in more]
-        position = end
-    return ids, offsets
-
-
-def _encode_pieces(
-    tokenizer: Any, texts: list[str], *, split_special_tokens: bool = False
-) -> list[tuple[list[int], list[tuple[int, int]]]]:
-    """Return the ids of each text and the (start, end) characters that each token covers."""
-    if not texts:
-        return []
-    encoding = tokenizer(
-        texts, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=split_special_tokens
-    )
-    pieces = list(zip(encoding["input_ids"], encoding["offset_mapping"], strict=True))
-    # tokenizers 0.19 gives offsets of no width, others hide white space: then the labels cannot be placed.
-    if any(left >= right for _, offsets in pieces for left, right in offsets):
-        raise PadfixError(
-            "The tokenizer gives tokens without a place in the text (offsets of no width), so the labels cannot be "
-            "placed. Update it: pip install -U tokenizers transformers"
-        )
-    return pieces

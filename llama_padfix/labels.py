@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from llama_padfix.observe import encode_plain, find_control_text, observe_template, special_ids
+from llama_padfix.offsets import untouched
 from llama_padfix.policy import TEXT_END_TOKEN
 from llama_padfix.records import IGNORE_INDEX, PadfixError, TurnMarkers
 
 __all__ = ["find_markers", "label_spans", "mask_labels"]
 
-# A letter, a digit, a bracket, a quote, a line break in a code fence, another script, an emoji, and nothing:
+# A letter, a digit, a bracket, a quote, a line break in a code fence, other scripts and an emoji:
 # whatever follows the header must not melt into its last token.
-_PROBES = ("Word", "7", "(x)", '"', "```\ncode\n```", "你好", "🙂", "é", "")
+_PROBES = ("Word", "7", "(x)", '"', "```\ncode\n```", "你好", "🙂", "é")
 
 
 def find_markers(tokenizer: Any) -> TurnMarkers:
@@ -22,6 +24,11 @@ def find_markers(tokenizer: Any) -> TurnMarkers:
     They are learned by rendering, and verified on answers of many kinds: the ids before each must be the same.
     Raises `PadfixError` where there is no template, or where the header has no ids of its own.
     """
+    with untouched(tokenizer):
+        return _find_markers(tokenizer)
+
+
+def _find_markers(tokenizer: Any) -> TurnMarkers:
     facts = observe_template(tokenizer)
     if facts is None or facts.error is not None:
         seen = "has no chat template" if facts is None else f"has a chat template that cannot be read: {facts.error}"
@@ -34,10 +41,9 @@ def find_markers(tokenizer: Any) -> TurnMarkers:
             "The chat template opens or ends an assistant turn without a token of its own. "
             "Use ChatEncoder(tokenizer), which finds the turns in the text instead."
         )
-    header_ids = tuple(encode_plain(tokenizer, facts.header))
-    for probe in _PROBES:
-        ids = encode_plain(tokenizer, facts.header + probe)
-        if tuple(ids[: len(header_ids)]) != header_ids:
+    header_ids, *probed = (tuple(encode_plain(tokenizer, facts.header + probe)) for probe in ("", *_PROBES))
+    for probe, ids in zip(_PROBES, probed, strict=True):
+        if ids[: len(header_ids)] != header_ids:
             raise PadfixError(
                 f"The header {facts.header!r} has other ids before {probe!r}: it melts into the answer, so ids alone "
                 "cannot mark the turn. Use ChatEncoder(tokenizer), which finds the turns in the text instead."
@@ -45,10 +51,11 @@ def find_markers(tokenizer: Any) -> TurnMarkers:
     specials = special_ids(tokenizer)
     ends = [facts.stop_token_id, specials.get("<|eom_id|>"), specials.get(TEXT_END_TOKEN)]
     opening = find_control_text(facts.header, tuple(specials))
+    starts = [specials[opening[0][2]] if opening and opening[0][0] == 0 else None, tokenizer.bos_token_id]
     return TurnMarkers(
         header_ids=header_ids,
         stop_ids=tuple(dict.fromkeys(token_id for token_id in ends if token_id is not None)),
-        turn_start_ids=(specials[opening[0][2]],) if opening and opening[0][0] == 0 else (),
+        turn_start_ids=tuple(token_id for token_id in starts if token_id is not None),
     )
 
 
@@ -58,10 +65,15 @@ def mask_labels(
     """Return labels for ids that are already encoded: each assistant turn with its stop token, else -100.
 
     `input_ids` is a sequence of ints, a batch of them, or a numpy or torch array of one or two dimensions; the
-    labels have its type and shape. `train_on="last"` trains the last turn only. `attention_mask` tells where a
-    row is padding, which matters for a row that was cut inside a turn. A header with nothing after it, or with
-    an end of text that somebody appended, opens no turn. Raises `PadfixError` for an unknown `train_on`.
+    labels have its type (int64 for an unsigned one) and shape. `train_on="last"` trains the last turn only.
+    `attention_mask` tells where a row is padding, which matters for a row that was cut inside a turn. A header
+    with nothing after it, or with an end of text that somebody appended, opens no turn. Raises `PadfixError` for
+    an unknown `train_on` and for markers without a header.
     """
+    if not markers.header_ids:
+        raise PadfixError(
+            "The markers have no header_ids, so no turn can be found. Make them: find_markers(tokenizer)"
+        )
     if train_on not in ("assistant", "last"):
         raise PadfixError(f"train_on={train_on!r} is not known. Use 'assistant' or 'last'.")
     if hasattr(input_ids, "tolist"):
@@ -69,7 +81,7 @@ def mask_labels(
         labels = mask_labels(input_ids.tolist(), markers, train_on=train_on, attention_mask=mask)
         return _like(input_ids, labels)
     rows = list(input_ids)
-    if rows and not isinstance(rows[0], int):
+    if rows and not isinstance(rows[0], Integral):
         masks = [None] * len(rows) if attention_mask is None else list(attention_mask)
         return [
             mask_labels(row, markers, train_on=train_on, attention_mask=mask)
@@ -110,7 +122,7 @@ def _like(array: Any, labels: Any) -> Any:
         return array.new_tensor(labels)
     import numpy
 
-    return numpy.asarray(labels, dtype=array.dtype)
+    return numpy.asarray(labels, dtype=numpy.int64 if array.dtype.kind == "u" else array.dtype)
 
 
 def label_spans(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[int]:

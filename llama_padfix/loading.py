@@ -15,6 +15,8 @@ __all__ = ["load"]
 
 logger = logging.getLogger(__name__)
 
+_SHARED = ("revision", "token", "cache_dir", "local_files_only")  # what the tokenizer's download needs as well
+
 
 def load(
     name_or_path: str | Path,
@@ -34,23 +36,21 @@ def load(
     """
     path = str(name_or_path)
     _require_complete_folder(Path(path))
+    precision = precision or choose_precision()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    precision = precision or choose_precision()
-    asked = from_pretrained.pop("dtype", None) or from_pretrained.pop("torch_dtype", None)
-    dtype = asked if asked is not None else (torch.bfloat16 if precision.bf16 else torch.float32)
-    shared = {key: from_pretrained[key] for key in ("revision", "token", "cache_dir") if key in from_pretrained}
+    asked = [from_pretrained.pop(name, None) for name in ("dtype", "torch_dtype")]
+    default = torch.bfloat16 if precision.bf16 else torch.float32
+    dtype = next((_read_dtype(torch, value) for value in asked if value is not None), default)
+    shared = {name: from_pretrained[name] for name in _SHARED if name in from_pretrained}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **shared)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, trust_remote_code=trust_remote_code, **{name_dtype_argument(): dtype}, **from_pretrained
+        )
     except (OSError, ValueError) as error:
-        raise PadfixError(
-            f"No tokenizer could be loaded from {path!r}: {error}. "
-            "Save it beside the model: tokenizer.save_pretrained(folder)"
-        ) from error
-    model = AutoModelForCausalLM.from_pretrained(
-        path, trust_remote_code=trust_remote_code, **{name_dtype_argument(): dtype}, **from_pretrained
-    )
+        raise PadfixError(f"{path!r} could not be loaded: {error} {_mend(path)}") from error
     plan = patch_tokenizer(tokenizer, model, pad_token=pad_token)
     logger.info("llama_padfix: weights in %s (%s)", dtype, precision.reason)
     logger.info("llama_padfix: %s", plan)
@@ -64,6 +64,31 @@ def name_dtype_argument() -> str:
     return "dtype" if "dtype" in inspect.signature(PretrainedConfig.__init__).parameters else "torch_dtype"
 
 
+def _read_dtype(torch: Any, value: Any) -> Any:
+    if not isinstance(value, str) or value == "auto":
+        return value
+    read = getattr(torch, value, None)
+    if not isinstance(read, torch.dtype):
+        raise PadfixError(f"dtype={value!r} is not a type that torch knows. Pass one such as 'bfloat16', or 'auto'.")
+    return read
+
+
+def _mend(path: str) -> str:
+    """Return the line that mends a failed load."""
+    from huggingface_hub import constants
+
+    if Path(path).is_dir():
+        return "Save it there again: model.save_pretrained(folder); tokenizer.save_pretrained(folder)"
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1 or "\\" in path:
+        return f"There is no such folder. Pass one that exists (from here: {Path.cwd()}), or a name on the hub."
+    if constants.HF_HUB_OFFLINE:
+        return (
+            "It is no folder here, and HF_HUB_OFFLINE=1 keeps the hub switched off. "
+            f"Download it once with a connection: HF_HUB_OFFLINE=0 hf download {path}"
+        )
+    return "It is no folder here. Check the name and the connection; a gated model needs: hf auth login"
+
+
 def _require_complete_folder(folder: Path) -> None:
     if not folder.exists():
         return  # a name on the hub
@@ -71,9 +96,15 @@ def _require_complete_folder(folder: Path) -> None:
         raise PadfixError(f"{str(folder)!r} is a file. Pass the folder that holds config.json and the weights.")
     held = sorted(item.name for item in folder.iterdir())
     if "config.json" not in held:
-        hint = " It holds an adapter: load its base model first." if "adapter_config.json" in held else ""
-        raise PadfixError(f"{str(folder)!r} holds no config.json (it has: {', '.join(held[:8]) or 'nothing'}).{hint}")
-    if not {"tokenizer.json", "tokenizer_config.json", "tokenizer.model"} & set(held):
+        seen = f"{str(folder)!r} holds no config.json (it has: {', '.join(held[:8]) or 'nothing'})."
+        if "adapter_config.json" in held:
+            raise PadfixError(
+                f"{seen} It is an adapter. Load its base model, and the adapter onto it: "
+                f"model, tokenizer = load(base); model = peft.PeftModel.from_pretrained(model, {str(folder)!r})"
+            )
+        raise PadfixError(f"{seen} Save the model there: model.save_pretrained({str(folder)!r})")
+    if not any(name.startswith(("tokenizer", "vocab", "spiece", "tekken")) for name in held):
         raise PadfixError(
-            f"{str(folder)!r} holds a model but no tokenizer. Save it there: tokenizer.save_pretrained(...)"
+            f"{str(folder)!r} holds a model but no tokenizer. Save it there: "
+            f"tokenizer.save_pretrained({str(folder)!r})"
         )

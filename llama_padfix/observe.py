@@ -6,14 +6,25 @@ itself; so both are tried out on short probes.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from llama_padfix.records import Facts, ModelFacts, PadfixError, TemplateFacts
 
-__all__ = ["check_tokenizer", "encode_plain", "find_control_text", "observe", "observe_template", "render"]
+__all__ = [
+    "check_tokenizer",
+    "encode_plain",
+    "find_control_text",
+    "observe",
+    "observe_model",
+    "observe_template",
+    "render",
+    "special_ids",
+    "text_config",
+]
 
 # Plain words, so that no template trims, splits or escapes them; each must come out exactly once.
 _USER_PROBE = "Probequestion"
@@ -24,11 +35,13 @@ def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None) 
     """Return the facts about a tokenizer and, when given, its model; changes neither.
 
     `pad_token` is the pad token that the user asks for, kept in the facts for the checks. Raises `PadfixError`
-    when `tokenizer` is not a Hugging Face tokenizer.
+    when `tokenizer` is not a Hugging Face tokenizer, or `model` not a model.
     """
     check_tokenizer(tokenizer)
     vocabulary = tokenizer.get_vocab()
-    bos_added, eos_added = _count_added(tokenizer)
+    with _keeping_backend(tokenizer):
+        bos_added, eos_added = _count_added(tokenizer)
+        template = observe_template(tokenizer)
     pad_content = tokenizer.pad_token
     return Facts(
         vocab_size=len(tokenizer),
@@ -44,7 +57,7 @@ def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None) 
         padding_side=tokenizer.padding_side,
         bos_added=bos_added,
         eos_added=eos_added,
-        template=observe_template(tokenizer),
+        template=template,
         requested_pad_token=pad_token,
         model=observe_model(model) if model is not None else None,
     )
@@ -67,13 +80,14 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 
 def special_ids(tokenizer: Any) -> dict[str, int]:
-    """Return the content and id of every special token: those that encoding cuts out of the text first."""
-    decoder = getattr(tokenizer, "added_tokens_decoder", {})
-    found = {str(token): int(token_id) for token_id, token in decoder.items() if getattr(token, "special", True)}
-    for token, token_id in zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True):
-        if token_id is not None:
-            found.setdefault(str(token), int(token_id))
-    return found
+    """Return the content and id of every control token: those that encoding cuts out of the text first.
+
+    A named token counts only where it was added as a token: an ordinary piece such as `!`, that somebody pads
+    with, is still text.
+    """
+    named = set(tokenizer.all_special_tokens)
+    decoder = tokenizer.added_tokens_decoder
+    return {str(token): int(i) for i, token in decoder.items() if token.special or str(token) in named}
 
 
 def encode_plain(tokenizer: Any, text: str) -> list[int]:
@@ -130,11 +144,16 @@ def observe_template(tokenizer: Any, template_kwargs: Mapping[str, Any] | None =
     controls = special_ids(tokenizer)
     found = find_control_text(answer_tail, tuple(controls))
     stop_token = found[0][2] if found else None
+    opening = before.split(_USER_PROBE)[0].removeprefix(tokenizer.bos_token or "").lstrip()
+    if stop_token is not None and opening.startswith(stop_token):
+        stop_token = None  # what opens the first turn opens the next one too, and ends none
     # The template opened the next assistant turn by itself: what follows the question is what precedes the answer.
-    always_opens_turn = asked_tail == prompted_tail == between
+    opened = between.partition(stop_token)[2] if stop_token is not None and stop_token in between else between
+    always_opens_turn = (
+        asked_tail == prompted_tail and asked_tail.rstrip() == between.rstrip() and opened.strip() != ""
+    )
     if always_opens_turn:
-        header = answer_tail[found[0][1] :] if found else between
-        header = header if header and between.endswith(header) else between
+        header = opened
     elif prompted_tail.startswith(asked_tail) and prompted_tail != asked_tail:
         header = prompted_tail[len(asked_tail) :]
     else:
@@ -171,6 +190,20 @@ def _count_leading(ids: Sequence[int], token_id: int | None) -> int:
     return count
 
 
+@contextlib.contextmanager
+def _keeping_backend(tokenizer: Any) -> Iterator[None]:
+    """Keep the truncation and padding of a fast tokenizer's backend, which every call of the tokenizer resets."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    truncation, padding = (None, None) if backend is None else (backend.truncation, backend.padding)
+    try:
+        yield
+    finally:
+        if backend is not None and truncation is not None:
+            backend.enable_truncation(**truncation)
+        if backend is not None and padding is not None:
+            backend.enable_padding(**padding)
+
+
 def _count_added(tokenizer: Any) -> tuple[int, int]:
     """Return how many BOS encoding puts before a plain text, and how many EOS after it."""
     with_special = [int(i) for i in tokenizer(_USER_PROBE)["input_ids"]]
@@ -180,12 +213,17 @@ def _count_added(tokenizer: Any) -> tuple[int, int]:
 
 
 def observe_model(model: Any) -> ModelFacts:
-    """Return the model's side of the special tokens; ids lists are tuples, in the order in which they are held."""
-    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    """Return the model's side of the special tokens; lists of ids are tuples, in the order in which they are held."""
+    if not hasattr(model, "config"):
+        raise PadfixError(
+            f"Got a {type(model).__name__} where a model is needed. "
+            "Load one: model = transformers.AutoModelForCausalLM.from_pretrained(name)"
+        )
+    config = text_config(model)
     generation = getattr(model, "generation_config", None)
     embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     return ModelFacts(
-        embedding_rows=int(embeddings.weight.shape[0]) if embeddings is not None else None,
+        embedding_rows=_count_rows(embeddings.weight) if embeddings is not None else None,
         config_pad_token_id=getattr(config, "pad_token_id", None),
         config_eos_token_id=_freeze(getattr(config, "eos_token_id", None)),
         has_generation_config=generation is not None,
@@ -194,7 +232,18 @@ def observe_model(model: Any) -> ModelFacts:
     )
 
 
+def text_config(model: Any) -> Any:
+    """Return the config that holds the special ids: that of the text part, where a model has several parts."""
+    return model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+
+
+def _count_rows(weight: Any) -> int:
+    return int(
+        getattr(weight, "ds_shape", weight.shape)[0]
+    )  # DeepSpeed ZeRO-3 empties the weight, and notes its shape
+
+
 def _freeze(value: Any) -> int | tuple[int, ...] | None:
-    if value is None or isinstance(value, int):
-        return value
-    return tuple(int(token_id) for token_id in value)
+    if isinstance(value, (list, tuple, set)):
+        return tuple(int(token_id) for token_id in value)
+    return None if value is None else int(value)

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from llama_padfix.records import Change, Facts
 
-__all__ = ["PadChoice", "change_pad_token", "choose_pad_token", "explain_bad_pad", "learned_stop_ids", "stop_ids"]
+__all__ = [
+    "TEXT_END_TOKEN",
+    "PadChoice",
+    "PadFault",
+    "change_pad_token",
+    "choose_pad_token",
+    "find_pad_fault",
+    "learned_stop_ids",
+    "stop_ids",
+]
 
 TEXT_END_TOKEN = "<|end_of_text|>"
 _LLAMA_STOP_TOKENS = (TEXT_END_TOKEN, "<|eom_id|>", "<|eot_id|>")  # `stop_tokens` in llama_models/llama3/tokenizer.py
@@ -24,6 +34,14 @@ class PadChoice:
     why: str
 
 
+@dataclass(frozen=True)
+class PadFault:
+    """What is wrong with a pad token: it has no usable id, must be learned, or stands in rows as itself."""
+
+    kind: Literal["no id", "learned", "in text"]
+    message: str
+
+
 def learned_stop_ids(facts: Facts) -> frozenset[int]:
     """Return the ids that the model must learn to produce to stop: never to be hidden as padding.
 
@@ -37,62 +55,54 @@ def learned_stop_ids(facts: Facts) -> frozenset[int]:
 def stop_ids(facts: Facts) -> tuple[int, ...]:
     """Return every id at which generation must end, those that the model already lists first.
 
-    The list held by the generation config (or the config), the tokenizer's EOS, what ends a turn in the
-    template, and Llama's own end of text, of message and of turn where the vocabulary has them.
+    The control tokens that the model lists, the tokenizer's EOS, what ends a turn in the template, and Llama's own
+    end of text, of message and of turn where the vocabulary has them. Ordinary text in the model's list is left
+    out: `LlamaConfig` says 2 where nobody said anything, and that is `#` in Llama 3's vocabulary.
     """
-    ids: list[int | None] = []
+    controls = set(facts.special_ids.values())
+    listed: list[int] = []
     if facts.model is not None:
         for held in (facts.model.generation_eos_token_id, facts.model.config_eos_token_id):
-            ids += [held] if held is None or isinstance(held, int) else list(held)
-    found: list[int | None] = [facts.special_ids.get(token) for token in _LLAMA_STOP_TOKENS]
-    found += [facts.eos_token_id, facts.template.stop_token_id if facts.template is not None else None]
-    ids += sorted(token_id for token_id in found if token_id is not None)
-    return tuple(dict.fromkeys(token_id for token_id in ids if token_id is not None))
+            listed += [held] if isinstance(held, int) else held or ()
+    wanted: list[int | None] = [facts.special_ids.get(token) for token in _LLAMA_STOP_TOKENS]
+    wanted += [facts.eos_token_id, facts.template.stop_token_id if facts.template is not None else None]
+    kept = [token_id for token_id in listed if token_id in controls]
+    return tuple(dict.fromkeys(kept + sorted(token_id for token_id in wanted if token_id is not None)))
 
 
-def explain_bad_pad(facts: Facts) -> str | None:
-    """Return what is wrong with the pad token that is set, or None when it will do."""
-    token, token_id = facts.pad_token, facts.pad_token_id
-    if token is None:
-        return "no pad token is set"
-    if token_id is None:
-        return f"the pad token {token!r} is not in the vocabulary"
-    if _is_outside_embedding(facts, token_id):
-        return f"the pad token {token!r} has id {token_id}, beyond the embedding"
-    if token_id in learned_stop_ids(facts):
-        return f"the pad token {token!r} ({token_id}) is a token that the model must learn to produce"
-    return None
+def find_pad_fault(facts: Facts) -> PadFault | None:
+    """Return what is wrong with the pad token that is set; None when it will do, was asked for, or is not set."""
+    return None if facts.pad_token is None else _find_fault(facts, facts.pad_token)
 
 
 def choose_pad_token(facts: Facts) -> PadChoice | None:
     """Return the pad token by policy, the first that fits, or None when the vocabulary offers none.
 
     In order: the one asked for; a sound one that is already set; `<|end_of_text|>` where it is not what the
-    model must learn; `<|finetune_right_pad_id|>`; a reserved special token; what the family uses. Never a new
-    token, so the embedding keeps its size.
+    model must learn; `<|finetune_right_pad_id|>`; a reserved special token; what the family uses; one that is set
+    and stands in text besides. Never a new token, so the embedding keeps its size.
     """
-    asked = facts.requested_pad_token
-    if asked is not None:
-        token_id = facts.vocabulary.get(asked)
-        if token_id is None or _is_outside_embedding(facts, token_id):
-            return None
-        return PadChoice(asked, token_id, "asked for by pad_token=")
-    if facts.pad_token is not None and facts.pad_token_id is not None and explain_bad_pad(facts) is None:
-        return PadChoice(facts.pad_token, facts.pad_token_id, "already set, and sound")
-
-    stop_token = facts.template.stop_token if facts.template is not None else facts.eos_token
+    asked, current = facts.requested_pad_token, facts.pad_token
+    stop_token = facts.template.stop_token if facts.template is not None else None
     reserved = sorted((i, token) for token, i in facts.special_ids.items() if "reserved_special_token" in token)
-    candidates = [
-        (TEXT_END_TOKEN, f"ends a text and never a turn (that is {stop_token}), so nothing to learn is hidden"),
+    candidates: list[tuple[str | None, str]] = [
+        (current, "already set, and sound"),
+        (
+            TEXT_END_TOKEN,
+            f"ends a text and never a turn (that is {stop_token or facts.eos_token}), so nothing to learn is hidden",
+        ),
         (_RIGHT_PAD_TOKEN, "Llama's own padding token, already in the vocabulary"),
         *((token, "a reserved special token that nothing else uses") for _, token in reserved[:1]),
         *((token, "what this family of models pads with") for token in _FAMILY_PAD_TOKENS),
     ]
-    forbidden = learned_stop_ids(facts) | {facts.bos_token_id}
+    if asked is not None:
+        candidates = [(asked, "asked for by pad_token=")]
     for token, why in candidates:
-        token_id = facts.vocabulary.get(token)
-        if token_id is not None and token_id not in forbidden and not _is_outside_embedding(facts, token_id):
-            return PadChoice(token, token_id, why)
+        if token is not None and _find_fault(facts, token) is None:
+            return PadChoice(token, facts.vocabulary[token], why)
+    fault = find_pad_fault(facts)
+    if asked is None and current is not None and fault is not None and fault.kind == "in text":
+        return PadChoice(current, facts.vocabulary[current], "already set, and the vocabulary offers nothing better")
     return None
 
 
@@ -105,6 +115,19 @@ def change_pad_token(facts: Facts, code: str) -> tuple[Change, ...]:
     return (Change("tokenizer.pad_token", facts.pad_token, choice.token, why, code=code),)
 
 
-def _is_outside_embedding(facts: Facts, token_id: int) -> bool:
+def _find_fault(facts: Facts, token: str) -> PadFault | None:
+    token_id = facts.vocabulary.get(token)
     rows = facts.model.embedding_rows if facts.model is not None else None
-    return rows is not None and token_id >= rows
+    if token_id is None:
+        return PadFault("no id", f"{token!r} is not in the vocabulary, so it has no id")
+    if rows is not None and token_id >= rows:
+        return PadFault("no id", f"{token!r} has id {token_id}, and the embedding has {rows} rows")
+    if token == facts.requested_pad_token:
+        return None
+    if token_id in learned_stop_ids(facts):
+        return PadFault("learned", f"{token!r} ({token_id}) is what the model must learn to produce, to stop")
+    if token_id == facts.bos_token_id:
+        return PadFault("in text", f"{token!r} ({token_id}) is the BOS, with which every row begins")
+    if token not in facts.special_ids and token not in _FAMILY_PAD_TOKENS:
+        return PadFault("in text", f"{token!r} ({token_id}) is ordinary text")
+    return None

@@ -80,6 +80,8 @@ class Plan:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
+        if not self.changes:
+            return "<p>Nothing to change.</p>"
         rows = [
             (change.target, repr(change.before), repr(change.after), change.why, change.code)
             for change in self.changes
@@ -179,7 +181,7 @@ class Check:
     """One trap: a pure function from `Facts` to findings, and the page that explains it.
 
     `needs` names the facts without which it is skipped ("tokenizer", "template", "model"); `bad` and `good`
-    are short examples; `trap` is the number in the table of traps.
+    are short examples.
     """
 
     code: str
@@ -217,7 +219,8 @@ class Report:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        rows = [(f.severity, f.code, f.name, f.message) for f in self.findings]
+        rows: list[Sequence[str]] = [(f.severity, f.code, f.name, f.message) for f in self.findings]
+        rows += [("skipped", code, "", reason) for code, reason in self.skipped.items()]
         return _html_table(("severity", "code", "name", "what was seen"), rows)
 
 

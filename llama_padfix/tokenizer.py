@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from llama_padfix.doctor import examine
-from llama_padfix.observe import observe
+from llama_padfix.observe import observe, text_config
 from llama_padfix.policy import choose_pad_token
-from llama_padfix.records import Change, Facts, ModelFacts, PadfixError, Plan, Safety
+from llama_padfix.records import Change, Facts, ModelFacts, PadfixError, Plan
 
 __all__ = ["padding_side", "patch_tokenizer", "plan_patch"]
 
@@ -51,10 +51,10 @@ def patch_tokenizer(tokenizer: Any, model: Any = None, *, pad_token: str = "auto
     before the error leaves.
     """
     plan = plan_patch(tokenizer, model, pad_token=pad_token, add_bos=add_bos)
-    undo: list[Callable[[], None]] = []
+    restore = _remember(tokenizer, model)
     try:
         for change in plan.changes:
-            undo.append(_apply(change, tokenizer, model))
+            _apply(change, tokenizer, model)
         left = plan_patch(tokenizer, model, pad_token=pad_token, add_bos=add_bos) if plan else Plan()
         if left:
             raise PadfixError(
@@ -64,8 +64,7 @@ def patch_tokenizer(tokenizer: Any, model: Any = None, *, pad_token: str = "auto
                 "transformers.PreTrainedTokenizerFast.from_pretrained(name)"
             )
     except BaseException:
-        for step in reversed(undo):
-            step()
+        restore()
         raise
     return plan
 
@@ -99,12 +98,11 @@ def _require_pad_token(facts: Facts) -> None:
 
 def _changes_for(facts: Facts, add_bos: bool) -> list[Change]:
     """Return the safe changes that the catalogue asks for, and the two that the caller may ask for."""
-    wanted: set[Safety] = {"safe"}
     changes = [
         change
         for finding in examine(facts).findings
         for change in finding.changes
-        if change.safety in wanted or (add_bos and change.target == "tokenizer.adds_bos")
+        if change.safety == "safe" or (add_bos and change.target == "tokenizer.adds_bos")
     ]
     choice = choose_pad_token(facts)
     if facts.requested_pad_token is not None and choice is not None and choice.token != facts.pad_token:
@@ -147,26 +145,43 @@ _MODEL_FIELDS = {
 }
 
 
-def _apply(change: Change, tokenizer: Any, model: Any) -> Callable[[], None]:
-    """Apply one change of a whitelisted target; return what undoes it."""
-    if change.target == "tokenizer.adds_bos":
-        return _set_automatic_bos(tokenizer, bool(change.after))
+def _remember(tokenizer: Any, model: Any) -> Callable[[], None]:
+    """Return what puts back every setting that a patch may write, however far it came."""
+    configs = [] if model is None else [text_config(model), getattr(model, "generation_config", None)]
+    owners = [owner for owner in (tokenizer, *configs) if owner is not None]
+    saved = [(vars(owner), {name: _copy_container(value) for name, value in vars(owner).items()}) for owner in owners]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    processor = backend.post_processor if backend is not None else None
+
+    def restore() -> None:
+        for settings, before in saved:
+            settings.clear()
+            settings.update(before)
+        if backend is not None:
+            backend.post_processor = processor
+
+    return restore
+
+
+def _copy_container(value: Any) -> Any:
+    return copy.copy(value) if isinstance(value, (dict, list, set)) else value
+
+
+def _apply(change: Change, tokenizer: Any, model: Any) -> None:
+    """Apply one change of a whitelisted target."""
     owner, _, name = change.target.rpartition(".")
-    if owner == "tokenizer" and name in ("pad_token", "eos_token", "padding_side"):
-        target = tokenizer
-    elif change.target in _MODEL_FIELDS and owner == "model.config":
-        target = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    after = list(change.after) if isinstance(change.after, tuple) else change.after
+    if change.target == "tokenizer.adds_bos":
+        _set_automatic_bos(tokenizer, bool(after))
+    elif owner == "tokenizer" and name in ("pad_token", "eos_token", "padding_side"):
+        setattr(tokenizer, name, after)
     elif change.target in _MODEL_FIELDS:
-        target = model.generation_config
+        setattr(text_config(model) if owner == "model.config" else model.generation_config, name, after)
     else:
         raise PadfixError(f"No code knows how to apply a change of {change.target}.")
-    before = getattr(target, name)
-    after = list(change.after) if isinstance(change.after, tuple) else change.after
-    setattr(target, name, after)
-    return lambda: setattr(target, name, before)
 
 
-def _set_automatic_bos(tokenizer: Any, add: bool) -> Callable[[], None]:
+def _set_automatic_bos(tokenizer: Any, add: bool) -> None:
     """Edit the post-processor, which decides in every version whether encoding adds a BOS and is saved with it.
 
     `add_bos_token` reads False in transformers 5.x although BOS is added, and setting it does nothing in 4.x;
@@ -178,52 +193,48 @@ def _set_automatic_bos(tokenizer: Any, add: bool) -> Callable[[], None]:
             f"{type(tokenizer).__name__} has no fast backend, so its automatic BOS cannot be edited. "
             "Load the fast tokenizer: AutoTokenizer.from_pretrained(name, use_fast=True)"
         )
-    before = backend.post_processor
-    before_flags = {name: getattr(tokenizer, name) for name in ("_add_bos_token",) if hasattr(tokenizer, name)}
-    before_init = dict(tokenizer.init_kwargs)
-    bos, bos_id = tokenizer.bos_token, tokenizer.bos_token_id
-    edited = _add_bos_piece(before, bos, bos_id) if add else _remove_bos_pieces(before, bos)
-
-    backend.post_processor = edited
-    for name in before_flags:
-        object.__setattr__(tokenizer, name, add)
+    backend.post_processor = _edit_bos(backend.post_processor, tokenizer.bos_token, tokenizer.bos_token_id, add)
+    if hasattr(tokenizer, "_add_bos_token"):
+        object.__setattr__(tokenizer, "_add_bos_token", add)
     if "add_bos_token" in tokenizer.init_kwargs:
         tokenizer.init_kwargs["add_bos_token"] = add
 
-    def undo() -> None:
-        backend.post_processor = before
-        for name, value in before_flags.items():
-            object.__setattr__(tokenizer, name, value)
-        tokenizer.init_kwargs.clear()
-        tokenizer.init_kwargs.update(before_init)
 
-    return undo
-
-
-def _remove_bos_pieces(processor: Any, bos: str) -> Any:
-    """Return a copy of the post-processor whose templates write no BOS; everything else in it is kept."""
-    state = json.loads(processor.__getstate__())
-    parts = state["processors"] if state["type"] == "Sequence" else [state]
-    for part in parts:
-        if part["type"] != "TemplateProcessing":
-            continue
-        for kind in ("single", "pair"):
-            part[kind] = [piece for piece in part[kind] if piece.get("SpecialToken", {}).get("id") != bos]
-    return _rebuild(processor, state)
-
-
-def _add_bos_piece(processor: Any, bos: str, bos_id: int) -> Any:
-    """Return the post-processor with a BOS before the sequence (both of a pair)."""
+def _edit_bos(processor: Any, bos: str, bos_id: int, add: bool) -> Any:
+    """Return a copy of the post-processor that writes a BOS before each sequence, or none; the rest of it is kept."""
     from tokenizers import processors
 
-    add = processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, bos_id)]
-    )
-    return add if processor is None else processors.Sequence([processor, add])
-
-
-def _rebuild(processor: Any, state: dict[str, Any]) -> Any:
     # The pickled state of a post-processor is its JSON, the same as in tokenizer.json.
-    rebuilt = copy.deepcopy(processor)
-    rebuilt.__setstate__(json.dumps(state).encode())
-    return rebuilt
+    state = json.loads(processor.__getstate__()) if processor is not None else None
+    templates = _find_templates(state)
+    if add and not templates:
+        plain = processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
+        return _edit_bos(processors.Sequence([processor, plain]) if processor else plain, bos, bos_id, add)
+    for template in templates:
+        tokens = template["special_tokens"]
+        written = {name for name, token in tokens.items() if token["ids"] == [bos_id]}
+        for kind in ("single", "pair"):
+            pieces = [piece for piece in template[kind] if piece.get("SpecialToken", {}).get("id") not in written]
+            template[kind] = _put_before_sequences(pieces, bos) if add and template is templates[-1] else pieces
+        if add:
+            tokens[bos] = {"id": bos, "ids": [bos_id], "tokens": [bos]}
+    if not templates:
+        return processor
+    edited = copy.deepcopy(processor)
+    edited.__setstate__(json.dumps(state).encode())
+    return edited
+
+
+def _find_templates(state: Any) -> list[dict[str, Any]]:
+    if state is None or state["type"] == "Sequence":
+        return [template for part in (state or {}).get("processors", ()) for template in _find_templates(part)]
+    return [state] if state["type"] == "TemplateProcessing" else []
+
+
+def _put_before_sequences(pieces: list[dict[str, Any]], bos: str) -> list[dict[str, Any]]:
+    with_bos = []
+    for piece in pieces:
+        if "Sequence" in piece:
+            with_bos.append({"SpecialToken": {"id": bos, "type_id": piece["Sequence"]["type_id"]}})
+        with_bos.append(piece)
+    return with_bos

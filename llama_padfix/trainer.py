@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from llama_padfix.records import PadfixError, Precision
 
 __all__ = ["name_tokenizer_argument", "sft_arguments_for", "trainer_arguments_for"]
+
+# TRL would drop these in silence, or break on them: it gets rows that are encoded already.
+_DONE_BEFORE_TRL: Mapping[str, str] = MappingProxyType(
+    {
+        "args": "Pass the fields of SFTConfig as keywords: learning_rate=..., output_dir=...",
+        "processing_class": "Pass the tokenizer as the second argument",
+        "max_seq_length": "Pass max_length=..., whatever the installed TRL calls it",
+        "truncation_mode": "Pass truncation='turns' or 'tokens'",
+        "assistant_only_loss": "Leave it out: train_on='assistant' is the default",
+        "completion_only_loss": "Leave it out: the prompt of a prompt/completion row is never trained",
+        "dataset_kwargs": "Leave it out: the rows are encoded before TRL sees them",
+        "dataset_text_field": "Rename the column: dataset.rename_column(name, 'text')",
+        "formatting_func": "Write the rows out first: dataset.map(lambda row: {'messages': ...})",
+        "chat_template_path": "Set it first: tokenizer.chat_template = Path(...).read_text()",
+        "eos_token": "Leave it out: it is found from the chat template; else set tokenizer.eos_token first",
+        "packing": "Leave it out: rows are padded, each on its own",
+        "eval_packing": "Leave it out: rows are padded, each on its own",
+        "padding_free": "Leave it out: rows are padded, each on its own",
+    }
+)
 
 
 def trainer_arguments_for(precision: Precision) -> dict[str, Any]:
@@ -42,27 +63,36 @@ def name_tokenizer_argument(trainer_class: Callable[..., Any]) -> str:
 
 
 def split_sft_arguments(
-    arguments: Mapping[str, Any], known_elsewhere: Mapping[str, Any]
+    arguments: Mapping[str, Any], known_elsewhere: Iterable[str] = ()
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split keywords into those of `SFTConfig` and those of `SFTTrainer`, by the installed signatures.
 
-    Raises `PadfixError` for a keyword that neither knows; `known_elsewhere` are accepted too, to be named there.
+    Raises `PadfixError` for a keyword that neither knows (with the nearest names, `known_elsewhere` among them),
+    and for one that acts on raw rows, unless it is switched off (None or False).
     """
     import difflib
 
     trl = import_trl()
+    taken = {"model", "train_dataset", *_DONE_BEFORE_TRL}
     config_names = set(inspect.signature(trl.SFTConfig).parameters)
-    trainer_names = set(inspect.signature(trl.SFTTrainer).parameters) - {"model", "args", "train_dataset"}
-    unknown = [name for name in arguments if name not in config_names | trainer_names]
-    if unknown:
-        every = sorted(config_names | trainer_names | set(known_elsewhere))
-        close = difflib.get_close_matches(unknown[0], every, n=3)
-        hint = f"Did you mean {' or '.join(close)}?" if close else "See the fields of trl.SFTConfig."
-        raise PadfixError(
-            f"{unknown[0]}= is known neither to SFTConfig nor to SFTTrainer of TRL {trl.__version__}. {hint}"
-        )
-    of_trainer = {name: value for name, value in arguments.items() if name in trainer_names}
-    of_config = {name: value for name, value in arguments.items() if name not in trainer_names}
+    trainer_names = set(inspect.signature(trl.SFTTrainer).parameters) - taken
+    of_config: dict[str, Any] = {}
+    of_trainer: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if name in _DONE_BEFORE_TRL:
+            if value is not None and value is not False:
+                raise PadfixError(f"build_trainer does itself what {name}= is for. {_DONE_BEFORE_TRL[name]}.")
+        elif name in trainer_names:
+            of_trainer[name] = value
+        elif name in config_names:
+            of_config[name] = value
+        else:
+            every = sorted({*config_names, *trainer_names, *known_elsewhere} - taken)
+            close = difflib.get_close_matches(name, every, n=3)
+            hint = f"Did you mean {' or '.join(close)}?" if close else "See the fields of trl.SFTConfig."
+            raise PadfixError(
+                f"{name}= is known neither to SFTConfig nor to SFTTrainer of TRL {trl.__version__}. {hint}"
+            )
     return of_config, of_trainer
 
 

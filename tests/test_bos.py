@@ -230,6 +230,11 @@ def test_rectangular_refill() -> None:
     assert dedupe_bos(uncut, bos_token_id=BOS, pad_token_id=EOT).tolist() == [[BOS, 1, 2, EOT], [BOS, 3, EOT, EOT]]
     with pytest.raises(PadfixError, match="pad_token_id="):
         dedupe_bos(uncut, bos_token_id=BOS)
+    unlike = numpy.array([[BOS, 1, 2, EOT], [BOS, BOS, 3, 4]])
+    assert dedupe_bos(unlike, bos_token_id=BOS, pad_token_id=EOT).tolist() == [
+        [BOS, 1, 2, EOT],
+        [BOS, 3, 4, EOT],
+    ]
     # The id at a padded position of the batch serves where none is given.
     masked = {
         "input_ids": numpy.array([[BOS, 1, 2, 3], [BOS, BOS, 3, 3], [BOS, BOS, 4, PAD]]),
@@ -261,6 +266,10 @@ def test_width_that_was_padded_everywhere_stays_but_for_what_was_cut() -> None:
     }
     cut = dedupe_bos(batch, bos_token_id=BOS)
     assert cut["input_ids"].tolist() == [[BOS, 5, PAD, PAD], [BOS, 6, PAD, PAD], [PAD] * 4]
+    flipped = torch.tensor([[PAD, PAD, BOS, BOS, 5], [PAD, PAD, PAD, BOS, 6]])
+    batch = {"input_ids": flipped, "attention_mask": (flipped != PAD).int()}
+    cut = dedupe_bos(batch, bos_token_id=BOS)
+    assert cut["input_ids"].tolist() == [[PAD, PAD, BOS, 5], [PAD, PAD, BOS, 6]]
 
 
 @pytest.mark.parametrize("batched", [False, True])

@@ -6,8 +6,9 @@ from llama_padfix.records import Change, Check, Facts, Finding
 
 
 def _find(facts: Facts) -> Iterator[Finding]:
-    if facts.bos_token is None or facts.bos_added > 0 or facts.template is not None:
-        return  # a chat template writes the BOS of a conversation itself
+    template_writes_it = facts.template is not None and facts.template.leading_bos > 0
+    if facts.bos_token is None or facts.bos_added > 0 or template_writes_it:
+        return
     why = "the family has a BOS that encoding does not add"
     change = Change("tokenizer.adds_bos", False, True, why, safety="unsafe", code=CHECK.code)
     yield CHECK.found(f"Encoding a plain text does not add {facts.bos_token}.", (change,))

@@ -31,6 +31,6 @@ for: an IndexError on a CPU, a device-side assert some steps later on a GPU. Mos
 for padding, for which no new token is needed at all.
 """,
     bad='tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # id 128256, the embedding has 128256 rows',
-    good="prepare(tokenizer, model)  # pads with a token that is already there",
+    good="tokenizer = AutoTokenizer.from_pretrained(name); prepare(tokenizer, model)  # no new token",
     find=_find,
 )

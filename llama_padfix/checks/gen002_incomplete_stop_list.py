@@ -17,10 +17,12 @@ def _find(facts: Facts) -> Iterator[Finding]:
     after: int | tuple[int, ...] = wanted if len(wanted) != 1 else wanted[0]
     changes = []
     for target, before in held:
-        present = {before} if before is None or isinstance(before, int) else set(before)
+        present = [before] if isinstance(before, int) else list(before or ())
         missing = [token_id for token_id in wanted if token_id not in present]
         if missing:
             why = f"generation must also stop at {', '.join(map(str, missing))}"
+            text = [token_id for token_id in present if token_id not in wanted]
+            why += f", and not at {', '.join(map(str, text))}, which is ordinary text" if text else ""
             changes.append(Change(target, before, after, why, code=CHECK.code))
     if changes:
         seen = ", ".join(f"{change.target} is {change.before}" for change in changes)

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from llama_padfix.policy import change_pad_token, learned_stop_ids
+from llama_padfix.policy import change_pad_token, find_pad_fault
 from llama_padfix.records import Check, Facts, Finding
 
 
 def _find(facts: Facts) -> Iterator[Finding]:
-    asked_for = facts.requested_pad_token is not None and facts.requested_pad_token == facts.pad_token
-    if facts.pad_token_id is not None and facts.pad_token_id in learned_stop_ids(facts) and not asked_for:
+    fault = find_pad_fault(facts)
+    if fault is not None and fault.kind == "learned":
         message = (
-            f"The pad token {facts.pad_token} ({facts.pad_token_id}) is also what ends a turn or a text: "
-            "collators that mask every pad id hide it from the loss, and the model never learns to stop."
+            f"The pad token {fault.message}: collators that mask every pad id hide it from the loss, and the model "
+            "never learns to stop."
         )
         yield CHECK.found(message, change_pad_token(facts, CHECK.code))
 

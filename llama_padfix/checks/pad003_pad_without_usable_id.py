@@ -2,19 +2,19 @@
 
 from collections.abc import Iterator
 
-from llama_padfix.policy import change_pad_token, explain_bad_pad, learned_stop_ids
+from llama_padfix.policy import change_pad_token, find_pad_fault
 from llama_padfix.records import Check, Facts, Finding
 
 
 def _find(facts: Facts) -> Iterator[Finding]:
-    fault = explain_bad_pad(facts)
-    if facts.pad_token is not None and fault is not None and facts.pad_token_id not in learned_stop_ids(facts):
-        yield CHECK.found(f"{fault[0].upper()}{fault[1:]}.", change_pad_token(facts, CHECK.code))
+    fault = find_pad_fault(facts)
+    if fault is not None and fault.kind == "no id":
+        yield CHECK.found(f"The pad token {fault.message}.", change_pad_token(facts, CHECK.code))
 
 
 CHECK = Check(
     code="PAD003",
-    name="pad-token-without-embedding",
+    name="pad-token-without-usable-id",
     severity="error",
     needs=("tokenizer",),
     explanation="""\

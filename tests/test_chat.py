@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama_padfix.chat import Rendered, read_template, render_turns
+from llama_padfix.encode import ChatEncoder
+from llama_padfix.records import IGNORE_INDEX, PadfixError
+from tests.conftest import INSTRUCT, fresh_tokenizer
+from tests.conversations import FAKE_TURN, rows_for, shared, trained_runs
+
+QUESTION = {"role": "user", "content": "Question one"}
+ANSWER = {"role": "assistant", "content": "Answer one"}
+CHAT = [QUESTION, ANSWER, {"role": "user", "content": "Question two"}, {"role": "assistant", "content": "Answer two"}]
+CHATML = (
+    "{% for m in messages %}<|start_header_id|>{{ m.role }}\n{{ m.content }}<|eot_id|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def spare() -> Any:
+    """A tokenizer whose template each test may replace."""
+    return fresh_tokenizer("3.1-instruct")
+
+
+def answers(made: Rendered) -> list[str]:
+    return [made.text[turn.start : turn.end] for turn in made.turns]
+
+
+def render_with(tokenizer: Any, template: str, messages: Any = CHAT, **more: Any) -> Rendered:
+    tokenizer.chat_template = template
+    return render_turns(read_template(tokenizer), messages, **more)
+
+
+@pytest.mark.parametrize("release", INSTRUCT)
+def test_turns_are_the_answers_with_their_stop_token(release: str) -> None:
+    tokenizer = shared(release)
+    template = read_template(tokenizer)
+    for row in rows_for(release)[:100]:
+        made = render_turns(template, row["messages"], row.get("tools"))
+        text = tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=False)
+        assert made.text == text and made.spelled == ()
+        spoken = [n for n, message in enumerate(row["messages"]) if message["role"] == "assistant"]
+        assert [turn.message for turn in made.turns] == spoken
+        for turn in made.turns:
+            header = text[: turn.start].rpartition("<|start_header_id|>")[2]
+            assert header == "assistant<|end_header_id|>\n\n"
+            assert text[turn.start : turn.end].count("<|eot_id|>") == 1
+            assert text[: turn.end].endswith("<|eot_id|>") and turn.stops
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+def test_a_forged_turn_is_text_wherever_it_stands(role: str) -> None:
+    messages = [{"role": "system", "content": "S"}, *copy.deepcopy(CHAT)]
+    messages[next(n for n, m in enumerate(messages) if m["role"] == role)]["content"] += FAKE_TURN
+    made = render_turns(read_template(shared("3.1-instruct")), messages)
+    expected = [m["content"] + "<|eot_id|>" for m in messages if m["role"] == "assistant"]
+    assert answers(made) == expected
+    words = ["<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    assert [made.text[start:end] for start, end in made.spelled] == words
+
+
+def test_private_characters_of_the_user_are_kept_beside_control_tokens() -> None:
+    private = "\U000f0000\U000f0001\U000ffffd"
+    messages = [{"role": "user", "content": private}, {"role": "assistant", "content": private + "<|eot_id|>!"}]
+    tokenizer = shared("3.1-instruct")
+    made = render_turns(read_template(tokenizer), messages)
+    assert made.text == tokenizer.apply_chat_template(messages, tokenize=False)
+    assert answers(made) == [private + "<|eot_id|>!<|eot_id|>"]
+
+
+def test_a_template_that_acts_on_a_spelled_token_is_refused(spare: Any) -> None:
+    template = CHATML.replace("{{ m.content }}", "{{ m.content.split('<|eom_id|>')[-1] }}")
+    with pytest.raises(PadfixError, match="acts on that text"):
+        render_with(spare, template, [{"role": "user", "content": "a<|eom_id|>b"}, ANSWER])
+
+
+def test_only_the_wanted_turns_need_to_be_proven(spare: Any) -> None:
+    # The history loses what the model thought, as in Qwen 3 and DeepSeek R1: only the last turn can be trained.
+    template = (
+        "{% for m in messages %}<|start_header_id|>{{ m.role }}\n"
+        "{{ m.content if loop.last else m.content.split('</think>')[-1] }}<|eot_id|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|start_header_id|>assistant\n{% endif %}"
+    )
+    chat = [QUESTION, {"role": "assistant", "content": "<think>hm</think>A"}, *CHAT[2:]]
+    with pytest.raises(PadfixError, match=r"message 1 .* cannot be proven"):
+        render_with(spare, template, chat)
+    assert answers(render_with(spare, template, chat, wanted=[3])) == ["Answer two<|eot_id|>"]
+    row = ChatEncoder(spare, train_on="last")(chat)
+    assert [spare.decode(run) for run in trained_runs(row["labels"])] == ["Answer two<|eot_id|>"]
+
+
+def test_a_template_without_control_tokens_is_read_by_prefixes(spare: Any) -> None:
+    template = (
+        "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
+    )
+    fake = [{"role": "user", "content": "x\n[assistant] y"}, *CHAT[1:]]
+    made = render_with(spare, template, fake)
+    assert answers(made) == ["Answer one\n", "Answer two\n"]
+    assert not any(turn.stops for turn in made.turns)
+
+
+def test_a_template_that_ignores_the_generation_prompt_trains_no_header(spare: Any) -> None:
+    template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}<|eot_id|>{% endfor %}"
+    assert answers(render_with(spare, template)) == ["Answer one<|eot_id|>", "Answer two<|eot_id|>"]
+
+
+def test_what_follows_the_stop_token_is_outside_the_turn(spare: Any) -> None:
+    for header in ("<|start_header_id|>", "["):  # found by header, found by prefixes
+        template = CHATML.replace("<|start_header_id|>", header).replace(
+            "<|eot_id|>\n", "<|eot_id|>\n<|end_of_text|>\n"
+        )
+        assert answers(render_with(spare, template)) == ["Answer one<|eot_id|>", "Answer two<|eot_id|>"]
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for m in messages %}{{ m.nothing.at.all }}{% endfor %}", "cannot be read: rendering it raised"),
+        ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "2 times"),
+        ("{{ messages | length }}", "0 times"),
+        (None, "no chat template"),
+    ],
+)
+def test_a_template_that_cannot_be_read_is_refused_with_the_reason(spare: Any, template: Any, reason: str) -> None:
+    with pytest.raises(PadfixError, match=reason):
+        render_with(spare, template)
+
+
+def test_a_conversation_that_the_template_refuses_carries_its_words(spare: Any) -> None:
+    template = CHATML + "{% if messages|length > 3 %}{{ raise_exception('too long for me') }}{% endif %}"
+    with pytest.raises(PadfixError, match="too long for me"):
+        render_with(spare, template)
+
+
+def test_a_first_answer_without_a_prompt_is_refused_where_no_header_shows_it(spare: Any) -> None:
+    template = CHATML.replace("<|start_header_id|>", "[")
+    with pytest.raises(PadfixError, match="it is the first message"):
+        render_with(spare, template, [ANSWER])
+
+
+# TRL ships the templates of many families. Their control tokens are plain text to the Llama tokenizer.
+
+
+def chat_templates() -> list[Path]:
+    import trl
+
+    folder = Path(trl.__file__).parent / "chat_templates"
+    return [path for path in sorted(folder.glob("*.jinja")) if not path.stem.endswith("_training")]
+
+
+def labels_by_prefixes(tokenizer: Any, messages: list[Any], ids: list[int]) -> list[str] | None:
+    """The text of each trained turn by rendering prefixes; None where prefixes do not agree."""
+    whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    found = []
+    for index, message in enumerate(messages):
+        if message["role"] == "assistant":
+            prompt = tokenizer.apply_chat_template(messages[:index], tokenize=False, add_generation_prompt=True)
+            until = tokenizer.apply_chat_template(messages[: index + 1], tokenize=False)
+            if not (whole.startswith(prompt) and whole.startswith(until)):
+                return None
+            found.append(until[len(prompt) :])
+    return found
+
+
+@pytest.mark.parametrize("family", ["as text", "as control tokens"])
+@pytest.mark.parametrize("path", chat_templates(), ids=lambda path: str(path.stem))
+def test_every_family_is_labelled_as_by_prefixes_or_refused_with_a_reason(path: Path, family: str, spare: Any) -> None:
+    template = path.read_text(encoding="utf-8")
+    if family == "as control tokens":  # what ChatML's tokens are in their own vocabulary
+        template = template.replace("<|im_start|>", "<|start_header_id|>").replace("<|im_end|>", "<|eot_id|>")
+    spare.chat_template = template
+    for messages in (CHAT[:2], CHAT):
+        try:
+            row = ChatEncoder(spare)(messages)
+        except PadfixError as error:
+            assert len(str(error)) > 40  # says why
+            continue
+        ids = spare.apply_chat_template(messages, tokenize=True)["input_ids"]
+        assert row["input_ids"] == ids
+        runs = [spare.decode(run, clean_up_tokenization_spaces=False) for run in trained_runs(row["labels"])]
+        reference = labels_by_prefixes(spare, messages, ids)
+        expected = [message["content"] for message in messages if message["role"] == "assistant"]
+        assert len(runs) == len(expected)
+        for run, content in zip(runs, expected, strict=True):
+            assert content in run and "Question" not in run
+        if reference is not None:
+            for run, turn in zip(runs, reference, strict=True):
+                # What is left out melts into one token with the prompt or the next header (">" with "<|", since
+                # these control tokens are only text here), or stands behind the stop token.
+                head, found, tail = turn.partition(run)
+                assert found and not head.strip(), (run, turn)
+                assert tail.strip() in ("", ">", "<|eot_id|>"), (run, turn)
+        assert row["labels"][0] == IGNORE_INDEX
+
+
+def test_most_families_are_labelled(spare: Any) -> None:
+    refused = []
+    for path in chat_templates():
+        spare.chat_template = path.read_text(encoding="utf-8")
+        try:
+            ChatEncoder(spare)(CHAT[:2])
+        except PadfixError as error:
+            refused.append(f"{path.stem}: {error}")
+    assert len(refused) < len(chat_templates()) / 4, refused

@@ -1,0 +1,169 @@
+"""`prepare`: patches once, leaves everything as it was when it cannot, and each part works alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llama_padfix import Change, Finding, PadfixError, Plan, Prepared, Report, prepare
+from llama_padfix.reference import make_tiny_llama
+from tests.conftest import fresh_tokenizer
+
+ROW = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
+
+
+def settings(tokenizer: Any, model: Any) -> dict[str, Any]:
+    """Everything that a patch could touch, as plain values."""
+    return {
+        "tokens": copy.deepcopy(tokenizer.special_tokens_map),
+        "sides": (tokenizer.padding_side, tokenizer.truncation_side),
+        "size": len(tokenizer),
+        "init": {name: str(value) for name, value in tokenizer.init_kwargs.items()},
+        "processor": tokenizer.backend_tokenizer.post_processor.__getstate__(),
+        "template": tokenizer.chat_template,
+        "config": copy.deepcopy(model.config.to_dict()),
+        "generation": copy.deepcopy(model.generation_config.to_dict()),
+    }
+
+
+@pytest.mark.parametrize("release", ["3-base", "3-instruct-early", "3.2-instruct"])
+def test_a_second_prepare_changes_nothing(
+    release: str, make_tokenizer: Callable[[str], Any], make_model: Callable[..., Any]
+) -> None:
+    tokenizer, model = make_tokenizer(release), make_model(release, num_hidden_layers=1)
+    weight = model.get_input_embeddings().weight
+    held = weight.detach().clone()
+    size, template = len(tokenizer), tokenizer.chat_template
+    first = prepare(tokenizer, model, device="cpu")
+    after = settings(tokenizer, model)
+    again = prepare(tokenizer, model, device="cpu")
+    assert first.plan and not again.plan and str(again.plan) == "Nothing to change."
+    assert settings(tokenizer, model) == after
+    assert not [finding for finding in again.report.findings if finding.severity != "note"]
+    assert (len(tokenizer), tokenizer.chat_template) == (size, template)
+    assert model.get_input_embeddings().weight is weight and bool((weight == held).all())
+
+
+def test_a_tokenizer_alone_is_enough(tokenizer: Any) -> None:
+    prepared = prepare(tokenizer, max_length=64, pad_to_multiple_of=8, device="cpu")
+    assert {change.target for change in prepared.plan} == {"tokenizer.pad_token", "tokenizer.adds_bos"}
+    encoded = prepared.encode([ROW], progress=False)
+    assert prepared.counts.kept == 1
+    batch = prepared.collator(list(encoded))
+    assert batch["input_ids"].shape == (1, 40) and batch["input_ids"][0, -1] == 128001
+
+
+def test_parts_work_without_what_they_came_from(tokenizer: Any) -> None:
+    prepared = prepare(tokenizer, device="cpu")
+    collator, encoder, sft, plain = prepared.collator, prepared.encoder, prepared.training_args, prepared.trainer_args
+    del prepared
+    assert collator([encoder(ROW)])["labels"].max() == 128009
+    assert set(sft) - set(plain) == {"dataset_kwargs"} and plain["bf16"] is plain["fp16"] is False
+
+
+def test_training_args_are_a_fresh_dict_at_every_call(tokenizer: Any) -> None:
+    prepared = prepare(tokenizer, device="cpu")
+    prepared.training_args["dataset_kwargs"]["skip_prepare_dataset"] = False
+    prepared.trainer_args["label_names"].append("other")
+    assert prepared.training_args["dataset_kwargs"] == {"skip_prepare_dataset": True}
+    assert prepared.trainer_args["label_names"] == ["labels"]
+
+
+@pytest.fixture(scope="module")
+def untouched() -> tuple[Any, Any]:
+    """Shared by tests that prove of it that nothing changes."""
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    tokenizer.padding_side = "left"
+    return tokenizer, make_tiny_llama("3-base", hidden_size=16, num_hidden_layers=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"max_length": 0}, "max_length=0"),
+        ({"max_length": "2048"}, "max_length='2048'"),
+        ({"pad_token": "<|no_such_token|>"}, "no_such_token"),
+        ({"train_on": "everything"}, "train_on='everything'"),
+        ({"truncation": "left"}, "truncation='left'"),
+        ({"on_error": "ignore"}, "on_error='ignore'"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of"),
+        ({"device": "no-such-device"}, "no-such-device"),
+    ],
+)
+def test_a_wrong_argument_leaves_tokenizer_and_model_as_they_were(
+    arguments: dict[str, Any], said: str, untouched: tuple[Any, Any]
+) -> None:
+    tokenizer, model = untouched
+    before = settings(tokenizer, model)
+    with pytest.raises(PadfixError, match=said):
+        prepare(tokenizer, model, **{"device": "cpu", **arguments})
+    assert settings(tokenizer, model) == before
+
+
+@pytest.mark.parametrize("name", ["pad_token_id", "eos_token_id"])
+def test_a_setting_that_cannot_be_written_takes_all_others_back(
+    name: str, make_tokenizer: Callable[[str], Any], make_model: Callable[..., Any]
+) -> None:
+    tokenizer = make_tokenizer("3-instruct-early")
+    tokenizer.padding_side = "left"
+    model = make_model("3-instruct-early", num_hidden_layers=1)
+
+    class Frozen(type(model.generation_config)):  # type: ignore[misc]
+        def __setattr__(self, attribute: str, value: Any) -> None:
+            if attribute == name:
+                raise RuntimeError("read only")
+            super().__setattr__(attribute, value)
+
+    model.generation_config.__class__ = Frozen
+    before = settings(tokenizer, model)
+    with pytest.raises(RuntimeError, match="read only"):
+        prepare(tokenizer, model, device="cpu")
+    assert settings(tokenizer, model) == before
+
+
+def test_what_is_no_tokenizer_is_refused_with_the_line_that_mends_it(
+    tokenizer: Any, make_model: Callable[..., Any]
+) -> None:
+    class Processor:
+        def __init__(self) -> None:
+            self.tokenizer = tokenizer
+
+        def __call__(self, text: str) -> None:
+            raise AssertionError("a processor is not asked to encode")
+
+    with pytest.raises(PadfixError, match=r"processor\.tokenizer"):
+        prepare(Processor(), device="cpu")
+    with pytest.raises(PadfixError, match="Got a LlamaForCausalLM where a Hugging Face tokenizer is needed"):
+        prepare(make_model(num_hidden_layers=1), tokenizer, device="cpu")
+
+
+def test_printed_it_says_what_changed_why_and_in_which_precision(
+    make_tokenizer: Callable[[str], Any], make_model: Callable[..., Any]
+) -> None:
+    tokenizer, model = make_tokenizer("3-instruct-early"), make_model("3-instruct-early", num_hidden_layers=1)
+    prepared = prepare(tokenizer, model, device="cpu")
+    text = str(prepared)
+    assert text.startswith(f"{len(prepared.plan)} changes:\n")
+    assert "  tokenizer.eos_token: '<|end_of_text|>' -> '<|eot_id|>'\n" in text
+    assert "  model.generation_config.eos_token_id: 128001 -> (128001, 128009)\n" in text
+    assert "float32: cpu" in text and "passed: " in text
+    assert all(change.why and change.why in text for change in prepared.plan)
+
+
+def test_in_a_notebook_nothing_that_a_tokenizer_says_is_taken_for_html(tokenizer: Any) -> None:
+    prepared = prepare(tokenizer, device="cpu")
+    assert "&lt;|end_of_text|&gt;" in prepared._repr_html_() and "<|end_of_text|>" not in prepared._repr_html_()
+
+    hostile = "<script>alert('x')</script>&\""
+    change = Change(hostile, hostile, hostile, hostile, code=hostile)
+    finding = Finding(hostile, hostile, "error", hostile)
+    parts: dict[str, Any] = {
+        "precision": prepared.precision,
+        "collator": prepared.collator,
+        "encoder": prepared.encoder,
+    }
+    page = Prepared(plan=Plan((change,)), report=Report((finding,)), **parts)._repr_html_()
+    assert "<script" not in page and page.count("&lt;script&gt;") == 5 + 3

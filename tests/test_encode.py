@@ -1,0 +1,704 @@
+from __future__ import annotations
+
+import functools
+import json
+import pickle
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from llama_padfix.encode import ChatEncoder
+from llama_padfix.records import IGNORE_INDEX, Counts, PadfixError
+from tests.conftest import ALL, INSTRUCT, fresh_tokenizer
+from tests.conversations import (
+    CONTROL_WORDS,
+    FAKE_TURN,
+    encoded_rows,
+    make_conversation,
+    rows_for,
+    say,
+    say_control,
+    shared,
+    trained_runs,
+)
+
+BOS, TEXT_END, EOT = 128000, 128001, 128009
+FIRST_SPECIAL = 128000
+LLAMA3_HEADER = [128006, 78191, 128007, 271]
+PLAIN_TEXTS = (
+    "Hello world",
+    " leading space",
+    "\n\nnew lines\n",
+    "你好 🙂 e\u0301",
+    "def f():\n\treturn 1",
+    "a" * 300,
+)
+QUESTION = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}]
+
+
+def template_ids(tokenizer: Any, row: dict[str, Any]) -> list[int]:
+    ids: list[int] = tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=True)["input_ids"]
+    return ids
+
+
+# Ids
+
+
+@pytest.mark.parametrize("patched", [False, True], ids=["unpatched", "patched"])
+@pytest.mark.parametrize("release", INSTRUCT)
+def test_ids_equal_the_chat_template_with_one_bos_on_a_thousand_conversations(release: str, patched: bool) -> None:
+    tokenizer = shared(release, patched)
+    columns = encoded_rows(release, patched)
+    for number, row in enumerate(rows_for(release)):
+        ids = columns["input_ids"][number]
+        assert ids == template_ids(tokenizer, row), number
+        assert ids[0] == BOS and ids.count(BOS) == 1, number
+
+
+@pytest.mark.parametrize("release", INSTRUCT)
+def test_patching_changes_neither_ids_nor_labels(release: str) -> None:
+    assert encoded_rows(release, True) == encoded_rows(release, False)
+
+
+@pytest.mark.parametrize("release", INSTRUCT)
+def test_labels_are_the_ids_themselves_and_position_zero_is_never_trained(release: str) -> None:
+    columns = encoded_rows(release)
+    for ids, labels in zip(columns["input_ids"], columns["labels"], strict=True):
+        assert labels[0] == IGNORE_INDEX
+        assert all(label in (IGNORE_INDEX, token_id) for token_id, label in zip(ids, labels, strict=True))
+
+
+# Meta's own package as the oracle
+
+
+@functools.cache
+def meta_message(role: str, content: str) -> tuple[int, ...]:
+    from llama_models.datatypes import RawMessage, ToolPromptFormat
+    from llama_models.llama3.chat_format import ChatFormat
+    from llama_models.llama3.tokenizer import Tokenizer
+
+    message: Any = RawMessage.model_construct(
+        role=role, content=content, tool_calls=[], context=None, stop_reason=None
+    )
+    return tuple(ChatFormat(Tokenizer.get_instance()).encode_message(message, ToolPromptFormat.json)[0])
+
+
+def written_messages(row: dict[str, Any], release: str, date: str) -> list[tuple[str, str]]:
+    """The (role, content) pairs that the release's template writes, worked out by hand from Meta's model card."""
+    messages = [dict(message) for message in row["messages"]]
+    if release == "3-instruct-early":
+        return [(message["role"], message["content"].strip()) for message in messages]
+    tools = row.get("tools")
+    system = messages.pop(0)["content"].strip() if messages[0]["role"] == "system" else ""
+    environment = "Environment: ipython\n" if tools else ""
+    dated = f"{environment}Cutting Knowledge Date: December 2023\nToday Date: {date}\n\n{system}"
+    written = [("system", dated)]
+    if tools:
+        listed = "".join(json.dumps(tool, indent=4, ensure_ascii=False) + "\n\n" for tool in tools)
+        guide = (
+            "Given the following functions, please respond with a JSON for a function call with its proper arguments "
+            "that best answers the given prompt.\n\nRespond in the format "
+            '{"name": function name, "parameters": dictionary of argument name and its value}.'
+            f"Do not use variables.\n\n{listed}"
+        )
+        written.append(("user", guide + messages.pop(0)["content"].strip()))
+    for message in messages:
+        if message.get("tool_calls"):
+            call = message["tool_calls"][0]["function"]
+            arguments = json.dumps(call["arguments"], ensure_ascii=False)
+            written.append(("assistant", f'{{"name": "{call["name"]}", "parameters": {arguments}}}'))
+        elif message["role"] in ("tool", "ipython"):
+            written.append(("tool", json.dumps(message["content"], ensure_ascii=False)))
+        else:
+            written.append((message["role"], message["content"].strip()))
+    return written
+
+
+@pytest.mark.parametrize("release", INSTRUCT)
+def test_ids_and_labels_equal_metas_chat_format_row_by_row(release: str) -> None:
+    date = "26 Jul 2024"
+    encoder = ChatEncoder(shared(release), template_kwargs={"date_string": date})
+    columns, _ = encoder.encode_rows(rows_for(release))
+    for number, row in enumerate(rows_for(release)):
+        ids, labels = [BOS], [IGNORE_INDEX]
+        for role, content in written_messages(row, release, date):
+            tokens = list(meta_message(role, content))
+            header = 4  # <|start_header_id|>, the role (one token each), <|end_header_id|>, the empty line
+            assert tokens[2] == 128007 or role == "tool"  # "ipython" is two tokens
+            ids += tokens
+            trained = [IGNORE_INDEX] * header + tokens[header:]
+            labels += trained if role == "assistant" else [IGNORE_INDEX] * len(tokens)
+        if release == "3-instruct-early":
+            ids += LLAMA3_HEADER
+            labels += [IGNORE_INDEX] * 4
+        assert columns["input_ids"][number] == ids, number
+        assert columns["labels"][number] == labels, number
+
+
+def test_metas_tokens_differ_where_a_template_keeps_white_space_after_the_header() -> None:
+    # Meta encodes the header's empty line apart from the content; a template that does not trim gives the
+    # tokenizer both in one text, where they melt into one token. That token holds characters of the prompt,
+    # so it is not trained. The releases' own templates trim, so it never happens there.
+    tokenizer = fresh_tokenizer("3-instruct-early")
+    tokenizer.chat_template = tokenizer.chat_template.replace(" | trim", "")
+    row = ChatEncoder(tokenizer)([QUESTION[0], {"role": "assistant", "content": "\n\n4"}])
+    meta = list(meta_message("assistant", "\n\n4"))
+    assert meta == [*LLAMA3_HEADER, 271, 19, EOT]
+    start = len(row["input_ids"]) - 4 - 6
+    assert row["input_ids"][start : start + 6] == [128006, 78191, 128007, 1038, 19, EOT]
+    assert trained_runs(row["labels"]) == [[19, EOT]]
+
+
+# TRL's training template, and rendering by prefixes
+
+
+def test_labels_equal_the_masks_of_trls_training_template_for_llama_3() -> None:
+    import trl
+
+    path = Path(trl.__file__).parent / "chat_templates" / "llama3_training.jinja"
+    training, tokenizer = path.read_text(encoding="utf-8"), shared("3-instruct-early")
+    columns = encoded_rows("3-instruct-early")
+    for number, row in enumerate(rows_for("3-instruct-early")):
+        expected = tokenizer.apply_chat_template(
+            row["messages"],
+            chat_template=training,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        # The early template appends the generation prompt; TRL's does not.
+        assert columns["input_ids"][number] == expected["input_ids"] + LLAMA3_HEADER, number
+        mask = [int(label != IGNORE_INDEX) for label in columns["labels"][number]]
+        assert mask == expected["assistant_masks"] + [0] * 4, number
+
+
+def labels_by_prefixes(tokenizer: Any, row: dict[str, Any], ids: list[int]) -> list[int]:
+    """The slow reference: the ids of the conversation up to each turn, with and without it, and nothing else."""
+    messages, tools = row["messages"], row.get("tools")
+
+    def encode(part: list[Any], prompt: bool) -> list[int]:
+        part = part or [{"role": "system", "content": ""}]  # renders as no system message does
+        encoding = tokenizer.apply_chat_template(part, tools=tools, tokenize=True, add_generation_prompt=prompt)
+        found: list[int] = encoding["input_ids"]
+        assert ids[: len(found)] == found
+        return found
+
+    labels = [IGNORE_INDEX] * len(ids)
+    for index, message in enumerate(messages):
+        if message["role"] == "assistant":
+            start, end = len(encode(messages[:index], True)), len(encode(messages[: index + 1], False))
+            labels[start:end] = ids[start:end]
+    return labels
+
+
+@pytest.mark.parametrize("release", ["3.1-instruct-early", "3.1-instruct", "3.2-instruct"])
+def test_labels_equal_a_slow_reference_that_renders_prefixes(release: str) -> None:
+    columns = encoded_rows(release)
+    for number, row in enumerate(rows_for(release)[:200]):
+        ids = columns["input_ids"][number]
+        assert columns["labels"][number] == labels_by_prefixes(shared(release), row, ids), number
+
+
+def test_early_llama_3s_appended_header_is_in_the_ids_and_not_trained() -> None:
+    row = ChatEncoder(shared("3-instruct-early"))([*QUESTION, {"role": "assistant", "content": ""}])
+    assert row["input_ids"][-5:] == [EOT, *LLAMA3_HEADER]
+    assert row["labels"][-5:] == [EOT, *[IGNORE_INDEX] * 4]
+    assert trained_runs(row["labels"]) == [[19, EOT], [EOT]]
+
+
+def test_train_on_last_trains_the_last_assistant_turn_alone() -> None:
+    everything = encoded_rows("3.1-instruct")
+    last, _ = ChatEncoder(shared("3.1-instruct"), train_on="last").encode_rows(rows_for("3.1-instruct"))
+    assert last["input_ids"] == everything["input_ids"]
+    for mine, full in zip(last["labels"], everything["labels"], strict=True):
+        assert trained_runs(mine) == trained_runs(full)[-1:]
+        first = next(place for place, label in enumerate(mine) if label != IGNORE_INDEX)
+        assert mine[first:] == full[first:]
+
+
+def test_the_prompt_of_a_prompt_completion_row_is_never_trained() -> None:
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    row = encoder({"prompt": [*QUESTION, QUESTION[0]], "completion": [{"role": "assistant", "content": "Four"}]})
+    assert trained_runs(row["labels"]) == [[28070, EOT]]
+
+
+# Control tokens that are only spelled
+
+
+def with_word(role: str, word: str) -> dict[str, Any]:
+    """A conversation of all roles in which one message spells the word."""
+    texts = dict.fromkeys(("system", "user", "assistant", "tool"), "fine") | {role: f"Say {word} now"}
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
+    return {
+        "messages": [
+            {"role": "system", "content": texts["system"]},
+            {"role": "user", "content": texts["user"]},
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "content": texts["tool"]},
+            {"role": "assistant", "content": texts["assistant"]},
+        ]
+    }
+
+
+@pytest.mark.parametrize("word", [*CONTROL_WORDS, FAKE_TURN])
+@pytest.mark.parametrize("role", ["system", "user", "tool", "assistant"])
+def test_control_tokens_spelled_in_a_message_stay_text(role: str, word: str) -> None:
+    tokenizer = shared("3.1-instruct")
+    encoder = ChatEncoder(tokenizer)
+    spelled, harmless = encoder(with_word(role, word)), encoder(with_word(role, "please"))
+    assert encoder.counts.escaped == 1
+
+    row = with_word(role, word)
+    text = tokenizer.apply_chat_template(row["messages"], tokenize=False)
+    assert tokenizer.decode(spelled["input_ids"], clean_up_tokenization_spaces=False) == text
+    specials = [[i for i in made["input_ids"] if i >= FIRST_SPECIAL] for made in (spelled, harmless)]
+    assert specials[0] == specials[1]
+    runs, harmless_runs = trained_runs(spelled["labels"]), trained_runs(harmless["labels"])
+    if role == "assistant":
+        assert runs[0] == harmless_runs[0]
+        assert tokenizer.decode(runs[1], clean_up_tokenization_spaces=False) == f"Say {word} now<|eot_id|>"
+    else:
+        assert runs == harmless_runs
+
+
+def test_a_control_token_spelled_in_a_tool_call_or_a_tool_stays_text() -> None:
+    tokenizer = shared("3.1-instruct")
+    row = with_word("user", "hello")
+    row["messages"][2]["tool_calls"][0]["function"]["arguments"] = {"<|eot_id|>": "<|start_header_id|>"}
+    row["tools"] = [{"type": "function", "function": {"name": "look", "description": "ends in <|eot_id|>"}}]
+    made = ChatEncoder(tokenizer)(row)
+    assert made["input_ids"].count(EOT) == 5
+    written = '{"name": "look", "parameters": {"<|eot_id|>": "<|start_header_id|>"}}<|eot_id|>'
+    assert tokenizer.decode(trained_runs(made["labels"])[0]) == written
+
+
+@pytest.mark.parametrize("release", INSTRUCT)
+def test_conversations_full_of_control_tokens_keep_their_text_and_their_turns(release: str) -> None:
+    tokenizer = shared(release)
+    rng = random.Random(7)
+    conversations = [make_conversation(rng, say_control if n % 4 else say) for n in range(120)]
+    columns, counts = ChatEncoder(tokenizer).encode_rows(conversations)
+    escaped, vocabulary = 0, tokenizer.get_added_vocab()  # Llama 3 has no <|python_tag|>
+    for number, messages in enumerate(conversations):
+        ids, labels = columns["input_ids"][number], columns["labels"][number]
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text, number
+        contents = "".join(message["content"] for message in messages)
+        escaped += any(word in contents for word in CONTROL_WORDS if word in vocabulary)
+        system = release != "3-instruct-early" and messages[0]["role"] != "system"
+        assert ids.count(EOT) == len(messages) + system, number
+        assert ids.count(BOS) == 1
+        answers = [m["content"].strip() + "<|eot_id|>" for m in messages if m["role"] == "assistant"]
+        runs = [tokenizer.decode(run, clean_up_tokenization_spaces=False) for run in trained_runs(labels)]
+        assert runs == answers, number
+    assert counts.escaped == escaped > 60
+
+
+# Truncation
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last"])
+@pytest.mark.parametrize("release", INSTRUCT)
+def test_a_cut_row_is_a_prefix_that_ends_a_trained_turn_with_its_stop_token(release: str, train_on: Any) -> None:
+    rows, whole = rows_for(release)[:120], encoded_rows(release)
+    for max_length in (2, 40, 80, 150, 400):
+        encoder = ChatEncoder(shared(release), max_length=max_length, train_on=train_on, on_error="drop")
+        kept = cut = 0
+        for number, row in enumerate(rows):
+            ids = whole["input_ids"][number]
+            columns, counts = encoder.encode_rows([row])
+            assert counts.rows == counts.kept + counts.dropped == 1
+            if not counts.kept:
+                assert counts.dropped_too_long == 1 and len(ids) > max_length
+                continue
+            [made], [labels] = columns["input_ids"], columns["labels"]
+            kept, cut = kept + 1, cut + counts.cut
+            assert len(made) <= max_length and made == ids[: len(made)]
+            assert counts.cut == (len(made) < len(ids)) == (len(ids) > max_length)
+            assert any(label != IGNORE_INDEX for label in labels)
+            if train_on == "assistant":
+                assert labels == whole["labels"][number][: len(labels)]
+            if counts.cut:
+                assert labels[-1] == EOT == made[-1]
+        assert (encoder.counts.rows, encoder.counts.kept, encoder.counts.cut) == (len(rows), kept, cut)
+        assert kept + encoder.counts.dropped_too_long == len(rows)
+        if max_length == 150 and train_on == "assistant":
+            assert cut > 8
+
+
+def test_whole_turns_that_fit_are_all_kept() -> None:
+    rows, whole = rows_for("3.1-instruct")[:300], encoded_rows("3.1-instruct")
+    columns, _ = ChatEncoder(shared("3.1-instruct"), max_length=200).encode_rows(rows)
+    expected = []
+    for ids, labels in zip(whole["input_ids"], whole["labels"], strict=True):
+        ends = [n + 1 for n, label in enumerate(labels) if label == EOT and n < 200]
+        expected.append(ids if len(ids) <= 200 else ids[: ends[-1]] if ends else None)
+    assert columns["input_ids"] == [ids for ids in expected[:300] if ids is not None]
+
+
+def test_truncation_by_tokens_cuts_at_the_length_and_forges_no_end() -> None:
+    rows, whole = rows_for("3.1-instruct")[:300], encoded_rows("3.1-instruct")
+    encoder = ChatEncoder(shared("3.1-instruct"), max_length=60, truncation="tokens")
+    columns, counts = encoder.encode_rows(rows)
+    cuts = [(ids[:60], labels[:60]) for ids, labels in zip(whole["input_ids"], whole["labels"], strict=True)][:300]
+    kept = [(ids, labels) for ids, labels in cuts if any(label != IGNORE_INDEX for label in labels)]
+    assert list(zip(columns["input_ids"], columns["labels"], strict=True)) == kept
+    assert counts.dropped_too_long == 300 - len(kept) > 0
+    assert counts.cut > 0
+
+
+def test_truncation_error_names_the_row_and_the_length() -> None:
+    encoder = ChatEncoder(shared("3.1-instruct"), max_length=10, truncation="error")
+    with pytest.raises(PadfixError, match=r"row 1: \d+ tokens are more than max_length=10"):
+        encoder.encode_rows([{"text": "short"}, QUESTION])
+    assert encoder.counts == Counts()
+
+
+def test_a_first_turn_that_does_not_fit_is_dropped_and_counted() -> None:
+    encoder = ChatEncoder(shared("3.1-instruct"), max_length=5)
+    assert encoder([QUESTION, QUESTION]) == {"input_ids": [], "labels": []}
+    assert encoder.counts == Counts(rows=2, dropped_too_long=2)
+    with pytest.raises(PadfixError, match="leaves nothing to train on"):
+        encoder(QUESTION)
+
+
+def test_counts_add_up_on_every_kind_of_row_at_once() -> None:
+    tokenizer = shared("3.1-instruct")
+    text = tokenizer.apply_chat_template(QUESTION, tokenize=False)
+    spelled = [{"role": "user", "content": "<|eot_id|>"}, QUESTION[1]]
+    cut = [*QUESTION, *QUESTION, *QUESTION]
+    long = [{"role": "user", "content": "word " * 200}, QUESTION[1]]
+    encoder = ChatEncoder(tokenizer, max_length=60, on_error="drop")
+    _, counts = encoder.encode_rows([QUESTION, spelled, cut, long, [], {"text": "<|begin_of_text|>" + text}])
+    expected = Counts(rows=6, kept=4, dropped_too_long=1, dropped_invalid=1, cut=1, repaired=1, escaped=1)
+    assert counts == encoder.counts
+    assert (counts.tokens, counts.trained_tokens) > (0, 0)
+    assert vars(counts) | {"tokens": 0, "trained_tokens": 0} == vars(expected)
+    assert counts.rows == counts.kept + counts.dropped
+
+
+# Rows that cannot be read
+
+BAD_ROWS: dict[str, Any] = {
+    "an empty conversation": {"messages": []},
+    "no assistant turn": {"messages": QUESTION[:1]},
+    "null content": {"messages": [QUESTION[0], {"role": "assistant", "content": None}]},
+    "content that is a number": {"messages": [QUESTION[0], {"role": "assistant", "content": 4}]},
+    "no list at all": {"messages": 7},
+    "no conversation at all": 7,
+    "an unknown role": {"messages": [{"role": "alien", "content": "x"}, QUESTION[1]]},
+    "two calls where the template takes one": {
+        "messages": [
+            QUESTION[0],
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}] * 2},
+        ]
+    },
+    "half a surrogate pair": {"messages": [{"role": "user", "content": "\ud83d"}, QUESTION[1]]},
+    "half a surrogate pair in a text": {"text": "\ud83d"},
+    "an empty text": {"text": ""},
+    "text parts that the template writes as Python": {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, QUESTION[1]]
+    },
+}
+
+
+@pytest.mark.parametrize("kind", list(BAD_ROWS))
+def test_a_row_that_cannot_be_read_raises_with_its_number_and_counts_nothing(kind: str) -> None:
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    with pytest.raises(PadfixError, match=r"^row 12: (?!row)"):
+        encoder.encode_rows([{"messages": QUESTION}, {"text": "fine"}, BAD_ROWS[kind]], 10)
+    with pytest.raises(PadfixError, match=r"^row 5: "):
+        encoder([{"messages": QUESTION}, BAD_ROWS[kind]], [3, 5])
+    assert encoder.counts == Counts()
+
+
+@pytest.mark.parametrize("kind", list(BAD_ROWS))
+def test_a_row_that_cannot_be_read_is_dropped_and_counted_by_choice(kind: str) -> None:
+    encoder = ChatEncoder(shared("3.1-instruct"), on_error="drop")
+    columns, counts = encoder.encode_rows([{"messages": QUESTION}, BAD_ROWS[kind], QUESTION])
+    assert len(columns["input_ids"]) == counts.kept == 2
+    assert counts.dropped_invalid == 1
+    assert columns["input_ids"][0] == columns["input_ids"][1]
+
+
+def test_a_row_given_alone_is_named_by_the_index_that_came_with_it() -> None:
+    with pytest.raises(PadfixError, match=r"^row 41: "):
+        ChatEncoder(shared("3.1-instruct"))({"messages": []}, 41)
+
+
+def test_a_tokenizer_without_a_template_raises_though_bad_rows_are_dropped() -> None:
+    encoder = ChatEncoder(shared("3-base"), on_error="drop")
+    with pytest.raises(PadfixError, match="no chat template"):
+        encoder.encode_rows([QUESTION])
+
+
+def test_a_tool_call_that_the_template_leaves_out_is_refused() -> None:
+    # Llama 3's first template knows no tools and writes the missing content as "None".
+    with pytest.raises(PadfixError, match=r"row 0: The chat template leaves out the tool call 'look' of message 2"):
+        ChatEncoder(shared("3-instruct-early"))([with_word("user", "hello")])
+
+
+def test_a_tokenizer_without_offsets_is_refused_with_the_line_that_helps() -> None:
+    tokenizer = fresh_tokenizer("3.1-instruct")
+
+    class Slow(type(tokenizer)):  # type: ignore[misc]
+        is_fast = False
+
+    tokenizer.__class__ = Slow
+    with pytest.raises(PadfixError, match="use_fast=True"):
+        ChatEncoder(tokenizer)(QUESTION)
+
+
+def test_user_data_is_not_changed() -> None:
+    row = with_word("user", "<|eot_id|>")
+    before = json.dumps(row)
+    ChatEncoder(shared("3.1-instruct"))(row)
+    assert json.dumps(row) == before
+
+
+# The tokenizer stays as it was
+
+
+def state_of(tokenizer: Any) -> tuple[Any, ...]:
+    backend = tokenizer.backend_tokenizer
+    plain = {name: repr(value) for name, value in vars(tokenizer).items() if name != "_tokenizer"}
+    return backend.to_str(), backend.truncation, backend.padding, backend.encode_special_tokens, plain
+
+
+def test_encoding_leaves_the_tokenizer_as_it_was_and_heeds_none_of_its_switches() -> None:
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    tokenizer.model_max_length = 60
+    tokenizer.padding_side = "left"
+    tokenizer.backend_tokenizer.enable_truncation(8, stride=2, direction="left")
+    tokenizer.backend_tokenizer.enable_padding(direction="left", pad_id=5, pad_token="!", length=700)
+    tokenizer.backend_tokenizer.encode_special_tokens = True
+    before = state_of(tokenizer)
+    rows: list[Any] = [*rows_for("3.1-instruct")[:40], with_word("user", FAKE_TURN)]
+    encoder = ChatEncoder(tokenizer)
+    columns, _ = encoder.encode_rows(rows)
+    encoder([{"text": "plain"}, {"text": tokenizer.apply_chat_template(QUESTION, tokenize=False)}])
+    with pytest.raises(PadfixError):
+        encoder([7])
+    assert state_of(tokenizer) == before
+    assert columns["input_ids"][:40] == encoded_rows("3.1-instruct")["input_ids"][:40]
+    assert columns["labels"][:40] == encoded_rows("3.1-instruct")["labels"][:40]
+
+
+# Text
+
+
+def assert_text_is_right(tokenizer: Any) -> None:
+    encoder = ChatEncoder(tokenizer)
+    for text in PLAIN_TEXTS:
+        for given in (text, "<|begin_of_text|>" + text, "<|begin_of_text|><|begin_of_text|>" + text):
+            row = encoder({"text": given})
+            ids = row["input_ids"]
+            assert ids[0] == BOS and ids.count(BOS) == 1
+            assert ids[-1] == TEXT_END and ids.count(TEXT_END) == 1
+            assert tokenizer.decode(ids[1:-1], clean_up_tokenization_spaces=False) == text
+            assert row["labels"] == [IGNORE_INDEX, *ids[1:]]
+    assert encoder.counts.repaired == len(PLAIN_TEXTS)
+
+
+@pytest.mark.parametrize("release", ALL)
+def test_plain_text_gets_one_bos_and_one_end_also_patched_and_reloaded(release: str, tmp_path: Path) -> None:
+    assert_text_is_right(shared(release))
+    assert_text_is_right(shared(release, True))
+    shared(release, True).save_pretrained(tmp_path)
+    reloaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert_text_is_right(reloaded)
+    if release in INSTRUCT:
+        columns, _ = ChatEncoder(reloaded).encode_rows(rows_for(release)[:20])
+        assert columns["input_ids"] == encoded_rows(release)["input_ids"][:20]
+        assert columns["labels"] == encoded_rows(release)["labels"][:20]
+
+
+def test_a_text_that_ends_already_gets_no_second_end() -> None:
+    row = ChatEncoder(shared("3.1-base"))({"text": "Hello<|end_of_text|>"})
+    assert row["input_ids"] == [BOS, 9906, TEXT_END]
+
+
+def test_a_plain_text_after_a_rendered_chat_is_still_plain_text() -> None:
+    tokenizer = shared("3.1-instruct")
+    texts = ["Hello", tokenizer.apply_chat_template(QUESTION, tokenize=False), "Hello"]
+    rows = ChatEncoder(tokenizer)({"text": texts})
+    assert rows["input_ids"][0] == rows["input_ids"][2] == [BOS, 9906, TEXT_END]
+    assert trained_runs(rows["labels"][1]) == [[19, EOT]]
+
+
+def test_plain_text_needs_no_markers_of_the_template() -> None:
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role + ': ' + m.content }}\n{% endfor %}"
+    assert ChatEncoder(tokenizer)({"text": "Hello"})["input_ids"] == [BOS, 9906, TEXT_END]
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last"])
+@pytest.mark.parametrize("bos", [1, 2])
+@pytest.mark.parametrize("release", ["3-base+chat", "3.1-base+chat", *INSTRUCT])
+def test_a_rendered_chat_as_text_equals_its_messages(release: str, bos: int, train_on: Any) -> None:
+    tokenizer, rows = shared(release, True), rows_for(release)[:50]
+    expected, _ = ChatEncoder(tokenizer, train_on=train_on).encode_rows(rows)
+    extra = "<|begin_of_text|>" * (bos - 1)
+    texts = [
+        {"text": extra + tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=False)}
+        for row in rows
+    ]
+    columns, counts = ChatEncoder(tokenizer, train_on=train_on).encode_rows(texts)
+    assert columns == expected
+    assert counts.repaired == (len(rows) if bos == 2 else 0)
+
+
+def test_a_rendered_chat_as_text_is_cut_at_whole_turns_too() -> None:
+    tokenizer = shared("3.1-instruct")
+    rows = rows_for("3.1-instruct")[:150]
+    texts = [
+        {"text": tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=False)}
+        for row in rows
+    ]
+    made = [ChatEncoder(tokenizer, max_length=150).encode_rows(kind) for kind in (rows, texts)]
+    assert made[0] == made[1]
+    assert made[0][1].cut > 10
+
+
+# The ways in
+
+
+def test_one_row_a_list_of_rows_and_columns_give_the_same() -> None:
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    one = encoder(QUESTION)
+    sharegpt = [{"from": "human", "value": "What is 2 + 2?"}, {"from": "gpt", "value": "4"}]
+    alone: list[Any] = [
+        tuple(QUESTION),
+        {"messages": QUESTION},
+        {"messages": QUESTION, "tools": None},
+        {"messages": QUESTION, "tags": []},
+        {"conversations": sharegpt, "id": 3},
+        sharegpt,
+        {"prompt": "What is 2 + 2?", "completion": "4"},
+        {"prompt": QUESTION[:1], "completion": QUESTION[1:]},
+        {"instruction": "What is 2 + 2?", "output": "4"},
+    ]
+    for row in alone:
+        assert encoder(row) == one
+    many = {name: [value] * 2 for name, value in one.items()}
+    together: list[Any] = [
+        [QUESTION, QUESTION],
+        [{"messages": QUESTION}, {"conversations": sharegpt}],
+        [{"messages": QUESTION, "from": "a crawl"}, {"messages": QUESTION, "role": "x"}],
+        {"messages": [QUESTION, QUESTION], "tools": [None, None]},
+        {"conversations": [sharegpt, sharegpt]},
+        {"prompt": ["What is 2 + 2?"] * 2, "completion": ["4", "4"]},
+        {"prompt": [QUESTION[:1]] * 2, "completion": [QUESTION[1:]] * 2},
+    ]
+    for batch in together:
+        assert encoder(batch) == many
+
+
+def test_a_row_with_an_array_beside_its_messages_is_one_row() -> None:
+    numpy = pytest.importorskip("numpy")
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    assert encoder({"messages": QUESTION, "embedding": numpy.zeros(4)}) == encoder(QUESTION)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"train_on": "all"}, {"truncation": "cut"}, {"on_error": "ignore"}, {"max_length": 1}, {"max_length": "8"}],
+)
+def test_an_unknown_setting_is_refused_before_anything_is_encoded(wrong: Any) -> None:
+    with pytest.raises(PadfixError, match=next(iter(wrong))):
+        ChatEncoder(shared("3.1-instruct"), **wrong)
+
+
+def test_a_date_that_the_template_takes_from_the_clock_is_pinned_and_shown() -> None:
+    pinned = ChatEncoder(shared("3.2-instruct"), template_kwargs={"date_string": "01 Jan 2025"})
+    assert "Today Date: 01 Jan 2025" in pinned.tokenizer.decode(pinned(QUESTION)["input_ids"])
+    assert set(ChatEncoder(shared("3.2-instruct")).template_kwargs) == {"date_string"}
+    assert ChatEncoder(shared("3.1-instruct")).template_kwargs == {}
+
+
+# datasets
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Any:
+    datasets = pytest.importorskip("datasets")
+    return datasets.Dataset.from_list([{"messages": make_conversation(random.Random(n))} for n in range(40)])
+
+
+@pytest.fixture
+def expected(dataset: Any) -> dict[str, list[list[int]]]:
+    columns, _ = ChatEncoder(shared("3.1-instruct")).encode_rows([{"messages": m} for m in dataset["messages"]])
+    return columns
+
+
+def test_dataset_map_in_batches_alone_with_indices_and_in_two_processes(
+    dataset: Any, expected: dict[str, Any]
+) -> None:
+    ways: list[dict[str, Any]] = [
+        {"batched": True, "batch_size": 7},
+        {"batched": True, "with_indices": True},
+        {"batched": False},
+        {"batched": False, "with_indices": True},
+        {"batched": True, "num_proc": 2},
+    ]
+    for way in ways:
+        encoder = ChatEncoder(shared("3.1-instruct"))
+        made = dataset.map(encoder, remove_columns=dataset.column_names, **way)
+        assert made.column_names == ["input_ids", "labels"]
+        assert {name: list(made[name]) for name in made.column_names} == expected, way
+
+
+def test_dataset_map_with_indices_names_the_row_of_the_dataset() -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list([{"messages": QUESTION}] * 5 + [{"messages": []}])
+    for batched in (True, False):
+        with pytest.raises(PadfixError, match=r"^row 5: "):
+            rows.map(ChatEncoder(shared("3.1-instruct")), batched=batched, batch_size=2, with_indices=True)
+
+
+def test_tool_rows_survive_arrow_which_fills_every_message_with_null_keys() -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [row for row in rows_for("3.1-instruct")[:200] if "tools" in row or len(row["messages"]) == 2]
+    filled = datasets.Dataset.from_list(rows)
+    made = filled.map(ChatEncoder(shared("3.1-instruct")), batched=True, remove_columns=filled.column_names)
+    columns, _ = ChatEncoder(shared("3.1-instruct")).encode_rows(rows)
+    assert list(made["input_ids"]) == columns["input_ids"]
+    assert list(made["labels"]) == columns["labels"]
+
+
+def test_an_encoder_hashes_the_same_before_and_after_use_and_differently_for_other_settings() -> None:
+    hash_of: Callable[[Any], str] = pytest.importorskip("datasets.fingerprint").Hasher.hash
+    encoder, twin = (ChatEncoder(fresh_tokenizer("3.1-instruct")) for _ in range(2))
+    before = hash_of(encoder)
+    encoder([{"messages": QUESTION}, with_word("user", FAKE_TURN), {"text": "plain"}])
+    encoder({"text": twin.tokenizer.apply_chat_template(QUESTION, tokenize=False)})
+    assert hash_of(encoder) == hash_of(twin) == before
+    others = [{"max_length": 9}, {"train_on": "last"}, {"truncation": "tokens"}, {"template_kwargs": {"x": 1}}]
+    hashes = {hash_of(ChatEncoder(twin.tokenizer, **other)) for other in others}  # type: ignore[arg-type]
+    assert len(hashes | {before}) == 5
+
+
+def test_the_hash_is_the_same_in_another_process() -> None:
+    code = (
+        "from tests.conftest import fresh_tokenizer; from llama_padfix.encode import ChatEncoder;"
+        "from datasets.fingerprint import Hasher; print(Hasher.hash(ChatEncoder(fresh_tokenizer('3.1-instruct'))))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    from datasets.fingerprint import Hasher
+
+    assert run.stdout.split()[-1] == Hasher.hash(ChatEncoder(fresh_tokenizer("3.1-instruct")))
+
+
+def test_a_pickled_encoder_encodes_the_same_and_starts_counting_anew() -> None:
+    encoder = ChatEncoder(shared("3.1-instruct"), max_length=500)
+    made = encoder(QUESTION)
+    again = pickle.loads(pickle.dumps(encoder))
+    assert again.counts == Counts()
+    assert again(QUESTION) == made
+    assert encoder.counts.rows == 1

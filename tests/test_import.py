@@ -1,0 +1,102 @@
+"""Importing the package is free, and every public name is what it says, in whatever order things are imported."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+import llama_padfix
+
+LIMIT = 0.050
+HEAVY = ("torch", "transformers", "numpy")
+SOURCE = Path(llama_padfix.__file__).parent
+
+# Measures inside the new process, from the first statement on: what starting Python itself takes is not counted.
+PROBE = """
+import sys, time
+before = time.perf_counter()
+{statement}
+print(time.perf_counter() - before, *[name for name in {heavy!r} if name in sys.modules])
+"""
+
+
+def import_cost(statement: str, runs: int = 7) -> tuple[float, set[str]]:
+    """The median time of a statement in a new Python, and which heavy packages it loaded."""
+    seconds, loaded = [], set()
+    for _ in range(runs):
+        code = PROBE.format(statement=statement, heavy=HEAVY)
+        out = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=SOURCE.parent
+        )
+        first, *names = out.stdout.split()
+        seconds.append(float(first))
+        loaded |= set(names)
+    return median(seconds), loaded
+
+
+def test_importing_takes_under_50_ms_and_loads_nothing_heavy() -> None:
+    seconds, loaded = import_cost("import llama_padfix")
+    assert loaded == set()
+    assert seconds < LIMIT
+
+
+@pytest.mark.parametrize("heavy", ["torch", "numpy"])
+def test_that_test_can_fail(heavy: str) -> None:
+    seconds, loaded = import_cost(f"import llama_padfix, {heavy}", runs=1)
+    assert heavy in loaded
+    if heavy == "torch":
+        assert seconds > LIMIT
+
+
+@pytest.mark.parametrize("module", sorted(module.name for module in pkgutil.iter_modules([str(SOURCE)])))
+def test_no_module_loads_torch_transformers_or_numpy(module: str) -> None:
+    _, loaded = import_cost(f"import llama_padfix.{module}", runs=1)
+    assert loaded == set()
+
+
+@pytest.mark.parametrize("name", llama_padfix.__all__)
+def test_every_public_name_resolves_with_a_docstring(name: str) -> None:
+    value = getattr(llama_padfix, name)
+    assert name in dir(llama_padfix)
+    if isinstance(value, (int, str)):
+        return  # a constant
+    assert value.__doc__ and not value.__doc__.startswith(f"{name}("), "dataclasses make up a docstring of their own"
+    assert value.__module__.startswith("llama_padfix.")
+
+
+def test_the_names_are_told_once_to_python_and_once_to_type_checkers() -> None:
+    tree = ast.parse((SOURCE / "__init__.py").read_text())
+    imported = {
+        alias.name: str(node.module).rpartition(".")[2]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("llama_padfix.")
+        for alias in node.names
+    }
+    assert imported == llama_padfix._MODULE_OF
+    assert set(llama_padfix.__all__) == {*imported, "__version__"}
+    with pytest.raises(AttributeError, match="'llama_padfix' has no attribute 'prepares'"):
+        _ = llama_padfix.prepares
+
+
+def test_no_module_shadows_a_public_name() -> None:
+    modules = {module.name for module in pkgutil.iter_modules([str(SOURCE)])}
+    assert len(modules) > 10
+    assert modules.isdisjoint(llama_padfix.__all__)
+
+
+def test_prepare_is_the_function_whatever_was_imported_before() -> None:
+    for module in pkgutil.iter_modules([str(SOURCE)]):
+        importlib.import_module(f"llama_padfix.{module.name}")
+    from llama_padfix import prepare
+
+    assert callable(prepare)
+    assert prepare.__module__ == "llama_padfix.compose"
+    for name in llama_padfix.__all__:
+        assert not isinstance(getattr(llama_padfix, name), type(sys))
