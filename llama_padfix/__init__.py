@@ -30,6 +30,7 @@ _MODULE_OF = {
     "TurnMarkers": "records",
     "build_trainer": "compose",
     "choose_precision": "precision",
+    "diagnose": "doctor",
     "dedupe_bos": "bos",
     "find_markers": "labels",
     "load": "loading",
@@ -60,6 +61,7 @@ __all__ = [
     "build_trainer",
     "choose_precision",
     "dedupe_bos",
+    "diagnose",
     "find_markers",
     "load",
     "mask_labels",
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from llama_padfix.bos import dedupe_bos
     from llama_padfix.collator import PadCollator
     from llama_padfix.compose import Prepared, build_trainer, prepare
+    from llama_padfix.doctor import diagnose
     from llama_padfix.encode import ChatEncoder
     from llama_padfix.formats import Conversation, read_row, to_messages
     from llama_padfix.labels import find_markers, mask_labels

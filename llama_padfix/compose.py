@@ -9,8 +9,8 @@ from typing import Any
 
 from llama_padfix.collator import PadCollator
 from llama_padfix.dataset import encode_dataset
-from llama_padfix.doctor import examine
 from llama_padfix.encode import ChatEncoder, OnError, TrainOn, Truncation
+from llama_padfix.examine import examine
 from llama_padfix.observe import observe
 from llama_padfix.precision import choose_precision
 from llama_padfix.records import Counts, PadfixError, Plan, Precision, Report

@@ -24,6 +24,7 @@ __all__ = [
     "render",
     "special_ids",
     "text_config",
+    "untouched",
 ]
 
 # Plain words, so that no template trims, splits or escapes them; each must come out exactly once.
@@ -39,7 +40,7 @@ def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None) 
     """
     check_tokenizer(tokenizer)
     vocabulary = tokenizer.get_vocab()
-    with _keeping_backend(tokenizer):
+    with untouched(tokenizer):
         bos_added, eos_added = _count_added(tokenizer)
         template = observe_template(tokenizer)
     pad_content = tokenizer.pad_token
@@ -92,7 +93,15 @@ def special_ids(tokenizer: Any) -> dict[str, int]:
 
 def encode_plain(tokenizer: Any, text: str) -> list[int]:
     """Return the ids of a text without anything added, special tokens in it recognised."""
-    return [int(i) for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    encoding = tokenizer(
+        text,
+        add_special_tokens=False,
+        padding=False,
+        truncation=False,
+        split_special_tokens=False,
+        verbose=False,  # a warning on a long text is also written into the tokenizer
+    )
+    return [int(token_id) for token_id in encoding["input_ids"]]
 
 
 def render(
@@ -191,17 +200,21 @@ def _count_leading(ids: Sequence[int], token_id: int | None) -> int:
 
 
 @contextlib.contextmanager
-def _keeping_backend(tokenizer: Any) -> Iterator[None]:
-    """Keep the truncation and padding of a fast tokenizer's backend, which every call of the tokenizer resets."""
+def untouched(tokenizer: Any) -> Iterator[None]:
+    """Put back what calling a fast tokenizer resets in its backend: truncation, padding, reading of specials."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    truncation, padding = (None, None) if backend is None else (backend.truncation, backend.padding)
+    if backend is None:
+        yield
+        return
+    truncation, padding, as_text = backend.truncation, backend.padding, backend.encode_special_tokens
     try:
         yield
     finally:
-        if backend is not None and truncation is not None:
-            backend.enable_truncation(**truncation)
-        if backend is not None and padding is not None:
-            backend.enable_padding(**padding)
+        if truncation != backend.truncation:
+            backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
+        if padding != backend.padding:
+            backend.enable_padding(**padding) if padding else backend.no_padding()
+        backend.encode_special_tokens = as_text
 
 
 def _count_added(tokenizer: Any) -> tuple[int, int]:

@@ -7,21 +7,40 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from llama_padfix.facts import (
+    EnvironmentFacts,
+    Facts,
+    FolderFacts,
+    ModelFacts,
+    RowFacts,
+    SampleFacts,
+    TemplateFacts,
+    TrainerFacts,
+    TurnMarkers,
+)
+
 __all__ = [
     "IGNORE_INDEX",
     "Change",
     "Check",
     "Counts",
+    "EnvironmentFacts",
+    "Evidence",
     "Facts",
     "Finding",
+    "FolderFacts",
+    "Hit",
     "ModelFacts",
     "PadfixError",
     "Plan",
     "Precision",
     "Report",
+    "RowFacts",
     "Safety",
+    "SampleFacts",
     "Severity",
     "TemplateFacts",
+    "TrainerFacts",
     "TurnMarkers",
 ]
 
@@ -90,87 +109,44 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class TurnMarkers:
-    """What stands around an assistant turn in a row of ids, learned by rendering and encoding the template.
+class Hit:
+    """One place in a row where a check sees its fault: positions `start` to `end`, how many times, and a remark."""
 
-    `header_ids` open the turn (the generation prompt), `stop_ids` are the ids one of which ends it, and
-    `turn_start_ids` are control ids that begin any turn, so that a turn without a stop token ends before them.
-    """
-
-    header_ids: tuple[int, ...]
-    stop_ids: tuple[int, ...]
-    turn_start_ids: tuple[int, ...] = ()
+    start: int
+    end: int
+    count: int = 1
+    remark: str = ""
 
 
 @dataclass(frozen=True)
-class TemplateFacts:
-    """What stands around an assistant turn in a chat template, learned by rendering probes.
+class Evidence:
+    """One row of a finding: its number in `Finding.where`, the positions, and the decoded tokens around them."""
 
-    `header` is the text that opens the turn (the generation prompt); it is found again before the answers of a
-    conversation when `header_in_history`, and cannot be forged by text when `header_has_control` (it holds a
-    control token). `stop_token` is the first special token after the answer. `leading_bos` counts the BOS ids
-    that a rendered conversation starts with. `always_opens_turn`: the template ends every conversation with
-    the header, asked or not. `error` says why nothing could be learned.
-    """
-
-    header: str = ""
-    header_in_history: bool = False
-    header_has_control: bool = False
-    stop_token: str | None = None
-    stop_token_id: int | None = None
-    always_opens_turn: bool = False
-    leading_bos: int = 0
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """The settings of a model that must agree with its tokenizer, as they are held (an id, a tuple or None)."""
-
-    embedding_rows: int | None = None
-    config_pad_token_id: int | None = None
-    config_eos_token_id: int | tuple[int, ...] | None = None
-    has_generation_config: bool = False
-    generation_pad_token_id: int | None = None
-    generation_eos_token_id: int | tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a tokenizer (and its model) really does, found by encoding and rendering.
-
-    `vocabulary` maps every token to its id and `special_ids` the special ones; `pad_token_id` is looked up there,
-    so it is None for a pad token that the vocabulary lacks. `bos_added` and `eos_added` count what encoding a
-    plain text puts before and after it. `template` is None without a chat template, `model` without a model.
-    """
-
-    vocab_size: int
-    vocabulary: Mapping[str, int] = field(repr=False)
-    special_ids: Mapping[str, int] = field(repr=False)
-    bos_token: str | None
-    bos_token_id: int | None
-    eos_token: str | None
-    eos_token_id: int | None
-    pad_token: str | None
-    pad_token_id: int | None
-    unk_token_id: int | None
-    padding_side: str
-    bos_added: int
-    eos_added: int
-    template: TemplateFacts | None = None
-    requested_pad_token: str | None = None
-    model: ModelFacts | None = None
+    row: int
+    start: int
+    end: int
+    text: str
+    remark: str = ""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault that was seen: which, how bad, the evidence in numbers, and the changes that would heal it."""
+    """One fault that was seen: which, how bad, the evidence in numbers, and the changes that would heal it.
+
+    For a fault of rows `where` names their source, `rows` of `seen` rows have it, `count` times in all, and
+    `evidence` shows the first few.
+    """
 
     code: str
     name: str
     severity: Severity
     message: str
     changes: tuple[Change, ...] = ()
+    where: str = ""
+    rows: int = 0
+    seen: int = 0
+    count: int = 0
+    evidence: tuple[Evidence, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.severity} {self.code} {self.name}: {self.message}"
@@ -178,10 +154,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One trap: a pure function from `Facts` to findings, and the page that explains it.
+    """One trap: a pure function that finds it, and the page that explains it.
 
-    `needs` names the facts without which it is skipped ("tokenizer", "template", "model"); `bad` and `good`
-    are short examples.
+    `find` reads `Facts` and yields findings. A check of rows has `inspect` instead, which is called with every
+    row and yields the places; its finding says `message`, in which `{rows}`, `{seen}`, `{count}` and `{where}`
+    are filled in. `needs` names the parts of the facts without which it is skipped (see `Facts.present`; "labels"
+    skips rows that carry none). `traps` are numbers in the table of traps, `bad` and `good` short examples.
     """
 
     code: str
@@ -191,26 +169,49 @@ class Check:
     explanation: str
     bad: str
     good: str
-    find: Callable[[Facts], Iterator[Finding]]
+    find: Callable[[Facts], Iterator[Finding]] | None = None
+    inspect: Callable[[RowFacts, Facts], Iterator[Hit]] | None = None
+    message: str = ""
+    traps: tuple[int, ...] = ()
 
-    def found(self, message: str, changes: tuple[Change, ...] = ()) -> Finding:
+    def found(self, message: str, changes: tuple[Change, ...] = (), severity: Severity | None = None) -> Finding:
         """Return a finding of this check."""
-        return Finding(self.code, self.name, self.severity, message, changes)
+        return Finding(self.code, self.name, severity or self.severity, message, changes)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the catalogue of checks said of one set of facts; a skipped check is listed with its reason."""
+    """What the catalogue of checks said; a check that could not look is listed in `skipped` with its reason.
+
+    `samples` says which rows were looked at. `apply` is what `fix` calls with the changes, None where nothing
+    can be changed (a dataset, a batch).
+    """
 
     findings: tuple[Finding, ...] = ()
     passed: tuple[str, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+    samples: tuple[SampleFacts, ...] = ()
+    apply: Callable[[Sequence[Change]], Plan] | None = field(default=None, repr=False, compare=False)
 
     def raise_for_errors(self) -> None:
         """Raise `PadfixError` listing every finding of severity error; do nothing when there is none."""
         errors = [str(finding) for finding in self.findings if finding.severity == "error"]
         if errors:
             raise PadfixError("\n".join(errors))
+
+    def changes(self, safety: Safety = "safe") -> tuple[Change, ...]:
+        """Return the changes of that safety that the findings ask for."""
+        return tuple(change for f in self.findings for change in f.changes if change.safety == safety)
+
+    def fix(self, safety: Safety = "safe") -> Plan:
+        """Apply the findings' changes of that safety to the objects that were diagnosed; return what was done."""
+        if self.apply is None:
+            raise PadfixError(
+                "There is no tokenizer or model here to fix. Diagnose those: diagnose(tokenizer, model=...)"
+            )
+        if safety == "manual":
+            raise PadfixError("A manual change is shown and never run. Apply 'safe' or 'unsafe' ones.")
+        return self.apply(self.changes(safety))
 
     def __str__(self) -> str:
         lines = [str(finding) for finding in self.findings] or ["No findings."]

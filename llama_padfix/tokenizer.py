@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llama_padfix.doctor import examine
+from llama_padfix.examine import examine
 from llama_padfix.observe import observe, text_config
 from llama_padfix.policy import choose_pad_token
 from llama_padfix.records import Change, Facts, ModelFacts, PadfixError, Plan
 
-__all__ = ["padding_side", "patch_tokenizer", "plan_patch"]
+__all__ = ["apply_changes", "padding_side", "patch_tokenizer", "plan_patch"]
 
 _MAX_ROUNDS = 4  # a change may make room for another (a new EOS frees a pad token); more rounds than that is a loop
 
@@ -63,6 +63,19 @@ def patch_tokenizer(tokenizer: Any, model: Any = None, *, pad_token: str = "auto
                 + f". Its class {type(tokenizer).__name__} overrides it; load it with "
                 "transformers.PreTrainedTokenizerFast.from_pretrained(name)"
             )
+    except BaseException:
+        restore()
+        raise
+    return plan
+
+
+def apply_changes(changes: Sequence[Change], tokenizer: Any, model: Any = None) -> Plan:
+    """Apply changes that a report proposes and return them as a plan; all of them, or none when one raises."""
+    plan = Plan(_merge(list(changes)))
+    restore = _remember(tokenizer, model)
+    try:
+        for change in plan.changes:
+            _apply(change, tokenizer, model)
     except BaseException:
         restore()
         raise

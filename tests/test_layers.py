@@ -14,13 +14,15 @@ SOURCE = Path(llama_padfix.__file__).parent
 
 # Lowest first: a module imports from the rows above its own, and from none beside or below it.
 LAYERS = (
+    ("facts",),
     ("records",),
     ("policy",),
-    ("observe", "checks", "formats", "bos", "collator", "precision"),
-    ("doctor", "offsets"),
+    ("observe", "observe_rows", "observe_folder", "observe_environment"),
+    ("observe_trainer", "checks", "formats", "bos", "collator", "precision"),
+    ("examine", "offsets"),
     ("chat", "labels"),
     ("tokenizer", "encode"),
-    ("dataset", "loading", "trainer"),
+    ("doctor", "dataset", "loading", "trainer"),
     ("compose",),
 )
 ONLY = {"reference": {"records"}, "checks": {"records", "policy"}}  # and these know nothing more than that

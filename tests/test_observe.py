@@ -131,10 +131,9 @@ def test_think_tag_opened_by_the_generation_prompt(plain: Any) -> None:
 
 
 def test_text_headers_and_a_system_prompt_that_ends_in_the_stop(plain: Any) -> None:
+    ask = "{% if add_generation_prompt %}### assistant: {% endif %}"
     each = "{% for m in messages %}### {{ m.role }}: {{ m.content }}<|end_of_text|>{% endfor %}"
-    facts = learn(
-        plain, "You help.<|end_of_text|>" + each + "{% if add_generation_prompt %}### assistant: {% endif %}"
-    )
+    facts = learn(plain, "You help.<|end_of_text|>" + each + ask)
     assert (facts.stop_token, facts.header) == ("<|end_of_text|>", "### assistant: ")
     assert not facts.header_has_control
 

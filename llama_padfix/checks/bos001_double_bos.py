@@ -24,6 +24,7 @@ CHECK = Check(
     name="double-bos",
     severity="error",
     needs=("tokenizer", "template"),
+    traps=(5, 33),
     explanation="""\
 `tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))` starts `128000 128000`, in every script that
 renders first and tokenises later, and in TRL's `text` and `prompt`/`completion` paths, without a warning. The

@@ -19,6 +19,7 @@ CHECK = Check(
     name="missing-bos",
     severity="note",
     needs=("tokenizer",),
+    traps=(6,),
     explanation="""\
 The first tokenizer.json of Llama 3 added no BOS to plain text, although the model was pre-trained with one before
 every document. The library's encoder puts one BOS before every plain text whatever the tokenizer does; making the

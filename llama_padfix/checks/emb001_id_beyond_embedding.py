@@ -25,6 +25,7 @@ CHECK = Check(
     name="id-beyond-embedding",
     severity="error",
     needs=("tokenizer", "model"),
+    traps=(13,),
     explanation="""\
 `tokenizer.add_tokens(...)` without `model.resize_token_embeddings(...)` gives ids that the embedding has no row
 for: an IndexError on a CPU, a device-side assert some steps later on a GPU. Most often the token was only wanted

@@ -23,6 +23,7 @@ CHECK = Check(
     name="eos-is-not-the-turn-stop",
     severity="error",
     needs=("tokenizer", "template"),
+    traps=(3,),
     explanation="""\
 Early Llama 3 Instruct, and every base model that is given a chat template, says EOS = `<|end_of_text|>` (128001)
 while the last trained token of a turn is `<|eot_id|>` (128009). Whatever stops at the tokenizer's EOS then never

@@ -34,6 +34,7 @@ CHECK = Check(
     name="incomplete-stop-list",
     severity="error",
     needs=("tokenizer", "model"),
+    traps=(3,),
     explanation="""\
 `generate` stops at the ids in `generation_config.eos_token_id` and nowhere else. A list that lacks `<|eot_id|>`
 lets a chat model run on into the next turn, which it then invents. The list must hold every id that ends a text

@@ -18,6 +18,7 @@ CHECK = Check(
     name="missing-pad-token",
     severity="error",
     needs=("tokenizer",),
+    traps=(1,),
     explanation="""\
 Llama 3 and 3.1 ship without a pad token. `padding=True` raises, or a tool invents an id: one beyond the
 embedding is an IndexError (on a GPU a device-side assert, much later), and `pad = eos` hides the very token that

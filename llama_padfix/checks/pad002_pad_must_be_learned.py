@@ -21,6 +21,7 @@ CHECK = Check(
     name="pad-token-must-be-learned",
     severity="error",
     needs=("tokenizer",),
+    traps=(2,),
     explanation="""\
 `DataCollatorForLanguageModeling` sets the label of every pad id to -100, wherever it stands. With pad = eos =
 `<|eot_id|>` not one end of turn is trained and the model talks on for ever. TRL even writes pad = eos into the

@@ -17,6 +17,7 @@ CHECK = Check(
     name="pad-token-without-usable-id",
     severity="error",
     needs=("tokenizer",),
+    traps=(13, 32),
     explanation="""\
 `tokenizer.pad_token = "<|finetune_right_pad_id|>"` raises nothing where the vocabulary lacks that token (Llama 3
 and the early Llama 3.1, whose id 128004 is a reserved token): `pad_token_id` stays None. A token that was added

@@ -28,6 +28,7 @@ CHECK = Check(
     name="pad-id-differs-in-model",
     severity="warning",
     needs=("tokenizer", "model"),
+    traps=(1,),
     explanation="""\
 The tokenizer, `model.config` and `model.generation_config` each hold a pad id. Where the model holds none or
 another one, `generate` warns and pads with the EOS, classification heads read the wrong position, and the

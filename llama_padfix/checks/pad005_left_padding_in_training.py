@@ -17,6 +17,7 @@ CHECK = Check(
     name="left-padding-in-training",
     severity="warning",
     needs=("tokenizer",),
+    traps=(4,),
     explanation="""\
 Training pads on the right, so that position ids begin at the first token and truncation keeps the beginning.
 Generation in batches pads on the left, so that every prompt ends where the new tokens begin. A script that sets

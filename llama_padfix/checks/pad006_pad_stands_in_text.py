@@ -21,6 +21,7 @@ CHECK = Check(
     name="pad-token-stands-in-text",
     severity="error",
     needs=("tokenizer",),
+    traps=(2,),
     explanation="""\
 `tokenizer.pad_token_id = 0` comes from Llama 1 and 2, where id 0 is `<unk>`. In Llama 3's vocabulary id 0 is `!`:
 every exclamation mark is then masked by collators that go by the id. Once such a tokenizer was saved and loaded

@@ -17,6 +17,7 @@ CHECK = Check(
     name="template-cannot-be-read",
     severity="warning",
     needs=("tokenizer", "template"),
+    traps=(8,),
     explanation="""\
 What a template writes around a turn is learned by rendering one question and one answer. A template that raises on
 them, writes a message twice, or ends a turn without a special token leaves nothing to learn a stop from.

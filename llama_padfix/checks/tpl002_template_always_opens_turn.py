@@ -19,6 +19,7 @@ CHECK = Check(
     name="template-always-opens-a-turn",
     severity="note",
     needs=("tokenizer", "template"),
+    traps=(7,),
     explanation="""\
 The chat template of the first Llama 3 Instruct release ignores `add_generation_prompt` and always appends the
 assistant header. In training rows that header is followed by nothing (or by an EOS that a tool appends), which

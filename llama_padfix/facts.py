@@ -1,0 +1,201 @@
+"""What was observed, as plain frozen data: the only thing that a check may look at.
+
+Ids are ints, names are strings, dtypes are torch's names as strings; nothing here is a live object of another
+library, except that the columns of a row are numpy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "EnvironmentFacts",
+    "Facts",
+    "FolderFacts",
+    "ModelFacts",
+    "RowFacts",
+    "SampleFacts",
+    "TemplateFacts",
+    "TrainerFacts",
+    "TurnMarkers",
+]
+
+
+@dataclass(frozen=True)
+class TurnMarkers:
+    """What stands around an assistant turn in a row of ids, learned by rendering and encoding the template.
+
+    `header_ids` open the turn (the generation prompt), `stop_ids` are the ids one of which ends it, and
+    `turn_start_ids` are control ids that begin any turn, so that a turn without a stop token ends before them.
+    """
+
+    header_ids: tuple[int, ...]
+    stop_ids: tuple[int, ...]
+    turn_start_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TemplateFacts:
+    """What stands around an assistant turn in a chat template, learned by rendering probes.
+
+    `header` is the text that opens the turn (the generation prompt); it is found again before the answers of a
+    conversation when `header_in_history`, and cannot be forged by text when `header_has_control` (it holds a
+    control token). `stop_token` is the first special token after the answer. `leading_bos` counts the BOS ids
+    that a rendered conversation starts with. `always_opens_turn`: the template ends every conversation with
+    the header, asked or not. `error` says why nothing could be learned.
+    """
+
+    header: str = ""
+    header_in_history: bool = False
+    header_has_control: bool = False
+    stop_token: str | None = None
+    stop_token_id: int | None = None
+    always_opens_turn: bool = False
+    leading_bos: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The settings of a model that must agree with its tokenizer, as they are held (an id, a tuple or None)."""
+
+    embedding_rows: int | None = None
+    config_pad_token_id: int | None = None
+    config_eos_token_id: int | tuple[int, ...] | None = None
+    has_generation_config: bool = False
+    generation_pad_token_id: int | None = None
+    generation_eos_token_id: int | tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """One encoded row as the loss will see it; int64 numpy arrays of one length, None where a column is missing.
+
+    `number` counts from 0 in what `source` names: "train batch", "eval batch", "batch" or "dataset". Rows of a
+    batch are padded; `attention_mask` tells where, and `position_ids` come from packing.
+    """
+
+    source: str
+    number: int
+    input_ids: Any
+    labels: Any = None
+    attention_mask: Any = None
+    position_ids: Any = None
+
+
+@dataclass(frozen=True)
+class SampleFacts:
+    """Which rows were looked at: `seen` of `total` (None for a stream), each column that a row had."""
+
+    source: str
+    seen: int
+    total: int | None
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainerFacts:
+    """How a trainer is set up to run.
+
+    `arguments` are the training arguments that are plain values. `collator` is the collator's class name with its
+    module; `given_labels_kept` tells, by trying, whether labels of a row survive the collator (None: could not be
+    tried). `trainable_dtypes` and `frozen_dtypes` count parameters (elements) by dtype. `world_size` is what the
+    trainer runs with, `expected_world_size` what the launcher announced. `autocast_dtype` is what the model's
+    forward was already wrapped with by an earlier trainer.
+    """
+
+    class_name: str
+    arguments: Mapping[str, Any] = field(repr=False)
+    collator: str
+    given_labels_kept: bool | None
+    collator_pad_token_id: int | None
+    device_type: str
+    device_name: str
+    device_capability: tuple[int, int] | None
+    trainable_dtypes: Mapping[str, int]
+    frozen_dtypes: Mapping[str, int]
+    attention: str | None
+    is_peft: bool
+    quantization: str | None
+    world_size: int
+    expected_world_size: int | None
+    wrapper: str | None
+    autocast_dtype: str | None
+    dataset_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """What a run saved: file names, and what the JSON files say.
+
+    `tokenizer_config`, `config`, `generation_config` and `adapter_config` are the parsed files, empty where there
+    is none; `raw_ids` are the ids that the raw tokenizer.json gives a probe text and `loaded_ids` those of the
+    tokenizer as it loads, both empty where one could not be had; `load_error` says why.
+    """
+
+    path: str
+    files: tuple[str, ...]
+    tokenizer_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    generation_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    adapter_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    raw_ids: tuple[int, ...] = ()
+    loaded_ids: tuple[int, ...] = ()
+    load_error: str | None = None
+
+
+@dataclass(frozen=True)
+class EnvironmentFacts:
+    """The installed versions by package name (only those that are installed)."""
+
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was observed of everything that a diagnosis was given; a part that was not given is None or empty.
+
+    The tokenizer's part: `vocabulary` maps every token to its id and `special_ids` the special ones;
+    `pad_token_id` is looked up there, so it is None for a pad token that the vocabulary lacks. `bos_added` and
+    `eos_added` count what encoding a plain text puts before and after it. `template` is None without a chat
+    template; `markers` are the ids around its assistant turns, None where they have none of their own.
+    """
+
+    vocab_size: int = 0
+    vocabulary: Mapping[str, int] = field(default_factory=dict, repr=False)
+    special_ids: Mapping[str, int] = field(default_factory=dict, repr=False)
+    bos_token: str | None = None
+    bos_token_id: int | None = None
+    eos_token: str | None = None
+    eos_token_id: int | None = None
+    pad_token: str | None = None
+    pad_token_id: int | None = None
+    unk_token_id: int | None = None
+    padding_side: str = "right"
+    bos_added: int = 0
+    eos_added: int = 0
+    requested_pad_token: str | None = None
+    template: TemplateFacts | None = None
+    markers: TurnMarkers | None = None
+    model: ModelFacts | None = None
+    trainer: TrainerFacts | None = None
+    folder: FolderFacts | None = None
+    environment: EnvironmentFacts | None = None
+    samples: tuple[SampleFacts, ...] = ()
+
+    @property
+    def present(self) -> frozenset[str]:
+        """The parts that a check may need: "tokenizer", "template", "markers", "model", "trainer", ..., "rows"."""
+        parts = {
+            "tokenizer": self.vocab_size > 0,
+            "template": self.template is not None,
+            "markers": self.markers is not None,
+            "model": self.model is not None,
+            "trainer": self.trainer is not None,
+            "folder": self.folder is not None,
+            "environment": self.environment is not None,
+            "rows": bool(self.samples),
+        }
+        return frozenset(name for name, there in parts.items() if there)

@@ -1,0 +1,248 @@
+"""Each check finds its fault on a real tokenizer, heals it, and is silent on every release that is patched."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama_padfix import PadfixError, checks, patch_tokenizer
+from llama_padfix.examine import examine, load_checks
+from llama_padfix.observe import observe
+from llama_padfix.records import Check, Facts
+from llama_padfix.reference import make_tiny_llama
+from tests.conftest import ALL, fresh_tokenizer
+
+CATALOGUE = load_checks()
+# The checks of settings, which a patch heals; those of rows, trainers and folders are tested with what they read.
+SETTINGS = {check.code: check for check in CATALOGUE if set(check.needs) <= {"tokenizer", "template", "model"}}
+EACH = "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>{{ m.content }}"
+ENDLESS = EACH + "{% endfor %}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How a user makes it, what the message must say of it, and whether a patch heals it."""
+
+    release: str
+    make: Callable[[Any, Any], Any]
+    numbers: tuple[str, ...]
+    heals: bool = True
+
+
+def setting(**values: Any) -> Callable[[Any, Any], None]:
+    def apply(tokenizer: Any, model: Any) -> None:
+        for name, value in values.items():
+            setattr(tokenizer, name, value)
+
+    return apply
+
+
+def as_released(tokenizer: Any, model: Any) -> None:
+    """The release as it came: the fault is in it."""
+
+
+FAULTS: dict[str, list[Fault]] = {
+    "BOS001": [Fault("3.1-instruct", as_released, ("<|begin_of_text|>", "starts with 2 of them"))],
+    "BOS002": [
+        Fault("3-instruct-early", setting(chat_template=None), ("does not add <|begin_of_text|>",), heals=False),
+        Fault("3-instruct-early", setting(chat_template=EACH[15:] + "<|eot_id|>{% endfor %}"), ("<|begin_of",), False),
+    ],
+    "EMB001": [
+        Fault(
+            "3.1-instruct",
+            lambda tokenizer, model: tokenizer.add_tokens([f"<t{i}>" for i in range(7)]),
+            ("has 128256 rows", "'<t0>' (128256)", "'<t4>' (128260) and 2 more", "resize_token_embeddings"),
+            heals=False,
+        )
+    ],
+    "GEN001": [
+        Fault("3-instruct-early", as_released, ("with <|eot_id|>", "EOS is <|end_of_text|>")),
+        Fault("3.1-instruct", setting(eos_token="<|end_of_text|>"), ("with <|eot_id|>", "EOS is <|end_of_text|>")),
+    ],
+    "GEN002": [
+        Fault("3.1-base", as_released, ("[128001, 128008, 128009]", "model.generation_config.eos_token_id is 128001")),
+        Fault(
+            "3.1-instruct",
+            lambda tokenizer, model: setattr(model.config, "eos_token_id", None),
+            ("model.config.eos_token_id is None",),
+        ),
+    ],
+    "PAD001": [Fault(release, as_released, ("pad_token is None",)) for release in ALL],
+    "PAD002": [
+        Fault("3.1-instruct", setting(pad_token="<|eot_id|>"), ("'<|eot_id|>' (128009)", "never learns to stop")),
+        Fault("3-base", setting(pad_token="<|end_of_text|>"), ("'<|end_of_text|>' (128001)",)),
+    ],
+    "PAD003": [
+        Fault("3.1-instruct-early", setting(pad_token="<|finetune_right_pad_id|>"), ("is not in the vocabulary",)),
+        Fault(
+            "3.1-instruct",
+            lambda tokenizer, model: tokenizer.add_special_tokens({"pad_token": "[PAD]"}),
+            ("'[PAD]' has id 128256", "has 128256 rows"),
+        ),
+    ],
+    "PAD004": [
+        Fault("3.1-instruct", setting(pad_token="<|end_of_text|>"), ("128001", "model.config.pad_token_id is None")),
+        Fault(
+            "3.1-instruct",
+            lambda tokenizer, model: setattr(model.generation_config, "pad_token_id", 128009),
+            ("128001", "model.generation_config.pad_token_id is 128009"),
+        ),
+    ],
+    "PAD005": [Fault("3.1-instruct", setting(padding_side="left"), ("is 'left'",))],
+    "PAD006": [
+        Fault("3.1-instruct", setting(pad_token_id=0), ("'!' (0) is ordinary text",)),
+        Fault("3.1-instruct", setting(pad_token="<|begin_of_text|>"), ("(128000) is the BOS",)),
+    ],
+    "TPL001": [
+        Fault(
+            "3.1-instruct", setting(chat_template="{{ raise_exception('no') }}"), ("raised TemplateError: no",), False
+        ),
+        Fault("3.1-instruct", setting(chat_template=ENDLESS), ("without any special token",), heals=False),
+    ],
+    "TPL002": [
+        Fault("3-instruct-early", as_released, ("ends every conversation with '<|start_header_id|>assistant",), False)
+    ],
+}
+CASES = [(code, fault) for code, faults in FAULTS.items() for fault in faults]
+# What a patch leaves, since it is no fault of a setting: the early template always opens a turn.
+LEFT = {"3-instruct-early": {"TPL002"}}
+
+
+def codes(facts: Facts) -> set[str]:
+    return {finding.code for finding in examine(facts).findings}
+
+
+@pytest.mark.parametrize(("code", "fault"), CASES, ids=[code for code, _ in CASES])
+def test_fault_is_found_and_healed(code: str, fault: Fault) -> None:
+    tokenizer, model = fresh_tokenizer(fault.release), make_tiny_llama(fault.release, hidden_size=16)
+    fault.make(tokenizer, model)
+    [finding] = [finding for finding in examine(observe(tokenizer, model)).findings if finding.code == code]
+    assert all(number in finding.message for number in fault.numbers), finding.message
+    assert all(change.code == code and change.before != change.after for change in finding.changes)
+    assert any(change.safety == "safe" for change in finding.changes) == fault.heals
+    patch_tokenizer(tokenizer, model)
+    assert (code in codes(observe(tokenizer, model))) == (not fault.heals)
+
+
+@pytest.mark.parametrize("release", ALL)
+def test_patched_releases_are_healthy(release: str) -> None:
+    tokenizer, model = fresh_tokenizer(release), make_tiny_llama(release, hidden_size=16)
+    before = codes(observe(tokenizer, model))
+    assert {"PAD001", "PAD004"} <= before
+    patch_tokenizer(tokenizer, model)
+    report = examine(observe(tokenizer, model))
+    assert {finding.code for finding in report.findings} == LEFT.get(release, set())
+    report.raise_for_errors()
+    left = {"BOS001", "GEN001", "TPL001", "TPL002"} if release.endswith("base") else set()
+    skipped = {code: reason for code, reason in report.skipped.items() if code in SETTINGS}
+    assert skipped == dict.fromkeys(left, "no template to look at")
+    assert {*report.passed, *report.skipped, *LEFT.get(release, ())} == {check.code for check in CATALOGUE}
+
+
+def test_every_check_has_its_fault_here() -> None:
+    assert list(FAULTS) == list(SETTINGS)
+
+
+@pytest.mark.parametrize("check", CATALOGUE, ids=lambda check: check.code)
+def test_a_check_is_complete(check: Check) -> None:
+    [file] = Path(checks.__path__[0]).glob(f"{check.code.lower()}_*.py")
+    assert re.fullmatch(r"[A-Z]{3}\d{3}", check.code)
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)+", check.name)
+    assert check.severity in ("error", "warning", "note")
+    assert check.needs
+    assert (check.find is None) != (check.inspect is None)
+    for text in (check.explanation, check.bad, check.good):
+        assert text.strip()
+    assert len(check.explanation) > 100
+    module = importlib.import_module(f"llama_padfix.checks.{file.stem}")
+    assert module.CHECK is check
+    assert str(module.__doc__).startswith(f"{check.code}: ")
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    imported = {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported <= {"collections.abc", "llama_padfix.records", "llama_padfix.policy"}
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
+
+
+def test_codes_and_names_are_unique() -> None:
+    assert len(CATALOGUE) >= 13
+    assert len({check.code for check in CATALOGUE}) == len({check.name for check in CATALOGUE}) == len(CATALOGUE)
+    assert len(list(pkgutil.iter_modules(checks.__path__))) == len(CATALOGUE)
+    assert [check.code for check in CATALOGUE] == sorted(check.code for check in CATALOGUE)
+
+
+# ---- the doctor
+
+
+@pytest.fixture(scope="module")
+def facts() -> Facts:
+    return observe(fresh_tokenizer("3.1-instruct"))
+
+
+def test_a_check_that_raises_is_listed_and_the_others_run(facts: Facts) -> None:
+    def explode(facts: Facts) -> Iterator[Any]:
+        yield from ()
+        raise ZeroDivisionError("by nought")
+
+    broken = replace(SETTINGS["BOS001"], code="AAA001", find=explode)
+    report = examine(facts, (broken, *SETTINGS.values()))
+    assert report.skipped["AAA001"] == "the check itself raised ZeroDivisionError: by nought"
+    assert {"BOS001", "PAD001"} <= {finding.code for finding in report.findings}
+    assert "AAA001" not in report.passed
+    assert "skipped: AAA001 (the check itself raised" in str(report)
+
+
+def test_what_is_not_there_is_said_to_be_skipped(facts: Facts) -> None:
+    skipped = {code: reason for code, reason in examine(facts).skipped.items() if code in SETTINGS}
+    assert skipped == dict.fromkeys(("EMB001", "GEN002", "PAD004"), "no model to look at")
+    both = replace(SETTINGS["BOS001"], code="AAA001", needs=("template", "model"))
+    report = examine(replace(facts, template=None), (both,))
+    assert report.skipped == {"AAA001": "no template and no model to look at"}
+
+
+CHECK_FILE = """
+from llama_padfix.records import Check
+def _find(facts):
+    yield CHECK.found(f"{facts.vocab_size} tokens")
+CHECK = Check("NEW001", "brand-new", "note", ("tokenizer",), "Why.", "bad", "good", _find)
+"""
+
+
+@pytest.fixture
+def drop_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    names = []
+
+    def make(name: str, **files: str) -> Any:
+        names.append(name)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+        for stem, source in files.items():
+            (tmp_path / name / f"{stem}.py").write_text(source)
+        importlib.invalidate_caches()
+        return importlib.import_module(name)
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield make
+    for module in [module for module in sys.modules if module.split(".")[0] in names]:
+        del sys.modules[module]
+
+
+def test_a_new_file_is_a_new_check(drop_in: Callable[..., Any], facts: Facts) -> None:
+    found = load_checks(drop_in("padfix_new", new001_brand_new=CHECK_FILE))
+    assert [check.code for check in found] == ["NEW001"]
+    assert str(examine(facts, found).findings[0]) == "note NEW001 brand-new: 128256 tokens"
+
+
+def test_files_that_are_no_check(drop_in: Callable[..., Any]) -> None:
+    with pytest.raises(PadfixError, match=r"checks/empty\.py holds no CHECK"):
+        load_checks(drop_in("padfix_empty", empty="x = 1"))
+    with pytest.raises(PadfixError, match=r"checks/two\.py claims NEW001, which is taken"):
+        load_checks(drop_in("padfix_twice", one=CHECK_FILE, two=CHECK_FILE))
