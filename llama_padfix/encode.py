@@ -20,7 +20,7 @@ from llama_padfix.observe import (
     special_ids,
 )
 from llama_padfix.offsets import encode_around, encode_texts, untouched
-from llama_padfix.policy import TEXT_END_TOKEN
+from llama_padfix.policy import text_end_id
 from llama_padfix.records import IGNORE_INDEX, Counts, PadfixError, TurnMarkers
 
 __all__ = ["ChatEncoder"]
@@ -93,7 +93,7 @@ class ChatEncoder:
         self.truncation = truncation
         self.on_error = on_error
         self.template_kwargs = _pin_date(tokenizer, dict(template_kwargs or {}))
-        self._text_end_id = special_ids(tokenizer).get(TEXT_END_TOKEN, tokenizer.eos_token_id)
+        self._text_end_id = text_end_id(special_ids(tokenizer), tokenizer.eos_token_id)
         self._forget()
 
     def _forget(self) -> None:
@@ -124,12 +124,6 @@ class ChatEncoder:
             return {name: column[0] for name, column in columns.items()}
         columns, _ = self.encode_rows(batch, indices if indices is not None else 0)
         return columns
-
-    def encode_stream_batch(self, columns: Mapping[str, Sequence[Any]], indices: Sequence[int]) -> dict[str, Any]:
-        """Encode a batch of columns, known to be one, with the rows' numbers: for `IterableDataset.map`."""
-        names = list(columns)
-        rows = [{name: columns[name][place] for name in names} for place in range(len(indices))]
-        return self.encode_rows(rows, indices)[0]
 
     def encode_rows(
         self, rows: Iterable[Any], numbers: Sequence[int] | int = 0

@@ -83,8 +83,8 @@ def examine(
     skipped: dict[str, str] = {}
     asked: list[Check] = []
     for check in load_checks() if catalogue is None else catalogue:
-        needs = {"rows" if need == "labels" else need for need in check.needs}
-        missing = sorted(needs - facts.present)
+        needs = dict.fromkeys("rows" if need == "labels" else need for need in check.needs)
+        missing = [need for need in needs if need not in facts.present]
         if missing:
             skipped[check.code] = f"no {' and no '.join(missing)} to look at"
         else:

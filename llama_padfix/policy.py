@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,9 +17,12 @@ __all__ = [
     "find_pad_fault",
     "learned_stop_ids",
     "stop_ids",
+    "text_end_id",
 ]
 
 TEXT_END_TOKEN = "<|end_of_text|>"
+# What ends a text in other families, whatever their tokenizer calls its EOS after a chat patch.
+_TEXT_END_TOKENS = (TEXT_END_TOKEN, "<|endoftext|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>")
 _LLAMA_STOP_TOKENS = (TEXT_END_TOKEN, "<|eom_id|>", "<|eot_id|>")  # `stop_tokens` in llama_models/llama3/tokenizer.py
 _RIGHT_PAD_TOKEN = "<|finetune_right_pad_id|>"
 # What other families pad with, the dedicated tokens first; <unk> is what Llama 2 and Mistral recipes use.
@@ -50,6 +54,11 @@ def learned_stop_ids(facts: Facts) -> frozenset[int]:
     stop_id = facts.template.stop_token_id if facts.template is not None else None
     ids = {stop_id if stop_id is not None else facts.eos_token_id, facts.special_ids.get("<|eom_id|>")}
     return frozenset(token_id for token_id in ids if token_id is not None)
+
+
+def text_end_id(special_ids: Mapping[str, int], eos_token_id: int | None) -> int | None:
+    """Return the id that ends a plain text: the family's own end of text, else the tokenizer's EOS."""
+    return next((special_ids[token] for token in _TEXT_END_TOKENS if token in special_ids), eos_token_id)
 
 
 def stop_ids(facts: Facts) -> tuple[int, ...]:

@@ -6,7 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from llama_padfix.policy import change_pad_token, choose_pad_token, find_pad_fault, learned_stop_ids, stop_ids
+from llama_padfix.policy import (
+    change_pad_token,
+    choose_pad_token,
+    find_pad_fault,
+    learned_stop_ids,
+    stop_ids,
+    text_end_id,
+)
 from llama_padfix.records import Facts, ModelFacts, TemplateFacts
 
 SPECIAL = {
@@ -146,3 +153,19 @@ def test_stops_are_complete_and_the_listed_ones_come_first() -> None:
     assert stop_ids(listing(2, 2)) == (11, 14, 15), "LlamaConfig's own default is '#' here"
     other = replace(BASE, special_ids={"</s>": 2}, eos_token_id=2)
     assert stop_ids(other) == (2,)
+
+
+@pytest.mark.parametrize(
+    ("special_ids", "eos_token_id", "expected"),
+    [
+        ({"<|end_of_text|>": 128001, "<|eot_id|>": 128009}, 128009, 128001),
+        ({"<|endoftext|>": 5, "<|im_end|>": 6}, 6, 5),  # a base model whose EOS a chat patch has moved
+        ({"<s>": 1, "</s>": 2}, 2, 2),
+        ({"<end>": 9}, 9, 9),
+        ({}, None, None),
+    ],
+)
+def test_a_plain_text_ends_with_the_familys_end_of_text_whatever_the_eos_is(
+    special_ids: dict[str, int], eos_token_id: int | None, expected: int | None
+) -> None:
+    assert text_end_id(special_ids, eos_token_id) == expected

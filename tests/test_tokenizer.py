@@ -279,6 +279,7 @@ def test_bos_switched_on_by_keyword_when_loaded(saved_release: Path, tmp_path: P
     patch_tokenizer(tokenizer)
     assert count_bos(tokenizer("Once")["input_ids"]) == 0
     assert tokenizer.add_bos_token is False
+    assert tokenizer.init_kwargs["add_bos_token"] is False, "LlamaTokenizerFast of transformers 4.x rebuilds from it"
     tokenizer.update_post_processor()  # what transformers does by itself when somebody sets add_eos_token
     assert count_bos(tokenizer("Once")["input_ids"]) == 0
     tokenizer.save_pretrained(tmp_path)
