@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types unit docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/llama-padfix demo
@@ -22,6 +22,10 @@ types: $(VENV)/.test
 
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The pages of the checks and the README's table, from the catalogue.
+docs: $(VENV)/.test
+	$(BIN)/python docs/generate.py
 
 # Every install goes through the constraints, so that two machines test the same thing.
 $(VENV)/.demo: pyproject.toml constraints.txt

@@ -4,29 +4,141 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
+import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from llama_padfix import __version__
-from llama_padfix.records import PadfixError
+from llama_padfix.doctor import diagnose
+from llama_padfix.examine import load_checks, select_checks
+from llama_padfix.healing import heal_folder
+from llama_padfix.observe_data import open_rows
+from llama_padfix.observe_folder import fetch_folder
+from llama_padfix.pages import describe_check, page
+from llama_padfix.records import PadfixError, Report
+from llama_padfix.render import as_github, as_text, plain, print_rich, summarize
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status (0 done, 2 could not run)."""
+    """Run the command line; return the exit status: 0 done and clean, 1 findings, 2 could not run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what an ASCII terminal cannot print is spelled out
+    options = _parser().parse_args(arguments)
+    try:
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
+    except PadfixError as error:
+        print(f"llama-padfix: {error}", file=sys.stderr)
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except Exception as error:  # 1 would say that something was found
+        print(f"llama-padfix: {type(error).__name__}: {plain(error)}", file=sys.stderr)
+        print("This is a fault of llama-padfix or of the files; please report it.", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llama-padfix", description="Make chat models fine-tune right.")
     parser.add_argument("--version", action="version", version=f"llama-padfix {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what is wrong with a saved folder and its data",
+        description="Exit status: 0 nothing above a note, 1 findings, 2 could not run. No weight is loaded.",
+    )
+    doctor.add_argument("target", metavar="MODEL_OR_FOLDER", help="what a run saved, or a name on the hub")
+    doctor.add_argument("--data", metavar="FILE", help="rows to look at, encoded or not: .jsonl, .json or .parquet")
+    doctor.add_argument("--format", choices=("text", "json", "github"), default="text", help="of what is printed")
+    doctor.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    doctor.add_argument("--html", metavar="FILE", help="also write a page")
+    doctor.add_argument("--select", metavar="C,..", type=_names, help="only these codes, beginnings or names")
+    doctor.add_argument("--ignore", metavar="C,..", type=_names, help="all but these")
+    doctor.add_argument("--max-rows", metavar="N", type=_rows, default=1000, help="rows to sample, or all (1000)")
+    doctor.add_argument("--fix", metavar="OUT", help="write a healed copy of the settings into a new folder")
+    doctor.add_argument("--unsafe", action="store_true", help="with --fix: also change the class, ids, a template")
+    doctor.set_defaults(run=_doctor)
+    explain = commands.add_parser("explain", help="print the page of a check")
+    explain.add_argument("check", metavar="CODE|NAME")
+    explain.set_defaults(run=_explain)
+    listing = commands.add_parser("checks", help="list the checks")
+    listing.add_argument("--json", action="store_true")
+    listing.set_defaults(run=_checks)
     demo = commands.add_parser("demo", help="train a tiny Llama the usual way and the prepared way, and compare")
     demo.add_argument("--steps", type=_positive, default=None, help="training steps of each run")
-    options = parser.parse_args(arguments)
-    try:
-        return _demo(options.steps)
-    except PadfixError as error:
-        print(f"llama-padfix: {error}", file=sys.stderr)
-        return 2
+    demo.set_defaults(run=lambda options: _demo(options.steps))
+    return parser
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    if options.unsafe and not options.fix:
+        raise PadfixError("--unsafe goes with --fix OUT: a folder is never changed in place.")
+    select_checks(options.select, options.ignore)  # a typing error is told before anything is loaded
+    if options.fix and Path(options.fix).exists():
+        raise PadfixError(f"{options.fix!r} exists already, and nothing is written over it. Name a new folder.")
+    rows = open_rows(options.data) if options.data else None
+    folder = fetch_folder(options.target)
+    settings = {"select": options.select, "ignore": options.ignore, "max_rows": options.max_rows, "dataset": rows}
+    report = diagnose(folder, progress=sys.stderr.isatty(), **settings)
+    _print_report(report, options.format)
+    if options.html:
+        Path(options.html).write_text(report.to_html(), encoding="utf-8", errors="xmlcharrefreplace")
+    if options.fix:
+        chosen = {"select": options.select, "ignore": options.ignore}
+        healed = heal_folder(folder, options.fix, unsafe=options.unsafe, **chosen)
+        told = sys.stderr if options.format == "json" else sys.stdout
+        print("", *map(plain, str(healed).splitlines()), sep="\n", file=told)
+        report = healed.left if rows is None else diagnose(options.fix, **settings)
+        left = [plain(finding) for finding in report.findings]
+        print(f"left: {'; '.join(left) or 'nothing'}", file=told)
+    return int(any(finding.severity != "note" for finding in report.findings))
+
+
+def _print_report(report: Report, form: str) -> None:
+    document = report.to_dict()
+    if form == "json":
+        print(report.to_json())
+    elif form == "github":
+        print(as_github(document))
+    elif importlib.util.find_spec("rich") is None or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        print(as_text(document), summarize(document), sep="\n")
+    else:
+        print_rich(document)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    wanted = options.check
+    for check in load_checks():
+        if wanted.upper() == check.code or wanted == check.name:
+            print(page(check), end="")
+            return 0
+    raise PadfixError(f"No check is called {wanted!r}. `llama-padfix checks` lists them.")
+
+
+def _checks(options: argparse.Namespace) -> int:
+    if options.json:
+        print(json.dumps([describe_check(check) for check in load_checks()], indent=2))
+    else:
+        for check in load_checks():
+            print(f"{check.code}  {check.severity:<7}  {check.name}")
+    return 0
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("no code is given")
+    return names
+
+
+def _rows(text: str) -> int | None:
+    return None if text == "all" else _positive(text)
 
 
 def _positive(text: str) -> int:

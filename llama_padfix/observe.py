@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from llama_padfix.records import Facts, ModelFacts, PadfixError, TemplateFacts
+from llama_padfix.observe_model import observe_model, text_config
+from llama_padfix.records import Facts, PadfixError, TemplateFacts
 
 __all__ = [
     "check_tokenizer",
@@ -30,6 +32,8 @@ __all__ = [
 # Plain words, so that no template trims, splits or escapes them; each must come out exactly once.
 _USER_PROBE = "Probequestion"
 _ASSISTANT_PROBE = "Probeanswer"
+# How the templates of Llama, Mistral, Granite, gpt-oss and others write a date.
+_DATE_FORMATS = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%Y-%m-%d", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y")
 
 
 def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None) -> Facts:
@@ -43,11 +47,11 @@ def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None) 
     with untouched(tokenizer):
         bos_added, eos_added = _count_added(tokenizer)
         template = observe_template(tokenizer)
-    pad_content = tokenizer.pad_token
+    pad_content, controls = tokenizer.pad_token, special_ids(tokenizer)
     return Facts(
         vocab_size=len(tokenizer),
         vocabulary=vocabulary,
-        special_ids=special_ids(tokenizer),
+        special_ids=controls,
         bos_token=tokenizer.bos_token,
         bos_token_id=tokenizer.bos_token_id,
         eos_token=tokenizer.eos_token,
@@ -60,7 +64,9 @@ def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None) 
         eos_added=eos_added,
         template=template,
         requested_pad_token=pad_token,
-        model=observe_model(model) if model is not None else None,
+        model=observe_model(model, {*controls.values(), *tokenizer.added_tokens_decoder})
+        if model is not None
+        else None,
     )
 
 
@@ -177,7 +183,13 @@ def observe_template(tokenizer: Any, template_kwargs: Mapping[str, Any] | None =
         stop_token_id=controls[stop_token] if stop_token is not None else None,
         always_opens_turn=always_opens_turn,
         leading_bos=_count_leading(encode_plain(tokenizer, whole), tokenizer.bos_token_id),
+        prints_date=_prints_today(whole),
     )
+
+
+def _prints_today(text: str) -> bool:
+    today = datetime.now()
+    return any(today.strftime(form) in text for form in _DATE_FORMATS)
 
 
 def find_control_text(text: str, controls: tuple[str, ...]) -> list[tuple[int, int, str]]:
@@ -223,40 +235,3 @@ def _count_added(tokenizer: Any) -> tuple[int, int]:
     bos_added = _count_leading(with_special, tokenizer.bos_token_id)
     eos_added = _count_leading(with_special[::-1], tokenizer.eos_token_id)
     return bos_added, eos_added
-
-
-def observe_model(model: Any) -> ModelFacts:
-    """Return the model's side of the special tokens; lists of ids are tuples, in the order in which they are held."""
-    if not hasattr(model, "config"):
-        raise PadfixError(
-            f"Got a {type(model).__name__} where a model is needed. "
-            "Load one: model = transformers.AutoModelForCausalLM.from_pretrained(name)"
-        )
-    config = text_config(model)
-    generation = getattr(model, "generation_config", None)
-    embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    return ModelFacts(
-        embedding_rows=_count_rows(embeddings.weight) if embeddings is not None else None,
-        config_pad_token_id=getattr(config, "pad_token_id", None),
-        config_eos_token_id=_freeze(getattr(config, "eos_token_id", None)),
-        has_generation_config=generation is not None,
-        generation_pad_token_id=getattr(generation, "pad_token_id", None),
-        generation_eos_token_id=_freeze(getattr(generation, "eos_token_id", None)),
-    )
-
-
-def text_config(model: Any) -> Any:
-    """Return the config that holds the special ids: that of the text part, where a model has several parts."""
-    return model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-
-
-def _count_rows(weight: Any) -> int:
-    return int(
-        getattr(weight, "ds_shape", weight.shape)[0]
-    )  # DeepSpeed ZeRO-3 empties the weight, and notes its shape
-
-
-def _freeze(value: Any) -> int | tuple[int, ...] | None:
-    if isinstance(value, (list, tuple, set)):
-        return tuple(int(token_id) for token_id in value)
-    return None if value is None else int(value)

@@ -22,18 +22,41 @@ def is_batch(value: Any) -> bool:
 
 
 def is_encoded(dataset: Any) -> bool:
-    """Tell a dataset of encoded rows: its columns, or its first row, hold `input_ids`."""
+    """Tell a dataset of encoded rows: its columns, or its first row, hold `input_ids`.
+
+    A stream that does not know its columns is asked for its first row, and begins anew when it is read.
+    """
     names = getattr(dataset, "column_names", None)
     if isinstance(names, (list, tuple)):
         return "input_ids" in names
-    first = next(iter(dataset), None) if isinstance(dataset, (list, tuple)) else None
+    if isinstance(names, Mapping) or not (hasattr(dataset, "column_names") or _is_indexed(dataset)):
+        return False
+    first = dataset[0] if _is_indexed(dataset) and len(dataset) else next(iter(dataset), None)
     return isinstance(first, Mapping) and "input_ids" in first
 
 
+def _is_indexed(dataset: Any) -> bool:
+    """Tell a list or a torch dataset: what has a length and rows by number."""
+    other = isinstance(dataset, (Mapping, str)) or hasattr(dataset, "column_names")
+    return not other and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+
+
 def rows_of_batch(batch: Mapping[str, Any], source: str, first: int = 0) -> Iterator[RowFacts]:
-    """Yield the rows of a collated batch, padding included, numbered from `first`."""
-    for place in range(len(batch["input_ids"])):
-        yield _row({name: batch[name][place] for name in _names(batch)}, source, first + place)
+    """Yield the rows of a collated batch, padding included, numbered from `first`.
+
+    Nothing for a batch without two-dimensional `input_ids`, such as one of pairs; masks and positions of other
+    shapes (four-dimensional masks, positions along several axes) are left out.
+    """
+    if not is_batch(batch):
+        return
+    shape = tuple(batch["input_ids"].shape)
+    names = [
+        name
+        for name in _names(batch)
+        if name in ("input_ids", "labels") or tuple(getattr(batch[name], "shape", ())) == shape
+    ]
+    for place in range(shape[0]):
+        yield _row({name: batch[name][place] for name in names}, source, first + place)
 
 
 def sample_of(dataset: Any, source: str, max_rows: int | None) -> tuple[SampleFacts, list[int] | None]:
@@ -53,7 +76,12 @@ def rows_of_dataset(
     """Yield rows of a dataset in constant memory: those at `places`, else all, or the first `max_rows`."""
     if hasattr(dataset, "with_format"):
         dataset = dataset.with_format(None)
-    numbered = ((place, dataset[place]) for place in places) if places is not None else enumerate(dataset)
+    if places is not None:
+        numbered: Iterable[tuple[int, Any]] = ((place, dataset[place]) for place in places)
+    elif _is_indexed(dataset):  # a torch dataset may know where it ends by its length only
+        numbered = ((place, dataset[place]) for place in range(len(dataset)))
+    else:
+        numbered = enumerate(dataset)
     for number, row in islice(numbered, max_rows):
         if not isinstance(row, Mapping) or row.get("input_ids") is None:
             raise PadfixError(

@@ -185,14 +185,20 @@ def _name(module: Any, kind: str, index: int, indices: list[int]) -> str:
 
 
 def _bf16(reason: str) -> Precision:
-    return Precision("bfloat16", bf16=True, fp16=False, max_grad_norm=1.0, reason=reason)
+    import torch
+
+    return Precision(torch.bfloat16, bf16=True, fp16=False, max_grad_norm=1.0, reason=reason)
 
 
 def _fp16(reason: str) -> Precision:
+    import torch
+
     # torch's GradScaler raises "Attempting to unscale FP16 gradients" for trainable weights in float16.
     need = "fp16 needs float32 trainable weights (the loss scaler refuses fp16 gradients) and tight clipping."
-    return Precision("float16", bf16=False, fp16=True, max_grad_norm=0.3, reason=f"{reason} {need}")
+    return Precision(torch.float16, bf16=False, fp16=True, max_grad_norm=0.3, reason=f"{reason} {need}")
 
 
 def _float32(reason: str) -> Precision:
-    return Precision("float32", bf16=False, fp16=False, max_grad_norm=1.0, reason=reason)
+    import torch
+
+    return Precision(torch.float32, bf16=False, fp16=False, max_grad_norm=1.0, reason=reason)

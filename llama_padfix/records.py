@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import html
+import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
+from llama_padfix import render
 from llama_padfix.facts import (
+    DataFacts,
     EnvironmentFacts,
     Facts,
     FolderFacts,
     ModelFacts,
     RowFacts,
+    RowNumbers,
     SampleFacts,
     TemplateFacts,
     TrainerFacts,
     TurnMarkers,
 )
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = [
     "IGNORE_INDEX",
     "Change",
     "Check",
     "Counts",
+    "DataFacts",
     "EnvironmentFacts",
     "Evidence",
     "Facts",
@@ -36,6 +45,7 @@ __all__ = [
     "Precision",
     "Report",
     "RowFacts",
+    "RowNumbers",
     "Safety",
     "SampleFacts",
     "Severity",
@@ -213,11 +223,29 @@ class Report:
             raise PadfixError("A manual change is shown and never run. Apply 'safe' or 'unsafe' ones.")
         return self.apply(self.changes(safety))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values for JSON; `schema` is the version of its keys."""
+        levels = [finding.severity for finding in self.findings]
+        return {
+            "schema": render.SCHEMA,
+            "tool": render.tool(),
+            "summary": {level: levels.count(level) for level in ("error", "warning", "note")},
+            "samples": [_plain(sample) for sample in self.samples],
+            "findings": [_plain(finding) for finding in self.findings],
+            "passed": list(self.passed),
+            "skipped": dict(self.skipped),
+        }
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Return `to_dict` as JSON in ASCII."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def to_html(self) -> str:
+        """Return a page that stands alone, without a script, everything in it escaped."""
+        return render.as_html(self.to_dict())
+
     def __str__(self) -> str:
-        lines = [str(finding) for finding in self.findings] or ["No findings."]
-        lines.append(f"passed: {', '.join(self.passed) or 'none'}")
-        lines += [f"skipped: {code} ({reason})" for code, reason in self.skipped.items()]
-        return "\n".join(lines)
+        return render.as_text(self.to_dict())
 
     def _repr_html_(self) -> str:
         rows: list[Sequence[str]] = [(f.severity, f.code, f.name, f.message) for f in self.findings]
@@ -229,18 +257,18 @@ class Report:
 class Precision:
     """The floating point type to train in, the two `TrainingArguments` switches that ask for it, and why.
 
-    `dtype` is the `torch` name ("bfloat16", "float16", "float32") as a string, so that this record needs no
-    torch; `max_grad_norm` is the gradient clipping that goes with it.
+    `dtype` is `torch.bfloat16`, `torch.float16` or `torch.float32`; `max_grad_norm` is the gradient clipping that
+    goes with it.
     """
 
-    dtype: str
+    dtype: torch.dtype
     bf16: bool
     fp16: bool
     max_grad_norm: float
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.dtype}: {self.reason}"
+        return f"{str(self.dtype).removeprefix('torch.')}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -291,6 +319,18 @@ def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _plain(value: Any) -> Any:
+    """Return a record as a dict, a sequence as a list, and what JSON does not know as its `repr`."""
+    if is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    known = value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
+    return value if known else repr(value)
 
 
 def describe(value: Any, limit: int = 80) -> str:

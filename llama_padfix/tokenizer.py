@@ -104,7 +104,8 @@ def _require_pad_token(facts: Facts) -> None:
         seen = f"is not among the {facts.vocab_size} tokens" if found is None else f"({found}) is beyond the embedding"
         raise PadfixError(f"pad_token={asked!r} {seen}. Let the policy choose one that is there: pad_token='auto'")
     raise PadfixError(
-        "No token of the vocabulary is free to pad with. Add one and resize: "
+        "No token of the vocabulary is free to pad with. PadCollator masks by position, so the EOS will do there: "
+        f"pad_token={facts.eos_token!r}. Other collators need a token of its own: "
         "tokenizer.add_special_tokens({'pad_token': '<pad>'}); model.resize_token_embeddings(len(tokenizer))"
     )
 

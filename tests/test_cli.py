@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import llama_padfix
-from llama_padfix import cli
+from llama_padfix import cli, patch_tokenizer
+from llama_padfix.examine import load_checks
+from tests.saved import read, save, small_model, small_tokenizer
+
+HOSTILE = "\x1b[31m\n::error title=x::forged\n<script>alert(1)</script>"
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "llama_padfix", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=env)
+
+
+def write_rows(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A healthy folder: the only finding is a note."""
+    tokenizer = small_tokenizer()
+    model = small_model(tokenizer)
+    patch_tokenizer(tokenizer, model)
+    return str(save(tmp_path_factory.mktemp("clean") / "run", tokenizer, model))
+
+
+@pytest.fixture(scope="module")
+def ill(tmp_path_factory: pytest.TempPathFactory) -> str:
+    tokenizer = small_tokenizer()
+    return str(save(tmp_path_factory.mktemp("ill") / "run", tokenizer, small_model(tokenizer)))
+
+
+CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
 
 
 def test_version_is_that_of_the_package() -> None:
@@ -47,3 +79,206 @@ def test_demo_prints_its_table_without_a_terminal() -> None:
     lines = result.stdout.splitlines()
     assert any(line.startswith("rows that start with a doubled BOS") for line in lines)
     assert "\x1b" not in result.stdout
+
+
+# ---- doctor, in processes of its own
+
+
+def test_a_clean_folder_exits_0(clean: str) -> None:
+    result = run("doctor", clean, NO_COLOR="1")
+    assert result.returncode == 0, result.stderr
+    assert "note SAV003" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("0 errors, 0 warnings, 1 note; ")
+    assert "\x1b" not in result.stdout
+
+
+def test_findings_exit_1_and_json_is_nothing_but_json(ill: str, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", [CHAT, {"conversations": [{"from": HOSTILE, "value": "x"}]}])
+    result = run("doctor", ill, "--json", "--data", data, "--html", str(tmp_path / "page.html"))
+    assert result.returncode == 1, result.stderr
+    document = json.loads(result.stdout)
+    assert document["schema"] == 1
+    assert {"PAD001", "BOS001", "DAT001"} <= {finding["code"] for finding in document["findings"]}
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_github_format_is_one_command_a_finding(ill: str, tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": HOSTILE, "content": ""}]}]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    result = run(
+        "doctor", ill, "--format", "github", "--data", data, "--select", "DAT,PAD001", PYTHONIOENCODING="ascii"
+    )
+    assert result.returncode == 1, result.stderr
+    commands = [line for line in result.stdout.splitlines() if line.startswith("::")]
+    assert [line.split("::")[1] for line in commands] == [
+        "error title=DAT001 unreadable-rows",
+        "error title=PAD001 missing-pad-token",
+    ]
+
+
+def test_what_could_not_run_exits_2(tmp_path: Path) -> None:
+    result = run("doctor", "nobody/nothing")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "is not a folder, and the hub gives none of that name" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_fault_of_our_own_exits_2(clean: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(cli, "diagnose", lambda *a, **k: 1 // 0)
+    assert cli.main(["doctor", clean]) == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_fault() -> None:
+    command = f"{sys.executable} -m llama_padfix checks | true"  # gone long before the first line is written
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert result.stderr == ""
+
+
+# ---- doctor, in this process
+
+
+def test_fix_writes_a_new_folder_and_says_what(ill: str, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "healed"
+    assert cli.main(["doctor", ill, "--fix", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "tokenizer.pad_token: None -> '<|end_of_text|>'" in said
+    assert f"written to {out}: chat_template.jinja, config.json" in said
+    assert "left: note SAV003" in said
+    assert read(out / "tokenizer_config.json")["pad_token"] == "<|end_of_text|>"
+    before = (out / "config.json").read_bytes()
+    assert cli.main(["doctor", ill, "--fix", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (out / "config.json").read_bytes() == before
+    assert cli.main(["doctor", str(out)]) == 0
+
+
+def test_fix_heals_only_what_is_selected(ill: str, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "healed"
+    assert cli.main(["doctor", ill, "--select", "BOS", "--json", "--fix", str(out)]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["findings"][0]["code"] == "BOS001"
+    assert "tokenizer.adds_bos: True -> False" in captured.err
+    assert read(out / "tokenizer_config.json").get("pad_token") is None
+
+
+def test_unsafe_needs_fix(ill: str, tmp_path: Path, capsys: Any) -> None:
+    assert cli.main(["doctor", ill, "--unsafe"]) == 2
+    assert "goes with --fix" in capsys.readouterr().err
+    assert cli.main(["doctor", ill, "--fix", str(tmp_path / "o"), "--unsafe"]) == 0
+    assert read(tmp_path / "o" / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
+
+
+def test_select_and_ignore(ill: str, capsys: Any) -> None:
+    assert cli.main(["doctor", ill, "--select", "PAD,double-bos", "--ignore", "PAD001,PAD004"]) == 1
+    assert "BOS001" in capsys.readouterr().out
+    assert cli.main(["doctor", ill, "--select", "PAD", "--ignore", "PAD001,PAD004"]) == 0
+    assert cli.main(["doctor", ill, "--select", "PADD"]) == 2
+    assert "No check is called 'PADD'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+def test_raw_rows_of_each_kind_of_file(clean: str, tmp_path: Path, kind: str, capsys: Any) -> None:
+    rows: list[Any] = [CHAT] * 3 + [{"messages": [{"role": "user", "content": "Hi"}]}] * 2
+    path = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=2)
+    else:
+        path.write_text("\n\n".join(map(json.dumps, rows)) if kind == "jsonl" else json.dumps(rows))
+    assert cli.main(["doctor", clean, "--data", str(path), "--max-rows", "all", "--json"]) == 1
+    [finding] = [f for f in json.loads(capsys.readouterr().out)["findings"] if f["code"] == "DAT003"]
+    assert (finding["rows"], finding["seen"]) == (2, 5)
+    assert [place["row"] for place in finding["evidence"]] == [3, 4]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+def test_encoded_rows_are_looked_at_as_rows(clean: str, tmp_path: Path, kind: str, capsys: Any) -> None:
+    rows = [{"input_ids": [1, 2, 3], "labels": [-100, -100, -100]}] * 4
+    path = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)) if kind == "jsonl" else json.dumps(rows))
+    assert cli.main(["doctor", clean, "--data", str(path), "--select", "LBL001", "--max-rows", "3"]) == 1
+    said = capsys.readouterr().out
+    assert "3 of 3 rows (dataset) have no trained token" in said
+    assert "looked at 3 of 4 rows (dataset)" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("rows.csv", b"a,b", "of no known kind"),
+        ("rows.jsonl", b"\n", "holds no rows"),
+        ("rows.json", b"{", "not valid JSON"),
+        ("rows.json", b'{"a": 1}', "not a list of rows"),
+        ("rows.parquet", b"PAR1", "not a parquet file"),
+        (None, b"", "There is no file"),
+    ],
+)
+def test_data_that_cannot_be_read(
+    clean: str, tmp_path: Path, name: str | None, content: bytes, says: str, capsys: Any
+) -> None:
+    path = tmp_path / (name or "nothing.jsonl")
+    if name is not None:
+        path.write_bytes(content)
+    assert cli.main(["doctor", clean, "--data", str(path)]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_line_that_is_no_json_is_one_bad_row(clean: str, tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(CHAT).encode() + b"\nnot json \xff\n" + json.dumps(CHAT).encode())
+    assert cli.main(["doctor", clean, "--data", str(path)]) == 1
+    assert "1 of 3 rows (dataset) cannot be read, the first is row 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rows", ["0", "-3", "some"])
+def test_a_bad_number_of_rows_is_refused(rows: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["doctor", ".", f"--max-rows={rows}"])
+    assert exit_.value.code == 2
+
+
+def test_a_terminal_gets_a_table(ill: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    assert cli.main(["doctor", ill, "--select", "PAD001"]) == 1
+    assert "┃" in capsys.readouterr().out
+    monkeypatch.setenv("TERM", "dumb")
+    assert cli.main(["doctor", ill, "--select", "PAD001"]) == 1
+    assert "┃" not in capsys.readouterr().out
+
+
+# ---- explain and checks
+
+
+@pytest.mark.parametrize("name", ["PAD002", "pad002", "pad-token-must-be-learned"])
+def test_explain_prints_the_page(name: str, capsys: Any) -> None:
+    assert cli.main(["explain", name]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("# PAD002: pad-token-must-be-learned") and "Good:" in said
+
+
+def test_explain_refuses_what_it_does_not_know(capsys: Any) -> None:
+    assert cli.main(["explain", "PAD"]) == 2
+    assert "No check is called 'PAD'" in capsys.readouterr().err
+
+
+def test_checks_are_listed(capsys: Any) -> None:
+    assert cli.main(["checks"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(load_checks())
+    assert cli.main(["checks", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [check["code"] for check in listed] == [check.code for check in load_checks()]
+    assert all(check["explanation"] and check["needs"] for check in listed)

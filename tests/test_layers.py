@@ -14,18 +14,20 @@ SOURCE = Path(llama_padfix.__file__).parent
 
 # Lowest first: a module imports from the rows above its own, and from none beside or below it.
 LAYERS = (
-    ("facts",),
+    ("facts", "render"),
     ("records",),
-    ("policy",),
+    ("policy", "turns"),
+    ("observe_model", "snapshot"),
     ("observe", "observe_rows", "observe_folder", "observe_environment"),
-    ("observe_trainer", "checks", "formats", "bos", "collator", "precision"),
-    ("examine", "offsets"),
+    ("checks", "formats", "bos", "collator", "precision"),
+    ("examine", "observe_trainer", "offsets"),
     ("chat", "labels"),
     ("tokenizer", "encode"),
+    ("observe_data",),
     ("doctor", "dataset", "loading", "trainer"),
-    ("compose",),
+    ("compose", "healing"),
 )
-ONLY = {"reference": {"records"}, "checks": {"records", "policy"}}  # and these know nothing more than that
+ONLY = {"reference": {"records"}, "checks": {"records", "policy", "turns"}, "pages": {"records"}}
 ON_TOP = {"cli", "demo", "__init__", "__main__"}  # may import everything
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

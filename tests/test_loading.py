@@ -33,8 +33,8 @@ def without(folder: Path, target: Path, *names: str) -> Path:
     return target
 
 
-BF16 = Precision("bfloat16", bf16=True, fp16=False, max_grad_norm=1.0, reason="a test")
-FP16 = Precision("float16", bf16=False, fp16=True, max_grad_norm=0.3, reason="a test")
+BF16 = Precision(torch.bfloat16, bf16=True, fp16=False, max_grad_norm=1.0, reason="a test")
+FP16 = Precision(torch.float16, bf16=False, fp16=True, max_grad_norm=0.3, reason="a test")
 
 
 def test_loaded_pair_is_patched_and_needs_nothing_more(folder: Path) -> None:

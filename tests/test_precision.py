@@ -104,7 +104,7 @@ def bare(patch: pytest.MonkeyPatch) -> Machine:
 
 
 def shape(precision: Precision) -> tuple[str, bool, bool, float]:
-    return precision.dtype, precision.bf16, precision.fp16, precision.max_grad_norm
+    return str(precision.dtype).removeprefix("torch."), precision.bf16, precision.fp16, precision.max_grad_norm
 
 
 BF16 = ("bfloat16", True, False, 1.0)
@@ -308,8 +308,8 @@ def test_cpu_on_a_machine_with_a_gpu_says_where_the_trainer_would_go(machine: Ma
 def test_accelerates_cpu_switch_is_read(machine: Machine, value: str, dtype: str) -> None:
     machine.nvidia(A100)
     machine.patch.setenv("ACCELERATE_USE_CPU", value)
-    assert choose_precision().dtype == dtype
-    assert choose_precision("cuda").dtype == "bfloat16"  # what was asked for by name stands
+    assert choose_precision().dtype == getattr(torch, dtype)
+    assert choose_precision("cuda").dtype == torch.bfloat16  # what was asked for by name stands
 
 
 def test_the_order_is_the_trainers(machine: Machine) -> None:
@@ -397,11 +397,11 @@ def test_never_both_switches_and_always_a_reason_that_names_the_device() -> None
             chosen = choose_precision()
         seen.add(chosen.dtype)
         assert not (chosen.bf16 and chosen.fp16)
-        assert chosen.bf16 == (chosen.dtype == "bfloat16")
-        assert chosen.fp16 == (chosen.dtype == "float16")
+        assert chosen.bf16 == (chosen.dtype == torch.bfloat16)
+        assert chosen.fp16 == (chosen.dtype == torch.float16)
         assert chosen.max_grad_norm == (0.3 if chosen.fp16 else 1.0)
         assert any(kind in chosen.reason for kind in ("cuda:", "xpu:", "mps", "cpu"))
-    assert seen == {"bfloat16", "float16", "float32"}
+    assert seen == {torch.bfloat16, torch.float16, torch.float32}
 
 
 def test_the_real_answer_of_this_machine_is_taken_by_training_arguments(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+import torch
 
 from llama_padfix import Change, Counts, Finding, PadfixError, Plan, Precision, Report, records
 from llama_padfix.records import describe
@@ -65,7 +66,7 @@ def test_counts_add_up() -> None:
 
 
 def test_precision_says_why() -> None:
-    assert str(Precision("bfloat16", True, False, 1.0, "real bf16")) == "bfloat16: real bf16"
+    assert str(Precision(torch.bfloat16, True, False, 1.0, "real bf16")) == "bfloat16: real bf16"
 
 
 def test_describe_is_short() -> None:

@@ -1,0 +1,63 @@
+"""Writes docs/checks and the README's table from the catalogue; `--check` fails where they are stale."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from llama_padfix.examine import load_checks
+from llama_padfix.pages import index_page, page, table
+from llama_padfix.records import PadfixError
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN = "<!-- checks: made by `make docs` -->\n"
+END = "<!-- end of checks -->"
+
+
+def wanted_files(root: Path = ROOT) -> dict[Path, str]:
+    """Every generated file with what it should hold. Raises `PadfixError` for a README without the markers."""
+    checks = load_checks()
+    folder = root / "docs" / "checks"
+    files = {folder / f"{check.code}.md": page(check) for check in checks}
+    files[folder / "README.md"] = index_page(checks)
+    readme = root / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise PadfixError(f"README.md must hold one {BEGIN.strip()!r} and one {END!r}.")
+    before, _, rest = text.partition(BEGIN)
+    files[readme] = f"{before}{BEGIN}{table(checks, 'docs/checks/')}{END}{rest.partition(END)[2]}"
+    return files
+
+
+def stale_files(root: Path = ROOT) -> list[str]:
+    """The generated files that are missing, old, or left from a check that is gone."""
+    files = wanted_files(root)
+    old = [path for path in (root / "docs" / "checks").glob("*.md") if path not in files]
+    changed = [path for path, text in files.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    return sorted(path.relative_to(root).as_posix() for path in [*old, *changed])
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Write the files, or with `--check` only say which are stale; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, and exit 1 where a file is stale")
+    options = parser.parse_args(arguments)
+    stale = stale_files(root)
+    if options.check:
+        if stale:
+            sys.stderr.write(f"stale: {', '.join(stale)}. Run: make docs\n")
+        return int(bool(stale))
+    files = wanted_files(root)
+    (root / "docs" / "checks").mkdir(parents=True, exist_ok=True)
+    for name in stale:
+        if root / name in files:
+            (root / name).write_text(files[root / name], encoding="utf-8")
+        else:
+            (root / name).unlink()
+    sys.stdout.write(f"{len(stale)} of {len(files)} files written.\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

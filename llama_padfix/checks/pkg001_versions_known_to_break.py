@@ -1,0 +1,57 @@
+"""PKG001: installed versions that are known to break something here."""
+
+import re
+from collections.abc import Iterator
+
+from llama_padfix.records import Check, Facts, Finding
+
+# (package, from, below, what it does); a second package with its range where only the pair breaks.
+_ALONE = (
+    ("tokenizers", "0.19", "0.20", "gives byte-level tokens zero-width offsets: assistant masks come out empty"),
+    ("trl", "0", "0.16", "replaces a dataset's labels in its default collator: pass data_collator=prepared.collator"),
+    ("transformers", "4.46", "5.8", "scales the loss by (N-1)/N where position 0 is trained: keep its label at -100"),
+)
+_TOGETHER = (
+    (
+        ("trl", "0", "0.12"),
+        ("transformers", "5", "999"),
+        "hands tokenizer= to a Trainer that only knows processing_class=: TypeError; update trl",
+    ),
+)
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    versions = facts.environment.versions if facts.environment is not None else {}
+    for package, first, end, what in _ALONE:
+        version = versions.get(package)
+        if version is not None and _key(first) <= _key(version) < _key(end):
+            yield CHECK.found(f"{package} {version} {what}.")
+    for one, other, what in _TOGETHER:
+        pair = [(name, versions.get(name), first, end) for name, first, end in (one, other)]
+        if all(version is not None and _key(first) <= _key(version) < _key(end) for _, version, first, end in pair):
+            named = " beside ".join(f"{name} {version}" for name, version, _, _ in pair)
+            yield CHECK.found(f"{named} {what}.", severity="warning")
+
+
+def _key(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version; a release candidate counts as its release."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, numbers.group().split("."))) if numbers is not None else ()
+
+
+CHECK = Check(
+    code="PKG001",
+    name="versions-known-to-break",
+    severity="note",
+    needs=("environment",),
+    traps=(24, 28, 29, 35),
+    explanation="""\
+Keywords and behaviour drift between releases: `tokenizer=` became `processing_class=`, `max_seq_length` became
+`max_length`, tokenizers 0.19 lost the offsets that assistant masks are made from, TRL up to 0.15 overwrote labels that
+a dataset brought, and transformers 4.46 to 5.7 divided the loss by one position too many where the first one is
+trained. The installed versions are compared with this table; the library itself avoids each of them.
+""",
+    bad="tokenizers==0.19.1  # return_assistant_tokens_mask=True gives zeros only",
+    good="build_trainer(prepared, dataset)  # the keywords that the installed versions know",
+    find=_find,
+)
