@@ -373,11 +373,10 @@ print([finding.message.split(":")[0] for finding in diagnose(trainer, select=["L
 def test_lod003_two_processes_that_are_one(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(LAUNCHED)
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes"]
-    for count, said in (("2", ["The launcher announced 2 processes, and the trainer runs with 1"]), ("1", [])):
-        command = [*launch, count, "train.py"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.splitlines()[-1] == str(said)
+    command = [*launch, "2", "train.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['The launcher announced 2 processes, and the trainer runs with 1']"
 
 
 def test_lod003_sharding_that_is_none(parts: Any, tmp_path: Path) -> None:
