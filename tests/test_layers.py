@@ -131,3 +131,11 @@ def test_what_is_allowed() -> None:
     inside = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\ndef f():\n    import torch\n"
     assert list(find_faults("bos.py", inside)) == []
     assert list(find_faults("compose.py", "from llama_padfix.tokenizer import plan_patch")) == []
+
+
+def test_the_design_page_names_every_module_in_its_layer() -> None:
+    page = (SOURCE.parent / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and line[2].isdigit()]
+    assert len(rows) == len(LAYERS)
+    for row, names in zip(reversed(rows), LAYERS, strict=True):
+        assert all(f"`{name}`" in row or f"`{name}/*`" in row for name in names), row
