@@ -16,10 +16,11 @@ SOURCE = Path(llama_padfix.__file__).parent
 LAYERS = (
     ("facts",),
     ("records",),
-    ("policy",),
+    ("policy", "provenance"),
     ("observe", "observe_rows", "observe_folder", "observe_environment"),
     ("observe_trainer", "checks", "formats", "bos", "collator", "precision"),
-    ("examine", "offsets"),
+    ("examine", "offsets", "sandbox", "spans"),
+    ("structure", "turns"),
     ("chat", "labels"),
     ("tokenizer", "encode"),
     ("doctor", "dataset", "loading", "trainer"),
