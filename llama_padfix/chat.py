@@ -117,7 +117,9 @@ def _find_spelled(whole: Trace, controls: tuple[str, ...]) -> tuple[tuple[int, i
 
 def _has_text(message: Mapping[str, Any]) -> bool:
     content = message.get("content")
-    return bool(content.strip() if isinstance(content, str) else content) or bool(message.get("tool_calls"))
+    if isinstance(content, str):
+        content = content.rpartition("</think>")[2].strip()  # a thought may be left out of the history
+    return bool(content) or bool(message.get("tool_calls"))
 
 
 def _require_roles(messages: Sequence[Mapping[str, Any]], controls: tuple[str, ...]) -> None:

@@ -122,9 +122,10 @@ def _find_span(whole: Trace, structure: Structure, index: int, has_text: bool, r
     own = [place for place, block in enumerate(whole.blocks) if block[2] == index]
     if not own:
         return _find_silent(whole, structure, index, has_text, render)
-    first, last = own[0], own[0]
-    while last + 1 < len(whole.blocks) and whole.blocks[last + 1][2] == index:
-        last += 1
+    first = own[0]
+    last = _find_last(whole, structure, index, first, render)
+    if last is None:
+        return Span(index, reason="its text is written in two places")
     before = whole.blocks[first - 1][1] if first else 0
     start = _find_start(whole, structure, index, before, whole.blocks[first][0], render)
     if start is None:
@@ -132,6 +133,36 @@ def _find_span(whole: Trace, structure: Structure, index: int, has_text: bool, r
     after = whole.blocks[last + 1][0] if last + 1 < len(whole.blocks) else len(whole.text)
     end, stops = _find_end(whole, structure, index, whole.blocks[last][1], after, render)
     return Span(index, start, end, stops)
+
+
+def _find_last(whole: Trace, structure: Structure, index: int, first: int, render: Render) -> int | None:
+    """Return the last block of a message's turn, the first being known.
+
+    Later messages may repeat a part of it (the name of the tool that it called), behind its stop token. None where
+    a part of the turn itself stands elsewhere.
+    """
+    blocks = whole.blocks
+    run = first
+    while run + 1 < len(blocks) and blocks[run + 1][2] == index:
+        run += 1
+    cuts = [
+        place
+        for place in range(first, run)
+        if find_control_text(whole.own[blocks[place][1] : blocks[place + 1][0]], structure.stops)
+    ]
+    outside = {whole.text[start:end].strip() for start, end, origin in blocks[run + 1 :] if origin == index} - {""}
+    if not cuts and not outside:
+        return run
+    alone = render(index + 1, False)
+    if alone is None:
+        return None
+    mine = [block for block in alone.blocks if block[2] == index]
+    if cuts and not find_control_text(alone.own[mine[0][0] : mine[-1][1]] if mine else "", structure.stops):
+        run = cuts[0]
+        outside |= {whole.text[start:end].strip() for start, end, origin in blocks[run + 1 :] if origin == index} - {""}
+    said = {whole.text[start:end].strip() for start, end, _ in blocks[first : run + 1]}
+    written = {alone.text[start:end].strip() for start, end, _ in mine}
+    return None if (outside - said) & written else run
 
 
 def _why_no_start(index: int) -> str:
@@ -144,6 +175,16 @@ def _find_start(
     whole: Trace, structure: Structure, index: int, before: int, first: int, render: Render
 ) -> int | None:
     """Return where the turn begins, between the characters of the messages before it and its own first one."""
+    start = _find_prompt_end(whole, structure, index, before, first, render)
+    again = structure.header and start is not None and whole.own[start:first].rfind(structure.header)
+    if start is not None and isinstance(again, int) and again >= 0:
+        return start + again + len(structure.header)  # a header that the prompt leaves out is a header all the same
+    return start
+
+
+def _find_prompt_end(
+    whole: Trace, structure: Structure, index: int, before: int, first: int, render: Render
+) -> int | None:
     gap = whole.own[before:first]
     if structure.steady and structure.prompt and gap.count(structure.prompt) == 1:
         return before + gap.index(structure.prompt) + len(structure.prompt)
@@ -155,6 +196,8 @@ def _find_start(
         # The history differs from the prompt somewhere: the template's own characters at the seam still tell.
         seam = prompt.own[prompt.blocks[-1][1] if prompt.blocks else 0 :]
         shared = common_start(seam, gap)
+        if shared == len(gap):
+            return first  # the turn goes on without a header
         if shared == len(seam) and seam:
             return _after_header(whole, structure, before + shared, first)
         if structure.header and structure.header in seam[:shared]:
@@ -207,17 +250,35 @@ def find_stop(tail: str, structure: Structure) -> int | None:
 
 def _find_silent(whole: Trace, structure: Structure, index: int, has_text: bool, render: Render) -> Span | None:
     """Find the turn of a message of which not one character was written; None where the template leaves it out."""
-    prompt = render(index, True) if index else None
     asked = render(index, False) if index else None
     until = render(index + 1, False)
     if until is None or (index and asked is None):
         return Span(index, reason="the template writes none of its text")
     if asked is not None and asked.text == until.text and not whole.lost:
         return None
-    if has_text or whole.lost or prompt is None or not _is_prefix(prompt, whole) or not _is_prefix(until, whole):
+    if has_text or whole.lost:
         return Span(index, reason="the template writes none of its text")
-    start = _after_header(whole, structure, len(prompt.text), len(until.text))
-    tail = whole.own[start : len(until.text)]
+    prompt = render(index, True) if index else None
+    if prompt is not None and _is_prefix(prompt, whole) and _is_prefix(until, whole) and _is_prefix(prompt, until):
+        start = _after_header(whole, structure, len(prompt.text), len(until.text))
+        return _close_silent(structure, index, start, whole.own[start : len(until.text)])
+    # Between the characters of its neighbours there is one header, and it is the turn's.
+    before = max((end for _, end, origin in whole.blocks if origin < index), default=0)
+    after = min((start for start, _, origin in whole.blocks if origin > index), default=len(whole.text))
+    tail = until.own[until.blocks[-1][1] if until.blocks else 0 :]
+    gap = whole.own[before:after]
+    if not structure.header or gap.count(structure.header) != 1 or tail.count(structure.header) != 1:
+        return Span(index, reason="the template writes none of its text")
+    own = tail[tail.index(structure.header) :]
+    at = gap.index(structure.header)
+    skip = max(len(structure.header), common_start(structure.prompt, own))
+    found = _close_silent(structure, index, before + at + skip, own[skip:])
+    if not gap.startswith(own[: found.end - before - at], at):
+        return Span(index, reason="the template writes none of its text")
+    return found
+
+
+def _close_silent(structure: Structure, index: int, start: int, tail: str) -> Span:
     if structure.opens_always:
         tail = tail.removesuffix(structure.prompt)
     stop = find_stop(tail, structure)

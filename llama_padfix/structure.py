@@ -77,7 +77,10 @@ def _learn(
     if longer is not None:
         after, opening = _gap(longer, 1, 2), longer.own[: longer.blocks[0][0]]
         closing = after[: len(after) - _common_end(after, opening)]
+        found = find_control_text(after, controls)
         in_history = _choose(closing, shared | set(stops), eos, controls)
+        if found and found[0][2] in shared:  # the opening may end a default system turn in the same way
+            in_history = found[0][1], found[0][2]
         stops += [in_history[1]] if in_history else []
     call = probe(1, last={"role": "assistant", "content": "", "tool_calls": [_CALL]})
     if call is not None and "look" in call.text:
