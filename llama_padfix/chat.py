@@ -57,6 +57,9 @@ def render_turns(
         wanted = {index for index, message in enumerate(messages) if message.get("role") == "assistant"}
     _require_roles(messages, template.controls)
     text = render_text(template, messages, tools)
+    plain = _find_plain(template, messages, wanted, text) if tools is None else None
+    if plain is not None:
+        return Rendered(text, plain)
     rendered = _find_by_origin(template, messages, tools, wanted, text)
     if isinstance(rendered, PadfixError):
         refusal = rendered
@@ -65,6 +68,42 @@ def render_turns(
         rendered = render_by_prefixes(template, messages, tools, wanted, text)
     _require_faithful(messages, rendered.turns, text)
     return rendered
+
+
+def _find_plain(
+    template: ChatTemplate, messages: Sequence[Mapping[str, Any]], wanted: Collection[int], text: str
+) -> tuple[Turn, ...] | None:
+    """Find the turns of a plain conversation in its text alone; None where that proves nothing.
+
+    Proof: the generation prompt cannot depend on the conversation and holds a control token; no message spells
+    one; and each prompt in the text is followed by the next assistant message, whole, and by the stop token.
+    """
+    structure = template.structure
+    if structure is None or not (structure.steady and structure.ending and structure.prompt_has_control):
+        return None
+    if not all(message.keys() == {"role", "content"} and isinstance(message["content"], str) for message in messages):
+        return None
+    if find_control_text("\0".join([message["content"] for message in messages]), template.controls):
+        return None
+    turns = []
+    position = 0
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        start = text.find(structure.prompt, position) + len(structure.prompt)
+        if start < len(structure.prompt):
+            return None
+        for content in (message["content"], message["content"].strip()):
+            end = start + len(content) + len(structure.ending)
+            if text.startswith(content, start) and text.startswith(structure.ending, start + len(content)):
+                break
+        else:
+            return None
+        position = end
+        turns.append(Turn(index, start, end, True))
+    if text.count(structure.prompt) != len(turns):
+        return None
+    return tuple(turn for turn in turns if turn.message in wanted)
 
 
 def _find_by_origin(
@@ -102,17 +141,19 @@ def _find_by_origin(
 
 def _find_spelled(whole: Trace, controls: tuple[str, ...]) -> tuple[tuple[int, int], ...] | None:
     """Return where text that a message or a tool wrote spells a control token; None where that is not known."""
-    found = find_control_text(whole.text, controls)
-    own = find_control_text(whole.own, controls)
-    if len(found) == len(own):
-        return ()
-    kept = set(own)
-    spelled = tuple((start, end) for start, end, token in found if (start, end, token) not in kept)
+    spelled: list[tuple[int, int]] = []
+    for start, end, token in find_control_text(whole.text, controls):
+        own = whole.own[start:end]
+        if own == token:
+            continue
+        if own.strip("\0"):
+            return None  # half of it is the template's
+        spelled.append((start, end))
     if whole.lost:
         lost = [(start, end) for start, end, origin in whole.blocks if origin == LOST]
         if any(start < right and left < end for start, end in spelled for left, right in lost):
             return None
-    return spelled
+    return tuple(spelled)
 
 
 def _has_text(message: Mapping[str, Any]) -> bool:

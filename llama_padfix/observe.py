@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "observe",
     "observe_model",
     "observe_template",
+    "pin_date",
     "render",
     "special_ids",
     "text_config",
@@ -260,3 +262,21 @@ def _freeze(value: Any) -> int | tuple[int, ...] | None:
     if isinstance(value, (list, tuple, set)):
         return tuple(int(token_id) for token_id in value)
     return None if value is None else int(value)
+
+
+def pin_date(tokenizer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Add today's `date_string` where the template prints it, so that one run has one date.
+
+    Decided by rendering: a template that shows a given date, and by default shows today's.
+    """
+    if "date_string" in kwargs or not getattr(tokenizer, "chat_template", None):
+        return kwargs
+    today = datetime.now().strftime("%d %b %Y")  # the format of Llama 3.2's template
+    probe = [{"role": "user", "content": "Hi"}]
+    try:
+        default = render(tokenizer, probe, template_kwargs=kwargs)
+        pinned = render(tokenizer, probe, template_kwargs={**kwargs, "date_string": today})
+        other = render(tokenizer, probe, template_kwargs={**kwargs, "date_string": "no date"})
+    except Exception:  # a template that refuses a bare question is read, and complained of, later
+        return kwargs
+    return {**kwargs, "date_string": today} if default == pinned != other else kwargs

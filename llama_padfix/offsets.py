@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from itertools import starmap
+from operator import ge
 from typing import Any
 
 from llama_padfix.observe import find_control_text
@@ -57,7 +59,7 @@ def encode_texts(tokenizer: Any, texts: list[str], *, split_special_tokens: bool
     )
     pieces = list(zip(encoding["input_ids"], encoding["offset_mapping"], strict=True))
     # tokenizers 0.19 gives offsets of no width, others hide white space: then the labels cannot be placed.
-    if any(left >= right for _, offsets in pieces for left, right in offsets):
+    if any(any(starmap(ge, offsets)) for _, offsets in pieces):
         raise PadfixError(
             "The tokenizer gives tokens without a place in the text (offsets of no width), so the labels cannot be "
             "placed. Update it: pip install -U tokenizers transformers"

@@ -52,6 +52,7 @@ class Structure:
     controls: tuple[str, ...]
     opens_always: bool
     ignores_prompt: bool
+    prompt_has_control: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,12 +158,20 @@ def _find_last(whole: Trace, structure: Structure, index: int, first: int, rende
     if alone is None:
         return None
     mine = [block for block in alone.blocks if block[2] == index]
-    if cuts and not find_control_text(alone.own[mine[0][0] : mine[-1][1]] if mine else "", structure.stops):
-        run = cuts[0]
+    if cuts:
+        stopped = mine and find_control_text(alone.own[mine[0][0] : mine[-1][1]], structure.stops)
+        ends = [place for place in (*cuts, run) if not stopped or _says(whole, blocks[place], alone, mine[-1])]
+        if not ends:
+            return None
+        run = ends[0]
         outside |= {whole.text[start:end].strip() for start, end, origin in blocks[run + 1 :] if origin == index} - {""}
     said = {whole.text[start:end].strip() for start, end, _ in blocks[first : run + 1]}
     written = {alone.text[start:end].strip() for start, end, _ in mine}
     return None if (outside - said) & written else run
+
+
+def _says(one: Trace, left: tuple[int, int, int], other: Trace, right: tuple[int, int, int]) -> bool:
+    return one.text[left[0] : left[1]] == other.text[right[0] : right[1]]
 
 
 def _why_no_start(index: int) -> str:

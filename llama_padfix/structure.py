@@ -100,6 +100,7 @@ def _learn(
         controls=controls,
         opens_always=opens_always,
         ignores_prompt=ignores,
+        prompt_has_control=bool(find_control_text(prompt, controls)),
     )
 
 
@@ -147,6 +148,8 @@ def _is_steady(tokenizer: Any) -> bool:
     except Exception:  # a tokenizer without a default template
         return False
     if tree != other:
+        return False
+    if tree.find(nodes.CallBlock) is not None:  # `{% generation %}`: what it marks is looked at row by row
         return False
     uses = [name for name in tree.find_all(nodes.Name) if name.name == "add_generation_prompt"]
     for choice in tree.find_all(nodes.If):

@@ -61,6 +61,20 @@ class Rendered:
     spelled: tuple[tuple[int, int], ...] = ()
     generation: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def agrees(self) -> bool:
+        """Whether what the template marks with `{% generation %}`, if anything, is what is trained, but for space."""
+        if not self.generation:
+            return True
+        marked = [False] * len(self.text)
+        for start, end in self.generation:
+            marked[start:end] = [True] * (end - start)
+        trained = [False] * len(self.text)
+        for turn in self.turns:
+            trained[turn.start : turn.end] = [True] * (turn.end - turn.start)
+        pairs = zip(self.text, marked, trained, strict=True)
+        return all(one == two or char.isspace() for char, one, two in pairs)
+
 
 def render_by_prefixes(
     template: ChatTemplate,

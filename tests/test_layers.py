@@ -16,7 +16,7 @@ SOURCE = Path(llama_padfix.__file__).parent
 LAYERS = (
     ("facts",),
     ("records",),
-    ("policy", "provenance"),
+    ("policy", "provenance", "selection"),
     ("observe", "observe_rows", "observe_folder", "observe_environment"),
     ("observe_trainer", "checks", "formats", "bos", "collator", "precision"),
     ("examine", "offsets", "sandbox", "spans"),
