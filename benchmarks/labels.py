@@ -19,7 +19,7 @@ from tests.conversations import rows_for, shared
 from tests.families import compare, make_nasty, originals
 
 
-def print_shares(rows: int) -> None:
+def _print_shares(rows: int) -> None:
     total: collections.Counter[str] = collections.Counter()
     for path in originals():
         counts = collections.Counter(
@@ -34,7 +34,7 @@ def print_shares(rows: int) -> None:
     print("all", dict(total))
 
 
-def best_of(run: Callable[[], object]) -> float:
+def _best_of(run: Callable[[], object]) -> float:
     times = []
     for _ in range(5):
         start = time.process_time()
@@ -43,18 +43,18 @@ def best_of(run: Callable[[], object]) -> float:
     return min(times)
 
 
-def print_cost() -> None:
+def _print_cost() -> None:
     tokenizer, rows = shared("3.1-instruct"), rows_for("3.1-instruct")[:400]
     encoder = ChatEncoder(tokenizer)
     encoder.encode_rows(rows[:1])
-    plain = best_of(
+    plain = _best_of(
         lambda: [tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=True) for row in rows]
     )
-    ours = best_of(lambda: encoder.encode_rows(rows))
+    ours = _best_of(lambda: encoder.encode_rows(rows))
     print(f"Llama 3.1: {plain / len(rows) * 1e6:.0f} us a row without labels, {ours / len(rows) * 1e6:.0f} us with")
     print(f"cost ratio {ours / plain:.2f}")
 
 
 if __name__ == "__main__":
-    print_shares(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
-    print_cost()
+    _print_shares(int(sys.argv[1]) if len(sys.argv) > 1 else 100)
+    _print_cost()

@@ -23,7 +23,7 @@ from llama_padfix.policy import TEXT_END_TOKEN
 from llama_padfix.records import IGNORE_INDEX, Counts, PadfixError, TurnMarkers
 from llama_padfix.selection import TrainOn, choose_turns, require_train_on
 
-__all__ = ["ChatEncoder"]
+__all__ = ["ChatEncoder", "OnError", "SpecialTokens", "TrainOn", "Truncation"]
 
 SpecialTokens = Literal["escape", "error", "allow"]
 Truncation = Literal["turns", "tokens", "error"]

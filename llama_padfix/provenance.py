@@ -5,6 +5,7 @@ slices, trimming, splitting, replacing, joining) is traced to the character. Wha
 text of an origin that is known to be lost: never text that passes for the template's own.
 """
 
+# ruff: noqa: D102 - the methods are those of str
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,7 +31,7 @@ class Traced(str):
         made._runs = ((len(made), LOST),) if runs is None else runs
         return made
 
-    def __str__(self) -> Traced:  # type: ignore[override]
+    def __str__(self) -> Traced:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -53,7 +54,7 @@ class Traced(str):
     def __rmod__(self, pattern: str) -> str:
         return format_percent(pattern, self)
 
-    def __iter__(self) -> Iterator[Traced]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Traced]:
         return (_slice(self, place, place + 1) for place in range(len(self)))
 
     def __getitem__(self, key: Any) -> Traced:
@@ -99,7 +100,7 @@ class Traced(str):
         one, two, three = _locate(self, list(str.rpartition(self, sep)), 0)
         return one, two, three
 
-    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> Traced:  # type: ignore[override]
+    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> Traced:
         if not old:
             return taint(str.replace(self, old, new, count), (self, lift(new)))
         pieces = self.split(old, count)
@@ -233,5 +234,7 @@ def _tainting(name: str) -> Callable[..., Any]:
 
 
 for _name in sorted(set(dir(str)) - set(vars(Traced)) - {"maketrans", "format", "format_map"}):
-    if not _name.startswith("_") and not _name.startswith(("is", "find", "index", "count", "starts", "ends", "rf", "ri")):
+    if not _name.startswith("_") and not _name.startswith(
+        ("is", "find", "index", "count", "starts", "ends", "rf", "ri")
+    ):
         setattr(Traced, _name, _tainting(_name))

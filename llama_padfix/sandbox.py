@@ -85,7 +85,7 @@ def _environment() -> Any:
     class Generation(jinja2.ext.Extension):
         """Marks where `{% generation %}` opens and closes."""
 
-        tags = {"generation"}
+        tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno
@@ -96,7 +96,7 @@ def _environment() -> Any:
             return concat((Traced("", ((0, OPENS),)), caller(), Traced("", ((0, CLOSES),))))
 
     class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-        concat = staticmethod(concat)  # type: ignore[assignment]
+        concat = staticmethod(concat)
         intercepted_binops = frozenset({"%"})
 
         def _generate(self, *args: Any, **kwargs: Any) -> str:
@@ -141,9 +141,7 @@ def _environment() -> Any:
     def raise_exception(message: str) -> None:
         raise jinja2.exceptions.TemplateError(str.__str__(message))
 
-    environment = Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-    )
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
     for name, function in list(environment.filters.items()):
         if name not in _ITEMS_ONLY:
             environment.filters[name] = _keeping_origin(function)
@@ -219,4 +217,3 @@ def _format(pattern: str, args: Any, kwargs: Any) -> Traced | None:
         value = args[int(field)] if field.isdigit() else kwargs[field]
         pieces.append(value if isinstance(value, str) else str(value))
     return concat(pieces)
-

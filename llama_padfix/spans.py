@@ -164,7 +164,9 @@ def _find_last(whole: Trace, structure: Structure, index: int, first: int, rende
         if not ends:
             return None
         run = ends[0]
-        outside |= {whole.text[start:end].strip() for start, end, origin in blocks[run + 1 :] if origin == index} - {""}
+        outside |= {whole.text[start:end].strip() for start, end, origin in blocks[run + 1 :] if origin == index} - {
+            ""
+        }
     said = {whole.text[start:end].strip() for start, end, _ in blocks[first : run + 1]}
     written = {alone.text[start:end].strip() for start, end, _ in mine}
     return None if (outside - said) & written else run
@@ -180,9 +182,7 @@ def _why_no_start(index: int) -> str:
     return "the conversation up to it renders differently on its own"
 
 
-def _find_start(
-    whole: Trace, structure: Structure, index: int, before: int, first: int, render: Render
-) -> int | None:
+def _find_start(whole: Trace, structure: Structure, index: int, before: int, first: int, render: Render) -> int | None:
     """Return where the turn begins, between the characters of the messages before it and its own first one."""
     start = _find_prompt_end(whole, structure, index, before, first, render)
     again = structure.header and start is not None and whole.own[start:first].rfind(structure.header)
@@ -219,10 +219,9 @@ def _find_prompt_end(
 
 def _after_header(whole: Trace, structure: Structure, start: int, first: int) -> int:
     """Step over the header of a template that ignores the wish for a generation prompt."""
-    if structure.ignores_prompt and structure.header and not structure.opens_always:
-        if whole.own[start:first].startswith(structure.header):
-            return start + len(structure.header)
-    return start
+    ignored = structure.ignores_prompt and bool(structure.header) and not structure.opens_always
+    found = ignored and whole.own[start:first].startswith(structure.header)
+    return start + len(structure.header) if found else start
 
 
 def _find_end(

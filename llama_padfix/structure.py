@@ -44,7 +44,7 @@ def _learn(
             found = read_trace(render_traced(tokenizer, messages, None, kwargs, prompt))
         except Exception:  # a template is somebody else's program: it may raise anything
             return None
-        return found if all(found.text.count(word) == 1 for word in _WORDS[:count]) else None
+        return found if all(_once(found, n, word) for n, word in enumerate(_WORDS[:count])) else None
 
     asked, prompted, one = probe(1), probe(1, True), probe(2)
     if asked is None or prompted is None or one is None:
@@ -102,6 +102,12 @@ def _learn(
         ignores_prompt=ignores,
         prompt_has_control=bool(find_control_text(prompt, controls)),
     )
+
+
+def _once(trace: Trace, index: int, word: str) -> bool:
+    """Tell whether the word of a message was written once, however the template changed it."""
+    written = sum(end - start for start, end, origin in trace.blocks if origin == index)
+    return 0 < written < 2 * len(word)
 
 
 def _tail(trace: Trace) -> str:

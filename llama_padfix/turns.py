@@ -150,6 +150,7 @@ def _find_stop(text: str, stop_token: str | None, controls: tuple[str, ...]) -> 
 
 
 def refuse(index: int, reason: str) -> PadfixError:
+    """Return the error that says why a turn cannot be proven."""
     return PadfixError(
         f"Where the assistant turn of message {index} begins and ends cannot be proven: {reason}. "
         "Train on the last turn only, or split the conversation there."
@@ -162,6 +163,7 @@ def render_text(
     tools: Sequence[Any] | None,
     add_generation_prompt: bool = False,
 ) -> str:
+    """Return the text that the tokenizer renders; what the template raises becomes a `PadfixError`."""
     try:
         return render(
             template.tokenizer,
