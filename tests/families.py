@@ -183,4 +183,4 @@ def _is_excused(tokenizer: Any, code: int, piece: str) -> bool:
     bare = piece.strip()
     # It trains what the generation prompt supplies (header, opened thought), what stands behind Phi's stop token,
     # and the header of GLM's next message.
-    return bare in prompt or bare == "<|endoftext|>" or bare == "<|user|>"
+    return bare in prompt or bare in ("<|endoftext|>", "<|user|>", "<|observation|>")
