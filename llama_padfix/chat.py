@@ -1,64 +1,25 @@
 """A conversation's turns: which characters of the rendered text the model itself must produce.
 
-Text that a message spells like a control token is kept apart before rendering: each such occurrence is rendered
-as one private-use character that the conversation does not hold, and put back afterwards. Whatever control token
-is left in the rendered text was written by the template, so a header found there is a true header, and
-`<|eot_id|>` in a user's message stays text.
+The conversation is rendered once by the tokenizer and once in a sandbox in which every character keeps its
+origin; equal texts prove that the second is the template's. Turns are then looked for among the characters that
+the template wrote, so `<|eot_id|>` in a user's message is text and opens or ends nothing. Where that proves
+nothing, every prefix of the conversation is rendered; where that proves nothing either, an error says why.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from llama_padfix.observe import find_control_text, observe_template, render, special_ids
-from llama_padfix.records import PadfixError, TemplateFacts
+from llama_padfix.observe import find_control_text, observe_template, special_ids
+from llama_padfix.provenance import LOST
+from llama_padfix.records import PadfixError
+from llama_padfix.sandbox import render_traced
+from llama_padfix.spans import Trace, find_spans, read_trace
+from llama_padfix.structure import learn_structure
+from llama_padfix.turns import ChatTemplate, Rendered, Turn, refuse, render_by_prefixes, render_text
 
 __all__ = ["ChatTemplate", "Rendered", "Turn", "read_template", "render_turns"]
-
-# Plane 15 is for private use: no template and no tokenizer gives these characters a meaning.
-_STAND_INS = range(0xF0000, 0xFFFFE)
-
-
-@dataclass(frozen=True)
-class ChatTemplate:
-    """A tokenizer's chat template with what was learned about it; `kwargs` go to every rendering.
-
-    `controls` are the contents of the special tokens, which encoding cuts out of a text wherever they stand.
-    """
-
-    tokenizer: Any = field(repr=False)
-    facts: TemplateFacts
-    controls: tuple[str, ...] = field(repr=False)
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What the model produces in one assistant turn: characters `start` to `end` of the text, stop token included.
-
-    `message` is the index of the message; `stops` is False where the template ends the turn without a stop token.
-    """
-
-    message: int
-    start: int
-    end: int
-    stops: bool
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A conversation as text, with its assistant turns in order.
-
-    `spelled` holds (start, end) of every control token that is only spelled in the text of a message and must be
-    encoded as text.
-    """
-
-    text: str
-    turns: tuple[Turn, ...]
-    spelled: tuple[tuple[int, int], ...] = ()
 
 
 def read_template(tokenizer: Any, kwargs: Mapping[str, Any] | None = None) -> ChatTemplate:
@@ -70,12 +31,14 @@ def read_template(tokenizer: Any, kwargs: Mapping[str, Any] | None = None) -> Ch
             "The tokenizer has no chat template, so a conversation cannot be rendered. Give it the one of the model "
             "family: tokenizer.chat_template = AutoTokenizer.from_pretrained(instruct_model).chat_template"
         )
-    if facts.error is not None:
+    controls = tuple(special_ids(tokenizer))
+    structure = learn_structure(tokenizer, kwargs, facts, controls)
+    if facts.error is not None and structure is None:
         raise PadfixError(
             f"The chat template cannot be read: {facts.error}. Check it by hand: "
             "tokenizer.apply_chat_template([{'role': 'user', 'content': 'Hi'}], tokenize=False)"
         )
-    return ChatTemplate(tokenizer, facts, tuple(special_ids(tokenizer)), kwargs)
+    return ChatTemplate(tokenizer, facts, controls, kwargs, structure)
 
 
 def render_turns(
@@ -92,108 +55,121 @@ def render_turns(
     """
     if wanted is None:
         wanted = {index for index, message in enumerate(messages) if message.get("role") == "assistant"}
-    text = _render(template, messages, tools)
-    spare = _spare_characters(text)
-    originals: dict[str, str] = {}
-    safe_messages = [_stand_in(message, template.controls, originals, spare) for message in messages]
-    safe_tools = _stand_in(list(tools), template.controls, originals, spare) if tools is not None else None
-    safe_text = _render(template, safe_messages, safe_tools) if originals else text
-    turns = _find_by_header(template, safe_messages, safe_text, wanted)
-    if turns is None:
-        turns = _find_by_prefixes(template, safe_messages, safe_tools, safe_text, wanted)
-    _require_faithful(safe_messages, turns, safe_text)
-    if not originals:
-        return Rendered(text, turns)
-    rendered = _put_back(safe_text, turns, originals)
-    if rendered.text != text:
-        raise PadfixError(
-            "A message spells a control token, and the template acts on that text, so it cannot be told from the "
-            "template's own tokens. Remove the control token from the message's content."
-        )
+    _require_roles(messages, template.controls)
+    text = render_text(template, messages, tools)
+    plain = _find_plain(template, messages, wanted, text) if tools is None else None
+    if plain is not None:
+        return Rendered(text, plain)
+    rendered = _find_by_origin(template, messages, tools, wanted, text)
+    if isinstance(rendered, PadfixError):
+        refusal = rendered
+        if template.facts.error is not None:
+            raise refusal
+        rendered = render_by_prefixes(template, messages, tools, wanted, text)
+    _require_faithful(messages, rendered.turns, text)
     return rendered
 
 
-def _find_by_header(
-    template: ChatTemplate, messages: Sequence[Mapping[str, Any]], text: str, wanted: Collection[int]
+def _find_plain(
+    template: ChatTemplate, messages: Sequence[Mapping[str, Any]], wanted: Collection[int], text: str
 ) -> tuple[Turn, ...] | None:
-    """Find the turns by the template's own assistant headers; None where that proves nothing.
+    """Find the turns of a plain conversation in its text alone; None where that proves nothing.
 
-    Proof: the header holds a control token, which only the template can have written; there is one header for
-    each assistant message (and at most one more, with nothing behind it); no span reaches into the next one, and
-    each holds the content of its message.
+    Proof: the generation prompt cannot depend on the conversation and holds a control token; no message spells
+    one; and each prompt in the text is followed by the next assistant message, whole, and by the stop token.
     """
-    facts = template.facts
-    if not (facts.header_in_history and facts.header_has_control and facts.stop_token):
+    structure = template.structure
+    if structure is None or not (structure.steady and structure.ending and structure.prompt_has_control):
         return None
-    starts = []
-    position = text.find(facts.header)
-    while position >= 0:
-        starts.append(position + len(facts.header))
-        position = text.find(facts.header, starts[-1])
-    if starts and not text[starts[-1] :].strip():
-        starts.pop()  # a generation prompt that the template appends to every conversation
-    spoken = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
-    if len(starts) != len(spoken):
+    if not all(message.keys() == {"role", "content"} and isinstance(message["content"], str) for message in messages):
+        return None
+    if find_control_text("\0".join([message["content"] for message in messages]), template.controls):
         return None
     turns = []
-    for index, start, limit in zip(spoken, starts, [*starts[1:], len(text)], strict=True):
-        stop = find_control_text(text[start:limit], (facts.stop_token, "<|eom_id|>"))
-        if not stop:
+    position = 0
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        start = text.find(structure.prompt, position) + len(structure.prompt)
+        if start < len(structure.prompt):
             return None
-        end = start + stop[0][1]
-        content = messages[index].get("content")
-        if isinstance(content, str) and content.strip() not in text[start:end]:
+        for content in (message["content"], message["content"].strip()):
+            end = start + len(content) + len(structure.ending)
+            if text.startswith(content, start) and text.startswith(structure.ending, start + len(content)):
+                break
+        else:
             return None
+        position = end
         turns.append(Turn(index, start, end, True))
+    if text.count(structure.prompt) != len(turns):
+        return None
     return tuple(turn for turn in turns if turn.message in wanted)
 
 
-def _find_by_prefixes(
+def _find_by_origin(
     template: ChatTemplate,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Any] | None,
-    text: str,
     wanted: Collection[int],
-) -> tuple[Turn, ...]:
-    """Find the turns by rendering the conversation up to each of them: slow, and exact where prefixes agree."""
-    facts = template.facts
-    turns: list[Turn] = []
-    for index in sorted(wanted):
-        if index == 0:
-            raise _unproven(index, "it is the first message, so there is no prompt to render before it")
-        prompt = _render(template, messages[:index], tools, add_generation_prompt=True)
-        if not prompt.endswith(facts.header):
-            prompt += facts.header  # the template ignores add_generation_prompt
-        if not text.startswith(prompt):
-            raise _unproven(index, "the conversation up to it renders differently on its own")
-        until = _render(template, messages[: index + 1], tools)
-        if facts.always_opens_turn:
-            until = until.removesuffix(facts.header)
-        if not text.startswith(until) or len(until) < len(prompt):
-            raise _unproven(index, "what follows it changes how it is rendered")
-        length = _find_stop(until[len(prompt) :], facts.stop_token, template.controls)
-        turns.append(
-            Turn(index, len(prompt), len(until) if length is None else len(prompt) + length, length is not None)
-        )
-        if len(turns) > 1 and turns[-2].end > turns[-1].start:
-            raise _unproven(index, "it overlaps the turn before it")
-    return tuple(turns)
+    text: str,
+) -> Rendered | PadfixError:
+    """Find the turns by where each character comes from, or say why that proves nothing."""
+    first = min(wanted, default=0)
+    if template.structure is None:
+        return refuse(first, "probes do not show how the template writes a turn")
+
+    def trace(count: int, prompt: bool) -> Trace | None:
+        try:
+            return read_trace(render_traced(template.tokenizer, messages[:count], tools, template.kwargs, prompt))
+        except Exception:  # a template may refuse a part of a conversation
+            return None
+
+    whole = trace(len(messages), False)
+    if whole is None or whole.text != text:
+        return refuse(first, "the template cannot be followed")
+    spelled = _find_spelled(whole, template.controls)
+    if spelled is None:
+        return refuse(first, "the template rewrites its text in a way that cannot be followed")
+    spoken = {n: _has_text(message) for n, message in enumerate(messages) if message.get("role") == "assistant"}
+    spans = find_spans(whole, template.structure, spoken, wanted, trace)
+    for span in spans:
+        if span.reason:
+            return refuse(span.message, span.reason)
+    turns = tuple(Turn(span.message, span.start, span.end, span.stops) for span in spans)
+    return Rendered(text, turns, spelled, whole.generation)
 
 
-def _find_stop(text: str, stop_token: str | None, controls: tuple[str, ...]) -> int | None:
-    """Return where the stop token of a turn ends; None where the turn does not end in a control token.
+def _find_spelled(whole: Trace, controls: tuple[str, ...]) -> tuple[tuple[int, int], ...] | None:
+    """Return where text that a message or a tool wrote spells a control token; None where that is not known."""
+    spelled: list[tuple[int, int]] = []
+    for start, end, token in find_control_text(whole.text, controls):
+        own = whole.own[start:end]
+        if own == token:
+            continue
+        if own.strip("\0"):
+            return None  # half of it is the template's
+        spelled.append((start, end))
+    if whole.lost:
+        lost = [(start, end) for start, end, origin in whole.blocks if origin == LOST]
+        if any(start < right and left < end for start, end in spelled for left, right in lost):
+            return None
+    return tuple(spelled)
 
-    Of several at the end it is the first `stop_token`: what stands behind it is not the model's to produce.
-    """
-    ends: list[tuple[int, str]] = []
-    limit = len(text)
-    for start, end, token in reversed(find_control_text(text, controls)):
-        if text[end:limit].strip():
-            break
-        ends.append((end, token))
-        limit = start
-    stops = [end for end, token in ends if token == stop_token]
-    return stops[-1] if stops else ends[0][0] if ends else None
+
+def _has_text(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    if isinstance(content, str):
+        content = content.rpartition("</think>")[2].strip()  # a thought may be left out of the history
+    return bool(content) or bool(message.get("tool_calls"))
+
+
+def _require_roles(messages: Sequence[Mapping[str, Any]], controls: tuple[str, ...]) -> None:
+    for index, message in enumerate(messages):
+        if find_control_text(str(message.get("role")), controls):
+            raise PadfixError(
+                f"The role of message {index} spells a control token ({message.get('role')!r}), which the template "
+                "would write into its header. Use a role that the template knows: system, user, assistant, tool."
+            )
 
 
 def _require_faithful(messages: Sequence[Mapping[str, Any]], turns: Sequence[Turn], text: str) -> None:
@@ -214,87 +190,3 @@ def _require_faithful(messages: Sequence[Mapping[str, Any]], turns: Sequence[Tur
                     f"The chat template leaves out the tool call {name!r} of message {turn.message}. "
                     "Use a template that writes tool calls, or write the call into the message's content."
                 )
-
-
-def _unproven(index: int, reason: str) -> PadfixError:
-    return PadfixError(
-        f"Where the assistant turn of message {index} begins and ends cannot be proven: {reason}. "
-        "Train on the last turn only, or split the conversation there."
-    )
-
-
-def _render(
-    template: ChatTemplate,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Any] | None,
-    add_generation_prompt: bool = False,
-) -> str:
-    try:
-        return render(
-            template.tokenizer,
-            messages,
-            tools=tools,
-            add_generation_prompt=add_generation_prompt,
-            template_kwargs=template.kwargs,
-        )
-    except PadfixError:
-        raise
-    except Exception as error:  # a template is somebody else's program: it may raise anything
-        raise PadfixError(
-            f"The chat template refuses the conversation: {type(error).__name__}: {error}. "
-            "Change the conversation to what the template accepts, or drop the row: on_error='drop'"
-        ) from error
-
-
-def _spare_characters(text: str) -> Iterator[str]:
-    taken = set(text)
-    return (char for char in map(chr, _STAND_INS) if char not in taken)
-
-
-def _stand_in(value: Any, controls: tuple[str, ...], originals: dict[str, str], spare: Iterator[str]) -> Any:
-    """Return a copy of a message in which one spare character stands for each spelled control token.
-
-    `originals` collects which character stands for which token.
-    """
-    if isinstance(value, str):
-        pieces, last = [], 0
-        for start, end, token in find_control_text(value, controls):
-            char = next(spare, None)
-            if char is None:
-                raise PadfixError(f"A conversation spells more than {len(originals)} control tokens. Split it.")
-            originals[char] = token
-            pieces += [value[last:start], char]
-            last = end
-        return "".join([*pieces, value[last:]]) if last else value
-    if isinstance(value, Mapping):
-        return {
-            _stand_in(key, controls, originals, spare): _stand_in(item, controls, originals, spare)
-            for key, item in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        return [_stand_in(item, controls, originals, spare) for item in value]
-    return value
-
-
-def _put_back(text: str, turns: Sequence[Turn], originals: Mapping[str, str]) -> Rendered:
-    """Return the text with the spelled control tokens in their places, and the turns moved accordingly."""
-    pieces: list[str] = []
-    spelled: list[tuple[int, int]] = []
-    at: list[int] = []  # where in `text` a stand-in is
-    gained = [0]  # how many characters longer the text has become after each of them
-    for position, char in enumerate(text):
-        token = originals.get(char)
-        if token is not None:
-            spelled.append((position + gained[-1], position + gained[-1] + len(token)))
-            at.append(position)
-            gained.append(gained[-1] + len(token) - 1)
-        pieces.append(char if token is None else token)
-
-    def moved(position: int) -> int:
-        return position + gained[bisect_left(at, position)]
-
-    return Rendered(
-        "".join(pieces),
-        tuple(Turn(turn.message, moved(turn.start), moved(turn.end), turn.stops) for turn in turns),
-        tuple(spelled),
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 from llama_padfix.bos import dedupe_bos
@@ -16,16 +15,18 @@ from llama_padfix.observe import (
     check_tokenizer,
     encode_plain,
     observe_template,
-    render,
+    pin_date,
     special_ids,
+    untouched,
 )
-from llama_padfix.offsets import encode_around, encode_texts, untouched
+from llama_padfix.offsets import encode_around, encode_texts
 from llama_padfix.policy import text_end_id
 from llama_padfix.records import IGNORE_INDEX, Counts, PadfixError, TurnMarkers
+from llama_padfix.selection import TrainOn, choose_turns, require_train_on
 
-__all__ = ["ChatEncoder"]
+__all__ = ["ChatEncoder", "OnError", "SpecialTokens", "TrainOn", "Truncation"]
 
-TrainOn = Literal["assistant", "last"]
+SpecialTokens = Literal["escape", "error", "allow"]
 Truncation = Literal["turns", "tokens", "error"]
 OnError = Literal["raise", "drop"]
 
@@ -62,7 +63,11 @@ class ChatEncoder:
     as text. A `text` row gets exactly one BOS; where it is a rendered chat its assistant turns are trained, else
     the whole text with an end of text behind it.
 
-    `train_on` is "assistant" (every assistant turn) or "last". Rows longer than `max_length` tokens lose whole
+    `train_on` is "assistant" (every assistant turn), "last", {"roles": [...]} or a callable(message, index) -> bool
+    that is asked for each assistant message; a message with `train: false` or `weight: 0` is never trained, and
+    these keys are taken away before rendering. `special_tokens` says what a control token becomes that a message
+    spells: text ("escape"), an error ("error"), or the control token ("allow"); `allowed_tokens` (such as
+    `<|python_tag|>`) stay control tokens inside the trained turns. Rows longer than `max_length` tokens lose whole
     turns from the end (`truncation="turns"`), are cut at the token ("tokens"), or raise ("error"); no stop token
     is forged. A row that cannot be read raises `PadfixError` with its number, or is dropped and counted with
     `on_error="drop"`. `template_kwargs` go to the chat template. A template that prints today's date is pinned
@@ -80,9 +85,12 @@ class ChatEncoder:
         truncation: Truncation = "turns",
         on_error: OnError = "raise",
         template_kwargs: Mapping[str, Any] | None = None,
+        special_tokens: SpecialTokens = "escape",
+        allowed_tokens: Sequence[str] = (),
     ) -> None:
         check_tokenizer(tokenizer)
-        _require_choice("train_on", train_on, ("assistant", "last"))
+        require_train_on(train_on)
+        _require_choice("special_tokens", special_tokens, ("escape", "error", "allow"))
         _require_choice("truncation", truncation, ("turns", "tokens", "error"))
         _require_choice("on_error", on_error, ("raise", "drop"))
         if max_length is not None and (not isinstance(max_length, int) or max_length < 2):
@@ -92,7 +100,9 @@ class ChatEncoder:
         self.train_on = train_on
         self.truncation = truncation
         self.on_error = on_error
-        self.template_kwargs = _pin_date(tokenizer, dict(template_kwargs or {}))
+        self.special_tokens = special_tokens
+        self.allowed_tokens = tuple(allowed_tokens)
+        self.template_kwargs = pin_date(tokenizer, dict(template_kwargs or {}))
         self._text_end_id = text_end_id(special_ids(tokenizer), tokenizer.eos_token_id)
         self._forget()
 
@@ -200,14 +210,30 @@ class ChatEncoder:
     def _render(
         self, template: ChatTemplate, messages: list[dict[str, Any]], tools: list[Any] | None, trained_from: int
     ) -> _Chat:
-        wanted = [at for at, message in enumerate(messages) if message["role"] == "assistant" and at >= trained_from]
-        if not wanted:
-            raise PadfixError(
-                "there is no assistant message to train on. Add the answer, or drop such rows: on_error='drop'"
-            )
-        rendered = render_turns(template, messages, tools, wanted[-1:] if self.train_on == "last" else wanted)
+        messages, wanted = choose_turns(messages, self.train_on, trained_from)
+        rendered = render_turns(template, messages, tools, wanted)
         _require_unicode(rendered.text)
+        spelled = rendered.spelled
+        if spelled and self.special_tokens == "error":
+            names = sorted({rendered.text[start:end] for start, end in spelled})
+            raise PadfixError(
+                f"a message spells the control token {names[0]!r}, which special_tokens='error' forbids. Remove it, "
+                "or encode it as text: special_tokens='escape'"
+            )
+        if spelled:
+            rendered = replace(rendered, spelled=self._keep_escaped(rendered))
         return _Chat(rendered, template.controls, tuple((turn.start, turn.end) for turn in rendered.turns))
+
+    def _keep_escaped(self, rendered: Rendered) -> tuple[tuple[int, int], ...]:
+        """Return the spelled control tokens that are encoded as text: all but those that are allowed."""
+        if self.special_tokens == "allow":
+            return ()
+        return tuple(
+            (start, end)
+            for start, end in rendered.spelled
+            if rendered.text[start:end] not in self.allowed_tokens
+            or not any(turn.start <= start and end <= turn.end for turn in rendered.turns)
+        )
 
     def _encode_text(self, text: str) -> _Row:
         if not text:
@@ -220,7 +246,7 @@ class ChatEncoder:
             input_ids = [bos_id, *input_ids]
         markers = self._find_markers_once(single)
         if markers is not None:
-            labels = mask_labels(input_ids, markers, train_on=self.train_on)
+            labels = mask_labels(input_ids, markers, train_on="last" if self.train_on == "last" else "assistant")
             ends = tuple(
                 position + 1
                 for position, label in enumerate(labels)
@@ -300,21 +326,3 @@ def _require_unicode(text: str) -> None:
             f"the text holds half of a surrogate pair at character {error.start}, which no tokenizer can encode. "
             "Clean it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
         ) from error
-
-
-def _pin_date(tokenizer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Add today's `date_string` where the template prints it, so that one run has one date.
-
-    Decided by rendering: a template that shows a given date, and by default shows today's.
-    """
-    if "date_string" in kwargs or not getattr(tokenizer, "chat_template", None):
-        return kwargs
-    today = datetime.now().strftime("%d %b %Y")  # the format of Llama 3.2's template
-    probe = [{"role": "user", "content": "Hi"}]
-    try:
-        default = render(tokenizer, probe, template_kwargs=kwargs)
-        pinned = render(tokenizer, probe, template_kwargs={**kwargs, "date_string": today})
-        other = render(tokenizer, probe, template_kwargs={**kwargs, "date_string": "no date"})
-    except Exception:  # a template that refuses a bare question is read, and complained of, later
-        return kwargs
-    return {**kwargs, "date_string": today} if default == pinned != other else kwargs

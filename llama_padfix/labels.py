@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
-from llama_padfix.observe import encode_plain, find_control_text, observe_template, special_ids
-from llama_padfix.offsets import untouched
+from llama_padfix.observe import encode_plain, find_control_text, observe_template, special_ids, untouched
 from llama_padfix.policy import TEXT_END_TOKEN
 from llama_padfix.records import IGNORE_INDEX, PadfixError, TurnMarkers
 
@@ -133,16 +133,12 @@ def label_spans(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: S
     since a label there shifts the loss scale in transformers 4.46 to 5.7.
     """
     labels = [IGNORE_INDEX] * len(ids)
-    if not spans:
-        return labels
-    current = 0
-    start, end = spans[0]
-    for position, (left, right) in enumerate(offsets):
-        while left >= end:
-            current += 1
-            if current == len(spans):
-                return labels
-            start, end = spans[current]
-        if left >= start and right <= end and position > 0:
-            labels[position] = ids[position]
+    for start, end in spans:
+        first = bisect_left(offsets, (start, -1))
+        last = bisect_left(offsets, (end, -1), first)
+        while last > first and offsets[last - 1][1] > end:
+            last -= 1
+        labels[first:last] = ids[first:last]
+    if labels:
+        labels[0] = IGNORE_INDEX
     return labels

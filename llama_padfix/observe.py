@@ -23,6 +23,7 @@ __all__ = [
     "observe",
     "observe_model",
     "observe_template",
+    "pin_date",
     "render",
     "special_ids",
     "text_config",
@@ -235,3 +236,21 @@ def _count_added(tokenizer: Any) -> tuple[int, int]:
     bos_added = _count_leading(with_special, tokenizer.bos_token_id)
     eos_added = _count_leading(with_special[::-1], tokenizer.eos_token_id)
     return bos_added, eos_added
+
+
+def pin_date(tokenizer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Add today's `date_string` where the template prints it, so that one run has one date.
+
+    Decided by rendering: a template that shows a given date, and by default shows today's.
+    """
+    if "date_string" in kwargs or not getattr(tokenizer, "chat_template", None):
+        return kwargs
+    today = datetime.now().strftime("%d %b %Y")  # the format of Llama 3.2's template
+    probe = [{"role": "user", "content": "Hi"}]
+    try:
+        default = render(tokenizer, probe, template_kwargs=kwargs)
+        pinned = render(tokenizer, probe, template_kwargs={**kwargs, "date_string": today})
+        other = render(tokenizer, probe, template_kwargs={**kwargs, "date_string": "no date"})
+    except Exception:  # a template that refuses a bare question is read, and complained of, later
+        return kwargs
+    return {**kwargs, "date_string": today} if default == pinned != other else kwargs

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import starmap
+from operator import ge
 from typing import Any
 
 from llama_padfix.observe import find_control_text
 from llama_padfix.records import PadfixError
 
-__all__ = ["Encoded", "encode_around", "encode_texts", "untouched"]
+__all__ = ["Encoded", "encode_around", "encode_texts"]
 
 Encoded = tuple[list[int], list[tuple[int, int]]]
 """The ids of a text and the (start, end) characters that each token covers."""
-
-
-@contextlib.contextmanager
-def untouched(tokenizer: Any) -> Iterator[None]:
-    """Put back what calling a fast tokenizer resets in its backend: truncation, padding, reading of specials."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        yield
-        return
-    truncation, padding, as_text = backend.truncation, backend.padding, backend.encode_special_tokens
-    try:
-        yield
-    finally:
-        if truncation != backend.truncation:
-            backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
-        if padding != backend.padding:
-            backend.enable_padding(**padding) if padding else backend.no_padding()
-        backend.encode_special_tokens = as_text
 
 
 def encode_texts(tokenizer: Any, texts: list[str], *, split_special_tokens: bool = False) -> list[Encoded]:
@@ -57,7 +40,7 @@ def encode_texts(tokenizer: Any, texts: list[str], *, split_special_tokens: bool
     )
     pieces = list(zip(encoding["input_ids"], encoding["offset_mapping"], strict=True))
     # tokenizers 0.19 gives offsets of no width, others hide white space: then the labels cannot be placed.
-    if any(left >= right for _, offsets in pieces for left, right in offsets):
+    if any(any(starmap(ge, offsets)) for _, offsets in pieces):
         raise PadfixError(
             "The tokenizer gives tokens without a place in the text (offsets of no width), so the labels cannot be "
             "placed. Update it: pip install -U tokenizers transformers"

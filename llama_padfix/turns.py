@@ -1,98 +1,235 @@
-"""Where the assistant turns of an encoded row stand, and which of its positions are real: what checks of rows ask."""
+"""The records of a rendered conversation, and the slow way to its turns: rendering every prefix.
+
+Text that a message spells like a control token is kept apart before rendering: each such occurrence is rendered
+as one private-use character that the conversation does not hold, and put back afterwards.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from llama_padfix.records import IGNORE_INDEX, Facts, RowFacts, TurnMarkers
+from llama_padfix.observe import find_control_text, render
+from llama_padfix.records import PadfixError, TemplateFacts
+from llama_padfix.spans import Structure
 
-__all__ = ["Turn", "everything_is_trained", "find_turns", "pad_ids", "real_part", "real_span"]
+__all__ = ["ChatTemplate", "Rendered", "Turn", "refuse", "render_by_prefixes", "render_text"]
+
+# Plane 15 is for private use: no template and no tokenizer gives these characters a meaning.
+_STAND_INS = range(0xF0000, 0xFFFFE)
 
 
-class Turn(NamedTuple):
-    """An assistant turn: its header from `header` to `start`, its answer to `end`, where `stop_id` stands if any.
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A tokenizer's chat template with what was learned about it; `kwargs` go to every rendering.
 
-    `opened` tells a header that nothing answers: the row ends there, or somebody appended an end of text.
+    `controls` are the contents of the special tokens, which encoding cuts out of a text wherever they stand.
     """
 
-    header: int
+    tokenizer: Any = field(repr=False)
+    facts: TemplateFacts
+    controls: tuple[str, ...] = field(repr=False)
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    structure: Structure | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the model produces in one assistant turn: characters `start` to `end` of the text, stop token included.
+
+    `message` is the index of the message; `stops` is False where the template ends the turn without a stop token.
+    """
+
+    message: int
     start: int
     end: int
-    stop_id: int | None
-    opened: bool
+    stops: bool
 
 
-def real_part(row: RowFacts) -> Any:
-    """Return which positions are no padding, as booleans: what the attention mask says, all where there is none."""
-    return row.input_ids == row.input_ids if row.attention_mask is None else row.attention_mask != 0
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text, with its assistant turns in order.
+
+    `spelled` holds (start, end) of every control token that is only spelled in the text of a message and must be
+    encoded as text. `generation` are the spans that the template itself marks with `{% generation %}`, if it does.
+    """
+
+    text: str
+    turns: tuple[Turn, ...]
+    spelled: tuple[tuple[int, int], ...] = ()
+    generation: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def agrees(self) -> bool:
+        """Whether what the template marks with `{% generation %}`, if anything, is what is trained, but for space."""
+        if not self.generation:
+            return True
+        marked = [False] * len(self.text)
+        for start, end in self.generation:
+            marked[start:end] = [True] * (end - start)
+        trained = [False] * len(self.text)
+        for turn in self.turns:
+            trained[turn.start : turn.end] = [True] * (turn.end - turn.start)
+        pairs = zip(self.text, marked, trained, strict=True)
+        return all(one == two or char.isspace() for char, one, two in pairs)
 
 
-def real_span(row: RowFacts) -> tuple[int, int]:
-    """Return the first position that is no padding and the one after the last; (0, 0) where all is padding."""
-    real = real_part(row)
-    if not real.any():
-        return 0, 0
-    return int(real.argmax()), len(real) - int(real[::-1].argmax())
+def render_by_prefixes(
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any] | None,
+    wanted: Collection[int],
+    text: str,
+) -> Rendered:
+    """Return the turns as the renderings of the conversation up to each of them show them, or raise."""
+    spare = _spare_characters(text)
+    originals: dict[str, str] = {}
+    safe_messages = [_stand_in(message, template.controls, originals, spare) for message in messages]
+    safe_tools = _stand_in(list(tools), template.controls, originals, spare) if tools is not None else None
+    safe_text = render_text(template, safe_messages, safe_tools) if originals else text
+    turns = _find_by_prefixes(template, safe_messages, safe_tools, safe_text, wanted)
+    if not originals:
+        return Rendered(text, turns)
+    rendered = _put_back(safe_text, turns, originals)
+    if rendered.text != text:
+        raise PadfixError(
+            "A message spells a control token, and the template acts on that text, so it cannot be told from the "
+            "template's own tokens. Remove the control token from the message's content."
+        )
+    return rendered
 
 
-def pad_ids(facts: Facts) -> frozenset[int]:
-    """Return the ids that rows are padded with: the tokenizer's, and the collator's where a trainer was given."""
-    of_collator = facts.trainer.collator_pad_token_id if facts.trainer is not None else None
-    return frozenset(token_id for token_id in (facts.pad_token_id, of_collator) if token_id is not None)
-
-
-_last: tuple[RowFacts, TurnMarkers, tuple[Turn, ...]] | None = None  # every check asks the same of the same row
-
-
-def find_turns(row: RowFacts, markers: TurnMarkers) -> tuple[Turn, ...]:
-    """Return the assistant turns of a row, in order; those that are not `opened` are what `mask_labels` trains."""
-    global _last
-    last = _last
-    if last is not None and last[0] is row and last[1] is markers:
-        return last[2]
-    turns = _find_turns(row, markers)
-    _last = (row, markers, turns)
-    return turns
-
-
-def _find_turns(row: RowFacts, markers: TurnMarkers) -> tuple[Turn, ...]:
-    ids, header, length = row.input_ids, markers.header_ids, real_span(row)[1]
-    places = length - len(header) + 1
-    if not header or places <= 0:
-        return ()
-    found = ids[:places] == header[0]
-    if not found.any():
-        return ()
-    for offset, token_id in enumerate(header[1:], 1):
-        found = found & (ids[offset : places + offset] == token_id)
-    breaks = ids[:length] < 0
-    for token_id in (*markers.stop_ids, *markers.turn_start_ids):
-        breaks = breaks | (ids[:length] == token_id)
-    ends = breaks.nonzero()[0].tolist()
+def _find_by_prefixes(
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any] | None,
+    text: str,
+    wanted: Collection[int],
+) -> tuple[Turn, ...]:
+    """Find the turns by rendering the conversation up to each of them: slow, and exact where prefixes agree."""
+    facts = template.facts
     turns: list[Turn] = []
-    after = 0
-    for place in found.nonzero()[0].tolist():
-        if place < after:
-            continue
-        start = place + len(header)
-        at = bisect_left(ends, start)
-        end = ends[at] if at < len(ends) else length
-        stop_id = int(ids[end]) if end < length and int(ids[end]) in markers.stop_ids else None
-        # Directly after the header only the template's own stop token makes a turn (an empty answer).
-        turns.append(Turn(place, start, end, stop_id, end == start and stop_id != markers.stop_ids[0]))
-        after = end
+    for index in sorted(wanted):
+        if index == 0:
+            raise refuse(index, "it is the first message, so there is no prompt to render before it")
+        prompt = render_text(template, messages[:index], tools, add_generation_prompt=True)
+        if not prompt.endswith(facts.header):
+            prompt += facts.header  # the template ignores add_generation_prompt
+        if not text.startswith(prompt):
+            raise refuse(index, "the conversation up to it renders differently on its own")
+        until = render_text(template, messages[: index + 1], tools)
+        if facts.always_opens_turn:
+            until = until.removesuffix(facts.header)
+        if not text.startswith(until) or len(until) < len(prompt):
+            raise refuse(index, "what follows it changes how it is rendered")
+        length = _find_stop(until[len(prompt) :], facts.stop_token, template.controls)
+        turns.append(
+            Turn(index, len(prompt), len(until) if length is None else len(prompt) + length, length is not None)
+        )
+        if len(turns) > 1 and turns[-2].end > turns[-1].start:
+            raise refuse(index, "it overlaps the turn before it")
     return tuple(turns)
 
 
-def everything_is_trained(row: RowFacts, facts: Facts) -> bool:
-    """Tell plain language modelling: each real position has a label, but for a document's first and the pad's ids."""
-    asked = real_part(row)
-    for token_id in pad_ids(facts):
-        asked = asked & (row.input_ids != token_id)
-    if row.position_ids is not None:
-        asked = asked & (row.position_ids != 0)
-    first = real_span(row)[0]
-    trained = (row.labels != IGNORE_INDEX)[asked]
-    skip = int(bool(asked[first])) if len(asked) else 0
-    return len(trained) > skip and bool(trained[skip:].all())
+def _find_stop(text: str, stop_token: str | None, controls: tuple[str, ...]) -> int | None:
+    """Return where the stop token of a turn ends; None where the turn does not end in a control token.
+
+    Of several at the end it is the first `stop_token`: what stands behind it is not the model's to produce.
+    """
+    ends: list[tuple[int, str]] = []
+    limit = len(text)
+    for start, end, token in reversed(find_control_text(text, controls)):
+        if text[end:limit].strip():
+            break
+        ends.append((end, token))
+        limit = start
+    stops = [end for end, token in ends if token == stop_token]
+    return stops[-1] if stops else ends[0][0] if ends else None
+
+
+def refuse(index: int, reason: str) -> PadfixError:
+    """Return the error that says why a turn cannot be proven."""
+    return PadfixError(
+        f"Where the assistant turn of message {index} begins and ends cannot be proven: {reason}. "
+        "Train on the last turn only, or split the conversation there."
+    )
+
+
+def render_text(
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any] | None,
+    add_generation_prompt: bool = False,
+) -> str:
+    """Return the text that the tokenizer renders; what the template raises becomes a `PadfixError`."""
+    try:
+        return render(
+            template.tokenizer,
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            template_kwargs=template.kwargs,
+        )
+    except PadfixError:
+        raise
+    except Exception as error:  # a template is somebody else's program: it may raise anything
+        raise PadfixError(
+            f"The chat template refuses the conversation: {type(error).__name__}: {error}. "
+            "Change the conversation to what the template accepts, or drop the row: on_error='drop'"
+        ) from error
+
+
+def _spare_characters(text: str) -> Iterator[str]:
+    taken = set(text)
+    return (char for char in map(chr, _STAND_INS) if char not in taken)
+
+
+def _stand_in(value: Any, controls: tuple[str, ...], originals: dict[str, str], spare: Iterator[str]) -> Any:
+    """Return a copy of a message in which one spare character stands for each spelled control token.
+
+    `originals` collects which character stands for which token.
+    """
+    if isinstance(value, str):
+        pieces, last = [], 0
+        for start, end, token in find_control_text(value, controls):
+            char = next(spare, None)
+            if char is None:
+                raise PadfixError(f"A conversation spells more than {len(originals)} control tokens. Split it.")
+            originals[char] = token
+            pieces += [value[last:start], char]
+            last = end
+        return "".join([*pieces, value[last:]]) if last else value
+    if isinstance(value, Mapping):
+        return {
+            _stand_in(key, controls, originals, spare): _stand_in(item, controls, originals, spare)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_stand_in(item, controls, originals, spare) for item in value]
+    return value
+
+
+def _put_back(text: str, turns: Sequence[Turn], originals: Mapping[str, str]) -> Rendered:
+    """Return the text with the spelled control tokens in their places, and the turns moved accordingly."""
+    pieces: list[str] = []
+    spelled: list[tuple[int, int]] = []
+    at: list[int] = []  # where in `text` a stand-in is
+    gained = [0]  # how many characters longer the text has become after each of them
+    for position, char in enumerate(text):
+        token = originals.get(char)
+        if token is not None:
+            spelled.append((position + gained[-1], position + gained[-1] + len(token)))
+            at.append(position)
+            gained.append(gained[-1] + len(token) - 1)
+        pieces.append(char if token is None else token)
+
+    def moved(position: int) -> int:
+        return position + gained[bisect_left(at, position)]
+
+    return Rendered(
+        "".join(pieces),
+        tuple(Turn(turn.message, moved(turn.start), moved(turn.end), turn.stops) for turn in turns),
+        tuple(spelled),
+    )

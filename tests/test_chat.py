@@ -73,22 +73,23 @@ def test_private_characters_of_the_user_are_kept_beside_control_tokens() -> None
     assert answers(made) == [private + "<|eot_id|>!<|eot_id|>"]
 
 
-def test_a_template_that_acts_on_a_spelled_token_is_refused(spare: Any) -> None:
+def test_a_template_that_acts_on_a_spelled_token_writes_what_it_writes(spare: Any) -> None:
     template = CHATML.replace("{{ m.content }}", "{{ m.content.split('<|eom_id|>')[-1] }}")
-    with pytest.raises(PadfixError, match="acts on that text"):
-        render_with(spare, template, [{"role": "user", "content": "a<|eom_id|>b"}, ANSWER])
+    chat = [{"role": "user", "content": "a<|eom_id|>b"}, ANSWER]
+    made = render_with(spare, template, chat)
+    assert made.text == spare.apply_chat_template(chat, tokenize=False)
+    assert answers(made) == ["Answer one<|eot_id|>"] and made.spelled == ()
 
 
-def test_only_the_wanted_turns_need_to_be_proven(spare: Any) -> None:
-    # The history loses what the model thought, as in Qwen 3 and DeepSeek R1: only the last turn can be trained.
+def test_a_history_without_the_thought_is_trained_without_it(spare: Any) -> None:
+    # The history loses what the model thought, as in Qwen 3 and DeepSeek R1: prefixes do not agree.
     template = (
         "{% for m in messages %}<|start_header_id|>{{ m.role }}\n"
         "{{ m.content if loop.last else m.content.split('</think>')[-1] }}<|eot_id|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|start_header_id|>assistant\n{% endif %}"
     )
     chat = [QUESTION, {"role": "assistant", "content": "<think>hm</think>A"}, *CHAT[2:]]
-    with pytest.raises(PadfixError, match=r"message 1 .* cannot be proven"):
-        render_with(spare, template, chat)
+    assert answers(render_with(spare, template, chat)) == ["A<|eot_id|>", "Answer two<|eot_id|>"]
     assert answers(render_with(spare, template, chat, wanted=[3])) == ["Answer two<|eot_id|>"]
     row = ChatEncoder(spare, train_on="last")(chat)
     assert [spare.decode(run) for run in trained_runs(row["labels"])] == ["Answer two<|eot_id|>"]
@@ -138,8 +139,17 @@ def test_a_conversation_that_the_template_refuses_carries_its_words(spare: Any) 
         render_with(spare, template)
 
 
-def test_a_first_answer_without_a_prompt_is_refused_where_no_header_shows_it(spare: Any) -> None:
+def test_a_first_answer_is_found_by_the_header_that_the_template_wrote(spare: Any) -> None:
     template = CHATML.replace("<|start_header_id|>", "[")
+    assert answers(render_with(spare, template, [ANSWER])) == ["Answer one<|eot_id|>"]
+
+
+def test_a_first_answer_is_refused_where_no_header_shows_it(spare: Any) -> None:
+    template = (
+        "{% if messages[0].role == 'assistant' %}<|start_header_id|>{{ messages[0].content }}<|eot_id|>{% else %}"
+        + CHATML
+        + "{% endif %}"
+    )
     with pytest.raises(PadfixError, match="it is the first message"):
         render_with(spare, template, [ANSWER])
 

@@ -20,7 +20,7 @@ from llama_padfix.observe import observe
 from llama_padfix.observe_rows import rows_of_batch, rows_of_dataset, sample_of
 from llama_padfix.records import EnvironmentFacts, Facts, Finding
 from llama_padfix.reference import make_tiny_llama
-from llama_padfix.turns import find_turns
+from llama_padfix.row_turns import find_turns
 from tests.conftest import fresh_tokenizer
 from tests.conversations import make_rows, shared
 from tests.correct_setups import (

@@ -16,18 +16,19 @@ SOURCE = Path(llama_padfix.__file__).parent
 LAYERS = (
     ("facts", "render"),
     ("records",),
-    ("policy", "turns"),
+    ("policy", "row_turns", "provenance", "selection"),
     ("observe_model", "snapshot"),
     ("observe", "observe_rows", "observe_folder", "observe_environment"),
     ("checks", "formats", "bos", "collator", "precision"),
-    ("examine", "observe_trainer", "offsets"),
+    ("examine", "observe_trainer", "offsets", "sandbox", "spans"),
+    ("structure", "turns"),
     ("chat", "labels"),
     ("tokenizer", "encode"),
     ("observe_data",),
     ("doctor", "dataset", "loading", "trainer"),
     ("compose", "healing"),
 )
-ONLY = {"reference": {"records"}, "checks": {"records", "policy", "turns"}, "pages": {"records"}}
+ONLY = {"reference": {"records"}, "checks": {"records", "policy", "row_turns"}, "pages": {"records"}}
 ON_TOP = {"cli", "demo", "__init__", "__main__"}  # may import everything
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

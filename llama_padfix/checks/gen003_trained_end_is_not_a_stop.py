@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from llama_padfix.records import IGNORE_INDEX, Check, Facts, Hit, RowFacts
-from llama_padfix.turns import real_span
+from llama_padfix.row_turns import real_span
 
 
 def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:

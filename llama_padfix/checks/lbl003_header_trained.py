@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from llama_padfix.records import IGNORE_INDEX, Check, Facts, Hit, RowFacts
-from llama_padfix.turns import everything_is_trained, find_turns
+from llama_padfix.row_turns import everything_is_trained, find_turns
 
 
 def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from llama_padfix.records import IGNORE_INDEX, Check, Facts, Hit, RowFacts
-from llama_padfix.turns import everything_is_trained, find_turns, real_part
+from llama_padfix.row_turns import everything_is_trained, find_turns, real_part
 
 _TAIL = 4  # what a template writes after a stop token: a line break, an end of text
 

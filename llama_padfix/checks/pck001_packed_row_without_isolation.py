@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from llama_padfix.records import Check, Facts, Hit, RowFacts
-from llama_padfix.turns import find_turns, real_span
+from llama_padfix.row_turns import find_turns, real_span
 
 _MASKED_BY_POSITIONS = (4, 54)  # since then sdpa and eager, too, read document borders from position ids
 

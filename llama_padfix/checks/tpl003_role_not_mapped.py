@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from llama_padfix.records import Check, Facts, Hit, RowFacts
-from llama_padfix.turns import real_span
+from llama_padfix.row_turns import real_span
 
 _ASSISTANTS = ("gpt", "bot", "chatbot", "chatgpt", "ai", "model", "GPT", "Bot", "AI")
 _USERS = ("human", "Human", "prompter", "instruction")

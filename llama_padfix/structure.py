@@ -1,0 +1,167 @@
+"""What stands around an assistant turn in a chat template, learned from a few traced probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llama_padfix.observe import find_control_text
+from llama_padfix.records import TemplateFacts
+from llama_padfix.sandbox import parse_template, render_traced, source_of
+from llama_padfix.spans import Structure, Trace, common_start, read_trace
+
+__all__ = ["learn_structure"]
+
+_WORDS = ("Probequestion", "Probeanswer", "Secondquestion", "Secondanswer")
+_CALL = {"type": "function", "id": "abcdefghi", "function": {"name": "look", "arguments": {"at": "sky"}}}
+
+
+def learn_structure(
+    tokenizer: Any, kwargs: Mapping[str, Any], facts: TemplateFacts, controls: tuple[str, ...]
+) -> Structure | None:
+    """Return how the template writes a turn; None where probes do not show it.
+
+    Content is tried as text, then as a list of parts, which some templates demand.
+    """
+    for as_parts in (False, True):
+        found = _learn(tokenizer, kwargs, facts, controls, as_parts)
+        if found is not None:
+            return found
+    return None
+
+
+def _learn(
+    tokenizer: Any, kwargs: Mapping[str, Any], facts: TemplateFacts, controls: tuple[str, ...], as_parts: bool
+) -> Structure | None:
+    def probe(count: int, prompt: bool = False, last: Mapping[str, Any] | None = None) -> Trace | None:
+        messages: list[Mapping[str, Any]] = [
+            {"role": ("user", "assistant")[n % 2], "content": [{"type": "text", "text": word}] if as_parts else word}
+            for n, word in enumerate(_WORDS[:count])
+        ]
+        if last is not None:
+            messages.append(last)
+        try:
+            found = read_trace(render_traced(tokenizer, messages, None, kwargs, prompt))
+        except Exception:  # a template is somebody else's program: it may raise anything
+            return None
+        return found if all(_once(found, n, word) for n, word in enumerate(_WORDS[:count])) else None
+
+    asked, prompted, one = probe(1), probe(1, True), probe(2)
+    if asked is None or prompted is None or one is None:
+        return None
+    asked_tail, prompted_tail = _tail(asked), _tail(prompted)
+    between = _gap(one, 0, 1)
+    ignores = asked.text == prompted.text
+    prompt = prompted_tail[common_start(prompted_tail, asked_tail) :] if not ignores else ""
+    opens_always = ignores and facts.always_opens_turn
+    if opens_always:
+        prompt = facts.header
+    history = [between]
+    longer, longest = probe(3), probe(4)
+    if longest is not None:
+        history += [_gap(longest, 0, 1), _gap(longest, 2, 3)]
+    header = facts.header
+    if prompt and not opens_always:
+        seam = len(prompted_tail) - len(prompt)
+        header = min((prompted_tail[seam : max(seam, common_start(prompted_tail, gap))] for gap in history), key=len)
+    elif ignores and not opens_always and between.startswith(asked_tail):
+        header = between[len(asked_tail) :]
+    if not any(char.isalnum() for char in header):
+        header = ""
+
+    tail = _tail(one).removesuffix(prompt if opens_always else "")
+    shared = {token for _, _, token in find_control_text(between[: between.find(header)] if header else "", controls)}
+    eos = tokenizer.eos_token
+    last_stop = _choose(tail, shared, eos, controls)
+    stops = [last_stop[1]] if last_stop else []
+    if longer is not None:
+        after, opening = _gap(longer, 1, 2), longer.own[: longer.blocks[0][0]]
+        closing = after[: len(after) - _common_end(after, opening)]
+        found = find_control_text(after, controls)
+        in_history = _choose(closing, shared | set(stops), eos, controls)
+        if found and found[0][2] in shared:  # the opening may end a default system turn in the same way
+            in_history = found[0][1], found[0][2]
+        stops += [in_history[1]] if in_history else []
+    call = probe(1, last={"role": "assistant", "content": "", "tool_calls": [_CALL]})
+    if call is not None and "look" in call.text:
+        called = _choose(_tail(call).removesuffix(prompt if opens_always else ""), set(stops), eos, controls)
+        stops += [called[1]] if called else []
+    stops += [token for token in ("<|eom_id|>",) if token in controls]
+    openers = {token for _, _, token in find_control_text(header, controls)[:1]}
+    ending = tail[: last_stop[0]] if last_stop else ""
+    if ending and longest is not None and not _gap(longest, 1, 2).startswith(ending):
+        ending = ""
+    return Structure(
+        prompt=prompt,
+        steady=not ignores and _is_steady(tokenizer),
+        header=header,
+        ending=ending,
+        stops=tuple(token for token in dict.fromkeys(stops) if token not in openers),
+        controls=controls,
+        opens_always=opens_always,
+        ignores_prompt=ignores,
+        prompt_has_control=bool(find_control_text(prompt, controls)),
+    )
+
+
+def _once(trace: Trace, index: int, word: str) -> bool:
+    """Tell whether the word of a message was written once, however the template changed it."""
+    written = sum(end - start for start, end, origin in trace.blocks if origin == index)
+    return 0 < written < 2 * len(word)
+
+
+def _tail(trace: Trace) -> str:
+    return trace.own[trace.blocks[-1][1] :]
+
+
+def _gap(trace: Trace, left: int, right: int) -> str:
+    """Return what the template wrote between the words of two messages."""
+    end = max(end for _, end, origin in trace.blocks if origin == left)
+    start = min(start for start, _, origin in trace.blocks if origin == right)
+    return trace.own[end:start]
+
+
+def _choose(tail: str, shared: set[str], eos: str | None, controls: Sequence[str]) -> tuple[int, str] | None:
+    """Return where the stop token of a turn ends in what follows its text, and which it is.
+
+    A token that also ends a question ends a turn; else the tokenizer's end of sequence does; else the last one.
+    """
+    found = find_control_text(tail, tuple(controls))
+    for accepted in (shared, {eos}):
+        for _, end, token in found:
+            if token in accepted:
+                return end, token
+    return (found[-1][1], found[-1][2]) if found else None
+
+
+def _common_end(one: str, other: str) -> int:
+    length = 0
+    while length < min(len(one), len(other)) and one[-1 - length] == other[-1 - length]:
+        length += 1
+    return length
+
+
+def _is_steady(tokenizer: Any) -> bool:
+    """Tell whether the generation prompt is constant text behind nothing but the wish for it.
+
+    Then no conversation can change it, and one rendering is enough.
+    """
+    from jinja2 import nodes
+
+    try:
+        tree = parse_template(source_of(tokenizer, None))
+        other = parse_template(source_of(tokenizer, [{}]))
+    except Exception:  # a tokenizer without a default template
+        return False
+    if tree != other:
+        return False
+    if tree.find(nodes.CallBlock) is not None:  # `{% generation %}`: what it marks is looked at row by row
+        return False
+    uses = [name for name in tree.find_all(nodes.Name) if name.name == "add_generation_prompt"]
+    for choice in tree.find_all(nodes.If):
+        if not (isinstance(choice.test, nodes.Name) and choice.test.name == "add_generation_prompt"):
+            continue
+        pieces = [piece for node in choice.body for piece in getattr(node, "nodes", [node])]
+        if len(uses) == 1 and all(isinstance(piece, (nodes.TemplateData, nodes.Const)) for piece in pieces):
+            return True
+    return False
