@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llama_padfix.collator import PadCollator
 from llama_padfix.dataset import encode_dataset
-from llama_padfix.encode import ChatEncoder, OnError, TrainOn, Truncation
+from llama_padfix.encode import ChatEncoder, OnError, SpecialTokens, TrainOn, Truncation
 from llama_padfix.examine import examine
 from llama_padfix.observe import observe
 from llama_padfix.precision import choose_precision
@@ -81,6 +81,8 @@ def prepare(
     truncation: Truncation = "turns",
     on_error: OnError = "raise",
     template_kwargs: Mapping[str, Any] | None = None,
+    special_tokens: SpecialTokens = "escape",
+    allowed_tokens: Sequence[str] = (),
     pad_to_multiple_of: int | None = None,
     device: Any = None,
 ) -> Prepared:
@@ -88,11 +90,19 @@ def prepare(
 
     Pad token, stop list, EOS, padding side and automatic BOS are set by the policy; no token is added, no
     embedding resized, no template edited. Idempotent: a second call has an empty plan. `max_length`, `train_on`,
-    `truncation`, `on_error` and `template_kwargs` are those of `ChatEncoder`; `device` is that of
-    `choose_precision`. Raises `PadfixError`, and leaves everything as it was, for anything that it cannot do.
+    `truncation`, `on_error`, `template_kwargs`, `special_tokens` and `allowed_tokens` are those of `ChatEncoder`;
+    `device` is that of `choose_precision`. Raises `PadfixError`, and leaves everything as it was, for anything that it
+    cannot do.
     """
     encoder = ChatEncoder(
-        tokenizer, max_length, train_on, truncation=truncation, on_error=on_error, template_kwargs=template_kwargs
+        tokenizer,
+        max_length,
+        train_on,
+        truncation=truncation,
+        on_error=on_error,
+        template_kwargs=template_kwargs,
+        special_tokens=special_tokens,
+        allowed_tokens=allowed_tokens,
     )
     precision = choose_precision(device)
     PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)  # its arguments are checked before anything is patched

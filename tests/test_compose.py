@@ -167,3 +167,13 @@ def test_in_a_notebook_nothing_that_a_tokenizer_says_is_taken_for_html(tokenizer
     }
     page = Prepared(plan=Plan((change,)), report=Report((finding,)), **parts)._repr_html_()
     assert "<script" not in page and page.count("&lt;script&gt;") == 5 + 3
+
+
+def test_what_control_tokens_in_a_message_become_is_passed_to_the_encoder(tokenizer: Any) -> None:
+    row = [{"role": "user", "content": "a <|eot_id|> b"}, {"role": "assistant", "content": "c"}]
+    assert prepare(tokenizer).encoder(row)["input_ids"].count(128009) == 3
+    assert prepare(tokenizer, special_tokens="allow").encoder(row)["input_ids"].count(128009) == 4
+    allowed = prepare(tokenizer, allowed_tokens=["<|python_tag|>"]).encoder
+    assert allowed([row[0], {"role": "assistant", "content": "<|python_tag|>c"}])["input_ids"].count(128010) == 1
+    with pytest.raises(PadfixError, match="special_tokens='error'"):
+        prepare(tokenizer, special_tokens="error").encoder(row)
