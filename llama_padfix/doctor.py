@@ -36,9 +36,10 @@ def diagnose(
     """Return what the catalogue of checks says of `target`, without changing it.
 
     `target` is a tokenizer, a (tokenizer, model) pair, a trainer, a dataset that somebody encoded, one collated
-    batch, or the folder that a run saved. `model` and `dataset` (encoded or raw) go beside a tokenizer; a trainer has
-    its own, and real batches are drawn from its dataloaders, with the random state put back. At most `max_rows`
-    rows are looked at, a fixed sample of them; None reads all, in constant memory. `select` and `ignore` are
+    batch, or the folder that a run saved. `model` and `dataset` (encoded, raw, or one batch) go beside a tokenizer,
+    without which the checks that read turns are skipped. A trainer has its own, and real batches are drawn from its
+    dataloaders, with the random state put back. At most `max_rows` rows are looked at, a fixed sample of them; None
+    reads all, in constant memory. `select` and `ignore` are
     codes, beginnings of codes or names of checks. Raises `PadfixError` for a target of another kind.
     """
     catalogue = select_checks(select, ignore)
@@ -55,9 +56,7 @@ def diagnose(
     if isinstance(target, tuple) and len(target) == 2 and not isinstance(target[0], Mapping):
         target, model = target
     if is_batch(target):
-        rows = list(rows_of_batch(target, "batch"))
-        sample = SampleFacts("batch", len(rows), len(rows), tuple(target))
-        return examine(Facts(samples=(sample,), environment=observe_environment()), catalogue, rows=rows)
+        return _run(Facts(), catalogue, None, None, target, max_rows, progress)
     if isinstance(target, Mapping):
         target = _rows_of_mapping(target)
     if is_encoded(target):
@@ -108,7 +107,11 @@ def _run(
     progress: bool,
 ) -> Report:
     rows: Iterable[RowFacts] = ()
-    if dataset is not None and is_raw(dataset):
+    if is_batch(dataset):
+        drawn = list(rows_of_batch(dataset, "batch"))
+        rows = drawn
+        facts = replace(facts, samples=(SampleFacts("batch", len(drawn), len(drawn), tuple(dataset)),))
+    elif dataset is not None and is_raw(dataset):
         _, places = sample_of(dataset, "dataset", max_rows)
         data = observe_data(dataset, tokenizer, "dataset", places=places, max_rows=max_rows)
         facts = replace(facts, data=data)

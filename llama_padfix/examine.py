@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import ModuleType
 
@@ -96,10 +96,12 @@ def examine(
                 found[check.code] = list(check.find(facts))
             except Exception as error:  # one broken check must not hide what the others see
                 skipped[check.code] = _broken(error)
-    _inspect_rows(facts, [check for check in asked if check.inspect is not None], rows, decode, found, skipped)
+    seen = _inspect_rows(facts, [check for check in asked if check.inspect is not None], rows, decode, found, skipped)
     findings = [finding for check in asked for finding in found.get(check.code, ())]
     passed = [check.code for check in asked if check.code not in skipped and not found.get(check.code)]
-    return Report(tuple(findings), tuple(passed), skipped, facts.samples)
+    # A stream does not say beforehand how many rows it has: what was read counts.
+    samples = tuple(replace(sample, seen=seen.get(sample.source, sample.seen)) for sample in facts.samples)
+    return Report(tuple(findings), tuple(passed), skipped, samples)
 
 
 def _inspect_rows(
@@ -109,7 +111,8 @@ def _inspect_rows(
     decode: Callable[[Sequence[int]], str],
     found: dict[str, list[Finding]],
     skipped: dict[str, str],
-) -> None:
+) -> dict[str, int]:
+    """Let the checks read every row once, and return how many rows of each source there were."""
     tallies: dict[tuple[str, str], _Tally] = {}
     seen: dict[str, int] = {}
     labelled = False
@@ -150,6 +153,7 @@ def _inspect_rows(
                     evidence=tuple(tally.evidence),
                 )
             )
+    return seen
 
 
 def _broken(error: Exception) -> str:

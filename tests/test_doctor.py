@@ -481,3 +481,22 @@ def test_changes_are_all_of_this_catalogue(parts: Any) -> None:
         apply = diagnose(parts[0]).apply
         assert apply is not None
         apply([change])
+
+
+def test_a_batch_beside_its_tokenizer_is_read_in_full(tokenizer: Any) -> None:
+    prepared = prepare(tokenizer)
+    row = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Seven."}]
+    batch = prepared.collator([prepared.encoder(row)])
+    batch["labels"][0, -1] = -100  # the stop token is hidden
+    assert {"LBL002", "TRN001"} & set(diagnose(batch).skipped)
+    report = diagnose(tokenizer, dataset=batch, select=["LBL"])
+    [finding] = report.findings
+    assert (finding.code, finding.where, finding.rows, finding.seen) == ("LBL002", "batch", 1, 1)
+    assert report.samples[0].seen == report.samples[0].total == 1
+
+
+def test_the_rows_of_a_stream_are_counted_as_they_are_read(tokenizer: Any) -> None:
+    rows = [{"input_ids": [128000, 5, 6], "labels": [-100, 5, 6]}] * 7
+    stream = Dataset.from_list(rows).to_iterable_dataset()
+    assert diagnose(tokenizer, dataset=stream, max_rows=None).samples[0].seen == 7
+    assert diagnose(tokenizer, dataset=stream, max_rows=3).samples[0].seen == 3
