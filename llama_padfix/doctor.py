@@ -39,8 +39,8 @@ def diagnose(
     batch, or the folder that a run saved. `model` and `dataset` (encoded, raw, or one batch) go beside a tokenizer,
     without which the checks that read turns are skipped. A trainer has its own, and real batches are drawn from its
     dataloaders, with the random state put back. At most `max_rows` rows are looked at, a fixed sample of them; None
-    reads all, in constant memory. `select` and `ignore` are
-    codes, beginnings of codes or names of checks. Raises `PadfixError` for a target of another kind.
+    reads all, in constant memory. `select` and `ignore` are codes, beginnings of codes or names of checks. Raises
+    `PadfixError` for a target of another kind.
     """
     catalogue = select_checks(select, ignore)
     if isinstance(target, (str, Path)):
