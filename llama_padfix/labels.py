@@ -10,6 +10,7 @@ from typing import Any
 from llama_padfix.observe import encode_plain, find_control_text, observe_template, special_ids, untouched
 from llama_padfix.policy import TEXT_END_TOKEN
 from llama_padfix.records import IGNORE_INDEX, PadfixError, TurnMarkers
+from llama_padfix.row_turns import find_turns_in
 
 __all__ = ["find_markers", "label_spans", "mask_labels"]
 
@@ -98,22 +99,10 @@ def mask_labels(
 
 
 def _find_spans(ids: Sequence[int], length: int, markers: TurnMarkers) -> list[tuple[int, int]]:
-    header, stops = list(markers.header_ids), markers.stop_ids
-    spans = []
-    position = 0
-    while position <= length - len(header):
-        if ids[position] != header[0] or list(ids[position : position + len(header)]) != header:
-            position += 1
-            continue
-        start = end = position + len(header)
-        while end < length and ids[end] not in stops and ids[end] not in markers.turn_start_ids:
-            end += 1
-        stopped = end < length and ids[end] in stops
-        # Directly after the header only the template's own stop token makes a turn (an empty answer).
-        if end > start or (stopped and ids[end] == stops[0]):
-            spans.append((start, end + 1 if stopped else end))
-        position = max(end, start)
-    return spans
+    import numpy
+
+    turns = find_turns_in(numpy.asarray(ids, dtype=numpy.int64), length, markers)
+    return [(turn.start, turn.end + (turn.stop_id is not None)) for turn in turns if not turn.opened]
 
 
 def _like(array: Any, labels: Any) -> Any:

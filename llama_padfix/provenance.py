@@ -82,6 +82,7 @@ class Traced(str):
     def removesuffix(self, suffix: str) -> Traced:
         return _slice(self, 0, len(self) - len(suffix) if suffix and str.endswith(self, suffix) else len(self))
 
+    # A list of traced pieces is a list of str, but `list` is invariant, so the three say [override].
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[Traced]:  # type: ignore[override]
         return _locate(self, str.split(self, sep, maxsplit), len(sep or ""))
 

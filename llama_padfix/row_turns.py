@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from llama_padfix.records import IGNORE_INDEX, Facts, RowFacts, TurnMarkers
 
-__all__ = ["Turn", "everything_is_trained", "find_turns", "pad_ids", "real_part", "real_span"]
+__all__ = ["Turn", "everything_is_trained", "find_turns", "find_turns_in", "pad_ids", "real_part", "real_span"]
 
 
 class Turn(NamedTuple):
@@ -51,13 +51,14 @@ def find_turns(row: RowFacts, markers: TurnMarkers) -> tuple[Turn, ...]:
     last = _last
     if last is not None and last[0] is row and last[1] is markers:
         return last[2]
-    turns = _find_turns(row, markers)
+    turns = find_turns_in(row.input_ids, real_span(row)[1], markers)
     _last = (row, markers, turns)
     return turns
 
 
-def _find_turns(row: RowFacts, markers: TurnMarkers) -> tuple[Turn, ...]:
-    ids, header, length = row.input_ids, markers.header_ids, real_span(row)[1]
+def find_turns_in(ids: Any, length: int, markers: TurnMarkers) -> tuple[Turn, ...]:
+    """Return the assistant turns among the first `length` of an array of ids, in order."""
+    header = markers.header_ids
     places = length - len(header) + 1
     if not header or places <= 0:
         return ()
@@ -80,7 +81,9 @@ def _find_turns(row: RowFacts, markers: TurnMarkers) -> tuple[Turn, ...]:
         end = ends[at] if at < len(ends) else length
         stop_id = int(ids[end]) if end < length and int(ids[end]) in markers.stop_ids else None
         # Directly after the header only the template's own stop token makes a turn (an empty answer).
-        turns.append(Turn(place, start, end, stop_id, end == start and stop_id != markers.stop_ids[0]))
+        turns.append(
+            Turn(place, start, end, stop_id, end == start and (stop_id is None or stop_id != markers.stop_ids[0]))
+        )
         after = end
     return tuple(turns)
 
