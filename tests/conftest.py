@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +24,7 @@ def fresh_tokenizer(release: str) -> Any:
     """A tokenizer of the release that the test may change: nobody else sees it."""
     if release not in _built:
         _built[release] = reference.build_tokenizer(release)
-    return copy.deepcopy(_built[release])
+    return reference.copy_tokenizer(_built[release])
 
 
 @pytest.fixture

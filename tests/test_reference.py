@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llama_padfix import PadfixError
-from llama_padfix.reference import RELEASES, build_tokenizer, make_tiny_llama
+from llama_padfix.reference import RELEASES, build_tokenizer, copy_tokenizer, make_tiny_llama
 from tests.conftest import ALL, INSTRUCT, fresh_tokenizer
 
 TEXTS = [
@@ -106,3 +106,21 @@ def test_errors_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(PadfixError, match=r"llama_models is not installed.*pip install 'llama-padfix\[demo\]'"):
         build_tokenizer("3-base")
+
+
+@pytest.mark.parametrize("release", ["3.1-instruct", "3-base"])
+def test_a_copy_is_equal_and_independent(release: str) -> None:
+    from tokenizers import processors
+
+    original = build_tokenizer(release)
+    before = original.backend_tokenizer.to_str()
+    copied = copy_tokenizer(original)
+    assert copied.backend_tokenizer.to_str() == before
+    assert copied.special_tokens_map == original.special_tokens_map
+    copied.add_tokens(["<new>"])
+    copied.backend_tokenizer.post_processor = processors.ByteLevel()
+    copied.backend_tokenizer.enable_truncation(3)
+    copied.pad_token = "<|eot_id|>"
+    copied.chat_template = "other"
+    assert original.backend_tokenizer.to_str() == before
+    assert (len(original), original.pad_token) == (128256, None) and original.chat_template != "other"
