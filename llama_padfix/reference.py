@@ -150,7 +150,10 @@ def _convert_vocabulary(path: Path) -> Any:
     """Return the `tokenizers.Tokenizer` of Meta's vocabulary, without special tokens."""
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
-    return TikTokenConverter(vocab_file=str(path), pattern=_PATTERN).converted()
+    # Transformers 5.0 iterates over the special tokens, which have other keywords in 4.43.
+    converter = TikTokenConverter(vocab_file=str(path), pattern=_PATTERN)
+    converter.extra_special_tokens = converter.additional_special_tokens = []
+    return converter.converted()
 
 
 def _copy_backend(backend: Any) -> Any:
@@ -162,7 +165,9 @@ def _copy_backend(backend: Any) -> Any:
         if part is not None:
             setattr(copied, name, pickle.loads(pickle.dumps(part)))
     added = backend.get_added_tokens_decoder()
-    copied.add_tokens([added[token_id] for token_id in sorted(added)])
+    for token_id in sorted(added):  # `add_tokens` of tokenizers 0.19 makes a special token an ordinary one
+        add = copied.add_special_tokens if added[token_id].special else copied.add_tokens
+        add([added[token_id]])
     return copied
 
 
