@@ -189,6 +189,8 @@ def _apply(change: Change, tokenizer: Any, model: Any) -> None:
         _set_automatic_bos(tokenizer, bool(after))
     elif owner == "tokenizer" and name in ("pad_token", "eos_token", "padding_side"):
         setattr(tokenizer, name, after)
+        if name == "padding_side":
+            tokenizer.init_kwargs[name] = after  # transformers 4.x saves it from there alone
     elif change.target in _MODEL_FIELDS:
         setattr(text_config(model) if owner == "model.config" else model.generation_config, name, after)
     else:

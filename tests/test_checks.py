@@ -18,7 +18,6 @@ from llama_padfix.observe import observe
 from llama_padfix.records import Check, Facts
 from llama_padfix.reference import make_tiny_llama
 from tests.conftest import ALL, fresh_tokenizer
-from tests.test_tokenizer import lend
 
 CATALOGUE = load_checks()
 EACH = "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>{{ m.content }}"
@@ -129,8 +128,8 @@ def test_fault_is_found_and_healed(code: str, fault: Fault) -> None:
     if fault.adds_tokens:
         _find_and_heal(code, fault, fresh_tokenizer(fault.release), model)
         return
-    with lend(fault.release) as tokenizer:
-        _find_and_heal(code, fault, tokenizer, model)
+    tokenizer = fresh_tokenizer(fault.release)
+    _find_and_heal(code, fault, tokenizer, model)
 
 
 def _find_and_heal(code: str, fault: Fault, tokenizer: Any, model: Any) -> None:
@@ -146,11 +145,11 @@ def _find_and_heal(code: str, fault: Fault, tokenizer: Any, model: Any) -> None:
 @pytest.mark.parametrize("release", ALL)
 def test_patched_releases_are_healthy(release: str) -> None:
     model = make_tiny_llama(release, hidden_size=16)
-    with lend(release) as tokenizer:
-        before = codes(observe(tokenizer, model))
-        assert {"PAD001", "PAD004"} <= before
-        patch_tokenizer(tokenizer, model)
-        report = examine(observe(tokenizer, model))
+    tokenizer = fresh_tokenizer(release)
+    before = codes(observe(tokenizer, model))
+    assert {"PAD001", "PAD004"} <= before
+    patch_tokenizer(tokenizer, model)
+    report = examine(observe(tokenizer, model))
     assert {finding.code for finding in report.findings} & set(SETTINGS) == LEFT.get(release, set())
     report.raise_for_errors()
     left = {"BOS001", "GEN001", "TPL001", "TPL002"} if release.endswith("base") else set()
@@ -191,8 +190,8 @@ def test_codes_and_names_are_unique() -> None:
 
 @pytest.fixture(scope="module")
 def facts() -> Facts:
-    with lend("3.1-instruct") as tokenizer:
-        return observe(tokenizer)
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    return observe(tokenizer)
 
 
 def test_a_check_that_raises_is_listed_and_the_others_run(facts: Facts) -> None:

@@ -12,7 +12,6 @@ from llama_padfix import PadfixError
 from llama_padfix.observe import find_control_text, observe, observe_template, special_ids
 from llama_padfix.records import TemplateFacts
 from tests.conftest import ALL, INSTRUCT, fresh_tokenizer
-from tests.test_tokenizer import lend
 
 HEADER = "<|start_header_id|>assistant<|end_header_id|>\n\n"
 OPEN = "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"  # Jinja drops a line break at a template's end
@@ -36,8 +35,8 @@ def learn(tokenizer: Any, template: Any, **kwargs: Any) -> TemplateFacts:
 
 @pytest.mark.parametrize("release", ALL)
 def test_releases(release: str) -> None:
-    with lend(release) as tokenizer:
-        facts = observe(tokenizer)
+    tokenizer = fresh_tokenizer(release)
+    facts = observe(tokenizer)
     assert facts.bos_added == (release != "3-instruct-early")
     assert facts.eos_added == 0
     assert len(facts.special_ids) == 256
@@ -196,8 +195,8 @@ def test_control_text_takes_the_longest() -> None:
 def test_model_facts(make_model: Any) -> None:
     model = make_model("3.1-base")
     model.generation_config.eos_token_id = [128009, 128001]
-    with lend("3.1-base") as tokenizer:
-        facts = observe(tokenizer, model).model
+    tokenizer = fresh_tokenizer("3.1-base")
+    facts = observe(tokenizer, model).model
     assert facts is not None
     assert (facts.embedding_rows, facts.config_eos_token_id, facts.generation_eos_token_id) == (
         128256,
@@ -206,8 +205,8 @@ def test_model_facts(make_model: Any) -> None:
     )
     model.get_input_embeddings().weight.ds_shape = (128300, 16)  # as DeepSpeed's ZeRO-3 notes it
     model.generation_config = None
-    with lend("3.1-base") as tokenizer:
-        facts = observe(tokenizer, model).model
+    tokenizer = fresh_tokenizer("3.1-base")
+    facts = observe(tokenizer, model).model
     assert facts is not None
     assert (facts.embedding_rows, facts.has_generation_config) == (128300, False)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,31 +39,10 @@ def settings_of(tokenizer: Any, model: Any = None) -> tuple[Any, ...]:
     return tuple(held)
 
 
-_lent: dict[str, Any] = {}
-
-
-@contextlib.contextmanager
-def lend(release: str) -> Iterator[Any]:
-    """One tokenizer of the release for many tests, put back after each: a copy of 280,147 merges takes a second."""
-    tokenizer = _lent.setdefault(release, None) or fresh_tokenizer(release)
-    _lent[release] = tokenizer
-    backend = tokenizer.backend_tokenizer
-    state, processor = copy.copy(vars(tokenizer)), backend.post_processor
-    state |= {name: copy.copy(value) for name, value in state.items() if isinstance(value, (dict, list))}
-    yield tokenizer
-    vars(tokenizer).clear()
-    vars(tokenizer).update(state)
-    backend.post_processor = processor
-    backend.no_truncation()
-    backend.no_padding()
-    assert len(tokenizer) == 128256, "a test that adds tokens needs a copy of its own"
-
-
 @pytest.fixture
-def instruct() -> Iterator[Any]:
+def instruct() -> Any:
     """Llama 3.1 Instruct."""
-    with lend("3.1-instruct") as tokenizer:
-        yield tokenizer
+    return fresh_tokenizer("3.1-instruct")
 
 
 @dataclass(frozen=True)
@@ -205,14 +184,13 @@ def _adds_eos(tokenizer: Any) -> None:
 
 @pytest.mark.parametrize("spoil", [_without_template, _no_processor, _adds_eos])
 def test_add_bos_on_request(spoil: Callable[[Any], None], tmp_path: Path) -> None:
-    with lend("3-instruct-early") as tokenizer:
-        _check_add_bos(tokenizer, spoil, tmp_path)
-
-
-def _check_add_bos(tokenizer: Any, spoil: Callable[[Any], None], tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    spoil(tokenizer)
+    tokenizer = fresh_tokenizer("3-instruct-early")
+    try:
+        spoil(tokenizer)
+    except TypeError:
+        pytest.skip("a post-processor cannot be taken away before tokenizers 0.20")
     text, pair = tokenizer("Once")["input_ids"], tokenizer("Once", "a")["input_ids"]
     second = len(text)
     assert count_bos(text) == 0
@@ -238,6 +216,13 @@ def saved_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _without_bos(ids: list[int]) -> list[int]:
+    """LlamaTokenizerFast of transformers 4.x takes add_bos_token at its word, other classes do not."""
+    while ids[:1] == [BOS]:
+        ids = ids[1:]
+    return ids
+
+
 @pytest.mark.parametrize("add_bos_token", [True, False])
 @pytest.mark.parametrize("tokenizer_class", ["LlamaTokenizerFast", "PreTrainedTokenizerFast"])
 def test_tokenizers_that_another_class_loads(
@@ -259,7 +244,9 @@ def test_tokenizers_that_another_class_loads(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = ["Hello world", "  你好, naïve\n\n\tcafé 🙂 12345", tokenizer.apply_chat_template(CHAT, tokenize=False)]
     raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    assert [tokenizer(text)["input_ids"] for text in texts] == [raw.encode(text).ids for text in texts]
+    assert [_without_bos(tokenizer(text)["input_ids"]) for text in texts] == [
+        _without_bos(raw.encode(text).ids) for text in texts
+    ]
 
     patch_tokenizer(tokenizer)
     tokenizer.save_pretrained(tmp_path / "patched")
@@ -278,9 +265,10 @@ def test_bos_switched_on_by_keyword_when_loaded(saved_release: Path, tmp_path: P
     tokenizer = AutoTokenizer.from_pretrained(saved_release, add_bos_token=True)
     patch_tokenizer(tokenizer)
     assert count_bos(tokenizer("Once")["input_ids"]) == 0
-    assert tokenizer.add_bos_token is False
+    assert getattr(tokenizer, "add_bos_token", False) is False
     assert tokenizer.init_kwargs["add_bos_token"] is False, "LlamaTokenizerFast of transformers 4.x rebuilds from it"
-    tokenizer.update_post_processor()  # what transformers does by itself when somebody sets add_eos_token
+    if hasattr(tokenizer, "update_post_processor"):  # in 4.x a matter of LlamaTokenizerFast alone
+        tokenizer.update_post_processor()  # what transformers does by itself when somebody sets add_eos_token
     assert count_bos(tokenizer("Once")["input_ids"]) == 0
     tokenizer.save_pretrained(tmp_path)
     assert count_bos(AutoTokenizer.from_pretrained(tmp_path)("Once")["input_ids"]) == 0
@@ -300,10 +288,10 @@ def test_a_sound_pad_token_is_kept(token: str, instruct: Any, make_model: Make) 
 @pytest.mark.parametrize("bad", ["<|eot_id|>", "<|not_in_this_vocabulary|>", "!", "<|begin_of_text|>"])
 def test_an_unsound_pad_token_is_replaced(release: str, bad: str, make_model: Make) -> None:
     model = make_model(release)
-    with lend(release) as tokenizer:
-        tokenizer.pad_token = bad
-        plan = patch_tokenizer(tokenizer, model)
-        assert tokenizer.pad_token_id == model.config.pad_token_id == TEXT_END
+    tokenizer = fresh_tokenizer(release)
+    tokenizer.pad_token = bad
+    plan = patch_tokenizer(tokenizer, model)
+    assert tokenizer.pad_token_id == model.config.pad_token_id == TEXT_END
     [change] = [change for change in plan if change.target == "tokenizer.pad_token"]
     assert (change.before, change.after) == (bad, "<|end_of_text|>")
 
@@ -396,9 +384,12 @@ def test_adapters_are_patched_like_the_model_inside(instruct: Any, make_model: M
         {},
         {"modules_to_save": ["embed_tokens"]},
         {"target_modules": ["q_proj", "embed_tokens"]},
-        {"trainable_token_indices": {"embed_tokens": [EOT]}},
+        {"trainable_token_indices": {"embed_tokens": [EOT]}},  # PEFT 0.15 brought it
     ]
+    known = {field.name for field in dataclasses.fields(peft.LoraConfig)}
     for more in settings:
+        if not known.issuperset(more):
+            continue
         model = peft.get_peft_model(make_model(), peft.LoraConfig(r=2, **{"target_modules": ["q_proj"], **more}))
         assert "model.config.pad_token_id" in [change.target for change in patch_tokenizer(instruct, model)]
         assert model.base_model.model.config.pad_token_id == instruct.pad_token_id
