@@ -244,8 +244,9 @@ class Facts:
 
     The tokenizer's part: `vocabulary` maps every token to its id and `special_ids` the special ones;
     `pad_token_id` is looked up there, so it is None for a pad token that the vocabulary lacks. `bos_added` and
-    `eos_added` count what encoding a plain text puts before and after it. `template` is None without a chat
-    template; `markers` are the ids around its assistant turns, None where they have none of their own.
+    `eos_added` count what encoding a plain text puts before and after it. `probe_ids` are those of "Hello world" and
+    `probe_text` is what they decode as; `tokenizer_class` is the name of the loaded class. `template` is None
+    without a chat template; `markers` are the ids around its assistant turns, None where they have none of their own.
     """
 
     vocab_size: int = 0
@@ -261,6 +262,9 @@ class Facts:
     padding_side: str = "right"
     bos_added: int = 0
     eos_added: int = 0
+    tokenizer_class: str = ""
+    probe_ids: tuple[int, ...] = ()
+    probe_text: str = "Hello world"
     requested_pad_token: str | None = None
     template: TemplateFacts | None = None
     markers: TurnMarkers | None = None

@@ -47,6 +47,7 @@ def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None) 
     vocabulary = tokenizer.get_vocab()
     with untouched(tokenizer):
         bos_added, eos_added = _count_added(tokenizer)
+        probe_ids = encode_plain(tokenizer, "Hello world")
         template = observe_template(tokenizer)
     pad_content, controls = tokenizer.pad_token, special_ids(tokenizer)
     return Facts(
@@ -63,6 +64,9 @@ def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None) 
         padding_side=tokenizer.padding_side,
         bos_added=bos_added,
         eos_added=eos_added,
+        tokenizer_class=type(tokenizer).__name__,
+        probe_ids=tuple(probe_ids),
+        probe_text=tokenizer.decode(probe_ids),
         template=template,
         requested_pad_token=pad_token,
         model=observe_model(model, {*controls.values(), *tokenizer.added_tokens_decoder})

@@ -112,9 +112,13 @@ def _require_pad_token(facts: Facts) -> None:
 
 def _changes_for(facts: Facts, add_bos: bool) -> list[Change]:
     """Return the safe changes that the catalogue asks for, and the two that the caller may ask for."""
+    findings = examine(facts).findings
+    for finding in findings:
+        if finding.code == "LOD007":  # text is lost: whatever is set, the ids stay wrong
+            raise PadfixError(finding.message)
     changes = [
         change
-        for finding in examine(facts).findings
+        for finding in findings
         for change in finding.changes
         if change.safety == "safe" or (add_bos and change.target == "tokenizer.adds_bos")
     ]

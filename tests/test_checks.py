@@ -47,6 +47,15 @@ def as_released(tokenizer: Any, model: Any) -> None:
     """The release as it came: the fault is in it."""
 
 
+def splits_like_llama_2(tokenizer: Any, model: Any) -> None:
+    """What LlamaTokenizerFast of transformers 5.0 to 5.21 makes of Llama 3's tokenizer.json."""
+    from tokenizers import Regex, decoders, pre_tokenizers
+
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(" "), behavior="removed")
+    backend.decoder = decoders.Fuse()
+
+
 FAULTS: dict[str, list[Fault]] = {
     "BOS001": [Fault("3.1-instruct", as_released, ("<|begin_of_text|>", "starts with 2 of them"))],
     "BOS002": [
@@ -74,6 +83,7 @@ FAULTS: dict[str, list[Fault]] = {
             ("model.config.eos_token_id is None",),
         ),
     ],
+    "LOD007": [Fault("3.1-instruct", splits_like_llama_2, ("[9906, 14957]", "'Helloworld'", "5.0 to 5.21"), False)],
     "PAD001": [Fault(release, as_released, ("pad_token is None",)) for release in ("3-base", "3.2-instruct")],
     "PAD002": [
         Fault("3.1-instruct", setting(pad_token="<|eot_id|>"), ("'<|eot_id|>' (128009)", "never learns to stop")),
@@ -138,6 +148,12 @@ def _find_and_heal(code: str, fault: Fault, tokenizer: Any, model: Any) -> None:
     assert all(number in finding.message for number in fault.numbers), finding.message
     assert all(change.code == code and change.before != change.after for change in finding.changes)
     assert any(change.safety == "safe" for change in finding.changes) == fault.heals
+    if code == "LOD007":
+        before = tokenizer.backend_tokenizer.to_str()
+        with pytest.raises(PadfixError, match=r"decodes as 'Helloworld'.*PreTrainedTokenizerFast"):
+            patch_tokenizer(tokenizer, model)
+        assert (tokenizer.backend_tokenizer.to_str(), tokenizer.pad_token) == (before, None)
+        return
     patch_tokenizer(tokenizer, model)
     assert (code in codes(observe(tokenizer, model))) == (not fault.heals)
 

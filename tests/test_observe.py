@@ -184,7 +184,7 @@ def test_automatic_bos_and_eos_are_counted(plain: Any) -> None:
     finally:
         tokenizer.backend_tokenizer.post_processor = before
     assert (facts.bos_added, facts.eos_added) == (2, 1)
-    assert tokenizer.add_bos_token is False, "the attribute is wrong, which is why nobody asks it"
+    assert not getattr(tokenizer, "add_bos_token", False), "the attribute is wrong, which is why nobody asks it"
 
 
 def test_control_text_takes_the_longest() -> None:

@@ -242,6 +242,10 @@ def test_tokenizers_that_another_class_loads(
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer("Hello world", add_special_tokens=False)["input_ids"] == [39, 96392]:  # transformers 5.0 to 5.21
+        with pytest.raises(PadfixError, match=r"\[39, 96392\].*PreTrainedTokenizerFast"):
+            patch_tokenizer(tokenizer)
+        return
     texts = ["Hello world", "  你好, naïve\n\n\tcafé 🙂 12345", tokenizer.apply_chat_template(CHAT, tokenize=False)]
     raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert [_without_bos(tokenizer(text)["input_ids"]) for text in texts] == [
