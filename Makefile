@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types unit docs clean
+.PHONY: demo test lint types unit docs package matrix unsloth clean
 
 demo: $(VENV)/.demo
 	$(BIN)/llama-padfix demo
@@ -27,6 +27,24 @@ unit: $(VENV)/.test
 docs: $(VENV)/.test
 	$(BIN)/python docs/generate.py
 
+# Builds sdist and wheel, checks both, and uses the wheel in an environment that has nothing else.
+package: $(VENV)/.test
+	$(BIN)/python tests/packaging/check.py
+
+# The core of the suite on every supported set of versions: make matrix, or make matrix SETS='4.43 5.0'
+SETS ?=
+matrix:
+	$(PYTHON) tests/matrix/run.py $(SETS)
+
+# Unsloth has versions of its own, so an environment of its own.
+unsloth: $(VENV)-unsloth/.installed
+	PYTHONPATH=. $(VENV)-unsloth/bin/python -m pytest tests/unsloth
+
+$(VENV)-unsloth/.installed: tests/unsloth/requirements.txt
+	test -x $(VENV)-unsloth/bin/python || $(PYTHON) -m venv $(VENV)-unsloth
+	$(VENV)-unsloth/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --requirement $<
+	touch $@
+
 # Every install goes through the constraints, so that two machines test the same thing.
 $(VENV)/.demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,4 +57,4 @@ $(VENV)/.test: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist out
+	rm -rf $(VENV) $(VENV)-unsloth .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist out

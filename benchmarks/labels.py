@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import random
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -31,28 +32,29 @@ def _print_shares(rows: int) -> None:
         compared = sum(counts[kind] for kind in ("same", "space", "documented", "differs"))
         right = compared - counts["differs"]
         print(f"{path.stem:24} answered {answered:4}/{accepted:<4} right {right:4}/{compared:<4} {dict(counts)}")
-    print("all", dict(total))
+    accepted = total.total() - total["unaccepted"] - total["unfaithful"]
+    print("all", dict(total), f"answered {1 - total['refused'] / accepted:.2%}")
 
 
-def _best_of(run: Callable[[], object]) -> float:
-    times = []
-    for _ in range(5):
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-    return min(times)
+def _time(run: Callable[[], object]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
 
 
 def _print_cost() -> None:
+    """Print the median of ratios, plain and ours in turn, in CPU seconds."""
     tokenizer, rows = shared("3.1-instruct"), rows_for("3.1-instruct")[:400]
     encoder = ChatEncoder(tokenizer)
     encoder.encode_rows(rows[:1])
-    plain = _best_of(
-        lambda: [tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=True) for row in rows]
-    )
-    ours = _best_of(lambda: encoder.encode_rows(rows))
-    print(f"Llama 3.1: {plain / len(rows) * 1e6:.0f} us a row without labels, {ours / len(rows) * 1e6:.0f} us with")
-    print(f"cost ratio {ours / plain:.2f}")
+
+    def render_plainly() -> object:
+        return [tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=True) for row in rows]
+
+    pairs = [(_time(render_plainly), _time(lambda: encoder.encode_rows(rows))) for _ in range(11)]
+    plain, ours = (statistics.median(times) / len(rows) * 1e6 for times in zip(*pairs, strict=True))
+    print(f"Llama 3.1: {plain:.0f} us a row without labels, {ours:.0f} us with")
+    print(f"cost ratio {statistics.median(ours / plain for plain, ours in pairs):.2f}")
 
 
 if __name__ == "__main__":

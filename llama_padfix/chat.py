@@ -9,14 +9,17 @@ nothing, every prefix of the conversation is rendered; where that proves nothing
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from llama_padfix.observe import find_control_text, observe_template, special_ids
 from llama_padfix.provenance import LOST
 from llama_padfix.records import PadfixError
 from llama_padfix.sandbox import render_traced
-from llama_padfix.spans import Trace, find_spans, read_trace
+from llama_padfix.spans import find_spans
 from llama_padfix.structure import learn_structure
+from llama_padfix.traces import Trace, read_trace
 from llama_padfix.turns import ChatTemplate, Rendered, Turn, refuse, render_by_prefixes, render_text
 
 __all__ = ["ChatTemplate", "Rendered", "Turn", "read_template", "render_turns"]
@@ -46,28 +49,37 @@ def render_turns(
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Any] | None = None,
     wanted: Collection[int] | None = None,
+    *,
+    allow_loss: bool = False,
 ) -> Rendered:
     """Return the text of a conversation and the part of it that the model must produce, turn by turn.
 
     The text is that of `apply_chat_template(messages, tokenize=False)`. `wanted` are the indices of the assistant
-    messages whose turns are returned, all by default. Raises `PadfixError` when the template refuses the
-    conversation or leaves a part of it out, or when where a turn begins and ends cannot be proven.
+    messages whose turns are returned, all by default. What a template loses of a conversation without a word (a
+    tool call, a message's text) is an error, or with `allow_loss` told in `Rendered.losses`. Raises `PadfixError`
+    when the template refuses the conversation, or when where a turn begins and ends cannot be proven.
     """
+    spoken = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
     if wanted is None:
-        wanted = {index for index, message in enumerate(messages) if message.get("role") == "assistant"}
+        wanted = spoken
     _require_roles(messages, template.controls)
     text = render_text(template, messages, tools)
     plain = _find_plain(template, messages, wanted, text) if tools is None else None
     if plain is not None:
         return Rendered(text, plain)
-    rendered = _find_by_origin(template, messages, tools, wanted, text)
+    rendered = _find_by_origin(template, messages, tools, spoken, wanted, text)
     if isinstance(rendered, PadfixError):
         refusal = rendered
         if template.facts.error is not None:
             raise refusal
-        rendered = render_by_prefixes(template, messages, tools, wanted, text)
-    _require_faithful(messages, rendered.turns, text)
-    return rendered
+        try:
+            rendered = render_by_prefixes(template, messages, tools, wanted, text)
+        except PadfixError:
+            raise refusal from None
+    losses = _find_losses(messages, rendered)
+    if losses and not allow_loss:
+        raise PadfixError(losses[0])
+    return replace(rendered, losses=losses) if losses else rendered
 
 
 def _find_plain(
@@ -83,7 +95,8 @@ def _find_plain(
         return None
     if not all(message.keys() == {"role", "content"} and isinstance(message["content"], str) for message in messages):
         return None
-    if find_control_text("\0".join([message["content"] for message in messages]), template.controls):
+    said = "\0".join([message["content"] for message in messages])
+    if _common_opening(template.controls) in said and find_control_text(said, template.controls):
         return None
     turns = []
     position = 0
@@ -106,10 +119,19 @@ def _find_plain(
     return tuple(turn for turn in turns if turn.message in wanted)
 
 
+@lru_cache(maxsize=32)
+def _common_opening(controls: tuple[str, ...]) -> str:
+    """Return what all control tokens begin with; a text without it spells none."""
+    first, last = min(controls, default=""), max(controls, default="")
+    same = [one == other for one, other in zip(first, last, strict=False)]
+    return first[: [*same, False].index(False)]
+
+
 def _find_by_origin(
     template: ChatTemplate,
     messages: Sequence[Mapping[str, Any]],
     tools: Sequence[Any] | None,
+    spoken: Sequence[int],
     wanted: Collection[int],
     text: str,
 ) -> Rendered | PadfixError:
@@ -118,9 +140,10 @@ def _find_by_origin(
     if template.structure is None:
         return refuse(first, "probes do not show how the template writes a turn")
 
-    def trace(count: int, prompt: bool) -> Trace | None:
+    def trace(count: int, prompt: bool, hushed: int | None = None) -> Trace | None:
+        given = [{**message, "content": ""} if n == hushed else message for n, message in enumerate(messages[:count])]
         try:
-            return read_trace(render_traced(template.tokenizer, messages[:count], tools, template.kwargs, prompt))
+            return read_trace(render_traced(template.tokenizer, given, tools, template.kwargs, prompt))
         except Exception:  # a template may refuse a part of a conversation
             return None
 
@@ -130,13 +153,13 @@ def _find_by_origin(
     spelled = _find_spelled(whole, template.controls)
     if spelled is None:
         return refuse(first, "the template rewrites its text in a way that cannot be followed")
-    spoken = {n: _has_text(message) for n, message in enumerate(messages) if message.get("role") == "assistant"}
     spans = find_spans(whole, template.structure, spoken, wanted, trace)
     for span in spans:
         if span.reason:
             return refuse(span.message, span.reason)
     turns = tuple(Turn(span.message, span.start, span.end, span.stops) for span in spans)
-    return Rendered(text, turns, spelled, whole.generation)
+    written = frozenset(origin for start, end, origin in whole.blocks if end > start)
+    return Rendered(text, turns, spelled, whole.generation, written=written)
 
 
 def _find_spelled(whole: Trace, controls: tuple[str, ...]) -> tuple[tuple[int, int], ...] | None:
@@ -156,37 +179,51 @@ def _find_spelled(whole: Trace, controls: tuple[str, ...]) -> tuple[tuple[int, i
     return tuple(spelled)
 
 
-def _has_text(message: Mapping[str, Any]) -> bool:
-    content = message.get("content")
-    if isinstance(content, str):
-        content = content.rpartition("</think>")[2].strip()  # a thought may be left out of the history
-    return bool(content) or bool(message.get("tool_calls"))
-
-
 def _require_roles(messages: Sequence[Mapping[str, Any]], controls: tuple[str, ...]) -> None:
+    opening = _common_opening(controls)
     for index, message in enumerate(messages):
-        if find_control_text(str(message.get("role")), controls):
+        role = str(message.get("role"))
+        if opening in role and find_control_text(role, controls):
             raise PadfixError(
                 f"The role of message {index} spells a control token ({message.get('role')!r}), which the template "
                 "would write into its header. Use a role that the template knows: system, user, assistant, tool."
             )
 
 
-def _require_faithful(messages: Sequence[Mapping[str, Any]], turns: Sequence[Turn], text: str) -> None:
-    """Raise where the template, without a word, left out a tool call or wrote a list of parts as Python code."""
+def _find_losses(messages: Sequence[Mapping[str, Any]], rendered: Rendered) -> tuple[str, ...]:
+    """Return what the template, without a word, left out of the turns or wrote as Python code."""
+    losses: list[str] = []
     for index, message in enumerate(messages):
         content = message.get("content")
-        if isinstance(content, list) and str(content) in text:
-            raise PadfixError(
+        if isinstance(content, list) and str(content) in rendered.text:
+            losses.append(
                 f"The chat template knows no text parts and writes those of message {index} as Python code. "
                 "Join them: message['content'] = ''.join(part['text'] for part in message['content'])"
             )
-    for turn in turns:
-        for call in messages[turn.message].get("tool_calls") or ():
+    turns: dict[int, str] = {}
+    for turn in rendered.turns:
+        turns[turn.message] = turns.get(turn.message, "") + rendered.text[turn.start : turn.end]
+    for index, text in turns.items():
+        for call in messages[index].get("tool_calls") or ():
             function = call.get("function", call) if isinstance(call, Mapping) else {}
             name = function.get("name") if isinstance(function, Mapping) else None
-            if isinstance(name, str) and name.isascii() and name not in text[turn.start : turn.end]:
-                raise PadfixError(
-                    f"The chat template leaves out the tool call {name!r} of message {turn.message}. "
+            if isinstance(name, str) and name.isascii() and name not in text:
+                losses.append(
+                    f"The chat template leaves out the tool call {name!r} of message {index}. "
                     "Use a template that writes tool calls, or write the call into the message's content."
                 )
+        if rendered.written is not None and index not in rendered.written and _has_text(messages[index]):
+            losses.append(
+                f"The chat template writes none of the text of message {index}. Use content of the kind that it "
+                "reads: a text, or a list of parts [{'type': 'text', 'text': ...}]"
+            )
+    return tuple(losses)
+
+
+def _has_text(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    if not isinstance(content, str):
+        return False
+    return bool(content.rpartition("</think>")[2].strip())  # a thought may be left out of the history

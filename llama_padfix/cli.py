@@ -16,12 +16,16 @@ from llama_padfix.doctor import diagnose
 from llama_padfix.examine import load_checks, select_checks
 from llama_padfix.healing import heal_folder
 from llama_padfix.observe_data import open_rows
-from llama_padfix.observe_folder import fetch_folder
+from llama_padfix.observe_folder import fetch_folder, load_folder, observe_folder, saved_model
 from llama_padfix.pages import describe_check, page
 from llama_padfix.records import PadfixError, Report
 from llama_padfix.render import as_github, as_text, plain, print_rich, summarize
+from llama_padfix.view import view_mask
+from llama_padfix.view_text import describe_view, tell_problems
 
 __all__ = ["main"]
+
+_TERMINAL_ROWS, _PAGE_ROWS = 5, 200  # shown where nobody says which
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,6 +68,22 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--fix", metavar="OUT", help="write a healed copy of the settings into a new folder")
     doctor.add_argument("--unsafe", action="store_true", help="with --fix: also change the class, ids, a template")
     doctor.set_defaults(run=_doctor)
+    mask = commands.add_parser(
+        "mask",
+        help="show which tokens of some rows are trained",
+        description="Exit status: 0 nothing above a note, 1 findings in the rows shown, 2 could not run. "
+        "Rows that are not encoded go through the library's encoder first. No weight is loaded.",
+    )
+    mask.add_argument("target", metavar="MODEL", help="what a run saved, or a name on the hub: its tokenizer is used")
+    mask.add_argument("data", metavar="DATA", help="rows, encoded or not: .jsonl, .json or .parquet")
+    mask.add_argument(
+        "--rows",
+        metavar="N,A-B,..",
+        type=_row_numbers,
+        help="numbers of rows, counted from 0 (the first 5; with --html the first 200)",
+    )
+    mask.add_argument("--html", metavar="FILE", help="write a page instead; a file of that name is replaced")
+    mask.set_defaults(run=_mask)
     explain = commands.add_parser("explain", help="print the page of a check")
     explain.add_argument("check", metavar="CODE|NAME")
     explain.set_defaults(run=_explain)
@@ -98,6 +118,38 @@ def _doctor(options: argparse.Namespace) -> int:
         left = [plain(finding) for finding in report.findings]
         print(f"left: {'; '.join(left) or 'nothing'}", file=told)
     return int(any(finding.severity != "note" for finding in report.findings))
+
+
+def _mask(options: argparse.Namespace) -> int:
+    rows = open_rows(options.data)
+    folder = observe_folder(fetch_folder(options.target))
+    tokenizer, folder = load_folder(folder)
+    if tokenizer is None:
+        raise PadfixError(f"{options.target!r} gives no tokenizer: {folder.load_error}. Name the model that has it.")
+    most = _PAGE_ROWS if options.html else _TERMINAL_ROWS
+    numbers = list(range(min(len(rows), most)))
+    if options.rows is not None:
+        beyond = max(part.stop for part in options.rows) - 1
+        if beyond >= len(rows):
+            raise PadfixError(f"There is no row {beyond}: {options.data!r} holds the rows 0 to {len(rows) - 1}.")
+        numbers = [number for part in options.rows for number in part]
+    view = view_mask(
+        rows,
+        tokenizer,
+        row_numbers=numbers,
+        model=saved_model(folder),
+        title=f"{Path(options.data).name}: what is trained",
+    )
+    if options.html:
+        print(f"{describe_view(view)}", *tell_problems(view), f"written to {view.save(options.html)}", sep="\n")
+    else:
+        in_color = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ
+        print(view.to_text(color=in_color))
+    if options.rows is None and len(rows) > most:
+        print(f"the first {most} of {len(rows)} rows; others: --rows {most}-{min(2 * most, len(rows)) - 1}")
+    levels = {problem.severity for row in view.rows for problem in row.problems}
+    levels |= {finding.severity for finding in view.report.findings}
+    return int(bool(levels - {"note"}))
 
 
 def _print_report(report: Report, form: str) -> None:
@@ -135,6 +187,17 @@ def _names(text: str) -> list[str]:
     if not names:
         raise argparse.ArgumentTypeError("no code is given")
     return names
+
+
+def _row_numbers(text: str) -> list[range]:
+    """Return the numbers of "3", "0-9" or "3,17,40-44"."""
+    parts = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise argparse.ArgumentTypeError(f"{part!r} is no row number and no range such as 0-9")
+        parts.append(range(int(first), int(last if dash else first) + 1))
+    return parts
 
 
 def _rows(text: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from llama_padfix.collator import PadCollator
 from llama_padfix.dataset import encode_dataset
 from llama_padfix.encode import ChatEncoder, OnError, SpecialTokens, TrainOn, Truncation
 from llama_padfix.examine import examine
+from llama_padfix.lora import keep_trainable_float32
 from llama_padfix.observe import observe
 from llama_padfix.precision import choose_precision
 from llama_padfix.records import Counts, PadfixError, Plan, Precision, Report
+from llama_padfix.row_training import complete_head
 from llama_padfix.tokenizer import patch_tokenizer
 from llama_padfix.trainer import (
     import_trl,
@@ -83,6 +86,7 @@ def prepare(
     template_kwargs: Mapping[str, Any] | None = None,
     special_tokens: SpecialTokens = "escape",
     allowed_tokens: Sequence[str] = (),
+    date: datetime.date | str | None = None,
     pad_to_multiple_of: int | None = None,
     device: Any = None,
 ) -> Prepared:
@@ -90,9 +94,9 @@ def prepare(
 
     Pad token, stop list, EOS, padding side and automatic BOS are set by the policy; no token is added, no
     embedding resized, no template edited. Idempotent: a second call has an empty plan. `max_length`, `train_on`,
-    `truncation`, `on_error`, `template_kwargs`, `special_tokens` and `allowed_tokens` are those of `ChatEncoder`;
-    `device` is that of `choose_precision`. Raises `PadfixError`, and leaves everything as it was, for anything that it
-    cannot do.
+    `truncation`, `on_error`, `template_kwargs`, `special_tokens`, `allowed_tokens` and `date` are those of
+    `ChatEncoder`; `device` is that of `choose_precision`. Raises `PadfixError`, and leaves everything as it was,
+    for anything that it cannot do.
     """
     encoder = ChatEncoder(
         tokenizer,
@@ -103,6 +107,7 @@ def prepare(
         template_kwargs=template_kwargs,
         special_tokens=special_tokens,
         allowed_tokens=allowed_tokens,
+        date=date,
     )
     precision = choose_precision(device)
     PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)  # its arguments are checked before anything is patched
@@ -139,4 +144,8 @@ def build_trainer(model: Any, tokenizer: Any, dataset: Any, *, eval_dataset: Any
         rest[name] = encode_dataset(prepared.encoder, eval_dataset, progress=not args.disable_tqdm, name=name)
     rest.setdefault("data_collator", prepared.collator)
     rest[name_tokenizer_argument(trl.SFTTrainer)] = tokenizer
-    return trl.SFTTrainer(model=model, args=args, train_dataset=train_rows, **rest)
+    trainer = trl.SFTTrainer(model=model, args=args, train_dataset=train_rows, **rest)
+    if hasattr(trainer.model, "peft_config") and not args.bf16:
+        keep_trainable_float32(trainer.model, prepared.precision)  # TRL casts those of a quantised model to bfloat16
+    complete_head(trainer.model)  # TRL reads a bias of the head, which PEFT's wrapper around single rows lacks
+    return trainer

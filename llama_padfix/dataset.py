@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_padfix.encode import ChatEncoder
+from llama_padfix.encoding import write_encoding
 from llama_padfix.records import Counts, PadfixError
 
 __all__ = ["encode_dataset"]
@@ -21,8 +22,9 @@ def encode_dataset(encoder: ChatEncoder, dataset: Any, *, progress: bool = True,
     """Encode a `Dataset`, `DatasetDict`, `IterableDataset`, `IterableDatasetDict` or list of rows.
 
     Returns the same kind (a `Dataset` for a list) with the int32 columns `input_ids` and `labels` alone. What
-    was dropped, cut or repaired is logged as a warning and added to `encoder.counts`; for a stream that happens
-    batch by batch, each time that the stream is read. Raises `PadfixError` for a bad row, naming it (and `name`,
+    was dropped, cut or repaired is logged as a warning, with the first rows of each kind, and added to
+    `encoder.counts`; for a stream that happens batch by batch, each time that the stream is read. How it was encoded
+    stands in the result's description (`read_encoding`). Raises `PadfixError` for a bad row, naming it (and `name`,
     unless it is the default), when the rows are encoded already, and when no row is left.
     """
     datasets = _import_datasets()
@@ -66,7 +68,9 @@ def encode_dataset(encoder: ChatEncoder, dataset: Any, *, progress: bool = True,
     if not parts:
         raise PadfixError(f"No row of the {name} is left to train on: {counts}. Look at the rows or raise max_length.")
     _log(name, counts)
-    return datasets.concatenate_datasets(parts)
+    whole = datasets.concatenate_datasets(parts)
+    write_encoding(whole, encoder.encoding)
+    return whole
 
 
 def _encode_named(
@@ -81,8 +85,8 @@ def _encode_named(
 
 
 def _log(name: str, counts: Counts) -> None:
-    changed = counts.dropped or counts.cut or counts.repaired or counts.escaped
-    logger.log(logging.WARNING if changed else logging.INFO, "llama_padfix: %s: %s", name, counts)
+    level = logging.WARNING if counts.remarkable else logging.INFO
+    logger.log(level, "llama_padfix: %s: %s", name, "\n  ".join([str(counts), *counts.name_rows()]))
 
 
 def _refuse_encoded(columns: Iterable[Any], name: str) -> None:
@@ -129,7 +133,9 @@ def _map_stream(datasets: Any, encoder: ChatEncoder, dataset: Any, name: str) ->
         batch_size=_BATCH_ROWS,
         features=_features(datasets),
     )
-    return encoded.select_columns(["input_ids", "labels"])
+    encoded = encoded.select_columns(["input_ids", "labels"])
+    write_encoding(encoded, encoder.encoding)
+    return encoded
 
 
 @dataclass(frozen=True)

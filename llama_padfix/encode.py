@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import datetime
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from llama_padfix.bos import dedupe_bos
-from llama_padfix.chat import ChatTemplate, Rendered, read_template, render_turns
-from llama_padfix.formats import read_row
+from llama_padfix.chat import ChatTemplate, Rendered, Turn, read_template, render_turns
+from llama_padfix.dates import pin_date
+from llama_padfix.encoding import Encoding, describe_encoding, hash_template, hash_tokenizer
+from llama_padfix.formats import read_row, require_unicode, split_batch
 from llama_padfix.labels import find_markers, label_spans, mask_labels
-from llama_padfix.observe import (
-    check_tokenizer,
-    encode_plain,
-    observe_template,
-    pin_date,
-    special_ids,
-    untouched,
-)
+from llama_padfix.observe import check_tokenizer, encode_plain, observe_template, special_ids, untouched
 from llama_padfix.offsets import encode_around, encode_texts
 from llama_padfix.policy import text_end_id
-from llama_padfix.records import IGNORE_INDEX, Counts, PadfixError, TurnMarkers
+from llama_padfix.records import IGNORE_INDEX, CountedRow, Counts, PadfixError, TurnMarkers
+from llama_padfix.remarks import find_remarks, name_tokens
+from llama_padfix.render import plain
 from llama_padfix.selection import TrainOn, choose_turns, require_train_on
 
 __all__ = ["ChatEncoder", "OnError", "SpecialTokens", "TrainOn", "Truncation"]
@@ -31,27 +29,31 @@ Truncation = Literal["turns", "tokens", "error"]
 OnError = Literal["raise", "drop"]
 
 _T = TypeVar("_T")
-_LEARNED = ("counts", "_template", "_markers", "_header")
+_LEARNED = ("counts", "_template", "_markers", "_header", "_hashes")
+_DETAIL = 100  # characters of an error or of spelled tokens that are kept beside a row's number
 
 
 @dataclass(frozen=True)
 class _Chat:
-    """A conversation that is rendered and not yet encoded; `spans` are the trained characters."""
+    """A conversation that is rendered and not yet encoded; `spelled` are the characters encoded as text."""
 
     rendered: Rendered
     controls: tuple[str, ...]
-    spans: tuple[tuple[int, int], ...]
+    spelled: tuple[tuple[int, int], ...]
+    seen: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One encoded row; `turn_ends` are the positions after each trained turn, in order."""
+    """One encoded row; `turn_ends` are the positions after each trained message, in order.
+
+    `seen` holds what the row is counted for: a field of `Counts` and what is said of it.
+    """
 
     input_ids: list[int]
     labels: list[int]
     turn_ends: tuple[int, ...]
-    repaired: bool = False
-    escaped: bool = False
+    seen: Mapping[str, str] = field(default_factory=dict)
 
 
 class ChatEncoder:
@@ -71,9 +73,10 @@ class ChatEncoder:
     turns from the end (`truncation="turns"`), are cut at the token ("tokens"), or raise ("error"); no stop token
     is forged. A row that cannot be read raises `PadfixError` with its number, or is dropped and counted with
     `on_error="drop"`. `template_kwargs` go to the chat template. A template that prints today's date is pinned
-    to the day on which the encoder was made (`template_kwargs["date_string"]`).
+    to `date` (a date or "2024-07-26"; by default the day on which the encoder is made), which `template_kwargs` then
+    holds; `encoding` records it with all other settings.
 
-    `counts` adds up what became of all rows so far.
+    `counts` adds up what became of all rows so far, and names the first few.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class ChatEncoder:
         template_kwargs: Mapping[str, Any] | None = None,
         special_tokens: SpecialTokens = "escape",
         allowed_tokens: Sequence[str] = (),
+        date: datetime.date | str | None = None,
     ) -> None:
         check_tokenizer(tokenizer)
         require_train_on(train_on)
@@ -102,7 +106,7 @@ class ChatEncoder:
         self.on_error = on_error
         self.special_tokens = special_tokens
         self.allowed_tokens = tuple(allowed_tokens)
-        self.template_kwargs = pin_date(tokenizer, dict(template_kwargs or {}))
+        self.template_kwargs = pin_date(tokenizer, template_kwargs, date)
         self._text_end_id = text_end_id(special_ids(tokenizer), tokenizer.eos_token_id)
         self._forget()
 
@@ -111,6 +115,13 @@ class ChatEncoder:
         self._template: ChatTemplate | None = None
         self._markers: TurnMarkers | None = None
         self._header: str | None = None
+        self._hashes: tuple[str, str] | None = None
+
+    @property
+    def encoding(self) -> Encoding:
+        """How this encoder encodes, the pinned date included; `encode_dataset` writes it into what it returns."""
+        self._hashes = self._hashes or (hash_template(self.tokenizer), hash_tokenizer(self.tokenizer))
+        return describe_encoding(vars(self), *self._hashes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was counted and learned, so that `datasets` knows an encoder again after its use."""
@@ -126,7 +137,7 @@ class ChatEncoder:
         One row gives flat lists and raises where a batch would drop it. `indices` are the rows' numbers in the
         dataset for the error messages (`dataset.map(..., with_indices=True)`).
         """
-        batch = _as_rows(rows)
+        batch = split_batch(rows)
         if batch is None:
             columns, counts = self.encode_rows([rows], indices if indices is not None else 0)
             if not counts.kept:
@@ -150,46 +161,45 @@ class ChatEncoder:
         with untouched(self.tokenizer):
             encoded_rows = self._encode_numbered(numbered)
         for number, encoded in encoded_rows:
-            outcome = "dropped_invalid" if encoded is None else self._fit(encoded, number)
-            if isinstance(outcome, str):
-                counts = counts + replace(Counts(rows=1), **{outcome: 1})
-                continue
-            columns["input_ids"].append(outcome.input_ids)
-            columns["labels"].append(outcome.labels)
-            counts = counts + Counts(
-                rows=1,
-                kept=1,
-                cut=int(outcome is not encoded),
-                repaired=int(outcome.repaired),
-                escaped=int(outcome.escaped),
-                tokens=len(outcome.input_ids),
-                trained_tokens=len(outcome.labels) - outcome.labels.count(IGNORE_INDEX),
-            )
+            outcome = {"dropped_invalid": str(encoded)} if isinstance(encoded, PadfixError) else encoded
+            if isinstance(outcome, _Row):
+                outcome = self._fit(outcome, number)
+            if isinstance(outcome, _Row):
+                columns["input_ids"].append(outcome.input_ids)
+                columns["labels"].append(outcome.labels)
+                trained = len(outcome.labels) - outcome.labels.count(IGNORE_INDEX)
+                kept = Counts(kept=1, tokens=len(outcome.input_ids), trained_tokens=trained)
+                counts = counts + _count(number, outcome.seen, kept)
+            else:
+                counts = counts + _count(number, outcome, Counts())
         self.counts = self.counts + counts
         return columns, counts
 
-    def _encode_numbered(self, numbered: Sequence[tuple[int, Any]]) -> list[tuple[int, _Row | None]]:
-        """Encode rows in one call of the tokenizer where that is possible; None where a row cannot be read."""
+    def _encode_numbered(self, numbered: Sequence[tuple[int, Any]]) -> list[tuple[int, _Row | PadfixError]]:
+        """Encode rows in one call of the tokenizer where that is possible; the error where a row cannot be read."""
         read = [(number, self._read_or_drop(row, number)) for number, row in numbered]
-        together = [chat.rendered.text for _, chat in read if isinstance(chat, _Chat) and not chat.rendered.spelled]
+        together = [chat.rendered.text for _, chat in read if isinstance(chat, _Chat) and not chat.spelled]
         encodings = iter(encode_texts(self.tokenizer, together))
-        encoded: list[tuple[int, _Row | None]] = []
+        encoded: list[tuple[int, _Row | PadfixError]] = []
         for number, item in read:
             if not isinstance(item, _Chat):
                 encoded.append((number, item))
                 continue
-            text, spelled = item.rendered.text, item.rendered.spelled
-            known = encode_around(self.tokenizer, text, spelled, item.controls) if spelled else next(encodings)
+            text, turns = item.rendered.text, item.rendered.turns
+            known = (
+                encode_around(self.tokenizer, text, item.spelled, item.controls) if item.spelled else next(encodings)
+            )
             ids, offsets = known
-            ends = tuple(bisect_right(offsets, end, key=lambda offset: offset[1]) for _, end in item.spans)
-            encoded.append((number, _Row(ids, label_spans(ids, offsets, item.spans), ends, escaped=bool(spelled))))
+            ends = tuple(bisect_right(offsets, end, key=lambda offset: offset[1]) for end in _message_ends(turns))
+            labels = label_spans(ids, offsets, [(turn.start, turn.end) for turn in turns])
+            encoded.append((number, _Row(ids, labels, ends, item.seen)))
         return encoded
 
-    def _read_or_drop(self, row: Any, number: int) -> _Chat | _Row | None:
+    def _read_or_drop(self, row: Any, number: int) -> _Chat | _Row | PadfixError:
         """Read a row; what is wrong with the tokenizer or its template is no row's fault and always raises."""
         conversation = self._attempt(number, lambda: read_row(row, row_number=number))
-        if conversation is None:
-            return None
+        if isinstance(conversation, PadfixError):
+            return conversation
         text, messages = conversation.text, conversation.messages
         if text is not None:
             return self._attempt(number, lambda: self._encode_text(text))
@@ -198,13 +208,13 @@ class ChatEncoder:
             number, lambda: self._render(template, messages or [], conversation.tools, conversation.trained_from)
         )
 
-    def _attempt(self, number: int, read: Callable[[], _T]) -> _T | None:
+    def _attempt(self, number: int, read: Callable[[], _T]) -> _T | PadfixError:
         try:
             return read()
         except PadfixError as error:
-            if self.on_error == "drop":
-                return None
             message, prefix = str(error), f"row {number}: "
+            if self.on_error == "drop":
+                return PadfixError(message.removeprefix(prefix))
             raise PadfixError(message if message.startswith(prefix) else prefix + message) from error
 
     def _render(
@@ -212,21 +222,19 @@ class ChatEncoder:
     ) -> _Chat:
         messages, wanted = choose_turns(messages, self.train_on, trained_from)
         rendered = render_turns(template, messages, tools, wanted)
-        _require_unicode(rendered.text)
-        spelled = rendered.spelled
-        if spelled and self.special_tokens == "error":
-            names = sorted({rendered.text[start:end] for start, end in spelled})
+        require_unicode(rendered.text)
+        if rendered.spelled and self.special_tokens == "error":
             raise PadfixError(
-                f"a message spells the control token {names[0]!r}, which special_tokens='error' forbids. Remove it, "
-                "or encode it as text: special_tokens='escape'"
+                f"a message spells the control token {name_tokens(rendered, rendered.spelled)}, which "
+                "special_tokens='error' forbids. Remove it, or encode it as text: special_tokens='escape'"
             )
-        if spelled:
-            rendered = replace(rendered, spelled=self._keep_escaped(rendered))
-        return _Chat(rendered, template.controls, tuple((turn.start, turn.end) for turn in rendered.turns))
+        escaped = self._keep_escaped(rendered)
+        seen = find_remarks(rendered, messages, wanted, escaped)
+        return _Chat(rendered, template.controls, escaped, seen)
 
     def _keep_escaped(self, rendered: Rendered) -> tuple[tuple[int, int], ...]:
         """Return the spelled control tokens that are encoded as text: all but those that are allowed."""
-        if self.special_tokens == "allow":
+        if self.special_tokens == "allow" or not rendered.spelled:
             return ()
         return tuple(
             (start, end)
@@ -238,9 +246,10 @@ class ChatEncoder:
     def _encode_text(self, text: str) -> _Row:
         if not text:
             raise PadfixError("the text is empty, so there is nothing to train on. Drop such rows: on_error='drop'")
-        _require_unicode(text)
+        require_unicode(text)
         bos, bos_id = self.tokenizer.bos_token, self.tokenizer.bos_token_id
         single = dedupe_bos(text, bos_token=bos) if bos is not None else text
+        seen = {"repaired": ""} if single != text else {}
         input_ids = encode_plain(self.tokenizer, single)
         if bos_id is not None and input_ids[:1] != [bos_id]:
             input_ids = [bos_id, *input_ids]
@@ -253,10 +262,10 @@ class ChatEncoder:
                 if label != IGNORE_INDEX and label in markers.stop_ids
             )
             if any(label != IGNORE_INDEX for label in labels):
-                return _Row(input_ids, labels, ends, repaired=single != text)
+                return _Row(input_ids, labels, ends, seen)
         if self._text_end_id is not None and input_ids[-1:] != [self._text_end_id]:
             input_ids = [*input_ids, self._text_end_id]
-        return _Row(input_ids, [IGNORE_INDEX, *input_ids[1:]], (len(input_ids),), repaired=single != text)
+        return _Row(input_ids, [IGNORE_INDEX, *input_ids[1:]], (len(input_ids),), seen)
 
     def _find_markers_once(self, text: str) -> TurnMarkers | None:
         """Return what marks the turns of a rendered chat; None where the text holds no assistant header."""
@@ -269,10 +278,10 @@ class ChatEncoder:
             self._markers = find_markers(self.tokenizer)
         return self._markers
 
-    def _fit(self, row: _Row, number: int) -> _Row | str:
+    def _fit(self, row: _Row, number: int) -> _Row | dict[str, str]:
         """Return the row, cut where it is too long, or the name of the count under which it is dropped."""
         if not any(label != IGNORE_INDEX for label in row.labels):
-            return "dropped_untrained"
+            return {"dropped_untrained": ""}
         if self.max_length is None or len(row.input_ids) <= self.max_length:
             return row
         if self.truncation == "error":
@@ -283,46 +292,35 @@ class ChatEncoder:
         end = self.max_length
         if self.truncation == "turns":
             end = max((turn_end for turn_end in row.turn_ends if turn_end <= self.max_length), default=0)
-        cut = replace(row, input_ids=row.input_ids[:end], labels=row.labels[:end])
-        return cut if any(label != IGNORE_INDEX for label in cut.labels) else "dropped_too_long"
+        said = f"{len(row.input_ids)} tokens"
+        seen = {**row.seen, "cut": said}
+        cut = replace(row, input_ids=row.input_ids[:end], labels=row.labels[:end], seen=seen)
+        return cut if any(label != IGNORE_INDEX for label in cut.labels) else {"dropped_too_long": said}
+
+
+def _count(number: int, seen: Mapping[str, str], counts: Counts) -> Counts:
+    """Return the counts of one row, with what was seen in it."""
+    examples = tuple(CountedRow(number, kind, _shorten(plain(detail))) for kind, detail in seen.items())
+    return replace(counts, rows=1, **dict.fromkeys(seen, 1), examples=examples)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _DETAIL else text[: _DETAIL - 3] + "..."
+
+
+def _message_ends(turns: Sequence[Turn]) -> list[int]:
+    """Return where a conversation may be cut: the ends of its trained messages, each with all of its spans."""
+    ends: list[int] = []
+    last = {turn.message: place for place, turn in enumerate(turns)}
+    reach = 0
+    for place, turn in enumerate(turns):
+        reach = max(reach, last[turn.message])
+        goes_on = not turn.stops and any(turn.end == later.start for later in turns[place + 1 :])
+        if place == reach and not goes_on:
+            ends.append(turn.end)
+    return ends
 
 
 def _require_choice(name: str, value: object, accepted: Sequence[str]) -> None:
     if value not in accepted:
         raise PadfixError(f"{name}={value!r} is not known. Use one of: {', '.join(map(repr, accepted))}.")
-
-
-def _as_rows(value: Any) -> list[Any] | None:
-    """Return the rows of a batch, or None when the value is one row or one conversation."""
-    if isinstance(value, Mapping):
-        columns = {name: value[name] for name in value}
-        if not columns or not all(isinstance(column, (list, tuple)) and column for column in columns.values()):
-            return None
-        first = next((name for name in ("messages", "conversations", "conversation") if name in columns), None)
-        if first is not None and _is_messages(columns[first]):
-            return None
-        if first is None and "prompt" in columns and _is_messages(columns["prompt"]):
-            return None
-        length = len(next(iter(columns.values())))
-        return [{name: column[place] for name, column in columns.items()} for place in range(length)]
-    if isinstance(value, (list, tuple)) and value and not _is_messages(value):
-        return list(value)
-    return None
-
-
-def _is_messages(value: Any) -> bool:
-    """Tell a conversation (a list of messages) from a column or list of conversations or rows."""
-    first = value[0] if len(value) else None
-    if not isinstance(first, Mapping) or {"messages", "conversations", "conversation"} & set(first):
-        return False  # a row with a column called "from" is still a row
-    return "role" in first or "from" in first
-
-
-def _require_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PadfixError(
-            f"the text holds half of a surrogate pair at character {error.start}, which no tokenizer can encode. "
-            "Clean it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
-        ) from error

@@ -119,10 +119,15 @@ def label_spans(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: S
 
     `offsets` are the (start, end) characters of each token and `spans` are disjoint and in order. A token that
     reaches over the edge of a span holds characters of the prompt and is not trained; neither is position 0,
-    since a label there shifts the loss scale in transformers 4.46 to 5.7.
+    since a label there shifts the loss scale in transformers 4.46 to 5.7. Spans that touch count as one.
     """
     labels = [IGNORE_INDEX] * len(ids)
+    joined: list[tuple[int, int]] = []
     for start, end in spans:
+        if joined and joined[-1][1] == start:
+            start = joined.pop()[0]
+        joined.append((start, end))
+    for start, end in joined:
         first = bisect_left(offsets, (start, -1))
         last = bisect_left(offsets, (end, -1), first)
         while last > first and offsets[last - 1][1] > end:

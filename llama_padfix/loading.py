@@ -1,110 +1,109 @@
-"""A model and its tokenizer, loaded with the right keywords and patched."""
+"""A model and its tokenizer, loaded with the right keywords, patched, and ready to train."""
 
 from __future__ import annotations
 
-import inspect
-import logging
 from pathlib import Path
 from typing import Any
 
-from llama_padfix.precision import choose_precision
-from llama_padfix.records import PadfixError, Precision
+from llama_padfix.checkpoint import load_tokenizer, require_rows, verify_ids
+from llama_padfix.choices import Choice, announce
+from llama_padfix.load_plan import Backend, LoadPlan, naming_the_path, plan_load
+from llama_padfix.lora import attach_lora, keep_trainable_float32, prepare_for_training
+from llama_padfix.records import Precision
 from llama_padfix.tokenizer import patch_tokenizer
+from llama_padfix.unsloth_backend import attach_unsloth_lora, load_with_unsloth
 
 __all__ = ["load"]
-
-logger = logging.getLogger(__name__)
-
-_SHARED = ("revision", "token", "cache_dir", "local_files_only")  # what the tokenizer's download needs as well
 
 
 def load(
     name_or_path: str | Path,
     *,
+    quantization: Any = None,
     precision: Precision | None = None,
+    attention: str = "auto",
+    lora: Any = None,
+    device_map: Any = "auto",
+    backend: Backend = "transformers",
+    max_length: int | None = None,
+    gradient_checkpointing: bool = True,
+    strict: bool = False,
     pad_token: str = "auto",
     trust_remote_code: bool = False,
+    seed: int = 0,
+    verbose: bool = True,
     **from_pretrained: Any,
 ) -> tuple[Any, Any]:
-    """Load a causal language model and its tokenizer from a folder or the hub, patched: `(model, tokenizer)`.
+    """Load a causal language model and its tokenizer from a folder or the hub, ready to train: `(model, tokenizer)`.
 
-    The weights are held in bfloat16 where the device really has it, else in float32: fp16 training needs
-    float32 weights, or the gradient scaler stops with 'Attempting to unscale FP16 gradients'. A `dtype` (or
-    `torch_dtype`) of your own is passed under the name that the installed transformers knows. Other keywords go
-    to `AutoModelForCausalLM.from_pretrained`. Raises `PadfixError` for a folder that holds no model or no
-    tokenizer, before any weight is read.
+    - `quantization`: None, "nf4" (QLoRA), "int8", or a `BitsAndBytesConfig` of your own.
+    - `precision`: what `choose_precision()` returns; None asks it.
+    - `attention`: "auto", or a wish such as "flash_attention_2", which falls back with one warning.
+    - `lora`: None, True, a `peft.LoraConfig`, or its fields; its first values depend on `seed` alone.
+    - `device_map`: under torchrun and accelerate "auto" means the process's own device.
+    - `max_length`: the longest row that you train on. It becomes the tokenizer's `model_max_length` (and Unsloth's
+      `max_seq_length`), and is refused beyond the positions that the model has.
+    - `strict`: raise where a wish cannot be met, rather than fall back.
+    - `verbose`: print each choice with its reason, in the first process of a launch; else they are logged.
+
+    Weights are bfloat16 where the device really has it. In an fp16 run the frozen ones are float16 and all that is
+    trained is float32, or the gradient scaler stops with 'Attempting to unscale FP16 gradients'. A `dtype` (or
+    `torch_dtype`) of your own is passed under the name that the installed transformers knows, as other keywords are
+    to `AutoModelForCausalLM.from_pretrained`. Tokenizer and model are patched as by `patch_tokenizer`.
+
+    Raises `PadfixError`, before any weight is read, for a folder without model or tokenizer, weights that are cut
+    short, ids without a row, a target of LoRA that is not there, an unknown name, and a package that is missing.
     """
-    path = str(name_or_path)
-    _require_complete_folder(Path(path))
-    precision = precision or choose_precision()
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    asked = [from_pretrained.pop(name, None) for name in ("dtype", "torch_dtype")]
-    default = torch.bfloat16 if precision.bf16 else torch.float32
-    dtype = next((_read_dtype(torch, value) for value in asked if value is not None), default)
-    shared = {name: from_pretrained[name] for name in _SHARED if name in from_pretrained}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code, **shared)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, trust_remote_code=trust_remote_code, **{name_dtype_argument(): dtype}, **from_pretrained
-        )
-    except (OSError, ValueError) as error:
-        raise PadfixError(f"{path!r} could not be loaded: {error} {_mend(path)}") from error
-    plan = patch_tokenizer(tokenizer, model, pad_token=pad_token)
-    logger.info("llama_padfix: weights in %s (%s)", dtype, precision.reason)
-    logger.info("llama_padfix: %s", plan)
+    plan = plan_load(
+        name_or_path,
+        quantization=quantization,
+        precision=precision,
+        attention=attention,
+        lora=lora,
+        device_map=device_map,
+        backend=backend,
+        max_length=max_length,
+        gradient_checkpointing=gradient_checkpointing,
+        strict=strict,
+        trust_remote_code=trust_remote_code,
+        **from_pretrained,
+    )
+    announce(plan.choices, verbose=verbose)
+    tokenizer, healed = naming_the_path(
+        plan.path, load_tokenizer, plan.path, strict=strict, **plan.tokenizer_arguments
+    )
+    require_rows(tokenizer, plan.config, plan.path)
+    run = _load_unsloth if plan.backend == "unsloth" else _load_transformers
+    model, tokenizer, done = run(plan, tokenizer, gradient_checkpointing, seed)
+    patched = patch_tokenizer(tokenizer, model, pad_token=pad_token)
+    said = [choice for choice in (healed, *done) if choice is not None]
+    said += [Choice(change.target, repr(change.after), change.why) for change in patched]
+    announce(said, verbose=verbose)
     return model, tokenizer
 
 
-def name_dtype_argument() -> str:
-    """Return the keyword for the weights' dtype: `dtype` since transformers 4.56, `torch_dtype` before."""
-    from transformers import PretrainedConfig
+def _load_transformers(
+    plan: LoadPlan, tokenizer: Any, gradient_checkpointing: bool, seed: int
+) -> tuple[Any, Any, list[Any]]:
+    from transformers import AutoModelForCausalLM
 
-    return "dtype" if "dtype" in inspect.signature(PretrainedConfig.__init__).parameters else "torch_dtype"
-
-
-def _read_dtype(torch: Any, value: Any) -> Any:
-    if not isinstance(value, str) or value == "auto":
-        return value
-    read = getattr(torch, value, None)
-    if not isinstance(read, torch.dtype):
-        raise PadfixError(f"dtype={value!r} is not a type that torch knows. Pass one such as 'bfloat16', or 'auto'.")
-    return read
-
-
-def _mend(path: str) -> str:
-    """Return the line that mends a failed load."""
-    from huggingface_hub import constants
-
-    if Path(path).is_dir():
-        return "Save it there again: model.save_pretrained(folder); tokenizer.save_pretrained(folder)"
-    if path.startswith(("/", ".", "~")) or path.count("/") > 1 or "\\" in path:
-        return f"There is no such folder. Pass one that exists (from here: {Path.cwd()}), or a name on the hub."
-    if constants.HF_HUB_OFFLINE:
-        return (
-            "It is no folder here, and HF_HUB_OFFLINE=1 keeps the hub switched off. "
-            f"Download it once with a connection: HF_HUB_OFFLINE=0 hf download {path}"
-        )
-    return "It is no folder here. Check the name and the connection; a gated model needs: hf auth login"
+    read = AutoModelForCausalLM.from_pretrained
+    model = naming_the_path(plan.path, read, plan.path, **plan.model_arguments)
+    done = prepare_for_training(
+        model, quantized=plan.quantized, gradient_checkpointing=gradient_checkpointing, sharded=plan.sharded
+    )
+    if plan.lora is not None:
+        on = done.taken != "off"
+        model = attach_lora(model, plan.lora, plan.precision, gradient_checkpointing=on, seed=seed)
+    return model, tokenizer, [done]
 
 
-def _require_complete_folder(folder: Path) -> None:
-    if not folder.exists():
-        return  # a name on the hub
-    if not folder.is_dir():
-        raise PadfixError(f"{str(folder)!r} is a file. Pass the folder that holds config.json and the weights.")
-    held = sorted(item.name for item in folder.iterdir())
-    if "config.json" not in held:
-        seen = f"{str(folder)!r} holds no config.json (it has: {', '.join(held[:8]) or 'nothing'})."
-        if "adapter_config.json" in held:
-            raise PadfixError(
-                f"{seen} It is an adapter. Load its base model, and the adapter onto it: "
-                f"model, tokenizer = load(base); model = peft.PeftModel.from_pretrained(model, {str(folder)!r})"
-            )
-        raise PadfixError(f"{seen} Save the model there: model.save_pretrained({str(folder)!r})")
-    if not any(name.startswith(("tokenizer", "vocab", "spiece", "tekken")) for name in held):
-        raise PadfixError(
-            f"{str(folder)!r} holds a model but no tokenizer. Save it there: "
-            f"tokenizer.save_pretrained({str(folder)!r})"
-        )
+def _load_unsloth(
+    plan: LoadPlan, tokenizer: Any, gradient_checkpointing: bool, seed: int
+) -> tuple[Any, Any, list[Any]]:
+    model, theirs = naming_the_path(plan.path, load_with_unsloth, plan.path, **plan.model_arguments)
+    theirs, healed = verify_ids(theirs, plan.path, **plan.tokenizer_arguments)
+    if plan.lora is not None:
+        model = attach_unsloth_lora(model, plan.lora, gradient_checkpointing=gradient_checkpointing, seed=seed)
+        keep_trainable_float32(model, plan.precision)
+    return model, theirs, [healed]

@@ -11,10 +11,15 @@ from typing import Any
 
 from llama_padfix.records import ModelFacts, PadfixError, RowNumbers
 
-__all__ = ["observe_model", "text_config"]
+__all__ = ["blank_rows", "observe_model", "text_config"]
 
 _ORDINARY_ROWS = 512  # rows that tell what an ordinary row looks like, spread over the embedding
 _MOST_ROWS = 2048  # control rows looked at
+_CHUNK = 8192  # rows measured at a time
+# As in EMB004: of an ordinary row's length, and of its distance to the mean.
+_NOTHING = 1e-4
+_TWIN = 0.001
+_MEAN_LIKE = 0.05
 # What brings each kernel; `kernels` downloads them all.
 _ATTENTION_PACKAGES = {
     "flash_attention_2": ("flash_attn", "kernels"),
@@ -182,3 +187,27 @@ def _look_at_rows(weight: Any, token_ids: Iterable[int]) -> dict[int, RowNumbers
         lists = [(rows.norm(dim=1) / usual_norm), (rows - mean).norm(dim=1) / usual_spread, twins / usual_spread]
         norm, spread, twin = (numbers.tolist() for numbers in lists)
     return {i: RowNumbers(norm[place], spread[place], twin[place]) for place, i in enumerate(chosen)}
+
+
+def blank_rows(weight: Any, token_ids: Iterable[int], control_ids: Iterable[int]) -> dict[int, str]:
+    """Return which rows of a matrix hold nothing, and why: "zero", or "the same as another" of the control tokens.
+
+    `weight` has a row a token and any floating dtype. Ids without a row are left out. A row near the mean is no twin:
+    somebody set it there.
+    """
+    import torch
+
+    count = weight.shape[0]
+    ids = sorted(i for i in set(token_ids) if 0 <= i < count)
+    blank: dict[int, str] = {}
+    with torch.no_grad():
+        usual = float(weight[:: max(1, math.ceil(count / _ORDINARY_ROWS))].float().norm(dim=1).median())
+        for start in range(0, len(ids), _CHUNK):
+            some = ids[start : start + _CHUNK]
+            lengths = weight[torch.tensor(some, device=weight.device)].float().norm(dim=1).tolist()
+            blank |= {i: "zero" for i, length in zip(some, lengths, strict=True) if length < _NOTHING * usual}
+    wanted = set(ids) - set(blank)
+    for i, row in _look_at_rows(weight, control_ids).items() if wanted else ():
+        if i in wanted and row.to_twin < _TWIN and row.to_mean > _MEAN_LIKE:
+            blank[i] = "the same as another"
+    return blank

@@ -11,7 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, SupportsIndex
 
-__all__ = ["CLOSES", "LOST", "OPENS", "TEMPLATE", "TOOLS", "Traced", "concat", "lift", "origins_in", "taint", "trace"]
+__all__ = [
+    "CLOSES",
+    "LOST",
+    "OPENS",
+    "TEMPLATE",
+    "TOOLS",
+    "Traced",
+    "concat",
+    "lift",
+    "origins_in",
+    "print_value",
+    "taint",
+    "trace",
+]
 
 TEMPLATE, LOST, TOOLS, OPENS, CLOSES = -1, -2, -3, -4, -5
 """Origins beside the index of a message; `OPENS` and `CLOSES` stand, without width, around `{% generation %}`."""
@@ -126,7 +139,7 @@ def lift(text: str) -> Traced:
 
 def concat(pieces: Iterable[Any]) -> Traced:
     """Join texts, numbers and what else a template may put out, as jinja2 does."""
-    texts = [piece if isinstance(piece, str) else str(piece) for piece in pieces]
+    texts = [piece if isinstance(piece, str) else str(print_value(piece)) for piece in pieces]
     runs: list[tuple[int, int]] = []
     for text in texts:
         if type(text) is Traced:
@@ -134,6 +147,12 @@ def concat(pieces: Iterable[Any]) -> Traced:
         elif text:
             runs.append((len(text), TEMPLATE))
     return Traced("".join(texts), tuple(runs))
+
+
+def print_value(value: Any) -> Any:
+    """Return how a list or dict of traced texts is written, which is its author's; anything else as it is."""
+    traced = isinstance(value, (list, tuple, Mapping)) and origins_in(value)
+    return taint(str(value), value) if traced else value
 
 
 def trace(value: Any, origin: int, plain: frozenset[str] = frozenset()) -> Any:

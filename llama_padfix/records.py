@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_padfix import render
+from llama_padfix.counts import CountedRow, Counts
 from llama_padfix.facts import (
     DataFacts,
     EnvironmentFacts,
@@ -31,6 +32,7 @@ __all__ = [
     "IGNORE_INDEX",
     "Change",
     "Check",
+    "CountedRow",
     "Counts",
     "DataFacts",
     "EnvironmentFacts",
@@ -269,50 +271,6 @@ class Precision:
 
     def __str__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What became of the rows that went into an encoder; `kept` plus every kind of loss equals `rows`.
-
-    `cut` rows are among the kept ones (they lost turns to `max_length`); so are `repaired` ones (a doubled BOS
-    in rendered text) and `escaped` ones (text of a message that spelled a control token, encoded as text).
-    """
-
-    rows: int = 0
-    kept: int = 0
-    dropped_untrained: int = 0
-    dropped_too_long: int = 0
-    dropped_invalid: int = 0
-    cut: int = 0
-    repaired: int = 0
-    escaped: int = 0
-    tokens: int = 0
-    trained_tokens: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        mine, theirs = vars(self), vars(other)
-        return Counts(**{name: mine[name] + theirs[name] for name in mine})
-
-    @property
-    def dropped(self) -> int:
-        """Rows that did not leave the encoder, for whatever reason."""
-        return self.dropped_untrained + self.dropped_too_long + self.dropped_invalid
-
-    def __str__(self) -> str:
-        parts = [f"{self.rows} rows: {self.kept} kept"]
-        reasons = [
-            (self.dropped_untrained, "without one trained token"),
-            (self.dropped_too_long, "whose first trained turn does not fit"),
-            (self.dropped_invalid, "that could not be read"),
-        ]
-        parts += [f"{count} dropped {reason}" for count, reason in reasons if count]
-        kinds = [(self.cut, "cut to max_length"), (self.repaired, "with a doubled BOS repaired")]
-        kinds.append((self.escaped, "with control tokens in their text, encoded as text"))
-        parts += [f"{count} {kind}" for count, kind in kinds if count]
-        share = self.trained_tokens / self.tokens if self.tokens else 0.0
-        parts.append(f"{self.tokens} tokens, {self.trained_tokens} trained ({share:.0%})")
-        return "; ".join(parts)
 
 
 def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

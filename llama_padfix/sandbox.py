@@ -13,7 +13,19 @@ from datetime import datetime
 from string import Formatter
 from typing import Any
 
-from llama_padfix.provenance import CLOSES, OPENS, TEMPLATE, TOOLS, Traced, concat, lift, origins_in, taint, trace
+from llama_padfix.provenance import (
+    CLOSES,
+    OPENS,
+    TEMPLATE,
+    TOOLS,
+    Traced,
+    concat,
+    lift,
+    origins_in,
+    print_value,
+    taint,
+    trace,
+)
 
 __all__ = ["parse_template", "render_traced", "source_of"]
 
@@ -22,9 +34,10 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 _ITEMS_ONLY = {"attr", "map", "select", "reject", "selectattr", "rejectattr", "default", "d", "first", "last", "items"}
 
 
-def source_of(tokenizer: Any, tools: Sequence[Any] | None) -> str:
-    """Return the source of the chat template that the tokenizer would render."""
-    found = tokenizer.get_chat_template(None, tools) if hasattr(tokenizer, "get_chat_template") else None
+def source_of(tokenizer: Any, tools: Sequence[Any] | None, kwargs: Mapping[str, Any] | None = None) -> str:
+    """Return the source of the chat template that the tokenizer would render; `kwargs` may name or hold one."""
+    given = (kwargs or {}).get("chat_template")
+    found = tokenizer.get_chat_template(given, tools) if hasattr(tokenizer, "get_chat_template") else given
     return str(found if found is not None else tokenizer.chat_template)
 
 
@@ -36,7 +49,7 @@ def render_traced(
     add_generation_prompt: bool = False,
 ) -> Traced:
     """Return the conversation as the tokenizer's template renders it; may raise whatever a template raises."""
-    template = _compile(source_of(tokenizer, tools))
+    template = _compile(source_of(tokenizer, tools, kwargs))
     given = [
         trace({key: value for key, value in message.items() if value is not None}, index, _PLAIN_KEYS)
         for index, message in enumerate(messages)
@@ -141,7 +154,9 @@ def _environment() -> Any:
     def raise_exception(message: str) -> None:
         raise jinja2.exceptions.TemplateError(str.__str__(message))
 
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
+    environment = Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols], finalize=print_value
+    )
     for name, function in list(environment.filters.items()):
         if name not in _ITEMS_ONLY:
             environment.filters[name] = _keeping_origin(function)

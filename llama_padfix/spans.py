@@ -7,214 +7,231 @@ template itself: the conversation up to the turn, rendered with a generation pro
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from itertools import pairwise
 
 from llama_padfix.observe import find_control_text
-from llama_padfix.provenance import CLOSES, LOST, OPENS, TEMPLATE, Traced
+from llama_padfix.traces import (
+    Render,
+    Span,
+    Structure,
+    Trace,
+    align,
+    common_start,
+    find_stop,
+    is_prefix,
+    pair_in_order,
+)
 
-__all__ = ["Span", "Structure", "Trace", "common_start", "find_spans", "read_trace"]
+__all__ = ["find_spans"]
 
-# A tag, a bracketed word, a word, or one character: a prompt is compared with the history by whole pieces.
-_PIECES = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,30}\]|\w+|\s|.", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Trace:
-    """A rendered conversation: `own` is its text with every character that a message or a tool wrote blanked.
-
-    `blocks` are (start, end, origin) of what the template did not write, in order; one without width marks an
-    empty text. `generation` are the spans of `{% generation %}`.
-    """
-
-    text: str
-    own: str
-    blocks: tuple[tuple[int, int, int], ...]
-    generation: tuple[tuple[int, int], ...]
-    lost: bool
-
-
-@dataclass(frozen=True)
-class Structure:
-    """What was learned about a template by rendering probes.
-
-    `prompt` is the generation prompt after a question, and `steady` when nothing in a conversation can change it.
-    `header` is the part of it, or of what stands before an answer, that the history repeats. `ending` is what
-    follows a plain last answer, up to and including its stop token; `stops` are all tokens seen to end a turn.
-    """
-
-    prompt: str
-    steady: bool
-    header: str
-    ending: str
-    stops: tuple[str, ...]
-    controls: tuple[str, ...]
-    opens_always: bool
-    ignores_prompt: bool
-    prompt_has_control: bool = False
-
-
-@dataclass(frozen=True)
-class Span:
-    """Characters `start` to `end` that the model produces for a message; `reason` where that cannot be proven."""
-
-    message: int
-    start: int = 0
-    end: int = 0
-    stops: bool = False
-    reason: str = ""
-
-
-Render = Callable[[int, bool], Trace | None]
-"""Render the first messages of the conversation, with or without a generation prompt; None where that fails."""
-
-
-def read_trace(traced: Traced) -> Trace:
-    """Return a traced text in the form in which turns are looked for."""
-    own: list[str] = []
-    blocks: list[tuple[int, int, int]] = []
-    generation: list[tuple[int, int]] = []
-    opened: list[int] = []
-    lost = False
-    position = 0
-    text = "".join((traced, ""))  # a plain copy
-    for length, origin in traced._runs:
-        end = position + length
-        if origin == TEMPLATE:
-            own.append(text[position:end])
-        elif origin == OPENS:
-            opened.append(position)
-        elif origin == CLOSES:
-            if opened:
-                generation.append((opened.pop(), position))
-        else:
-            own.append("\0" * length)
-            lost = lost or (origin == LOST and length > 0)
-            if blocks and blocks[-1][1:] == (position, origin):
-                blocks[-1] = (blocks[-1][0], end, origin)
-            else:
-                blocks.append((position, end, origin))
-        position = end
-    return Trace(text, "".join(own), tuple(blocks), tuple(generation), lost)
+_TWICE = "its text is written in two places"
+_NO_TEXT = "the template writes none of its text"
+_STOPS = "another turn ends in front of its text"
+_FOREIGN = "it would hold what somebody else wrote"
+_FIRST = "it is the first message, so there is no prompt to render before it"
+_OTHERWISE = "no header of the model stands before it, and the conversation up to it renders differently on its own"
 
 
 def find_spans(
-    whole: Trace, structure: Structure, spoken: Mapping[int, bool], wanted: Collection[int], render: Render
+    whole: Trace, structure: Structure, spoken: Collection[int], wanted: Collection[int], render: Render
 ) -> list[Span]:
-    """Return the span of each wanted assistant message, `spoken` telling of all of them, in order, if they hold text.
+    """Return the spans of the wanted assistant messages in order; `spoken` are the indices of all of them.
 
-    A message that the template leaves out has no span.
+    A message has several spans where something that the model did not say, such as a tool's answer, stands inside
+    its turn, and none where the template leaves it out.
     """
+    spans = [
+        span
+        for index in sorted(wanted)
+        if index in spoken
+        for span in _find_message(whole, structure, index, spoken, render)
+    ]
+    spans.sort(key=lambda span: span.start if not span.reason else -1)
+    for place, (left, right) in enumerate(pairwise(spans)):
+        if right.start < left.end:
+            spans[place + 1] = Span(right.message, reason="it overlaps the turn before it")
+    return [_check_authors(whole, span) for span in spans]
+
+
+def _check_authors(whole: Trace, span: Span) -> Span:
+    """Return the span if nobody but the template and its message wrote in it, or else why it is refused."""
+    foreign = any(
+        origin != span.message and max(start, span.start) < min(end, span.end) for start, end, origin in whole.blocks
+    )
+    return Span(span.message, reason=_FOREIGN) if foreign else span
+
+
+def _find_message(
+    whole: Trace, structure: Structure, index: int, spoken: Collection[int], render: Render
+) -> list[Span]:
+    segments = _find_segments(whole, structure, index, render)
+    if segments is None:
+        return [Span(index, reason=_TWICE)]
+    if not segments:
+        span = _find_silent(whole, structure, index, spoken, render)
+        return [] if span is None else [span]
     spans: list[Span] = []
-    for index in spoken:
-        if index not in wanted:
-            continue
-        span = _find_span(whole, structure, index, spoken[index], render)
-        if span is None:
-            continue
-        if spans and span.start < spans[-1].end and not span.reason:
-            span = Span(index, reason="it overlaps the turn before it")
-        spans.append(span)
+    for first, last in segments:
+        before = whole.blocks[first - 1][1] if first else 0
+        seen = 1 + max((origin for _, _, origin in whole.blocks[:first]), default=0) if spans else index
+        if spans:
+            start = _find_resumed(whole, index, seen, before, whole.blocks[first][0], render)
+        else:
+            start = _find_start(whole, structure, index, first, last, spoken, render)
+        if start is None:
+            return [Span(index, reason=_FIRST if index == 0 else _OTHERWISE)]
+        if find_control_text(whole.own[start : whole.blocks[first][0]], structure.stops):
+            return [Span(index, reason=_STOPS)]
+        after = whole.blocks[last + 1][0] if last + 1 < len(whole.blocks) else len(whole.text)
+        end, stops = _find_end(whole, structure, max(seen, index + 1), whole.blocks[last][1], after, render)
+        spans.append(Span(index, start, end, stops))
     return spans
 
 
-def _find_span(whole: Trace, structure: Structure, index: int, has_text: bool, render: Render) -> Span | None:
-    own = [place for place, block in enumerate(whole.blocks) if block[2] == index]
-    if not own:
-        return _find_silent(whole, structure, index, has_text, render)
-    first = own[0]
-    last = _find_last(whole, structure, index, first, render)
-    if last is None:
-        return Span(index, reason="its text is written in two places")
-    before = whole.blocks[first - 1][1] if first else 0
-    start = _find_start(whole, structure, index, before, whole.blocks[first][0], render)
-    if start is None:
-        return Span(index, reason=_why_no_start(index))
-    after = whole.blocks[last + 1][0] if last + 1 < len(whole.blocks) else len(whole.text)
-    end, stops = _find_end(whole, structure, index, whole.blocks[last][1], after, render)
-    return Span(index, start, end, stops)
+def _find_segments(whole: Trace, structure: Structure, index: int, render: Render) -> list[tuple[int, int]] | None:
+    """Return (first, last) of the blocks of each part of a message's turn; None where that cannot be told.
 
-
-def _find_last(whole: Trace, structure: Structure, index: int, first: int, render: Render) -> int | None:
-    """Return the last block of a message's turn, the first being known.
-
-    Later messages may repeat a part of it (the name of the tool that it called), behind its stop token. None where
-    a part of the turn itself stands elsewhere.
+    Later messages may repeat a part of it (the name of the tool that it called). What the message says is what it
+    says when it is the last one, in the same order.
     """
     blocks = whole.blocks
-    run = first
-    while run + 1 < len(blocks) and blocks[run + 1][2] == index:
-        run += 1
-    cuts = [
-        place
-        for place in range(first, run)
-        if find_control_text(whole.own[blocks[place][1] : blocks[place + 1][0]], structure.stops)
-    ]
-    outside = {whole.text[start:end].strip() for start, end, origin in blocks[run + 1 :] if origin == index} - {""}
-    if not cuts and not outside:
-        return run
+    own = [place for place, block in enumerate(blocks) if block[2] == index]
+    if not own:
+        return []
+    gaps = [whole.own[blocks[place][1] : blocks[place + 1][0]] for place in range(own[0], own[-1])]
+    joined = own[-1] - own[0] == len(own) - 1
+    if joined and not any(find_control_text(gap, structure.stops) for gap in gaps):
+        return [(own[0], own[-1])]
     alone = render(index + 1, False)
     if alone is None:
         return None
-    mine = [block for block in alone.blocks if block[2] == index]
-    if cuts:
-        stopped = mine and find_control_text(alone.own[mine[0][0] : mine[-1][1]], structure.stops)
-        ends = [place for place in (*cuts, run) if not stopped or _says(whole, blocks[place], alone, mine[-1])]
-        if not ends:
-            return None
-        run = ends[0]
-        outside |= {whole.text[start:end].strip() for start, end, origin in blocks[run + 1 :] if origin == index} - {
-            ""
-        }
-    said = {whole.text[start:end].strip() for start, end, _ in blocks[first : run + 1]}
-    written = {alone.text[start:end].strip() for start, end, _ in mine}
-    return None if (outside - said) & written else run
+    said = [alone.text[start:end].strip() for start, end, origin in alone.blocks if origin == index]
+    texts = [whole.text[blocks[place][0] : blocks[place][1]].strip() for place in own]
+    found = pair_in_order(said, texts)
+    if any(text and text in said and text not in {texts[one] for one in found} for text in texts):
+        return None
+    kept = [own[place] for place in sorted(found)]
+    if own[0] not in kept:  # the history writes its beginning in another way
+        run = own[0]
+        while run + 1 in own and not find_control_text(gaps[run - own[0]], structure.stops):
+            run += 1
+        kept = sorted({*range(own[0], run + 1), *kept})
+    segments: list[tuple[int, int]] = []
+    for place in kept:
+        if segments and not _is_parted(whole, structure, index, segments[-1][1], place, kept):
+            segments[-1] = (segments[-1][0], place)
+        else:
+            segments.append((place, place))
+    return segments
 
 
-def _says(one: Trace, left: tuple[int, int, int], other: Trace, right: tuple[int, int, int]) -> bool:
-    return one.text[left[0] : left[1]] == other.text[right[0] : right[1]]
+def _is_parted(whole: Trace, structure: Structure, index: int, left: int, right: int, kept: Sequence[int]) -> bool:
+    """Tell whether something that the model did not say stands between two blocks of its message."""
+    between = whole.blocks[left + 1 : right]
+    if any(origin != index for _, _, origin in between):
+        return True
+    repeated = any(place not in kept for place in range(left + 1, right))
+    gap = whole.own[whole.blocks[left][1] : whole.blocks[right][0]]
+    return repeated and bool(find_control_text(gap, structure.stops))
 
 
-def _why_no_start(index: int) -> str:
-    if index == 0:
-        return "it is the first message, so there is no prompt to render before it"
-    return "the conversation up to it renders differently on its own"
-
-
-def _find_start(whole: Trace, structure: Structure, index: int, before: int, first: int, render: Render) -> int | None:
-    """Return where the turn begins, between the characters of the messages before it and its own first one."""
-    start = _find_prompt_end(whole, structure, index, before, first, render)
-    again = structure.header and start is not None and whole.own[start:first].rfind(structure.header)
-    if start is not None and isinstance(again, int) and again >= 0:
-        return start + again + len(structure.header)  # a header that the prompt leaves out is a header all the same
-    return start
+def _find_start(
+    whole: Trace,
+    structure: Structure,
+    index: int,
+    first: int,
+    last: int,
+    spoken: Collection[int],
+    render: Render,
+) -> int | None:
+    """Return where the turn begins: in front of its first block, or in it where the prompt supplies what it says."""
+    before = whole.blocks[first - 1][1] if first else 0
+    begin, end = whole.blocks[first][:2]
+    start = _find_prompt_end(whole, structure, index, before, begin, end, render)
+    if start is None:
+        start = _find_headless(whole, structure, index, first, spoken, render)
+    if start is None or start > begin or not structure.header:
+        return start
+    again = whole.own[start:begin].rfind(structure.header)
+    if again < 0:
+        return start
+    # A header that the prompt leaves out is a header all the same.
+    start += again
+    return start + max(len(structure.header), common_start(structure.prompt, whole.own[start:begin]))
 
 
 def _find_prompt_end(
-    whole: Trace, structure: Structure, index: int, before: int, first: int, render: Render
+    whole: Trace, structure: Structure, index: int, before: int, begin: int, end: int, render: Render
 ) -> int | None:
-    gap = whole.own[before:first]
+    gap = whole.own[before:begin]
     if structure.steady and structure.prompt and gap.count(structure.prompt) == 1:
         return before + gap.index(structure.prompt) + len(structure.prompt)
     prompt = render(index, True) if index else None
     if prompt is not None:
-        start = len(prompt.text)
-        if start <= first and whole.own.startswith(prompt.own) and whole.text.startswith(prompt.text):
-            return _after_header(whole, structure, start, first)
+        if begin >= len(prompt.text) and is_prefix(prompt, whole):
+            return _after_header(whole, structure, len(prompt.text), begin)
         # The history differs from the prompt somewhere: the template's own characters at the seam still tell.
         seam = prompt.own[prompt.blocks[-1][1] if prompt.blocks else 0 :]
         shared = common_start(seam, gap)
-        if shared == len(gap):
-            return first  # the turn goes on without a header
+        if shared == len(gap):  # the turn goes on without a header, or its text begins with what the prompt opens
+            return begin + _count_supplied(whole, structure, seam[shared:], begin, end)
         if shared == len(seam) and seam:
-            return _after_header(whole, structure, before + shared, first)
+            return _after_header(whole, structure, before + shared, begin)
         if structure.header and structure.header in seam[:shared]:
             return before + shared
-    if structure.header and gap.count(structure.header) == 1 and not structure.header.isspace():
-        at = before + gap.index(structure.header)
-        return at + max(len(structure.header), common_start(structure.prompt, whole.own[at:first]))
+    many = gap.count(structure.header) if structure.header else 0
+    if many == 1 or (many and structure.prompt_has_control):  # messages without text may stand before it
+        at = before + gap.rindex(structure.header)
+        return at + max(len(structure.header), common_start(structure.prompt, whole.own[at:begin]))
+    if prompt is not None:
+        # White space may stand elsewhere in the history than in the prompt.
+        like = align(seam, gap)
+        if like is not None and (not seam[like[0] :].strip() or not gap[like[1] :].strip()):
+            return before + like[1]
     return None
+
+
+def _count_supplied(whole: Trace, structure: Structure, rest: str, begin: int, end: int) -> int:
+    """Return how many characters of a message the prompt supplies already, such as an opened thought."""
+    found = find_control_text(rest, structure.controls)
+    rest = rest[: found[0][0]] if found else rest  # spelled by a message it is no control token
+    return common_start(rest, whole.text[begin:end])
+
+
+def _find_headless(
+    whole: Trace, structure: Structure, index: int, first: int, spoken: Collection[int], render: Render
+) -> int | None:
+    """Return where a turn begins whose header the template leaves out."""
+    before = whole.blocks[first - 1][1] if first else 0
+    gap = whole.own[before : whole.blocks[first][0]]
+    controls = find_control_text(gap, structure.controls)
+    if index == 0:
+        opening = whole.own[: whole.blocks[first][0]]
+        bare = opening.removeprefix(structure.bos)
+        return None if bare.strip() else len(opening) - len(bare)
+    if not structure.prompt_has_control:
+        return None
+    opening = find_control_text(structure.prompt, structure.controls)[0][2]
+    parted = {token for _, _, token in controls} & {opening, *structure.stops}
+    if first and whole.blocks[first - 1][2] in spoken and not parted:
+        return before  # two messages in one turn
+    asked = render(index, False)
+    if asked is not None and opening not in gap and before <= len(asked.text) and is_prefix(asked, whole):
+        return len(asked.text)
+    return None
+
+
+def _find_resumed(whole: Trace, index: int, seen: int, before: int, begin: int, render: Render) -> int | None:
+    """Return where a message's turn goes on behind what the messages before `seen` said."""
+    prompt = render(seen, True, index)
+    if prompt is None:
+        return None
+    if before <= len(prompt.text) <= begin and is_prefix(prompt, whole):
+        return len(prompt.text)
+    said = max((end for _, end, origin in prompt.blocks if origin != index), default=0)
+    seam = prompt.own[said:]
+    return before + len(seam) if seam and whole.own[before:begin].startswith(seam) else None
 
 
 def _after_header(whole: Trace, structure: Structure, start: int, first: int) -> int:
@@ -225,13 +242,18 @@ def _after_header(whole: Trace, structure: Structure, start: int, first: int) ->
 
 
 def _find_end(
-    whole: Trace, structure: Structure, index: int, last: int, after: int, render: Render
+    whole: Trace, structure: Structure, count: int, last: int, after: int, render: Render
 ) -> tuple[int, bool]:
-    """Return where the turn ends, between its own last character and the next message's first; and if it stops."""
+    """Return where the turn ends, between its own last character and the next block's first; and if it stops.
+
+    `count` messages are all that the template needs to write it to its end.
+    """
     gap = whole.own[last:after]
-    if structure.steady and structure.ending and gap.startswith(structure.ending):
-        return last + len(structure.ending), True
-    alone = render(index + 1, False)
+    if structure.steady and structure.ending:
+        found = find_control_text(gap, structure.controls)
+        if gap.startswith(structure.ending) or (found and found[0][2] in structure.stops):
+            return last + max(found[0][1], len(structure.ending) * gap.startswith(structure.ending)), True
+    alone = render(count, False)
     tail = ""
     if alone is not None:
         tail = alone.own[alone.blocks[-1][1] if alone.blocks else 0 :]
@@ -247,43 +269,53 @@ def _find_end(
     return last + common_start(tail, gap), False
 
 
-def find_stop(tail: str, structure: Structure) -> int | None:
-    """Return where the stop token ends in what follows a turn's last character; None where none does."""
-    found = find_control_text(tail, structure.controls)
-    if not found:
-        return None
-    known = [end for _, end, token in found if token in structure.stops]
-    return known[0] if known else found[-1][1]
-
-
-def _find_silent(whole: Trace, structure: Structure, index: int, has_text: bool, render: Render) -> Span | None:
+def _find_silent(
+    whole: Trace, structure: Structure, index: int, spoken: Collection[int], render: Render
+) -> Span | None:
     """Find the turn of a message of which not one character was written; None where the template leaves it out."""
     asked = render(index, False) if index else None
     until = render(index + 1, False)
-    if until is None or (index and asked is None):
-        return Span(index, reason="the template writes none of its text")
-    if asked is not None and asked.text == until.text and not whole.lost:
+    if whole.lost or until is None or (index and asked is None):
+        return Span(index, reason=_NO_TEXT)
+    if asked is not None and asked.text == until.text:
         return None
-    if has_text or whole.lost:
-        return Span(index, reason="the template writes none of its text")
     prompt = render(index, True) if index else None
-    if prompt is not None and _is_prefix(prompt, whole) and _is_prefix(until, whole) and _is_prefix(prompt, until):
-        start = _after_header(whole, structure, len(prompt.text), len(until.text))
-        return _close_silent(structure, index, start, whole.own[start : len(until.text)])
-    # Between the characters of its neighbours there is one header, and it is the turn's.
-    before = max((end for _, end, origin in whole.blocks if origin < index), default=0)
-    after = min((start for start, _, origin in whole.blocks if origin > index), default=len(whole.text))
-    tail = until.own[until.blocks[-1][1] if until.blocks else 0 :]
+    if prompt is not None and asked is not None and is_prefix(asked, until) and is_prefix(asked, prompt):
+        turn = until.own[len(asked.text) :]
+        opened = common_start(prompt.own[len(asked.text) :], turn)
+        if any(char.isalnum() for char in turn[:opened]) or len(prompt.text) == len(asked.text) + opened:
+            start = _after_header(whole, structure, len(asked.text) + opened, len(until.text))
+            span = _close_silent(structure, index, start, until.own[start:])
+            if whole.text[: span.end] == until.text[: span.end] and whole.own[: span.end] == until.own[: span.end]:
+                return span
+    return _find_silent_by_header(whole, structure, index, spoken)
+
+
+def _find_silent_by_header(whole: Trace, structure: Structure, index: int, spoken: Collection[int]) -> Span:
+    """Find the turn by its header, where each turn between the characters of its neighbours has one of its own."""
+    refusal = Span(index, reason=_NO_TEXT)
+    if not structure.header or not structure.stops:
+        return refusal
+    before, left = max(((end, origin) for _, end, origin in whole.blocks if origin < index), default=(0, -1))
+    after, right = min(
+        ((start, origin) for start, _, origin in whole.blocks if origin > index), default=(len(whole.text), -1)
+    )
     gap = whole.own[before:after]
-    if not structure.header or gap.count(structure.header) != 1 or tail.count(structure.header) != 1:
-        return Span(index, reason="the template writes none of its text")
-    own = tail[tail.index(structure.header) :]
-    at = gap.index(structure.header)
+    last = right if right >= 0 else max(spoken)
+    silent = [other for other in sorted(spoken) if left < other <= last and other != right]
+    headers = gap.count(structure.header)
+    if headers != len(silent) + (right in spoken):
+        return refusal
+    at = 0
+    for _ in range(silent.index(index)):
+        at = gap.index(structure.header, at) + len(structure.header)
+    at = gap.index(structure.header, at)
+    own = gap[at:]
     skip = max(len(structure.header), common_start(structure.prompt, own))
-    found = _close_silent(structure, index, before + at + skip, own[skip:])
-    if not gap.startswith(own[: found.end - before - at], at):
-        return Span(index, reason="the template writes none of its text")
-    return found
+    following = own.find(structure.header, skip)
+    found = find_control_text(own[skip : following if following >= 0 else len(own)], structure.stops)
+    start = before + at + skip
+    return Span(index, start, start + found[0][1], True) if found else refusal
 
 
 def _close_silent(structure: Structure, index: int, start: int, tail: str) -> Span:
@@ -291,17 +323,3 @@ def _close_silent(structure: Structure, index: int, start: int, tail: str) -> Sp
         tail = tail.removesuffix(structure.prompt)
     stop = find_stop(tail, structure)
     return Span(index, start, start + (len(tail) if stop is None else stop), stop is not None)
-
-
-def _is_prefix(part: Trace, whole: Trace) -> bool:
-    return whole.text.startswith(part.text) and whole.own.startswith(part.own)
-
-
-def common_start(one: str, other: str) -> int:
-    """Return how many characters two texts begin with in common, in whole pieces."""
-    length = 0
-    for match in _PIECES.finditer(one):
-        if not other.startswith(match.group(), length):
-            break
-        length = match.end()
-    return length

@@ -8,7 +8,7 @@ from typing import Any
 from llama_padfix.observe import find_control_text
 from llama_padfix.records import TemplateFacts
 from llama_padfix.sandbox import parse_template, render_traced, source_of
-from llama_padfix.spans import Structure, Trace, common_start, read_trace
+from llama_padfix.traces import Structure, Trace, common_start, read_trace
 
 __all__ = ["learn_structure"]
 
@@ -53,38 +53,36 @@ def _learn(
     between = _gap(one, 0, 1)
     ignores = asked.text == prompted.text
     prompt = prompted_tail[common_start(prompted_tail, asked_tail) :] if not ignores else ""
-    opens_always = ignores and facts.always_opens_turn
+    tail = _tail(one)
+    opened = _find_opened(asked_tail, tail, controls) if between.startswith(asked_tail.rstrip()) else ""
+    opens_always = ignores and (facts.always_opens_turn or bool(opened))
     if opens_always:
-        prompt = facts.header
+        prompt = opened or facts.header
     history = [between]
     longer, longest = probe(3), probe(4)
     if longest is not None:
         history += [_gap(longest, 0, 1), _gap(longest, 2, 3)]
-    header = facts.header
+    header = prompt if opens_always else facts.header
     if prompt and not opens_always:
         seam = len(prompted_tail) - len(prompt)
         header = min((prompted_tail[seam : max(seam, common_start(prompted_tail, gap))] for gap in history), key=len)
     elif ignores and not opens_always and between.startswith(asked_tail):
         header = between[len(asked_tail) :]
-    if not any(char.isalnum() for char in header):
-        header = ""
+    if not any(char.isalnum() for char in header):  # white space may stand elsewhere in the history
+        bare = prompt.strip()
+        header = bare if bare and all(bare in gap for gap in history) else ""
 
-    tail = _tail(one).removesuffix(prompt if opens_always else "")
+    tail = tail.removesuffix(prompt if opens_always else "")
     shared = {token for _, _, token in find_control_text(between[: between.find(header)] if header else "", controls)}
     eos = tokenizer.eos_token
-    last_stop = _choose(tail, shared, eos, controls)
+    closers = _find_closers(longer, shared, controls) if longer is not None else []
+    last_stop = _choose(tail, shared, closers, eos, controls)
     stops = [last_stop[1]] if last_stop else []
-    if longer is not None:
-        after, opening = _gap(longer, 1, 2), longer.own[: longer.blocks[0][0]]
-        closing = after[: len(after) - _common_end(after, opening)]
-        found = find_control_text(after, controls)
-        in_history = _choose(closing, shared | set(stops), eos, controls)
-        if found and found[0][2] in shared:  # the opening may end a default system turn in the same way
-            in_history = found[0][1], found[0][2]
-        stops += [in_history[1]] if in_history else []
+    if closers:
+        stops.append(next((token for token in closers if token in shared or token in stops), closers[-1]))
     call = probe(1, last={"role": "assistant", "content": "", "tool_calls": [_CALL]})
     if call is not None and "look" in call.text:
-        called = _choose(_tail(call).removesuffix(prompt if opens_always else ""), set(stops), eos, controls)
+        called = _choose(_tail(call).removesuffix(prompt if opens_always else ""), set(stops), [], eos, controls)
         stops += [called[1]] if called else []
     stops += [token for token in ("<|eom_id|>",) if token in controls]
     openers = {token for _, _, token in find_control_text(header, controls)[:1]}
@@ -93,7 +91,7 @@ def _learn(
         ending = ""
     return Structure(
         prompt=prompt,
-        steady=not ignores and _is_steady(tokenizer),
+        steady=not ignores and _is_steady(tokenizer, kwargs),
         header=header,
         ending=ending,
         stops=tuple(token for token in dict.fromkeys(stops) if token not in openers),
@@ -101,6 +99,7 @@ def _learn(
         opens_always=opens_always,
         ignores_prompt=ignores,
         prompt_has_control=bool(find_control_text(prompt, controls)),
+        bos=tokenizer.bos_token or "",
     )
 
 
@@ -121,14 +120,36 @@ def _gap(trace: Trace, left: int, right: int) -> str:
     return trace.own[end:start]
 
 
-def _choose(tail: str, shared: set[str], eos: str | None, controls: Sequence[str]) -> tuple[int, str] | None:
+def _find_closers(longer: Trace, shared: set[str], controls: Sequence[str]) -> list[str]:
+    """Return the control tokens that end an answer in the history, in front of what opens the next question."""
+    after, opening = _gap(longer, 1, 2), longer.own[: longer.blocks[0][0]]
+    found = find_control_text(after, tuple(controls))
+    tokens = [token for _, _, token in found]
+    ends = [place for place, token in enumerate(tokens) if token in shared]
+    if ends:  # the opening may end a default system turn in the same way
+        return tokens[: ends[0] + 1]
+    opened = len(after) - _common_end(after, opening)
+    return [token for start, _, token in found if start < opened]
+
+
+def _find_opened(asked_tail: str, answered_tail: str, controls: Sequence[str]) -> str:
+    """Return what a template that ignores the wish for a generation prompt writes behind the end of a question."""
+    ends = [token for _, _, token in find_control_text(answered_tail, tuple(controls)) if token in asked_tail]
+    opened = asked_tail.partition(ends[0])[2] if ends else asked_tail
+    return opened if any(char.isalnum() for char in opened) else ""
+
+
+def _choose(
+    tail: str, shared: set[str], closers: Sequence[str], eos: str | None, controls: Sequence[str]
+) -> tuple[int, str] | None:
     """Return where the stop token of a turn ends in what follows its text, and which it is.
 
-    A token that also ends a question ends a turn; else the tokenizer's end of sequence does; else the last one.
+    A token that also ends a question ends a turn; else what ends answers in the history does, its last token; else
+    the tokenizer's end of sequence; else the last one.
     """
     found = find_control_text(tail, tuple(controls))
-    for accepted in (shared, {eos}):
-        for _, end, token in found:
+    for accepted, candidates in ((shared, found), (set(closers), found[::-1]), ({eos}, found)):
+        for _, end, token in candidates:
             if token in accepted:
                 return end, token
     return (found[-1][1], found[-1][2]) if found else None
@@ -141,7 +162,7 @@ def _common_end(one: str, other: str) -> int:
     return length
 
 
-def _is_steady(tokenizer: Any) -> bool:
+def _is_steady(tokenizer: Any, kwargs: Mapping[str, Any]) -> bool:
     """Tell whether the generation prompt is constant text behind nothing but the wish for it.
 
     Then no conversation can change it, and one rendering is enough.
@@ -149,8 +170,8 @@ def _is_steady(tokenizer: Any) -> bool:
     from jinja2 import nodes
 
     try:
-        tree = parse_template(source_of(tokenizer, None))
-        other = parse_template(source_of(tokenizer, [{}]))
+        tree = parse_template(source_of(tokenizer, None, kwargs))
+        other = parse_template(source_of(tokenizer, [{}], kwargs))
     except Exception:  # a tokenizer without a default template
         return False
     if tree != other:

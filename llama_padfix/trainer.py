@@ -37,15 +37,22 @@ def trainer_arguments_for(precision: Precision) -> dict[str, Any]:
 
     The precision and its gradient clipping; a nan loss is logged as nan and not as 0.0
     (`logging_nan_inf_filter`); and the label column is named, which a PEFT model hides from the Trainer's own
-    look-up, so that its evaluation reports no loss.
+    look-up, so that its evaluation reports no loss. Checkpointing, where it is switched on, is the non-reentrant
+    kind: the other one, the default of transformers 4, fails under DDP and trains nothing behind frozen inputs.
     """
-    return {
+    from transformers import TrainingArguments
+
+    named = {
         "bf16": precision.bf16,
         "fp16": precision.fp16,
         "max_grad_norm": precision.max_grad_norm,
         "logging_nan_inf_filter": False,
         "label_names": ["labels"],
     }
+    # From the version on that calls it activation checkpointing, the non-reentrant kind is the default.
+    if "activation_checkpointing_kwargs" not in inspect.signature(TrainingArguments).parameters:
+        named["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
+    return named
 
 
 def sft_arguments_for(precision: Precision) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from llama_padfix.observe import find_control_text, render
 from llama_padfix.records import PadfixError, TemplateFacts
-from llama_padfix.spans import Structure
+from llama_padfix.traces import Structure
 
 __all__ = ["ChatTemplate", "Rendered", "Turn", "refuse", "render_by_prefixes", "render_text"]
 
@@ -37,9 +37,10 @@ class ChatTemplate:
 
 @dataclass(frozen=True)
 class Turn:
-    """What the model produces in one assistant turn: characters `start` to `end` of the text, stop token included.
+    """What the model produces without a break: characters `start` to `end` of the text, stop token included.
 
-    `message` is the index of the message; `stops` is False where the template ends the turn without a stop token.
+    `message` is the index of the message, which has several turns where a tool's answer stands inside it. `stops` is
+    False where the template ends the turn without a stop token.
     """
 
     message: int
@@ -54,12 +55,15 @@ class Rendered:
 
     `spelled` holds (start, end) of every control token that is only spelled in the text of a message and must be
     encoded as text. `generation` are the spans that the template itself marks with `{% generation %}`, if it does.
+    `losses` say what the template left out. `written` are the messages of which it wrote text, where that is known.
     """
 
     text: str
     turns: tuple[Turn, ...]
     spelled: tuple[tuple[int, int], ...] = ()
     generation: tuple[tuple[int, int], ...] = ()
+    losses: tuple[str, ...] = ()
+    written: frozenset[int] | None = field(default=None, repr=False)
 
     @property
     def agrees(self) -> bool:

@@ -260,6 +260,98 @@ def test_a_terminal_gets_a_table(ill: str, monkeypatch: pytest.MonkeyPatch, caps
     assert "┃" not in capsys.readouterr().out
 
 
+# ---- mask
+
+CHATS = [
+    {"messages": [{"role": "user", "content": f"Hi {n}"}, {"role": "assistant", "content": f"Hello {n}."}]}
+    for n in range(9)
+]
+
+
+def test_mask_prints_the_first_rows(clean: str, tmp_path: Path) -> None:
+    result = run("mask", clean, write_rows(tmp_path / "rows.jsonl", CHATS))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("5 of 9 rows (dataset): ")
+    assert "⟦Hello 0.<|eot_id|>⟧" in result.stdout and "\nrow 4: " in result.stdout
+    assert result.stdout.splitlines()[-1] == "the first 5 of 9 rows; others: --rows 5-8"
+    assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize(("asked", "numbers"), [("7", [7]), ("0-2", [0, 1, 2]), ("8,1,3-4", [8, 1, 3, 4])])
+def test_mask_prints_the_rows_that_are_asked_for(
+    clean: str, tmp_path: Path, asked: str, numbers: list[int], capsys: Any
+) -> None:
+    assert cli.main(["mask", clean, write_rows(tmp_path / "rows.jsonl", CHATS), "--rows", asked]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[1].rstrip(":")) for line in lines if line.startswith("row ")] == numbers
+    assert not lines[-1].startswith("the first")
+
+
+@pytest.mark.parametrize("asked", ["", "a", "3-1", "-1", "1-", "1,,2", "1.5"])
+def test_mask_refuses_what_is_no_row_number(clean: str, tmp_path: Path, asked: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["mask", clean, write_rows(tmp_path / "rows.jsonl", CHATS), f"--rows={asked}"])
+    assert exit_.value.code == 2
+
+
+@pytest.mark.parametrize("asked", ["9", "0-999999999999", "0,12"])
+def test_mask_says_which_rows_there_are(clean: str, tmp_path: Path, asked: str, capsys: Any) -> None:
+    assert cli.main(["mask", clean, write_rows(tmp_path / "rows.jsonl", CHATS), f"--rows={asked}"]) == 2
+    assert "holds the rows 0 to 8" in capsys.readouterr().err
+
+
+def test_mask_writes_a_page_and_replaces_an_old_one(clean: str, tmp_path: Path, capsys: Any) -> None:
+    page = tmp_path / "mask.html"
+    page.write_text("old")
+    data = write_rows(tmp_path / "rows.jsonl", CHATS)
+    assert cli.main(["mask", clean, data, "--html", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("9 rows (dataset): ") and f"written to {page}" in said and "⟦" not in said
+    assert "<title>rows.jsonl: what is trained</title>" in page.read_text(encoding="utf-8")
+    assert cli.main(["mask", clean, data, "--html", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_mask_exits_1_for_findings_and_for_rows_that_cannot_be_encoded(
+    clean: str, tmp_path: Path, capsys: Any
+) -> None:
+    encoded = [{"input_ids": [1, 2, 3], "labels": [-100, -100, -100]}]
+    assert cli.main(["mask", clean, write_rows(tmp_path / "a.jsonl", encoded)]) == 1
+    assert "error LBL001" in capsys.readouterr().out
+    broken = tmp_path / "b.jsonl"
+    broken.write_bytes(json.dumps(CHAT).encode() + b"\nnot json \xff\n")
+    assert cli.main(["mask", clean, str(broken)]) == 1
+    said = capsys.readouterr().out
+    assert "not valid JSON" in said and "⟦Hello.<|eot_id|>⟧" in said
+    assert cli.main(["mask", clean, str(broken), "--rows", "0"]) == 0
+
+
+def test_mask_needs_a_tokenizer_and_data(clean: str, tmp_path: Path, capsys: Any) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", CHATS)
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["mask", str(tmp_path / "empty"), data]) == 2
+    assert "gives no tokenizer: there is no tokenizer in it" in capsys.readouterr().err
+    assert cli.main(["mask", clean, str(tmp_path / "none.jsonl")]) == 2
+    assert "There is no file" in capsys.readouterr().err
+
+
+def test_mask_in_a_terminal_is_colored(
+    clean: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    data = write_rows(
+        tmp_path / "rows.jsonl", [{"messages": [*CHAT["messages"][:1], {"role": "assistant", "content": HOSTILE}]}]
+    )
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert cli.main(["mask", clean, data]) == 0
+    said = capsys.readouterr().out
+    assert "\x1b[32m" in said and "\x1b[31m" not in said and "\\x1b[31m" in said
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert cli.main(["mask", clean, data]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
 # ---- explain and checks
 
 

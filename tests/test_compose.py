@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
-from llama_padfix import Change, Finding, PadfixError, Plan, Prepared, Report, prepare
+from llama_padfix import Change, Finding, PadfixError, Plan, Prepared, Report, build_trainer, prepare, read_encoding
 from llama_padfix.reference import make_tiny_llama
 from tests.conftest import fresh_tokenizer
 
@@ -177,3 +179,83 @@ def test_what_control_tokens_in_a_message_become_is_passed_to_the_encoder(tokeni
     assert allowed([row[0], {"role": "assistant", "content": "<|python_tag|>c"}])["input_ids"].count(128010) == 1
     with pytest.raises(PadfixError, match="special_tokens='error'"):
         prepare(tokenizer, special_tokens="error").encoder(row)
+
+
+TALK = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "One"},
+    {"role": "user", "content": "Ho"},
+    {"role": "assistant", "content": "Two"},
+]
+ROWS = [{"messages": TALK}, {"messages": [TALK[0], TALK[1] | {"weight": 0.0}, *TALK[2:]]}]
+
+
+def is_one(message: Any, index: int) -> bool:
+    return bool(message["content"] == "One")
+
+
+@pytest.mark.parametrize(
+    ("train_on", "rows", "stops"),
+    [
+        ("assistant", ROWS, [2, 1]),
+        ("last", ROWS, [1, 1]),
+        ({"roles": ["assistant"]}, ROWS, [2, 1]),
+        (is_one, ROWS[:1] * 2, [1, 1]),
+    ],
+)
+def test_the_turns_that_are_chosen_reach_the_trainer(
+    train_on: Any, rows: list[Any], stops: list[int], tokenizer: Any, make_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    dataset = Dataset.from_list(rows)
+    encoded = prepare(copy.deepcopy(tokenizer), train_on=train_on, device="cpu").encode(dataset, progress=False)
+    assert [labels.count(128009) for labels in encoded["labels"]] == stops
+    model = make_model(num_hidden_layers=1)
+    arguments = {"output_dir": str(tmp_path), "report_to": [], "per_device_train_batch_size": 2, "max_steps": 1}
+    trainer = build_trainer(model, tokenizer, dataset, train_on=train_on, date="2019-02-03", **arguments)
+    [batch] = list(trainer.get_train_dataloader())
+    assert sorted((batch["labels"] == 128009).sum(dim=1).tolist()) == sorted(stops)
+    assert read_encoding(trainer.train_dataset).date == "03 Feb 2019"
+
+
+def test_what_is_encoded_says_how(make_tokenizer: Callable[[str], Any]) -> None:
+    prepared = prepare(make_tokenizer("3.2-instruct"), max_length=99, date="2019-02-03", device="cpu")
+    record = read_encoding(prepared.encode([ROW], progress=False))
+    assert record == prepared.encoder.encoding and (record.max_length, record.date) == (99, "03 Feb 2019")
+
+
+def test_adapters_that_trl_cast_train_in_float32_where_the_run_does(tmp_path: Path, tokenizer: Any) -> None:
+    from peft import LoraConfig
+
+    model = make_tiny_llama(hidden_size=16, num_hidden_layers=1)
+    model.is_loaded_in_4bit = True  # what makes TRL cast; the rest of such a model does not matter to it
+    kept: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "bf16": False, "device": "cpu"}
+    trainer = build_trainer(
+        model,
+        tokenizer,
+        [ROW],
+        output_dir=str(tmp_path),
+        peft_config=LoraConfig(r=2, target_modules=["q_proj"]),
+        max_steps=1,
+        **kept,
+    )
+    trained = {str(weight.dtype) for weight in trainer.model.parameters() if weight.requires_grad}
+    assert trained == {"torch.float32"}
+
+
+def test_added_tokens_train_through_the_lora_that_came_with_them(tmp_path: Path, tokenizer: Any) -> None:
+    from llama_padfix import add_tokens
+
+    model = make_tiny_llama(hidden_size=16, num_hidden_layers=1)
+    added = add_tokens(model, tokenizer, ["<tool>"], special=False)
+    trainer = build_trainer(
+        model,
+        tokenizer,
+        [ROW],
+        output_dir=str(tmp_path),
+        peft_config=added.lora,
+        max_steps=1,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    assert trainer.train().training_loss > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import pickle
 import sys
@@ -235,3 +236,35 @@ def test_missing_datasets_package_gives_the_line_that_installs_it(
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(PadfixError, match="pip install datasets"):
         encode_dataset(encoder, ROWS, progress=False)
+
+
+SPELLED = {"messages": [{"role": "user", "content": "a <|eot_id|>"}, {"role": "assistant", "content": "Yes"}]}
+
+
+@pytest.mark.parametrize("kind", ["list", "Dataset", "undeclared stream"])
+def test_the_log_names_the_first_rows_of_each_kind_and_what_was_seen(
+    kind: str, patched: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = ChatEncoder(patched, on_error="drop")
+    rows = [row(0)] * 1003 + [SPELLED, UNREADABLE] + [SPELLED] * 7
+    list(encode_dataset(encoder, KINDS[kind](rows), progress=False))
+    message = caplog.records[-1].getMessage()
+    token = "('<|eot_id|>')"
+    named = ", ".join(f"row {number} {token}" for number in (1003, 1005, 1006, 1007, 1008))
+    assert f"\n  escaped: {named}, ..." in message
+    assert "\n  dropped_invalid: row 1004 (messages[0] (user) has no content" in message
+    assert message.count("row 1") == 6, message
+
+
+def test_what_a_template_does_to_its_turns_is_warned_of(patched: Any, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = copy.deepcopy(patched)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|start_header_id|>{{ m.role }}\n{{ m.content }}"
+        "{% if m.role == 'user' %}<|eot_id|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|start_header_id|>assistant\n{% endif %}"
+    )
+    encode_dataset(ChatEncoder(tokenizer), ROWS, progress=False)
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "5 with a trained turn that the template leaves without a stop token" in record.getMessage()
+    assert "\n  unstopped: row 0 (message 1), row 1 (message 1)" in record.getMessage()

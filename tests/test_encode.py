@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pickle
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from llama_padfix.encode import ChatEncoder
-from llama_padfix.records import IGNORE_INDEX, Counts, PadfixError
+from llama_padfix.records import IGNORE_INDEX, CountedRow, Counts, PadfixError
 from tests.conftest import ALL, INSTRUCT, fresh_tokenizer
 from tests.conversations import (
     CONTROL_WORDS,
@@ -379,7 +381,14 @@ def test_counts_add_up_on_every_kind_of_row_at_once() -> None:
     expected = Counts(rows=6, kept=4, dropped_too_long=1, dropped_invalid=1, cut=1, repaired=1, escaped=1)
     assert counts == encoder.counts
     assert (counts.tokens, counts.trained_tokens) > (0, 0)
-    assert vars(counts) | {"tokens": 0, "trained_tokens": 0} == vars(expected)
+    assert dataclasses.replace(counts, tokens=0, trained_tokens=0) == expected
+    assert [(example.row, example.kind) for example in counts.examples] == [
+        (1, "escaped"),
+        (2, "cut"),
+        (3, "dropped_too_long"),
+        (4, "dropped_invalid"),
+        (5, "repaired"),
+    ]
     assert counts.rows == counts.kept + counts.dropped
 
 
@@ -702,3 +711,225 @@ def test_a_pickled_encoder_encodes_the_same_and_starts_counting_anew() -> None:
     assert again.counts == Counts()
     assert again(QUESTION) == made
     assert encoder.counts.rows == 1
+
+
+# What the counts name
+
+
+def test_rows_that_spell_control_tokens_are_named_with_the_tokens() -> None:
+    encoder = ChatEncoder(shared("3.1-instruct"), allowed_tokens=["<|python_tag|>"])
+    rows = [
+        QUESTION,
+        [{"role": "user", "content": "a <|eot_id|> and <|end_of_text|>, <|eot_id|>"}, QUESTION[1]],
+        [QUESTION[0], {"role": "assistant", "content": "<|python_tag|>4"}],
+        [{"role": "user", "content": "<|python_tag|>"}, {"role": "assistant", "content": "<|python_tag|>4"}],
+    ]
+    _, counts = encoder.encode_rows(rows, 100)
+    assert (counts.escaped, counts.allowed) == (2, 2)
+    assert counts.examples == (
+        CountedRow(101, "escaped", "'<|end_of_text|>', '<|eot_id|>'"),
+        CountedRow(102, "allowed", "'<|python_tag|>'"),
+        CountedRow(103, "escaped", "'<|python_tag|>'"),
+        CountedRow(103, "allowed", "'<|python_tag|>'"),
+    )
+    assert counts.name_rows() == [
+        "escaped: row 101 ('<|end_of_text|>', '<|eot_id|>'), row 103 ('<|python_tag|>')",
+        "allowed: row 102 ('<|python_tag|>'), row 103 ('<|python_tag|>')",
+    ]
+    assert "2 with control tokens in their text, encoded as text; 2 with control tokens in their text, left in" in str(
+        counts
+    )
+    everything, counts = ChatEncoder(shared("3.1-instruct"), special_tokens="allow").encode_rows(rows)
+    assert (counts.escaped, counts.allowed) == (0, 3) and everything["input_ids"][1].count(EOT) == 5
+    with pytest.raises(PadfixError, match=r"row 1: .*'<\|end_of_text\|>', '<\|eot_id\|>', which special_tokens"):
+        ChatEncoder(shared("3.1-instruct"), special_tokens="error").encode_rows(rows)
+
+
+def test_as_many_rows_are_named_as_anybody_reads() -> None:
+    spelled, long = [{"role": "user", "content": "<|eot_id|>"}, QUESTION[1]], [*QUESTION, *QUESTION, *QUESTION]
+    encoder = ChatEncoder(shared("3.1-instruct"), on_error="drop", max_length=60)
+    for start in range(0, 40, 4):
+        encoder.encode_rows([spelled, {"messages": []}, {"text": "word " * 90}, long], start)
+    counts = encoder.counts
+    kinds = [example.kind for example in counts.examples]
+    assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(
+        ("escaped", "dropped_invalid", "dropped_too_long", "cut"), 5
+    )
+    assert [example.row for example in counts.examples if example.kind == "cut"] == [3, 7, 11, 15, 19]
+    lines = dict(line.split(": ", 1) for line in counts.name_rows())
+    assert all(line.endswith(", ...") for line in lines.values())
+    assert lines["dropped_invalid"].startswith("row 1 (the conversation is empty")
+    assert re.match(r"row 2 \(\d+ tokens\), row 6 \(", lines["dropped_too_long"])
+    assert max(len(example.detail) for example in counts.examples) <= 100
+
+
+def template_of_turns(assistant: str) -> str:
+    """A template that writes its assistant turns in the given way, behind a header of its own."""
+    return (
+        "{% for m in messages %}<|start_header_id|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+        + assistant
+        + "{% else %}{{ m.content }}<|eot_id|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|start_header_id|>assistant\n{% endif %}"
+    )
+
+
+def encoder_for(assistant: str, **settings: Any) -> ChatEncoder:
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    tokenizer.chat_template = template_of_turns(assistant)
+    return ChatEncoder(tokenizer, **settings)
+
+
+def test_what_a_row_says_cannot_break_out_of_the_line_that_names_it() -> None:
+    raises = "{% if 'bad' in m.content %}{{ raise_exception(m.content) }}{% endif %}{{ m.content }}<|eot_id|>"
+    encoder = encoder_for(raises, on_error="drop")
+    encoder.encode_rows([[QUESTION[0], {"role": "assistant", "content": "bad \x1b[31m\n::error::" + "y" * 900}]])
+    [example] = encoder.counts.examples
+    assert "bad \\x1b[31m\\n::error" in example.detail and example.detail.isprintable()
+    assert len(example.detail) == 100 and example.detail.endswith("...")
+
+
+def test_a_turn_without_a_stop_token_is_trained_to_its_end_and_counted() -> None:
+    encoder = encoder_for("{{ m.content }}{% if not loop.last %}<|eot_id|>{% endif %}")
+    row = encoder([*QUESTION, *QUESTION])
+    assert [encoder.tokenizer.decode(run) for run in trained_runs(row["labels"])] == ["4<|eot_id|>", "4"]
+    assert encoder.counts.unstopped == 1
+    assert encoder.counts.examples == (CountedRow(0, "unstopped", "message 3"),)
+    assert "1 with a trained turn that the template leaves without a stop token" in str(encoder.counts)
+    encoder([*QUESTION, *QUESTION, QUESTION[0]])
+    encoder([*QUESTION, *QUESTION[:1], QUESTION[1] | {"train": False}])
+    assert encoder.counts.unstopped == 1, "none that is trained lacks it"
+
+
+@pytest.mark.parametrize("train_on", ["assistant", "last"])
+@pytest.mark.parametrize(
+    ("assistant", "disagreeing"),
+    [
+        ("{% generation %}{{ m.content }}<|eot_id|>{% endgeneration %}", 0),
+        ("{% generation %}{{ m.content }}<|eot_id|>\n\n{% endgeneration %}", 0),
+        ("{% generation %}{{ m.content }}{% endgeneration %}<|eot_id|>", 1),
+        ("{% generation %}{% endgeneration %}{{ m.content }}<|eot_id|>", 1),
+        ("{{ m.content }}<|eot_id|>", 0),
+    ],
+)
+def test_a_generation_tag_that_marks_something_else_is_counted(
+    assistant: str, disagreeing: int, train_on: Any
+) -> None:
+    encoder = encoder_for(assistant, train_on=train_on)
+    row = encoder([*QUESTION, *QUESTION])
+    assert len(trained_runs(row["labels"])) == (2 if train_on == "assistant" else 1)
+    assert encoder.counts.disagreeing == disagreeing
+    said = "in which {% generation %} marks other text than is trained" in str(encoder.counts)
+    assert said == bool(disagreeing) == ("disagreeing: row 0" in encoder.counts.name_rows())
+
+
+def test_reasoning_that_the_template_leaves_out_is_counted() -> None:
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    encoder([QUESTION[0], QUESTION[1] | {"reasoning_content": "Two and two."}])
+    assert encoder.counts.unreasoned == 1 and encoder.counts.name_rows() == ["unreasoned: row 0 (message 1)"]
+    assert "1 whose reasoning the template leaves out of a trained turn" in str(encoder.counts)
+    encoder([QUESTION[0], QUESTION[1] | {"reasoning_content": " \n"}])
+    encoder([QUESTION[0], QUESTION[1] | {"reasoning_content": "Two", "train": False}, *QUESTION])
+    writes = encoder_for("<think>{{ m.reasoning_content }}</think>{{ m.content }}<|eot_id|>")
+    writes([QUESTION[0], QUESTION[1] | {"reasoning_content": "Two and two."}])
+    assert encoder.counts.unreasoned == 1 and writes.counts.unreasoned == 0
+
+
+def test_arguments_as_json_text_that_the_template_quotes_again_are_counted() -> None:
+    def call(arguments: Any) -> list[Any]:
+        calls = [{"type": "function", "function": {"name": "look", "arguments": arguments}}]
+        return [QUESTION[0], {"role": "assistant", "tool_calls": calls}]
+
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    encoder(call({"city": "Zürich"}))
+    encoder(call({"query": '{"a": 1}'}))
+    assert encoder.counts.quoted == 0
+    encoder(call('{"city": "Zürich"}'))
+    assert encoder.counts.quoted == 1 and encoder.counts.name_rows() == ["quoted: row 0 (message 1)"]
+    assert "1 whose tool arguments are JSON text that the template quotes again" in str(encoder.counts)
+    writes = encoder_for(
+        "{% if m.tool_calls %}{{ m.tool_calls[0].function.name ~ m.tool_calls[0].function.arguments }}"
+        "{% else %}{{ m.content }}{% endif %}<|eot_id|>"
+    )
+    writes(call('{"city": "Zürich"}'))
+    assert writes.counts.quoted == 0
+
+
+# Which turns are trained, message by message
+
+CHOSEN = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "One"},
+    {"role": "user", "content": "Ho"},
+    {"role": "assistant", "content": "Two"},
+]
+
+
+def answers_of(encoder: ChatEncoder, row: Any) -> list[str]:
+    runs = trained_runs(encoder(row)["labels"])
+    return [encoder.tokenizer.decode(run).removesuffix("<|eot_id|>") for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("keys", "trained"),
+    [
+        ({"train": False}, False),
+        ({"weight": 0}, False),
+        ({"weight": 0.0}, False),
+        ({"train": True, "weight": 0}, False),
+        ({"train": False, "weight": 1}, False),
+        ({"train": True}, True),
+        ({"weight": 1}, True),
+        ({"weight": 1.0}, True),
+        ({"train": None}, True),
+        ({"weight": None, "train": None}, True),
+    ],
+)
+@pytest.mark.parametrize("shape", ["messages", "sharegpt", "prompt-completion"])
+def test_a_message_says_whether_it_is_trained(shape: str, keys: dict[str, Any], trained: bool) -> None:
+    messages = [*CHOSEN[:1], CHOSEN[1] | keys, *CHOSEN[2:]]
+    row: dict[str, Any] = {"messages": messages}
+    if shape == "sharegpt":
+        row = {"conversations": [{"from": m.pop("role"), "value": m.pop("content"), **m} for m in map(dict, messages)]}
+    elif shape == "prompt-completion":
+        row = {"prompt": messages[:1], "completion": messages[1:]}
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    assert answers_of(encoder, row) == (["One", "Two"] if trained else ["Two"])
+    assert encoder(row)["input_ids"] == encoder({"messages": CHOSEN})["input_ids"], "the keys are not rendered"
+
+
+@pytest.mark.parametrize("keys", [{"weight": 0.5}, {"weight": 2}, {"weight": "0"}, {"train": 0}, {"train": "false"}])
+def test_a_weight_between_or_beside_zero_and_one_is_an_error_that_names_the_message(keys: dict[str, Any]) -> None:
+    with pytest.raises(PadfixError, match=r"row 7: message 3 has train=.* write train: true or false, or weight: 0"):
+        ChatEncoder(shared("3.1-instruct")).encode_rows([[*CHOSEN[:3], CHOSEN[3] | keys]], 7)
+
+
+def test_the_ways_to_choose_turns_add_up() -> None:
+    tokenizer = shared("3.1-instruct")
+    seen: list[Any] = []
+
+    def choose(message: Any, index: int) -> bool:
+        seen.append((dict(message), index))
+        return index == 3
+
+    assert answers_of(
+        ChatEncoder(tokenizer, train_on=choose), [CHOSEN[0], CHOSEN[1] | {"weight": 1}, *CHOSEN[2:]]
+    ) == ["Two"]
+    assert seen == [(CHOSEN[1], 1), (CHOSEN[3], 3)], "asked for each assistant message, without the keys"
+    assert answers_of(ChatEncoder(tokenizer, train_on={"roles": ["assistant"]}), CHOSEN) == ["One", "Two"]
+    assert answers_of(ChatEncoder(tokenizer, train_on="last"), CHOSEN) == ["Two"]
+    for train_on in ("last", choose):
+        with pytest.raises(PadfixError, match="`train` and `weight` leave none"):
+            ChatEncoder(tokenizer, train_on=train_on)([*CHOSEN[:3], CHOSEN[3] | {"train": False}])
+
+
+@pytest.mark.parametrize("key", ["train", "weight"])
+def test_a_dataset_in_which_some_messages_carry_the_key_trains_all_others(key: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    off: Any = False if key == "train" else 0.0
+    rows = [{"messages": CHOSEN}, {"messages": [CHOSEN[0], CHOSEN[1] | {key: off}, *CHOSEN[2:]]}]
+    filled = datasets.Dataset.from_list(rows)
+    assert filled[0]["messages"][1][key] is None, "Arrow fills in what is missing"
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    made = filled.map(encoder, batched=True, remove_columns=filled.column_names)
+    assert [len(trained_runs(labels)) for labels in made["labels"]] == [2, 1]
+    assert made["input_ids"][0] == made["input_ids"][1]

@@ -14,25 +14,48 @@ SOURCE = Path(llama_padfix.__file__).parent
 
 # Lowest first: a module imports from the rows above its own, and from none beside or below it.
 LAYERS = (
-    ("facts", "render"),
+    ("facts", "render", "counts"),
     ("records",),
-    ("policy", "row_turns", "provenance", "selection"),
-    ("observe_model", "snapshot"),
-    ("observe", "observe_rows", "observe_folder", "observe_environment"),
-    ("checks", "formats", "bos", "collator", "precision"),
-    ("examine", "observe_trainer", "offsets", "sandbox", "spans"),
-    ("structure", "turns"),
-    ("chat", "labels"),
+    ("policy", "row_turns", "provenance", "selection", "choices", "incident", "processes", "spikes", "memory_trace"),
+    ("observe_model", "snapshot", "causes", "evidence", "health", "listening", "backoff", "memory_kernels"),
+    ("observe", "observe_rows", "observe_folder", "observe_environment", "row_training", "memory_step"),
+    (
+        "checks",
+        "formats",
+        "bos",
+        "collator",
+        "precision",
+        "checkpoint",
+        "lora",
+        "quantization",
+        "unsloth_backend",
+        "embeddings",
+    ),
+    (
+        "examine",
+        "observe_trainer",
+        "offsets",
+        "sandbox",
+        "traces",
+        "devices",
+        "view_rows",
+        "memory_model",
+        "memory_plan",
+    ),
+    ("spans", "structure", "turns", "attention", "optimizers", "view_text", "dates", "memory"),
+    ("chat", "labels", "view_page", "encoding", "remarks", "memory_command"),
     ("tokenizer", "encode"),
-    ("observe_data",),
-    ("doctor", "dataset", "loading", "trainer"),
-    ("compose", "healing"),
+    ("observe_data", "load_plan", "untrained", "view_read"),
+    ("doctor", "dataset", "loading", "trainer", "view"),
+    ("compose", "healing", "investigate"),
+    ("watching",),
+    ("guard",),
 )
 ONLY = {"reference": {"records"}, "checks": {"records", "policy", "row_turns"}, "pages": {"records"}}
 ON_TOP = {"cli", "demo", "__init__", "__main__"}  # may import everything
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "numpy", "accelerate", "tokenizers", "pyarrow"}
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "numpy", "accelerate", "tokenizers", "pyarrow", "bitsandbytes", "unsloth"}
 LONGEST = 350
 
 

@@ -25,7 +25,8 @@ def _find(facts: Facts) -> Iterator[Finding]:
         more = f" and {len(missed) - 5} more" if len(missed) > 5 else ""
         yield CHECK.found(
             f"{len(missed)} added tokens have rows of the {place} that the adapter does not train: {shown}{more}. "
-            f"Set LoraConfig(trainable_token_indices={{'embed_tokens': {missed[:5]}{', ...' if more else ''}}})"
+            f"Make the adapter anew, from: train_rows(model, [{', '.join(map(str, missed[:5]))}"
+            f"{', ...' if more else ''}], lora=your_lora_config).lora"
         )
         return
 
@@ -40,10 +41,11 @@ CHECK = Check(
 `add_tokens` and `resize_token_embeddings` give every new token a row drawn from very near the mean of the others.
 LoRA trains no row of the embedding unless told to, so the new tokens stay the mean: they all read alike, and the
 model can never produce one rather than another. `trainable_token_indices` trains just these rows (PEFT 0.15 and
-newer); `modules_to_save=["embed_tokens", "lm_head"]` trains and saves all of them. New rows are known by the
-vocabulary size of the checkpoint, where its config.json is at hand, and by their nearness to the mean.
+newer); `modules_to_save=["embed_tokens", "lm_head"]` trains and saves all of them. `add_tokens` of this library adds,
+resizes and returns the configuration; `train_rows` returns it for tokens that were added by hand. New rows are known
+by the vocabulary size of the checkpoint, where its config.json is at hand, and by their nearness to the mean.
 """,
     bad='tokenizer.add_tokens(["<tool>"]); LoraConfig(target_modules="all-linear")  # after resizing',
-    good='LoraConfig(target_modules="all-linear", trainable_token_indices={"embed_tokens": [128256]})',
+    good='added = add_tokens(model, tokenizer, ["<tool>"])  # then peft_config=added.lora',
     find=_find,
 )

@@ -30,9 +30,16 @@ def _find(facts: Facts) -> Iterator[Finding]:
     shown = ", ".join(f"{names[i]} ({i}: {blank[i]})" for i in found)
     message = f"The chat template uses {len(found)} tokens whose rows of the embedding were never trained: {shown}"
     if missed:
-        yield CHECK.found(f"{message}; the adapter does not train {len(missed)} of them.", severity="error")
+        yield CHECK.found(
+            f"{message}; the adapter does not train {len(missed)} of them. Without the adapter run: "
+            "done = mean_init_untrained(model, tokenizer); model = get_peft_model(model, done.lora)",
+            severity="error",
+        )
     else:
-        yield CHECK.found(f"{message}. They start from nothing: set them to the mean of the others first.")
+        yield CHECK.found(
+            f"{message}. They start from nothing. Set them to the mean of the others, before get_peft_model: "
+            "done = mean_init_untrained(model, tokenizer), and train with peft_config=done.lora"
+        )
 
 
 CHECK = Check(
@@ -46,10 +53,10 @@ The base models of Llama 3 ship rows of almost nothing (1e-23 has been seen) for
 `<|end_header_id|>` and the reserved tokens, in the embedding and in the head. Given a chat template, such a model
 reads every header as nothing and gives the stop token a low probability after training (torchtune#2429: 0.05 where
 all other tokens have 1.0); other stacks saw nan. Rows are held to be untrained when they are shorter than a
-ten-thousandth of an ordinary row, or equal to the row of another control token. They must be set to the mean of
-trained rows, and trained.
+ten-thousandth of an ordinary row, or equal to the row of another control token. `mean_init_untrained` sets them to
+the mean of trained rows, in embedding and head, and returns the LoRA configuration that trains them.
 """,
     bad="model = AutoModelForCausalLM.from_pretrained('meta-llama/Meta-Llama-3-8B')  # and an Instruct chat template",
-    good="LoraConfig(trainable_token_indices={'embed_tokens': [128006, 128007, 128009]})  # and rows of the mean",
+    good="done = mean_init_untrained(model, tokenizer, dataset)  # then peft_config=done.lora",
     find=_find,
 )

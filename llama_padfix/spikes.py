@@ -1,0 +1,48 @@
+"""A loss that jumps: the robust z-score of its logarithm among the losses before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+
+__all__ = ["FEWEST_LOSSES", "WINDOW", "find_jump", "score_jump"]
+
+WINDOW = 64  # losses looked back on: long enough for a steady median, short enough to follow a falling loss
+FEWEST_LOSSES = 20  # below that the median absolute deviation of a few lucky batches means nothing
+_LEAST_SPREAD = 0.02  # of the log loss, 2 percent: a loss that stands still has a deviation of 0
+_LEAST_RISE = 0.5  # nats above the median: a loss of 0.001 that becomes 0.01 harms nothing
+_WORSE_THAN_CHANCE = 2.0  # times the loss of a model that knows nothing
+
+
+def score_jump(loss: float, earlier: Sequence[float]) -> float:
+    """Return how far a loss stands above the earlier ones: 0.6745 (x - median) / MAD over their logarithms.
+
+    The modified z-score of Iglewicz and Hoaglin, "How to Detect and Handle Outliers" (1993), section 3. The logarithm
+    makes a rise by a factor the same at every height of the loss. `MAD` is at least 0.02; 0.0 without two positive
+    earlier losses, and for a loss that is not positive.
+    """
+    logs = [math.log(value) for value in earlier if 0 < value < math.inf]
+    if len(logs) < 2 or not 0 < loss < math.inf:
+        return 0.0
+    middle = median(logs)
+    spread = median(abs(value - middle) for value in logs)
+    return 0.6745 * (math.log(loss) - middle) / max(spread, _LEAST_SPREAD)
+
+
+def find_jump(loss: float, earlier: Sequence[float], threshold: float, chance: float | None = None) -> str:
+    """Return in words how the loss jumped, or "" where it did not.
+
+    It jumped when its robust z-score among at least 20 earlier losses reaches `threshold` and it stands 0.5 nats or
+    more above their median; or, from the first loss on, when it is above twice `chance`, the loss of a uniform guess
+    (the logarithm of the vocabulary's size; None leaves that rule out).
+    """
+    if chance is not None and loss > _WORSE_THAN_CHANCE * chance:
+        return f"a loss of {loss:.4g}, where guessing among all tokens alike gives {chance:.4g}"
+    if len(earlier) < FEWEST_LOSSES:
+        return ""
+    middle = median(earlier)
+    score = score_jump(loss, earlier)
+    if score >= threshold and loss - middle >= _LEAST_RISE:
+        return f"a loss of {loss:.4g} after a median of {middle:.4g}, a robust z-score of {score:.1f}"
+    return ""

@@ -1,0 +1,125 @@
+"""Run the core of the suite on every supported set of versions, and print what passed.
+
+    python tests/matrix/run.py [SET ...] [--keep FOLDER]
+
+Each set gets an environment of its own, which is thrown away afterwards (unless FOLDER keeps it for another run).
+Exits with 1 when a set fails or cannot be installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CORE = ("reference", "tokenizer", "bos", "collator", "labels", "encode", "dataset", "compose", "trainer", "training")
+CORE += ("doctor", "checks", "observe", "import", "completion")
+TOOLS = ("torch==2.13.0", "pytest==9.2.0", "pytest-xdist==3.8.0", "hypothesis==6.170.15", "llama_models==0.3.0")
+TOOLS += ("tiktoken==0.14.0", "rich==15.0.0")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a set: the counts that pytest printed, the seconds it took, and the last lines it said."""
+
+    name: str
+    versions: dict[str, str]
+    passed: int
+    failed: int
+    skipped: int
+    seconds: float
+    said: str
+
+    @property
+    def green(self) -> bool:
+        """Whether tests ran and none failed."""
+        return self.passed > 0 and self.failed == 0
+
+
+def run_set(name: str, versions: dict[str, str], folder: Path) -> Outcome:
+    """Install a set into `folder` (unless it is there already) and run the core of the suite with it."""
+    started = time.monotonic()
+    python = folder / "bin" / "python"
+    if not (folder / "installed").exists():
+        said = _install(python, folder, versions)
+        if said is not None:
+            return Outcome(name, versions, 0, 1, 0, time.monotonic() - started, said)
+        (folder / "installed").touch()
+    files = [f"tests/test_{part}.py" for part in CORE if (ROOT / f"tests/test_{part}.py").exists()]
+    switches = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", "--tb=line"]
+    done = subprocess.run(
+        [*command, *files], cwd=ROOT, env={**os.environ, **switches}, capture_output=True, text=True, check=False
+    )
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error|skipped)", done.stdout)}
+    failed = counts.get("failed", 0) + counts.get("error", 0) or int(done.returncode != 0)
+    seconds = time.monotonic() - started
+    said = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
+    return Outcome(name, versions, counts.get("passed", 0), failed, counts.get("skipped", 0), seconds, said)
+
+
+def _install(python: Path, folder: Path, versions: dict[str, str]) -> str | None:
+    """Make the environment; return what pip said where it failed."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    wanted = [*TOOLS, *(f"{package}=={version}" for package, version in versions.items() if package != "rich")]
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *wanted]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else done.stderr[-2000:]
+
+
+def format_table(outcomes: list[Outcome]) -> str:
+    """Return the outcomes as a Markdown table."""
+    packages = ("transformers", "trl", "peft", "accelerate", "datasets")
+    lines = [f"| {' | '.join(packages)} | passed | failed | skipped |", "|" + "---|" * (len(packages) + 3)]
+    for outcome in outcomes:
+        cells = [outcome.versions[package] for package in packages]
+        cells += [str(outcome.passed), str(outcome.failed), str(outcome.skipped)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _place(kept: Path | None) -> Iterator[Path]:
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="matrix-") as folder:
+        yield Path(folder)
+
+
+def main() -> int:
+    """Run the sets that are named, all by default."""
+    sets: dict[str, dict[str, str]] = tomllib.loads((HERE / "sets.toml").read_text())["sets"]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="SET", help=f"any of {', '.join(sets)}; all by default")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the environments there for another run")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(sets)
+    if unknown:
+        parser.error(f"no set is called {', '.join(sorted(unknown))}; there are: {', '.join(sets)}")
+    outcomes = []
+    for name in options.names or sets:
+        with _place(options.keep) as place:
+            outcome = run_set(name, sets[name], place / name)
+        outcomes.append(outcome)
+        print(f"{name}: {outcome.passed} passed, {outcome.failed} failed, {outcome.seconds:.0f} s", flush=True)
+        if not outcome.green:
+            print(outcome.said, flush=True)
+    print(format_table(outcomes))
+    return int(not all(outcome.green for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

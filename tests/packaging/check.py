@@ -1,0 +1,107 @@
+"""Build sdist and wheel, check both, and use the wheel in an environment that holds nothing else.
+
+    python tests/packaging/check.py
+
+Exits with 1 and says what is wrong. Needs the packages build, twine and check-wheel-contents.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+EXTRAS = ("train", "qlora", "cli", "demo", "all")
+
+# What a user sees who installed nothing but the wheel: each missing package gives one line that says what to type.
+ALONE = """
+import sys
+import llama_padfix
+assert not {"torch", "transformers", "numpy", "datasets"} & set(sys.modules), "importing loads something heavy"
+from llama_padfix import (
+    PadfixError, build_trainer, choose_precision, diagnose, find_markers, load, patch_tokenizer, to_messages
+)
+from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+assert to_messages({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]})
+vocabulary = {token: place for place, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+backend.add_special_tokens(["<s>", "</s>", "<pad>", "<turn>"])
+tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+tokenizer.chat_template = (
+    "{{ bos_token }}{% for m in messages %}<turn>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<turn>assistant: {% endif %}"
+)
+plan = patch_tokenizer(tokenizer)
+assert tokenizer.pad_token == "<pad>", plan
+row = llama_padfix.ChatEncoder(tokenizer)({"messages": [
+    {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+]})
+trained = [i for i, label in zip(row["input_ids"], row["labels"]) if label != -100]
+assert tokenizer.decode(trained) == "Hello</s>", tokenizer.decode(trained)
+diagnose(tokenizer).raise_for_errors()
+for ask, package in (
+    (choose_precision, "torch"),
+    (lambda: load("somewhere/something"), "torch"),
+    (lambda: llama_padfix.prepare(tokenizer), "torch"),
+    (lambda: build_trainer(None, tokenizer, []), "trl"),
+):
+    try:
+        ask()
+    except PadfixError as error:
+        assert f"pip install {package}" in str(error) or "pip install 'llama-padfix[" in str(error), error
+    else:
+        raise AssertionError(f"nothing said that {package} is missing")
+print("used alone")
+"""
+
+
+def run(*command: str, cwd: Path | None = None) -> str:
+    """Run a command and return what it printed; end with what it said where it fails."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command[:6])} failed:\n{(done.stdout + done.stderr)[-3000:]}")
+    return done.stdout
+
+
+def main() -> None:
+    """Build, check, install, use."""
+    with tempfile.TemporaryDirectory(prefix="packaging-") as place:
+        folder = Path(place)
+        run(sys.executable, "-m", "build", "--outdir", str(folder / "dist"), str(ROOT))
+        [wheel], [sdist] = folder.glob("dist/*.whl"), folder.glob("dist/*.tar.gz")
+        run(sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(sdist))
+        run(sys.executable, "-m", "check_wheel_contents", str(wheel))
+        require_files(wheel, sdist)
+        run(sys.executable, "-m", "venv", str(folder / "alone"))
+        python = str(folder / "alone" / "bin" / "python")
+        pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+        run(*pip, "--constraint", str(ROOT / "constraints.txt"), str(wheel))
+        print(run(python, "-c", ALONE, cwd=folder).strip())
+        for extra in EXTRAS:
+            run(*pip, "--dry-run", "--constraint", str(ROOT / "constraints.txt"), f"{wheel}[{extra}]")
+            print(f"extra {extra}: can be installed alone")
+
+
+def require_files(wheel: Path, sdist: Path) -> None:
+    """Check that the wheel holds the types' marker, templates and data, and the sdist what builds and tests it."""
+    held = zipfile.ZipFile(wheel).namelist()
+    needed = ("llama_padfix/py.typed", "llama_padfix/templates/llama3_1.jinja", "llama_padfix/view.js")
+    missing = [name for name in needed if name not in held]
+    missing += [] if any(name.startswith("llama_padfix/data/") for name in held) else ["llama_padfix/data/"]
+    with tarfile.open(sdist) as archive:
+        sources = {name.partition("/")[2] for name in archive.getnames()}
+    missing += [name for name in ("LICENSE", "NOTICE", "Makefile", "constraints.txt") if name not in sources]
+    if missing:
+        sys.exit(f"missing from the package: {', '.join(missing)}")
+    print(f"{wheel.name}: {len(held)} files; {sdist.name}: {len(sources)} files")
+
+
+if __name__ == "__main__":
+    main()
