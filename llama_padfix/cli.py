@@ -15,6 +15,7 @@ from llama_padfix import __version__
 from llama_padfix.doctor import diagnose
 from llama_padfix.examine import load_checks, select_checks
 from llama_padfix.healing import heal_folder
+from llama_padfix.memory_command import add_memory_command
 from llama_padfix.observe_data import open_rows
 from llama_padfix.observe_folder import fetch_folder, load_folder, observe_folder, saved_model
 from llama_padfix.pages import describe_check, page
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("checks", help="list the checks")
     listing.add_argument("--json", action="store_true")
     listing.set_defaults(run=_checks)
+    add_memory_command(commands)
     demo = commands.add_parser("demo", help="train a tiny Llama the usual way and the prepared way, and compare")
     demo.add_argument("--steps", type=_positive, default=None, help="training steps of each run")
     demo.set_defaults(run=lambda options: _demo(options.steps))

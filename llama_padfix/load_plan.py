@@ -15,7 +15,7 @@ from llama_padfix.checkpoint import build_shape, require_complete_folder, requir
 from llama_padfix.choices import Choice
 from llama_padfix.devices import choose_device_map, read_launch
 from llama_padfix.lora import choose_lora
-from llama_padfix.precision import choose_precision
+from llama_padfix.precision import choose_precision, import_torch
 from llama_padfix.quantization import choose_quantization, read_quantization
 from llama_padfix.records import PadfixError, Precision, describe
 from llama_padfix.unsloth_backend import name_unsloth_arguments, require_unsloth
@@ -80,8 +80,7 @@ def plan_load(
     if precision is not None and not isinstance(precision, Precision):
         raise PadfixError(f"precision={describe(precision)} is no Precision. Pass choose_precision(), or None")
     quantization, attention = _take_wishes(keywords, quantization, attention)
-    import torch
-
+    torch = import_torch()
     own_dtype = _take_dtype(torch, keywords)
     require_complete_folder(Path(path))
     if backend == "unsloth":

@@ -38,12 +38,7 @@ def choose_precision(device: object = None) -> Precision:
 
     Raises `PadfixError` when torch is missing, and for a device that is unknown, absent or `meta`.
     """
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        raise PadfixError(
-            "torch is not installed, and only torch can say what the device computes:\npip install torch"
-        ) from error
+    torch = import_torch()
     kind, indices = _resolve(torch, device)
     if kind == "cuda":
         return _rocm(torch, indices) if getattr(torch.version, "hip", None) else _nvidia(torch, indices)
@@ -55,6 +50,17 @@ def choose_precision(device: object = None) -> Precision:
         f"{kind} is not judged by this library: float32 is right everywhere. Where the vendor documents native "
         "bfloat16, choose by hand: bf16=True in the training arguments and dtype='bfloat16' when loading."
     )
+
+
+def import_torch() -> Any:
+    """Return torch, or raise `PadfixError` with the line that installs it."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise PadfixError(
+            "torch is not installed, and only torch can say what the device computes:\npip install torch"
+        ) from error
+    return torch
 
 
 def _resolve(torch: Any, device: object) -> tuple[str, list[int]]:

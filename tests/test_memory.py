@@ -141,6 +141,8 @@ def test_optimizers_hold_what_they_should_on_a_gpu() -> None:
     assert sizes["paged_adamw_32bit"].optimizer == pytest.approx(8 * (parameters - paged), rel=0.01)
     assert sizes["paged_adamw_8bit"].paged == 8 * embedding + 2 * (paged - embedding)
     assert sizes["sgd"].optimizer < 0.01 * parameters
+    assert sizes["sgd"].phase == "backward"
+    assert sizes["sgd"].gradients == pytest.approx(4 * parameters, rel=0.1)  # all but what is still to come
 
 
 def test_llama_8b_needs_no_weights_and_little_memory() -> None:
