@@ -81,7 +81,7 @@ def add_tokens(
     if pad_to_multiple_of is not None and (not isinstance(pad_to_multiple_of, int) or pad_to_multiple_of < 1):
         raise PadfixError(f"pad_to_multiple_of={pad_to_multiple_of!r} must be a positive int, such as 64, or None.")
     matrices = find_matrices(model)
-    config = make_lora(lora)
+    config = make_lora(lora, model)
     rows_before = int(matrices.embedding.weight.shape[0])
     with untouched(tokenizer):
         known = {text: _find_token(tokenizer, text) for text in wanted}
@@ -197,7 +197,7 @@ def _give_rows(
     if rounded == count:
         return
     _warn_of_resize(model, count, rounded)
-    own_mean = "mean_resizing" not in inspect.signature(model.resize_token_embeddings).parameters
+    own_mean = not resizes_to_mean(model)
     layers = matrices.layers if own_mean else {}
     means = {name: average_row(layer.weight, count) for name, layer in layers.items()}
     model.resize_token_embeddings(rounded, **({} if own_mean else {"mean_resizing": True}))
@@ -208,7 +208,7 @@ def _give_rows(
         for name, layer in resized.layers.items():
             if layer.weight.shape[0] != rounded:
                 raise PadfixError(f"{name} has {layer.weight.shape[0]} rows after a resize to {rounded}.")
-            if own_mean:  # transformers up to 4.45 draws new rows at random
+            if own_mean:  # else they are drawn at random
                 layer.weight[count:] = means[name].to(layer.weight.dtype)
             layer.weight.data = layer.weight.data.contiguous()
 

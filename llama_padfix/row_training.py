@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llama_padfix.lora import choose_lora
 from llama_padfix.observe_model import text_config
 from llama_padfix.records import PadfixError, describe
 
@@ -145,10 +146,11 @@ def _name_layer(model: Any, layer: Any) -> str:
     return next((end for end in ends if sum(name.endswith(end) for name in names) == 1), full)
 
 
-def make_lora(lora: Any = None) -> Any:
+def make_lora(lora: Any = None, model: Any = None) -> Any:
     """Return a PEFT configuration of the caller's own: a default, one from a dict, or a copy of the one given.
 
-    The default trains all linear layers with r 16, alpha 16 and no dropout. None for `lora=False`, which means that
+    Targets that nobody named are the linear projections of the model's layers (`find_lora_targets`), and the default
+    is that of `load(lora=True)`: r 16, alpha 16, no dropout. None for `lora=False`, which means that
     the whole model is trained. Raises `PadfixError` without PEFT, and for keywords that its `LoraConfig` lacks.
     """
     if lora is False:
@@ -161,13 +163,13 @@ def make_lora(lora: Any = None) -> Any:
             "To train the whole model instead: lora=False"
         ) from error
     if lora is None or lora is True:
-        lora = {"r": 16, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear"}
+        lora = {}
     if isinstance(lora, Mapping):
         known = inspect.signature(peft.LoraConfig.__init__).parameters
         unknown = [name for name in lora if name not in known]
         if unknown:
             raise PadfixError(f"LoraConfig knows no {', '.join(map(repr, unknown))}. Remove it from lora=.")
-        return peft.LoraConfig(**{"task_type": "CAUSAL_LM", **lora})
+        return choose_lora(lora, model)[0]
     if not isinstance(lora, peft.PeftConfig) or not hasattr(lora, "modules_to_save"):
         raise PadfixError(
             f"lora={describe(lora)} is no configuration that could train rows. Pass a peft.LoraConfig, a dict of its "
@@ -194,7 +196,7 @@ def train_rows(model: Any, token_ids: Iterable[int], lora: Any = None) -> RowTra
             f"The embedding has {count} rows, and none for id {beyond[0]}. Add the tokens: "
             "add_tokens(model, tokenizer, tokens)"
         )
-    config = make_lora(lora)
+    config = make_lora(lora, model)
     by_rows: list[str] = []
     whole: list[str] = []
     if config is not None and ids:
@@ -232,7 +234,7 @@ def _choose_ways(model: Any, matrices: Matrices, config: Any) -> tuple[list[str]
                 f"of target_modules, or train it whole: modules_to_save=[{name!r}]"
             )
         biased = has_bias and (layer is matrices.head or matrices.tied)
-        (whole if biased or not hasattr(config, "trainable_token_indices") else by_rows).append(name)
+        (whole if biased or not trains_single_rows(config) else by_rows).append(name)
     return by_rows, whole
 
 
@@ -263,7 +265,7 @@ def _write_whole(matrices: Matrices, config: Any, whole: list[str]) -> None:
         return
     config.modules_to_save = list(dict.fromkeys([*(config.modules_to_save or ()), *whole]))
     if matrices.tied:
-        if not hasattr(config, "ensure_weight_tying"):
+        if not ties_saved_copies(config):
             raise PadfixError(
                 f"The {type(config).__name__} of the installed PEFT trains a copy of the embedding, and the head, the "
                 "same matrix, would stay behind. Use LoRA with a newer PEFT: pip install -U peft"

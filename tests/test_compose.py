@@ -243,10 +243,11 @@ def test_adapters_that_trl_cast_train_in_float32_where_the_run_does(tmp_path: Pa
 
 
 def test_added_tokens_train_through_the_lora_that_came_with_them(tmp_path: Path, tokenizer: Any) -> None:
-    from llama_padfix import add_tokens
+    from llama_padfix import add_tokens, find_lora_targets
 
     model = make_tiny_llama(hidden_size=16, num_hidden_layers=1)
     added = add_tokens(model, tokenizer, ["<tool>"], special=False)
+    assert sorted(added.lora.target_modules) == sorted(find_lora_targets(model))
     trainer = build_trainer(
         model,
         tokenizer,

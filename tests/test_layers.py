@@ -17,7 +17,7 @@ LAYERS = (
     ("facts", "render", "counts"),
     ("records",),
     ("policy", "row_turns", "provenance", "selection", "choices", "incident", "processes", "spikes", "memory_trace"),
-    ("observe_model", "snapshot", "causes", "evidence", "health", "listening", "backoff", "memory_kernels"),
+    ("observe_model", "snapshot", "causes", "evidence", "health", "listening", "lora", "backoff", "memory_kernels"),
     ("observe", "observe_rows", "observe_folder", "observe_environment", "row_training", "memory_step"),
     (
         "checks",
@@ -26,7 +26,6 @@ LAYERS = (
         "collator",
         "precision",
         "checkpoint",
-        "lora",
         "quantization",
         "unsloth_backend",
         "embeddings",
@@ -55,7 +54,19 @@ ONLY = {"reference": {"records"}, "checks": {"records", "policy", "row_turns"}, 
 ON_TOP = {"cli", "demo", "__init__", "__main__"}  # may import everything
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "numpy", "accelerate", "tokenizers", "pyarrow", "bitsandbytes", "unsloth"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "numpy",
+    "accelerate",
+    "tokenizers",
+    "pyarrow",
+    "bitsandbytes",
+    "unsloth",
+}
 LONGEST = 350
 
 
