@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llama_padfix.compat import ties_saved_copies, trains_single_rows
 from llama_padfix.lora import choose_lora
 from llama_padfix.observe_model import text_config
 from llama_padfix.records import PadfixError, describe

@@ -16,7 +16,18 @@ SOURCE = Path(llama_padfix.__file__).parent
 LAYERS = (
     ("facts", "render", "counts"),
     ("records",),
-    ("policy", "row_turns", "provenance", "selection", "choices", "incident", "processes", "spikes", "memory_trace"),
+    (
+        "policy",
+        "row_turns",
+        "provenance",
+        "selection",
+        "choices",
+        "compat",
+        "incident",
+        "processes",
+        "spikes",
+        "memory_trace",
+    ),
     ("observe_model", "snapshot", "causes", "evidence", "health", "listening", "lora", "backoff", "memory_kernels"),
     ("observe", "observe_rows", "observe_folder", "observe_environment", "row_training", "memory_step"),
     (
@@ -54,7 +65,8 @@ ONLY = {"reference": {"records"}, "checks": {"records", "policy", "row_turns"}, 
 ON_TOP = {"cli", "demo", "__init__", "__main__"}  # may import everything
 
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-HEAVY = {
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "numpy", "accelerate", "tokenizers", "pyarrow"}
+HEAVY |= {"bitsandbytes", "unsloth"}
     "torch",
     "transformers",
     "trl",
