@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -21,12 +22,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CORE = ("reference", "tokenizer", "bos", "collator", "labels", "encode", "dataset", "compose", "trainer", "training")
+CORE: tuple[str, ...] = (
+    "reference",
+    "tokenizer",
+    "bos",
+    "collator",
+    "labels",
+    "encode",
+    "dataset",
+    "compose",
+    "trainer",
+    "training",
+)
 CORE += ("doctor", "checks", "observe", "import", "completion")
-TOOLS = ("torch==2.13.0", "pytest==9.2.0", "pytest-xdist==3.8.0", "hypothesis==6.170.15", "llama_models==0.3.0")
+TOOLS: tuple[str, ...] = (
+    "torch==2.13.0",
+    "pytest==9.2.0",
+    "pytest-xdist==3.8.0",
+    "hypothesis==6.170.15",
+    "llama_models==0.3.0",
+)
 TOOLS += ("tiktoken==0.14.0", "rich==15.0.0")
 
-# Both ends of the supported range and the turning points between, newest last: `make test` runs all of the suite there.
+_SWITCHES = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+_MAKE_MODEL = """
+from llama_padfix.reference import build_tokenizer, make_tiny_llama
+make_tiny_llama(hidden_size=16).save_pretrained("model")
+build_tokenizer("3.1-instruct").save_pretrained("model")
+"""
+
+# Both ends of the supported range and the turning points between; `make test` runs the whole suite on the newest.
 SETS: dict[str, dict[str, str]] = {
     "4.43": {
         "transformers": "4.43.4",
@@ -117,21 +142,51 @@ def run_set(name: str, versions: dict[str, str], folder: Path) -> Outcome:
             return Outcome(name, versions, 0, 1, 0, time.monotonic() - started, said)
         (folder / "installed").touch()
     files = [f"tests/test_{part}.py" for part in CORE if (ROOT / f"tests/test_{part}.py").exists()]
-    switches = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
-    command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile"]
-    done = subprocess.run(
-        [*command, "--tb=line", *files],
-        cwd=ROOT,
-        env={**os.environ, **switches},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [
+        str(python),
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        "2",
+        "--dist",
+        "loadfile",
+        "--tb=line",
+    ]
+    environment = {**os.environ, **_SWITCHES, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, *files], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error|skipped)", done.stdout)}
     failed = counts.get("failed", 0) + counts.get("error", 0) or int(done.returncode != 0)
-    seconds = time.monotonic() - started
     said = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
+    wrong = _use_downstream(python, folder)
+    if wrong is not None:
+        failed, said = failed + 1, f"{said}\nThe downstream project: {wrong}"
+    seconds = time.monotonic() - started
     return Outcome(name, versions, counts.get("passed", 0), failed, counts.get("skipped", 0), seconds, said)
+
+
+def _use_downstream(python: Path, folder: Path) -> str | None:
+    """Install the wheel and a project that depends on it, and train with that; return what went wrong."""
+    environment = {**os.environ, **_SWITCHES}
+    environment.pop("PYTHONPATH", None)
+    with tempfile.TemporaryDirectory(prefix="downstream-") as place:
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
+        install = [*pip, "install", "--quiet", "--no-deps", "--force-reinstall", "--no-index", "--find-links", place]
+        steps = [
+            [*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", place, str(ROOT), str(ROOT / "tests/downstream")],
+            [*install, "llama-padfix", "downstream-recipe"],
+            [str(python), "-c", _MAKE_MODEL],
+            [str(folder / "bin" / "downstream-train"), "model", str(ROOT / "examples/data/chats.jsonl"), "out"],
+        ]
+        for step in steps:
+            done = subprocess.run(step, cwd=place, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                return (done.stdout + done.stderr)[-2000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    sound = told["steps"] == 2 and 0 < told["loss"] < 20 and told["pad_token"] == "<|end_of_text|>"
+    return None if sound and not told["errors"] else f"it printed {told}"
 
 
 def _install(python: Path, folder: Path, versions: dict[str, str]) -> str | None:
