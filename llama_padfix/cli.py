@@ -13,13 +13,14 @@ from pathlib import Path
 
 from llama_padfix import __version__
 from llama_padfix.doctor import diagnose
-from llama_padfix.examine import load_checks, select_checks
+from llama_padfix.examine import examine, load_checks, select_checks
 from llama_padfix.healing import heal_folder
 from llama_padfix.memory_command import add_memory_command
 from llama_padfix.observe_data import open_rows
+from llama_padfix.observe_environment import observe_environment
 from llama_padfix.observe_folder import fetch_folder, load_folder, observe_folder, saved_model
 from llama_padfix.pages import describe_check, page
-from llama_padfix.records import PadfixError, Report
+from llama_padfix.records import Facts, PadfixError, Report
 from llama_padfix.render import as_github, as_text, plain, print_rich, summarize
 from llama_padfix.view import view_mask
 from llama_padfix.view_text import describe_view, tell_problems
@@ -58,7 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         help="say what is wrong with a saved folder and its data",
         description="Exit status: 0 nothing above a note, 1 findings, 2 could not run. No weight is loaded.",
     )
-    doctor.add_argument("target", metavar="MODEL_OR_FOLDER", help="what a run saved, or a name on the hub")
+    doctor.add_argument("target", metavar="MODEL_OR_FOLDER", nargs="?", help="what a run saved, or a name on the hub")
+    doctor.add_argument(
+        "--environment", action="store_true", help="look at the installed versions, and at nothing else"
+    )
     doctor.add_argument("--data", metavar="FILE", help="rows to look at, encoded or not: .jsonl, .json or .parquet")
     doctor.add_argument("--format", choices=("text", "json", "github"), default="text", help="of what is printed")
     doctor.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
@@ -99,6 +103,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if options.environment:
+        return _doctor_environment(options)
+    if options.target is None:
+        raise PadfixError(
+            "Nothing is named to look at. llama-padfix doctor FOLDER, or: llama-padfix doctor --environment"
+        )
     if options.unsafe and not options.fix:
         raise PadfixError("--unsafe goes with --fix OUT: a folder is never changed in place.")
     select_checks(options.select, options.ignore)  # a typing error is told before anything is loaded
@@ -119,6 +129,29 @@ def _doctor(options: argparse.Namespace) -> int:
         report = healed.left if rows is None else diagnose(options.fix, **settings)
         left = [plain(finding) for finding in report.findings]
         print(f"left: {'; '.join(left) or 'nothing'}", file=told)
+    return int(any(finding.severity != "note" for finding in report.findings))
+
+
+def _doctor_environment(options: argparse.Namespace) -> int:
+    given = ("target", "data", "html", "fix", "unsafe", "select", "ignore")
+    named = [name for name in given if getattr(options, name)]
+    if named:
+        raise PadfixError(
+            f"--environment looks at the installed versions alone, so {named[0]} has no meaning beside it. "
+            "Run: llama-padfix doctor --environment"
+        )
+    facts = Facts(environment=observe_environment())
+    report = examine(facts, select_checks(["PKG001"], None))
+    versions = dict(facts.environment.versions) if facts.environment is not None else {}
+    if options.format == "json":
+        print(json.dumps({"versions": versions, **report.to_dict()}, indent=2))
+    elif options.format == "github":
+        print(as_github(report.to_dict()))
+    else:
+        width = max(map(len, versions), default=0)
+        lines = [f"{name:<{width}}  {version}" for name, version in versions.items()]
+        lines += [plain(finding) for finding in report.findings] or ["No combination of these is known to break."]
+        print(*lines, sep="\n")
     return int(any(finding.severity != "note" for finding in report.findings))
 
 

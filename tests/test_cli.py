@@ -374,3 +374,40 @@ def test_checks_are_listed(capsys: Any) -> None:
     listed = json.loads(capsys.readouterr().out)
     assert [check["code"] for check in listed] == [check.code for check in load_checks()]
     assert all(check["explanation"] and check["needs"] for check in listed)
+
+
+def test_the_environment_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from importlib import metadata
+
+    import transformers
+
+    assert main(["doctor", "--environment"]) in (0, 1)
+    assert f"transformers  {transformers.__version__}" in capsys.readouterr().out
+    installed = {"transformers": "4.43.4", "torch": "2.13.0", "trl": "0.9.6"}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert main(["doctor", "--environment", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["versions"] == installed
+    assert any("transformers 4.43.4 beside torch 2.13.0" in finding["message"] for finding in told["findings"])
+    installed = {"transformers": "5.23.0", "trl": "1.16.0"}
+    assert main(["doctor", "--environment"]) == 0
+    assert capsys.readouterr().out.endswith("No combination of these is known to break.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["doctor"], "Nothing is named to look at"),
+        (["doctor", "out", "--environment"], "target has no meaning beside it"),
+        (["doctor", "--environment", "--select", "PAD"], "select has no meaning beside it"),
+    ],
+)
+def test_what_goes_with_the_environment(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert words in capsys.readouterr().err
