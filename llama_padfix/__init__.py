@@ -22,6 +22,7 @@ _MODULE_OF = {
     "Conversation": "formats",
     "CountedRow": "records",
     "Counts": "records",
+    "DataCollatorForCompletionOnlyLM": "completion",
     "Encoding": "encoding",
     "Finding": "records",
     "GuardError": "incident",
@@ -75,6 +76,7 @@ __all__ = [
     "Conversation",
     "CountedRow",
     "Counts",
+    "DataCollatorForCompletionOnlyLM",
     "Encoding",
     "Finding",
     "GuardError",
@@ -127,6 +129,7 @@ if TYPE_CHECKING:
     from llama_padfix.bos import dedupe_bos
     from llama_padfix.choices import Choice
     from llama_padfix.collator import PadCollator
+    from llama_padfix.completion import DataCollatorForCompletionOnlyLM
     from llama_padfix.compose import Prepared, build_trainer, prepare
     from llama_padfix.doctor import diagnose
     from llama_padfix.embeddings import add_tokens

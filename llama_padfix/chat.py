@@ -8,16 +8,17 @@ nothing, every prefix of the conversation is rendered; where that proves nothing
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from llama_padfix.observe import find_control_text, observe_template, special_ids
-from llama_padfix.provenance import LOST
+from llama_padfix.observe import find_control_text, find_tags, observe_template, special_ids
+from llama_padfix.provenance import LOST, TOOLS, trace
 from llama_padfix.records import PadfixError
-from llama_padfix.sandbox import render_traced
-from llama_padfix.spans import find_spans
+from llama_padfix.sandbox import render_traced, source_of
+from llama_padfix.spans import FOREIGN, find_spans
 from llama_padfix.structure import learn_structure
 from llama_padfix.traces import Trace, read_trace
 from llama_padfix.turns import ChatTemplate, Rendered, Turn, refuse, render_by_prefixes, render_text
@@ -41,7 +42,19 @@ def read_template(tokenizer: Any, kwargs: Mapping[str, Any] | None = None) -> Ch
             f"The chat template cannot be read: {facts.error}. Check it by hand: "
             "tokenizer.apply_chat_template([{'role': 'user', 'content': 'Hi'}], tokenize=False)"
         )
-    return ChatTemplate(tokenizer, facts, controls, kwargs, structure)
+    return ChatTemplate(
+        tokenizer, facts, controls, kwargs, structure, find_tags(tokenizer, _sources(tokenizer, kwargs))
+    )
+
+
+def _sources(tokenizer: Any, kwargs: Mapping[str, Any]) -> str:
+    """Return the sources of the templates without and with tools."""
+    found = ""
+    given: list[list[Any] | None] = [None, [{}]]
+    for tools in given:
+        with contextlib.suppress(Exception):  # named templates of which none is the default
+            found += source_of(tokenizer, tools, kwargs)
+    return found
 
 
 def render_turns(
@@ -62,7 +75,7 @@ def render_turns(
     spoken = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
     if wanted is None:
         wanted = spoken
-    _require_roles(messages, template.controls)
+    _require_roles(messages, template.controls + template.tags)
     text = render_text(template, messages, tools)
     plain = _find_plain(template, messages, wanted, text) if tools is None else None
     if plain is not None:
@@ -98,6 +111,10 @@ def _find_plain(
     said = "\0".join([message["content"] for message in messages])
     if _common_opening(template.controls) in said and find_control_text(said, template.controls):
         return None
+    if template.tags and _common_opening(template.tags) in said:
+        asked = "\0".join([message["content"] for message in messages if message["role"] != "assistant"])
+        if find_control_text(asked, template.tags):
+            return None
     turns = []
     position = 0
     for index, message in enumerate(messages):
@@ -140,21 +157,23 @@ def _find_by_origin(
     if template.structure is None:
         return refuse(first, "probes do not show how the template writes a turn")
 
-    def trace(count: int, prompt: bool, hushed: int | None = None) -> Trace | None:
+    def follow(count: int, prompt: bool, hushed: int | None = None) -> Trace | None:
         given = [{**message, "content": ""} if n == hushed else message for n, message in enumerate(messages[:count])]
         try:
             return read_trace(render_traced(template.tokenizer, given, tools, template.kwargs, prompt))
         except Exception:  # a template may refuse a part of a conversation
             return None
 
-    whole = trace(len(messages), False)
+    whole = follow(len(messages), False)
     if whole is None or whole.text != text:
         return refuse(first, "the template cannot be followed")
-    spelled = _find_spelled(whole, template.controls)
+    spelled = _find_spelled(template, messages, tools, whole)
     if spelled is None:
         return refuse(first, "the template rewrites its text in a way that cannot be followed")
-    spans = find_spans(whole, template.structure, spoken, wanted, trace)
+    spans = find_spans(whole, template.structure, spoken, wanted, follow)
     for span in spans:
+        if span.reason == FOREIGN:
+            raise refuse(span.message, span.reason)  # known, and prefixes do not see it
         if span.reason:
             return refuse(span.message, span.reason)
     turns = tuple(Turn(span.message, span.start, span.end, span.stops) for span in spans)
@@ -162,14 +181,34 @@ def _find_by_origin(
     return Rendered(text, turns, spelled, whole.generation, written=written)
 
 
-def _find_spelled(whole: Trace, controls: tuple[str, ...]) -> tuple[tuple[int, int], ...] | None:
-    """Return where text that a message or a tool wrote spells a control token; None where that is not known."""
+def _find_spelled(
+    template: ChatTemplate, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, whole: Trace
+) -> tuple[tuple[int, int], ...] | None:
+    """Return where text that a message or a tool wrote spells a control token; None where that is not known.
+
+    A tag that an assistant wrote is its own, but not one in the arguments of its calls.
+    """
     spelled: list[tuple[int, int]] = []
-    for start, end, token in find_control_text(whole.text, controls):
+    tags = frozenset(template.tags)
+    called: Trace | None = None
+    for start, end, token in find_control_text(whole.text, template.controls + template.tags):
         own = whole.own[start:end]
         if own == token:
             continue
-        if own.strip("\0"):
+        if token in tags:
+            authors = {origin for left, right, origin in whole.blocks if left < end and start < right}
+            said = [messages[origin] for origin in authors if origin >= 0]
+            if said and len(said) == len(authors) and all(message.get("role") == "assistant" for message in said):
+                if not any(token in _text_of(message.get("tool_calls")) for message in said):
+                    continue
+                called = called or _follow_calls(template, messages, tools)
+                if called is None or called.text != whole.text:
+                    return None
+                if not any(left < end and start < right and origin == TOOLS for left, right, origin in called.blocks):
+                    continue
+            elif LOST in authors and not any(token in _text_of(part) for part in _foreign_parts(messages, tools)):
+                continue
+        elif own.strip("\0"):
             return None  # half of it is the template's
         spelled.append((start, end))
     if whole.lost:
@@ -177,6 +216,38 @@ def _find_spelled(whole: Trace, controls: tuple[str, ...]) -> tuple[tuple[int, i
         if any(start < right and left < end for start, end in spelled for left, right in lost):
             return None
     return tuple(spelled)
+
+
+def _follow_calls(
+    template: ChatTemplate, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None
+) -> Trace | None:
+    """Return the conversation traced with its tool calls told apart from what else their messages say."""
+    given = [
+        {key: trace(value, TOOLS) if key == "tool_calls" else value for key, value in message.items()}
+        for message in messages
+    ]
+    try:
+        return read_trace(render_traced(template.tokenizer, given, tools, template.kwargs))
+    except Exception:  # a template is somebody else's program: it may raise anything
+        return None
+
+
+def _foreign_parts(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None) -> list[Any]:
+    """Return all that is said in a conversation by others than the assistant, or to them."""
+    return [
+        tools,
+        *(message for message in messages if message.get("role") != "assistant"),
+        *(message.get("tool_calls") for message in messages),
+    ]
+
+
+def _text_of(value: Any) -> str:
+    """Return all texts inside a value, keys included, apart from each other."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        value = [part for pair in value.items() for part in pair]
+    return "\0".join(map(_text_of, value)) if isinstance(value, (list, tuple)) else ""
 
 
 def _require_roles(messages: Sequence[Mapping[str, Any]], controls: tuple[str, ...]) -> None:

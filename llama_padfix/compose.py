@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_padfix.collator import PadCollator
+from llama_padfix.compat import divide_once, name_tokenizer_argument
 from llama_padfix.dataset import encode_dataset
-from llama_padfix.encode import ChatEncoder, OnError, SpecialTokens, TrainOn, Truncation
+from llama_padfix.encode import ChatEncoder, OnError, OnLoss, SpecialTokens, TrainOn, Truncation
 from llama_padfix.examine import examine
 from llama_padfix.lora import keep_trainable_float32
 from llama_padfix.observe import observe
@@ -20,7 +21,7 @@ from llama_padfix.row_training import complete_head
 from llama_padfix.tokenizer import patch_tokenizer
 from llama_padfix.trainer import (
     import_trl,
-    name_tokenizer_argument,
+    require_accumulation,
     sft_arguments_for,
     split_sft_arguments,
     trainer_arguments_for,
@@ -83,6 +84,7 @@ def prepare(
     pad_token: str = "auto",
     truncation: Truncation = "turns",
     on_error: OnError = "raise",
+    on_loss: OnLoss = "count",
     template_kwargs: Mapping[str, Any] | None = None,
     special_tokens: SpecialTokens = "escape",
     allowed_tokens: Sequence[str] = (),
@@ -94,8 +96,8 @@ def prepare(
 
     Pad token, stop list, EOS, padding side and automatic BOS are set by the policy; no token is added, no
     embedding resized, no template edited. Idempotent: a second call has an empty plan. `max_length`, `train_on`,
-    `truncation`, `on_error`, `template_kwargs`, `special_tokens`, `allowed_tokens` and `date` are those of
-    `ChatEncoder`; `device` is that of `choose_precision`. Raises `PadfixError`, and leaves everything as it was,
+    `truncation`, `on_error`, `on_loss`, `template_kwargs`, `special_tokens`, `allowed_tokens` and `date` are those
+    of `ChatEncoder`; `device` is that of `choose_precision`. Raises `PadfixError`, and leaves everything as it was,
     for anything that it cannot do.
     """
     encoder = ChatEncoder(
@@ -104,6 +106,7 @@ def prepare(
         train_on,
         truncation=truncation,
         on_error=on_error,
+        on_loss=on_loss,
         template_kwargs=template_kwargs,
         special_tokens=special_tokens,
         allowed_tokens=allowed_tokens,
@@ -136,6 +139,7 @@ def build_trainer(model: Any, tokenizer: Any, dataset: Any, *, eval_dataset: Any
         )
     safe = sft_arguments_for(choose_precision(prepare_arguments.get("device")))
     args = trl.SFTConfig(**{"output_dir": "out", **safe, **config})
+    require_accumulation(args)
 
     prepared = prepare(tokenizer, model, **prepare_arguments)
     train_rows = encode_dataset(prepared.encoder, dataset, progress=not args.disable_tqdm)
@@ -145,6 +149,7 @@ def build_trainer(model: Any, tokenizer: Any, dataset: Any, *, eval_dataset: Any
     rest.setdefault("data_collator", prepared.collator)
     rest[name_tokenizer_argument(trl.SFTTrainer)] = tokenizer
     trainer = trl.SFTTrainer(model=model, args=args, train_dataset=train_rows, **rest)
+    divide_once(trainer)
     if hasattr(trainer.model, "peft_config") and not args.bf16:
         keep_trainable_float32(trainer.model, prepared.precision)  # TRL casts those of a quantised model to bfloat16
     complete_head(trainer.model)  # TRL reads a bias of the head, which PEFT's wrapper around single rows lacks

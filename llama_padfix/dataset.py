@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llama_padfix.compat import list_feature
 from llama_padfix.encode import ChatEncoder
 from llama_padfix.encoding import write_encoding
 from llama_padfix.records import Counts, PadfixError
@@ -106,7 +107,7 @@ def _import_datasets() -> Any:
 
 
 def _features(datasets: Any) -> Any:
-    sequence = getattr(datasets, "List", None) or datasets.Sequence
+    sequence = list_feature(datasets)
     return datasets.Features({name: sequence(datasets.Value("int32")) for name in ("input_ids", "labels")})
 
 

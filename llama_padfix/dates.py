@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from llama_padfix.compat import gives_clock
 from llama_padfix.observe import render
 from llama_padfix.records import PadfixError, describe
 from llama_padfix.sandbox import parse_template, source_of
@@ -47,7 +48,7 @@ def pin_date(
     """
     given = dict(template_kwargs or {})
     names = _names_read(tokenizer, given)
-    asks_clock = "strftime_now" in names and (date is not None or _has_clock(tokenizer))
+    asks_clock = "strftime_now" in names and (date is not None or gives_clock(tokenizer))
     takes_text = "date_string" in names and (date is not None or asks_clock)
     if _CLOCK.match(str(given.get("chat_template"))) or not (asks_clock or takes_text):
         return given
@@ -145,12 +146,6 @@ def _parse_all(tokenizer: Any, given: Mapping[str, Any]) -> list[Any]:
         except Exception:  # there is none, or one that whoever renders it complains of
             continue
     return trees
-
-
-def _has_clock(tokenizer: Any) -> bool:
-    """Tell whether templates are given `strftime_now`, which older releases of transformers do not know."""
-    asked = {"chat_template": "{{ strftime_now is defined }}"}
-    return _render_all(tokenizer, asked)[0] != str(False)
 
 
 def _render_all(tokenizer: Any, kwargs: Mapping[str, Any]) -> list[str | None]:

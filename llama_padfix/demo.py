@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_padfix import reference
+from llama_padfix.compat import name_tokenizer_argument
 from llama_padfix.compose import prepare
 from llama_padfix.formats import to_messages
 from llama_padfix.labels import find_markers, mask_labels
@@ -158,8 +159,8 @@ def train(
             ),
             train_dataset=dataset,
             data_collator=collator,
-            processing_class=tokenizer,
             callbacks=[Watch()],
+            **{name_tokenizer_argument(Trainer): tokenizer},
         )
         for callback in list(trainer.callback_handler.callbacks):
             if type(callback).__name__ == "PrinterCallback":

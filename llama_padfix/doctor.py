@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llama_padfix.compat import find_tokenizer
 from llama_padfix.examine import examine, select_checks
 from llama_padfix.labels import find_markers
 from llama_padfix.observe import check_tokenizer, observe, observe_model
@@ -129,7 +130,7 @@ def _run(
 
 
 def _diagnose_trainer(trainer: Any, catalogue: Sequence[Check], max_rows: int | None) -> Report:
-    tokenizer = getattr(trainer, "processing_class", None) or getattr(trainer, "tokenizer", None)
+    tokenizer = find_tokenizer(trainer)
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
     if not hasattr(tokenizer, "get_vocab"):
         tokenizer = None

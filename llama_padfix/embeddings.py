@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
 import re
 import unicodedata
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llama_padfix.compat import resizes_to_mean
 from llama_padfix.observe import check_tokenizer, encode_plain, observe, text_config, untouched
 from llama_padfix.policy import choose_pad_token
 from llama_padfix.records import PadfixError, describe

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import datetime
-from bisect import bisect_right
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from llama_padfix.bos import dedupe_bos
-from llama_padfix.chat import ChatTemplate, Rendered, Turn, read_template, render_turns
+from llama_padfix.chat import ChatTemplate, Rendered, read_template, render_turns
+from llama_padfix.counts import count_rows
 from llama_padfix.dates import pin_date
 from llama_padfix.encoding import Encoding, describe_encoding, hash_template, hash_tokenizer
 from llama_padfix.formats import read_row, require_unicode, split_batch
-from llama_padfix.labels import find_markers, label_spans, mask_labels
+from llama_padfix.labels import find_markers, label_tokens, mask_labels
 from llama_padfix.observe import check_tokenizer, encode_plain, observe_template, special_ids, untouched
-from llama_padfix.offsets import encode_around, encode_texts
+from llama_padfix.offsets import Encoded, TextBackend, encode_around, encode_spans, make_text_backend
 from llama_padfix.policy import text_end_id
-from llama_padfix.records import IGNORE_INDEX, CountedRow, Counts, PadfixError, TurnMarkers
+from llama_padfix.records import IGNORE_INDEX, Counts, PadfixError, TurnMarkers
 from llama_padfix.remarks import find_remarks, name_tokens
 from llama_padfix.render import plain
 from llama_padfix.selection import TrainOn, choose_turns, require_train_on
+from llama_padfix.truncation import EncodedRow, find_cuts, fit_row
 
-__all__ = ["ChatEncoder", "OnError", "SpecialTokens", "TrainOn", "Truncation"]
+__all__ = ["ChatEncoder", "OnError", "OnLoss", "SpecialTokens", "TrainOn", "Truncation"]
 
 SpecialTokens = Literal["escape", "error", "allow"]
 Truncation = Literal["turns", "tokens", "error"]
 OnError = Literal["raise", "drop"]
+OnLoss = Literal["count", "error"]
 
 _T = TypeVar("_T")
-_LEARNED = ("counts", "_template", "_markers", "_header", "_hashes")
+_LEARNED = ("counts", "_template", "_markers", "_header", "_hashes", "_text_backend")
 _DETAIL = 100  # characters of an error or of spelled tokens that are kept beside a row's number
 
 
@@ -38,22 +41,9 @@ class _Chat:
     """A conversation that is rendered and not yet encoded; `spelled` are the characters encoded as text."""
 
     rendered: Rendered
-    controls: tuple[str, ...]
+    tokens: tuple[str, ...]
     spelled: tuple[tuple[int, int], ...]
     seen: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One encoded row; `turn_ends` are the positions after each trained message, in order.
-
-    `seen` holds what the row is counted for: a field of `Counts` and what is said of it.
-    """
-
-    input_ids: list[int]
-    labels: list[int]
-    turn_ends: tuple[int, ...]
-    seen: Mapping[str, str] = field(default_factory=dict)
 
 
 class ChatEncoder:
@@ -70,11 +60,12 @@ class ChatEncoder:
     these keys are taken away before rendering. `special_tokens` says what a control token becomes that a message
     spells: text ("escape"), an error ("error"), or the control token ("allow"); `allowed_tokens` (such as
     `<|python_tag|>`) stay control tokens inside the trained turns. Rows longer than `max_length` tokens lose whole
-    turns from the end (`truncation="turns"`), are cut at the token ("tokens"), or raise ("error"); no stop token
-    is forged. A row that cannot be read raises `PadfixError` with its number, or is dropped and counted with
-    `on_error="drop"`. `template_kwargs` go to the chat template. A template that prints today's date is pinned
-    to `date` (a date or "2024-07-26"; by default the day on which the encoder is made), which `template_kwargs` then
-    holds; `encoding` records it with all other settings.
+    turns from the end (`truncation="turns"`), are cut at the token ("tokens"), or raise ("error"); no stop token is
+    forged. A row that cannot be read raises `PadfixError` with its number, or is dropped and counted with
+    `on_error="drop"`. Where the chat template loses something without a word (a tool call, a message's text), the
+    row is encoded as it is rendered and counted, or raises with `on_loss="error"`. `template_kwargs` go to the chat
+    template. A template that prints today's date is pinned to `date` (a date or "2024-07-26"; by default the day on
+    which the encoder is made), which `template_kwargs` then holds; `encoding` records it with all other settings.
 
     `counts` adds up what became of all rows so far, and names the first few.
     """
@@ -87,6 +78,7 @@ class ChatEncoder:
         *,
         truncation: Truncation = "turns",
         on_error: OnError = "raise",
+        on_loss: OnLoss = "count",
         template_kwargs: Mapping[str, Any] | None = None,
         special_tokens: SpecialTokens = "escape",
         allowed_tokens: Sequence[str] = (),
@@ -97,6 +89,7 @@ class ChatEncoder:
         _require_choice("special_tokens", special_tokens, ("escape", "error", "allow"))
         _require_choice("truncation", truncation, ("turns", "tokens", "error"))
         _require_choice("on_error", on_error, ("raise", "drop"))
+        _require_choice("on_loss", on_loss, ("count", "error"))
         if max_length is not None and (not isinstance(max_length, int) or max_length < 2):
             raise PadfixError(f"max_length={max_length!r}: a row needs at least 2 tokens. Pass an int, or None.")
         self.tokenizer = tokenizer
@@ -104,6 +97,7 @@ class ChatEncoder:
         self.train_on = train_on
         self.truncation = truncation
         self.on_error = on_error
+        self.on_loss = on_loss
         self.special_tokens = special_tokens
         self.allowed_tokens = tuple(allowed_tokens)
         self.template_kwargs = pin_date(tokenizer, template_kwargs, date)
@@ -116,6 +110,7 @@ class ChatEncoder:
         self._markers: TurnMarkers | None = None
         self._header: str | None = None
         self._hashes: tuple[str, str] | None = None
+        self._text_backend: TextBackend | None = None
 
     @property
     def encoding(self) -> Encoding:
@@ -135,16 +130,19 @@ class ChatEncoder:
         """Encode one conversation, one row, or a batch of rows or columns; see the class.
 
         One row gives flat lists and raises where a batch would drop it. `indices` are the rows' numbers in the
-        dataset for the error messages (`dataset.map(..., with_indices=True)`).
+        dataset for the error messages (`dataset.map(..., with_indices=True)`); without them rows are named by their
+        place in the batch.
         """
         batch = split_batch(rows)
         if batch is None:
-            columns, counts = self.encode_rows([rows], indices if indices is not None else 0)
+            number = indices if isinstance(indices, int) or indices is None else indices[0]
+            columns, counts = self._encode_rows([(number, rows)])
             if not counts.kept:
                 raise PadfixError(f"The row leaves nothing to train on ({counts}). Raise max_length, or drop the row.")
             return {name: column[0] for name, column in columns.items()}
-        columns, _ = self.encode_rows(batch, indices if indices is not None else 0)
-        return columns
+        if indices is not None:
+            return self.encode_rows(batch, indices)[0]
+        return self._encode_rows(list(enumerate(batch)), of_batch=True)[0]
 
     def encode_rows(
         self, rows: Iterable[Any], numbers: Sequence[int] | int = 0
@@ -155,73 +153,93 @@ class ChatEncoder:
         dropped leave no place in the columns. The counts are also added to `self.counts`; when an error is
         raised, nothing is added.
         """
+        return self._encode_rows(
+            [(numbers + n if isinstance(numbers, int) else numbers[n], row) for n, row in enumerate(rows)]
+        )
+
+    def _encode_rows(
+        self, numbered: Sequence[tuple[int | None, Any]], of_batch: bool = False
+    ) -> tuple[dict[str, list[list[int]]], Counts]:
         columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-        counts = Counts()
-        numbered = [(numbers + n if isinstance(numbers, int) else numbers[n], row) for n, row in enumerate(rows)]
+        outcomes: list[tuple[int | None, int, int, Mapping[str, str]]] = []
         with untouched(self.tokenizer):
-            encoded_rows = self._encode_numbered(numbered)
-        for number, encoded in encoded_rows:
-            outcome = {"dropped_invalid": str(encoded)} if isinstance(encoded, PadfixError) else encoded
-            if isinstance(outcome, _Row):
-                outcome = self._fit(outcome, number)
-            if isinstance(outcome, _Row):
-                columns["input_ids"].append(outcome.input_ids)
-                columns["labels"].append(outcome.labels)
-                trained = len(outcome.labels) - outcome.labels.count(IGNORE_INDEX)
-                kept = Counts(kept=1, tokens=len(outcome.input_ids), trained_tokens=trained)
-                counts = counts + _count(number, outcome.seen, kept)
-            else:
-                counts = counts + _count(number, outcome, Counts())
+            encoded_rows = self._encode_numbered([(_name(number, of_batch), row) for number, row in numbered])
+        for (number, _), encoded in zip(numbered, encoded_rows, strict=True):
+            if isinstance(encoded, PadfixError):
+                outcomes.append((number, 0, 0, {"dropped_invalid": _shorten(plain(encoded))}))
+                continue
+            row = fit_row(encoded, self.max_length, self.truncation, _name(number, of_batch))
+            seen = {kind: _shorten(plain(detail)) for kind, detail in row.seen.items()} if row.seen else row.seen
+            trained = sum(last - first for first, last in row.trained)
+            outcomes.append((number, len(row.input_ids) if trained else 0, trained, seen))
+            if trained:
+                columns["input_ids"].append(row.input_ids)
+                columns["labels"].append(row.labels)
+        counts = count_rows(outcomes, of_batch=of_batch)
         self.counts = self.counts + counts
         return columns, counts
 
-    def _encode_numbered(self, numbered: Sequence[tuple[int, Any]]) -> list[tuple[int, _Row | PadfixError]]:
+    def _encode_numbered(self, named: Sequence[tuple[str, Any]]) -> list[EncodedRow | PadfixError]:
         """Encode rows in one call of the tokenizer where that is possible; the error where a row cannot be read."""
-        read = [(number, self._read_or_drop(row, number)) for number, row in numbered]
-        together = [chat.rendered.text for _, chat in read if isinstance(chat, _Chat) and not chat.spelled]
-        encodings = iter(encode_texts(self.tokenizer, together))
-        encoded: list[tuple[int, _Row | PadfixError]] = []
-        for number, item in read:
-            if not isinstance(item, _Chat):
-                encoded.append((number, item))
-                continue
-            text, turns = item.rendered.text, item.rendered.turns
-            known = (
-                encode_around(self.tokenizer, text, item.spelled, item.controls) if item.spelled else next(encodings)
-            )
-            ids, offsets = known
-            ends = tuple(bisect_right(offsets, end, key=lambda offset: offset[1]) for end in _message_ends(turns))
-            labels = label_spans(ids, offsets, [(turn.start, turn.end) for turn in turns])
-            encoded.append((number, _Row(ids, labels, ends, item.seen)))
-        return encoded
+        read = [(name, self._read_or_drop(row, name)) for name, row in named]
+        together = [chat.rendered for _, chat in read if isinstance(chat, _Chat) and not chat.spelled]
+        encodings = iter(
+            encode_spans(self.tokenizer, [one.text for one in together], [_spans_of(one) for one in together])
+        )
+        spelled = next((chat for _, chat in read if isinstance(chat, _Chat) and chat.spelled), None)
+        if spelled is not None and self._text_backend is None:
+            self._text_backend = make_text_backend(self.tokenizer, spelled.tokens)
+        return [
+            self._attempt(name, functools.partial(self._encode_spelled, item))
+            if isinstance(item, _Chat) and item.spelled
+            else self._label(item, next(encodings))
+            if isinstance(item, _Chat)
+            else item
+            for name, item in read
+        ]
 
-    def _read_or_drop(self, row: Any, number: int) -> _Chat | _Row | PadfixError:
+    def _encode_spelled(self, chat: _Chat) -> EncodedRow:
+        assert self._text_backend is not None  # made when the first such row was read
+        text, spans = chat.rendered.text, _spans_of(chat.rendered)
+        return self._label(
+            chat, encode_around(self.tokenizer, text, chat.spelled, chat.tokens, self._text_backend, spans)
+        )
+
+    def _label(self, chat: _Chat, encoded: Encoded) -> EncodedRow:
+        ids, places, ends = encoded
+        labels = label_tokens(ids, places)
+        if places and places[0][0] == 0:  # position 0 is never trained
+            places = [(1, max(places[0][1], 1)), *places[1:]]
+        too_long = self.max_length is not None and len(ids) > self.max_length
+        cuts = [ends[place] for place in find_cuts(chat.rendered.turns)] if too_long else ()
+        return EncodedRow(ids, labels, places, cuts, chat.seen)
+
+    def _read_or_drop(self, row: Any, name: str) -> _Chat | EncodedRow | PadfixError:
         """Read a row; what is wrong with the tokenizer or its template is no row's fault and always raises."""
-        conversation = self._attempt(number, lambda: read_row(row, row_number=number))
+        conversation = self._attempt(name, lambda: read_row(row))
         if isinstance(conversation, PadfixError):
             return conversation
         text, messages = conversation.text, conversation.messages
         if text is not None:
-            return self._attempt(number, lambda: self._encode_text(text))
+            return self._attempt(name, lambda: self._encode_text(text))
         template = self._template = self._template or read_template(self.tokenizer, self.template_kwargs)
         return self._attempt(
-            number, lambda: self._render(template, messages or [], conversation.tools, conversation.trained_from)
+            name, lambda: self._render(template, messages or [], conversation.tools, conversation.trained_from)
         )
 
-    def _attempt(self, number: int, read: Callable[[], _T]) -> _T | PadfixError:
+    def _attempt(self, name: str, read: Callable[[], _T]) -> _T | PadfixError:
         try:
             return read()
         except PadfixError as error:
-            message, prefix = str(error), f"row {number}: "
             if self.on_error == "drop":
-                return PadfixError(message.removeprefix(prefix))
-            raise PadfixError(message if message.startswith(prefix) else prefix + message) from error
+                return error
+            raise PadfixError(f"{name}: {error}" if name else str(error)) from error
 
     def _render(
         self, template: ChatTemplate, messages: list[dict[str, Any]], tools: list[Any] | None, trained_from: int
     ) -> _Chat:
         messages, wanted = choose_turns(messages, self.train_on, trained_from)
-        rendered = render_turns(template, messages, tools, wanted)
+        rendered = render_turns(template, messages, tools, wanted, allow_loss=self.on_loss == "count")
         require_unicode(rendered.text)
         if rendered.spelled and self.special_tokens == "error":
             raise PadfixError(
@@ -230,7 +248,7 @@ class ChatEncoder:
             )
         escaped = self._keep_escaped(rendered)
         seen = find_remarks(rendered, messages, wanted, escaped)
-        return _Chat(rendered, template.controls, escaped, seen)
+        return _Chat(rendered, template.controls + template.tags, escaped, seen)
 
     def _keep_escaped(self, rendered: Rendered) -> tuple[tuple[int, int], ...]:
         """Return the spelled control tokens that are encoded as text: all but those that are allowed."""
@@ -243,7 +261,7 @@ class ChatEncoder:
             or not any(turn.start <= start and end <= turn.end for turn in rendered.turns)
         )
 
-    def _encode_text(self, text: str) -> _Row:
+    def _encode_text(self, text: str) -> EncodedRow:
         if not text:
             raise PadfixError("the text is empty, so there is nothing to train on. Drop such rows: on_error='drop'")
         require_unicode(text)
@@ -261,11 +279,15 @@ class ChatEncoder:
                 for position, label in enumerate(labels)
                 if label != IGNORE_INDEX and label in markers.stop_ids
             )
-            if any(label != IGNORE_INDEX for label in labels):
-                return _Row(input_ids, labels, ends, seen)
+            trained = [(n, n + 1) for n, label in enumerate(labels) if label != IGNORE_INDEX]
+            if trained:
+                return EncodedRow(input_ids, labels, trained, ends, seen)
         if self._text_end_id is not None and input_ids[-1:] != [self._text_end_id]:
             input_ids = [*input_ids, self._text_end_id]
-        return _Row(input_ids, [IGNORE_INDEX, *input_ids[1:]], (len(input_ids),), seen)
+        length = len(input_ids)
+        return EncodedRow(
+            input_ids, [IGNORE_INDEX, *input_ids[1:]], [(1, length)] if length > 1 else [], (length,), seen
+        )
 
     def _find_markers_once(self, text: str) -> TurnMarkers | None:
         """Return what marks the turns of a rendered chat; None where the text holds no assistant header."""
@@ -278,47 +300,18 @@ class ChatEncoder:
             self._markers = find_markers(self.tokenizer)
         return self._markers
 
-    def _fit(self, row: _Row, number: int) -> _Row | dict[str, str]:
-        """Return the row, cut where it is too long, or the name of the count under which it is dropped."""
-        if not any(label != IGNORE_INDEX for label in row.labels):
-            return {"dropped_untrained": ""}
-        if self.max_length is None or len(row.input_ids) <= self.max_length:
-            return row
-        if self.truncation == "error":
-            raise PadfixError(
-                f"row {number}: {len(row.input_ids)} tokens are more than max_length={self.max_length}. "
-                "Keep the whole turns that fit: truncation='turns'"
-            )
-        end = self.max_length
-        if self.truncation == "turns":
-            end = max((turn_end for turn_end in row.turn_ends if turn_end <= self.max_length), default=0)
-        said = f"{len(row.input_ids)} tokens"
-        seen = {**row.seen, "cut": said}
-        cut = replace(row, input_ids=row.input_ids[:end], labels=row.labels[:end], seen=seen)
-        return cut if any(label != IGNORE_INDEX for label in cut.labels) else {"dropped_too_long": said}
+
+def _name(number: int | None, of_batch: bool) -> str:
+    """Return what a row is called in an error; "" for one that came alone and without its number."""
+    return "" if number is None else f"row {number} of this batch" if of_batch else f"row {number}"
 
 
-def _count(number: int, seen: Mapping[str, str], counts: Counts) -> Counts:
-    """Return the counts of one row, with what was seen in it."""
-    examples = tuple(CountedRow(number, kind, _shorten(plain(detail))) for kind, detail in seen.items())
-    return replace(counts, rows=1, **dict.fromkeys(seen, 1), examples=examples)
+def _spans_of(rendered: Rendered) -> list[tuple[int, int]]:
+    return [(turn.start, turn.end) for turn in rendered.turns]
 
 
 def _shorten(text: str) -> str:
     return text if len(text) <= _DETAIL else text[: _DETAIL - 3] + "..."
-
-
-def _message_ends(turns: Sequence[Turn]) -> list[int]:
-    """Return where a conversation may be cut: the ends of its trained messages, each with all of its spans."""
-    ends: list[int] = []
-    last = {turn.message: place for place, turn in enumerate(turns)}
-    reach = 0
-    for place, turn in enumerate(turns):
-        reach = max(reach, last[turn.message])
-        goes_on = not turn.stops and any(turn.end == later.start for later in turns[place + 1 :])
-        if place == reach and not goes_on:
-            ends.append(turn.end)
-    return ends
 
 
 def _require_choice(name: str, value: object, accepted: Sequence[str]) -> None:

@@ -32,6 +32,7 @@ class Encoding:
     train_on: Any = "assistant"
     truncation: str = "turns"
     on_error: str = "raise"
+    on_loss: str = "count"
     special_tokens: str = "escape"
     allowed_tokens: tuple[str, ...] = ()
     template_hash: str = ""
@@ -103,6 +104,7 @@ _ARGUMENTS = (
     "train_on",
     "truncation",
     "on_error",
+    "on_loss",
     "special_tokens",
     "allowed_tokens",
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
@@ -12,7 +11,7 @@ from llama_padfix.policy import TEXT_END_TOKEN
 from llama_padfix.records import IGNORE_INDEX, PadfixError, TurnMarkers
 from llama_padfix.row_turns import find_turns_in
 
-__all__ = ["find_markers", "label_spans", "mask_labels"]
+__all__ = ["find_markers", "label_tokens", "mask_labels"]
 
 # A letter, a digit, a bracket, a quote, a line break in a code fence, other scripts and an emoji:
 # whatever follows the header must not melt into its last token.
@@ -114,24 +113,13 @@ def _like(array: Any, labels: Any) -> Any:
     return numpy.asarray(labels, dtype=numpy.int64 if array.dtype.kind == "u" else array.dtype)
 
 
-def label_spans(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[int]:
-    """Return labels that train exactly the tokens lying inside one of the character spans.
+def label_tokens(ids: Sequence[int], places: Sequence[tuple[int, int]]) -> list[int]:
+    """Return labels that train exactly the tokens at these (first, last) places.
 
-    `offsets` are the (start, end) characters of each token and `spans` are disjoint and in order. A token that
-    reaches over the edge of a span holds characters of the prompt and is not trained; neither is position 0,
-    since a label there shifts the loss scale in transformers 4.46 to 5.7. Spans that touch count as one.
+    Position 0 is not trained, since a label there shifts the loss scale in transformers 4.46 to 5.7.
     """
     labels = [IGNORE_INDEX] * len(ids)
-    joined: list[tuple[int, int]] = []
-    for start, end in spans:
-        if joined and joined[-1][1] == start:
-            start = joined.pop()[0]
-        joined.append((start, end))
-    for start, end in joined:
-        first = bisect_left(offsets, (start, -1))
-        last = bisect_left(offsets, (end, -1), first)
-        while last > first and offsets[last - 1][1] > end:
-            last -= 1
+    for first, last in places:
         labels[first:last] = ids[first:last]
     if labels:
         labels[0] = IGNORE_INDEX

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from llama_padfix.attention import choose_attention
 from llama_padfix.checkpoint import build_shape, require_complete_folder, require_length
 from llama_padfix.choices import Choice
+from llama_padfix.compat import name_dtype_argument
 from llama_padfix.devices import choose_device_map, read_launch
 from llama_padfix.lora import choose_lora
 from llama_padfix.precision import choose_precision, import_torch
@@ -20,7 +20,7 @@ from llama_padfix.quantization import choose_quantization, read_quantization
 from llama_padfix.records import PadfixError, Precision, describe
 from llama_padfix.unsloth_backend import name_unsloth_arguments, require_unsloth
 
-__all__ = ["Backend", "LoadPlan", "name_dtype_argument", "naming_the_path", "plan_load"]
+__all__ = ["Backend", "LoadPlan", "naming_the_path", "plan_load"]
 
 Backend = Literal["transformers", "unsloth"]
 
@@ -145,13 +145,6 @@ def plan_load(
         config=config,
         choices=(*choices, *([why_lora] if why_lora is not None else [])),
     )
-
-
-def name_dtype_argument() -> str:
-    """Return the keyword for the weights' dtype: `dtype` since transformers 4.56, `torch_dtype` before."""
-    from transformers import PretrainedConfig
-
-    return "dtype" if "dtype" in inspect.signature(PretrainedConfig.__init__).parameters else "torch_dtype"
 
 
 def naming_the_path(path: str, read: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:

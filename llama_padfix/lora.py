@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llama_padfix.choices import Choice
+from llama_padfix.compat import enable_checkpointing
 from llama_padfix.records import PadfixError, Precision, describe
 
 __all__ = ["attach_lora", "choose_lora", "find_lora_targets", "keep_trainable_float32", "prepare_for_training"]
@@ -107,7 +108,7 @@ def prepare_for_training(
     if not on:
         reason = "as asked" if can else f"{type(model).__name__} does not support it"
         return Choice("gradient checkpointing", "off", reason)
-    _enable_checkpointing(model, {"use_reentrant": False})
+    enable_checkpointing(model, {"use_reentrant": False})
     reason = "activations are computed again in the backward pass: less memory, about a third more time"
     return Choice("gradient checkpointing", "on, use_reentrant=False", reason)
 
@@ -155,15 +156,6 @@ def keep_trainable_float32(model: Any, precision: Precision) -> tuple[str, ...]:
             parameter.data = parameter.data.float()
             cast.append(name)
     return tuple(cast)
-
-
-def _enable_checkpointing(model: Any, how: dict[str, Any]) -> None:
-    # The name since transformers 5.23, and the one before, which warns from then on.
-    enable = getattr(model, "activation_checkpointing_enable", None)
-    if enable is not None:
-        enable(activation_checkpointing_kwargs=how)
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
 
 
 def _build_config(peft: Any, fields: Mapping[str, Any]) -> Any:

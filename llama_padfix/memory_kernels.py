@@ -67,7 +67,7 @@ def kernels_of(plan: StepPlan) -> Iterator[None]:
 
     attend = _define_attention(plan)
 
-    class Kernels(TorchFunctionMode):  # type: ignore[misc]
+    class Kernels(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             if func is torch.nn.functional.scaled_dot_product_attention:
@@ -127,7 +127,7 @@ def _define_attention(plan: StepPlan) -> Callable[..., Any]:
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             # scaled_dot_product_attention itself turns it into numbers, for every layer anew.
             attn_mask = torch.empty(attn_mask.shape, dtype=query.dtype)
-        return Attention.apply(query, key, value, attn_mask)
+        return Attention.apply(query, key, value, attn_mask)  # type: ignore[no-untyped-call]
 
     return attend
 
@@ -185,7 +185,7 @@ def define_4bit(plan: StepPlan) -> Any:
                 return dense
 
         def forward(self, x: Any) -> Any:
-            return Matmul.apply(x.to(compute), self).to(x.dtype)
+            return Matmul.apply(x.to(compute), self).to(x.dtype)  # type: ignore[no-untyped-call]
 
     return Linear4bit
 
@@ -235,7 +235,7 @@ def define_int8(plan: StepPlan) -> Any:
                 return dense.mul_(self.scales.unsqueeze(1).mul(1 / 127))
 
         def forward(self, x: Any) -> Any:
-            return Matmul.apply(x, self)
+            return Matmul.apply(x, self)  # type: ignore[no-untyped-call]
 
     return Linear8bitLt
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from llama_padfix.compat import name_dtype_argument
 from llama_padfix.lora import attach_lora, choose_lora
 from llama_padfix.memory_kernels import StepPlan, autocast_flag, define_4bit, define_int8, kernels_of
 from llama_padfix.records import PadfixError
@@ -43,17 +44,15 @@ def build_model(plan: StepPlan) -> tuple[Any, Any]:
 
 def _build_on_meta(plan: StepPlan) -> Any:
     import copy
-    import inspect
 
-    from transformers import AutoModelForCausalLM, PretrainedConfig
+    from transformers import AutoModelForCausalLM
 
-    keyword = "dtype" if "dtype" in inspect.signature(PretrainedConfig.__init__).parameters else "torch_dtype"
     # A flash kernel's package is not needed to know what it allocates; see memory_step.
     attention = "eager" if plan.attention == "eager" else "sdpa"
     try:
         # A copy: the model writes its attention and its cache into it.
         return AutoModelForCausalLM.from_config(
-            copy.deepcopy(plan.config), attn_implementation=attention, **{keyword: plan.dtype}
+            copy.deepcopy(plan.config), attn_implementation=attention, **{name_dtype_argument(): plan.dtype}
         )
     except (ValueError, ImportError, AttributeError, TypeError) as error:
         raise PadfixError(

@@ -20,10 +20,10 @@ __all__ = [
     "check_tokenizer",
     "encode_plain",
     "find_control_text",
+    "find_tags",
     "observe",
     "observe_model",
     "observe_template",
-    "pin_date",
     "render",
     "special_ids",
     "text_config",
@@ -33,6 +33,8 @@ __all__ = [
 # Plain words, so that no template trims, splits or escapes them; each must come out exactly once.
 _USER_PROBE = "Probequestion"
 _ASSISTANT_PROBE = "Probeanswer"
+_LOOKS_LIKE_CONTROL = re.compile(r"<[|\uff5c]\S+>|<\S+[|\uff5c]>|\[/?[A-Z][A-Z_]+\]").fullmatch
+_IS_TAG = re.compile(r"[<\[].*\w.*", re.DOTALL).fullmatch  # it begins with a bracket and holds a word
 # How the templates of Llama, Mistral, Granite, gpt-oss and others write a date.
 _DATE_FORMATS = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%Y-%m-%d", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y")
 
@@ -100,6 +102,22 @@ def special_ids(tokenizer: Any) -> dict[str, int]:
     named = set(tokenizer.all_special_tokens)
     decoder = tokenizer.added_tokens_decoder
     return {str(token): int(i) for i, token in decoder.items() if token.special or str(token) in named}
+
+
+def find_tags(tokenizer: Any, source: str) -> tuple[str, ...]:
+    """Return the ordinary added tokens with which a template steers the model, such as `<think>` and `<tool_call>`.
+
+    `source` is that of the template. A token counts that stands in it, or that looks like control (`<|...|>`,
+    `[CAPITALS]`); words, punctuation, runs of white space and HTML tags, which some vocabularies (Gemma's) add as
+    well, are text.
+    """
+    controls = special_ids(tokenizer)
+    contents = (str(token) for token in tokenizer.added_tokens_decoder.values())
+    return tuple(
+        content
+        for content in contents
+        if content not in controls and (_LOOKS_LIKE_CONTROL(content) or (_IS_TAG(content) and content in source))
+    )
 
 
 def encode_plain(tokenizer: Any, text: str) -> list[int]:
@@ -240,21 +258,3 @@ def _count_added(tokenizer: Any) -> tuple[int, int]:
     bos_added = _count_leading(with_special, tokenizer.bos_token_id)
     eos_added = _count_leading(with_special[::-1], tokenizer.eos_token_id)
     return bos_added, eos_added
-
-
-def pin_date(tokenizer: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Add today's `date_string` where the template prints it, so that one run has one date.
-
-    Decided by rendering: a template that shows a given date, and by default shows today's.
-    """
-    if "date_string" in kwargs or not getattr(tokenizer, "chat_template", None):
-        return kwargs
-    today = datetime.now().strftime("%d %b %Y")  # the format of Llama 3.2's template
-    probe = [{"role": "user", "content": "Hi"}]
-    try:
-        default = render(tokenizer, probe, template_kwargs=kwargs)
-        pinned = render(tokenizer, probe, template_kwargs={**kwargs, "date_string": today})
-        other = render(tokenizer, probe, template_kwargs={**kwargs, "date_string": "no date"})
-    except Exception:  # a template that refuses a bare question is read, and complained of, later
-        return kwargs
-    return {**kwargs, "date_string": today} if default == pinned != other else kwargs

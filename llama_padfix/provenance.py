@@ -156,7 +156,12 @@ def print_value(value: Any) -> Any:
 
 
 def trace(value: Any, origin: int, plain: frozenset[str] = frozenset()) -> Any:
-    """Return a copy of a message or a list of tools whose texts are traced; the values of `plain` keys are not."""
+    """Return a copy of a message or a list of tools whose texts are traced; the values of `plain` keys are not.
+
+    What is traced already keeps its origin.
+    """
+    if type(value) is Traced:
+        return value
     if isinstance(value, str):
         return Traced(str.__str__(value), ((len(value), origin),))
     if isinstance(value, Mapping):

@@ -25,6 +25,9 @@ def find_remarks(
     `wanted` are the trained messages, `escaped` those of the spelled control tokens that become text.
     """
     found: dict[str, str] = {}
+    if rendered.losses:
+        more = len(rendered.losses) - 1
+        found["lossy"] = rendered.losses[0].partition(". ")[0] + (f", and {more} more" if more else "")
     if rendered.spelled:
         allowed = set(rendered.spelled) - set(escaped)
         found |= {"escaped": name_tokens(rendered, escaped)} if escaped else {}

@@ -13,6 +13,7 @@ from datetime import datetime
 from string import Formatter
 from typing import Any
 
+from llama_padfix.compat import gives_clock
 from llama_padfix.provenance import (
     CLOSES,
     OPENS,
@@ -56,7 +57,8 @@ def render_traced(
     ]
     if _aliases_reasoning():
         given = [_alias_reasoning(message) for message in given]
-    context = {**tokenizer.special_tokens_map, **(kwargs or {})}
+    clock = {"strftime_now": lambda pattern: datetime.now().strftime(pattern)} if gives_clock(tokenizer) else {}
+    context = {**clock, **tokenizer.special_tokens_map, **(kwargs or {})}
     context.update(
         messages=given,
         tools=trace(list(tools), TOOLS) if tools is not None else None,
@@ -163,7 +165,6 @@ def _environment() -> Any:
     environment.filters.update(tojson=_tojson, join=_join(environment.filters["map"]))
     environment.globals.update(
         raise_exception=raise_exception,
-        strftime_now=lambda pattern: datetime.now().strftime(pattern),
         dict=_TemplateDict(),
     )
     return environment

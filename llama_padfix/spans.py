@@ -8,6 +8,7 @@ template itself: the conversation up to the turn, rendered with a generation pro
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from llama_padfix.observe import find_control_text
@@ -23,12 +24,12 @@ from llama_padfix.traces import (
     pair_in_order,
 )
 
-__all__ = ["find_spans"]
+__all__ = ["FOREIGN", "find_spans"]
 
+FOREIGN = "it would hold what somebody else wrote"
 _TWICE = "its text is written in two places"
 _NO_TEXT = "the template writes none of its text"
 _STOPS = "another turn ends in front of its text"
-_FOREIGN = "it would hold what somebody else wrote"
 _FIRST = "it is the first message, so there is no prompt to render before it"
 _OTHERWISE = "no header of the model stands before it, and the conversation up to it renders differently on its own"
 
@@ -49,9 +50,11 @@ def find_spans(
     ]
     spans.sort(key=lambda span: span.start if not span.reason else -1)
     for place, (left, right) in enumerate(pairwise(spans)):
-        if right.start < left.end:
+        if left.start <= right.start < left.end and not left.stops and not right.reason:
+            spans[place] = replace(left, end=right.start)  # one turn goes on with the next message
+        elif right.start < left.end:
             spans[place + 1] = Span(right.message, reason="it overlaps the turn before it")
-    return [_check_authors(whole, span) for span in spans]
+    return [_check_authors(whole, span) for span in spans if span.reason or span.start < span.end]
 
 
 def _check_authors(whole: Trace, span: Span) -> Span:
@@ -59,7 +62,7 @@ def _check_authors(whole: Trace, span: Span) -> Span:
     foreign = any(
         origin != span.message and max(start, span.start) < min(end, span.end) for start, end, origin in whole.blocks
     )
-    return Span(span.message, reason=_FOREIGN) if foreign else span
+    return Span(span.message, reason=FOREIGN) if foreign else span
 
 
 def _find_message(
@@ -147,7 +150,7 @@ def _find_start(
 ) -> int | None:
     """Return where the turn begins: in front of its first block, or in it where the prompt supplies what it says."""
     before = whole.blocks[first - 1][1] if first else 0
-    begin, end = whole.blocks[first][:2]
+    begin, end = whole.blocks[first][0], whole.blocks[last][1]
     start = _find_prompt_end(whole, structure, index, before, begin, end, render)
     if start is None:
         start = _find_headless(whole, structure, index, first, spoken, render)
@@ -157,8 +160,7 @@ def _find_start(
     if again < 0:
         return start
     # A header that the prompt leaves out is a header all the same.
-    start += again
-    return start + max(len(structure.header), common_start(structure.prompt, whole.own[start:begin]))
+    return _skip_header(whole, structure, start + again, begin, whole.blocks[last][1])
 
 
 def _find_prompt_end(
@@ -183,7 +185,7 @@ def _find_prompt_end(
     many = gap.count(structure.header) if structure.header else 0
     if many == 1 or (many and structure.prompt_has_control):  # messages without text may stand before it
         at = before + gap.rindex(structure.header)
-        return at + max(len(structure.header), common_start(structure.prompt, whole.own[at:begin]))
+        return _skip_header(whole, structure, at, begin, end)
     if prompt is not None:
         # White space may stand elsewhere in the history than in the prompt.
         like = align(seam, gap)
@@ -208,12 +210,16 @@ def _find_headless(
     controls = find_control_text(gap, structure.controls)
     if index == 0:
         opening = whole.own[: whole.blocks[first][0]]
+        header = structure.header.strip()
+        if header and opening.count(header) == 1:  # what parts it from a message before it is not there
+            return opening.index(header) + len(header)
         bare = opening.removeprefix(structure.bos)
         return None if bare.strip() else len(opening) - len(bare)
-    if not structure.prompt_has_control:
+    opens = find_control_text(structure.prompt or structure.header, structure.controls)
+    opening = opens[0][2] if opens else structure.header
+    if not opening:
         return None
-    opening = find_control_text(structure.prompt, structure.controls)[0][2]
-    parted = {token for _, _, token in controls} & {opening, *structure.stops}
+    parted = opening in gap or {token for _, _, token in controls} & {*structure.stops}
     if first and whole.blocks[first - 1][2] in spoken and not parted:
         return before  # two messages in one turn
     asked = render(index, False)
@@ -232,6 +238,14 @@ def _find_resumed(whole: Trace, index: int, seen: int, before: int, begin: int, 
     said = max((end for _, end, origin in prompt.blocks if origin != index), default=0)
     seam = prompt.own[said:]
     return before + len(seam) if seam and whole.own[before:begin].startswith(seam) else None
+
+
+def _skip_header(whole: Trace, structure: Structure, at: int, begin: int, end: int) -> int:
+    """Return where the turn begins whose header stands at `at`."""
+    shared = common_start(structure.prompt, whole.own[at:begin])
+    if at + shared == begin:
+        return begin + _count_supplied(whole, structure, structure.prompt[shared:], begin, end)
+    return at + max(len(structure.header), shared)
 
 
 def _after_header(whole: Trace, structure: Structure, start: int, first: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from llama_padfix.traces import Structure, Trace, common_start, read_trace
 __all__ = ["learn_structure"]
 
 _WORDS = ("Probequestion", "Probeanswer", "Secondquestion", "Secondanswer")
+_MARKS = re.compile(r"[^\w\s]+ *$")  # with which headers of words open, such as "### "
 _CALL = {"type": "function", "id": "abcdefghi", "function": {"name": "look", "arguments": {"at": "sky"}}}
 
 
@@ -33,9 +35,14 @@ def learn_structure(
 def _learn(
     tokenizer: Any, kwargs: Mapping[str, Any], facts: TemplateFacts, controls: tuple[str, ...], as_parts: bool
 ) -> Structure | None:
-    def probe(count: int, prompt: bool = False, last: Mapping[str, Any] | None = None) -> Trace | None:
+    def probe(
+        count: int,
+        prompt: bool = False,
+        last: Mapping[str, Any] | None = None,
+        roles: Sequence[str] = ("user", "assistant"),
+    ) -> Trace | None:
         messages: list[Mapping[str, Any]] = [
-            {"role": ("user", "assistant")[n % 2], "content": [{"type": "text", "text": word}] if as_parts else word}
+            {"role": roles[n % 2], "content": [{"type": "text", "text": word}] if as_parts else word}
             for n, word in enumerate(_WORDS[:count])
         ]
         if last is not None:
@@ -54,20 +61,29 @@ def _learn(
     ignores = asked.text == prompted.text
     prompt = prompted_tail[common_start(prompted_tail, asked_tail) :] if not ignores else ""
     tail = _tail(one)
-    opened = _find_opened(asked_tail, tail, controls) if between.startswith(asked_tail.rstrip()) else ""
+    longer, longest = probe(3), probe(4)
+    opened = ""
+    if ignores and longer is not None:
+        others = [probe(2, roles=(role, "user")) for role in ("system", "user")]
+        seams = [(asked_tail, other) for other in others if other is not None]
+        opened = _find_opened(asked_tail, tail, between, [*seams, (tail, longer)], controls)
     opens_always = ignores and (facts.always_opens_turn or bool(opened))
     if opens_always:
         prompt = opened or facts.header
     history = [between]
-    longer, longest = probe(3), probe(4)
     if longest is not None:
         history += [_gap(longest, 0, 1), _gap(longest, 2, 3)]
-    header = prompt if opens_always else facts.header
+    header = facts.header
+    if opens_always:
+        seam = len(asked_tail) - len(prompt)
+        header = min((prompt[: common_start(prompt, gap[seam:])] for gap in history), key=len)
     if prompt and not opens_always:
         seam = len(prompted_tail) - len(prompt)
         header = min((prompted_tail[seam : max(seam, common_start(prompted_tail, gap))] for gap in history), key=len)
     elif ignores and not opens_always and between.startswith(asked_tail):
         header = between[len(asked_tail) :]
+        for gap in history:  # the last answer may begin with a thought that the history leaves out
+            header = header[: common_start(header, gap[len(asked_tail) :])] or header
     if not any(char.isalnum() for char in header):  # white space may stand elsewhere in the history
         bare = prompt.strip()
         header = bare if bare and all(bare in gap for gap in history) else ""
@@ -79,7 +95,8 @@ def _learn(
     last_stop = _choose(tail, shared, closers, eos, controls)
     stops = [last_stop[1]] if last_stop else []
     if closers:
-        stops.append(next((token for token in closers if token in shared or token in stops), closers[-1]))
+        known = {*shared, *stops, eos}
+        stops.append(next((token for token in closers if token in known), closers[-1]))
     call = probe(1, last={"role": "assistant", "content": "", "tool_calls": [_CALL]})
     if call is not None and "look" in call.text:
         called = _choose(_tail(call).removesuffix(prompt if opens_always else ""), set(stops), [], eos, controls)
@@ -132,11 +149,43 @@ def _find_closers(longer: Trace, shared: set[str], controls: Sequence[str]) -> l
     return [token for start, _, token in found if start < opened]
 
 
-def _find_opened(asked_tail: str, answered_tail: str, controls: Sequence[str]) -> str:
-    """Return what a template that ignores the wish for a generation prompt writes behind the end of a question."""
-    ends = [token for _, _, token in find_control_text(answered_tail, tuple(controls)) if token in asked_tail]
-    opened = asked_tail.partition(ends[0])[2] if ends else asked_tail
-    return opened if any(char.isalnum() for char in opened) else ""
+def _find_opened(
+    asked_tail: str,
+    answered_tail: str,
+    between: str,
+    seams: Sequence[tuple[str, Trace]],
+    controls: Sequence[str],
+) -> str:
+    """Return what a template that ignores the wish for a generation prompt opens behind every conversation.
+
+    It stands at the end of a question's and of an answer's text alike, and in front of an answer, but not in front
+    of a question: `seams` are such ends with a conversation that goes on there with a question.
+    """
+    found, elsewhere, opening = [], "", seams[-1][1].own[: seams[-1][1].blocks[0][0]]
+    for tail, trace in seams:
+        followed = _gap(trace, trace.blocks[-1][2] - 1, trace.blocks[-1][2])
+        same = common_start(tail, followed)
+        _, end, token = (find_control_text(tail[:same], tuple(controls)) or [(0, 0, "")])[-1]
+        header = followed[end - len(token) :]
+        if end and end == same and opening.endswith(header) and not _opens(followed[end:], controls):
+            same -= len(token)  # both headers open with one token
+        else:
+            same -= len(tail[end:same]) - len(_MARKS.sub("", tail[end:same]))
+        found.append(tail[same:].lstrip())
+        elsewhere += followed
+    opened = min(found, key=len)
+    if opened in elsewhere:
+        return ""
+    seam = len(asked_tail) - len(opened)
+    same = common_start(opened, between[seam:])
+    ends = asked_tail.endswith(opened) and answered_tail.endswith(opened) and between.startswith(asked_tail[:seam])
+    return opened if ends and any(char.isalnum() for char in opened[:same]) else ""
+
+
+def _opens(text: str, controls: Sequence[str]) -> bool:
+    """Tell whether a text begins with a control token."""
+    found = find_control_text(text, tuple(controls))
+    return bool(found) and not text[: found[0][0]].strip()
 
 
 def _choose(
@@ -144,11 +193,12 @@ def _choose(
 ) -> tuple[int, str] | None:
     """Return where the stop token of a turn ends in what follows its text, and which it is.
 
-    A token that also ends a question ends a turn; else what ends answers in the history does, its last token; else
-    the tokenizer's end of sequence; else the last one.
+    A token that also ends a question ends a turn; else what ends answers in the history does, the tokenizer's end
+    of sequence if it is there, or its last token; else the end of sequence; else the last one.
     """
     found = find_control_text(tail, tuple(controls))
-    for accepted, candidates in ((shared, found), (set(closers), found[::-1]), ({eos}, found)):
+    sure = {eos} & set(closers)
+    for accepted, candidates in ((shared, found), (sure, found), (set(closers), found[::-1]), ({eos}, found)):
         for _, end, token in candidates:
             if token in accepted:
                 return end, token

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from llama_padfix.compat import averages_by_tokens, make_checkpointing_arguments, rename_arguments
 from llama_padfix.records import PadfixError, Precision
 
-__all__ = ["name_tokenizer_argument", "sft_arguments_for", "trainer_arguments_for"]
+__all__ = ["sft_arguments_for", "trainer_arguments_for"]
 
 # TRL would drop these in silence, or break on them: it gets rows that are encoded already.
 _DONE_BEFORE_TRL: Mapping[str, str] = MappingProxyType(
@@ -40,19 +41,14 @@ def trainer_arguments_for(precision: Precision) -> dict[str, Any]:
     look-up, so that its evaluation reports no loss. Checkpointing, where it is switched on, is the non-reentrant
     kind: the other one, the default of transformers 4, fails under DDP and trains nothing behind frozen inputs.
     """
-    from transformers import TrainingArguments
-
-    named = {
+    return {
         "bf16": precision.bf16,
         "fp16": precision.fp16,
         "max_grad_norm": precision.max_grad_norm,
         "logging_nan_inf_filter": False,
         "label_names": ["labels"],
+        **make_checkpointing_arguments(),
     }
-    # From the version on that calls it activation checkpointing, the non-reentrant kind is the default.
-    if "activation_checkpointing_kwargs" not in inspect.signature(TrainingArguments).parameters:
-        named["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
-    return named
 
 
 def sft_arguments_for(precision: Precision) -> dict[str, Any]:
@@ -63,17 +59,12 @@ def sft_arguments_for(precision: Precision) -> dict[str, Any]:
     return {**trainer_arguments_for(precision), "dataset_kwargs": {"skip_prepare_dataset": True}}
 
 
-def name_tokenizer_argument(trainer_class: Callable[..., Any]) -> str:
-    """Return what this trainer class calls its tokenizer: `processing_class`, or `tokenizer` in older versions."""
-    parameters = inspect.signature(trainer_class).parameters
-    return "processing_class" if "processing_class" in parameters else "tokenizer"
-
-
 def split_sft_arguments(
     arguments: Mapping[str, Any], known_elsewhere: Iterable[str] = ()
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split keywords into those of `SFTConfig` and those of `SFTTrainer`, by the installed signatures.
 
+    What another version of transformers calls otherwise is renamed (`rename_arguments`).
     Raises `PadfixError` for a keyword that neither knows (with the nearest names, `known_elsewhere` among them),
     and for one that acts on raw rows, unless it is switched off (None or False).
     """
@@ -85,7 +76,7 @@ def split_sft_arguments(
     trainer_names = set(inspect.signature(trl.SFTTrainer).parameters) - taken
     of_config: dict[str, Any] = {}
     of_trainer: dict[str, Any] = {}
-    for name, value in arguments.items():
+    for name, value in rename_arguments(arguments, trl.SFTConfig).items():
         if name in _DONE_BEFORE_TRL:
             if value is not None and value is not False:
                 raise PadfixError(f"build_trainer does itself what {name}= is for. {_DONE_BEFORE_TRL[name]}.")
@@ -101,6 +92,17 @@ def split_sft_arguments(
                 f"{name}= is known neither to SFTConfig nor to SFTTrainer of TRL {trl.__version__}. {hint}"
             )
     return of_config, of_trainer
+
+
+def require_accumulation(args: Any) -> None:
+    """Raise `PadfixError` where batches would be accumulated and each be averaged for itself (transformers < 4.46)."""
+    steps = args.gradient_accumulation_steps
+    if steps > 1 and not averages_by_tokens():
+        raise PadfixError(
+            f"gradient_accumulation_steps={steps}: the installed transformers averages each accumulated batch for "
+            "itself, so that rows with few trained tokens count for more than in one large batch. Run: "
+            "pip install -U 'transformers>=4.46', or pass gradient_accumulation_steps=1 and a larger batch"
+        )
 
 
 def import_trl() -> Any:

@@ -25,7 +25,8 @@ _STAND_INS = range(0xF0000, 0xFFFFE)
 class ChatTemplate:
     """A tokenizer's chat template with what was learned about it; `kwargs` go to every rendering.
 
-    `controls` are the contents of the special tokens, which encoding cuts out of a text wherever they stand.
+    `controls` are the contents of the special tokens, which encoding cuts out of a text wherever they stand; `tags`
+    those of ordinary added tokens that steer the model (`<tool_call>`), which only an assistant may say.
     """
 
     tokenizer: Any = field(repr=False)
@@ -33,6 +34,7 @@ class ChatTemplate:
     controls: tuple[str, ...] = field(repr=False)
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     structure: Structure | None = field(default=None, repr=False)
+    tags: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,20 @@ def render_by_prefixes(
     """Return the turns as the renderings of the conversation up to each of them show them, or raise."""
     spare = _spare_characters(text)
     originals: dict[str, str] = {}
-    safe_messages = [_stand_in(message, template.controls, originals, spare) for message in messages]
-    safe_tools = _stand_in(list(tools), template.controls, originals, spare) if tools is not None else None
+    foreign = template.controls + template.tags
+    safe_messages = [
+        {
+            key: _stand_in(
+                value,
+                template.controls if message.get("role") == "assistant" and key != "tool_calls" else foreign,
+                originals,
+                spare,
+            )
+            for key, value in message.items()
+        }
+        for message in messages
+    ]
+    safe_tools = _stand_in(list(tools), foreign, originals, spare) if tools is not None else None
     safe_text = render_text(template, safe_messages, safe_tools) if originals else text
     turns = _find_by_prefixes(template, safe_messages, safe_tools, safe_text, wanted)
     if not originals:
@@ -113,7 +127,8 @@ def _find_by_prefixes(
     wanted: Collection[int],
 ) -> tuple[Turn, ...]:
     """Find the turns by rendering the conversation up to each of them: slow, and exact where prefixes agree."""
-    facts = template.facts
+    facts, structure = template.facts, template.structure
+    stop_token = structure.stops[0] if structure is not None and structure.stops else facts.stop_token
     turns: list[Turn] = []
     for index in sorted(wanted):
         if index == 0:
@@ -128,7 +143,7 @@ def _find_by_prefixes(
             until = until.removesuffix(facts.header)
         if not text.startswith(until) or len(until) < len(prompt):
             raise refuse(index, "what follows it changes how it is rendered")
-        length = _find_stop(until[len(prompt) :], facts.stop_token, template.controls)
+        length = _find_stop(until[len(prompt) :], stop_token, template.controls)
         turns.append(
             Turn(index, len(prompt), len(until) if length is None else len(prompt) + length, length is not None)
         )

@@ -123,9 +123,9 @@ def make_nasty(rng: random.Random, stem: str = "") -> dict[str, Any]:
 class Outcome:
     """What became of a row that is compared with the oracle.
 
-    `kind`: unaccepted (the template raises), unfaithful (it leaves out a tool call), refused (by us), answered
-    (there is no oracle), incomparable (the oracle writes another text), same, space (white space behind the stop
-    token apart), documented (the oracle's fault) or differs.
+    `kind`: unaccepted (the template raises), refused (by us), answered (there is no oracle), incomparable (the oracle
+    writes another text), same, space (white space behind the stop token apart), documented (the oracle's fault) or
+    differs.
     """
 
     kind: str
@@ -145,8 +145,7 @@ def compare(path: Path, row: dict[str, Any]) -> Outcome:
     try:
         made = family_encoder(path)(row)
     except PadfixError as error:
-        kind = "unfaithful" if "leaves out the tool call" in str(error) else "refused"
-        return Outcome(kind, str(error))
+        return Outcome("refused", str(error))
     if training is None:
         return Outcome("answered")
     try:
@@ -186,6 +185,8 @@ def compare(path: Path, row: dict[str, Any]) -> Outcome:
 # What TRL's variants train behind a family's stop token: Phi's end of text, which is written once at the end of a
 # conversation, and the header with which GLM's next message begins.
 _BEHIND = {"phi3": "<|endoftext|>", "phi3_5": "<|endoftext|>"}
+# What the generation prompt after a tool's answer supplies, and TRL's variant trains.
+_BEFORE = {"deepseek_r1_distill": "<｜tool▁outputs▁end｜>"}
 _NEXT_HEADERS = {"glm4moe": ("<|user|>", "<|observation|>")}
 
 
@@ -201,7 +202,7 @@ def _is_excused(path: Path, pieces: list[tuple[int, str]], place: int) -> bool:
     bare = piece.strip()
     if not before:
         return True  # position 0, which is never trained
-    if bare == _BEHIND.get(path.stem) or bare in _NEXT_HEADERS.get(path.stem, ()):
+    if bare in (_BEHIND.get(path.stem), _BEFORE.get(path.stem)) or bare in _NEXT_HEADERS.get(path.stem, ()):
         return True
     # It trains what the generation prompt supplies, a header or a thought that it opens, with the line breaks that
     # melt into one token with it.

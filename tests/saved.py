@@ -43,7 +43,10 @@ def small_tokenizer(*, chat: bool = True, template: str = "llama3_1.jinja") -> A
     start = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, backend.token_to_id(bos))])
     backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), start])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=bos, eos_token="<|eot_id|>" if chat else "<|end_of_text|>"
+        tokenizer_object=backend,
+        bos_token=bos,
+        eos_token="<|eot_id|>" if chat else "<|end_of_text|>",
+        model_input_names=["input_ids", "attention_mask"],
     )
     if chat:
         tokenizer.chat_template = (_TEMPLATES / template).read_text(encoding="utf-8")

@@ -283,8 +283,11 @@ def test_lod006_a_folder_with_nothing_in_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("versions", "severities"),
     [
-        ({"tokenizers": "0.19.1", "transformers": "4.43.4"}, ["note"]),
-        ({"tokenizers": "0.20.0", "transformers": "4.45.2"}, []),
+        ({"tokenizers": "0.19.1", "transformers": "4.43.4"}, ["note", "note"]),
+        ({"tokenizers": "0.20.0", "transformers": "4.45.2"}, ["note"]),
+        ({"transformers": "4.46.3", "torch": "2.13.0+cpu"}, ["note", "note"]),
+        ({"transformers": "4.47.0", "torch": "2.13.0+cpu"}, ["note"]),
+        ({"transformers": "4.46.3", "torch": "2.5.1"}, ["note"]),
         ({"transformers": "4.46.0"}, ["note"]),
         ({"transformers": "5.7.9"}, ["note"]),
         ({"transformers": "5.8.0"}, []),

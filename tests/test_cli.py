@@ -127,7 +127,7 @@ def test_what_could_not_run_exits_2(tmp_path: Path) -> None:
 
 def test_a_fault_of_our_own_exits_2(clean: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(cli, "diagnose", lambda *a, **k: 1 // 0)
-    assert cli.cli.main(["doctor", clean]) == 2
+    assert cli.main(["doctor", clean]) == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
@@ -142,22 +142,22 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
 
 def test_fix_writes_a_new_folder_and_says_what(ill: str, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "healed"
-    assert cli.cli.main(["doctor", ill, "--fix", str(out)]) == 0
+    assert cli.main(["doctor", ill, "--fix", str(out)]) == 0
     said = capsys.readouterr().out
     assert "tokenizer.pad_token: None -> '<|end_of_text|>'" in said
     assert f"written to {out}: chat_template.jinja, config.json" in said
     assert "left: note SAV003" in said
     assert read(out / "tokenizer_config.json")["pad_token"] == "<|end_of_text|>"
     before = (out / "config.json").read_bytes()
-    assert cli.cli.main(["doctor", ill, "--fix", str(out)]) == 2
+    assert cli.main(["doctor", ill, "--fix", str(out)]) == 2
     assert "exists already" in capsys.readouterr().err
     assert (out / "config.json").read_bytes() == before
-    assert cli.cli.main(["doctor", str(out)]) == 0
+    assert cli.main(["doctor", str(out)]) == 0
 
 
 def test_fix_heals_only_what_is_selected(ill: str, tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "healed"
-    assert cli.cli.main(["doctor", ill, "--select", "BOS", "--json", "--fix", str(out)]) == 0
+    assert cli.main(["doctor", ill, "--select", "BOS", "--json", "--fix", str(out)]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["findings"][0]["code"] == "BOS001"
     assert "tokenizer.adds_bos: True -> False" in captured.err
@@ -165,17 +165,17 @@ def test_fix_heals_only_what_is_selected(ill: str, tmp_path: Path, capsys: Any) 
 
 
 def test_unsafe_needs_fix(ill: str, tmp_path: Path, capsys: Any) -> None:
-    assert cli.cli.main(["doctor", ill, "--unsafe"]) == 2
+    assert cli.main(["doctor", ill, "--unsafe"]) == 2
     assert "goes with --fix" in capsys.readouterr().err
-    assert cli.cli.main(["doctor", ill, "--fix", str(tmp_path / "o"), "--unsafe"]) == 0
+    assert cli.main(["doctor", ill, "--fix", str(tmp_path / "o"), "--unsafe"]) == 0
     assert read(tmp_path / "o" / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_select_and_ignore(ill: str, capsys: Any) -> None:
-    assert cli.cli.main(["doctor", ill, "--select", "PAD,double-bos", "--ignore", "PAD001,PAD004"]) == 1
+    assert cli.main(["doctor", ill, "--select", "PAD,double-bos", "--ignore", "PAD001,PAD004"]) == 1
     assert "BOS001" in capsys.readouterr().out
-    assert cli.cli.main(["doctor", ill, "--select", "PAD", "--ignore", "PAD001,PAD004"]) == 0
-    assert cli.cli.main(["doctor", ill, "--select", "PADD"]) == 2
+    assert cli.main(["doctor", ill, "--select", "PAD", "--ignore", "PAD001,PAD004"]) == 0
+    assert cli.main(["doctor", ill, "--select", "PADD"]) == 2
     assert "No check is called 'PADD'" in capsys.readouterr().err
 
 
@@ -190,7 +190,7 @@ def test_raw_rows_of_each_kind_of_file(clean: str, tmp_path: Path, kind: str, ca
         parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=2)
     else:
         path.write_text("\n\n".join(map(json.dumps, rows)) if kind == "jsonl" else json.dumps(rows))
-    assert cli.cli.main(["doctor", clean, "--data", str(path), "--max-rows", "all", "--json"]) == 1
+    assert cli.main(["doctor", clean, "--data", str(path), "--max-rows", "all", "--json"]) == 1
     [finding] = [f for f in json.loads(capsys.readouterr().out)["findings"] if f["code"] == "DAT003"]
     assert (finding["rows"], finding["seen"]) == (2, 5)
     assert [place["row"] for place in finding["evidence"]] == [3, 4]
@@ -207,7 +207,7 @@ def test_encoded_rows_are_looked_at_as_rows(clean: str, tmp_path: Path, kind: st
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     else:
         path.write_text("\n".join(map(json.dumps, rows)) if kind == "jsonl" else json.dumps(rows))
-    assert cli.cli.main(["doctor", clean, "--data", str(path), "--select", "LBL001", "--max-rows", "3"]) == 1
+    assert cli.main(["doctor", clean, "--data", str(path), "--select", "LBL001", "--max-rows", "3"]) == 1
     said = capsys.readouterr().out
     assert "3 of 3 rows (dataset) have no trained token" in said
     assert "looked at 3 of 4 rows (dataset)" in said
@@ -230,21 +230,21 @@ def test_data_that_cannot_be_read(
     path = tmp_path / (name or "nothing.jsonl")
     if name is not None:
         path.write_bytes(content)
-    assert cli.cli.main(["doctor", clean, "--data", str(path)]) == 2
+    assert cli.main(["doctor", clean, "--data", str(path)]) == 2
     assert says in capsys.readouterr().err
 
 
 def test_a_line_that_is_no_json_is_one_bad_row(clean: str, tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(json.dumps(CHAT).encode() + b"\nnot json \xff\n" + json.dumps(CHAT).encode())
-    assert cli.cli.main(["doctor", clean, "--data", str(path)]) == 1
+    assert cli.main(["doctor", clean, "--data", str(path)]) == 1
     assert "1 of 3 rows (dataset) cannot be read, the first is row 1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("rows", ["0", "-3", "some"])
 def test_a_bad_number_of_rows_is_refused(rows: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as exit_:
-        cli.cli.main(["doctor", ".", f"--max-rows={rows}"])
+        cli.main(["doctor", ".", f"--max-rows={rows}"])
     assert exit_.value.code == 2
 
 
@@ -253,10 +253,10 @@ def test_a_terminal_gets_a_table(ill: str, monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
-    assert cli.cli.main(["doctor", ill, "--select", "PAD001"]) == 1
+    assert cli.main(["doctor", ill, "--select", "PAD001"]) == 1
     assert "┃" in capsys.readouterr().out
     monkeypatch.setenv("TERM", "dumb")
-    assert cli.cli.main(["doctor", ill, "--select", "PAD001"]) == 1
+    assert cli.main(["doctor", ill, "--select", "PAD001"]) == 1
     assert "┃" not in capsys.readouterr().out
 
 
@@ -383,7 +383,7 @@ def test_the_environment_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
     assert cli.main(["doctor", "--environment"]) in (0, 1)
     assert f"transformers  {transformers.__version__}" in capsys.readouterr().out
-    installed = {"transformers": "4.43.4", "torch": "2.13.0", "trl": "0.9.6"}
+    installed = {"transformers": "5.23.0", "torch": "2.13.0", "trl": "0.9.6"}
 
     def version(name: str) -> str:
         if name not in installed:
@@ -394,7 +394,7 @@ def test_the_environment_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert cli.main(["doctor", "--environment", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["versions"] == installed
-    assert any("transformers 4.43.4 beside torch 2.13.0" in finding["message"] for finding in told["findings"])
+    assert any("trl 0.9.6 beside transformers 5.23.0" in finding["message"] for finding in told["findings"])
     installed = {"transformers": "5.23.0", "trl": "1.16.0"}
     assert cli.main(["doctor", "--environment"]) == 0
     assert capsys.readouterr().out.endswith("No combination of these is known to break.\n")

@@ -13,7 +13,7 @@ import datasets
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-from llama_padfix import ChatEncoder, Counts, PadfixError
+from llama_padfix import ChatEncoder, Counts, PadfixError, prepare, read_encoding
 from llama_padfix.dataset import encode_dataset
 from tests.conftest import fresh_tokenizer
 
@@ -254,6 +254,23 @@ def test_the_log_names_the_first_rows_of_each_kind_and_what_was_seen(
     assert f"\n  escaped: {named}, ..." in message
     assert "\n  dropped_invalid: row 1004 (messages[0] (user) has no content" in message
     assert message.count("row 1") == 6, message
+
+
+@pytest.mark.parametrize("on_loss", ["count", "error"])
+def test_what_a_template_loses_is_warned_of_with_the_rows_and_recorded(
+    on_loss: Any, patched: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, ROWS[0]["messages"][1]]}
+    prepared = prepare(copy.deepcopy(patched), on_loss=on_loss)
+    if on_loss == "error":
+        with pytest.raises(PadfixError, match="row 5: The chat template knows no text parts"):
+            prepared.encode([*ROWS, lost], progress=False)
+        return
+    encoded = prepared.encode([*ROWS, lost], progress=False)
+    assert len(encoded) == 6 and read_encoding(encoded).on_loss == "count"
+    [record] = [record for record in caplog.records if "dataset" in record.getMessage()]
+    assert record.levelno == logging.WARNING
+    assert "\n  lossy: row 5 (The chat template knows no text parts" in record.getMessage()
 
 
 def test_what_a_template_does_to_its_turns_is_warned_of(patched: Any, caplog: pytest.LogCaptureFixture) -> None:

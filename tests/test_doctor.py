@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import itertools
 import random
@@ -19,10 +20,12 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArgum
 from trl import SFTConfig, SFTTrainer
 
 from llama_padfix import PadCollator, PadfixError, checks, diagnose, patch_tokenizer, prepare
+from llama_padfix.compat import find_tokenizer
 from llama_padfix.records import Change
 from llama_padfix.reference import make_tiny_llama
 from llama_padfix.snapshot import find_read_once, remember_state
 from tests.conftest import ALL, fresh_tokenizer
+from tests.versions import call_tokenizer, make_arguments
 
 QUICK: dict[str, Any] = {
     "use_cpu": True,
@@ -96,11 +99,11 @@ def plain(rows: list[dict[str, Any]], tokenizer: Any, out: Path, data: Any, **mo
     evaluation = more.pop("evaluation", None)
     return Trainer(
         model=tiny(attention_dropout=0.1),
-        args=TrainingArguments(str(out), **{**QUICK, **more}),
+        args=make_arguments(TrainingArguments, str(out), **{**QUICK, **more}),
         train_dataset=data,
         eval_dataset=evaluation,
         data_collator=collator,
-        processing_class=tokenizer,
+        **call_tokenizer(Trainer, tokenizer),
     )
 
 
@@ -132,6 +135,8 @@ def shuffled_stream(rows: list[dict[str, Any]], tokenizer: Any, out: Path) -> An
 
 
 def seeded_collator(rows: list[dict[str, Any]], tokenizer: Any, out: Path) -> Any:
+    if "seed" not in inspect.signature(DataCollatorForLanguageModeling).parameters:
+        pytest.skip("collators have a seed since transformers 4.49")
     tokenizer = copy.copy(tokenizer)
     tokenizer.add_special_tokens({"mask_token": "<|reserved_special_token_5|>"})
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=True, seed=5)
@@ -145,7 +150,7 @@ def sft(rows: list[dict[str, Any]], tokenizer: Any, out: Path) -> Any:
         args=SFTConfig(str(out), **QUICK),
         train_dataset=Dataset.from_list(CHATS),
         eval_dataset={"a": Dataset.from_list(CHATS[:3])},
-        processing_class=copy.deepcopy(tokenizer),
+        **call_tokenizer(SFTTrainer, copy.deepcopy(tokenizer)),
     )
 
 
@@ -410,7 +415,7 @@ def test_fix_of_a_trainer_heals_its_tokenizer_and_model(parts: Any, tmp_path: Pa
     assert {"PAD002", "PAD005"} <= {finding.code for finding in report.findings}
     plan = report.fix("safe")
     assert {"tokenizer.pad_token", "tokenizer.padding_side"} <= {change.target for change in plan}
-    assert trainer.processing_class.pad_token == "<|end_of_text|>"
+    assert find_tokenizer(trainer).pad_token == "<|end_of_text|>"
     assert trainer.model.config.pad_token_id == trainer.model.generation_config.pad_token_id == 128001
     assert not [f for f in diagnose(trainer).findings if f.severity != "note"]
 

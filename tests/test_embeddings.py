@@ -19,11 +19,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers import PhiForCausalLM as Phi
 
 from llama_padfix import PadfixError, add_tokens, build_trainer, diagnose, prepare, train_rows
+from llama_padfix.compat import trains_single_rows
 from llama_padfix.reference import make_tiny_llama
 from llama_padfix.row_training import complete_head
 from tests.conftest import fresh_tokenizer
 
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("seeded")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("seeded"),
+    # tests/test_compat.py holds what is left without it.
+    pytest.mark.skipif(not trains_single_rows(peft.LoraConfig()), reason="PEFT trains single rows since 0.15"),
+]
 
 TOKENS = ["<tool>", "</tool>"]
 NEW = (128256, 128257)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from llama_padfix.compat import gives_clock
 from llama_padfix.encode import ChatEncoder
 from llama_padfix.records import IGNORE_INDEX, CountedRow, Counts, PadfixError
 from tests.conftest import ALL, INSTRUCT, fresh_tokenizer
@@ -29,6 +30,7 @@ from tests.conversations import (
     shared,
     trained_runs,
 )
+from tests.versions import template_ids
 
 BOS, TEXT_END, EOT = 128000, 128001, 128009
 FIRST_SPECIAL = 128000
@@ -44,11 +46,6 @@ PLAIN_TEXTS = (
 QUESTION = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}]
 
 
-def template_ids(tokenizer: Any, row: dict[str, Any]) -> list[int]:
-    ids: list[int] = tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=True)["input_ids"]
-    return ids
-
-
 # Ids
 
 
@@ -59,7 +56,7 @@ def test_ids_equal_the_chat_template_with_one_bos_on_a_thousand_conversations(re
     columns = encoded_rows(release, patched)
     for number, row in enumerate(rows_for(release)):
         ids = columns["input_ids"][number]
-        assert ids == template_ids(tokenizer, row), number
+        assert ids == template_ids(tokenizer, row["messages"], tools=row.get("tools")), number
         assert ids[0] == BOS and ids.count(BOS) == 1, number
 
 
@@ -164,6 +161,8 @@ def test_labels_equal_the_masks_of_trls_training_template_for_llama_3() -> None:
     import trl
 
     path = Path(trl.__file__).parent / "chat_templates" / "llama3_training.jinja"
+    if not path.exists():
+        pytest.skip(f"TRL {trl.__version__} ships no training template for Llama 3")
     training, tokenizer = path.read_text(encoding="utf-8"), shared("3-instruct-early")
     columns = encoded_rows("3-instruct-early")
     for number, row in enumerate(rows_for("3-instruct-early")):
@@ -186,8 +185,7 @@ def labels_by_prefixes(tokenizer: Any, row: dict[str, Any], ids: list[int]) -> l
 
     def encode(part: list[Any], prompt: bool) -> list[int]:
         part = part or [{"role": "system", "content": ""}]  # renders as no system message does
-        encoding = tokenizer.apply_chat_template(part, tools=tools, tokenize=True, add_generation_prompt=prompt)
-        found: list[int] = encoding["input_ids"]
+        found = template_ids(tokenizer, part, tools=tools, add_generation_prompt=prompt)
         assert ids[: len(found)] == found
         return found
 
@@ -205,6 +203,18 @@ def test_labels_equal_a_slow_reference_that_renders_prefixes(release: str) -> No
     for number, row in enumerate(rows_for(release)[:200]):
         ids = columns["input_ids"][number]
         assert columns["labels"][number] == labels_by_prefixes(shared(release), row, ids), number
+
+
+def test_position_zero_is_neither_trained_nor_counted_where_an_answer_begins_there() -> None:
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}<|start_header_id|>{{ m.content }}<|end_header_id|>"
+        "{% else %}{{ m.content }}<|eot_id|>{% endif %}{% endfor %}"
+    )
+    encoder = ChatEncoder(tokenizer)
+    row = encoder([QUESTION[1], *QUESTION])
+    assert row["labels"][:2] == [IGNORE_INDEX, EOT]
+    assert encoder.counts.trained_tokens == len(row["labels"]) - row["labels"].count(IGNORE_INDEX) == 3
 
 
 def test_early_llama_3s_appended_header_is_in_the_ids_and_not_trained() -> None:
@@ -302,6 +312,102 @@ def test_conversations_full_of_control_tokens_keep_their_text_and_their_turns(re
     assert counts.escaped == escaped > 60
 
 
+# Tags: ordinary added tokens that steer the model
+
+TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<|observation|>", "[CALLS]")
+TAGGED = (
+    "{% for t in tools or [] %}<tools>{{ t | tojson }}</tools>{% endfor %}"
+    "{% for m in messages %}<|start_header_id|>{{ m.role }}\n"
+    "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.name }}{{ c.function.arguments | tojson }}</tool_call>"
+    "{% endfor %}<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant\n{% endif %}"
+)
+
+
+@functools.cache
+def tagged_tokenizer(template: str = TAGGED) -> Any:
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    tokenizer.add_tokens([*TAGS, "<b>", "spam", "\n\n\n"])
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def call_with(word: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "look", "arguments": {"at": word, f"k{word}": 1}}}
+
+
+def tagged_row(place: str, word: str) -> dict[str, Any]:
+    texts = dict.fromkeys(("system", "user", "tool", "arguments", "schema"), "fine") | {place: f"Say {word} <b>now"}
+    return {
+        "messages": [
+            {"role": "system", "content": texts["system"]},
+            {"role": "user", "content": texts["user"]},
+            {
+                "role": "assistant",
+                "content": "<tool_call> spam",
+                "reasoning_content": "<think> hm",
+                "tool_calls": [call_with(texts["arguments"])],
+            },
+            {"role": "tool", "content": texts["tool"]},
+            {"role": "assistant", "content": "<think>\n\n\nI</think> am <|observation|>"},
+        ],
+        "tools": [{"type": "function", "function": {"name": "look", "description": texts["schema"]}}],
+    }
+
+
+@pytest.mark.parametrize(
+    "word", [*TAGS, "</tool_call><|eot_id|><|start_header_id|>user\n", "<think>".upper() + "<think>"]
+)
+@pytest.mark.parametrize("place", ["system", "user", "tool", "arguments", "schema"])
+def test_tags_that_others_than_the_assistant_spell_are_text(place: str, word: str) -> None:
+    tokenizer = tagged_tokenizer()
+    encoder = ChatEncoder(tokenizer)
+    made, honest = encoder(tagged_row(place, word)), ChatEncoder(tokenizer)(tagged_row(place, "please"))
+    row = tagged_row(place, word)
+    text = tokenizer.apply_chat_template(row["messages"], tools=row["tools"], tokenize=False)
+    assert tokenizer.decode(made["input_ids"], clean_up_tokenization_spaces=False) == text
+    added = [[i for i in one["input_ids"] if i in tokenizer.added_tokens_decoder] for one in (made, honest)]
+    assert added[0] == added[1], "the assistant's and the template's own are tokens, and so are <b>, spam and lines"
+    ours = template_ids(tokenizer, tagged_row(place, "please")["messages"], tools=tagged_row(place, "please")["tools"])
+    assert honest["input_ids"] == ours
+    assert encoder.counts.escaped == 1
+    runs, honest_runs = trained_runs(made["labels"]), trained_runs(honest["labels"])
+    assert len(runs) == len(honest_runs) == 2 and (runs == honest_runs) == (place != "arguments")
+
+
+def test_tags_become_tokens_where_they_are_allowed_and_an_error_where_they_are_not() -> None:
+    tokenizer, think = tagged_tokenizer(), 128256
+    assert tokenizer.convert_ids_to_tokens(think) == "<think>"
+    rows = [{"role": "user", "content": "a <think> b"}, {"role": "assistant", "content": "<think>c</think>"}]
+    counted = {
+        kind: ChatEncoder(tokenizer, special_tokens=kind)(rows)["input_ids"].count(think)
+        for kind in ("escape", "allow")
+    }
+    assert counted == {"escape": 1, "allow": 2}
+    with pytest.raises(PadfixError, match="spells the control token '<think>'"):
+        ChatEncoder(tokenizer, special_tokens="error")(rows)
+    row = tagged_row("arguments", "<tool_call>")
+    named = ChatEncoder(tokenizer, allowed_tokens=["<tool_call>"])
+    assert named(row)["input_ids"] == template_ids(tokenizer, row["messages"], tools=row["tools"])
+
+
+def test_tags_are_text_where_only_prefixes_show_the_turns() -> None:
+    # The messages are joined and escaped in one, so their characters' origin is lost, and prefixes are rendered.
+    joined = "{% set ns = namespace(said='') %}{% for m in messages %}{% set ns.said = ns.said ~ m.content ~ '\x01' %}"
+    template = (
+        joined + "{% endfor %}{% set said = (ns.said | escape | string | replace('&lt;', '<') | replace('&gt;', '>'))"
+        ".split('\x01') %}{% for m in messages %}<|start_header_id|>{{ m.role }}\n{{ said[loop.index0] }}<|eot_id|>"
+        "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant\n{% endif %}{# <think> #}"
+    )
+    tokenizer = tagged_tokenizer(template)
+    row = [{"role": "user", "content": "a <think> b"}, {"role": "assistant", "content": "<think>c</think>"}]
+    made = ChatEncoder(tokenizer)(row)
+    assert made["input_ids"].count(128256) == 1 and tokenizer.decode(trained_runs(made["labels"])[0]).startswith(
+        "<think>c"
+    )
+    assert tokenizer.decode(made["input_ids"]) == tokenizer.apply_chat_template(row, tokenize=False)
+
+
 # Truncation
 
 
@@ -323,7 +429,7 @@ def test_a_cut_row_is_a_prefix_that_ends_a_trained_turn_with_its_stop_token(rele
             kept, cut = kept + 1, cut + counts.cut
             assert len(made) <= max_length and made == ids[: len(made)]
             assert counts.cut == (len(made) < len(ids)) == (len(ids) > max_length)
-            assert any(label != IGNORE_INDEX for label in labels)
+            assert counts.trained_tokens == len(labels) - labels.count(IGNORE_INDEX) > 0
             if train_on == "assistant":
                 assert labels == whole["labels"][number][: len(labels)]
             if counts.cut:
@@ -411,9 +517,6 @@ BAD_ROWS: dict[str, Any] = {
     "half a surrogate pair": {"messages": [{"role": "user", "content": "\ud83d"}, QUESTION[1]]},
     "half a surrogate pair in a text": {"text": "\ud83d"},
     "an empty text": {"text": ""},
-    "text parts that the template writes as Python": {
-        "messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, QUESTION[1]]
-    },
 }
 
 
@@ -447,10 +550,57 @@ def test_a_tokenizer_without_a_template_raises_though_bad_rows_are_dropped() -> 
         encoder.encode_rows([QUESTION])
 
 
-def test_a_tool_call_that_the_template_leaves_out_is_refused() -> None:
+# Rows of which the template loses a part
+
+SILENT = "{{ '' if 'hush' in m.content else m.content }}<|eot_id|>"
+LOSSES: dict[str, Any] = {
     # Llama 3's first template knows no tools and writes the missing content as "None".
-    with pytest.raises(PadfixError, match=r"row 0: The chat template leaves out the tool call 'look' of message 2"):
-        ChatEncoder(shared("3-instruct-early"))([with_word("user", "hello")])
+    "a tool call": ("3-instruct-early", with_word("user", "hello"), "leaves out the tool call 'look' of message 2"),
+    "text parts": (
+        "3.1-instruct",
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, QUESTION[1]]},
+        "knows no text parts and writes those of message 0 as Python code",
+    ),
+    "a text": (
+        None,
+        {"messages": [*QUESTION, {"role": "assistant", "content": "hush"}, *QUESTION]},
+        "writes none of the text of message 2",
+    ),
+    "two texts": (
+        None,
+        {"messages": [*QUESTION, *[{"role": "assistant", "content": "hush"}] * 2]},
+        "writes none of the text of message 2, and 1 more",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(LOSSES))
+def test_a_row_of_which_the_template_loses_a_part_is_encoded_as_rendered_and_named(kind: str) -> None:
+    release, row, said = LOSSES[kind]
+    encoder = ChatEncoder(shared(release)) if release else encoder_for(SILENT)
+    columns, counts = encoder.encode_rows([QUESTION, row], 3)
+    assert columns["input_ids"][1] == template_ids(encoder.tokenizer, row["messages"])
+    text = encoder.tokenizer.apply_chat_template(row["messages"], tokenize=False)
+    header = "<|start_header_id|>assistant<|end_header_id|>\n\n" if release else "<|start_header_id|>assistant\n"
+    answers = [part.partition("<|eot_id|>")[0] + "<|eot_id|>" for part in text.split(header)[1:] if part]
+    assert [encoder.tokenizer.decode(run) for run in trained_runs(columns["labels"][1])] == answers
+    assert (counts.kept, counts.lossy, counts.remarkable) == (2, 1, True)
+    assert counts.name_rows() == [f"lossy: row 4 (The chat template {said})"]
+    assert "1 of which the template loses a part" in str(counts)
+
+
+@pytest.mark.parametrize("kind", list(LOSSES))
+def test_a_row_of_which_the_template_loses_a_part_is_an_error_by_choice(kind: str) -> None:
+    release, row, said = LOSSES[kind]
+    for on_error in ("raise", "drop"):
+        settings: Any = {"on_loss": "error", "on_error": on_error}
+        encoder = ChatEncoder(shared(release), **settings) if release else encoder_for(SILENT, **settings)
+        if on_error == "drop":
+            _, counts = encoder.encode_rows([QUESTION, row])
+            assert (counts.kept, counts.dropped_invalid, counts.lossy) == (1, 1, 0)
+        else:
+            with pytest.raises(PadfixError, match=f"^row 1: The chat template {said.partition(', and')[0]}"):
+                encoder.encode_rows([QUESTION, row])
 
 
 def test_a_tokenizer_without_offsets_is_refused_with_the_line_that_helps() -> None:
@@ -460,8 +610,9 @@ def test_a_tokenizer_without_offsets_is_refused_with_the_line_that_helps() -> No
         is_fast = False
 
     tokenizer.__class__ = Slow
-    with pytest.raises(PadfixError, match="use_fast=True"):
-        ChatEncoder(tokenizer)(QUESTION)
+    for row in (QUESTION, with_word("user", "<|eot_id|>")):
+        with pytest.raises(PadfixError, match="use_fast=True"):
+            ChatEncoder(tokenizer, on_error="drop")([row])
 
 
 def test_user_data_is_not_changed() -> None:
@@ -627,7 +778,11 @@ def test_an_unknown_setting_is_refused_before_anything_is_encoded(wrong: Any) ->
 def test_a_date_that_the_template_takes_from_the_clock_is_pinned_and_shown() -> None:
     pinned = ChatEncoder(shared("3.2-instruct"), template_kwargs={"date_string": "01 Jan 2025"})
     assert "Today Date: 01 Jan 2025" in pinned.tokenizer.decode(pinned(QUESTION)["input_ids"])
-    assert set(ChatEncoder(shared("3.2-instruct")).template_kwargs) == {"date_string"}
+    by_itself = ChatEncoder(shared("3.2-instruct"))
+    if gives_clock(by_itself.tokenizer):
+        assert set(by_itself.template_kwargs) == {"date_string"}
+    else:  # then the template prints a date of its own, the same one every day
+        assert "Today Date: 26 Jul 2024" in by_itself.tokenizer.decode(by_itself(QUESTION)["input_ids"])
     assert ChatEncoder(shared("3.1-instruct")).template_kwargs == {}
 
 
@@ -663,6 +818,27 @@ def test_dataset_map_in_batches_alone_with_indices_and_in_two_processes(
         assert {name: list(made[name]) for name in made.column_names} == expected, way
 
 
+def test_without_indices_rows_are_named_within_their_batch_alone() -> None:
+    datasets = pytest.importorskip("datasets")
+    spelled = [{"role": "user", "content": "<|eot_id|>"}, QUESTION[1]]
+    rows = datasets.Dataset.from_list([{"messages": QUESTION}] * 5 + [{"messages": spelled}])
+    for settings, name in (
+        ({"batched": True, "batch_size": 4}, "row 1 of its batch"),
+        ({"batched": True, "batch_size": 4, "with_indices": True}, "row 5"),
+        ({"batched": False}, "a row"),
+        ({"batched": False, "with_indices": True}, "row 5"),
+    ):
+        encoder = ChatEncoder(shared("3.1-instruct"))
+        rows.map(encoder, load_from_cache_file=False, **settings)
+        assert encoder.counts.name_rows() == [f"escaped: {name} ('<|eot_id|>')"]
+    with pytest.raises(PadfixError, match=r"^row 1 of this batch: the conversation is empty"):
+        ChatEncoder(shared("3.1-instruct"))([QUESTION, {"messages": []}])
+    with pytest.raises(PadfixError, match=r"^the conversation is empty"):
+        ChatEncoder(shared("3.1-instruct"))({"messages": []})
+    with pytest.raises(PadfixError, match=r"^\d+ tokens are more than"):
+        ChatEncoder(shared("3.1-instruct"), max_length=5, truncation="error")(QUESTION)
+
+
 def test_dataset_map_with_indices_names_the_row_of_the_dataset() -> None:
     datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_list([{"messages": QUESTION}] * 5 + [{"messages": []}])
@@ -674,6 +850,7 @@ def test_dataset_map_with_indices_names_the_row_of_the_dataset() -> None:
 def test_tool_rows_survive_arrow_which_fills_every_message_with_null_keys() -> None:
     datasets = pytest.importorskip("datasets")
     rows = [row for row in rows_for("3.1-instruct")[:200] if "tools" in row or len(row["messages"]) == 2]
+    rows = json.loads(json.dumps(rows, sort_keys=True))  # as datasets up to 3 sorts them, which the template shows
     filled = datasets.Dataset.from_list(rows)
     made = filled.map(ChatEncoder(shared("3.1-instruct")), batched=True, remove_columns=filled.column_names)
     columns, _ = ChatEncoder(shared("3.1-instruct")).encode_rows(rows)
@@ -793,7 +970,7 @@ def test_a_turn_without_a_stop_token_is_trained_to_its_end_and_counted() -> None
     row = encoder([*QUESTION, *QUESTION])
     assert [encoder.tokenizer.decode(run) for run in trained_runs(row["labels"])] == ["4<|eot_id|>", "4"]
     assert encoder.counts.unstopped == 1
-    assert encoder.counts.examples == (CountedRow(0, "unstopped", "message 3"),)
+    assert encoder.counts.examples == (CountedRow(None, "unstopped", "message 3"),)
     assert "1 with a trained turn that the template leaves without a stop token" in str(encoder.counts)
     encoder([*QUESTION, *QUESTION, QUESTION[0]])
     encoder([*QUESTION, *QUESTION[:1], QUESTION[1] | {"train": False}])
@@ -819,13 +996,13 @@ def test_a_generation_tag_that_marks_something_else_is_counted(
     assert len(trained_runs(row["labels"])) == (2 if train_on == "assistant" else 1)
     assert encoder.counts.disagreeing == disagreeing
     said = "in which {% generation %} marks other text than is trained" in str(encoder.counts)
-    assert said == bool(disagreeing) == ("disagreeing: row 0" in encoder.counts.name_rows())
+    assert said == bool(disagreeing) == ("disagreeing: a row" in encoder.counts.name_rows())
 
 
 def test_reasoning_that_the_template_leaves_out_is_counted() -> None:
     encoder = ChatEncoder(shared("3.1-instruct"))
     encoder([QUESTION[0], QUESTION[1] | {"reasoning_content": "Two and two."}])
-    assert encoder.counts.unreasoned == 1 and encoder.counts.name_rows() == ["unreasoned: row 0 (message 1)"]
+    assert encoder.counts.unreasoned == 1 and encoder.counts.name_rows() == ["unreasoned: a row (message 1)"]
     assert "1 whose reasoning the template leaves out of a trained turn" in str(encoder.counts)
     encoder([QUESTION[0], QUESTION[1] | {"reasoning_content": " \n"}])
     encoder([QUESTION[0], QUESTION[1] | {"reasoning_content": "Two", "train": False}, *QUESTION])
@@ -844,7 +1021,7 @@ def test_arguments_as_json_text_that_the_template_quotes_again_are_counted() -> 
     encoder(call({"query": '{"a": 1}'}))
     assert encoder.counts.quoted == 0
     encoder(call('{"city": "Zürich"}'))
-    assert encoder.counts.quoted == 1 and encoder.counts.name_rows() == ["quoted: row 0 (message 1)"]
+    assert encoder.counts.quoted == 1 and encoder.counts.name_rows() == ["quoted: a row (message 1)"]
     assert "1 whose tool arguments are JSON text that the template quotes again" in str(encoder.counts)
     writes = encoder_for(
         "{% if m.tool_calls %}{{ m.tool_calls[0].function.name ~ m.tool_calls[0].function.arguments }}"

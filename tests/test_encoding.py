@@ -185,6 +185,7 @@ def test_every_setting_of_the_encoder_is_recorded() -> None:
         "train_on": {"roles": ["assistant"]},
         "truncation": "tokens",
         "on_error": "drop",
+        "on_loss": "error",
         "template_kwargs": {"date_string": "1 May", "deep": {"list": [1, None, "é"]}},
         "special_tokens": "allow",
         "allowed_tokens": ("<|python_tag|>",),

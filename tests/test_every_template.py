@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 
 from llama_padfix.encode import ChatEncoder
-from llama_padfix.observe import special_ids
 from tests.conversations import _TOOLS, trained_runs
 from tests.families import PARTS_ONLY, family_tokenizer, make_nasty, originals
+from tests.versions import template_ids
 
 TEMPLATES = pytest.mark.parametrize("path", originals(), ids=lambda path: str(path.stem))
 CALL = {"type": "function", "id": "abcdefghi", "function": {"name": "get_weather", "arguments": {"city": "Oslo"}}}
+
+
+def tags_of(path: Path) -> set[str]:
+    return {str(token) for token in family_tokenizer(path).added_tokens_decoder.values() if not token.special}
 
 
 def say(path: Path, role: str, text: str) -> dict[str, Any]:
@@ -78,7 +82,8 @@ def encode(path: Path, row: dict[str, Any]) -> tuple[str, dict[str, Any]] | None
 @pytest.mark.parametrize("make", [question, system, tool_use, tool_name], ids=lambda make: make.__name__)
 @TEMPLATES
 def test_a_turn_forged_anywhere_stays_text_and_trains_nothing(path: Path, make: Any) -> None:
-    tokenizer, specials = family_tokenizer(path), set(special_ids(family_tokenizer(path)).values())
+    tokenizer = family_tokenizer(path)
+    specials = set(tokenizer.added_tokens_decoder)  # `<tool_call>` and `<think>` as well, which are ordinary ones
     honest, forged = encode(path, make(path, "please")), encode(path, make(path, f"{own_turn(path)}Bye"))
     assert (honest is None) == (forged is None)
     if honest is None or forged is None:
@@ -113,6 +118,36 @@ def test_what_a_row_becomes_does_not_depend_on_the_rows_beside_it(path: Path) ->
         assert {name: [one for part in parts for one in part[name]] for name in expected} == expected
     backwards, _ = encoder.encode_rows(rows[::-1])
     assert {name: column[::-1] for name, column in backwards.items()} == expected
+
+
+# Tags: added tokens that the tokenizer does not call special, and that only an assistant may say
+
+TAGGED = [path for path in originals() if path.stem not in PARTS_ONLY and tags_of(path)]
+
+
+@pytest.mark.parametrize("path", TAGGED, ids=lambda path: str(path.stem))
+def test_tags_are_tokens_in_an_answer_and_text_in_a_question_and_in_a_call(path: Path) -> None:
+    tokenizer, tags = family_tokenizer(path), tags_of(path)
+    word = "".join(sorted(tags)) + "Bye"
+    row = tool_use(path, "fine")
+    row["messages"][0]["content"] = f"Ask {word}"
+    row["messages"][3:] = []
+    row["messages"].append({"role": "assistant", "content": "Two words"})
+    if encode(path, row) is None:  # no place for tools
+        row = {"messages": row["messages"][::3]}
+    made = encode(path, row)
+    assert made is not None and tokenizer.decode(made[1]["input_ids"], clean_up_tokenization_spaces=False) == made[0]
+    honest = copy.deepcopy(row)
+    honest["messages"][0]["content"] = "Ask please"
+    before = encode(path, honest)
+    assert before is not None
+    for tag in tags:
+        tag_id = tokenizer.convert_tokens_to_ids(tag)
+        assert made[1]["input_ids"].count(tag_id) == before[1]["input_ids"].count(tag_id), tag
+    # The template's own and the assistant's are tokens, as in apply_chat_template.
+    talk = [{"role": "user", "content": "Ask this"}, {"role": "assistant", "content": f"{min(tags)} said"}]
+    encoder = ChatEncoder(tokenizer)
+    assert encoder(talk)["input_ids"] == template_ids(tokenizer, talk) and encoder.counts.escaped == 0
 
 
 # Rows that are cut: a message of several spans is kept whole or not at all

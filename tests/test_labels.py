@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_padfix.encode import ChatEncoder
-from llama_padfix.labels import find_markers, label_spans, mask_labels
+from llama_padfix.labels import find_markers, label_tokens, mask_labels
+from llama_padfix.offsets import place_spans
 from llama_padfix.records import IGNORE_INDEX, PadfixError, TurnMarkers
 from tests.conftest import INSTRUCT, fresh_tokenizer
 from tests.conversations import encoded_rows, rows_for, shared, trained_runs
@@ -200,4 +201,4 @@ def test_spans_train_exactly_the_tokens_that_lie_inside_one(widths: list[int], e
     ids = list(range(100, 100 + len(widths)))
     inside = [any(a <= left and right <= b for a, b in spans) for left, right in offsets]
     expected = [i if n and inside[n] else X for n, i in enumerate(ids)]
-    assert label_spans(ids, offsets, spans) == expected
+    assert label_tokens(ids, place_spans(ids, offsets, spans).places) == expected

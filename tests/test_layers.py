@@ -53,10 +53,10 @@ LAYERS = (
         "memory_plan",
     ),
     ("spans", "structure", "turns", "attention", "optimizers", "view_text", "dates", "memory"),
-    ("chat", "labels", "view_page", "encoding", "remarks", "memory_command"),
+    ("chat", "labels", "view_page", "encoding", "remarks", "truncation", "memory_command"),
     ("tokenizer", "encode"),
     ("observe_data", "load_plan", "untrained", "view_read"),
-    ("doctor", "dataset", "loading", "trainer", "view"),
+    ("completion", "doctor", "dataset", "loading", "trainer", "view"),
     ("compose", "healing", "investigate"),
     ("watching",),
     ("guard",),
@@ -67,18 +67,6 @@ ON_TOP = {"cli", "demo", "__init__", "__main__"}  # may import everything
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "numpy", "accelerate", "tokenizers", "pyarrow"}
 HEAVY |= {"bitsandbytes", "unsloth"}
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "numpy",
-    "accelerate",
-    "tokenizers",
-    "pyarrow",
-    "bitsandbytes",
-    "unsloth",
-}
 LONGEST = 350
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from transformers import AutoConfig, BitsAndBytesConfig
 
 from llama_padfix import PadfixError, Precision, load, plan_patch
-from llama_padfix.load_plan import name_dtype_argument, plan_load
+from llama_padfix.compat import name_dtype_argument
+from llama_padfix.load_plan import plan_load
 from llama_padfix.reference import make_tiny_llama
 from tests.conftest import fresh_tokenizer
 from tests.saved import save, small_model, small_tokenizer
@@ -21,6 +23,7 @@ from tests.test_precision import A100, T4, Machine
 
 BF16 = Precision(torch.bfloat16, bf16=True, fp16=False, max_grad_norm=1.0, reason="a test")
 FP16 = Precision(torch.float16, bf16=False, fp16=True, max_grad_norm=0.3, reason="a test")
+needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,7 @@ def test_a_pad_token_can_be_asked_for(small: Path) -> None:
     [
         ({"precision": FP16}, torch.float32),  # all weights are trained
         ({"precision": FP16, "lora": True}, torch.float16),  # the frozen ones
-        ({"precision": FP16, "quantization": "nf4"}, torch.float16),
+        pytest.param({"precision": FP16, "quantization": "nf4"}, torch.float16, marks=needs_bitsandbytes),
         ({"precision": BF16}, torch.bfloat16),
         ({"precision": BF16, "dtype": torch.float16}, torch.float16),
         ({"precision": BF16, "torch_dtype": "float16"}, torch.float16),
@@ -83,7 +86,7 @@ def test_weights_have_the_dtype_asked_for_or_that_of_the_precision(
     small: Path, arguments: dict[str, Any], expected: Any
 ) -> None:
     plan = plan_load(small, **arguments)
-    assert plan.model_arguments["dtype"] == expected
+    assert plan.model_arguments[name_dtype_argument()] == expected
     assert f"weights: {str(expected).removeprefix('torch.')} (" in str(plan)
     if "quantization" not in arguments:
         model, _ = load(small, verbose=False, **arguments)
@@ -96,10 +99,7 @@ def test_an_unknown_dtype_is_refused_before_anything_is_read(folder: Path) -> No
         load(folder, dtype="bf16")
 
 
-def test_the_keyword_for_the_dtype_is_the_one_that_transformers_does_not_warn_of() -> None:
-    assert name_dtype_argument() == "dtype"
-
-
+@needs_bitsandbytes
 def test_every_choice_is_printed_with_its_reason(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
     load(small, quantization="nf4", lora=True, max_length=128)
     printed = capsys.readouterr().out.splitlines()
@@ -142,6 +142,7 @@ def test_a_wish_for_flash_attention_falls_back_with_exactly_one_warning(
         load(small, attn_implementation="flash_attention_2", strict=True)
 
 
+@needs_bitsandbytes
 def test_attention_can_be_named_in_transformers_words(small: Path) -> None:
     assert load(small, attn_implementation="eager", verbose=False)[0].config._attn_implementation == "eager"
     with pytest.raises(PadfixError, match="ask for the same thing"):
@@ -154,6 +155,7 @@ def test_attention_can_be_named_in_transformers_words(small: Path) -> None:
         load(small, load_in_4bit=True)
 
 
+@needs_bitsandbytes
 def test_on_a_t4_and_on_an_a100_the_same_call_becomes_another(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch)
     machine.nvidia(T4)
@@ -288,5 +290,5 @@ def test_what_the_download_needs_reaches_tokenizer_and_model(small: Path, monkey
     with pytest.raises(StopError):
         load(small, precision=FP16, trust_remote_code=True, attn_implementation="eager", max_length=9, **shared)
     assert seen[0] == {**shared, "trust_remote_code": True, "model_max_length": 9}
-    rest = {"attn_implementation": "eager", "dtype": torch.float32, "use_cache": False}
+    rest = {"attn_implementation": "eager", name_dtype_argument(): torch.float32, "use_cache": False}
     assert seen[1] == {**shared, "trust_remote_code": True, **rest}

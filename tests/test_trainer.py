@@ -15,8 +15,8 @@ from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from llama_padfix import IGNORE_INDEX, PadfixError, build_trainer, plan_patch
+from llama_padfix.compat import find_tokenizer
 from llama_padfix.reference import make_tiny_llama
-from llama_padfix.trainer import name_tokenizer_argument
 from tests.conftest import fresh_tokenizer
 
 QUICK: dict[str, Any] = {
@@ -103,7 +103,7 @@ def test_trainer_trains_with_an_adapter_evaluates_and_calls_back(
     assert trainer.args.logging_nan_inf_filter is False
     [batch] = trainer.get_train_dataloader()
     assert batch["input_ids"].shape == (3, 64) and max(map(len, trainer.train_dataset["input_ids"])) == 60
-    assert trainer.processing_class is tokenizer
+    assert find_tokenizer(trainer) is tokenizer
     trainer.train()
     assert steps == [1]
     results = trainer.evaluate()
@@ -186,15 +186,6 @@ def test_missing_trl_gives_the_line_that_installs_it(
     with pytest.raises(PadfixError, match=r"^This needs TRL\. Run: pip install 'llama-padfix\[train\]'$"):
         build_trainer(model, tokenizer, [SHAPES["messages"]])
     assert state(tokenizer, model) == before
-
-
-def test_the_tokenizer_goes_by_the_name_that_the_trainer_class_knows() -> None:
-    class Old:
-        def __init__(self, model: Any, tokenizer: Any) -> None:
-            pass
-
-    assert name_tokenizer_argument(SFTTrainer) == "processing_class"
-    assert name_tokenizer_argument(Old) == "tokenizer"
 
 
 def test_both_argument_classes_take_the_dicts_in_a_process_of_their_own(tmp_path: Path) -> None:

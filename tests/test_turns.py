@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from llama_padfix.chat import Rendered, read_template, render_turns
-from llama_padfix.labels import label_spans
+from llama_padfix.labels import label_tokens
+from llama_padfix.offsets import place_spans
 from llama_padfix.records import PadfixError
 from llama_padfix.spans import _check_authors
 from llama_padfix.traces import Span, Trace
@@ -230,11 +231,23 @@ def test_parts_that_together_spell_a_control_token_are_text() -> None:
 
 def test_a_token_on_the_seam_of_two_turns_that_touch_is_trained() -> None:
     offsets = [(0, 2), (2, 5), (5, 7), (7, 9)]
-    assert label_spans([1, 2, 3, 4], offsets, [(2, 4), (4, 7)]) == [-100, 2, 3, -100]
-    assert label_spans([1, 2, 3, 4], offsets, [(2, 4), (5, 7)]) == [-100, -100, 3, -100]
+    touching, parted = (place_spans([1, 2, 3, 4], offsets, spans) for spans in ([(2, 4), (4, 7)], [(2, 4), (5, 7)]))
+    assert label_tokens(*touching[:2]) == [-100, 2, 3, -100] and touching.ends == [1, 3]
+    assert label_tokens(*parted[:2]) == [-100, -100, 3, -100]
 
 
 def test_a_turn_never_holds_what_somebody_else_wrote() -> None:
     whole = Trace("<p>Q<p>A<e>", "<p>\0<p>\0<e>", ((3, 4, 0), (7, 8, 1)), (), False)
     assert _check_authors(whole, Span(1, 7, 11)).reason == ""
     assert "somebody else" in _check_authors(whole, Span(1, 3, 11)).reason
+
+
+def test_a_template_that_repeats_the_question_for_an_empty_answer_is_refused() -> None:
+    template = (
+        "{% for m in messages %}<|T|>{{ m.role }}\n{{ m.content if m.content else messages[loop.index0 - 1].content }}"
+        "<|E|>{% endfor %}{% if add_generation_prompt %}<|T|>assistant\n{% endif %}"
+    )
+    read = read_template(tokenizer_with(template, "<|T|>", "<|E|>"))
+    assert told(render_turns(read, CHAT)) == ["A1<|E|>", "A2<|E|>"]
+    with pytest.raises(PadfixError, match="it would hold what somebody else wrote"):
+        render_turns(read, [USER, {"role": "assistant", "content": ""}])

@@ -3,19 +3,40 @@
 import re
 from collections.abc import Iterator
 
-from llama_padfix.records import Check, Facts, Finding
+from llama_padfix.records import Check, Facts, Finding, Severity
 
-# (package, from, below, what it does); a second package with its range where only the pair breaks.
+# (package, from, below, what it does); a second package with its range, and how bad it is, where only the pair breaks.
 _ALONE = (
-    ("tokenizers", "0.19", "0.20", "gives byte-level tokens zero-width offsets: assistant masks come out empty"),
+    (
+        "tokenizers",
+        "0.19",
+        "0.20",
+        "gives byte-level tokens zero-width offsets; TRL's assistant masks come out empty: use prepared.encode",
+    ),
     ("trl", "0", "0.16", "replaces a dataset's labels in its default collator: pass data_collator=prepared.collator"),
+    (
+        "transformers",
+        "0",
+        "4.46",
+        "averages each accumulated batch for itself, so that rows with few trained tokens count for more: "
+        "gradient_accumulation_steps=1, or update transformers",
+    ),
     ("transformers", "4.46", "5.8", "scales the loss by (N-1)/N where position 0 is trained: keep its label at -100"),
 )
-_TOGETHER = (
+_Range = tuple[str, str, str]
+_TOGETHER: tuple[tuple[_Range, _Range, Severity, str], ...] = (
     (
         ("trl", "0", "0.12"),
         ("transformers", "5", "999"),
+        "warning",
         "hands tokenizer= to a Trainer that only knows processing_class=: TypeError; update trl",
+    ),
+    (
+        ("transformers", "0", "4.47"),
+        ("torch", "2.6", "999"),
+        "note",
+        "cannot take up a run again, as torch reads weights only (UnpicklingError): "
+        "set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 for checkpoints of your own",
     ),
 )
 
@@ -26,11 +47,11 @@ def _find(facts: Facts) -> Iterator[Finding]:
         version = versions.get(package)
         if version is not None and _key(first) <= _key(version) < _key(end):
             yield CHECK.found(f"{package} {version} {what}.")
-    for one, other, what in _TOGETHER:
+    for one, other, severity, what in _TOGETHER:
         pair = [(name, versions.get(name), first, end) for name, first, end in (one, other)]
         if all(version is not None and _key(first) <= _key(version) < _key(end) for _, version, first, end in pair):
             named = " beside ".join(f"{name} {version}" for name, version, _, _ in pair)
-            yield CHECK.found(f"{named} {what}.", severity="warning")
+            yield CHECK.found(f"{named} {what}.", severity=severity)
 
 
 def _key(version: str) -> tuple[int, ...]:
@@ -49,7 +70,7 @@ CHECK = Check(
 Keywords and behaviour drift between releases: `tokenizer=` became `processing_class=`, `max_seq_length` became
 `max_length`, tokenizers 0.19 lost the offsets that assistant masks are made from, TRL up to 0.15 overwrote labels that
 a dataset brought, and transformers 4.46 to 5.7 divided the loss by one position too many where the first one is
-trained. The installed versions are compared with this table; the library itself avoids each of them.
+trained. The installed versions are compared with this table; the library itself avoids each of them, or refuses.
 """,
     bad="tokenizers==0.19.1  # return_assistant_tokens_mask=True gives zeros only",
     good="build_trainer(prepared, dataset)  # the keywords that the installed versions know",

@@ -34,7 +34,7 @@ CORE: tuple[str, ...] = (
     "trainer",
     "training",
 )
-CORE += ("doctor", "checks", "observe", "import", "completion")
+CORE += ("doctor", "checks", "observe", "import", "completion", "compat", "loading", "lora")
 TOOLS: tuple[str, ...] = (
     "torch==2.13.0",
     "pytest==9.2.0",
