@@ -70,7 +70,10 @@ def _try_step(parts: re.Match[str], place: str) -> tuple[str | None, bool]:
             weight.grad = torch.ones_like(weight)
             make = getattr(optim, _CLASSES[family])
             pages = {"is_paged": True} if paged else {}  # not every class has the parameter
-            stepper = make([weight], lr=1e-3, optim_bits=int(bits), **pages)
+            # The third group: a Trainer before this one has told bitsandbytes, for the whole process, that the first
+            # parameters of its two groups (its embeddings) keep their state in 32 bits (`GlobalOptimManager`).
+            others = [{"params": [torch.nn.Parameter(torch.zeros(1, device=place))]} for _ in range(2)]
+            stepper = make([*others, {"params": [weight]}], lr=1e-3, optim_bits=int(bits), **pages)
             stepper.step()
     except Exception as error:  # whatever a platform without it raises: a missing class, symbol or kernel
         return f"bitsandbytes cannot take a step with it on {place} ({type(error).__name__}: {error})", False

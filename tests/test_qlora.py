@@ -42,6 +42,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def forget_earlier_trainers() -> None:
+    """bitsandbytes keeps, for the whole process, which places of an optimizer hold 32-bit state."""
+    from bitsandbytes.optim import GlobalOptimManager
+
+    GlobalOptimManager.get_instance().index2config.clear()
+
+
 def linear_types(model: Any) -> set[str]:
     return {type(module).__name__ for name, module in model.named_modules() if name.endswith("_proj")}
 

@@ -82,6 +82,19 @@ def hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     monkeypatch.setattr(builtins, "__import__", import_it)
 
 
+def test_what_an_earlier_trainer_left_in_bitsandbytes_does_not_count() -> None:
+    from bitsandbytes.optim import GlobalOptimManager
+
+    left = GlobalOptimManager.get_instance().index2config
+    before = dict(left)
+    try:
+        left.update({(0, 0): {"optim_bits": 32}, (1, 0): {"optim_bits": 32}})  # of its embeddings, by their places
+        assert choose_optimizer("adamw_8bit", "cpu").taken == "adamw_8bit"
+    finally:
+        left.clear()
+        left.update(before)
+
+
 @pytest.mark.parametrize("wish", ["adamw_8bit", "adamw_bnb_8bit", "lion_8bit", "ademamix_8bit", "rmsprop_bnb_8bit"])
 def test_an_8_bit_optimiser_is_named_where_it_takes_a_step(wish: str) -> None:
     choice = choose_optimizer(wish, "cpu")
