@@ -146,7 +146,6 @@ def run_set(name: str, versions: dict[str, str], folder: Path) -> Outcome:
         str(python),
         "-m",
         "pytest",
-        "-q",
         "-p",
         "no:cacheprovider",
         "-n",
