@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_padfix.choices import Choice
-from llama_padfix.observe_folder import _PROBE, _encode_raw
+from llama_padfix.observe_folder import encode_probe, encode_raw
 from llama_padfix.records import PadfixError
 
 __all__ = ["build_shape", "load_tokenizer", "require_complete_folder", "require_length", "require_rows"]
@@ -113,20 +113,20 @@ def verify_ids(
 ) -> tuple[Any, Choice | None]:
     """Return this tokenizer if its ids are those of tokenizer.json, else one that has them (see `load_tokenizer`)."""
     file = _find_file(path, "tokenizer.json", from_pretrained)
-    raw = _encode_raw(file)[0] if file is not None else ()
-    if not raw or _encode(tokenizer) == raw:
+    raw = encode_raw(file)[0] if file is not None else ()
+    if not raw or encode_probe(tokenizer) == raw:
         return tokenizer, None
     import transformers
 
     seen = (
-        f"{type(tokenizer).__name__} of transformers {transformers.__version__} gives {len(_encode(tokenizer))} ids "
-        f"for a probe text that has {len(raw)} by its tokenizer.json"
+        f"{type(tokenizer).__name__} of transformers {transformers.__version__} gives "
+        f"{len(encode_probe(tokenizer))} ids for a probe text that has {len(raw)} by its tokenizer.json"
     )
     if strict:
         raise PadfixError(f"{seen}. Upgrade: pip install 'transformers>=5.22' (5.0 to 5.21 rebuild the splitting)")
     keywords = {name: value for name, value in from_pretrained.items() if name != "trust_remote_code"}
     healed = transformers.PreTrainedTokenizerFast.from_pretrained(path, **keywords)
-    if _encode(healed) != raw:
+    if encode_probe(healed) != raw:
         raise PadfixError(
             f"{seen}, and so does PreTrainedTokenizerFast. What is trained on them reads another language than the "
             "model knows. Upgrade: pip install 'transformers>=5.22'"
@@ -134,10 +134,6 @@ def verify_ids(
     return healed, Choice(
         "tokenizer", "PreTrainedTokenizerFast", f"{seen}; this class takes the file as it is", "warning"
     )
-
-
-def _encode(tokenizer: Any) -> tuple[int, ...]:
-    return tuple(int(token_id) for token_id in tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
 
 
 def _find_file(path: str, name: str, keywords: dict[str, Any]) -> Path | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_padfix.choices import Choice
-from llama_padfix.precision import _resolve
+from llama_padfix.precision import resolve_device
 from llama_padfix.records import PadfixError, describe
 
 __all__ = ["Launch", "choose_device_map", "read_launch", "training_device"]
@@ -52,7 +52,7 @@ def training_device() -> tuple[str, tuple[int, ...]]:
     """Return the backend that this process will train on ("cuda", "cpu", ...) and the indices that it can see."""
     import torch
 
-    kind, indices = _resolve(torch, None)
+    kind, indices = resolve_device(torch, None)
     return kind, tuple(indices)
 
 

@@ -213,10 +213,6 @@ def _name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _floating(torch: Any, dtype: Any, precision: Precision) -> Any:
-    return dtype if isinstance(dtype, torch.dtype) else precision.dtype
-
-
 def _mend(path: str) -> str:
     """Return the line that mends a failed load."""
     from huggingface_hub import constants

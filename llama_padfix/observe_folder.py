@@ -15,7 +15,15 @@ from typing import Any
 
 from llama_padfix.records import FolderFacts, PadfixError
 
-__all__ = ["SavedModel", "fetch_folder", "load_folder", "observe_folder", "saved_model"]
+__all__ = [
+    "SavedModel",
+    "encode_probe",
+    "encode_raw",
+    "fetch_folder",
+    "load_folder",
+    "observe_folder",
+    "saved_model",
+]
 
 # Letters, digits, white space, other scripts, an emoji: what a wrong pre-tokenizer splits differently.
 _PROBE = "Hello world, it's 12345 o'clock.\n\n  你好 мир 🙂\tend"
@@ -57,7 +65,7 @@ def observe_folder(path: str | Path) -> FolderFacts:
     files = sorted(item for item in folder.iterdir() if item.is_file())
     config = _read_json(folder / "config.json")
     template = folder / "chat_template.jinja"
-    raw_ids, byte_level = _encode_raw(folder / "tokenizer.json")
+    raw_ids, byte_level = encode_raw(folder / "tokenizer.json")
     in_weights = _count_embedding_rows(folder)
     declared = _inner(config).get("vocab_size")
     return FolderFacts(
@@ -87,10 +95,15 @@ def load_folder(folder: FolderFacts) -> tuple[Any, FolderFacts]:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True)
-        ids = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+        loaded_ids = encode_probe(tokenizer)
     except Exception as error:  # whatever a broken file makes transformers raise
         return None, replace(folder, load_error=f"{type(error).__name__}: {error}")
-    return tokenizer, replace(folder, loaded_ids=tuple(int(token_id) for token_id in ids))
+    return tokenizer, replace(folder, loaded_ids=loaded_ids)
+
+
+def encode_probe(tokenizer: Any) -> tuple[int, ...]:
+    """Return the ids that a loaded tokenizer gives the text that `encode_raw` encodes by the file."""
+    return tuple(int(token_id) for token_id in tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
 
 
 class SavedModel:
@@ -148,7 +161,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _encode_raw(path: Path) -> tuple[tuple[int, ...], bool]:
+def encode_raw(path: Path) -> tuple[tuple[int, ...], bool]:
     """Return the ids that tokenizer.json alone gives the probe, and whether it splits bytes."""
     if not path.is_file():
         return (), False

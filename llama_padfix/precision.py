@@ -9,7 +9,7 @@ from typing import Any
 
 from llama_padfix.records import PadfixError, Precision, describe
 
-__all__ = ["choose_precision"]
+__all__ = ["choose_precision", "import_torch", "resolve_device"]
 
 # In the order of `TrainingArguments._setup_devices` and accelerate's `PartialState.default_device`. Their
 # torch modules exist only once the vendor's plugin is installed.
@@ -39,7 +39,7 @@ def choose_precision(device: object = None) -> Precision:
     Raises `PadfixError` when torch is missing, and for a device that is unknown, absent or `meta`.
     """
     torch = import_torch()
-    kind, indices = _resolve(torch, device)
+    kind, indices = resolve_device(torch, device)
     if kind == "cuda":
         return _rocm(torch, indices) if getattr(torch.version, "hip", None) else _nvidia(torch, indices)
     if kind == "xpu":
@@ -63,8 +63,8 @@ def import_torch() -> Any:
     return torch
 
 
-def _resolve(torch: Any, device: object) -> tuple[str, list[int]]:
-    """The backend's name and the indices that take part (empty where a backend has only one device)."""
+def resolve_device(torch: Any, device: object) -> tuple[str, list[int]]:
+    """Return the backend's name and the indices that take part (empty where a backend has only one device)."""
     index: int | None = None
     if device is None:
         # transformers and accelerate read this switch before they look for any device.
