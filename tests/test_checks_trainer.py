@@ -24,19 +24,8 @@ from llama_padfix.records import Finding, ModelFacts, RowNumbers
 from llama_padfix.reference import make_tiny_llama
 from tests.conftest import fresh_tokenizer
 from tests.correct_setups import trl_template
+from tests.runs import QUICK
 
-QUICK: dict[str, Any] = {
-    "use_cpu": True,
-    "bf16": False,
-    "report_to": [],
-    "save_strategy": "no",
-    "disable_tqdm": True,
-    "gradient_checkpointing": False,
-    "dataloader_pin_memory": False,
-    "logging_steps": 1,
-    "max_steps": 1,
-    "per_device_train_batch_size": 2,
-}
 CHATS = [
     {"messages": [{"role": "user", "content": "Why? " * n}, {"role": "assistant", "content": f"Because {n}."}]}
     for n in range(1, 5)

@@ -24,21 +24,11 @@ from llama_padfix.compat import find_tokenizer
 from llama_padfix.records import Change
 from llama_padfix.reference import make_tiny_llama
 from llama_padfix.snapshot import find_read_once, remember_state
+from tests import runs
 from tests.conftest import ALL, fresh_tokenizer
 from tests.versions import call_tokenizer, make_arguments
 
-QUICK: dict[str, Any] = {
-    "use_cpu": True,
-    "bf16": False,
-    "report_to": [],
-    "save_strategy": "no",
-    "disable_tqdm": True,
-    "gradient_checkpointing": False,
-    "dataloader_pin_memory": False,
-    "logging_steps": 1,
-    "max_steps": 3,
-    "per_device_train_batch_size": 2,
-}
+QUICK = {**runs.QUICK, "max_steps": 3}
 CHATS = [
     {"messages": [{"role": "user", "content": "Why? " * n}, {"role": "assistant", "content": f"Because {n}."}]}
     for n in range(1, 9)
