@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test lint types unit docs package matrix unsloth clean
+.PHONY: demo test lint types unit docs package matrix unsloth scale-out bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/llama-padfix demo
@@ -45,6 +45,23 @@ $(VENV)-unsloth/.installed: tests/unsloth/requirements.txt
 	$(VENV)-unsloth/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --requirement $<
 	touch $@
 
+# Ray and Spark (which needs Java 17 or newer) have an environment of their own.
+scale-out: $(VENV)-scale-out/.installed
+	$(VENV)-scale-out/bin/python -m pytest tests/scale_out -rs
+
+$(VENV)-scale-out/.installed: tests/scale_out/requirements.txt pyproject.toml constraints.txt
+	test -x $(VENV)-scale-out/bin/python || $(PYTHON) -m venv $(VENV)-scale-out
+	$(VENV)-scale-out/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+		--editable . --requirement $<
+	touch $@
+
+# Other libraries on the same data; a quick look: make bench ROWS=500 ROUNDS=1. WRITE=--write fills docs/performance.md.
+ROWS ?= 20000
+ROUNDS ?= 5
+WRITE ?=
+bench:
+	$(PYTHON) benchmarks/throughput/run.py --rows $(ROWS) --rounds $(ROUNDS) $(WRITE)
+
 # Every install goes through the constraints, so that two machines test the same thing.
 $(VENV)/.demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -57,4 +74,4 @@ $(VENV)/.test: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-unsloth .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist out
+	rm -rf $(VENV) $(VENV)-unsloth $(VENV)-scale-out $(VENV)-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist out

@@ -11,10 +11,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
-from llama_padfix.observe import find_control_text, find_tags, observe_template, special_ids
+from llama_padfix.observe import find_control_text, find_opening, find_tags, observe_template, special_ids
 from llama_padfix.provenance import LOST, TOOLS, trace
 from llama_padfix.records import PadfixError
 from llama_padfix.sandbox import render_traced, source_of
@@ -109,9 +108,9 @@ def _find_plain(
     if not all(message.keys() == {"role", "content"} and isinstance(message["content"], str) for message in messages):
         return None
     said = "\0".join([message["content"] for message in messages])
-    if _common_opening(template.controls) in said and find_control_text(said, template.controls):
+    if find_opening(template.controls) in said and find_control_text(said, template.controls):
         return None
-    if template.tags and _common_opening(template.tags) in said:
+    if template.tags and find_opening(template.tags) in said:
         asked = "\0".join([message["content"] for message in messages if message["role"] != "assistant"])
         if find_control_text(asked, template.tags):
             return None
@@ -134,14 +133,6 @@ def _find_plain(
     if text.count(structure.prompt) != len(turns):
         return None
     return tuple(turn for turn in turns if turn.message in wanted)
-
-
-@lru_cache(maxsize=32)
-def _common_opening(controls: tuple[str, ...]) -> str:
-    """Return what all control tokens begin with; a text without it spells none."""
-    first, last = min(controls, default=""), max(controls, default="")
-    same = [one == other for one, other in zip(first, last, strict=False)]
-    return first[: [*same, False].index(False)]
 
 
 def _find_by_origin(
@@ -251,7 +242,7 @@ def _text_of(value: Any) -> str:
 
 
 def _require_roles(messages: Sequence[Mapping[str, Any]], controls: tuple[str, ...]) -> None:
-    opening = _common_opening(controls)
+    opening = find_opening(controls)
     for index, message in enumerate(messages):
         role = str(message.get("role"))
         if opening in role and find_control_text(role, controls):

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llama_padfix.columns import from_arrow, is_table, read_column, rows_of_table
 from llama_padfix.records import IGNORE_INDEX, PadfixError, describe
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["PadCollator"]
+
+_NAMES = ("input_ids", "attention_mask", "labels")
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,12 @@ class PadCollator:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Return `input_ids`, `attention_mask` and `labels`, each an int64 tensor of shape (len(rows), width).
 
-        A row holds `input_ids` and optionally `labels` and `attention_mask`: lists, 1-D numpy arrays or torch
-        tensors of integers. Other columns are ignored. Labels are -100 at padded positions (those that the row's
-        own mask marks with 0 too) and at each row's first real token, and nowhere else: a stop token keeps its
-        label even where its id is `pad_token_id`. Without `labels` a row's ids are its labels. Masks keep their
-        values, 1 where a row brings none. `rows` is never changed.
+        A row holds `input_ids` and optionally `labels` and `attention_mask`: lists, 1-D numpy arrays, torch tensors,
+        Arrow arrays or list scalars of integers. Arrow tables are read too: one as the batch, or a sequence of them,
+        which is what a `datasets` stream `with_format("arrow")` hands over. Other columns are ignored. Labels are -100
+        at padded positions (those that the row's own mask marks with 0 too) and at each row's first real token, and
+        nowhere else: a stop token keeps its label even where its id is `pad_token_id`. Without `labels` a row's ids
+        are its labels. Masks keep their values, 1 where a row brings none. `rows` is never changed.
 
         Raises `PadfixError`, naming the row, for an empty batch or row, for ids that are no integers or negative,
         for a column whose length differs from that of `input_ids`, for labels in some rows only, and when torch
@@ -68,37 +72,33 @@ class PadCollator:
                 "PadCollator makes torch tensors and torch is missing. Run: pip install torch"
             ) from error
 
+        rows = _open_tables(rows)
         _require_rows(rows)
-        ids = [_read(numpy, row, "input_ids", i) for i, row in enumerate(rows)]
-        masks = [_read(numpy, row, "attention_mask", i, ids[i]) for i, row in enumerate(rows)]
-        labels = [_read(numpy, row, "labels", i, ids[i]) for i, row in enumerate(rows)]
-        unlabelled = [i for i, own in enumerate(labels) if own is None]
-        if 0 < len(unlabelled) < len(labels):
-            raise PadfixError(
-                f"{len(unlabelled)} of {len(labels)} rows have no labels (the first is row {unlabelled[0]}), so it is "
-                "unclear what trains there. Encode all rows in the same way: `prepare(tokenizer).encode(dataset)`."
-            )
+        ids, masks, labels = _read_together(rows) or _read_one_by_one(numpy, rows)
 
+        if numpy.concatenate(ids).min() < 0:
+            first = next(i for i, row in enumerate(ids) if row.min() < 0)
+            raise PadfixError(
+                f"Row {first}: input_ids hold {ids[first].min()}, which no embedding has. "
+                "Pass the tokenizer's ids; -100 belongs in labels only."
+            )
+        lengths = list(map(len, ids))
         step = self.pad_to_multiple_of or 1
-        width = -(-max(map(len, ids)) // step) * step
-        shape = (len(ids), width)
-        out_ids = numpy.full(shape, self.pad_token_id, dtype=numpy.int64)
-        out_mask = numpy.zeros(shape, dtype=numpy.int64)
-        out_labels = numpy.full(shape, IGNORE_INDEX, dtype=numpy.int64)
-        for i, row in enumerate(ids):
-            if row.min() < 0:
-                raise PadfixError(
-                    f"Row {i}: input_ids hold {row.min()}, which no embedding has. "
-                    "Pass the tokenizer's ids; -100 belongs in labels only."
-                )
-            start = width - len(row) if self.padding_side == "left" else 0
-            place = slice(start, start + len(row))
-            out_ids[i, place] = row
-            out_mask[i, place] = 1 if masks[i] is None else masks[i]
-            out_labels[i, place] = row if labels[i] is None else labels[i]
-        out_labels[out_mask == 0] = IGNORE_INDEX
+        width = -(-max(lengths) // step) * step
+        if masks is None:
+            ones = numpy.ones(width, dtype=numpy.int64)
+            masks = [ones[:length] for length in lengths]
+            as_given = True
+        else:
+            as_given = bool(numpy.concatenate(masks).all())
+        columns = ((ids, self.pad_token_id), (masks, 0), (labels or ids, IGNORE_INDEX))
+        out_ids, out_mask, out_labels = _pad(numpy, columns, width, self.padding_side == "left")
+        starts = [width - length if self.padding_side == "left" else 0 for length in lengths]
+        if not as_given:  # rows that somebody else has padded
+            out_labels[out_mask == 0] = IGNORE_INDEX
+            starts = (out_mask != 0).argmax(axis=1)
         # No loss can use the first label; in transformers 4.46 to 5.7 it still counts when the mean is taken.
-        out_labels[numpy.arange(len(ids)), (out_mask != 0).argmax(axis=1)] = IGNORE_INDEX
+        out_labels[numpy.arange(len(ids)), starts] = IGNORE_INDEX
         return {
             "input_ids": torch.from_numpy(out_ids),
             "attention_mask": torch.from_numpy(out_mask),
@@ -106,26 +106,91 @@ class PadCollator:
         }
 
 
+def _open_tables(rows: Any) -> Any:
+    """Return the rows of an Arrow table, or of a sequence of them; anything else as it is."""
+    if is_table(rows):
+        return rows_of_table(rows, _NAMES)
+    if type(rows) is list and rows and is_table(rows[0]) and all(map(is_table, rows)):
+        return [row for table in rows for row in rows_of_table(table, _NAMES)]
+    return rows
+
+
+def _pad(numpy: Any, columns: Sequence[tuple[Sequence[Any], int]], width: int, left: bool) -> Any:
+    """Return an int64 array of shape (columns, rows, width) of columns of arrays, each with what fills its rows up.
+
+    Memory decides the time: one block, each place of it written once, by one call.
+    """
+    pieces: list[Any] = []
+    for arrays, value in columns:
+        filling = numpy.full(width, value, dtype=numpy.int64)
+        for array in arrays:
+            pieces += (filling[len(array) :], array) if left else (array, filling[len(array) :])
+    out = numpy.empty((len(columns), len(columns[0][0]), width), dtype=numpy.int64)
+    numpy.concatenate(pieces, out=out.reshape(-1))
+    return out
+
+
+def _read_together(rows: Sequence[Mapping[str, Any]]) -> tuple[Any, Any, Any] | None:
+    """Return ids, masks and labels (None where no row has any) of rows that are all well formed; else None."""
+    columns: list[Any] = []
+    for name in _NAMES:
+        values = [row.get(name) for row in rows]
+        if name != "input_ids" and set(map(type, values)) == {type(None)}:
+            columns.append(None)
+            continue
+        arrays = read_column(values, "iub" if name == "attention_mask" else "iu")
+        if arrays is None:
+            return None
+        lengths = list(map(len, arrays))
+        if not all(lengths) or (columns and lengths != list(map(len, columns[0]))):
+            return None
+        columns.append(arrays)
+    ids, masks, labels = columns
+    return ids, masks, labels
+
+
+def _read_one_by_one(numpy: Any, rows: Sequence[Mapping[str, Any]]) -> tuple[Any, Any, Any]:
+    """Return ids, masks and labels of rows of any kinds, or raise for the first that cannot be padded."""
+    ids = [_read(numpy, row, "input_ids", i) for i, row in enumerate(rows)]
+    masks = [_read(numpy, row, "attention_mask", i, ids[i]) for i, row in enumerate(rows)]
+    labels = [_read(numpy, row, "labels", i, ids[i]) for i, row in enumerate(rows)]
+    unlabelled = [i for i, own in enumerate(labels) if own is None]
+    if 0 < len(unlabelled) < len(labels):
+        raise PadfixError(
+            f"{len(unlabelled)} of {len(labels)} rows have no labels (the first is row {unlabelled[0]}), so it is "
+            "unclear what trains there. Encode all rows in the same way: `prepare(tokenizer).encode(dataset)`."
+        )
+    masks = [numpy.ones(len(own), dtype=bool) if mask is None else mask for own, mask in zip(ids, masks, strict=True)]
+    return ids, masks, None if unlabelled else labels
+
+
 def _require_rows(rows: Any) -> None:
-    if isinstance(rows, Mapping) or not isinstance(rows, Sequence):
+    if type(rows) is not list and (isinstance(rows, Mapping) or not isinstance(rows, Sequence)):
         raise PadfixError(
             f"A batch is a sequence of rows, and this is a {type(rows).__name__}. Pass a list: collator([row])."
         )
     if not rows:
         raise PadfixError("The batch has no rows, so it has no width. Pass one row or more: collator([row]).")
     for i, row in enumerate(rows):
-        if not isinstance(row, Mapping) or row.get("input_ids") is None:
-            seen = list(row) if isinstance(row, Mapping) else row
-            raise PadfixError(
-                f"Row {i} has no input_ids: {describe(seen)}. "
-                "Encode the dataset first: `prepare(tokenizer).encode(dataset)`."
-            )
+        # The type first: asking an abstract class takes as long as padding the row.
+        if (type(row) is not dict and not isinstance(row, Mapping)) or row.get("input_ids") is None:
+            raise _without_ids(i, row)
+
+
+def _without_ids(index: int, row: Any) -> PadfixError:
+    seen = list(row) if isinstance(row, Mapping) else row
+    return PadfixError(
+        f"Row {index} has no input_ids: {describe(seen)}. "
+        "Encode the dataset first: `prepare(tokenizer).encode(dataset)`."
+    )
 
 
 def _read(numpy: Any, row: Mapping[str, Any], name: str, index: int, ids: Any = None) -> Any:
     """Return a column of a row as a 1-D integer array as long as `ids`; None where the row lacks it."""
-    value = row.get(name)
+    value = from_arrow(row.get(name))
     if value is None:
+        if ids is None:
+            raise _without_ids(index, row)
         return None
     if hasattr(value, "detach"):  # a torch tensor, perhaps on another device; numpy has no bfloat16
         value = value.detach().cpu()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,13 +61,21 @@ class Prepared:
         """What became of all rows encoded so far."""
         return self.encoder.counts
 
-    def encode(self, dataset: Any, *, progress: bool = True) -> Any:
+    def encode(
+        self,
+        dataset: Any,
+        *,
+        progress: bool = True,
+        num_proc: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> Any:
         """Encode a `Dataset`, `DatasetDict`, `IterableDataset` or list of rows of any known shape.
 
         Returns the same kind of dataset (a `Dataset` for a list) with the columns `input_ids` and `labels`; what
-        was dropped, cut or repaired is logged, and counted in `counts`.
+        was dropped, cut or repaired is logged, and counted in `counts`. `num_proc` processes give the bytes of one.
+        A dataset that lies in files is cached beside them, any other in `cache_dir` (see `encode_dataset`).
         """
-        return encode_dataset(self.encoder, dataset, progress=progress)
+        return encode_dataset(self.encoder, dataset, progress=progress, num_proc=num_proc, cache_dir=cache_dir)
 
     def __str__(self) -> str:
         return f"{self.plan}\n{self.precision}\n{self.report}"

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from itertools import pairwise
+from typing import Any, Literal
 
-from llama_padfix.bos import dedupe_bos
-from llama_padfix.chat import ChatTemplate, Rendered, read_template, render_turns
-from llama_padfix.counts import count_rows
+from llama_padfix.both_ways import Batch, Rows, encode_all_carefully, encode_together, make_table
+from llama_padfix.careful_way import CAREFUL_SETTINGS, CarefulWay
+from llama_padfix.chats import Chats, read_chat_rows, read_chat_table
 from llama_padfix.dates import pin_date
 from llama_padfix.encoding import Encoding, describe_encoding, hash_template, hash_tokenizer
-from llama_padfix.formats import read_row, require_unicode, split_batch
-from llama_padfix.labels import find_markers, label_tokens, mask_labels
-from llama_padfix.observe import check_tokenizer, encode_plain, observe_template, special_ids, untouched
-from llama_padfix.offsets import Encoded, TextBackend, encode_around, encode_spans, make_text_backend
+from llama_padfix.engines import Engine, EngineChoice, choose_engine
+from llama_padfix.formats import split_batch
+from llama_padfix.observe import check_tokenizer, special_ids, untouched
+from llama_padfix.plain_way import PlainWay, find_plain_way
 from llama_padfix.policy import text_end_id
-from llama_padfix.records import IGNORE_INDEX, Counts, PadfixError, TurnMarkers
-from llama_padfix.remarks import find_remarks, name_tokens
-from llama_padfix.render import plain
-from llama_padfix.selection import TrainOn, choose_turns, require_train_on
-from llama_padfix.truncation import EncodedRow, find_cuts, fit_row
+from llama_padfix.records import Counts, PadfixError
+from llama_padfix.selection import TrainOn, require_train_on
 
 __all__ = ["ChatEncoder", "OnError", "OnLoss", "SpecialTokens", "TrainOn", "Truncation"]
 
@@ -31,19 +29,10 @@ Truncation = Literal["turns", "tokens", "error"]
 OnError = Literal["raise", "drop"]
 OnLoss = Literal["count", "error"]
 
-_T = TypeVar("_T")
-_LEARNED = ("counts", "_template", "_markers", "_header", "_hashes", "_text_backend")
-_DETAIL = 100  # characters of an error or of spelled tokens that are kept beside a row's number
-
-
-@dataclass(frozen=True)
-class _Chat:
-    """A conversation that is rendered and not yet encoded; `spelled` are the characters encoded as text."""
-
-    rendered: Rendered
-    tokens: tuple[str, ...]
-    spelled: tuple[tuple[int, int], ...]
-    seen: Mapping[str, str]
+_Columns = dict[str, list[list[int]]]
+_LEARNED = ("counts", "_gave_up", "_known", "_careful", "_plain", "_tried_plain", "_engine", "_hashes")
+_CHUNK_ROWS = 2000  # one call of an engine for many more takes twice the CPU, and memory
+_FEW = 2  # rows below which nothing is learned
 
 
 class ChatEncoder:
@@ -83,6 +72,7 @@ class ChatEncoder:
         special_tokens: SpecialTokens = "escape",
         allowed_tokens: Sequence[str] = (),
         date: datetime.date | str | None = None,
+        engine: EngineChoice = "auto",
     ) -> None:
         check_tokenizer(tokenizer)
         require_train_on(train_on)
@@ -90,6 +80,7 @@ class ChatEncoder:
         _require_choice("truncation", truncation, ("turns", "tokens", "error"))
         _require_choice("on_error", on_error, ("raise", "drop"))
         _require_choice("on_loss", on_loss, ("count", "error"))
+        _require_choice("engine", engine, ("auto", "tokenizers", "fastokens"))
         if max_length is not None and (not isinstance(max_length, int) or max_length < 2):
             raise PadfixError(f"max_length={max_length!r}: a row needs at least 2 tokens. Pass an int, or None.")
         self.tokenizer = tokenizer
@@ -100,23 +91,31 @@ class ChatEncoder:
         self.on_loss = on_loss
         self.special_tokens = special_tokens
         self.allowed_tokens = tuple(allowed_tokens)
+        self.engine = engine
         self.template_kwargs = pin_date(tokenizer, template_kwargs, date)
-        self._text_end_id = text_end_id(special_ids(tokenizer), tokenizer.eos_token_id)
+        self.text_end_id = text_end_id(special_ids(tokenizer), tokenizer.eos_token_id)
         self._forget()
 
     def _forget(self) -> None:
         self.counts = Counts()
-        self._template: ChatTemplate | None = None
-        self._markers: TurnMarkers | None = None
-        self._header: str | None = None
+        self._gave_up = False
+        self._known: tuple[Any, ...] = ()
+        self._careful: CarefulWay | None = None
+        self._plain: PlainWay | None = None
+        self._tried_plain = False
+        self._engine: Engine | None = None
         self._hashes: tuple[str, str] | None = None
-        self._text_backend: TextBackend | None = None
 
     @property
     def encoding(self) -> Encoding:
         """How this encoder encodes, the pinned date included; `encode_dataset` writes it into what it returns."""
         self._hashes = self._hashes or (hash_template(self.tokenizer), hash_tokenizer(self.tokenizer))
         return describe_encoding(vars(self), *self._hashes)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a fast way was given up because a row it encoded proved wrong: encode what went before again."""
+        return self._gave_up or (self._engine is not None and bool(self._engine.failed))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what was counted and learned, so that `datasets` knows an encoder again after its use."""
@@ -133,185 +132,122 @@ class ChatEncoder:
         dataset for the error messages (`dataset.map(..., with_indices=True)`); without them rows are named by their
         place in the batch.
         """
+        if hasattr(rows, "column_names") and hasattr(rows, "to_pylist"):  # a pyarrow.Table
+            first = indices if isinstance(indices, int) else next(iter(indices or ()), 0)
+            encoded: dict[str, Any] = self.encode_table(rows, first)
+            return encoded
         batch = split_batch(rows)
         if batch is None:
             number = indices if isinstance(indices, int) or indices is None else indices[0]
-            columns, counts = self._encode_rows([(number, rows)])
+            columns, counts = self._encode_rows([rows], [number])
             if not counts.kept:
                 raise PadfixError(f"The row leaves nothing to train on ({counts}). Raise max_length, or drop the row.")
             return {name: column[0] for name, column in columns.items()}
         if indices is not None:
             return self.encode_rows(batch, indices)[0]
-        return self._encode_rows(list(enumerate(batch)), of_batch=True)[0]
+        return self._encode_rows(batch, range(len(batch)), of_batch=True)[0]
 
-    def encode_rows(
-        self, rows: Iterable[Any], numbers: Sequence[int] | int = 0
-    ) -> tuple[dict[str, list[list[int]]], Counts]:
+    def encode_rows(self, rows: Iterable[Any], numbers: Sequence[int] | int = 0) -> tuple[_Columns, Counts]:
         """Encode rows into the columns `input_ids` and `labels`, and return what became of them.
 
         `numbers` are the rows' numbers for the error messages, or the number of the first one. Rows that are
         dropped leave no place in the columns. The counts are also added to `self.counts`; when an error is
         raised, nothing is added.
         """
-        return self._encode_rows(
-            [(numbers + n if isinstance(numbers, int) else numbers[n], row) for n, row in enumerate(rows)]
-        )
+        rows = list(rows)
+        named = range(numbers, numbers + len(rows)) if isinstance(numbers, int) else list(numbers)
+        return self._encode_rows(rows, named)
+
+    def encode_table(self, table: Any, first_row: int = 0, *, carry: Sequence[str] = ()) -> Any:
+        """Encode a `pyarrow.Table` of rows into one with the columns `input_ids` and `labels`, lists of int32.
+
+        `first_row` is the number of the table's first row for the error messages. Rows that are dropped leave no
+        place; `carry` names columns (an id) that go along with the rows that are kept. `encoder.counts` adds up what
+        became of the rows. Raises `PadfixError` for what `encode_rows` refuses, and for a column that is not there.
+        """
+        return self.encode_chunk(table, first_row, carry=carry)[0]
+
+    def encode_chunk(self, table: Any, first_row: int = 0, *, carry: Sequence[str] = ()) -> tuple[Any, Counts]:
+        """Encode as `encode_table` does, and return the counts of these rows beside the table."""
+        import pyarrow
+
+        missing = [name for name in carry if name not in table.column_names or name in ("input_ids", "labels")]
+        if missing:
+            raise PadfixError(
+                f"carry names {missing[0]!r}, and the columns that can go along are {', '.join(table.column_names)}. "
+                "Name one of those, or leave carry out."
+            )
+        counts = Counts()
+        parts = []
+        for start in range(0, max(table.num_rows, 1), _CHUNK_ROWS):
+            part = table.slice(start, _CHUNK_ROWS)
+            numbers = range(first_row + start, first_row + start + part.num_rows)
+            rows = Rows(functools.partial(_take_rows, part), numbers)
+            batch = self._encode(rows, functools.partial(read_chat_table, part))
+            parts.append(make_table(batch, part.select(list(carry))))
+            counts = counts + batch.counts
+        self.counts = self.counts + counts
+        return pyarrow.concat_tables(parts), counts
 
     def _encode_rows(
-        self, numbered: Sequence[tuple[int | None, Any]], of_batch: bool = False
-    ) -> tuple[dict[str, list[list[int]]], Counts]:
-        columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-        outcomes: list[tuple[int | None, int, int, Mapping[str, str]]] = []
+        self, rows: Sequence[Any], numbers: Sequence[int | None], of_batch: bool = False
+    ) -> tuple[_Columns, Counts]:
+        together = Rows(lambda places: [rows[place] for place in places], numbers, of_batch)
+        batch = self._encode(together, lambda words: read_chat_rows(rows, words))
+        edges = [*pairwise(batch.bounds.tolist())]
+        columns = {
+            name: [flat[start:end] for start, end in edges]
+            for name, flat in (("input_ids", batch.input_ids.tolist()), ("labels", batch.labels.tolist()))
+        }
+        self.counts = self.counts + batch.counts
+        return columns, batch.counts
+
+    def _encode(self, rows: Rows, read_chats: Callable[[Sequence[str]], Chats]) -> Batch:
+        """Encode rows, of which `read_chats` finds the plain conversations that hold none of some words."""
+        careful = self._renew_careful()
         with untouched(self.tokenizer):
-            encoded_rows = self._encode_numbered([(_name(number, of_batch), row) for number, row in numbered])
-        for (number, _), encoded in zip(numbered, encoded_rows, strict=True):
-            if isinstance(encoded, PadfixError):
-                outcomes.append((number, 0, 0, {"dropped_invalid": _shorten(plain(encoded))}))
-                continue
-            row = fit_row(encoded, self.max_length, self.truncation, _name(number, of_batch))
-            seen = {kind: _shorten(plain(detail)) for kind, detail in row.seen.items()} if row.seen else row.seen
-            trained = sum(last - first for first, last in row.trained)
-            outcomes.append((number, len(row.input_ids) if trained else 0, trained, seen))
-            if trained:
-                columns["input_ids"].append(row.input_ids)
-                columns["labels"].append(row.labels)
-        counts = count_rows(outcomes, of_batch=of_batch)
-        self.counts = self.counts + counts
-        return columns, counts
+            if not self._tried_plain and len(rows.numbers) >= _FEW:
+                self._tried_plain = True
+                self._plain = find_plain_way(self.tokenizer, self.template_kwargs, self._encode_texts, self.train_on)
+            if self._plain is not None:
+                chats = read_chats(self._plain.words)
+                if self._plain.learn(chats):
+                    chats = read_chats(self._plain.words)
+                batch = encode_together(careful, self._plain, chats, rows)
+                if batch is not None:
+                    return batch
+                self._plain, self._gave_up = None, True
+            return encode_all_carefully(careful, rows)
 
-    def _encode_numbered(self, named: Sequence[tuple[str, Any]]) -> list[EncodedRow | PadfixError]:
-        """Encode rows in one call of the tokenizer where that is possible; the error where a row cannot be read."""
-        read = [(name, self._read_or_drop(row, name)) for name, row in named]
-        together = [chat.rendered for _, chat in read if isinstance(chat, _Chat) and not chat.spelled]
-        encodings = iter(
-            encode_spans(self.tokenizer, [one.text for one in together], [_spans_of(one) for one in together])
-        )
-        spelled = next((chat for _, chat in read if isinstance(chat, _Chat) and chat.spelled), None)
-        if spelled is not None and self._text_backend is None:
-            self._text_backend = make_text_backend(self.tokenizer, spelled.tokens)
-        return [
-            self._attempt(name, functools.partial(self._encode_spelled, item))
-            if isinstance(item, _Chat) and item.spelled
-            else self._label(item, next(encodings))
-            if isinstance(item, _Chat)
-            else item
-            for name, item in read
-        ]
+    def _renew_careful(self) -> CarefulWay:
+        """Return the careful way with the settings of now; what was learned of other ones is forgotten."""
+        settings = {name: getattr(self, name) for name in CAREFUL_SETTINGS}
+        tokenizer, source = self.tokenizer, getattr(self.tokenizer, "chat_template", None)
+        chosen = (dict(self.template_kwargs), self.train_on, self.engine)
+        known = (tokenizer, len(tokenizer), tokenizer.special_tokens_map, copy.copy(source), chosen)
+        if self._careful is None or known != self._known:
+            self._gave_up = self.doubtful
+            self._known, self._careful = known, CarefulWay(**settings)
+            self._plain, self._tried_plain, self._engine = None, False, None
+        for name, value in settings.items():
+            setattr(self._careful, name, value)
+        return self._careful
 
-    def _encode_spelled(self, chat: _Chat) -> EncodedRow:
-        assert self._text_backend is not None  # made when the first such row was read
-        text, spans = chat.rendered.text, _spans_of(chat.rendered)
-        return self._label(
-            chat, encode_around(self.tokenizer, text, chat.spelled, chat.tokens, self._text_backend, spans)
-        )
-
-    def _label(self, chat: _Chat, encoded: Encoded) -> EncodedRow:
-        ids, places, ends = encoded
-        labels = label_tokens(ids, places)
-        if places and places[0][0] == 0:  # position 0 is never trained
-            places = [(1, max(places[0][1], 1)), *places[1:]]
-        too_long = self.max_length is not None and len(ids) > self.max_length
-        cuts = [ends[place] for place in find_cuts(chat.rendered.turns)] if too_long else ()
-        return EncodedRow(ids, labels, places, cuts, chat.seen)
-
-    def _read_or_drop(self, row: Any, name: str) -> _Chat | EncodedRow | PadfixError:
-        """Read a row; what is wrong with the tokenizer or its template is no row's fault and always raises."""
-        conversation = self._attempt(name, lambda: read_row(row))
-        if isinstance(conversation, PadfixError):
-            return conversation
-        text, messages = conversation.text, conversation.messages
-        if text is not None:
-            return self._attempt(name, lambda: self._encode_text(text))
-        template = self._template = self._template or read_template(self.tokenizer, self.template_kwargs)
-        return self._attempt(
-            name, lambda: self._render(template, messages or [], conversation.tools, conversation.trained_from)
-        )
-
-    def _attempt(self, name: str, read: Callable[[], _T]) -> _T | PadfixError:
-        try:
-            return read()
-        except PadfixError as error:
-            if self.on_error == "drop":
-                return error
-            raise PadfixError(f"{name}: {error}" if name else str(error)) from error
-
-    def _render(
-        self, template: ChatTemplate, messages: list[dict[str, Any]], tools: list[Any] | None, trained_from: int
-    ) -> _Chat:
-        messages, wanted = choose_turns(messages, self.train_on, trained_from)
-        rendered = render_turns(template, messages, tools, wanted, allow_loss=self.on_loss == "count")
-        require_unicode(rendered.text)
-        if rendered.spelled and self.special_tokens == "error":
-            raise PadfixError(
-                f"a message spells the control token {name_tokens(rendered, rendered.spelled)}, which "
-                "special_tokens='error' forbids. Remove it, or encode it as text: special_tokens='escape'"
-            )
-        escaped = self._keep_escaped(rendered)
-        seen = find_remarks(rendered, messages, wanted, escaped)
-        return _Chat(rendered, template.controls + template.tags, escaped, seen)
-
-    def _keep_escaped(self, rendered: Rendered) -> tuple[tuple[int, int], ...]:
-        """Return the spelled control tokens that are encoded as text: all but those that are allowed."""
-        if self.special_tokens == "allow" or not rendered.spelled:
-            return ()
-        return tuple(
-            (start, end)
-            for start, end in rendered.spelled
-            if rendered.text[start:end] not in self.allowed_tokens
-            or not any(turn.start <= start and end <= turn.end for turn in rendered.turns)
-        )
-
-    def _encode_text(self, text: str) -> EncodedRow:
-        if not text:
-            raise PadfixError("the text is empty, so there is nothing to train on. Drop such rows: on_error='drop'")
-        require_unicode(text)
-        bos, bos_id = self.tokenizer.bos_token, self.tokenizer.bos_token_id
-        single = dedupe_bos(text, bos_token=bos) if bos is not None else text
-        seen = {"repaired": ""} if single != text else {}
-        input_ids = encode_plain(self.tokenizer, single)
-        if bos_id is not None and input_ids[:1] != [bos_id]:
-            input_ids = [bos_id, *input_ids]
-        markers = self._find_markers_once(single)
-        if markers is not None:
-            labels = mask_labels(input_ids, markers, train_on="last" if self.train_on == "last" else "assistant")
-            ends = tuple(
-                position + 1
-                for position, label in enumerate(labels)
-                if label != IGNORE_INDEX and label in markers.stop_ids
-            )
-            trained = [(n, n + 1) for n, label in enumerate(labels) if label != IGNORE_INDEX]
-            if trained:
-                return EncodedRow(input_ids, labels, trained, ends, seen)
-        if self._text_end_id is not None and input_ids[-1:] != [self._text_end_id]:
-            input_ids = [*input_ids, self._text_end_id]
-        length = len(input_ids)
-        return EncodedRow(
-            input_ids, [IGNORE_INDEX, *input_ids[1:]], [(1, length)] if length > 1 else [], (length,), seen
-        )
-
-    def _find_markers_once(self, text: str) -> TurnMarkers | None:
-        """Return what marks the turns of a rendered chat; None where the text holds no assistant header."""
-        if self._header is None:
-            facts = observe_template(self.tokenizer, self.template_kwargs)
-            self._header = facts.header if facts is not None else ""
-        if not self._header or self._header not in text:
-            return None
-        if self._markers is None:
-            self._markers = find_markers(self.tokenizer)
-        return self._markers
+    def _encode_texts(self, texts: Sequence[str]) -> tuple[Any, Any]:
+        if self._engine is None:
+            self._engine = choose_engine(self.tokenizer, self.engine)
+        return self._engine.encode(texts)
 
 
-def _name(number: int | None, of_batch: bool) -> str:
-    """Return what a row is called in an error; "" for one that came alone and without its number."""
-    return "" if number is None else f"row {number} of this batch" if of_batch else f"row {number}"
+def _take_rows(table: Any, places: Sequence[int]) -> list[dict[str, Any]]:
+    import pyarrow
 
-
-def _spans_of(rendered: Rendered) -> list[tuple[int, int]]:
-    return [(turn.start, turn.end) for turn in rendered.turns]
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= _DETAIL else text[: _DETAIL - 3] + "..."
+    rows: list[dict[str, Any]]
+    try:
+        rows = table.take(list(places)).to_pylist()
+    except pyarrow.ArrowNotImplementedError:  # of columns of views
+        rows = [row for place in places for row in table.slice(place, 1).to_pylist()]
+    return rows
 
 
 def _require_choice(name: str, value: object, accepted: Sequence[str]) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any
 
+from llama_padfix.marking import mark_answers
 from llama_padfix.observe import encode_plain, find_control_text, observe_template, special_ids, untouched
 from llama_padfix.policy import TEXT_END_TOKEN
 from llama_padfix.records import IGNORE_INDEX, PadfixError, TurnMarkers
-from llama_padfix.row_turns import find_turns_in
 
 __all__ = ["find_markers", "label_tokens", "mask_labels"]
 
@@ -60,15 +59,22 @@ def _find_markers(tokenizer: Any) -> TurnMarkers:
 
 
 def mask_labels(
-    input_ids: Any, markers: TurnMarkers, *, train_on: str = "assistant", attention_mask: Any = None
+    input_ids: Any,
+    markers: TurnMarkers,
+    *,
+    train_on: str = "assistant",
+    attention_mask: Any = None,
+    lengths: Any = None,
 ) -> Any:
     """Return labels for ids that are already encoded: each assistant turn with its stop token, else -100.
 
-    `input_ids` is a sequence of ints, a batch of them, or a numpy or torch array of one or two dimensions; the
-    labels have its type (int64 for an unsigned one) and shape. `train_on="last"` trains the last turn only.
-    `attention_mask` tells where a row is padding, which matters for a row that was cut inside a turn. A header
-    with nothing after it, or with an end of text that somebody appended, opens no turn. Raises `PadfixError` for
-    an unknown `train_on` and for markers without a header.
+    `input_ids` is a sequence of ints, a batch of them, or a numpy or torch array whose last axis is the row; the
+    labels have its type (int64 for an unsigned one) and shape. Arrays are quickest: many rows joined into a flat one
+    are labelled at the speed of memory, with `lengths` telling how long each row is. `train_on="last"` trains the
+    last turn of a row only. `attention_mask` tells where a row is padding, which matters for a row that was cut
+    inside a turn. A header with nothing after it, or with an end of text that somebody appended, opens no turn.
+    Raises `PadfixError` for an unknown `train_on`, for markers without a header, for an array of anything but
+    integers, and for lengths or a mask that do not fit the ids.
     """
     if not markers.header_ids:
         raise PadfixError(
@@ -76,41 +82,7 @@ def mask_labels(
         )
     if train_on not in ("assistant", "last"):
         raise PadfixError(f"train_on={train_on!r} is not known. Use 'assistant' or 'last'.")
-    if hasattr(input_ids, "tolist"):
-        mask = attention_mask.tolist() if hasattr(attention_mask, "tolist") else attention_mask
-        labels = mask_labels(input_ids.tolist(), markers, train_on=train_on, attention_mask=mask)
-        return _like(input_ids, labels)
-    rows = list(input_ids)
-    if rows and not isinstance(rows[0], Integral):
-        masks = [None] * len(rows) if attention_mask is None else list(attention_mask)
-        return [
-            mask_labels(row, markers, train_on=train_on, attention_mask=mask)
-            for row, mask in zip(rows, masks, strict=True)
-        ]
-    real = len(rows)
-    if attention_mask is not None:
-        real = max((index + 1 for index, bit in enumerate(attention_mask) if bit), default=0)
-    spans = _find_spans(rows, real, markers)
-    labels = [IGNORE_INDEX] * len(rows)
-    for start, end in spans[-1:] if train_on == "last" else spans:
-        labels[start:end] = rows[start:end]
-    return labels
-
-
-def _find_spans(ids: Sequence[int], length: int, markers: TurnMarkers) -> list[tuple[int, int]]:
-    import numpy
-
-    turns = find_turns_in(numpy.asarray(ids, dtype=numpy.int64), length, markers)
-    return [(turn.start, turn.end + (turn.stop_id is not None)) for turn in turns if not turn.opened]
-
-
-def _like(array: Any, labels: Any) -> Any:
-    """Return the labels as the kind of array that was given, on the same device."""
-    if hasattr(array, "new_tensor"):
-        return array.new_tensor(labels)
-    import numpy
-
-    return numpy.asarray(labels, dtype=numpy.int64 if array.dtype.kind == "u" else array.dtype)
+    return mark_answers(input_ids, markers, last_only=train_on == "last", mask=attention_mask, lengths=lengths)
 
 
 def label_tokens(ids: Sequence[int], places: Sequence[tuple[int, int]]) -> list[int]:

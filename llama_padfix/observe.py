@@ -20,6 +20,7 @@ __all__ = [
     "check_tokenizer",
     "encode_plain",
     "find_control_text",
+    "find_opening",
     "find_tags",
     "observe",
     "observe_model",
@@ -225,6 +226,14 @@ def find_control_text(text: str, controls: tuple[str, ...]) -> list[tuple[int, i
 @lru_cache(maxsize=32)
 def _pattern(controls: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(token) for token in sorted(controls, key=len, reverse=True)))
+
+
+@lru_cache(maxsize=32)
+def find_opening(tokens: tuple[str, ...]) -> str:
+    """Return what all control tokens begin with; a text without it spells none."""
+    first, last = min(tokens, default=""), max(tokens, default="")
+    same = [one == other for one, other in zip(first, last, strict=False)]
+    return first[: [*same, False].index(False)]
 
 
 def _count_leading(ids: Sequence[int], token_id: int | None) -> int:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from llama_padfix.records import IGNORE_INDEX, Facts, RowFacts, TurnMarkers
 
-__all__ = ["Turn", "everything_is_trained", "find_turns", "find_turns_in", "pad_ids", "real_part", "real_span"]
+__all__ = [
+    "Answers",
+    "Turn",
+    "everything_is_trained",
+    "find_answers",
+    "find_turns",
+    "find_turns_in",
+    "pad_ids",
+    "real_part",
+    "real_span",
+]
 
 
 class Turn(NamedTuple):
@@ -58,34 +68,107 @@ def find_turns(row: RowFacts, markers: TurnMarkers) -> tuple[Turn, ...]:
 
 def find_turns_in(ids: Any, length: int, markers: TurnMarkers) -> tuple[Turn, ...]:
     """Return the assistant turns among the first `length` of an array of ids, in order."""
+    found = find_answers(ids[: max(length, 0)], markers)
+    width = len(markers.header_ids)
+    columns = (found.start, found.end, found.at_end, found.stopped, found.opened)
+    return tuple(
+        Turn(start - width, start, end, stop_id if stopped else None, opened)
+        for start, end, stop_id, stopped, opened in zip(*(column.tolist() for column in columns), strict=True)
+    )
+
+
+class Answers(NamedTuple):
+    """What stands behind each assistant header of an array of ids, in order, as arrays of one length.
+
+    An answer lies between `start` and `end`; where it is `stopped`, the stop token `at_end` stands at `end`. `opened`
+    tells a header that nothing answers, as in `Turn`. `negative` tells whether the array holds what is no token.
+    """
+
+    start: Any
+    end: Any
+    at_end: Any
+    stopped: Any
+    opened: Any
+    negative: bool
+
+
+def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = None) -> Answers:
+    """Return the answers in a 1-D array of ids, found by comparing arrays: no step is taken for each token.
+
+    `rows` parts the array into rows, as their first positions and the positions behind their last real ones; then no
+    header and no answer reaches over the edge of one. Without it the array is one row.
+    """
+    import numpy
+
     header = markers.header_ids
-    places = length - len(header) + 1
-    if not header or places <= 0:
-        return ()
-    found = ids[:places] == header[0]
-    if not found.any():
-        return ()
-    for offset, token_id in enumerate(header[1:], 1):
-        found = found & (ids[offset : places + offset] == token_id)
-    breaks = ids[:length] < 0
-    for token_id in (*markers.stop_ids, *markers.turn_start_ids):
-        breaks = breaks | (ids[:length] == token_id)
-    ends = breaks.nonzero()[0].tolist()
-    turns: list[Turn] = []
-    after = 0
-    for place in found.nonzero()[0].tolist():
-        if place < after:
-            continue
-        start = place + len(header)
-        at = bisect_left(ends, start)
-        end = ends[at] if at < len(ends) else length
-        stop_id = int(ids[end]) if end < length and int(ids[end]) in markers.stop_ids else None
-        # Directly after the header only the template's own stop token makes a turn (an empty answer).
-        turns.append(
-            Turn(place, start, end, stop_id, end == start and (stop_id is None or stop_id != markers.stop_ids[0]))
-        )
-        after = end
-    return tuple(turns)
+    breaks = {*markers.stop_ids, *markers.turn_start_ids}
+    # The id of the header that is looked for: one that is looked for anyway, else the rarest, which is mostly the
+    # highest, since tokenizers number their tokens as they learn them and add control tokens last.
+    anchor = next((k for k, token_id in enumerate(header) if token_id in breaks), None)
+    if anchor is None:
+        anchor = max(range(len(header)), key=header.__getitem__, default=0)
+    places = _find_any(numpy, ids, breaks.union(header[anchor : anchor + 1]))
+    values = ids[places]
+    below = values < 0
+
+    start = places.compress(_is_any(values, header[anchor : anchor + 1])) + (len(header) - anchor)
+    limit: Any = len(ids)
+    start = start.compress((start >= len(header)) & (start <= limit))
+    for place, token_id in enumerate(header):
+        if place != anchor:
+            start = start.compress(ids[start + (place - len(header))] == token_id)
+    if rows is not None:
+        firsts, lasts = rows
+        limit = lasts[numpy.searchsorted(firsts, start - len(header), side="right") - 1]
+        start, limit = start.compress(start <= limit), limit.compress(start <= limit)
+
+    ends = numpy.append(places.compress(_is_any(values, tuple(breaks)) | below), len(ids))
+    end = numpy.minimum(ends[numpy.searchsorted(ends, start)], limit)
+    if (start[1:] < end[:-1] + len(header)).any():
+        kept = _keep_apart(numpy, start, end + len(header))
+        start, end = start[kept], end[kept]
+        limit = limit if rows is None else limit[kept]
+
+    inside = end < limit
+    at_end = ids[numpy.where(inside, end, 0)]
+    stopped = inside & _is_any(at_end, markers.stop_ids)
+    # Directly after the header only the template's own stop token makes a turn (an empty answer).
+    opened = (end == start) & ~(stopped & _is_any(at_end, markers.stop_ids[:1]))
+    return Answers(start, end, at_end, stopped, opened, bool(below.any()))
+
+
+def _keep_apart(numpy: Any, starts: Any, following: Any) -> list[int]:
+    """Return which answers count: a header inside one opens none, and the next starts at `following` or later."""
+    after = numpy.searchsorted(starts, following).tolist()
+    kept, place = [], 0
+    while place < len(after):
+        kept.append(place)
+        place = after[place]
+    return kept
+
+
+def _find_any(numpy: Any, ids: Any, wanted: set[int]) -> Any:
+    """Return the positions, in order, of the ids that are wanted or negative, among others that are as rare.
+
+    Vocabularies keep their control tokens together, above or below the text, so that one comparison finds them.
+    """
+    # A negative id is above all others when it is read as unsigned, and below them as it is.
+    plain = ids.view(ids.dtype.str.replace("i", "u"))
+    few = 64 + len(ids) // 8
+    found = plain >= min(wanted)
+    if numpy.count_nonzero(found) > few:
+        found = ids <= max(wanted)
+    if numpy.count_nonzero(found) > few:
+        found = _is_any(ids, tuple(wanted)) | (ids < 0)
+    return found.nonzero()[0]
+
+
+def _is_any(values: Any, wanted: Sequence[int]) -> Any:
+    """Return which values are among a few wanted ones, as booleans; comparing with each is quicker than `isin`."""
+    found = values != values
+    for token_id in wanted:
+        found |= values == token_id
+    return found
 
 
 def everything_is_trained(row: RowFacts, facts: Facts) -> bool:

@@ -1,0 +1,26 @@
+"""Ids to labels alone: `mask_labels` on one flat array of all rows' ids.
+
+--rows-from is a folder with ids.npy, labels.npy and lengths.npy, as `measure.report` keeps them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import measure
+import numpy
+from transformers import AutoTokenizer
+
+from llama_padfix import find_markers, mask_labels
+
+options = measure.read_options("rows-from")
+
+markers = find_markers(AutoTokenizer.from_pretrained(options.tokenizer))
+ids, lengths = (numpy.load(Path(options.rows_from) / f"{name}.npy") for name in ("ids", "lengths"))
+mask_labels(ids[:1000], markers)
+with measure.Work() as work:
+    labels = mask_labels(ids, markers)
+measure.report(options, work, ids, labels.astype(numpy.int32), lengths)
