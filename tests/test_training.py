@@ -13,13 +13,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments, trainer_utils
 from trl import SFTConfig, SFTTrainer
 
-from llama_padfix import IGNORE_INDEX, ChatEncoder, PadfixError, build_trainer, load, plan_patch, prepare
+from llama_padfix import IGNORE_INDEX, ChatEncoder, PadfixError, build_trainer, diagnose, load, plan_patch, prepare
 from llama_padfix.compat import averages_by_tokens, divide_once
 from tests.conftest import fresh_tokenizer
 from tests.versions import call_tokenizer
 
 KINDS = ("SFTTrainer", "Trainer")
-# Transformers 4.56 to 5.3 or later compare the tokenizer's one EOS with the config's whole list.
+# Transformers 4.56 to 5.17 compare the tokenizer's one EOS with the config's whole list.
 OVERWRITES_EOS = (
     hasattr(Trainer, "_align_special_tokens") or hasattr(trainer_utils, "align_special_tokens")
 ) and not (hasattr(trainer_utils, "_align_special_token"))
@@ -236,6 +236,8 @@ def test_training_and_saving_change_no_setting_that_prepare_made(
     assert (config, generation, tokenizer.special_tokens_map) == settings
 
     trainer.save_model(str(tmp_path / "saved"))
+    tokenizer.save_pretrained(str(tmp_path / "saved"))
+    diagnose(tmp_path / "saved").raise_for_errors()
     again, reloaded = load(tmp_path / "saved")
     assert not plan_patch(reloaded, again)
     assert again.generation_config.eos_token_id == model.generation_config.eos_token_id
