@@ -14,6 +14,7 @@ from llama_padfix.records import PadfixError
 
 __all__ = [
     "averages_by_tokens",
+    "count_second_division",
     "divide_once",
     "enable_checkpointing",
     "find_tokenizer",
@@ -138,18 +139,23 @@ def averages_by_tokens() -> bool:
     return "num_items_in_batch" in inspect.signature(Trainer.compute_loss).parameters
 
 
-def divide_once(trainer: Any) -> bool:
-    """Let accumulated gradients be divided once; tell whether the trainer would have done it twice.
+def count_second_division(trainer: Any) -> int:
+    """Return by what accelerate divides accumulated gradients that the trainer has divided already; 1 for not at all.
 
-    transformers 5.3.0 tells accelerate how many batches are accumulated, and accelerate divides the loss by them
+    transformers 5.2 to 5.5 tells accelerate how many batches are accumulated, and accelerate divides the loss by them
     although it is divided by the update's tokens already: the gradient of N batches is 1/N of what it should be.
     """
-    accelerator = trainer.accelerator
-    twice = averages_by_tokens() and accelerator.gradient_accumulation_steps > 1
-    if not twice or getattr(trainer, "is_deepspeed_enabled", False):
-        return False
-    accelerator.gradient_accumulation_steps = 1
-    return True
+    steps = int(getattr(trainer.accelerator, "gradient_accumulation_steps", 1))
+    once = not averages_by_tokens() or getattr(trainer, "is_deepspeed_enabled", False)
+    return 1 if once else steps
+
+
+def divide_once(trainer: Any) -> bool:
+    """Let accumulated gradients be divided once; tell whether the trainer would have done it twice."""
+    twice = count_second_division(trainer) > 1
+    if twice:
+        trainer.accelerator.gradient_accumulation_steps = 1
+    return twice
 
 
 def reads_own_checkpoints() -> bool:

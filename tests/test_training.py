@@ -163,6 +163,26 @@ def test_four_accumulated_rows_give_the_update_of_one_batch_of_four(
     assert float(whole.norm()) > 0.1
 
 
+def test_a_trainer_made_by_hand_divides_twice_where_the_doctor_says_so(
+    tokenizer: Any, make_model: Any, tmp_path: Path
+) -> None:
+    prepared = prepare(tokenizer, device="cpu")
+    rows = prepared.encode(ROWS[:1] * 4, progress=False)  # all alike: a mean of means is the mean in every version
+    sizes, told = [], []
+    for batch, accumulated in ((4, 1), (1, 4)):
+        model = make_model(num_hidden_layers=1)
+        before = torch.cat([weight.detach().clone().flatten() for weight in model.parameters()])
+        arguments = {"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 1e9, "max_steps": 1}
+        arguments |= {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated}
+        trainer = make_trainer("Trainer", model, tokenizer, prepared, rows, tmp_path, **arguments)
+        told.append("TRN002" in {finding.code for finding in diagnose(trainer).findings})
+        trainer.train()
+        update = torch.cat([weight.detach().flatten() for weight in model.parameters()]) - before
+        sizes.append(float(update.norm()))
+    assert not told[0]
+    assert sizes[1] == pytest.approx(sizes[0] / (4 if told[1] else 1), rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_longer_than_trl_s_own_limit_arrive_whole(
     kind: str, tokenizer: Any, make_model: Any, tmp_path: Path
