@@ -6,6 +6,7 @@ for the reader. What an old version cannot do at all is refused where it is aske
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "rename_arguments",
     "resizes_to_mean",
     "ties_saved_copies",
+    "trains_rows_of_heads",
     "trains_single_rows",
 ]
 
@@ -182,6 +184,22 @@ def resizes_to_mean(model: Any) -> bool:
 def trains_single_rows(lora: Any) -> bool:
     """Tell whether a PEFT configuration can train single rows of a matrix: `trainable_token_indices`, PEFT 0.15."""
     return hasattr(lora, "trainable_token_indices")
+
+
+@functools.cache
+def trains_rows_of_heads() -> bool:
+    """Tell whether PEFT can train single rows of an output head (PEFT 0.18); before, only those of an embedding."""
+    import peft
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        layers = torch.nn.ModuleDict({"body": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 3, bias=False)})
+        try:
+            config = peft.LoraConfig(target_modules=["body"], trainable_token_indices={"head": [0]})
+            peft.inject_adapter_in_model(config, layers)
+        except (AttributeError, TypeError):  # a linear layer has no embedding_dim; the field is not known
+            return False
+    return True
 
 
 def ties_saved_copies(lora: Any) -> bool:

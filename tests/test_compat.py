@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
@@ -159,9 +160,17 @@ def test_added_rows_are_the_mean_everywhere_and_trained_or_refused(tied: bool) -
         return
     added = add_tokens(model, tokenizer, ["<tool>"])
     after = model.get_input_embeddings().weight.detach().clone()
+    head = model.get_output_embeddings().weight.detach().clone()
     assert torch.equal(after[:-1], before) and torch.allclose(after[-1], before.mean(0), atol=1e-4)
+    heads = tuple(int(part) for part in peft.__version__.split(".")[:2]) >= (0, 18)
+    compat.trains_rows_of_heads.cache_clear()
+    state = torch.get_rng_state()
+    assert compat.trains_rows_of_heads() is heads and torch.equal(torch.get_rng_state(), state)
     if by_rows:
-        assert added.lora.trainable_token_indices and not added.lora.modules_to_save
+        assert (
+            list(added.lora.trainable_token_indices) == ["embed_tokens", "lm_head"][: 2 if heads and not tied else 1]
+        )
+        assert list(added.lora.modules_to_save or ()) == ([] if tied or heads else ["lm_head"])
     else:  # then both matrices are trained whole
         assert sorted(added.lora.modules_to_save) == ["embed_tokens", "lm_head"]
     adapted = get_peft_model(model, added.lora)
@@ -169,8 +178,9 @@ def test_added_rows_are_the_mean_everywhere_and_trained_or_refused(tied: bool) -
     optimizer = torch.optim.SGD([weight for weight in adapted.parameters() if weight.requires_grad], lr=1.0)
     adapted(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
-    merged = adapted.merge_and_unload().get_input_embeddings().weight
-    assert not torch.equal(merged[128256], after[128256])
+    merged = adapted.merge_and_unload()
+    assert not torch.equal(merged.get_input_embeddings().weight[128256], after[128256])
+    assert not torch.equal(merged.get_output_embeddings().weight[128256], head[128256])
 
 
 def test_gradients_that_accelerate_would_divide_once_more_are_divided_once() -> None:
