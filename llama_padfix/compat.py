@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = [
     "name_dtype_argument",
     "name_tokenizer_argument",
     "reads_own_checkpoints",
+    "reads_paired_merges",
     "rename_arguments",
     "resizes_to_mean",
     "ties_saved_copies",
@@ -174,6 +176,22 @@ def reads_own_checkpoints() -> bool:
     reads_all = not hasattr(torch.serialization, "safe_globals")  # torch up to 2.4
     forced = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "").lower() in ("1", "y", "yes", "true")
     return reads_all or forced or hasattr(trainer, "safe_globals")
+
+
+@functools.cache
+def reads_paired_merges() -> bool:
+    """Tell whether a tokenizer.json whose merges are pairs can be read: tokenizers 0.20 (transformers 4.45).
+
+    That is how these versions and newer ones write it; older ones read `"a b"` only.
+    """
+    from tokenizers import Tokenizer
+
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
+    try:
+        Tokenizer.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    except Exception:  # the library raises bare Exceptions
+        return False
+    return True
 
 
 def resizes_to_mean(model: Any) -> bool:

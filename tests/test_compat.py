@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -12,15 +13,17 @@ from typing import Any
 
 import peft
 import pytest
+import tokenizers
 import torch
 import transformers
 import trl
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from llama_padfix import PadfixError, add_tokens, compat
+from llama_padfix import PadfixError, add_tokens, compat, diagnose, load
 from llama_padfix.reference import make_tiny_llama
 from tests.conftest import fresh_tokenizer
+from tests.saved import save, small_model, small_tokenizer
 
 
 class Old:
@@ -146,6 +149,27 @@ def test_checkpointing_is_switched_on_under_the_name_that_the_model_knows() -> N
     for model in (earlier, later):
         compat.enable_checkpointing(model, {"use_reentrant": False})
     assert (earlier.how, later.how) == ({"use_reentrant": False}, {"use_reentrant": False, "named": "activation"})
+
+
+def test_merges_written_as_pairs_load_or_are_refused_with_the_reason(tmp_path: Path) -> None:
+    tokenizer = small_tokenizer()
+    folder = save(tmp_path / "run", tokenizer, small_model(tokenizer))
+    file = folder / "tokenizer.json"
+    held = json.loads(file.read_text())
+    merges = held["model"]["merges"]
+    held["model"]["merges"] = [each.split(" ") if isinstance(each, str) else each for each in merges]
+    assert held["model"]["merges"][0] == ["1", "2"]
+    file.write_text(json.dumps(held))
+    found = [finding.message for finding in diagnose(folder, select=["LOD006"]).findings]
+    if tuple(int(part) for part in tokenizers.__version__.split(".")[:2]) >= (0, 20):
+        assert compat.reads_paired_merges() and not found
+        ids = load(folder, verbose=False)[1]("12345")["input_ids"]
+        assert ids == tokenizer("12345", add_special_tokens=False)["input_ids"]
+        return
+    assert not compat.reads_paired_merges()
+    with pytest.raises(PadfixError, match=r"merges as pairs.*pip install -U 'transformers>=4\.45'"):
+        load(folder, verbose=False)
+    assert len(found) == 1 and "pip install -U 'transformers>=4.45'" in found[0]
 
 
 @pytest.mark.parametrize("tied", [True, False])
