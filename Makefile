@@ -17,8 +17,10 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Both ends of the supported Python versions; docs/dependencies.md says how those between are checked.
 types: $(VENV)/.test
-	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10
+	$(BIN)/mypy --python-version 3.13
 
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_padfix.choices import Choice
+from llama_padfix.compat import reads_paired_merges
 from llama_padfix.observe_folder import encode_probe, encode_raw
 from llama_padfix.records import PadfixError
 
@@ -100,11 +101,19 @@ def load_tokenizer(path: str, *, strict: bool = False, **from_pretrained: Any) -
     transformers 5.0 to 5.21 rebuild the splitting of some classes (`LlamaTokenizerFast` on Llama 3's vocabulary
     among them), so the ids of a probe text are compared with those that the package tokenizers reads from the file.
     Where they differ the file is loaded as `PreTrainedTokenizerFast`. Raises `PadfixError` where that gives others
-    too, or with `strict`.
+    too, or with `strict`, and where the file is of a form that the installed tokenizers cannot read.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(path, **from_pretrained)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **from_pretrained)
+    except Exception as error:  # the package tokenizers raises bare Exceptions
+        if "enum ModelWrapper" not in str(error) or reads_paired_merges():
+            raise
+        raise PadfixError(
+            f"The tokenizer.json of {path!r} has merges as pairs, as tokenizers 0.20 and newer write them, and the "
+            "installed tokenizers is older. Run: pip install -U 'transformers>=4.45'"
+        ) from error
     return verify_ids(tokenizer, path, strict=strict, **from_pretrained)
 
 

@@ -6,7 +6,9 @@ for the reader. What an old version cannot do at all is refused where it is aske
 
 from __future__ import annotations
 
+import functools
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +16,7 @@ from llama_padfix.records import PadfixError
 
 __all__ = [
     "averages_by_tokens",
+    "count_second_division",
     "divide_once",
     "enable_checkpointing",
     "find_tokenizer",
@@ -23,9 +26,11 @@ __all__ = [
     "name_dtype_argument",
     "name_tokenizer_argument",
     "reads_own_checkpoints",
+    "reads_paired_merges",
     "rename_arguments",
     "resizes_to_mean",
     "ties_saved_copies",
+    "trains_rows_of_heads",
     "trains_single_rows",
 ]
 
@@ -138,18 +143,23 @@ def averages_by_tokens() -> bool:
     return "num_items_in_batch" in inspect.signature(Trainer.compute_loss).parameters
 
 
-def divide_once(trainer: Any) -> bool:
-    """Let accumulated gradients be divided once; tell whether the trainer would have done it twice.
+def count_second_division(trainer: Any) -> int:
+    """Return by what accelerate divides accumulated gradients that the trainer has divided already; 1 for not at all.
 
-    transformers 5.3.0 tells accelerate how many batches are accumulated, and accelerate divides the loss by them
+    transformers 5.2 to 5.5 tells accelerate how many batches are accumulated, and accelerate divides the loss by them
     although it is divided by the update's tokens already: the gradient of N batches is 1/N of what it should be.
     """
-    accelerator = trainer.accelerator
-    twice = averages_by_tokens() and accelerator.gradient_accumulation_steps > 1
-    if not twice or getattr(trainer, "is_deepspeed_enabled", False):
-        return False
-    accelerator.gradient_accumulation_steps = 1
-    return True
+    steps = int(getattr(trainer.accelerator, "gradient_accumulation_steps", 1))
+    once = not averages_by_tokens() or getattr(trainer, "is_deepspeed_enabled", False)
+    return 1 if once else steps
+
+
+def divide_once(trainer: Any) -> bool:
+    """Let accumulated gradients be divided once; tell whether the trainer would have done it twice."""
+    twice = count_second_division(trainer) > 1
+    if twice:
+        trainer.accelerator.gradient_accumulation_steps = 1
+    return twice
 
 
 def reads_own_checkpoints() -> bool:
@@ -168,6 +178,22 @@ def reads_own_checkpoints() -> bool:
     return reads_all or forced or hasattr(trainer, "safe_globals")
 
 
+@functools.cache
+def reads_paired_merges() -> bool:
+    """Tell whether a tokenizer.json whose merges are pairs can be read: tokenizers 0.20 (transformers 4.45).
+
+    That is how these versions and newer ones write it; older ones read `"a b"` only.
+    """
+    from tokenizers import Tokenizer
+
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
+    try:
+        Tokenizer.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    except Exception:  # the library raises bare Exceptions
+        return False
+    return True
+
+
 def resizes_to_mean(model: Any) -> bool:
     """Tell whether `resize_token_embeddings` can make new rows the mean of the old ones (transformers 4.46)."""
     return "mean_resizing" in inspect.signature(model.resize_token_embeddings).parameters
@@ -176,6 +202,22 @@ def resizes_to_mean(model: Any) -> bool:
 def trains_single_rows(lora: Any) -> bool:
     """Tell whether a PEFT configuration can train single rows of a matrix: `trainable_token_indices`, PEFT 0.15."""
     return hasattr(lora, "trainable_token_indices")
+
+
+@functools.cache
+def trains_rows_of_heads() -> bool:
+    """Tell whether PEFT can train single rows of an output head (PEFT 0.18); before, only those of an embedding."""
+    import peft
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        layers = torch.nn.ModuleDict({"body": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 3, bias=False)})
+        try:
+            config = peft.LoraConfig(target_modules=["body"], trainable_token_indices={"head": [0]})
+            peft.inject_adapter_in_model(config, layers)
+        except (AttributeError, TypeError):  # a linear layer has no embedding_dim; the field is not known
+            return False
+    return True
 
 
 def ties_saved_copies(lora: Any) -> bool:

@@ -22,6 +22,7 @@ from llama_padfix.row_training import complete_head
 from llama_padfix.tokenizer import patch_tokenizer
 from llama_padfix.trainer import (
     import_trl,
+    make_sft_config,
     require_accumulation,
     sft_arguments_for,
     split_sft_arguments,
@@ -147,7 +148,7 @@ def build_trainer(model: Any, tokenizer: Any, dataset: Any, *, eval_dataset: Any
             "build_trainer(model, tokenizer, dataset['train'], eval_dataset=dataset['test'])"
         )
     safe = sft_arguments_for(choose_precision(prepare_arguments.get("device")))
-    args = trl.SFTConfig(**{"output_dir": "out", **safe, **config})
+    args = make_sft_config({"output_dir": "out", **safe, **config})
     require_accumulation(args)
 
     prepared = prepare(tokenizer, model, **prepare_arguments)

@@ -247,9 +247,9 @@ def _map_stream(datasets: Any, encoder: ChatEncoder, dataset: Any, name: str) ->
         batched=True,
         with_indices=True,
         batch_size=_BATCH_ROWS,
-        features=_features(datasets),
     )
-    encoded = encoded.with_format(None).select_columns(["input_ids", "labels"])
+    # The types come last: given to `map`, datasets 3.3 looks for each column of the stream among them.
+    encoded = encoded.with_format(None).select_columns(["input_ids", "labels"]).cast(_features(datasets))
     write_encoding(encoded, encoder.encoding)
     return encoded
 

@@ -143,6 +143,7 @@ class TrainerFacts:
     forward was already wrapped with by an earlier trainer; `launched` tells whether `accelerate launch` started
     the process. `advised_dtype` is what `choose_precision` says of the device that will train, `advised_reason`
     why. `documents_isolated` tells whether attention keeps to a document of a packed row by its position ids.
+    `divided_again_by` is the number by which accelerate divides gradients that the Trainer has divided already.
     `loader_errors` holds, by source, what drawing a batch raised, and `not_drawn` why nothing was drawn.
     """
 
@@ -173,6 +174,7 @@ class TrainerFacts:
     advised_dtype: str | None = None
     advised_reason: str = ""
     documents_isolated: bool | None = None
+    divided_again_by: int = 1
     loader_errors: Mapping[str, str] = field(default_factory=dict)
     not_drawn: Mapping[str, str] = field(default_factory=dict)
 

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from llama_padfix.compat import count_second_division
 from llama_padfix.observe_rows import rows_of_batch
 from llama_padfix.precision import choose_precision
 from llama_padfix.records import IGNORE_INDEX, PadfixError, RowFacts, SampleFacts, TrainerFacts
@@ -62,6 +63,7 @@ def observe_trainer(trainer: Any) -> TrainerFacts:
         advised_dtype=advised,
         advised_reason=reason,
         documents_isolated=_isolates_documents(model),
+        divided_again_by=count_second_division(trainer),
     )
 
 

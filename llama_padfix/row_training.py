@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llama_padfix.compat import ties_saved_copies, trains_single_rows
+from llama_padfix.compat import ties_saved_copies, trains_rows_of_heads, trains_single_rows
 from llama_padfix.lora import choose_lora
 from llama_padfix.observe_model import text_config
 from llama_padfix.records import PadfixError, describe
@@ -185,7 +185,8 @@ def train_rows(model: Any, token_ids: Iterable[int], lora: Any = None) -> RowTra
     `lora` is a `LoraConfig` (a copy of it is extended), a dict of its arguments, None for the default, or False for
     training the whole model. Just the rows are trained (`trainable_token_indices`, PEFT 0.15 and newer) in the
     embedding and, unless both are one matrix, in the head. A matrix is trained whole (`modules_to_save`) where the
-    configuration says so already or has no such field, and where the head has a bias, which PEFT's way drops.
+    configuration says so already or has no such field, where the head has a bias, which PEFT's way drops, and, before
+    PEFT 0.18, where it is a head of its own.
     Raises `PadfixError` for an id without a row and where a matrix is a LoRA target too.
     """
     matrices = find_matrices(model)
@@ -235,7 +236,8 @@ def _choose_ways(model: Any, matrices: Matrices, config: Any) -> tuple[list[str]
                 f"of target_modules, or train it whole: modules_to_save=[{name!r}]"
             )
         biased = has_bias and (layer is matrices.head or matrices.tied)
-        (whole if biased or not trains_single_rows(config) else by_rows).append(name)
+        able = trains_single_rows(config) and (name != matrices.head_name or trains_rows_of_heads())
+        (by_rows if able and not biased else whole).append(name)
     return by_rows, whole
 
 

@@ -105,6 +105,22 @@ def require_accumulation(args: Any) -> None:
         )
 
 
+def make_sft_config(arguments: Mapping[str, Any]) -> Any:
+    """Return `SFTConfig(**arguments)`, or raise what it raises: `PadfixError` for bf16 without a GPU that has it.
+
+    transformers refuses that from 4.55 on, unless `use_cpu=True` says that the CPU is meant.
+    """
+    try:
+        return import_trl().SFTConfig(**arguments)
+    except ValueError as error:
+        if "bf16/gpu" not in str(error):
+            raise
+        raise PadfixError(
+            f"bf16=True, and transformers finds no GPU for it ({error}). Leave bf16 out, and the precision is chosen "
+            "for the device; or pass use_cpu=True to train in bfloat16 on the CPU"
+        ) from error
+
+
 def import_trl() -> Any:
     """Return the package trl, or raise `PadfixError` with the line that installs it."""
     try:

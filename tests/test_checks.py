@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llama_padfix import PadfixError, checks, patch_tokenizer
+from llama_padfix import PadfixError, checks, patch_tokenizer, plan_patch
 from llama_padfix.examine import examine, load_checks
 from llama_padfix.observe import observe
 from llama_padfix.records import Check, Facts
@@ -156,6 +156,24 @@ def _find_and_heal(code: str, fault: Fault, tokenizer: Any, model: Any) -> None:
         return
     patch_tokenizer(tokenizer, model)
     assert (code in codes(observe(tokenizer, model))) == (not fault.heals)
+
+
+def test_a_complete_generation_config_needs_but_the_turns_stop_in_the_config() -> None:
+    tokenizer, model = fresh_tokenizer("3.1-instruct"), make_tiny_llama("3.1-instruct", hidden_size=16)
+    patch_tokenizer(tokenizer, model)
+    for held in (128009, [128009, 128001]):  # 128009 alone is what the Trainer of transformers 4.57 makes of the list
+        model.config.eos_token_id = held
+        assert "GEN002" not in codes(observe(tokenizer, model))
+    model.config.eos_token_id = 128001
+    [finding] = [each for each in examine(observe(tokenizer, model)).findings if each.code == "GEN002"]
+    assert [(change.target, change.after) for change in finding.changes] == [
+        ("model.config.eos_token_id", (128001, 128008, 128009))
+    ]
+    model.config.eos_token_id = model.generation_config.eos_token_id = 128009
+    targets = [change.target for change in plan_patch(tokenizer, model).changes]
+    assert targets == ["model.config.eos_token_id", "model.generation_config.eos_token_id"]
+    model.generation_config = None
+    assert "GEN002" in codes(observe(tokenizer, model)), "then the config is what generate reads"
 
 
 @pytest.mark.parametrize("release", ALL)

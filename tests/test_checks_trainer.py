@@ -32,7 +32,7 @@ CHATS = [
 ]
 MINE = (
     *("PRC", "LOD001", "LOD002", "LOD003", "LOD004", "EMB003", "EMB004", "EMB005", "EMB006"),
-    *("PCK002", "TPL005", "LBL020", "GEN004"),
+    *("PCK002", "TPL005", "LBL020", "GEN004", "TRN002"),
 )
 
 
@@ -356,6 +356,20 @@ args = TrainingArguments("out", use_cpu=True, report_to=[])
 trainer = Trainer(make_tiny_llama(hidden_size=16, num_hidden_layers=1), args, PadCollator(128001), rows)
 print([finding.message.split(":")[0] for finding in diagnose(trainer, select=["LOD003"]).findings])
 """
+
+
+def test_trn002_gradients_divided_twice(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = plain(parts, tmp_path, gradient_accumulation_steps=4)
+    trainer.accelerator.gradient_accumulation_steps = 4  # as the Trainer of transformers 5.2 to 5.5 sets it
+    finding = the_finding(trainer, "TRN002")
+    assert "gradient_accumulation_steps=4" in finding.message and "1/4 of what they should be" in finding.message
+    [change] = finding.changes
+    assert (change.before, change.after, change.safety) == (4, 1, "manual")
+    monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)  # it does its own dividing
+    assert not findings(trainer, "TRN002")
+    monkeypatch.undo()
+    exec(finding.message.rpartition("Run: ")[2], {"trainer": trainer})
+    assert not findings(trainer, "TRN002")
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="only Linux tells who started a process")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import subprocess
 import sys
@@ -10,16 +11,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import peft
 import pytest
+import tokenizers
 import torch
 import transformers
 import trl
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from llama_padfix import PadfixError, add_tokens, compat
+from llama_padfix import PadfixError, add_tokens, compat, diagnose, load
 from llama_padfix.reference import make_tiny_llama
 from tests.conftest import fresh_tokenizer
+from tests.saved import save, small_model, small_tokenizer
 
 
 class Old:
@@ -147,6 +151,27 @@ def test_checkpointing_is_switched_on_under_the_name_that_the_model_knows() -> N
     assert (earlier.how, later.how) == ({"use_reentrant": False}, {"use_reentrant": False, "named": "activation"})
 
 
+def test_merges_written_as_pairs_load_or_are_refused_with_the_reason(tmp_path: Path) -> None:
+    tokenizer = small_tokenizer()
+    folder = save(tmp_path / "run", tokenizer, small_model(tokenizer))
+    file = folder / "tokenizer.json"
+    held = json.loads(file.read_text())
+    merges = held["model"]["merges"]
+    held["model"]["merges"] = [each.split(" ") if isinstance(each, str) else each for each in merges]
+    assert held["model"]["merges"][0] == ["1", "2"]
+    file.write_text(json.dumps(held))
+    found = [finding.message for finding in diagnose(folder, select=["LOD006"]).findings]
+    if tuple(int(part) for part in tokenizers.__version__.split(".")[:2]) >= (0, 20):
+        assert compat.reads_paired_merges() and not found
+        ids = load(folder, verbose=False)[1]("12345")["input_ids"]
+        assert ids == tokenizer("12345", add_special_tokens=False)["input_ids"]
+        return
+    assert not compat.reads_paired_merges()
+    with pytest.raises(PadfixError, match=r"merges as pairs.*pip install -U 'transformers>=4\.45'"):
+        load(folder, verbose=False)
+    assert len(found) == 1 and "pip install -U 'transformers>=4.45'" in found[0]
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_added_rows_are_the_mean_everywhere_and_trained_or_refused(tied: bool) -> None:
     model = make_tiny_llama(hidden_size=16, num_hidden_layers=1, tie_word_embeddings=tied)
@@ -159,9 +184,17 @@ def test_added_rows_are_the_mean_everywhere_and_trained_or_refused(tied: bool) -
         return
     added = add_tokens(model, tokenizer, ["<tool>"])
     after = model.get_input_embeddings().weight.detach().clone()
+    head = model.get_output_embeddings().weight.detach().clone()
     assert torch.equal(after[:-1], before) and torch.allclose(after[-1], before.mean(0), atol=1e-4)
+    heads = tuple(int(part) for part in peft.__version__.split(".")[:2]) >= (0, 18)
+    compat.trains_rows_of_heads.cache_clear()
+    state = torch.get_rng_state()
+    assert compat.trains_rows_of_heads() is heads and torch.equal(torch.get_rng_state(), state)
     if by_rows:
-        assert added.lora.trainable_token_indices and not added.lora.modules_to_save
+        assert (
+            list(added.lora.trainable_token_indices) == ["embed_tokens", "lm_head"][: 2 if heads and not tied else 1]
+        )
+        assert list(added.lora.modules_to_save or ()) == ([] if tied or heads else ["lm_head"])
     else:  # then both matrices are trained whole
         assert sorted(added.lora.modules_to_save) == ["embed_tokens", "lm_head"]
     adapted = get_peft_model(model, added.lora)
@@ -169,8 +202,9 @@ def test_added_rows_are_the_mean_everywhere_and_trained_or_refused(tied: bool) -
     optimizer = torch.optim.SGD([weight for weight in adapted.parameters() if weight.requires_grad], lr=1.0)
     adapted(input_ids=ids, labels=ids).loss.backward()
     optimizer.step()
-    merged = adapted.merge_and_unload().get_input_embeddings().weight
-    assert not torch.equal(merged[128256], after[128256])
+    merged = adapted.merge_and_unload()
+    assert not torch.equal(merged.get_input_embeddings().weight[128256], after[128256])
+    assert not torch.equal(merged.get_output_embeddings().weight[128256], head[128256])
 
 
 def test_gradients_that_accelerate_would_divide_once_more_are_divided_once() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from llama_padfix import PadfixError, load, padding_side, prepare
+from llama_padfix import PadfixError, diagnose, load, padding_side, patch_tokenizer, prepare
 from tests.conftest import fresh_tokenizer
 
 PROMPTS = ["Hi", "Tell me a long story about a llama and its pad token.", "Why?", "Count to three:\n1\n2"]
@@ -109,3 +110,24 @@ def test_reloaded_checkpoint_stops_at_every_stop_token_and_at_no_other(
         assert count_new_tokens(again, reloaded, token_id) == 1
     for token_id in (15339, 128006):
         assert count_new_tokens(again, reloaded, token_id) == 4
+
+
+def test_generation_stops_where_its_own_config_says_and_not_where_the_models_does(
+    make_model: Any, tmp_path: Path
+) -> None:
+    """What GEN002 rests on: one stop in config.json does no harm beside a whole list in generation_config.json."""
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    model = make_model("3.1-instruct", num_hidden_layers=1, tie_word_embeddings=False)
+    patch_tokenizer(tokenizer, model)
+    stops = [128001, 128008, 128009]
+    for in_config, in_generation in ((128009, stops), (stops, 128009)):
+        model.config.eos_token_id, model.generation_config.eos_token_id = in_config, in_generation
+        folder = tmp_path / str(type(in_config).__name__)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        again = AutoModelForCausalLM.from_pretrained(folder)
+        assert (again.config.eos_token_id, again.generation_config.eos_token_id) == (in_config, in_generation)
+        counts = [count_new_tokens(again, tokenizer, token_id) for token_id in stops]
+        assert counts == ([1, 1, 1] if in_generation == stops else [4, 4, 1])
+        found = [finding for finding in diagnose(folder).findings if finding.code == "GEN002"]
+        assert len(found) == (in_generation != stops)

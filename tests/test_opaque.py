@@ -365,7 +365,7 @@ def test_a_look_into_a_text_is_refused_or_changes_nothing(body: str) -> None:
     learned = learn(source)
     assert (learned is not None) == (body in LEARNED)
     if learned is not None:
-        assert holds_for(source, learned, random.Random(body), 150) > 10
+        assert holds_for(source, learned, random.Random(body), 80) > 4
 
 
 # Expressions made up at random, of everything that jinja knows
@@ -427,7 +427,7 @@ def make_body(rng: random.Random) -> str:
     )
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(st.integers(0, 10**9))
 def test_whatever_a_template_does_with_a_text_what_is_learned_holds(seed: int) -> None:
     rng = random.Random(seed)

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 from datasets import Dataset, DatasetDict, IterableDataset
 from peft import LoraConfig
 from transformers import TrainerCallback
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from llama_padfix import IGNORE_INDEX, PadfixError, build_trainer, plan_patch
 from llama_padfix.compat import find_tokenizer
 from llama_padfix.reference import make_tiny_llama
+from llama_padfix.trainer import make_sft_config
 from tests.conftest import fresh_tokenizer
 
 QUICK: dict[str, Any] = {
@@ -205,3 +208,26 @@ print(sft.dataset_kwargs)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     line = "False False 1.0 False ['labels']"
     assert done.stdout.splitlines() == [line, line, "{'skip_prepare_dataset': True}"], done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU that may have bfloat16")
+def test_bf16_without_a_gpu_is_refused_with_the_reason_where_transformers_refuses_it(
+    untouched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # transformers 4.x writes into it
+    tokenizer, model = untouched
+    asked = {name: value for name, value in QUICK.items() if name != "use_cpu"}
+    asked |= {"bf16": True, "output_dir": str(tmp_path)}
+    try:
+        SFTConfig(bf16=True, output_dir=str(tmp_path))
+    except ValueError:
+        before = state(tokenizer, model)
+        with pytest.raises(PadfixError, match=r"bf16=True.*Leave bf16 out.*use_cpu=True"):
+            build_trainer(model, tokenizer, [SHAPES["messages"]], **asked)
+        assert state(tokenizer, model) == before
+    else:
+        assert tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (4, 55)
+    assert make_sft_config({"output_dir": str(tmp_path), "bf16": True, "use_cpu": True}).bf16 is True
+    with pytest.raises(ValueError, match=r"fp16 and bf16") as told:
+        make_sft_config({"output_dir": str(tmp_path), "bf16": True, "fp16": True, "use_cpu": True})
+    assert not isinstance(told.value, PadfixError)

@@ -13,13 +13,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments, trainer_utils
 from trl import SFTConfig, SFTTrainer
 
-from llama_padfix import IGNORE_INDEX, ChatEncoder, PadfixError, build_trainer, load, plan_patch, prepare
+from llama_padfix import IGNORE_INDEX, ChatEncoder, PadfixError, build_trainer, diagnose, load, plan_patch, prepare
 from llama_padfix.compat import averages_by_tokens, divide_once
 from tests.conftest import fresh_tokenizer
 from tests.versions import call_tokenizer
 
 KINDS = ("SFTTrainer", "Trainer")
-# Transformers 4.56 to 5.3 or later compare the tokenizer's one EOS with the config's whole list.
+# Transformers 4.56 to 5.17 compare the tokenizer's one EOS with the config's whole list.
 OVERWRITES_EOS = (
     hasattr(Trainer, "_align_special_tokens") or hasattr(trainer_utils, "align_special_tokens")
 ) and not (hasattr(trainer_utils, "_align_special_token"))
@@ -163,6 +163,26 @@ def test_four_accumulated_rows_give_the_update_of_one_batch_of_four(
     assert float(whole.norm()) > 0.1
 
 
+def test_a_trainer_made_by_hand_divides_twice_where_the_doctor_says_so(
+    tokenizer: Any, make_model: Any, tmp_path: Path
+) -> None:
+    prepared = prepare(tokenizer, device="cpu")
+    rows = prepared.encode(ROWS[:1] * 4, progress=False)  # all alike: a mean of means is the mean in every version
+    sizes, told = [], []
+    for batch, accumulated in ((4, 1), (1, 4)):
+        model = make_model(num_hidden_layers=1)
+        before = torch.cat([weight.detach().clone().flatten() for weight in model.parameters()])
+        arguments = {"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 1e9, "max_steps": 1}
+        arguments |= {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated}
+        trainer = make_trainer("Trainer", model, tokenizer, prepared, rows, tmp_path, **arguments)
+        told.append("TRN002" in {finding.code for finding in diagnose(trainer).findings})
+        trainer.train()
+        update = torch.cat([weight.detach().flatten() for weight in model.parameters()]) - before
+        sizes.append(float(update.norm()))
+    assert not told[0]
+    assert sizes[1] == pytest.approx(sizes[0] / (4 if told[1] else 1), rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_longer_than_trl_s_own_limit_arrive_whole(
     kind: str, tokenizer: Any, make_model: Any, tmp_path: Path
@@ -236,6 +256,8 @@ def test_training_and_saving_change_no_setting_that_prepare_made(
     assert (config, generation, tokenizer.special_tokens_map) == settings
 
     trainer.save_model(str(tmp_path / "saved"))
+    tokenizer.save_pretrained(str(tmp_path / "saved"))
+    diagnose(tmp_path / "saved").raise_for_errors()
     again, reloaded = load(tmp_path / "saved")
     assert not plan_patch(reloaded, again)
     assert again.generation_config.eos_token_id == model.generation_config.eos_token_id

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from llama_padfix.records import Check, Facts, Finding
 
+_READ_NO_PAIRS = ("0.19.", "0.18.")
+
 
 def _find(facts: Facts) -> Iterator[Finding]:
     folder = facts.folder
@@ -11,6 +13,12 @@ def _find(facts: Facts) -> Iterator[Finding]:
         return
     if {"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"} & set(folder.files):
         reason = " ".join(folder.load_error.split())
+        versions = facts.environment.versions if facts.environment is not None else {}
+        if "enum ModelWrapper" in reason and versions.get("tokenizers", "").startswith(_READ_NO_PAIRS):
+            reason += (
+                ". Its merges are pairs, as tokenizers 0.20 and newer write them, and "
+                f"{versions['tokenizers']} is installed. Run: pip install -U 'transformers>=4.45'"
+            )
         yield CHECK.found(f"AutoTokenizer.from_pretrained does not load this folder: {reason}")
     elif not folder.adapter_config:
         seen = ", ".join(folder.files[:8]) or "no file"

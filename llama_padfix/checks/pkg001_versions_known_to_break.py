@@ -21,7 +21,21 @@ _ALONE = (
         "averages each accumulated batch for itself, so that rows with few trained tokens count for more: "
         "gradient_accumulation_steps=1, or update transformers",
     ),
+    ("trl", "0.15", "0.17", "gives chats two BOS where the tokenizer adds one: prepare the tokenizer, or update trl"),
     ("transformers", "4.46", "5.8", "scales the loss by (N-1)/N where position 0 is trained: keep its label at -100"),
+    (
+        "transformers",
+        "5.0",
+        "5.22",
+        "gives Llama 3 wrong ids where tokenizer_config.json names LlamaTokenizerFast: llama_padfix.load(name)",
+    ),
+    (
+        "transformers",
+        "5.2",
+        "5.6",
+        "divides accumulated gradients twice in a trainer made by hand: build_trainer, or "
+        "trainer.accelerator.gradient_accumulation_steps = 1",
+    ),
 )
 _Range = tuple[str, str, str]
 _TOGETHER: tuple[tuple[_Range, _Range, Severity, str], ...] = (
@@ -70,9 +84,10 @@ CHECK = Check(
 Keywords and behaviour drift between releases: `tokenizer=` became `processing_class=`, `max_seq_length` became
 `max_length`, tokenizers 0.19 lost the offsets that assistant masks are made from, TRL up to 0.15 overwrote labels that
 a dataset brought, and transformers 4.46 to 5.7 divided the loss by one position too many where the first one is
-trained. The installed versions are compared with this table; the library itself avoids each of them, or refuses.
+trained. The installed versions are compared with the table of such faults in this check; the library itself avoids
+each of them, or refuses. `llama-padfix doctor --environment` prints the versions and what is known of them.
 """,
     bad="tokenizers==0.19.1  # return_assistant_tokens_mask=True gives zeros only",
-    good="build_trainer(prepared, dataset)  # the keywords that the installed versions know",
+    good="build_trainer(model, tokenizer, rows)  # the keywords that the installed versions know",
     find=_find,
 )

@@ -34,7 +34,7 @@ CORE: tuple[str, ...] = (
     "trainer",
     "training",
 )
-CORE += ("doctor", "checks", "observe", "import", "completion", "compat", "loading", "lora")
+CORE += ("doctor", "checks", "observe", "import", "completion", "compat", "loading", "lora", "generation")
 TOOLS: tuple[str, ...] = (
     "torch==2.13.0",
     "pytest==9.2.0",

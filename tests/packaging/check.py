@@ -1,12 +1,14 @@
 """Build sdist and wheel, check both, and use the wheel in an environment that holds nothing else.
 
-    python tests/packaging/check.py
+    python tests/packaging/check.py [--unsloth]
 
 Exits with 1 and says what is wrong. Needs the packages build, twine and check-wheel-contents.
 """
 
 from __future__ import annotations
 
+import argparse
+import email
 import subprocess
 import sys
 import tarfile
@@ -15,7 +17,8 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS = ("train", "qlora", "cli", "demo", "all")
+EXTRAS = ("train", "qlora", "fast", "cli", "demo", "all")
+ELSEWHERE = {"unsloth", "test"}  # with versions of its own; what `make test` installs
 
 # What a user sees who installed nothing but the wheel: each missing package gives one line that says what to type.
 ALONE = """
@@ -72,6 +75,9 @@ def run(*command: str, cwd: Path | None = None) -> str:
 
 def main() -> None:
     """Build, check, install, use."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--unsloth", action="store_true", help="resolve that extra too, which fetches some 500 MB")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="packaging-") as place:
         folder = Path(place)
         run(sys.executable, "-m", "build", "--outdir", str(folder / "dist"), str(ROOT))
@@ -87,11 +93,20 @@ def main() -> None:
         for extra in EXTRAS:
             run(*pip, "--dry-run", "--constraint", str(ROOT / "constraints.txt"), f"{wheel}[{extra}]")
             print(f"extra {extra}: can be installed alone")
+        if options.unsloth:  # without the constraints, whose transformers, trl and datasets are too new for it
+            run(*pip, "--dry-run", f"{wheel}[unsloth]")
+            print("extra unsloth: can be installed alone")
 
 
 def require_files(wheel: Path, sdist: Path) -> None:
     """Check that the wheel holds the types' marker, templates and data, and the sdist what builds and tests it."""
-    held = zipfile.ZipFile(wheel).namelist()
+    with zipfile.ZipFile(wheel) as archived:
+        held = archived.namelist()
+        [about] = [name for name in held if name.endswith(".dist-info/METADATA")]
+        metadata = email.message_from_bytes(archived.read(about))
+    offered = set(metadata.get_all("Provides-Extra", []))
+    if offered != {*EXTRAS, *ELSEWHERE}:
+        sys.exit(f"the wheel offers the extras {sorted(offered)}, and {sorted({*EXTRAS, *ELSEWHERE})} are checked")
     needed = ("llama_padfix/py.typed", "llama_padfix/templates/llama3_1.jinja", "llama_padfix/view.js")
     missing = [name for name in needed if name not in held]
     missing += [] if any(name.startswith("llama_padfix/data/") for name in held) else ["llama_padfix/data/"]
