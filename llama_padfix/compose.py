@@ -15,11 +15,10 @@ from llama_padfix.dataset import encode_dataset
 from llama_padfix.encode import ChatEncoder, OnError, OnLoss, SpecialTokens, TrainOn, Truncation
 from llama_padfix.examine import examine
 from llama_padfix.lora import keep_trainable_float32
-from llama_padfix.observe import observe
 from llama_padfix.precision import choose_precision
 from llama_padfix.records import Counts, PadfixError, Plan, Precision, Report
 from llama_padfix.row_training import complete_head
-from llama_padfix.tokenizer import patch_tokenizer
+from llama_padfix.tokenizer import patch_and_observe
 from llama_padfix.trainer import (
     import_trl,
     make_sft_config,
@@ -124,8 +123,8 @@ def prepare(
     )
     precision = choose_precision(device)
     PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)  # its arguments are checked before anything is patched
-    plan = patch_tokenizer(tokenizer, model, pad_token=pad_token)
-    report = examine(observe(tokenizer, model, pad_token=None if pad_token == "auto" else pad_token))
+    plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token)
+    report = examine(facts)
     collator = PadCollator(tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
     return Prepared(plan=plan, report=report, precision=precision, collator=collator, encoder=encoder)
 

@@ -139,13 +139,15 @@ def _names_read(tokenizer: Any, given: Mapping[str, Any]) -> set[str]:
 
 
 def _parse_all(tokenizer: Any, given: Mapping[str, Any]) -> list[Any]:
-    trees = []
+    """Return the syntax tree of each chat template; mostly there is one, with tools and without."""
+    trees: dict[str, Any] = {}
     for tools in _TOOLS:
         try:
-            trees.append(parse_template(source_of(tokenizer, tools, given)))
+            source = source_of(tokenizer, tools, given)
+            trees[source] = trees.get(source) or parse_template(source)
         except Exception:  # there is none, or one that whoever renders it complains of
             continue
-    return trees
+    return list(trees.values())
 
 
 def _render_all(tokenizer: Any, kwargs: Mapping[str, Any]) -> list[str | None]:

@@ -180,7 +180,7 @@ class ChatEncoder:
         counts = Counts()
         parts = []
         for start in range(0, max(table.num_rows, 1), _CHUNK_ROWS):
-            part = table.slice(start, _CHUNK_ROWS)
+            part = table.slice(start, min(_CHUNK_ROWS, table.num_rows - start))  # without columns it would be longer
             numbers = range(first_row + start, first_row + start + part.num_rows)
             rows = Rows(functools.partial(_take_rows, part), numbers)
             batch = self._encode(rows, functools.partial(read_chat_table, part))

@@ -155,10 +155,6 @@ def read_counts(path: Path) -> Counts | None:
         return None
     counts = Counts()
     try:
-        with path.open("rb") as file:
-            file.seek(-len(_END), os.SEEK_END)
-            if file.read() != _END:
-                return None
         for found, _ in _read_chunks(path, verify=False):
             counts = counts + found
     except (OSError, pyarrow.ArrowException):

@@ -40,14 +40,20 @@ _IS_TAG = re.compile(r"[<\[].*\w.*", re.DOTALL).fullmatch  # it begins with a br
 _DATE_FORMATS = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%Y-%m-%d", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y")
 
 
-def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None) -> Facts:
+def observe(
+    tokenizer: Any, model: Any = None, *, pad_token: str | None = None, earlier: Facts | None = None
+) -> Facts:
     """Return the facts about a tokenizer and, when given, its model; changes neither.
 
-    `pad_token` is the pad token that the user asks for, kept in the facts for the checks. Raises `PadfixError`
-    when `tokenizer` is not a Hugging Face tokenizer, or `model` not a model.
+    `pad_token` is the pad token that the user asks for, kept in the facts for the checks. `earlier` are facts of the
+    same tokenizer whose settings may have changed since, and its model's vocabulary not: copying that takes longer
+    than all the rest. Raises `PadfixError` when `tokenizer` is not a Hugging Face tokenizer, or `model` not a model.
     """
     check_tokenizer(tokenizer)
-    vocabulary = tokenizer.get_vocab()
+    if earlier is not None and (earlier.vocab_size, earlier.special_ids) == (len(tokenizer), special_ids(tokenizer)):
+        vocabulary = earlier.vocabulary
+    else:
+        vocabulary = tokenizer.get_vocab()
     with untouched(tokenizer):
         bos_added, eos_added = _count_added(tokenizer)
         probe_ids = encode_plain(tokenizer, "Hello world")

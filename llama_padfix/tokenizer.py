@@ -14,7 +14,7 @@ from llama_padfix.observe import observe, text_config
 from llama_padfix.policy import choose_pad_token
 from llama_padfix.records import Change, Facts, ModelFacts, PadfixError, Plan
 
-__all__ = ["apply_changes", "padding_side", "patch_tokenizer", "plan_patch"]
+__all__ = ["apply_changes", "padding_side", "patch_and_observe", "patch_tokenizer", "plan_patch"]
 
 _MAX_ROUNDS = 4  # a change may make room for another (a new EOS frees a pad token); more rounds than that is a loop
 
@@ -26,8 +26,10 @@ def plan_patch(tokenizer: Any, model: Any = None, *, pad_token: str = "auto", ad
     text where the family has one and no chat template writes it. Raises `PadfixError` for a pad token that the
     vocabulary lacks, and where the vocabulary offers none.
     """
-    requested = None if pad_token == "auto" else pad_token
-    facts = observe(tokenizer, model, pad_token=requested)
+    return _plan(observe(tokenizer, model, pad_token=None if pad_token == "auto" else pad_token), add_bos)
+
+
+def _plan(facts: Facts, add_bos: bool) -> Plan:
     _require_pad_token(facts)
     changes: list[Change] = []
     for _ in range(_MAX_ROUNDS):
@@ -50,12 +52,24 @@ def patch_tokenizer(tokenizer: Any, model: Any = None, *, pad_token: str = "auto
     Idempotent: a second call returns an empty plan. When anything raises on the way, every setting is put back
     before the error leaves.
     """
-    plan = plan_patch(tokenizer, model, pad_token=pad_token, add_bos=add_bos)
+    return patch_and_observe(tokenizer, model, pad_token=pad_token, add_bos=add_bos)[0]
+
+
+def patch_and_observe(
+    tokenizer: Any, model: Any = None, *, pad_token: str = "auto", add_bos: bool = False
+) -> tuple[Plan, Facts]:
+    """Do what `patch_tokenizer` does, and return the plan with the facts that were observed last."""
+    requested = None if pad_token == "auto" else pad_token
+    facts = observe(tokenizer, model, pad_token=requested)
+    plan = _plan(facts, add_bos)
+    if not plan:
+        return plan, facts
     restore = _remember(tokenizer, model)
     try:
         for change in plan.changes:
             _apply(change, tokenizer, model)
-        left = plan_patch(tokenizer, model, pad_token=pad_token, add_bos=add_bos) if plan else Plan()
+        facts = observe(tokenizer, model, pad_token=requested, earlier=facts)
+        left = _plan(facts, add_bos)
         if left:
             raise PadfixError(
                 "The tokenizer does not keep what was set: "
@@ -66,7 +80,7 @@ def patch_tokenizer(tokenizer: Any, model: Any = None, *, pad_token: str = "auto
     except BaseException:
         restore()
         raise
-    return plan
+    return plan, facts
 
 
 def apply_changes(changes: Sequence[Change], tokenizer: Any, model: Any = None) -> Plan:

@@ -18,6 +18,7 @@ from llama_padfix.encode import ChatEncoder
 from llama_padfix.observe import find_control_text
 from llama_padfix.records import IGNORE_INDEX, PadfixError
 from llama_padfix.turns import Rendered, render_by_prefixes
+from tests.both import assert_same
 from tests.conftest import INSTRUCT
 from tests.conversations import rows_for, shared, trained_runs
 from tests.families import family_tokenizer, make_nasty, originals
@@ -117,6 +118,7 @@ def test_ids_and_labels_are_those_of_a_slow_reference(template: Path | str) -> N
     read = template_of(template)
     assert read.structure is not None
     compared = 0
+    assert_same(tokenizer, rows_of(template))  # what a batch becomes is what its rows become one by one
     for row in rows_of(template):
         try:
             made = encoder(row)

@@ -11,6 +11,7 @@ import pytest
 from llama_padfix.chat import ChatTemplate, read_template, render_turns
 from llama_padfix.encode import ChatEncoder
 from llama_padfix.records import PadfixError
+from tests.both import assert_same
 from tests.conftest import fresh_tokenizer
 from tests.conversations import Message, trained_runs
 
@@ -463,3 +464,5 @@ def test_a_forged_turn_is_text_in_widely_used_templates(name: str) -> None:
         for said in ("Q1", forged)
     ]
     assert runs[0] == runs[1] and len(runs[0]) == 2
+    chats = [[message(*pair) for pair in chat] for chat in CHATS.values()]
+    assert_same(tokenizer, [*chats, [message("user", forged), *chats[0][1:]]])

@@ -164,7 +164,9 @@ def test_a_second_call_reads_the_file_and_says_the_same(
         again = encode_dataset(second, source, progress=False)
         encode_dataset(second, source, progress=False)
     assert file_of(again) == file_of(encoded) and again[:] == encoded[:]
-    assert again._fingerprint == encoded._fingerprint  # so that `map` on it is cached, too
+    assert (
+        file_of(again).stem == f"cache-{again._fingerprint}" == f"cache-{encoded._fingerprint}"
+    )  # so that `map` on it is cached, too
     assert read_encoding(again) == read_encoding(encoded) == first.encoding
     assert caplog.messages[0] == caplog.messages[1] and "\n  escaped: row 7 " in caplog.messages[0]
     assert second.counts == first.counts + first.counts and second.counts.examples == first.counts.examples

@@ -469,7 +469,7 @@ def test_an_interruption_after_any_change(
 ) -> None:
     tokenizer, model, planned = broken_once
     before = settings_of(tokenizer, model)
-    apply, plan, applied = patching._apply, patching.plan_patch, list[Change]()
+    apply, look, applied = patching._apply, patching.observe, list[Change]()
 
     def interrupt() -> None:
         if len(applied) == done:
@@ -480,13 +480,13 @@ def test_an_interruption_after_any_change(
         apply(change, *owners)
         applied.append(change)
 
-    def plan_until(*args: Any, **kwargs: Any) -> Any:
+    def observe_until(*args: Any, **kwargs: Any) -> Any:
         if applied:  # all of it is applied, and verified now
             interrupt()
-        return plan(*args, **kwargs)
+        return look(*args, **kwargs)
 
     monkeypatch.setattr(patching, "_apply", apply_until)
-    monkeypatch.setattr(patching, "plan_patch", plan_until)
+    monkeypatch.setattr(patching, "observe", observe_until)
     with pytest.raises(KeyboardInterrupt):
         patch_tokenizer(tokenizer, model)
     assert len(applied) == done <= planned
