@@ -30,7 +30,7 @@ OnError = Literal["raise", "drop"]
 OnLoss = Literal["count", "error"]
 
 _Columns = dict[str, list[list[int]]]
-_LEARNED = ("counts", "_gave_up", "_known", "_careful", "_plain", "_tried_plain", "_engine", "_hashes")
+_LEARNED = ("counts", "_gave_up", "_known", "_careful", "_plain", "_tried_plain", "_engine", "_ahead", "_hashes")
 _CHUNK_ROWS = 2000  # one call of an engine for many more takes twice the CPU, and memory
 _FEW = 2  # rows below which nothing is learned
 
@@ -104,6 +104,7 @@ class ChatEncoder:
         self._plain: PlainWay | None = None
         self._tried_plain = False
         self._engine: Engine | None = None
+        self._ahead: int | None = None  # characters, where the work ahead is known
         self._hashes: tuple[str, str] | None = None
 
     @property
@@ -177,6 +178,7 @@ class ChatEncoder:
                 f"carry names {missing[0]!r}, and the columns that can go along are {', '.join(table.column_names)}. "
                 "Name one of those, or leave carry out."
             )
+        self._ahead = table.nbytes
         counts = Counts()
         parts = []
         for start in range(0, max(table.num_rows, 1), _CHUNK_ROWS):
@@ -235,7 +237,7 @@ class ChatEncoder:
 
     def _encode_texts(self, texts: Sequence[str]) -> tuple[Any, Any]:
         if self._engine is None:
-            self._engine = choose_engine(self.tokenizer, self.engine)
+            self._engine = choose_engine(self.tokenizer, self.engine, characters=self._ahead)
         return self._engine.encode(texts)
 
 

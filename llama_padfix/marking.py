@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Any
 
 from llama_padfix.columns import pack_ids
 from llama_padfix.records import IGNORE_INDEX, PadfixError, TurnMarkers, describe
-from llama_padfix.row_turns import find_answers
+from llama_padfix.row_turns import find_answers, is_any
 
 __all__ = ["mark_answers"]
+
+_BLOCK = 1 << 18  # ids labelled at once: with what is made of them they fit into a processor's cache
+_WINDOW = 4096  # ids looked at in one step for a stop token
 
 
 def mark_answers(ids: Any, markers: TurnMarkers, *, last_only: bool, mask: Any = None, lengths: Any = None) -> Any:
@@ -106,8 +109,45 @@ def _mark_array(numpy: Any, ids: Any, markers: TurnMarkers, last_only: bool, mas
         real = mask.reshape(-1).nonzero()[0]
         # Behind the last real position of each row; its first position where none is real.
         lasts = numpy.maximum(numpy.append(-1, real)[numpy.searchsorted(real, lasts)] + 1, firsts)
-    spans = _find_spans(numpy, flat, (firsts, lasts), markers, last_only)
-    return _write_labels(numpy, flat, *spans).reshape(ids.shape)
+    labels = numpy.empty_like(flat)
+    stops = () if last_only else tuple(set(markers.stop_ids).difference(markers.header_ids))
+    for block, rows in _cut_into_blocks(numpy, flat, (firsts, lasts), stops):
+        spans = _find_spans(numpy, flat[block], rows, markers, last_only)
+        _write_labels(numpy, flat[block], *spans, labels[block])
+    return labels.reshape(ids.shape)
+
+
+def _cut_into_blocks(
+    numpy: Any, flat: Any, rows: tuple[Any, Any], stops: Sequence[int]
+) -> Iterator[tuple[slice, tuple[Any, Any]]]:
+    """Yield the parts of joined rows to label one by one, and where in each its rows begin and really end.
+
+    Each is of a size that the processor's cache holds. They are cut between rows, and a single row behind a token of
+    `stops`: such a token ends every answer, and stands in no header, so that nothing reaches over the cut.
+    """
+    firsts, lasts = rows
+    row = begin = 0
+    while begin < len(flat):
+        if len(firsts) == 1:
+            end = _find_cut(flat, begin + _BLOCK, stops)
+            part = slice(0, 1)
+        else:
+            part = slice(row, int(numpy.searchsorted(firsts, begin + _BLOCK)))
+            end = int(firsts[part.stop]) if part.stop < len(firsts) else len(flat)
+            row = part.stop
+        inside = (firsts[part].clip(begin, end) - begin, lasts[part].clip(begin, end) - begin)
+        yield slice(begin, end), inside
+        begin = end
+
+
+def _find_cut(flat: Any, place: int, stops: Sequence[int]) -> int:
+    """Return the position behind the first of the stop tokens from a place on; the length where there is none."""
+    while stops and place < len(flat):
+        found = is_any(flat[place : place + _WINDOW], stops).nonzero()[0]
+        if len(found):
+            return place + int(found[0]) + 1
+        place += _WINDOW
+    return len(flat)
 
 
 def _read_lengths(numpy: Any, ids: Any, lengths: Any) -> Any:
@@ -144,8 +184,8 @@ def _find_spans(
     return starts, ends, found.negative
 
 
-def _write_labels(numpy: Any, ids: Any, starts: Any, ends: Any, negative: bool) -> Any:
-    """Return the ids between each start and its end, -100 elsewhere; the spans are in order and none overlaps.
+def _write_labels(numpy: Any, ids: Any, starts: Any, ends: Any, negative: bool, labels: Any) -> None:
+    """Write the ids between each start and its end, -100 elsewhere; the spans are in order and none overlaps.
 
     A span is as long as its own two edges say: nothing is summed up over the row, where one wrong span would turn
     the labels of all that follow it. The smaller of the id and of a cap is quicker than choosing by a mask.
@@ -156,8 +196,6 @@ def _write_labels(numpy: Any, ids: Any, starts: Any, ends: Any, negative: bool) 
     edges[-1] = len(ids)
     caps = numpy.full(len(edges) - 1, IGNORE_INDEX, dtype=ids.dtype)
     caps[1::2] = numpy.iinfo(ids.dtype).max
-    labels = numpy.repeat(caps, numpy.diff(edges))
-    numpy.minimum(ids, labels, out=labels)
+    numpy.minimum(ids, caps.repeat(edges[1:] - edges[:-1]), out=labels)
     if negative:  # an image's -200, say, is below the cap
         numpy.maximum(labels, IGNORE_INDEX, out=labels)
-    return labels

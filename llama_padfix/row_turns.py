@@ -14,6 +14,7 @@ __all__ = [
     "find_answers",
     "find_turns",
     "find_turns_in",
+    "is_any",
     "pad_ids",
     "real_part",
     "real_span",
@@ -111,7 +112,7 @@ def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = 
     values = ids[places]
     below = values < 0
 
-    start = places.compress(_is_any(values, header[anchor : anchor + 1])) + (len(header) - anchor)
+    start = places.compress(is_any(values, header[anchor : anchor + 1])) + (len(header) - anchor)
     limit: Any = len(ids)
     start = start.compress((start >= len(header)) & (start <= limit))
     for place, token_id in enumerate(header):
@@ -122,7 +123,7 @@ def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = 
         limit = lasts[numpy.searchsorted(firsts, start - len(header), side="right") - 1]
         start, limit = start.compress(start <= limit), limit.compress(start <= limit)
 
-    ends = numpy.append(places.compress(_is_any(values, tuple(breaks)) | below), len(ids))
+    ends = numpy.append(places.compress(is_any(values, tuple(breaks)) | below), len(ids))
     end = numpy.minimum(ends[numpy.searchsorted(ends, start)], limit)
     if (start[1:] < end[:-1] + len(header)).any():
         kept = _keep_apart(numpy, start, end + len(header))
@@ -131,9 +132,9 @@ def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = 
 
     inside = end < limit
     at_end = ids[numpy.where(inside, end, 0)]
-    stopped = inside & _is_any(at_end, markers.stop_ids)
+    stopped = inside & is_any(at_end, markers.stop_ids)
     # Directly after the header only the template's own stop token makes a turn (an empty answer).
-    opened = (end == start) & ~(stopped & _is_any(at_end, markers.stop_ids[:1]))
+    opened = (end == start) & ~(stopped & is_any(at_end, markers.stop_ids[:1]))
     return Answers(start, end, at_end, stopped, opened, bool(below.any()))
 
 
@@ -159,11 +160,11 @@ def _find_any(numpy: Any, ids: Any, wanted: set[int]) -> Any:
     if numpy.count_nonzero(found) > few:
         found = ids <= max(wanted)
     if numpy.count_nonzero(found) > few:
-        found = _is_any(ids, tuple(wanted)) | (ids < 0)
+        found = is_any(ids, tuple(wanted)) | (ids < 0)
     return found.nonzero()[0]
 
 
-def _is_any(values: Any, wanted: Sequence[int]) -> Any:
+def is_any(values: Any, wanted: Sequence[int]) -> Any:
     """Return which values are among a few wanted ones, as booleans; comparing with each is quicker than `isin`."""
     found = values != values
     for token_id in wanted:

@@ -138,7 +138,8 @@ def run_forked(work: Callable[..., object], *arguments: Any) -> int | None:
     process = FORK.Process(target=work, args=arguments)
     process.start()
     process.join(120)
-    assert not process.is_alive()
+    process.kill()
+    process.join()
     return process.exitcode
 
 
@@ -538,8 +539,8 @@ def test_a_killed_parent_takes_its_processes_and_its_lock_along(
     with started(encode_with_two, slow, source) as process:
         wait_for(lambda: 3 * CHUNK_ROWS in begun(log) and partial_length(tmp_path) > len(undisturbed[0]) // 2)
         process.kill()
-    encoder = watch(patched, log)
-    encoded = encode_dataset(encoder, source, progress=False)  # would wait for the lock for ten minutes
+    assert run_forked(encode_dataset, ChatEncoder(patched), source) == 0  # would wait ten minutes for the lock
+    encoded = encode_dataset(ChatEncoder(patched), source, progress=False)
     assert file_of(encoded).read_bytes() == undisturbed[0]
 
 
