@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.columns import from_arrow, is_table, read_column, rows_of_table
+from llama_padfix.columns import columns_of_table, from_arrow, is_table, read_column, rows_of_table
 from llama_padfix.records import IGNORE_INDEX, PadfixError, describe
 
 if TYPE_CHECKING:
@@ -72,9 +72,16 @@ class PadCollator:
                 "PadCollator makes torch tensors and torch is missing. Run: pip install torch"
             ) from error
 
-        rows = _open_tables(rows)
-        _require_rows(rows)
-        ids, masks, labels = _read_together(rows) or _read_one_by_one(numpy, rows)
+        columns = _read_together(columns_of_table(rows, _NAMES)) if is_table(rows) else None
+        if columns is None:
+            rows = _open_tables(rows)
+            if type(rows) is not list or set(map(type, rows)) != {dict}:  # reading a dict tells what it lacks
+                _require_rows(rows)
+            columns = _read_together({name: [row.get(name) for row in rows] for name in _NAMES})
+        if columns is None:
+            _require_rows(rows)
+            columns = _read_one_by_one(numpy, rows)
+        ids, masks, labels = columns
 
         if numpy.concatenate(ids).min() < 0:
             first = next(i for i, row in enumerate(ids) if row.min() < 0)
@@ -91,14 +98,17 @@ class PadCollator:
             as_given = True
         else:
             as_given = bool(numpy.concatenate(masks).all())
-        columns = ((ids, self.pad_token_id), (masks, 0), (labels or ids, IGNORE_INDEX))
-        out_ids, out_mask, out_labels = _pad(numpy, columns, width, self.padding_side == "left")
-        starts = [width - length if self.padding_side == "left" else 0 for length in lengths]
+        left = self.padding_side == "left"
+        out_ids = _pad(numpy, ids, self.pad_token_id, width, left)
+        out_mask = _pad(numpy, masks, 0, width, left)
+        out_labels = _pad(numpy, labels or ids, IGNORE_INDEX, width, left)
         if not as_given:  # rows that somebody else has padded
             out_labels[out_mask == 0] = IGNORE_INDEX
-            starts = (out_mask != 0).argmax(axis=1)
         # No loss can use the first label; in transformers 4.46 to 5.7 it still counts when the mean is taken.
-        out_labels[numpy.arange(len(ids)), starts] = IGNORE_INDEX
+        if as_given and not left:
+            out_labels[:, 0] = IGNORE_INDEX
+        else:
+            out_labels[numpy.arange(len(ids)), (out_mask != 0).argmax(axis=1)] = IGNORE_INDEX
         return {
             "input_ids": torch.from_numpy(out_ids),
             "attention_mask": torch.from_numpy(out_mask),
@@ -115,27 +125,26 @@ def _open_tables(rows: Any) -> Any:
     return rows
 
 
-def _pad(numpy: Any, columns: Sequence[tuple[Sequence[Any], int]], width: int, left: bool) -> Any:
-    """Return an int64 array of shape (columns, rows, width) of columns of arrays, each with what fills its rows up.
+def _pad(numpy: Any, arrays: Sequence[Any], value: int, width: int, left: bool) -> Any:
+    """Return an int64 array of shape (rows, width) of one column's arrays, filled up with a value.
 
-    Memory decides the time: one block, each place of it written once, by one call.
+    Memory decides the time: each place is written once, by one call.
     """
+    filling = numpy.full(width, value, dtype=numpy.int64)
     pieces: list[Any] = []
-    for arrays, value in columns:
-        filling = numpy.full(width, value, dtype=numpy.int64)
-        for array in arrays:
-            pieces += (filling[len(array) :], array) if left else (array, filling[len(array) :])
-    out = numpy.empty((len(columns), len(columns[0][0]), width), dtype=numpy.int64)
+    for array in arrays:
+        pieces += (filling[len(array) :], array) if left else (array, filling[len(array) :])
+    out = numpy.empty((len(arrays), width), dtype=numpy.int64)
     numpy.concatenate(pieces, out=out.reshape(-1))
     return out
 
 
-def _read_together(rows: Sequence[Mapping[str, Any]]) -> tuple[Any, Any, Any] | None:
-    """Return ids, masks and labels (None where no row has any) of rows that are all well formed; else None."""
+def _read_together(values_of: Mapping[str, Sequence[Any]]) -> tuple[Any, Any, Any] | None:
+    """Return ids, masks and labels (None where no row has any) of columns whose rows are all well formed; else None."""
     columns: list[Any] = []
     for name in _NAMES:
-        values = [row.get(name) for row in rows]
-        if name != "input_ids" and set(map(type, values)) == {type(None)}:
+        values = values_of.get(name, ())
+        if name != "input_ids" and not set(map(type, values)) - {type(None)}:
             columns.append(None)
             continue
         arrays = read_column(values, "iub" if name == "attention_mask" else "iu")

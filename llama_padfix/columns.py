@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["from_arrow", "is_table", "pack_ids", "read_column", "rows_of_table"]
+__all__ = ["columns_of_table", "from_arrow", "is_table", "pack_ids", "read_column", "rows_of_table"]
 
 
 def read_column(values: Sequence[Any], kinds: str = "iu") -> list[Any] | None:
@@ -80,28 +80,34 @@ def from_arrow(value: Any) -> Any:
 
 def is_table(value: Any) -> bool:
     """Tell an Arrow table or record batch: what `datasets` streams hand out one by one `with_format("arrow")`."""
-    return type(value).__module__ == "pyarrow.lib" and hasattr(value, "column_names")
+    return type(value).__module__ == "pyarrow.lib" and hasattr(type(value), "column_names")
 
 
 def rows_of_table(table: Any, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return an Arrow table's rows with those of `names` that it has, each a view into the table's own buffer."""
-    present = [name for name in names if name in table.column_names]
-    if not present:
+    columns = columns_of_table(table, names)
+    if not columns:
         return [dict.fromkeys(table.column_names) for _ in range(table.num_rows)]
-    columns = [_split(table.column(name)) for name in present]
-    return [dict(zip(present, values, strict=True)) for values in zip(*columns, strict=True)]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def columns_of_table(table: Any, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return those of `names` that an Arrow table has, each as its rows' values; see `rows_of_table`."""
+    found = table.column_names
+    return {name: _split(table.column(found.index(name))) for name in names if name in found}
 
 
 def _split(column: Any) -> list[Any]:
     """Return an Arrow column of lists as one numpy array a row; as Python values where it is none, or holds nulls."""
     arrays: list[Any] = []
     for chunk in getattr(column, "chunks", [column]):
-        if not hasattr(chunk, "offsets") or chunk.null_count or chunk.values.null_count:
+        values = getattr(chunk, "values", None)
+        if not hasattr(type(chunk), "offsets") or chunk.null_count or values is None or values.null_count:
             return list(column.to_pylist())
-        edges = chunk.offsets.tolist()
         try:
-            flat = chunk.values.to_numpy()
+            flat = values.to_numpy()
         except (TypeError, ValueError):
             return list(column.to_pylist())
+        edges = chunk.offsets.to_numpy().tolist()
         arrays += [flat[start:end] for start, end in itertools.pairwise(edges)]
     return arrays

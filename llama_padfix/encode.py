@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import contextlib
 import datetime
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -178,7 +179,8 @@ class ChatEncoder:
                 f"carry names {missing[0]!r}, and the columns that can go along are {', '.join(table.column_names)}. "
                 "Name one of those, or leave carry out."
             )
-        self._ahead = table.nbytes
+        with contextlib.suppress(pyarrow.ArrowException):  # some releases cannot measure views of strings
+            self._ahead = table.nbytes
         counts = Counts()
         parts = []
         for start in range(0, max(table.num_rows, 1), _CHUNK_ROWS):

@@ -174,9 +174,9 @@ def _find_spans(
     """Return where the trained tokens of joined rows begin and end, and whether any id is negative."""
     one = len(rows[0]) == 1
     found = find_answers(flat[: rows[1][0]] if one else flat, markers, None if one else rows)
-    answered = ~found.opened
-    starts = found.start.compress(answered)
-    ends = (found.end + found.stopped).compress(answered)
+    starts, ends = found.start, found.end + found.stopped
+    if found.opened.any():
+        starts, ends = starts.compress(~found.opened), ends.compress(~found.opened)
     if last_only:
         owners = numpy.searchsorted(rows[0], starts, side="right")
         last = numpy.append(owners, 0)[1:] != owners

@@ -40,9 +40,7 @@ _IS_TAG = re.compile(r"[<\[].*\w.*", re.DOTALL).fullmatch  # it begins with a br
 _DATE_FORMATS = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%Y-%m-%d", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y")
 
 
-def observe(
-    tokenizer: Any, model: Any = None, *, pad_token: str | None = None, earlier: Facts | None = None
-) -> Facts:
+def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None, earlier: Facts | None = None) -> Facts:
     """Return the facts about a tokenizer and, when given, its model; changes neither.
 
     `pad_token` is the pad token that the user asks for, kept in the facts for the checks. `earlier` are facts of the

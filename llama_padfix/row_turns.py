@@ -112,19 +112,24 @@ def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = 
     values = ids[places]
     below = values < 0
 
-    start = places.compress(is_any(values, header[anchor : anchor + 1])) + (len(header) - anchor)
+    at = is_any(values, header[anchor : anchor + 1]).nonzero()[0]
+    start = places[at] + (len(header) - anchor)
     limit: Any = len(ids)
-    start = start.compress((start >= len(header)) & (start <= limit))
+    start, at = _keep((start >= len(header)) & (start <= limit), start, at)
     for place, token_id in enumerate(header):
         if place != anchor:
-            start = start.compress(ids[start + (place - len(header))] == token_id)
+            start, at = _keep(ids[start + (place - len(header))] == token_id, start, at)
     if rows is not None:
         firsts, lasts = rows
         limit = lasts[numpy.searchsorted(firsts, start - len(header), side="right") - 1]
-        start, limit = start.compress(start <= limit), limit.compress(start <= limit)
+        start, at, limit = _keep(start <= limit, start, at, limit)
 
-    ends = numpy.append(places.compress(is_any(values, tuple(breaks)) | below), len(ids))
-    end = numpy.minimum(ends[numpy.searchsorted(ends, start)], limit)
+    is_end = is_any(values, tuple(breaks)) | below
+    ends = numpy.append(places.compress(is_end), len(ids))
+    following = is_end.cumsum()[at]  # the first end behind the anchor, without a search
+    if (ends[following] < start).any():  # the header holds another
+        following = numpy.searchsorted(ends, start)
+    end = numpy.minimum(ends[following], limit)
     if (start[1:] < end[:-1] + len(header)).any():
         kept = _keep_apart(numpy, start, end + len(header))
         start, end = start[kept], end[kept]
@@ -136,6 +141,11 @@ def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = 
     # Directly after the header only the template's own stop token makes a turn (an empty answer).
     opened = (end == start) & ~(stopped & is_any(at_end, markers.stop_ids[:1]))
     return Answers(start, end, at_end, stopped, opened, bool(below.any()))
+
+
+def _keep(wanted: Any, *columns: Any) -> tuple[Any, ...]:
+    """Return the wanted elements of each column; mostly all of them are."""
+    return columns if wanted.all() else tuple(column.compress(wanted) for column in columns)
 
 
 def _keep_apart(numpy: Any, starts: Any, following: Any) -> list[int]:

@@ -214,6 +214,7 @@ ROWS: dict[str, tuple[Any, bool]] = {
     "a mapping that is no dict": (types.MappingProxyType({"messages": talk("a", "b")}), True),
     "messages that are no dicts": ({"messages": [Message(m) for m in talk("a", "b")]}, False),
     "dicts of a class": ({"messages": [Odd(m) for m in talk("a", "b")]}, False),
+    "one dict of a class": ({"messages": [*talk("a"), Odd(talk("a", "b")[1])]}, False),
     "a tuple": ({"messages": tuple(talk("a", "b"))}, False),
     "a bare tuple": (tuple(talk("a", "b")), False),
     "a list of a class": ({"messages": List(talk("a", "b"))}, False),
@@ -260,7 +261,7 @@ def test_rows_of_all_classes_together_keep_their_order_and_their_numbers() -> No
     assert_same(shared("3.1-instruct"), rows)
     assert_same(shared("3.1-instruct"), rows[::-1], max_length=38)
     raised, _ = assert_same(shared("3.1-instruct"), rows, on_error="raise")
-    assert raised.error.startswith("row 14: ")
+    assert raised.error.startswith("row 15: ")
 
 
 def test_words_that_a_template_asks_for_are_looked_for_in_every_text() -> None:

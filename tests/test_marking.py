@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama_padfix import marking
 from llama_padfix.labels import mask_labels
 from llama_padfix.records import IGNORE_INDEX, PadfixError, TurnMarkers
 from llama_padfix.row_turns import Turn, find_turns_in
@@ -89,6 +90,40 @@ def test_every_holder_gets_the_labels_of_the_loop(world: Any, last_only: bool, d
     for row, labels in zip(rows, expected, strict=True):
         assert mask_labels(row, markers, train_on=train_on) == labels
         assert mask_labels(torch.tensor(row, dtype=torch.int32), markers, train_on=train_on).tolist() == labels
+
+
+@given(worlds(), st.integers(1, 40), st.booleans(), st.integers(0, 30))
+@settings(max_examples=300, deadline=None)
+def test_turns_over_the_edges_of_blocks_get_the_labels_of_the_loop(
+    world: Any, block: int, last_only: bool, pads: int
+) -> None:
+    """Long arrays are labelled block by block: no turn may be lost, cut or made where one ends."""
+    markers, rows = world
+    joined = [token_id for row in rows for token_id in row]
+    flat, lengths = numpy.array(joined, dtype=numpy.int32), [len(row) for row in rows]
+    train_on = "last" if last_only else "assistant"
+    mask = [int(place < len(joined) - pads) for place in range(len(joined))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(marking, "_BLOCK", block)
+        patch.setattr(marking, "_WINDOW", 3)
+        by_rows = mask_labels(flat, markers, train_on=train_on, lengths=lengths).tolist()
+        as_one = mask_labels(flat, markers, train_on=train_on).tolist()
+        padded = mask_labels(flat, markers, train_on=train_on, attention_mask=numpy.array(mask)).tolist()
+    assert by_rows == [label for row in rows for label in mask_slowly(row, markers, last_only)]
+    assert as_one == mask_slowly(joined, markers, last_only)
+    assert padded == mask_slowly(joined, markers, last_only, mask)
+
+
+def test_an_array_of_many_blocks_gets_the_labels_of_the_loop() -> None:
+    """At the true size of a block, with turns longer than one, and stop tokens around every edge."""
+    draw = numpy.random.default_rng(0)
+    texts = [draw.integers(0, 128000, size).tolist() for size in (5, 700, marking._BLOCK + 9, 3, 90_000, 40)]
+    rows = [[BOS, *HEADER, *text, EOT, START, 882, 128007, 271, *text[:50], EOT] for text in texts] * 3
+    flat = numpy.array([token_id for row in rows for token_id in row], dtype=numpy.int32)
+    assert len(flat) > 4 * marking._BLOCK
+    expected = numpy.array([label for row in rows for label in mask_slowly(row, LLAMA)], dtype=numpy.int32)
+    assert (mask_labels(flat, LLAMA, lengths=[len(row) for row in rows]) == expected).all()
+    assert (mask_labels(flat, LLAMA) == expected).all()
 
 
 @given(worlds(), st.integers(0, 30))

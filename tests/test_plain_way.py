@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llama_padfix import plain_way
+from llama_padfix import careful_way, plain_way
 from llama_padfix.encode import ChatEncoder
 from llama_padfix.plain_way import _mark
-from llama_padfix.records import IGNORE_INDEX
+from llama_padfix.records import IGNORE_INDEX, PadfixError
 from tests.both import ENGINES, assert_same, count_plain, encode_all, encode_carefully, make_hard_rows, tabulate, talk
 from tests.conftest import INSTRUCT, fresh_tokenizer
 from tests.conversations import shared
@@ -92,6 +92,35 @@ def test_rows_of_both_ways_are_put_together_in_their_order(seed: int) -> None:
     kinds = rng.sample(kinds, rng.randint(1, len(kinds)))
     rows = [rng.choice(kinds) for _ in range(rng.randint(2, 30))]
     assert_same(shared("3.1-instruct"), rows, max_length=60)
+
+
+def test_a_batch_of_which_no_row_proves_to_be_plain_is_cut_the_careful_way() -> None:
+    for truncation in ("turns", "tokens"):
+        rows = [talk("Hi", "<|eot_id|> Good")] * 3
+        _, plain = assert_same(shared("3.1-instruct"), rows, max_length=35, truncation=truncation)
+        assert plain == 0
+
+
+def test_a_row_in_which_a_text_makes_another_token_of_the_templates_own_is_no_plain_one() -> None:
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end_header_id|>\n\nx"]})
+    made, plain = assert_same(tokenizer, [talk("a", "b"), talk("xy", "b"), talk("c", "d")])
+    assert plain == 2 and made.counts.kept == 3
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_header_that_melts_into_the_answer_is_seen(engine: str) -> None:
+    tokenizer = fresh_tokenizer("3-instruct-early")
+    for header, rest in (("internation", "al law"), ("\n\n", "\n\n law"), (" says: ", "law"), ("says", "'s law")):
+        prompt = f"<|start_header_id|>assistant<|end_header_id|>{header}"
+        tokenizer.chat_template = (
+            "{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>' + "
+            f"({header!r} if m.role == 'assistant' else '') + m.content + '<|eot_id|>' }}}}{{% endfor %}}"
+            f"{{% if add_generation_prompt %}}{{{{ {prompt!r} }}}}{{% endif %}}"
+        )
+        rows = [talk("Hi", "42 is it"), talk("Hi", rest), talk("Hi", "42", "x", rest), talk("Hi", "42", "x", "42")]
+        made, plain = assert_same(tokenizer, rows, engine=engine)
+        assert made.counts.kept == 4 and plain + (header == " says: ") >= 2
 
 
 # What the encoder learned holds for what it learned it of
@@ -190,11 +219,22 @@ def test_a_difference_ends_the_plain_way_and_the_result_is_right(
     assert encode_all(encoder, rows) == expected and len(caplog.records) == 1
 
 
-def test_a_row_that_the_careful_way_refuses_raises_there() -> None:
-    rows: list[Any] = [talk("Hi", "Good"), talk("Hi"), talk("Hi", "Good")]
-    encoder = ChatEncoder(shared("3.1-instruct"))
-    made = encode_all(encoder, rows)
-    assert made == encode_carefully(encoder, rows) and made.error.startswith("row 1: ")
+def test_a_row_that_the_careful_way_alone_refuses_is_not_named_before_an_earlier_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    render = careful_way.render_turns
+
+    def refuse(template: Any, messages: Any, *args: Any, **settings: Any) -> Any:
+        if messages[0]["content"] == "No":
+            raise PadfixError("Not this one")
+        return render(template, messages, *args, **settings)
+
+    monkeypatch.setattr(careful_way, "render_turns", refuse)
+    for first, expected in ((talk("Hi"), "row 0: there is no"), (talk("Hi", "<|eot_id|>"), "row 1: Not this one")):
+        rows: list[Any] = [first, talk("No", "Good"), talk("Hi", "Good")]
+        encoder = ChatEncoder(shared("3.1-instruct"))
+        made = encode_all(encoder, rows)
+        assert made == encode_carefully(encoder, rows) and made.error.startswith(expected)
 
 
 # A fault in one span stays in it

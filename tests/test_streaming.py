@@ -105,13 +105,13 @@ class Watched(ChatEncoder):
     harm: tuple[int, Callable[[], None]] | None = None
     log: Path | None = None
 
-    def encode_chunk(self, table: Any, first_row: int = 0) -> tuple[Any, Counts]:
+    def encode_chunk(self, table: Any, first_row: int = 0, **options: Any) -> tuple[Any, Counts]:
         if self.log is not None:
             with self.log.open("a") as file:
                 file.write(f"{first_row}\n")
         if self.harm is not None and self.harm[0] == first_row:
             self.harm[1]()
-        return super().encode_chunk(table, first_row)
+        return super().encode_chunk(table, first_row, **options)
 
 
 def watch(patched: Any, log: Path, harm: tuple[int, Callable[[], None]] | None = None) -> Watched:
@@ -569,8 +569,8 @@ class Failing(ChatEncoder):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "failed"}
 
-    def encode_chunk(self, table: Any, first_row: int = 0) -> tuple[Any, Counts]:
-        encoded, counts = super().encode_chunk(table, first_row)
+    def encode_chunk(self, table: Any, first_row: int = 0, **options: Any) -> tuple[Any, Counts]:
+        encoded, counts = super().encode_chunk(table, first_row, **options)
         if not self.failed and (self.of_any_engine or self.engine != "tokenizers"):
             self.failed = first_row >= 2 * CHUNK_ROWS
             encoded = encoded.set_column(0, "input_ids", encoded.column("labels"))
