@@ -140,7 +140,7 @@ def _pad(numpy: Any, arrays: Sequence[Any], value: int, width: int, left: bool) 
 
 
 def _read_together(values_of: Mapping[str, Sequence[Any]]) -> tuple[Any, Any, Any] | None:
-    """Return ids, masks and labels (None where no row has any) of columns whose rows are all well formed; else None."""
+    """Return ids, masks and labels (None where no row has any) of columns of well-formed rows; else None."""
     columns: list[Any] = []
     for name in _NAMES:
         values = values_of.get(name, ())

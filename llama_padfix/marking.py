@@ -112,8 +112,12 @@ def _mark_array(numpy: Any, ids: Any, markers: TurnMarkers, last_only: bool, mas
     labels = numpy.empty_like(flat)
     stops = () if last_only else tuple(set(markers.stop_ids).difference(markers.header_ids))
     for block, rows in _cut_into_blocks(numpy, flat, (firsts, lasts), stops):
-        spans = _find_spans(numpy, flat[block], rows, markers, last_only)
-        _write_labels(numpy, flat[block], *spans, labels[block])
+        part, made = flat[block], labels[block]
+        if len(rows[0]) == 1:  # nobody looks at what stands behind the real end of a single row
+            end = int(rows[1][0])
+            made[end:] = IGNORE_INDEX
+            part, made = part[:end], made[:end]
+        _write_labels(numpy, part, *_find_spans(numpy, part, rows, markers, last_only), made)
     return labels.reshape(ids.shape)
 
 

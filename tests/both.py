@@ -20,7 +20,7 @@ Row = Any
 ENGINES = ("tokenizers", "fastokens")
 
 # Halves of control tokens, white space of all kinds, what melts into a header, what joins with its neighbours.
-CRUMBS = (
+CRUMBS: tuple[str, ...] = (
     "<",
     "<|",
     "|>",

@@ -194,16 +194,16 @@ class Text(str):
         return "something else"
 
 
-class Message(collections.UserDict):  # type: ignore[type-arg]
+class Message(collections.UserDict):
     pass
 
 
-class Odd(dict):  # type: ignore[type-arg]
+class Odd(dict):
     def __getitem__(self, key: str) -> Any:
         return "odd" if key == "content" else super().__getitem__(key)
 
 
-class List(list):  # type: ignore[type-arg]
+class List(list):
     def __iter__(self) -> Any:
         return iter(talk("Another", "tale"))
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jinja2.defaults import DEFAULT_FILTERS, DEFAULT_TESTS
+from jinja2 import Environment
 
 from llama_padfix.opaque import Inspected, render_opaque
 from tests.conversations import shared
@@ -291,7 +291,7 @@ LEARNED = (
     "A",
 )
 LOOKS = (*REFUSED, *LEARNED)
-WORDS = (
+WORDS: tuple[str, ...] = (
     "yes",
     "no",
     "y",
@@ -370,7 +370,7 @@ def test_a_look_into_a_text_is_refused_or_changes_nothing(body: str) -> None:
 
 # Expressions made up at random, of everything that jinja knows
 
-ATOMS = (
+ATOMS: tuple[str, ...] = (
     "c",
     "c",
     "c",
@@ -386,10 +386,10 @@ ATOMS = (
     "''.join([c])",
 )
 ATOMS += ("messages | map(attribute='content')", "('x' ~ c)", "c.strip()", "c.split('yes')[-1]", "m.role", "(c, 'm')")
-FILTERS = sorted(set(DEFAULT_FILTERS) - {"random"})
+FILTERS = sorted(set(Environment().filters) - {"random"})
 COMMON = ("trim", "string", "default", "list", "first", "length", "join", "upper")
 METHODS = sorted(name for name in dir(str) if not name.startswith("_"))
-TESTS = sorted(name for name in DEFAULT_TESTS if name.isidentifier() and name not in ("filter", "test"))
+TESTS = sorted(name for name in Environment().tests if name.isidentifier() and name not in ("filter", "test"))
 OPERATORS = ("+", "~", "*", "%", "==", "!=", "<", ">", "in", "not in", "and", "or", "//", "-")
 
 

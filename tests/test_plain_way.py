@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_padfix import careful_way, plain_way
+from llama_padfix.chat import render_turns
 from llama_padfix.encode import ChatEncoder
 from llama_padfix.plain_way import _mark
+from llama_padfix.recipes import learn_recipe
 from llama_padfix.records import IGNORE_INDEX, PadfixError
 from tests.both import ENGINES, assert_same, count_plain, encode_all, encode_carefully, make_hard_rows, tabulate, talk
 from tests.conftest import INSTRUCT, fresh_tokenizer
@@ -79,7 +81,7 @@ def test_every_length_cuts_alike(truncation: str, train_on: Any) -> None:
     encoder = ChatEncoder(tokenizer, truncation=truncation, train_on=train_on)  # type: ignore[arg-type]
     longest = max(map(len, encode_all(encoder, rows).input_ids))
     for length in range(2, longest + 2):
-        encoder.max_length, encoder.on_error = length, ("drop", "raise")[length % 2]  # type: ignore[assignment]
+        encoder.max_length, encoder.on_error = length, ("drop", "raise")[length % 2]
         order = random.Random(length).sample(rows, len(rows))
         assert encode_all(encoder, order) == encode_carefully(encoder, order), length
     assert count_plain(encoder) > longest and not encoder.doubtful
@@ -192,10 +194,10 @@ def test_a_tokenizer_without_control_tokens_is_encoded_the_careful_way() -> None
 
 def break_header(monkeypatch: pytest.MonkeyPatch) -> None:
     """Learn headers without the line breaks behind them: the ids still agree, and the labels do not."""
-    learn = plain_way.learn_recipe
 
     def learn_wrongly(*args: Any) -> Any:
-        recipe = learn(*args)
+        recipe = learn_recipe(*args)
+        assert recipe is not None
         pieces = [
             dataclasses.replace(piece, header=piece.header and len(piece.before.rstrip())) for piece in recipe.pieces
         ]
@@ -222,12 +224,11 @@ def test_a_difference_ends_the_plain_way_and_the_result_is_right(
 def test_a_row_that_the_careful_way_alone_refuses_is_not_named_before_an_earlier_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    render = careful_way.render_turns
 
     def refuse(template: Any, messages: Any, *args: Any, **settings: Any) -> Any:
         if messages[0]["content"] == "No":
             raise PadfixError("Not this one")
-        return render(template, messages, *args, **settings)
+        return render_turns(template, messages, *args, **settings)
 
     monkeypatch.setattr(careful_way, "render_turns", refuse)
     for first, expected in ((talk("Hi"), "row 0: there is no"), (talk("Hi", "<|eot_id|>"), "row 1: Not this one")):

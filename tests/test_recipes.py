@@ -72,8 +72,10 @@ def check(tokenizer: Any) -> int:
     learned = 0
     for roles in ORDERS:
         recipe = learn(tokenizer, roles)
-        learned += recipe is not None
-        for seed in range(15 if recipe is not None else 0):
+        if recipe is None:
+            continue
+        learned += 1
+        for seed in range(15):
             rng = random.Random(seed)
             texts = [say_hard(rng) for _ in roles]
             if all(text.strip() and not any(word in text for word in recipe.lacks) for text in texts):
