@@ -14,6 +14,7 @@ import pytest
 
 import llama_padfix.tokenizer as patching
 from llama_padfix import ChatEncoder, PadfixError, padding_side, patch_tokenizer, plan_patch
+from llama_padfix.observe import observe
 from llama_padfix.records import Change, Plan
 from llama_padfix.reference import make_tiny_llama
 from tests.conftest import ALL, BASE, INSTRUCT, fresh_tokenizer
@@ -469,7 +470,7 @@ def test_an_interruption_after_any_change(
 ) -> None:
     tokenizer, model, planned = broken_once
     before = settings_of(tokenizer, model)
-    apply, look, applied = patching._apply, patching.observe, list[Change]()
+    apply, look, applied = patching._apply, observe, list[Change]()
 
     def interrupt() -> None:
         if len(applied) == done:
