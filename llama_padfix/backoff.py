@@ -66,7 +66,7 @@ def train_with_backoff(trainer: Any, **train_arguments: Any) -> Any:
     try:
         with tempfile.TemporaryDirectory(prefix="backoff-", dir=_output_folder(args)) as folder:
             return _train_until_it_fits(trainer, recorder, train_arguments, Path(folder))
-    except BaseException:
+    except BaseException:  # an interruption too leaves the arguments as they were
         _write_batch(trainer, *before)
         raise
     finally:
@@ -81,7 +81,7 @@ def _train_until_it_fits(trainer: Any, recorder: Any, arguments: dict[str, Any],
         try:
             with _exact_resume(trainer.args) if resuming else _nothing():
                 return trainer.train(**arguments)
-        except Exception as error:
+        except Exception as error:  # what ran out may be the cause of an error of any class
             if not _is_out_of_memory(error):
                 raise
             _require_training_batch(error)
@@ -122,7 +122,7 @@ class _Beginning:
 def _make_recorder() -> Any:
     from transformers import TrainerCallback
 
-    class Recorder(TrainerCallback):  # type: ignore[misc]
+    class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
         """The random states at the beginning of the epoch and of the update, and a later run put back to them."""
 
         def __init__(self) -> None:

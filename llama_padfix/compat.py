@@ -25,7 +25,6 @@ __all__ = [
     "make_checkpointing_arguments",
     "name_dtype_argument",
     "name_tokenizer_argument",
-    "reads_own_checkpoints",
     "reads_paired_merges",
     "rename_arguments",
     "resizes_to_mean",
@@ -160,22 +159,6 @@ def divide_once(trainer: Any) -> bool:
     if twice:
         trainer.accelerator.gradient_accumulation_steps = 1
     return twice
-
-
-def reads_own_checkpoints() -> bool:
-    """Tell whether `Trainer.train(resume_from_checkpoint=...)` can read its random states with the installed torch.
-
-    torch 2.6 reads weights only, and transformers up to 4.46 keeps numpy's state in that file: it raises
-    UnpicklingError. With `TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1` in the environment it reads what it wrote.
-    """
-    import os
-
-    import torch
-    from transformers import trainer
-
-    reads_all = not hasattr(torch.serialization, "safe_globals")  # torch up to 2.4
-    forced = os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "").lower() in ("1", "y", "yes", "true")
-    return reads_all or forced or hasattr(trainer, "safe_globals")
 
 
 @functools.cache

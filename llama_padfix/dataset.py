@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_padfix.chunks import CHUNK_ROWS, RowReader, rows_of
+from llama_padfix.columns import is_table
 from llama_padfix.compat import list_feature
 from llama_padfix.encode import ChatEncoder
 from llama_padfix.encode_cache import find_cache_file, locked, name_temporary_file
@@ -262,7 +263,7 @@ class _StreamEncoder:
     name: str
 
     def __call__(self, batch: Any, numbers: Sequence[int]) -> Any:
-        as_table = hasattr(batch, "column_names")
+        as_table = is_table(batch)
         _refuse_encoded(batch.column_names if as_table else batch, self.name)
         try:
             if as_table:

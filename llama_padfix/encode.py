@@ -13,6 +13,7 @@ from typing import Any, Literal
 from llama_padfix.both_ways import Batch, Rows, encode_all_carefully, encode_together, make_table
 from llama_padfix.careful_way import CAREFUL_SETTINGS, CarefulWay
 from llama_padfix.chats import Chats, read_chat_rows, read_chat_table
+from llama_padfix.columns import is_table
 from llama_padfix.dates import pin_date
 from llama_padfix.encoding import Encoding, describe_encoding, hash_template, hash_tokenizer
 from llama_padfix.engines import Engine, EngineChoice, choose_engine
@@ -31,7 +32,7 @@ OnError = Literal["raise", "drop"]
 OnLoss = Literal["count", "error"]
 
 _Columns = dict[str, list[list[int]]]
-_LEARNED = ("counts", "_gave_up", "_known", "_careful", "_plain", "_tried_plain", "_engine", "_ahead", "_hashes")
+_LEARNED = ("counts", "_gave_up", "_known", "_careful", "_plain", "_tried_plain", "_engine", "_ahead", "_hash")
 _CHUNK_ROWS = 2000  # one call of an engine for many more takes twice the CPU, and memory
 _FEW = 2  # rows below which nothing is learned
 
@@ -106,13 +107,13 @@ class ChatEncoder:
         self._tried_plain = False
         self._engine: Engine | None = None
         self._ahead: int | None = None  # characters, where the work ahead is known
-        self._hashes: tuple[str, str] | None = None
+        self._hash = ""  # of the tokenizer, which takes a while
 
     @property
     def encoding(self) -> Encoding:
         """How this encoder encodes, the pinned date included; `encode_dataset` writes it into what it returns."""
-        self._hashes = self._hashes or (hash_template(self.tokenizer), hash_tokenizer(self.tokenizer))
-        return describe_encoding(vars(self), *self._hashes)
+        self._hash = self._hash or hash_tokenizer(self.tokenizer)
+        return describe_encoding(vars(self), hash_template(self.tokenizer), self._hash)
 
     @property
     def doubtful(self) -> bool:
@@ -134,7 +135,7 @@ class ChatEncoder:
         dataset for the error messages (`dataset.map(..., with_indices=True)`); without them rows are named by their
         place in the batch.
         """
-        if hasattr(rows, "column_names") and hasattr(rows, "to_pylist"):  # a pyarrow.Table
+        if is_table(rows):
             first = indices if isinstance(indices, int) else next(iter(indices or ()), 0)
             encoded: dict[str, Any] = self.encode_table(rows, first)
             return encoded
@@ -161,7 +162,7 @@ class ChatEncoder:
         return self._encode_rows(rows, named)
 
     def encode_table(self, table: Any, first_row: int = 0, *, carry: Sequence[str] = ()) -> Any:
-        """Encode a `pyarrow.Table` of rows into one with the columns `input_ids` and `labels`, lists of int32.
+        """Encode a `pyarrow.Table` or `RecordBatch` of rows into a table of `input_ids` and `labels`, lists of int32.
 
         `first_row` is the number of the table's first row for the error messages. Rows that are dropped leave no
         place; `carry` names columns (an id) that go along with the rows that are kept. `encoder.counts` adds up what
@@ -173,6 +174,8 @@ class ChatEncoder:
         """Encode as `encode_table` does, and return the counts of these rows beside the table."""
         import pyarrow
 
+        if isinstance(table, pyarrow.RecordBatch):
+            table = pyarrow.Table.from_batches([table])
         missing = [name for name in carry if name not in table.column_names or name in ("input_ids", "labels")]
         if missing:
             raise PadfixError(
@@ -212,7 +215,7 @@ class ChatEncoder:
         with untouched(self.tokenizer):
             if not self._tried_plain and len(rows.numbers) >= _FEW:
                 self._tried_plain = True
-                self._plain = find_plain_way(self.tokenizer, self.template_kwargs, self._encode_texts, self.train_on)
+                self._plain = self._find_plain_way(careful)
             if self._plain is not None:
                 chats = read_chats(self._plain.words)
                 if self._plain.learn(chats):
@@ -223,18 +226,25 @@ class ChatEncoder:
                 self._plain, self._gave_up = None, True
             return encode_all_carefully(careful, rows)
 
+    def _find_plain_way(self, careful: CarefulWay) -> PlainWay | None:
+        try:
+            template = careful.template
+        except PadfixError:  # the careful way says so, where a row needs it
+            return None
+        return find_plain_way(template, self._encode_texts, self.train_on)
+
     def _renew_careful(self) -> CarefulWay:
         """Return the careful way with the settings of now; what was learned of other ones is forgotten."""
         settings = {name: getattr(self, name) for name in CAREFUL_SETTINGS}
         tokenizer, source = self.tokenizer, getattr(self.tokenizer, "chat_template", None)
-        chosen = (dict(self.template_kwargs), self.train_on, self.engine)
         added = len(getattr(tokenizer, "added_tokens_decoder", ()))  # len(tokenizer) takes 12 ms in tokenizers 0.19
+        chosen = (dict(self.template_kwargs), self.train_on, self.engine)
         known = (tokenizer, added, tokenizer.special_tokens_map, copy.copy(source), chosen)
         if self._careful is None or known != self._known:
             self._gave_up = self.doubtful
             self._known, self._careful = known, CarefulWay(**settings)
             self._plain, self._tried_plain, self._engine = None, False, None
-        for name, value in settings.items():
+        for name, value in settings.items():  # how to cut, say, changes nothing of what was learned
             setattr(self._careful, name, value)
         return self._careful
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from llama_padfix.chunks import CHUNK_ROWS
-from llama_padfix.encoding import hash_template
 from llama_padfix.records import PadfixError
 
 __all__ = ["find_cache_file", "locked", "name_temporary_file"]
@@ -97,7 +96,6 @@ def _hash_all(encoder: Any, dataset: Any) -> str:
         CHUNK_ROWS,
         record,
         [_hash(name, settings[name.rpartition(".")[2]]) for name in json.loads(record)["unrecorded"]],
-        hash_template(encoder.tokenizer),  # the encoding remembers it from when it was first asked for
         _describe_tokenizer(encoder.tokenizer),
         [tokenizers.__version__, transformers.__version__],
         _hash_rows(dataset) if isinstance(dataset, (list, tuple)) else dataset._fingerprint,

@@ -160,7 +160,7 @@ def _receive(rows: Any) -> Any:
 
 def _dump(carried: _Carried) -> bytes:
     # A dependency of datasets, which also pickles a callable `train_on` of a script or notebook.
-    import dill  # type: ignore[import-untyped]
+    import dill
 
     return bytes(dill.dumps(carried))
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from llama_padfix.chunks import rows_of
 from llama_padfix.records import PadfixError, describe
 
 __all__ = ["ROLES", "SHAPES", "Conversation", "read_row", "require_unicode", "split_batch", "to_messages"]
@@ -120,8 +121,7 @@ def split_batch(value: Any) -> list[Any] | None:
             return None
         if first is None and "prompt" in columns and _is_messages(columns["prompt"]):
             return None
-        length = len(next(iter(columns.values())))
-        return [{name: column[place] for name, column in columns.items()} for place in range(length)]
+        return rows_of(columns)
     if isinstance(value, (list, tuple)) and value and not _is_messages(value):
         return list(value)
     return None

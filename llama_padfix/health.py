@@ -48,13 +48,13 @@ def read_numbers(scalars: Sequence[torch.Tensor | None]) -> list[float | None]:
     import torch
 
     numbers: list[float | None] = [None] * len(scalars)
-    places: dict[Any, list[int]] = {}
+    held: dict[Any, list[tuple[int, torch.Tensor]]] = {}
     for place, scalar in enumerate(scalars):
         if scalar is not None:
-            places.setdefault(scalar.device, []).append(place)
-    for group in places.values():
-        values = torch.stack([scalars[place].detach().float().reshape(()) for place in group])  # type: ignore[union-attr]
-        for place, number in zip(group, values.tolist(), strict=True):
+            held.setdefault(scalar.device, []).append((place, scalar))
+    for group in held.values():
+        values = torch.stack([scalar.detach().float().reshape(()) for _, scalar in group])
+        for (place, _), number in zip(group, values.tolist(), strict=True):
             numbers[place] = number
     return numbers
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llama_padfix.chats import Chats
+from llama_padfix.opaque import trim
 
 __all__ = ["Layouts", "Plan", "write_chats"]
 
@@ -72,13 +73,12 @@ def write_chats(chats: Chats, plans: Sequence[Plan | None]) -> tuple[list[str], 
 
 def _trim(plan: Plan, said: Sequence[str]) -> list[str] | None:
     """Return the texts as they are written; None where one is blank, of which templates may think otherwise."""
-    if not all(map(str.strip, said)):
-        return None
     trimmed = []
     for place, operations in zip(plan.messages, plan.operations, strict=True):
         text = said[place]
-        for method, chars in operations:
-            text = getattr(text, method)(chars)
+        if not text or text.isspace():
+            return None
+        text = trim(text, operations)
         if not text or text.isspace():
             return None
         trimmed.append(text)

@@ -248,5 +248,5 @@ def _as_pattern(path: str) -> str:
 def _call(model: Any, getter: str) -> Any:
     try:
         return getattr(model, getter)()
-    except (AttributeError, NotImplementedError):
+    except (AttributeError, NotImplementedError):  # a model without such a layer
         return None

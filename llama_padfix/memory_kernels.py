@@ -127,7 +127,7 @@ def _define_attention(plan: StepPlan) -> Callable[..., Any]:
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             # scaled_dot_product_attention itself turns it into numbers, for every layer anew.
             attn_mask = torch.empty(attn_mask.shape, dtype=query.dtype)
-        return Attention.apply(query, key, value, attn_mask)  # type: ignore[no-untyped-call]
+        return Attention.apply(query, key, value, attn_mask)  # type: ignore[no-untyped-call]  # apply is untyped
 
     return attend
 
@@ -151,7 +151,8 @@ def define_4bit(plan: StepPlan) -> Any:
             (gradient,) = gradients
             return torch.matmul(gradient, ctx.layer.dequantize(compute).to(gradient.dtype)), None
 
-    class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc, name-defined]  # peft asks for this class
+    # The class that peft asks for.
+    class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc, name-defined]  # bitsandbytes is untyped here
         def __init__(self, dense: Any) -> None:
             super().__init__(
                 dense.in_features, dense.out_features, dense.bias is not None, compute_dtype=compute, device="meta"
@@ -185,7 +186,7 @@ def define_4bit(plan: StepPlan) -> Any:
                 return dense
 
         def forward(self, x: Any) -> Any:
-            return Matmul.apply(x.to(compute), self).to(x.dtype)  # type: ignore[no-untyped-call]
+            return Matmul.apply(x.to(compute), self).to(x.dtype)  # type: ignore[no-untyped-call]  # apply is untyped
 
     return Linear4bit
 
@@ -220,7 +221,7 @@ def define_int8(plan: StepPlan) -> Any:
             dtype = ctx.x.dtype
             return torch.matmul(gradient.to(dtype), ctx.layer.dequantize(dtype)), None
 
-    class Linear8bitLt(bnb.nn.Linear8bitLt):  # type: ignore[misc, name-defined]
+    class Linear8bitLt(bnb.nn.Linear8bitLt):  # type: ignore[misc, name-defined]  # bitsandbytes is untyped here
         def __init__(self, dense: Any) -> None:
             bias = dense.bias is not None
             super().__init__(
@@ -235,7 +236,7 @@ def define_int8(plan: StepPlan) -> Any:
                 return dense.mul_(self.scales.unsqueeze(1).mul(1 / 127))
 
         def forward(self, x: Any) -> Any:
-            return Matmul.apply(x, self)  # type: ignore[no-untyped-call]
+            return Matmul.apply(x, self)  # type: ignore[no-untyped-call]  # apply is untyped
 
     return Linear8bitLt
 

@@ -160,8 +160,8 @@ def _make_optimizer(model: Any, plan: StepPlan, trained: list[Any]) -> tuple[Cal
     if plan.optimizer.startswith("adamw_torch"):
         fused = plan.optimizer.endswith("fused")
         # Without fused, torch updates all tensors at once on CUDA and one after another on a CPU.
-        how = {"fused": True} if fused else {"foreach": plan.device == "cuda"}
-        return torch.optim.AdamW(trained, lr=1e-5, **how).step, 0  # type: ignore[arg-type]
+        how: dict[str, Any] = {"fused": True} if fused else {"foreach": plan.device == "cuda"}
+        return torch.optim.AdamW(trained, lr=1e-5, **how).step, 0
     if plan.optimizer == "sgd":
         return torch.optim.SGD(trained, lr=1e-5, foreach=plan.device == "cuda").step, 0
     if plan.optimizer == "adafactor":

@@ -54,9 +54,9 @@ def make_tally(*, vocab_size: int, tokens: int, rounding: int) -> Any:
     casts = {aten._to_copy.default, aten.copy_.default, aten.clone.default}
     least_logits = vocab_size * tokens // 2  # older losses shift the logits and so drop a position of each row
 
-    class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    class Tally(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch annotates no __init_subclass__
         def __init__(self) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]
+            super().__init__()  # type: ignore[no-untyped-call]  # torch annotates this one neither
             self.phase = "loading"
             self.peak = 0
             self.at_peak = dict.fromkeys(CATEGORIES, 0)

@@ -11,11 +11,11 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Inspected", "Slot", "render_opaque"]
+__all__ = ["Inspected", "Slot", "render_opaque", "trim"]
 
 _OPEN, _CLOSE = "\ue000", "\ue001"
 # White space at both ends, letters of both cases and what HTML and JSON escape: a rewriting shows.
@@ -33,6 +33,13 @@ class Slot:
 
     message: int
     operations: tuple[tuple[str, str | None], ...] = ()
+
+
+def trim(text: str, operations: Iterable[tuple[str, str | None]]) -> str:
+    """Return a text as the operations of its slot leave it."""
+    for method, chars in operations:
+        text = getattr(text, method)(chars)
+    return text
 
 
 @dataclass
@@ -192,19 +199,9 @@ def _compile(source: str) -> Any:
 def _environment() -> Any:
     import jinja2
     import jinja2.ext
-    import jinja2.sandbox
     import jinja2.visitor
 
-    class Generation(jinja2.ext.Extension):
-        tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
-
-        def _mark(self, caller: Callable[[], str]) -> str:
-            return caller()
+    from llama_padfix.jinja_environment import ChatEnvironment, raise_exception
 
     class Membership(jinja2.visitor.NodeTransformer):
         """Turns `a in b` into the test `a is in b`: what looks into `b` can then be told."""
@@ -218,26 +215,16 @@ def _environment() -> Any:
             test = jinja2.nodes.Test(node.expr, "in", [node.ops[0].expr], [], None, None, lineno=node.lineno)
             return test if node.ops[0].op == "in" else jinja2.nodes.Not(test, lineno=node.lineno)
 
-    class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    class Environment(ChatEnvironment):
         concat = staticmethod(_concat)
 
         def _parse(self, *args: Any) -> Any:
             return Membership().visit(super()._parse(*args))
 
-        intercepted_binops = frozenset({"%"})
-
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             if _holds((left, right)):
                 raise Inspected("%")
             return super().call_binop(context, operator, left, right)
-
-        def _generate(self, *args: Any, **kwargs: Any) -> str:
-            # The generated module imports how `~` joins; the last import holds.
-            code = super()._generate(*args, **kwargs)
-            ours = "from llama_padfix.opaque import _concat as str_join, _concat as markup_join\n"
-            head, line, rest = code.partition("from jinja2.runtime import ")
-            imported, end, rest = rest.partition("\n")
-            return f"{head}{line}{imported}{end}{ours}{rest}"
 
         def getitem(self, obj: Any, argument: Any) -> Any:
             if isinstance(argument, Opaque):  # what is no key of `obj` may name one of its attributes
@@ -251,12 +238,7 @@ def _environment() -> Any:
                 raise Inspected("a call")
             return super().call(__context, __obj, *args, **kwargs)
 
-    def raise_exception(message: str) -> None:
-        raise jinja2.exceptions.TemplateError(str.__str__(message))
-
-    environment = Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols], finalize=_print
-    )
+    environment = Environment(finalize=_print)
     # What takes texts and does nothing but hand them on; `dict.get` asks for the hash of a key.
     runtime, utils = jinja2.runtime, jinja2.utils
     makers = [utils.Namespace, utils.Cycler, utils.Joiner, dict, raise_exception]
@@ -267,7 +249,6 @@ def _environment() -> Any:
         environment.filters[name] = _guard_filter(name, function)
     tests: dict[str, Any] = environment.tests
     tests.update({name: _guard_test(name, test) for name, test in tests.items()})
-    environment.globals["raise_exception"] = raise_exception
     del environment.globals["lipsum"]  # other words each time
     return environment
 

@@ -6,17 +6,16 @@ are the ids of the parts. Where each part begins is then known without a scan, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from llama_padfix.chat import read_template
 from llama_padfix.chats import Chats, Speakers, read_roles
 from llama_padfix.layouts import Layouts, Plan, write_chats
 from llama_padfix.observe import special_ids
 from llama_padfix.recipes import Piece, Recipe, learn_recipe, parts_at_controls
-from llama_padfix.records import IGNORE_INDEX, PadfixError
+from llama_padfix.records import IGNORE_INDEX
 from llama_padfix.turns import ChatTemplate
 
 __all__ = ["Flat", "PlainWay", "find_plain_way"]
@@ -211,13 +210,9 @@ class PlainWay:
         return first[sound], last[sound], proven
 
 
-def find_plain_way(tokenizer: Any, kwargs: Mapping[str, Any], encode: Encode, train_on: Any) -> PlainWay | None:
-    """Return the plain way of a tokenizer; None where it has none: ids of parts differ, or each turn is asked for."""
-    if callable(train_on) or not parts_at_controls(tokenizer) or not special_ids(tokenizer):
-        return None
-    try:
-        template = read_template(tokenizer, kwargs)
-    except PadfixError:  # the careful way says so, where a row needs it
+def find_plain_way(template: ChatTemplate, encode: Encode, train_on: Any) -> PlainWay | None:
+    """Return the plain way of a template; None where it has none: ids of parts differ, or each turn is asked for."""
+    if callable(train_on) or not parts_at_controls(template.tokenizer) or not special_ids(template.tokenizer):
         return None
     return PlainWay(template, encode, train_on == "last")
 
@@ -239,11 +234,11 @@ def _find_ends(
         return ends, whole
     if truncation == "tokens":
         place = numpy.searchsorted(first, limits[over], side="left") - 1
-        cut, inside = limits[over], first
+        cut = limits[over]
     else:
         place = numpy.searchsorted(last, limits[over], side="right") - 1
-        cut, inside = last[numpy.maximum(place, 0)], first
-    fits = (place >= 0) & (inside[numpy.maximum(place, 0)] > row_starts[over])
+        cut = last[numpy.maximum(place, 0)]
+    fits = (place >= 0) & (first[numpy.maximum(place, 0)] > row_starts[over])
     ends[over] = numpy.where(fits, cut, row_starts[over])
     return ends, whole
 

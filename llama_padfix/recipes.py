@@ -14,8 +14,8 @@ from typing import Any
 
 from llama_padfix.chat import render_turns
 from llama_padfix.compat import gives_clock
-from llama_padfix.observe import find_control_text
-from llama_padfix.opaque import Inspected, Slot, render_opaque
+from llama_padfix.observe import find_control_text, untouched
+from llama_padfix.opaque import Inspected, Slot, render_opaque, trim
 from llama_padfix.records import PadfixError
 from llama_padfix.remarks import find_remarks
 from llama_padfix.sandbox import source_of
@@ -216,9 +216,7 @@ def _find_headers(
 
 def write(piece: Piece, text: str) -> str:
     """Return a piece with its message's text."""
-    for method, chars in piece.operations:
-        text = getattr(text, method)(chars)
-    return piece.before + text + piece.after
+    return piece.before + trim(text, piece.operations) + piece.after
 
 
 def _is_sharp(added: Mapping[str, Any], token: str) -> bool:
@@ -236,7 +234,8 @@ def parts_at_controls(tokenizer: Any) -> bool:
     The backend cuts control tokens out of a text first, and then treats what is between them one by one; only a
     pre-tokenizer that knows a text's beginning (`Metaspace`) or a model that draws lots (BPE with dropout) can
     tell the difference. Ids spell the text where they are those of BPE on all bytes: equal ids in front of an answer
-    then stand for equal characters.
+    then stand for equal characters. A normalizer goes with tokens that cover characters only: what it changes can
+    else be encoded in this way and in no other, and which rows are an error would depend on those beside them.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not getattr(tokenizer, "is_fast", False) or not _is_of_transformers(tokenizer):
@@ -250,7 +249,17 @@ def parts_at_controls(tokenizer: Any) -> bool:
         and not any(one.get("add_prefix_space") for one in pre_tokenizers)
         and all(one in _LOSSLESS for one in normalizers)
         and _knows_all_bytes(backend.model, any(one.get("type") == "ByteLevel" for one in pre_tokenizers))
+        and not (normalizers and _covers_nothing(tokenizer))
     )
+
+
+def _covers_nothing(tokenizer: Any) -> bool:
+    """Tell whether tokens have offsets without width: those of BPE that ignores merges do in tokenizers 0.19."""
+    with untouched(tokenizer):
+        encoding = tokenizer(
+            "a", add_special_tokens=False, padding=False, truncation=False, return_offsets_mapping=True
+        )
+    return any(start >= end for start, end in encoding["offset_mapping"])
 
 
 def _knows_all_bytes(model: Any, by_bytes: bool) -> bool:

@@ -92,35 +92,13 @@ def _compile(source: str) -> Any:
 
 @functools.cache
 def _environment() -> Any:
-    import jinja2
-    import jinja2.ext
-    import jinja2.sandbox
-    from jinja2.nodes import CallBlock
+    from llama_padfix.jinja_environment import ChatEnvironment
 
-    class Generation(jinja2.ext.Extension):
-        """Marks where `{% generation %}` opens and closes."""
-
-        tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
-
-        def _mark(self, caller: Callable[[], str]) -> Traced:
-            return concat((Traced("", ((0, OPENS),)), caller(), Traced("", ((0, CLOSES),))))
-
-    class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    class Environment(ChatEnvironment):
         concat = staticmethod(concat)
-        intercepted_binops = frozenset({"%"})
 
-        def _generate(self, *args: Any, **kwargs: Any) -> str:
-            # The generated module imports how `~` joins; the last import holds.
-            code = super()._generate(*args, **kwargs)
-            ours = "from llama_padfix.provenance import concat as str_join, concat as markup_join\n"
-            head, line, rest = code.partition("from jinja2.runtime import ")
-            imported, end, rest = rest.partition("\n")
-            return f"{head}{line}{imported}{end}{ours}{rest}"
+        def mark_generation(self, text: str) -> Traced:
+            return concat((Traced("", ((0, OPENS),)), text, Traced("", ((0, CLOSES),))))
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             if type(left) is str and origins_in(right):
@@ -153,20 +131,12 @@ def _environment() -> Any:
 
             return traced
 
-    def raise_exception(message: str) -> None:
-        raise jinja2.exceptions.TemplateError(str.__str__(message))
-
-    environment = Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols], finalize=print_value
-    )
+    environment = Environment(finalize=print_value)
     for name, function in list(environment.filters.items()):
         if name not in _ITEMS_ONLY:
             environment.filters[name] = _keeping_origin(function)
     environment.filters.update(tojson=_tojson, join=_join(environment.filters["map"]))
-    environment.globals.update(
-        raise_exception=raise_exception,
-        dict=_TemplateDict(),
-    )
+    environment.globals["dict"] = _TemplateDict()
     return environment
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow
 
@@ -17,6 +17,7 @@ from llama_padfix.records import PadfixError
 from tests.conversations import Message, say, say_control
 
 Row = Any
+Table: TypeAlias = pyarrow.Table | pyarrow.RecordBatch
 ENGINES = ("tokenizers", "fastokens")
 
 # Halves of control tokens, white space of all kinds, what melts into a header, what joins with its neighbours.
@@ -123,10 +124,10 @@ def encode_carefully(encoder: ChatEncoder, rows: Sequence[Row]) -> Encoded:
     return Encoded(ids, labels, made.counts, made.counts.examples)
 
 
-def encode_all(encoder: ChatEncoder, rows: Sequence[Row] | pyarrow.Table) -> Encoded:
+def encode_all(encoder: ChatEncoder, rows: Sequence[Row] | Table) -> Encoded:
     """Encode rows, or a table, as anybody would."""
     try:
-        if isinstance(rows, pyarrow.Table):
+        if isinstance(rows, Table):
             table, counts = encoder.encode_chunk(rows)
             return Encoded(table["input_ids"].to_pylist(), table["labels"].to_pylist(), counts, counts.examples)
         columns, counts = encoder.encode_rows(rows)
@@ -140,11 +141,11 @@ def count_plain(encoder: ChatEncoder) -> int:
     return encoder._plain.rows if encoder._plain is not None else 0
 
 
-def assert_same(tokenizer: Any, rows: Sequence[Row] | pyarrow.Table, **settings: Any) -> tuple[Encoded, int]:
+def assert_same(tokenizer: Any, rows: Sequence[Row] | Table, **settings: Any) -> tuple[Encoded, int]:
     """Compare both ways, and return what became of the rows and how many went the plain way."""
     settings.setdefault("on_error", "drop")
     encoder = ChatEncoder(tokenizer, **settings)
-    expected = encode_carefully(encoder, rows.to_pylist() if isinstance(rows, pyarrow.Table) else rows)
+    expected = encode_carefully(encoder, rows.to_pylist() if isinstance(rows, Table) else rows)
     made = encode_all(encoder, rows)
     assert made == expected, settings
     assert not encoder.doubtful

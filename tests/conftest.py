@@ -11,7 +11,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from llama_padfix import reference
+from llama_padfix import ChatEncoder, reference
 
 INSTRUCT = ("3-instruct-early", "3.1-instruct-early", "3.1-instruct", "3.2-instruct")
 BASE = ("3-base", "3.1-base")
@@ -36,6 +36,19 @@ def make_tokenizer() -> Callable[[str], Any]:
 def tokenizer() -> Any:
     """Llama 3.1 Instruct, untouched."""
     return fresh_tokenizer("3.1-instruct")
+
+
+@pytest.fixture(scope="module")
+def shared_tokenizer() -> Any:
+    """Llama 3.1 Instruct with a pad token, for all tests of a module: encoding changes no tokenizer."""
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    tokenizer.pad_token = "<|end_of_text|>"
+    return tokenizer
+
+
+@pytest.fixture
+def encoder(shared_tokenizer: Any) -> ChatEncoder:
+    return ChatEncoder(shared_tokenizer)
 
 
 @pytest.fixture

@@ -165,6 +165,12 @@ def test_the_tables_show_medians_ratios_and_what_failed() -> None:
     assert "| torchtune | 14 times less | not measured |" in page
     assert "Failed: torchtune: exit 1: no module named x" in page
     assert "| TRL | 10 | 10 | 9 |  |" in page
+    taken = ({"the engine": 0.3, "(a copy)": 0.2, "the rest": 0.1}, {"the engine": 0.9}, {"the engine": 0.3})
+    runs["steps"] = [result(1.0, steps={"encoding": steps}) for steps in taken]
+    steps = (
+        "| encoding | the engine | 300 | 100% |\n| encoding | (a copy) | 0 |  |\n| encoding | the rest | 0 | 0% |\n"
+    )
+    assert steps in tables.write_page(results)
     around = f"before\n{tables.BEGIN}old\n{tables.END}after\n"
     written = tables.replace_block(around, page)
     assert written.startswith("before\n") and written.endswith("after\n") and page in written and "old" not in written

@@ -126,6 +126,7 @@ TABLES: dict[str, tuple[Callable[[], Any], int]] = {
     "a slice of a column": (lambda: table(column()[5:30]), 6),
     "chunks": (lambda: table(pyarrow.chunked_array([column()[:3], column()[3:3], column()[3:]])), 10),
     "a slice of chunks": (lambda: table(pyarrow.chunked_array([column()[:3], column()[3:]])).slice(2, 30), 8),
+    "a record batch": (lambda: table(column()).to_batches()[0].slice(7, 21), 5),
     "no rows": (lambda: table(column()[:0]), 0),
     "no chunks": (lambda: table(pyarrow.chunked_array([], pyarrow.list_(MESSAGE))), 0),
     "no columns": (lambda: pyarrow.table({}), 0),

@@ -15,20 +15,6 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from llama_padfix import ChatEncoder, Counts, PadfixError, prepare, read_encoding
 from llama_padfix.dataset import encode_dataset
-from tests.conftest import fresh_tokenizer
-
-
-@pytest.fixture(scope="module")
-def patched() -> Any:
-    """Shared: encoding changes no tokenizer."""
-    tokenizer = fresh_tokenizer("3.1-instruct")
-    tokenizer.pad_token = "<|end_of_text|>"
-    return tokenizer
-
-
-@pytest.fixture
-def encoder(patched: Any) -> ChatEncoder:
-    return ChatEncoder(patched)
 
 
 def row(number: int) -> dict[str, Any]:
@@ -49,8 +35,8 @@ def plain(encoded: Any) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def expected(patched: Any) -> list[dict[str, Any]]:
-    one_by_one = ChatEncoder(patched)
+def expected(shared_tokenizer: Any) -> list[dict[str, Any]]:
+    one_by_one = ChatEncoder(shared_tokenizer)
     return [one_by_one(item) for item in ROWS]
 
 
@@ -126,9 +112,9 @@ def test_a_bad_row_is_named_by_its_number_in_the_whole_dataset(kind: str, encode
 
 
 def test_counts_add_up_over_batches_and_lost_rows_are_logged_once(
-    patched: Any, caplog: pytest.LogCaptureFixture
+    shared_tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    encoder = ChatEncoder(patched, max_length=60, on_error="drop")
+    encoder = ChatEncoder(shared_tokenizer, max_length=60, on_error="drop")
     long = row(0)
     long["messages"][1]["content"] = "word " * 100
     cut = {"messages": [*row(1)["messages"], *long["messages"]]}
@@ -155,8 +141,8 @@ def test_nothing_is_warned_of_when_nothing_is_lost(encoder: ChatEncoder, caplog:
     assert [record.levelno for record in caplog.records] == [logging.INFO] * 2
 
 
-def test_a_stream_logs_what_it_loses_while_it_is_read(patched: Any, caplog: pytest.LogCaptureFixture) -> None:
-    encoder = ChatEncoder(patched, on_error="drop")
+def test_a_stream_logs_what_it_loses_while_it_is_read(shared_tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    encoder = ChatEncoder(shared_tokenizer, on_error="drop")
     encoded = encode_dataset(encoder, undeclared([*ROWS, UNREADABLE]), progress=False)
     assert encoder.counts == Counts() and not caplog.records
     assert len(list(encoded)) == 5
@@ -164,8 +150,8 @@ def test_a_stream_logs_what_it_loses_while_it_is_read(patched: Any, caplog: pyte
     assert record.levelno == logging.WARNING and "rows 0 to 5: 6 rows: 5 kept; 1 dropped" in record.getMessage()
 
 
-def test_a_stream_whose_rows_differ_in_their_columns_keeps_only_ours(patched: Any) -> None:
-    encoder = ChatEncoder(patched, on_error="drop")
+def test_a_stream_whose_rows_differ_in_their_columns_keeps_only_ours(shared_tokenizer: Any) -> None:
+    encoder = ChatEncoder(shared_tokenizer, on_error="drop")
     mixed = [ROWS[0], {**ROWS[1], "source": "web"}, {"text": "Once", "labels": [1]}, {"neither": 1}]
     encoded = list(encode_dataset(encoder, undeclared(mixed), progress=False))
     assert [set(item) for item in encoded] == [{"input_ids", "labels"}] * 3
@@ -224,8 +210,8 @@ def test_a_data_frame_is_refused_with_the_call_that_reads_it(encoder: ChatEncode
     assert len(encode_dataset(encoder, datasets.Dataset.from_pandas(frame), progress=False)) == 1
 
 
-def test_no_row_left_to_train_on_is_an_error_that_counts_them(patched: Any) -> None:
-    encoder = ChatEncoder(patched, on_error="drop")
+def test_no_row_left_to_train_on_is_an_error_that_counts_them(shared_tokenizer: Any) -> None:
+    encoder = ChatEncoder(shared_tokenizer, on_error="drop")
     with pytest.raises(PadfixError, match=r"No row of the dataset is left.*2 rows: 0 kept; 2 dropped"):
         encode_dataset(encoder, [UNREADABLE] * 2, progress=False)
 
@@ -243,9 +229,9 @@ SPELLED = {"messages": [{"role": "user", "content": "a <|eot_id|>"}, {"role": "a
 
 @pytest.mark.parametrize("kind", ["list", "Dataset", "undeclared stream"])
 def test_the_log_names_the_first_rows_of_each_kind_and_what_was_seen(
-    kind: str, patched: Any, caplog: pytest.LogCaptureFixture
+    kind: str, shared_tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    encoder = ChatEncoder(patched, on_error="drop")
+    encoder = ChatEncoder(shared_tokenizer, on_error="drop")
     rows = [row(0)] * 1003 + [SPELLED, UNREADABLE] + [SPELLED] * 7
     list(encode_dataset(encoder, KINDS[kind](rows), progress=False))
     message = caplog.records[-1].getMessage()
@@ -258,10 +244,10 @@ def test_the_log_names_the_first_rows_of_each_kind_and_what_was_seen(
 
 @pytest.mark.parametrize("on_loss", ["count", "error"])
 def test_what_a_template_loses_is_warned_of_with_the_rows_and_recorded(
-    on_loss: Any, patched: Any, caplog: pytest.LogCaptureFixture
+    on_loss: Any, shared_tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     lost = {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, ROWS[0]["messages"][1]]}
-    prepared = prepare(copy.deepcopy(patched), on_loss=on_loss)
+    prepared = prepare(copy.deepcopy(shared_tokenizer), on_loss=on_loss)
     if on_loss == "error":
         with pytest.raises(PadfixError, match="row 5: The chat template knows no text parts"):
             prepared.encode([*ROWS, lost], progress=False)
@@ -273,8 +259,10 @@ def test_what_a_template_loses_is_warned_of_with_the_rows_and_recorded(
     assert "\n  lossy: row 5 (The chat template knows no text parts" in record.getMessage()
 
 
-def test_what_a_template_does_to_its_turns_is_warned_of(patched: Any, caplog: pytest.LogCaptureFixture) -> None:
-    tokenizer = copy.deepcopy(patched)
+def test_what_a_template_does_to_its_turns_is_warned_of(
+    shared_tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = copy.deepcopy(shared_tokenizer)
     tokenizer.chat_template = (
         "{% for m in messages %}<|start_header_id|>{{ m.role }}\n{{ m.content }}"
         "{% if m.role == 'user' %}<|eot_id|>{% endif %}{% endfor %}"

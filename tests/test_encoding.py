@@ -239,6 +239,15 @@ def test_the_hashes_tell_templates_and_vocabularies_apart_and_nothing_else() -> 
     assert hash_tokenizer(fresh_tokenizer("3.1-instruct-early")) != before[1]
 
 
+def test_the_record_is_of_the_template_that_the_tokenizer_has_now() -> None:
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    encoder = ChatEncoder(tokenizer, template_kwargs={"date_string": "26 Jul 2024"})
+    before = encoder.encoding
+    tokenizer.chat_template += " "
+    assert encoder.encoding.find_differences(before) == ("template_hash",)
+    assert encoder.encoding.template_hash == hash_template(tokenizer)
+
+
 def test_the_hash_of_a_vocabulary_changes_with_a_merge() -> None:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast

@@ -20,6 +20,7 @@ LAYERS = (
         "policy",
         "row_turns",
         "columns",
+        "jinja_environment",
         "provenance",
         "selection",
         "choices",

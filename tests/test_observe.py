@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from llama_padfix import PadfixError
 from llama_padfix.observe import find_control_text, observe, observe_template, special_ids
@@ -209,6 +211,35 @@ def test_model_facts(make_model: Any) -> None:
     facts = observe(tokenizer, model).model
     assert facts is not None
     assert (facts.embedding_rows, facts.has_generation_config) == (128300, False)
+
+
+def test_earlier_facts_lend_their_vocabulary_and_nothing_else(tokenizer: Any) -> None:
+    earlier = observe(tokenizer)
+    tokenizer.pad_token, tokenizer.eos_token, tokenizer.padding_side = "<|end_of_text|>", "<|eom_id|>", "left"
+    facts = observe(tokenizer, pad_token="<|end_of_text|>", earlier=earlier)
+    assert facts.vocabulary is earlier.vocabulary
+    assert facts == observe(tokenizer, pad_token="<|end_of_text|>") != earlier
+    assert (facts.pad_token_id, facts.eos_token_id, facts.padding_side) == (128001, 128008, "left")
+
+
+def _add_token(tokenizer: Any) -> None:
+    tokenizer.add_tokens(["<mine>"])
+
+
+def _rename_token(tokenizer: Any) -> None:
+    renamed = tokenizer.backend_tokenizer.to_str().replace('"<|reserved_special_token_7|>"', '"<mine>"')
+    tokenizer._tokenizer = Tokenizer.from_str(renamed)
+
+
+@pytest.mark.parametrize(("change", "token_id"), [(_add_token, 128256), (_rename_token, 128015)])
+def test_earlier_facts_of_another_vocabulary_lend_nothing(
+    tokenizer: Any, change: Callable[[Any], None], token_id: int
+) -> None:
+    earlier = observe(tokenizer)
+    change(tokenizer)
+    facts = observe(tokenizer, earlier=earlier)
+    assert (facts.vocabulary["<mine>"], "<mine>" in earlier.vocabulary) == (token_id, False)
+    assert facts == observe(tokenizer)
 
 
 def test_what_is_no_tokenizer() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jinja2 import Environment
+from jinja2 import Environment, TemplateSyntaxError
 
 from llama_padfix.opaque import Inspected, render_opaque
 from tests.conversations import shared
@@ -285,6 +285,8 @@ LEARNED = (
     "{% if m.role == 'user' %}{{ c }}{% continue %}{% endif %}{{ c }}{% if loop.last %}{% break %}{% endif %}",
     "{% generation %}{{ c }}{% endgeneration %}",
     "{{ raise_exception('no') if c == 'yes' }}{{ c }}",
+    "{% if raise_exception is defined %}A{% endif %}{{ c }}",
+    "\n  {% if true %}\n{{ c }}\n  {% endif %}\n",
     "{{ {'a': '<b>'} | tojson }}{{ c }}",
     "{% if ({'a': '<b>'} | tojson) == '{\"a\": \"<b>\"}' %}{{ c }}{% else %}A{% endif %}",
     "{{ c }}{{ c }}",
@@ -359,11 +361,21 @@ def holds_for(source: str, learned: Any, rng: random.Random, count: int) -> int:
     return compared
 
 
+def knows_loop_controls() -> bool:
+    """Whether this transformers renders `{% break %}` and `{% continue %}`, which are an extension of jinja2."""
+    try:
+        return render("{% for m in messages %}{% break %}{% endfor %}", ["a"] * len(ROLES)) == ""
+    except TemplateSyntaxError:
+        return False
+
+
 @pytest.mark.parametrize("body", LOOKS)
 def test_a_look_into_a_text_is_refused_or_changes_nothing(body: str) -> None:
     source = whole(body)
     learned = learn(source)
     assert (learned is not None) == (body in LEARNED)
+    if "{% continue %}" in body and not knows_loop_controls():
+        pytest.skip("this transformers renders no template with {% continue %}, so there is nothing to compare with")
     if learned is not None:
         assert holds_for(source, learned, random.Random(body), 80) > 4
 

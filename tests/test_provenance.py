@@ -230,6 +230,19 @@ def test_what_a_template_asks_of_a_text_is_answered_as_always(name: str) -> None
     assert plain_of(render_traced(_Tokenizer(source), messages)) == expected
 
 
+def test_a_template_writes_its_lines_and_marks_as_transformers_does() -> None:
+    source = "{% for m in messages %}\n  {% generation %}\n[{{ m.content }}]\n  {% endgeneration %}\n{% endfor %}\n"
+    made = render_traced(_Tokenizer(source), [{"role": "user", "content": "甲"}])
+    assert plain_of(made) == "[甲]\n"
+    assert [origin for _, origin in made._runs] == [OPENS, TEMPLATE, 0, TEMPLATE, CLOSES]
+
+
+def test_a_template_may_refuse_a_conversation() -> None:
+    messages = [{"role": "user", "content": "no"}]
+    with pytest.raises(jinja2.TemplateError, match=r"^no$"):
+        render_traced(_Tokenizer("{{ raise_exception(messages[0].content) }}"), messages)
+
+
 def test_bytes_cannot_be_traced() -> None:
     with pytest.raises(TypeError, match="cannot be traced"):
         trace("x", 0).encode()

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from llama_padfix.chat import read_template
+from llama_padfix.compat import gives_clock
 from llama_padfix.dates import pin_date
 from llama_padfix.encode import ChatEncoder
 from llama_padfix.recipes import Recipe, learn_recipe, parts_at_controls
@@ -103,7 +104,8 @@ def test_the_releases_have_a_recipe_for_every_order_of_roles(release: str) -> No
 
 def llama(source: str = LLAMA, *added: Any) -> Any:
     tokenizer = fresh_tokenizer("3.1-instruct")
-    tokenizer.add_tokens(list(added))
+    for token in added:  # transformers 4.x takes the flag `special` of a token away, unless it is told again
+        tokenizer.add_tokens([token], special_tokens=token.special)
     tokenizer.chat_template = source
     return tokenizer
 
@@ -148,8 +150,10 @@ REFUSED: dict[str, Any] = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_proven_has_no_recipe(name: str) -> None:
     tokenizer = REFUSED[name]()
+    if name == "a clock" and not gives_clock(tokenizer):
+        pytest.skip("transformers up to 4.44 gives templates no clock: strftime_now is undefined")
     assert learn_recipe(read_template(tokenizer), ORDERS[-1]) is None
-    if "clock" not in name:
+    if name != "a clock":
         assert_same(tokenizer, make_hard_rows(12, name))
 
 
@@ -197,14 +201,32 @@ BACKENDS: dict[str, tuple[Any, bool]] = {
 }
 
 
+def covers_characters(tokenizer: Any) -> bool:
+    """Whether tokens say which characters they cover; in tokenizers 0.19 those of Llama 3 are without width."""
+    return bool(tokenizer("a", add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"] == [(0, 1)])
+
+
 @pytest.mark.parametrize("name", BACKENDS)
 def test_tokenizers_whose_ids_do_not_spell_the_text_have_no_plain_way(name: str) -> None:
     make, parts = BACKENDS[name]
     tokenizer = make()
+    parts = parts and (tokenizer.backend_tokenizer.normalizer is None or covers_characters(tokenizer))
     assert parts_at_controls(tokenizer) == parts
     rows = make_hard_rows(20, name)
     _, plain = assert_same(tokenizer, rows)
     assert (plain > 2) == parts
+
+
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("normalizer", [normalizers.NFC(), UNDERLINE], ids=["NFC", "a mark for spaces"])
+def test_a_row_that_a_normalizer_changes_is_the_same_whatever_rows_are_beside_it(place: int, normalizer: Any) -> None:
+    # Where the careful way cannot place the answers of such a row, no other way may encode it.
+    tokenizer = changed(normalizer=normalizer)
+    rows = [talk("One", "Two"), talk("Three", "Four")]
+    rows.insert(place, talk("e\u0301 and", "Te\u0301l e\u0301"))
+    made, plain = assert_same(tokenizer, rows)
+    assert plain == (3 if covers_characters(tokenizer) else 0)
+    assert bool(made.error) != covers_characters(tokenizer)
 
 
 def test_dropout_has_no_plain_way() -> None:
@@ -240,7 +262,9 @@ def test_a_class_that_rewrites_texts_has_no_plain_way() -> None:
 @pytest.mark.parametrize("normalizer", [None, normalizers.NFC()], ids=["raw", "NFC"])
 def test_a_control_token_that_a_text_may_spell_unseen_is_looked_for(flag: str, normalizer: Any) -> None:
     tokenizer = llama(LLAMA, AddedToken("<turn>", special=True, **{flag: True}))
-    tokenizer.backend_tokenizer.normalizer = normalizer
+    if normalizer is not None:  # tokenizers 0.19 cannot take one away
+        tokenizer.backend_tokenizer.normalizer = normalizer
+    assert (tokenizer.backend_tokenizer.normalizer is None) == (normalizer is None)
     recipe = learn(tokenizer, ("user", "assistant"))
     unseen = flag == "single_word" or (flag == "normalized" and normalizer is not None)
     assert recipe is not None and ("<turn>" in recipe.lacks) == unseen
@@ -252,5 +276,5 @@ def test_a_control_token_that_a_text_may_spell_unseen_is_looked_for(flag: str, n
         talk("c", "d"),
     ]
     _, plain = assert_same(tokenizer, rows, special_tokens="error")
-    assert plain == 3
+    assert plain == (3 if normalizer is None or covers_characters(tokenizer) else 0)
     assert_same(tokenizer, rows)

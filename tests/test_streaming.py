@@ -27,7 +27,6 @@ from llama_padfix import ChatEncoder, Counts, PadfixError, chunks, encoded_file,
 from llama_padfix.chunks import CHUNK_ROWS, RowReader, cut_table, tabulate
 from llama_padfix.dataset import encode_dataset
 from llama_padfix.encoded_file import pack_chunk, read_counts
-from tests.conftest import fresh_tokenizer
 
 FORK = multiprocessing.get_context("fork") if "fork" in multiprocessing.get_all_start_methods() else None
 forking = pytest.mark.skipif(FORK is None, reason="no fork on this platform")
@@ -49,19 +48,6 @@ LAST = len(ROWS) - 1
 
 
 @pytest.fixture(scope="module")
-def patched() -> Any:
-    """Shared: encoding changes no tokenizer."""
-    tokenizer = fresh_tokenizer("3.1-instruct")
-    tokenizer.pad_token = "<|end_of_text|>"
-    return tokenizer
-
-
-@pytest.fixture
-def encoder(patched: Any) -> ChatEncoder:
-    return ChatEncoder(patched)
-
-
-@pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stored") / "rows"
     Dataset.from_list(ROWS).save_to_disk(folder)
@@ -77,11 +63,11 @@ def source(stored: Path, tmp_path: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(patched: Any, stored: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Counts]:
+def undisturbed(shared_tokenizer: Any, stored: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Counts]:
     """What one process writes when nothing happens to it."""
-    encoder = ChatEncoder(patched)
+    encoder = ChatEncoder(shared_tokenizer)
     encoded = encode_dataset(encoder, load_from_disk(stored), progress=False, cache_dir=tmp_path_factory.mktemp("c"))
-    assert encoded["input_ids"][LAST] == ChatEncoder(patched)(ROWS[LAST])["input_ids"]
+    assert encoded["input_ids"][LAST] == ChatEncoder(shared_tokenizer)(ROWS[LAST])["input_ids"]
     return file_of(encoded).read_bytes(), encoder.counts
 
 
@@ -114,8 +100,8 @@ class Watched(ChatEncoder):
         return super().encode_chunk(table, first_row, **options)
 
 
-def watch(patched: Any, log: Path, harm: tuple[int, Callable[[], None]] | None = None) -> Watched:
-    encoder = Watched(patched)
+def watch(shared_tokenizer: Any, log: Path, harm: tuple[int, Callable[[], None]] | None = None) -> Watched:
+    encoder = Watched(shared_tokenizer)
     encoder.log, encoder.harm = log, harm
     log.write_text("")
     return encoder
@@ -143,8 +129,10 @@ def run_forked(work: Callable[..., object], *arguments: Any) -> int | None:
     return process.exitcode
 
 
-def test_a_dataset_in_files_becomes_a_mapped_file_beside_them(source: Any, patched: Any, tmp_path: Path) -> None:
-    prepared = prepare(copy.deepcopy(patched), device="cpu")
+def test_a_dataset_in_files_becomes_a_mapped_file_beside_them(
+    source: Any, shared_tokenizer: Any, tmp_path: Path
+) -> None:
+    prepared = prepare(copy.deepcopy(shared_tokenizer), device="cpu")
     encoded = prepared.encode(source, progress=False)
     assert file_of(encoded).parent == tmp_path and written(tmp_path) == ["arrow"]
     assert encoded.features["labels"].feature.dtype == "int32" and encoded.column_names == ["input_ids", "labels"]
@@ -155,9 +143,9 @@ def test_a_dataset_in_files_becomes_a_mapped_file_beside_them(source: Any, patch
 
 
 def test_a_second_call_reads_the_file_and_says_the_same(
-    source: Any, patched: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    source: Any, shared_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first, second = ChatEncoder(patched), ChatEncoder(patched, engine="tokenizers")
+    first, second = ChatEncoder(shared_tokenizer), ChatEncoder(shared_tokenizer, engine="tokenizers")
     with caplog.at_level(logging.INFO, "llama_padfix"):
         encoded = encode_dataset(first, source, progress=False)
         monkeypatch.delattr(ChatEncoder, "encode_chunk")
@@ -181,19 +169,19 @@ def name_of(encoder: ChatEncoder, dataset: Any, folder: Path) -> str:
     return file_of(encode_dataset(encoder, dataset, progress=False, cache_dir=folder)).name
 
 
-def test_whatever_decides_the_ids_gives_another_file(patched: Any, tmp_path: Path) -> None:
+def test_whatever_decides_the_ids_gives_another_file(shared_tokenizer: Any, tmp_path: Path) -> None:
     few = Dataset.from_list([{**item, "text": "Once"} for item in ROWS[:8]])
-    other_template, eos = copy.deepcopy(patched), copy.deepcopy(patched)
+    other_template, eos = copy.deepcopy(shared_tokenizer), copy.deepcopy(shared_tokenizer)
     other_template.chat_template += "{# #}"
     eos.eos_token = "<|end_of_text|>"
     encoders = [
-        ChatEncoder(patched),
-        ChatEncoder(patched, max_length=99),
-        ChatEncoder(patched, train_on="last"),
-        ChatEncoder(patched, train_on=last_only),
-        ChatEncoder(patched, train_on=lambda message, index: index > 0 and bool(message)),
-        ChatEncoder(patched, special_tokens="allow"),
-        ChatEncoder(patched, template_kwargs={"date_string": "03 Feb 2019"}),
+        ChatEncoder(shared_tokenizer),
+        ChatEncoder(shared_tokenizer, max_length=99),
+        ChatEncoder(shared_tokenizer, train_on="last"),
+        ChatEncoder(shared_tokenizer, train_on=last_only),
+        ChatEncoder(shared_tokenizer, train_on=lambda message, index: index > 0 and bool(message)),
+        ChatEncoder(shared_tokenizer, special_tokens="allow"),
+        ChatEncoder(shared_tokenizer, template_kwargs={"date_string": "03 Feb 2019"}),
         ChatEncoder(other_template),
         ChatEncoder(eos),
     ]
@@ -203,17 +191,21 @@ def test_whatever_decides_the_ids_gives_another_file(patched: Any, tmp_path: Pat
     variants.append([*few.to_list()[:7], {**row(7), "text": None}])
     names += [name_of(encoders[0], variant, tmp_path) for variant in variants]
     assert len({*names}) == len(names)
-    again = [ChatEncoder(patched), ChatEncoder(patched, max_length=99), ChatEncoder(patched, train_on="last")]
-    again += [ChatEncoder(patched, train_on=last_only)]
+    again = [
+        ChatEncoder(shared_tokenizer),
+        ChatEncoder(shared_tokenizer, max_length=99),
+        ChatEncoder(shared_tokenizer, train_on="last"),
+    ]
+    again += [ChatEncoder(shared_tokenizer, train_on=last_only)]
     assert [name_of(encoder, few, tmp_path) for encoder in again] == names[:4]
     assert name_of(again[0], [dict(reversed(item.items())) for item in few.to_list()][::-1][::-1], tmp_path)
     assert name_of(again[0], copy.deepcopy(few.to_list()), tmp_path) == name_of(again[0], few.to_list(), tmp_path)
 
 
 def test_a_tokenizer_that_is_changed_after_its_encoder_was_used_gives_another_file(
-    patched: Any, tmp_path: Path
+    shared_tokenizer: Any, tmp_path: Path
 ) -> None:
-    tokenizer = copy.deepcopy(patched)
+    tokenizer = copy.deepcopy(shared_tokenizer)
     encoder = ChatEncoder(tokenizer)
     before = name_of(encoder, ROWS[:2], tmp_path)
     tokenizer.add_tokens(["Question 0"])
@@ -222,14 +214,16 @@ def test_a_tokenizer_that_is_changed_after_its_encoder_was_used_gives_another_fi
 
 
 def test_a_setting_that_cannot_be_hashed_is_not_cached_and_that_is_said(
-    patched: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    shared_tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = (number for number in range(1))  # which no pickler knows
 
     def choose(message: Mapping[str, Any], index: int) -> bool:
         return found is not None
 
-    encoded = encode_dataset(ChatEncoder(patched, train_on=choose), ROWS[:2], progress=False, cache_dir=tmp_path)
+    encoded = encode_dataset(
+        ChatEncoder(shared_tokenizer, train_on=choose), ROWS[:2], progress=False, cache_dir=tmp_path
+    )
     assert len(encoded) == 2 and written(tmp_path) == []
     assert "the encoded rows are not cached: train_on cannot be hashed" in caplog.text
 
@@ -255,12 +249,12 @@ def body_of(stream: bytes) -> bytes:
 
 
 def test_with_caching_disabled_nothing_is_left_and_nothing_read(
-    source: Any, patched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Any, shared_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.fingerprint, "_CACHING_ENABLED", False)
     few = source.select(range(5))
     log = tmp_path / "log"
-    encoder = watch(patched, log)
+    encoder = watch(shared_tokenizer, log)
     for _ in range(2):
         encode_dataset(encoder, few, progress=False)
     assert begun(log) == [0, 0] and written(tmp_path) == []
@@ -273,16 +267,16 @@ def test_splits_are_cached_each(source: Any, encoder: ChatEncoder, tmp_path: Pat
     assert written(tmp_path / "new" / "cache") == ["arrow", "arrow"]
 
 
-def test_no_file_is_left_where_no_row_is(patched: Any, tmp_path: Path) -> None:
-    encoder = ChatEncoder(patched, on_error="drop")
+def test_no_file_is_left_where_no_row_is(shared_tokenizer: Any, tmp_path: Path) -> None:
+    encoder = ChatEncoder(shared_tokenizer, on_error="drop")
     for _ in range(2):
         with pytest.raises(PadfixError, match="No row of the dataset is left"):
             encode_dataset(encoder, [UNREADABLE] * 2, progress=False, cache_dir=tmp_path)
     assert written(tmp_path) == [] and encoder.counts.dropped_invalid == 4
 
 
-def test_a_chunk_without_a_row_left_is_no_chunk_less(patched: Any, tmp_path: Path) -> None:
-    encoder = ChatEncoder(patched, on_error="drop")
+def test_a_chunk_without_a_row_left_is_no_chunk_less(shared_tokenizer: Any, tmp_path: Path) -> None:
+    encoder = ChatEncoder(shared_tokenizer, on_error="drop")
     rows = [*ROWS[:CHUNK_ROWS], *[UNREADABLE] * CHUNK_ROWS, *ROWS[:3]]
     for _ in range(2):
         encoded = encode_dataset(encoder, rows, progress=False, cache_dir=tmp_path)
@@ -293,13 +287,13 @@ def test_a_chunk_without_a_row_left_is_no_chunk_less(patched: Any, tmp_path: Pat
 @forking
 @pytest.mark.parametrize("chunk", [0, 1, 3])
 def test_a_killed_run_goes_on_at_its_chunk_and_writes_the_same_bytes(
-    chunk: int, source: Any, patched: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
+    chunk: int, source: Any, shared_tokenizer: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
 ) -> None:
     log = tmp_path / "log"
-    dying = watch(patched, log, (chunk * CHUNK_ROWS, kill_oneself))
+    dying = watch(shared_tokenizer, log, (chunk * CHUNK_ROWS, kill_oneself))
     assert run_forked(encode_dataset, dying, source) == -signal.SIGKILL
     assert written(tmp_path) == ["partial.arrow"]
-    encoder = watch(patched, log)
+    encoder = watch(shared_tokenizer, log)
     encoded = encode_dataset(encoder, source, progress=False)
     assert begun(log) == [number * CHUNK_ROWS for number in range(chunk, 4)]
     assert file_of(encoded).read_bytes() == undisturbed[0] and written(tmp_path) == ["arrow"]
@@ -307,14 +301,14 @@ def test_a_killed_run_goes_on_at_its_chunk_and_writes_the_same_bytes(
 
 
 def test_an_interrupted_run_counts_what_it_did_and_goes_on(
-    source: Any, patched: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
+    source: Any, shared_tokenizer: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
 ) -> None:
     log = tmp_path / "log"
-    encoder = watch(patched, log, (2 * CHUNK_ROWS, interrupt))
+    encoder = watch(shared_tokenizer, log, (2 * CHUNK_ROWS, interrupt))
     with pytest.raises(KeyboardInterrupt):
         encode_dataset(encoder, source, progress=False)
     assert encoder.counts.rows == 2 * CHUNK_ROWS
-    encoder = watch(patched, log)
+    encoder = watch(shared_tokenizer, log)
     assert file_of(encode_dataset(encoder, source, progress=False)).read_bytes() == undisturbed[0]
     assert begun(log) == [2 * CHUNK_ROWS, 3 * CHUNK_ROWS] and whole(encoder.counts) == whole(undisturbed[1])
 
@@ -338,15 +332,15 @@ HARMS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_chunk_that_is_not_whole_is_never_read(
-    harm: str, source: Any, patched: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
+    harm: str, source: Any, shared_tokenizer: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
 ) -> None:
     few = source.select(range(2 * CHUNK_ROWS + 1))
     log = tmp_path / "log"
     with pytest.raises(KeyboardInterrupt):
-        encode_dataset(watch(patched, log, (2 * CHUNK_ROWS, interrupt)), few, progress=False)
+        encode_dataset(watch(shared_tokenizer, log, (2 * CHUNK_ROWS, interrupt)), few, progress=False)
     [partial] = tmp_path.glob("cache-*.partial.arrow")
     partial.write_bytes(HARMS[harm](partial.read_bytes()))
-    encoder = watch(patched, log)
+    encoder = watch(shared_tokenizer, log)
     encoded = encode_dataset(encoder, few, progress=False)
     kept = 1 if harm in ("one byte missing", "half", "a wrong id") else 0
     if not harm.startswith("zeros"):
@@ -378,19 +372,19 @@ def test_a_finished_file_that_was_cut_is_written_again(
 
 
 def test_after_a_bad_row_nothing_is_encoded_twice_and_mended_rows_are_encoded_anew(
-    patched: Any, tmp_path: Path
+    shared_tokenizer: Any, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     rows = [*ROWS[: 2 * CHUNK_ROWS + 5], UNREADABLE]
     Dataset.from_list(rows).save_to_disk(tmp_path / "bad")
     for expected in ([0, CHUNK_ROWS, 2 * CHUNK_ROWS], [2 * CHUNK_ROWS]):
-        encoder = watch(patched, log)
+        encoder = watch(shared_tokenizer, log)
         with pytest.raises(PadfixError, match=r"^row 2005: .*content"):
             encode_dataset(encoder, load_from_disk(tmp_path / "bad"), progress=False)
         assert begun(log) == expected and encoder.counts.rows == 2 * CHUNK_ROWS
     rows[-1] = ROWS[0]
     Dataset.from_list(rows).save_to_disk(tmp_path / "mended")
-    encoded = encode_dataset(watch(patched, log), load_from_disk(tmp_path / "mended"), progress=False)
+    encoded = encode_dataset(watch(shared_tokenizer, log), load_from_disk(tmp_path / "mended"), progress=False)
     assert begun(log) == [0, CHUNK_ROWS, 2 * CHUNK_ROWS] and encoded[2005] == encoded[0]
 
 
@@ -406,13 +400,13 @@ def encode_on_a_small_disk(encoder: ChatEncoder, source: Any, most: int, said: P
 
 @forking
 def test_a_full_disk_is_said_and_the_next_call_goes_on(
-    source: Any, patched: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
+    source: Any, shared_tokenizer: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
 ) -> None:
     assert errno.EFBIG  # what the system says at the limit of a file's size, in place of ENOSPC
     log, most = tmp_path / "log", len(undisturbed[0]) * 2 // 3
-    assert run_forked(encode_on_a_small_disk, watch(patched, log), source, most, tmp_path / "said") == 0
+    assert run_forked(encode_on_a_small_disk, watch(shared_tokenizer, log), source, most, tmp_path / "said") == 0
     assert "is full after 2000 of 3400 rows. Make room" in (tmp_path / "said").read_text()
-    encoder = watch(patched, log)
+    encoder = watch(shared_tokenizer, log)
     assert file_of(encode_dataset(encoder, source, progress=False)).read_bytes() == undisturbed[0]
     assert begun(log) == [2 * CHUNK_ROWS, 3 * CHUNK_ROWS]
 
@@ -429,11 +423,11 @@ SOURCES: dict[str, Callable[[Any], Any]] = {
 @forking
 @pytest.mark.parametrize("kind", SOURCES)
 def test_several_processes_write_the_bytes_of_one(
-    kind: str, source: Any, patched: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
+    kind: str, source: Any, shared_tokenizer: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
 ) -> None:
     rows = SOURCES[kind](source)
     for processes in (2, 3) if kind == "in files" else (2,):
-        encoder = ChatEncoder(patched)
+        encoder = ChatEncoder(shared_tokenizer)
         folder = tmp_path / str(processes)
         encoded = encode_dataset(encoder, rows, progress=False, num_proc=processes, cache_dir=folder)
         assert body_of(file_of(encoded).read_bytes()) == body_of(undisturbed[0])
@@ -450,20 +444,22 @@ def test_processes_read_shuffled_rows_in_their_order(source: Any, encoder: ChatE
 
 
 def test_processes_that_are_not_forked_write_the_same(
-    patched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: tuple[bytes, Counts]
+    shared_tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: tuple[bytes, Counts]
 ) -> None:
     monkeypatch.setattr(multiprocessing, "get_context", lambda: multiprocessing.context.SpawnContext())
-    encoder = ChatEncoder(patched, train_on=lambda message, index: True)  # which pickle does not know
+    encoder = ChatEncoder(shared_tokenizer, train_on=lambda message, index: True)  # which pickle does not know
     rows = Dataset.from_list(ROWS)
     encoded = encode_dataset(encoder, rows, progress=False, num_proc=2, cache_dir=tmp_path)
     assert body_of(file_of(encoded).read_bytes()) == body_of(undisturbed[0])
 
 
 @forking
-def test_the_first_bad_row_is_named_whichever_process_meets_it(source: Any, patched: Any, tmp_path: Path) -> None:
+def test_the_first_bad_row_is_named_whichever_process_meets_it(
+    source: Any, shared_tokenizer: Any, tmp_path: Path
+) -> None:
     rows = list(ROWS)
     rows[1203] = rows[2001] = UNREADABLE
-    encoder = ChatEncoder(patched)
+    encoder = ChatEncoder(shared_tokenizer)
     with pytest.raises(PadfixError, match=r"^split 'train', row 1203: .*content"):
         encode_dataset(encoder, {"train": rows}, progress=False, num_proc=3, cache_dir=tmp_path)
     assert encoder.counts.rows == CHUNK_ROWS and written(tmp_path) == ["partial.arrow"]
@@ -471,7 +467,7 @@ def test_the_first_bad_row_is_named_whichever_process_meets_it(source: Any, patc
 
 @forking
 def test_a_process_that_dies_is_said_and_the_next_call_goes_on(
-    source: Any, patched: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
+    source: Any, shared_tokenizer: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
 ) -> None:
     log = tmp_path / "log"
 
@@ -479,10 +475,10 @@ def test_a_process_that_dies_is_said_and_the_next_call_goes_on(
         time.sleep(1)  # the chunks before it are done
         kill_oneself()
 
-    dying = watch(patched, log, (3 * CHUNK_ROWS, die_later))
+    dying = watch(shared_tokenizer, log, (3 * CHUNK_ROWS, die_later))
     with pytest.raises(PadfixError, match=r"One of 2 processes that encode ended without a word.*about row 3000"):
         encode_dataset(dying, source, progress=False, num_proc=2)
-    encoder = watch(patched, log)
+    encoder = watch(shared_tokenizer, log)
     encoded = encode_dataset(encoder, source, progress=False, num_proc=2)
     assert begun(log) == [3 * CHUNK_ROWS] and file_of(encoded).read_bytes() == undisturbed[0]
     assert whole(encoder.counts) == whole(undisturbed[1])
@@ -496,11 +492,11 @@ def encode_and_tell(encoder: ChatEncoder, source: Any, folder: Path) -> None:
 
 @forking
 def test_of_processes_that_encode_the_same_at_once_one_does_and_all_have_it(
-    source: Any, patched: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
+    source: Any, shared_tokenizer: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
 ) -> None:
     assert FORK is not None
     log, folder = tmp_path / "log", tmp_path / "cache"
-    encoder = watch(patched, log, (0, lambda: time.sleep(1)))
+    encoder = watch(shared_tokenizer, log, (0, lambda: time.sleep(1)))
     processes = [FORK.Process(target=encode_and_tell, args=(encoder, source, folder)) for _ in range(3)]
     for process in processes:
         process.start()
@@ -532,15 +528,17 @@ def encode_with_two(encoder: ChatEncoder, source: Any) -> None:
 
 @forking
 def test_a_killed_parent_takes_its_processes_and_its_lock_along(
-    source: Any, patched: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
+    source: Any, shared_tokenizer: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
 ) -> None:
     log = tmp_path / "log"
-    slow = watch(patched, log, (3 * CHUNK_ROWS, lambda: time.sleep(600)))
+    slow = watch(shared_tokenizer, log, (3 * CHUNK_ROWS, lambda: time.sleep(600)))
     with started(encode_with_two, slow, source) as process:
         wait_for(lambda: 3 * CHUNK_ROWS in begun(log) and partial_length(tmp_path) > len(undisturbed[0]) // 2)
         process.kill()
-    assert run_forked(encode_dataset, ChatEncoder(patched), source) == 0  # would wait ten minutes for the lock
-    encoded = encode_dataset(ChatEncoder(patched), source, progress=False)
+    assert (
+        run_forked(encode_dataset, ChatEncoder(shared_tokenizer), source) == 0
+    )  # would wait ten minutes for the lock
+    encoded = encode_dataset(ChatEncoder(shared_tokenizer), source, progress=False)
     assert file_of(encoded).read_bytes() == undisturbed[0]
 
 
@@ -581,9 +579,9 @@ class Failing(ChatEncoder):
 @pytest.mark.parametrize("of_any_engine", [False, True])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_nothing_of_a_fast_way_that_failed_is_kept(
-    processes: int, of_any_engine: bool, source: Any, patched: Any, undisturbed: tuple[bytes, Counts]
+    processes: int, of_any_engine: bool, source: Any, shared_tokenizer: Any, undisturbed: tuple[bytes, Counts]
 ) -> None:
-    encoder = Failing(patched)
+    encoder = Failing(shared_tokenizer)
     encoder.of_any_engine = of_any_engine
     encoded = encode_dataset(encoder, source, progress=False, num_proc=processes)
     assert file_of(encoded).read_bytes() == undisturbed[0]
@@ -626,13 +624,13 @@ def test_an_arrow_stream_is_encoded_as_arrow(
     assert found[1202] == encoder(ROWS[1202]) and len(found) == 1203
 
 
-def test_an_encoder_is_known_again_after_its_use_and_in_another_process(patched: Any, tmp_path: Path) -> None:
-    encoder = ChatEncoder(patched, max_length=50)
+def test_an_encoder_is_known_again_after_its_use_and_in_another_process(shared_tokenizer: Any, tmp_path: Path) -> None:
+    encoder = ChatEncoder(shared_tokenizer, max_length=50)
     hashed = Hasher.hash(encoder)
     name = name_of(encoder, ROWS[:3], tmp_path)
     encoder(ROWS[0])
     assert Hasher.hash(encoder) == hashed
-    patched.save_pretrained(tmp_path / "saved")
+    shared_tokenizer.save_pretrained(tmp_path / "saved")
     script = (
         "import sys; from transformers import AutoTokenizer; from datasets.fingerprint import Hasher\n"
         "from llama_padfix import ChatEncoder; from llama_padfix.encode_cache import find_cache_file\n"
@@ -709,10 +707,14 @@ def test_arguments_of_tools_keep_their_own_keys_in_a_list(encoder: ChatEncoder) 
 
 
 def test_long_rows_are_encoded_in_parts_and_give_the_same(
-    source: Any, patched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: tuple[bytes, Counts]
+    source: Any,
+    shared_tokenizer: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: tuple[bytes, Counts],
 ) -> None:
     monkeypatch.setattr(chunks, "_PIECE_BYTES", 20_000)
-    encoder = watch(patched, tmp_path / "log")
+    encoder = watch(shared_tokenizer, tmp_path / "log")
     assert file_of(encode_dataset(encoder, source, progress=False)).read_bytes() == undisturbed[0]
     assert len(begun(tmp_path / "log")) > 8 and whole(encoder.counts) == whole(undisturbed[1])
     [part] = cut_table(pyarrow.table({"a": ["x" * 50_000]}))

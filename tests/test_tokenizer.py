@@ -17,6 +17,7 @@ from llama_padfix import ChatEncoder, PadfixError, padding_side, patch_tokenizer
 from llama_padfix.observe import observe
 from llama_padfix.records import Change, Plan
 from llama_padfix.reference import make_tiny_llama
+from llama_padfix.tokenizer import patch_and_observe
 from tests.conftest import ALL, BASE, INSTRUCT, fresh_tokenizer
 
 Make = Callable[..., Any]
@@ -284,7 +285,7 @@ def test_a_sound_pad_token_is_kept(token: str, instruct: Any, make_model: Make) 
     model = make_model()
     instruct.pad_token = token
     plan = patch_tokenizer(instruct, model)
-    assert "instruct.pad_token" not in [change.target for change in plan]
+    assert "tokenizer.pad_token" not in [change.target for change in plan]
     assert instruct.pad_token == token
     assert model.config.pad_token_id == model.generation_config.pad_token_id == instruct.pad_token_id
 
@@ -416,6 +417,43 @@ def test_a_plan_keeps_truncation_and_padding_of_the_backend(instruct: Any) -> No
     plan_patch(instruct)
     assert settings_of(instruct) == before
     assert instruct.backend_tokenizer.truncation["max_length"] == 7
+
+
+# ---- the facts that come with the plan
+
+
+def test_the_facts_are_those_after_the_patch(instruct: Any, make_model: Make) -> None:
+    model = make_model()
+    foreseen, before = plan_patch(instruct, model), observe(instruct, model)
+    plan, facts = patch_and_observe(instruct, model)
+    assert plan == foreseen and len(plan) > 0
+    assert facts == observe(instruct, model) != before
+    assert (facts.pad_token_id, facts.bos_added, before.bos_added) == (TEXT_END, 0, 1)
+    assert facts.model is not None and facts.model.generation_pad_token_id == TEXT_END
+    assert patch_and_observe(instruct, model) == (Plan(()), facts), "nothing to do, and the same is seen"
+
+
+def test_the_facts_know_the_pad_token_that_was_asked_for(instruct: Any) -> None:
+    for _ in ("set", "found"):
+        _, facts = patch_and_observe(instruct, pad_token="<|reserved_special_token_0|>")
+        assert facts.requested_pad_token == facts.pad_token == "<|reserved_special_token_0|>"
+        assert facts == observe(instruct, pad_token="<|reserved_special_token_0|>")
+
+
+def test_the_vocabulary_is_copied_once(instruct: Any) -> None:
+    copies: list[int] = []
+
+    class Counts(type(instruct)):  # type: ignore[misc]
+        def get_vocab(self) -> Any:
+            copies.append(len(self))
+            return super().get_vocab()
+
+    instruct.__class__ = Counts
+    observe(instruct)
+    once = len(copies)
+    plan, _ = patch_and_observe(instruct)
+    assert len(plan) > 0
+    assert len(copies) == 2 * once == 2
 
 
 # ---- atomicity: whatever is raised on the way, nothing is half changed

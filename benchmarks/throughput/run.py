@@ -72,6 +72,7 @@ RUNS = (
     Run("stream", "ours", "ours.py", (*FAST, *STREAM)),
     Run("stream large", "ours", "ours.py", (*FAST, *STREAM), LARGE),
     Run("startup", "ours", "startup.py"),
+    Run("steps", "ours", "steps.py"),
     Run("Axolotl", "axolotl", "peers/axolotl_sft.py", keep=True, once=True),
     Run("TRL, max_length=None", "ours", "peers/trl_sft.py", ("--max-length", "none"), once=True),
     Run("stream auto small", "ours", "ours.py", (*AUTO, *STREAM, "--warm", "no"), SMALL, once=True),
@@ -102,6 +103,8 @@ def run(one: Run, rows: int, first: bool) -> dict[str, Any]:
     command = [str(environments.find_python(one.environment)), str(HERE / one.script)]
     command += ["--data", str(work / "conversations.arrow"), "--tokenizer", str(OUT / "tokenizers" / one.tokenizer)]
     command += ["--work", str(work), "--out", str(report), *one.arguments]
+    if one.name == "steps":
+        command += ["--small", str(data_file(round(rows * SMALL)))]
     if one.keep and first:
         command += ["--rows-to", str(OUT / "rows" / one.name)]
     code = start(command, log, work)

@@ -90,7 +90,7 @@ def write_page(results: dict[str, Any]) -> str:
     parts += [
         f"{name} gave other rows in another round.\n" for name in figures.names if len(figures.digests(name)) > 1
     ]
-    parts.append(_write_versions(figures))
+    parts += [_write_steps(figures), _write_versions(figures)]
     parts += [f"Failed: {name}: {said.strip()[-300:]}\n" for name, said in results["failed"].items()]
     for name, reports in {**results["runs"], "collate": results["collate"]}.items():
         parts += [f"Failed: {name}: {told['error'][-300:]}\n" for told in reports if "error" in told][:1]
@@ -178,6 +178,23 @@ def _write_equality(results: dict[str, Any]) -> str:
             )
         lines.append((name, f"{told['rows']:,}", _count(ids), _count(labels), "; ".join(habits)))
     return _table(("rows of", "rows", "ids equal to ours", "ids and labels equal", "what sets them apart"), lines)
+
+
+def _write_steps(figures: Figures) -> str:
+    """Return where our own time goes: the median of each step, and its share of the table that it belongs to."""
+    if not figures.has("steps"):
+        return ""
+    lines: list[tuple[str, ...]] = []
+    for table, steps in figures.first("steps")["steps"].items():
+        taken = {
+            step: figures.median("steps", lambda told, table=table, step=step: told["steps"][table].get(step, 0.0))
+            for step in steps
+        }
+        whole = sum(seconds for step, seconds in taken.items() if not step.startswith("("))
+        for step, seconds in sorted(taken.items(), key=lambda item: -item[1]):
+            share = "" if step.startswith("(") else f"{seconds / whole:.0%}"
+            lines.append((table, step, f"{1000 * seconds:,.0f}", share))
+    return _table(("where our time goes", "step", "CPU ms", "share"), lines)
 
 
 def _write_versions(figures: Figures) -> str:
