@@ -92,7 +92,7 @@ with measure.Work() as work:
     markers = find_markers(tokenizer)
     mask_labels(ids, markers)
     started = time.process_time()
-    copied = ids.copy()
+    ids.copy()
     lap(LABELS, "(a copy of the ids, for comparison)")
     for owner, name, step in (
         (row_turns, "_find_any", "looking for control tokens"),
