@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -11,8 +11,8 @@ from llama_padfix.bos import dedupe_bos
 from llama_padfix.chat import ChatTemplate, Rendered, read_template, render_turns
 from llama_padfix.formats import read_row, require_unicode
 from llama_padfix.labels import find_markers, label_tokens, mask_labels
-from llama_padfix.observe import encode_plain, observe_template
-from llama_padfix.offsets import Encoded, TextBackend, encode_around, encode_spans, make_text_backend
+from llama_padfix.observe import encode_plain, find_rewritable, observe_template
+from llama_padfix.offsets import Encoded, TextBackend, encode_around, encode_spans, make_text_backend, require_fast
 from llama_padfix.records import IGNORE_INDEX, PadfixError, TurnMarkers
 from llama_padfix.remarks import find_remarks, name_tokens
 from llama_padfix.selection import TrainOn, choose_turns
@@ -48,6 +48,7 @@ class CarefulWay:
     truncation: str
     text_end_id: int | None
     _template: ChatTemplate | None = field(default=None, init=False)
+    _rewritable: tuple[str, ...] = field(default=(), init=False)
     _markers: TurnMarkers | None = field(default=None, init=False)
     _header: str | None = field(default=None, init=False)
     _text_backend: TextBackend | None = field(default=None, init=False)
@@ -55,34 +56,45 @@ class CarefulWay:
     @property
     def template(self) -> ChatTemplate:
         """The tokenizer's chat template, read once. Raises `PadfixError` where it has none."""
-        self._template = self._template or read_template(self.tokenizer, self.template_kwargs)
+        if self._template is None:
+            self._template = read_template(self.tokenizer, self.template_kwargs)
+            self._rewritable = find_rewritable(self.tokenizer, self._template.controls + self._template.tags)
         return self._template
 
     def encode(self, named: Sequence[tuple[str, Any]]) -> list[EncodedRow | PadfixError]:
         """Encode rows in one call of the tokenizer where that is possible; the error where a row cannot be read."""
         read = [(name, self._read_or_drop(row, name)) for name, row in named]
-        together = [chat.rendered for _, chat in read if isinstance(chat, _Chat) and not chat.spelled]
-        encodings = iter(
-            encode_spans(self.tokenizer, [one.text for one in together], [_spans_of(one) for one in together])
-        )
-        spelled = next((chat for _, chat in read if isinstance(chat, _Chat) and chat.spelled), None)
+        chats = [chat for _, chat in read if isinstance(chat, _Chat)]
+        together = self._encode_together([chat for chat in chats if not chat.spelled])
+        spelled = next((chat for chat in chats if chat.spelled), None)
         if spelled is not None and self._text_backend is None:
             self._text_backend = make_text_backend(self.tokenizer, spelled.tokens)
         return [
-            self._attempt(name, functools.partial(self._encode_spelled, item))
-            if isinstance(item, _Chat) and item.spelled
-            else self._label(item, next(encodings))
+            self._attempt(
+                name, functools.partial(self._encode_chat, item, None if item.spelled else next(together, None))
+            )
             if isinstance(item, _Chat)
             else item
             for name, item in read
         ]
 
-    def _encode_spelled(self, chat: _Chat) -> EncodedRow:
-        assert self._text_backend is not None  # made when the first such row was read
+    def _encode_together(self, chats: Sequence[_Chat]) -> Iterator[Encoded]:
+        """Encode conversations in one call of the tokenizer; nothing where the tokens of one cannot be placed."""
+        if not chats:
+            return iter(())
+        require_fast(self.tokenizer)  # no row's fault
+        texts = [chat.rendered.text for chat in chats]
+        try:
+            return iter([*encode_spans(self.tokenizer, texts, [_spans_of(chat.rendered) for chat in chats])])
+        except PadfixError:
+            return iter(())  # each by itself shows which one it is
+
+    def _encode_chat(self, chat: _Chat, encoded: Encoded | None) -> EncodedRow:
         text, spans = chat.rendered.text, _spans_of(chat.rendered)
-        return self._label(
-            chat, encode_around(self.tokenizer, text, chat.spelled, chat.tokens, self._text_backend, spans)
-        )
+        if chat.spelled:
+            assert self._text_backend is not None  # made when the first such row was read
+            encoded = encode_around(self.tokenizer, text, chat.spelled, chat.tokens, self._text_backend, spans)
+        return self._label(chat, encoded or next(encode_spans(self.tokenizer, [text], [spans])))
 
     def _label(self, chat: _Chat, encoded: Encoded) -> EncodedRow:
         ids, places, ends = encoded
@@ -118,7 +130,10 @@ class CarefulWay:
         self, template: ChatTemplate, messages: list[dict[str, Any]], tools: list[Any] | None, trained_from: int
     ) -> _Chat:
         messages, wanted = choose_turns(messages, self.train_on, trained_from)
-        rendered = render_turns(template, messages, tools, wanted, allow_loss=self.on_loss == "count")
+        rewritable = self._rewritable if self.special_tokens != "allow" else ()
+        rendered = render_turns(
+            template, messages, tools, wanted, allow_loss=self.on_loss == "count", rewritable=rewritable
+        )
         require_unicode(rendered.text)
         if rendered.spelled and self.special_tokens == "error":
             raise PadfixError(

@@ -13,7 +13,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llama_padfix.observe import find_control_text, find_opening, find_tags, observe_template, special_ids
+from llama_padfix.observe import (
+    find_control_text,
+    find_opening,
+    find_rewritten,
+    find_tags,
+    observe_template,
+    special_ids,
+)
 from llama_padfix.provenance import LOST, TOOLS, trace
 from llama_padfix.records import PadfixError
 from llama_padfix.sandbox import render_traced, source_of
@@ -63,25 +70,35 @@ def render_turns(
     wanted: Collection[int] | None = None,
     *,
     allow_loss: bool = False,
+    rewritable: Sequence[str] = (),
 ) -> Rendered:
     """Return the text of a conversation and the part of it that the model must produce, turn by turn.
 
     The text is that of `apply_chat_template(messages, tokenize=False)`. `wanted` are the indices of the assistant
     messages whose turns are returned, all by default. What a template loses of a conversation without a word (a
-    tool call, a message's text) is an error, or with `allow_loss` told in `Rendered.losses`. Raises `PadfixError`
-    when the template refuses the conversation, or when where a turn begins and ends cannot be proven.
+    tool call, a message's text) is an error, or with `allow_loss` told in `Rendered.losses`. `rewritable` are the
+    control tokens and tags that a normalizer may make of other text (`find_rewritable`): such text is `spelled` too.
+    Raises `PadfixError` when the template refuses the conversation, or when where a turn begins and ends cannot be
+    proven.
     """
     spoken = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
     if wanted is None:
         wanted = spoken
     _require_roles(messages, template.controls + template.tags)
     text = render_text(template, messages, tools)
-    plain = _find_plain(template, messages, wanted, text) if tools is None else None
+    rewritten = find_rewritten(template.tokenizer, text, rewritable) if rewritable else []
+    plain = _find_plain(template, messages, wanted, text) if tools is None and not rewritten else None
     if plain is not None:
         return Rendered(text, plain)
-    rendered = _find_by_origin(template, messages, tools, spoken, wanted, text)
+    rendered = _find_by_origin(template, messages, tools, spoken, wanted, text, rewritten)
     if isinstance(rendered, PadfixError):
         refusal = rendered
+        if rewritten:  # prefixes do not show who wrote it
+            start, end, token = rewritten[0]
+            raise PadfixError(
+                f"The text {text[start:end]!r} becomes the control token {token!r} when it is normalized, and the "
+                "template does not show who wrote it. Remove it from the message's content."
+            )
         if template.facts.error is not None:
             raise refusal
         try:
@@ -142,6 +159,7 @@ def _find_by_origin(
     spoken: Sequence[int],
     wanted: Collection[int],
     text: str,
+    rewritten: Sequence[tuple[int, int, str]] = (),
 ) -> Rendered | PadfixError:
     """Find the turns by where each character comes from, or say why that proves nothing."""
     first = min(wanted, default=0)
@@ -158,7 +176,7 @@ def _find_by_origin(
     whole = follow(len(messages), False)
     if whole is None or whole.text != text:
         return refuse(first, "the template cannot be followed")
-    spelled = _find_spelled(template, messages, tools, whole)
+    spelled = _find_spelled(template, messages, tools, whole, rewritten)
     if spelled is None:
         return refuse(first, "the template rewrites its text in a way that cannot be followed")
     spans = find_spans(whole, template.structure, spoken, wanted, follow)
@@ -173,7 +191,11 @@ def _find_by_origin(
 
 
 def _find_spelled(
-    template: ChatTemplate, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, whole: Trace
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Any] | None,
+    whole: Trace,
+    rewritten: Sequence[tuple[int, int, str]],
 ) -> tuple[tuple[int, int], ...] | None:
     """Return where text that a message or a tool wrote spells a control token; None where that is not known.
 
@@ -182,26 +204,32 @@ def _find_spelled(
     spelled: list[tuple[int, int]] = []
     tags = frozenset(template.tags)
     called: Trace | None = None
-    for start, end, token in find_control_text(whole.text, template.controls + template.tags):
-        own = whole.own[start:end]
-        if own == token:
+    found = find_control_text(whole.text, template.controls + template.tags)
+    for start, end, token in sorted([*found, *rewritten]) if rewritten else found:
+        own, said_as = whole.own[start:end], whole.text[start:end]
+        if own == said_as:
             continue
         if token in tags:
             authors = {origin for left, right, origin in whole.blocks if left < end and start < right}
             said = [messages[origin] for origin in authors if origin >= 0]
             if said and len(said) == len(authors) and all(message.get("role") == "assistant" for message in said):
-                if not any(token in _text_of(message.get("tool_calls")) for message in said):
+                if not any(said_as in _text_of(message.get("tool_calls")) for message in said):
                     continue
                 called = called or _follow_calls(template, messages, tools)
                 if called is None or called.text != whole.text:
                     return None
                 if not any(left < end and start < right and origin == TOOLS for left, right, origin in called.blocks):
                     continue
-            elif LOST in authors and not any(token in _text_of(part) for part in _foreign_parts(messages, tools)):
+            elif LOST in authors and not any(said_as in _text_of(part) for part in _foreign_parts(messages, tools)):
                 continue
         elif own.strip("\0"):
             return None  # half of it is the template's
+        if spelled and start < spelled[-1][1]:  # inside one that is made of more text
+            start, end = spelled[-1][0], max(end, spelled.pop()[1])
         spelled.append((start, end))
+    for start, end, _ in rewritten if spelled else ():
+        if not any(left <= start and end <= right for left, right in spelled):
+            return None  # a true token in a stretch that is encoded as text
     if whole.lost:
         lost = [(start, end) for start, end, origin in whole.blocks if origin == LOST]
         if any(start < right and left < end for start, end in spelled for left, right in lost):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -21,6 +22,8 @@ __all__ = [
     "encode_plain",
     "find_control_text",
     "find_opening",
+    "find_rewritable",
+    "find_rewritten",
     "find_tags",
     "observe",
     "observe_model",
@@ -238,6 +241,49 @@ def find_opening(tokens: tuple[str, ...]) -> str:
     first, last = min(tokens, default=""), max(tokens, default="")
     same = [one == other for one, other in zip(first, last, strict=False)]
     return first[: [*same, False].index(False)]
+
+
+def find_rewritable(tokenizer: Any, tokens: Sequence[str]) -> tuple[str, ...]:
+    """Return those of the added tokens that other text may become: the backend looks for them in normalized text.
+
+    Llama's own tokenizers have no normalizer, and so none.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or backend.normalizer is None:
+        return ()
+    normalized = {token.content for token in tokenizer.added_tokens_decoder.values() if token.normalized}
+    return tuple(token for token in tokens if token in normalized)
+
+
+def find_rewritten(tokenizer: Any, text: str, rewritable: Sequence[str]) -> list[tuple[int, int, str]]:
+    """Return (start, end, token) of every token that encoding makes of a text which spells it otherwise.
+
+    `rewritable` are the tokens to look for, see `find_rewritable`. Found in the ids themselves: which text becomes
+    such a token depends on the normalizer, and on all other added tokens.
+    """
+    encoding = tokenizer(
+        text,
+        add_special_tokens=False,
+        padding=False,
+        truncation=False,
+        return_offsets_mapping=True,
+        split_special_tokens=False,
+        verbose=False,
+    )
+    ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+    wanted = {tokenizer.convert_tokens_to_ids(token): token for token in rewritable}
+    wanted.pop(tokenizer.unk_token_id, None)  # any character that the vocabulary lacks becomes that one
+    normalize = tokenizer.backend_tokenizer.normalizer.normalize_str
+    found = []
+    for token_id, (start, end) in zip(ids, offsets, strict=True):
+        token = wanted.get(token_id)
+        if token is None or text[start:end].strip() == token.strip():  # white space may belong to a token
+            continue
+        # An accent that melts into the last character lies outside the token's offsets.
+        while end < len(text) and unicodedata.combining(text[end]) and normalize(text[start:end]) != normalize(token):
+            end += 1
+        found.append((start, end, token))
+    return found
 
 
 def _count_leading(ids: Sequence[int], token_id: int | None) -> int:

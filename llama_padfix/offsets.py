@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 from llama_padfix.observe import find_control_text
 from llama_padfix.records import PadfixError
 
-__all__ = ["Encoded", "TextBackend", "encode_around", "encode_spans", "make_text_backend", "place_spans"]
+__all__ = [
+    "Encoded",
+    "TextBackend",
+    "encode_around",
+    "encode_spans",
+    "is_trimmed",
+    "make_text_backend",
+    "place_spans",
+    "require_fast",
+]
 
 Span = tuple[int, int]
 
@@ -47,7 +56,7 @@ def encode_spans(tokenizer: Any, texts: Sequence[str], spans: Sequence[Sequence[
     """
     if not texts:
         return
-    trimmed = _is_trimmed(tokenizer)
+    trimmed = is_trimmed(tokenizer)
     for first in range(0, len(texts), _BATCH):
         batch = list(texts[first : first + _BATCH])
         encoding = _encode(tokenizer, batch)
@@ -106,13 +115,14 @@ def _place_at_edges(found: Any, spans: Sequence[Span], length: int) -> list[Span
     return places
 
 
-def _is_trimmed(tokenizer: Any) -> bool:
+def is_trimmed(tokenizer: Any) -> bool:
     """Tell whether the tokenizer's offsets leave out characters."""
-    _require_fast(tokenizer)
+    require_fast(tokenizer)
     return not _tiles(_encode(tokenizer, [_PROBE]).encodings[0].offsets, len(_PROBE))
 
 
-def _require_fast(tokenizer: Any) -> None:
+def require_fast(tokenizer: Any) -> None:
+    """Raise `PadfixError` for a tokenizer that cannot say which characters a token covers."""
     if not getattr(tokenizer, "is_fast", False):
         raise PadfixError(
             f"{type(tokenizer).__name__} does not say which characters a token covers, so the "
@@ -210,7 +220,7 @@ def make_text_backend(tokenizer: Any, tokens: Sequence[str]) -> TextBackend:
     """
     from tokenizers import AddedToken, Tokenizer
 
-    _require_fast(tokenizer)
+    require_fast(tokenizer)
     backend = tokenizer.backend_tokenizer
     bare = Tokenizer(backend.model)
     for name in ("normalizer", "pre_tokenizer"):
@@ -243,7 +253,7 @@ def encode_around(
     """
     if _ANCHOR in text:
         raise PadfixError("A message holds the private mark of llama-padfix beside control tokens. Remove the mark.")
-    trimmed = _is_trimmed(tokenizer)
+    trimmed = is_trimmed(tokenizer)
     ids: list[int] = []
     offsets: list[Span] = []
 

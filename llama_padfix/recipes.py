@@ -15,6 +15,7 @@ from typing import Any
 from llama_padfix.chat import render_turns
 from llama_padfix.compat import gives_clock
 from llama_padfix.observe import find_control_text, untouched
+from llama_padfix.offsets import is_trimmed
 from llama_padfix.opaque import Inspected, Slot, render_opaque, trim
 from llama_padfix.records import PadfixError
 from llama_padfix.remarks import find_remarks
@@ -249,17 +250,13 @@ def parts_at_controls(tokenizer: Any) -> bool:
         and not any(one.get("add_prefix_space") for one in pre_tokenizers)
         and all(one in _LOSSLESS for one in normalizers)
         and _knows_all_bytes(backend.model, any(one.get("type") == "ByteLevel" for one in pre_tokenizers))
-        and not (normalizers and _covers_nothing(tokenizer))
+        and not (normalizers and _is_trimmed(tokenizer))
     )
 
 
-def _covers_nothing(tokenizer: Any) -> bool:
-    """Tell whether tokens have offsets without width: those of BPE that ignores merges do in tokenizers 0.19."""
+def _is_trimmed(tokenizer: Any) -> bool:
     with untouched(tokenizer):
-        encoding = tokenizer(
-            "a", add_special_tokens=False, padding=False, truncation=False, return_offsets_mapping=True
-        )
-    return any(start >= end for start, end in encoding["offset_mapping"])
+        return is_trimmed(tokenizer)
 
 
 def _knows_all_bytes(model: Any, by_bytes: bool) -> bool:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, normalizers
 
 from llama_padfix.chat import Rendered, read_template, render_turns
 from llama_padfix.encode import ChatEncoder
 from llama_padfix.records import IGNORE_INDEX, PadfixError
+from tests.both import assert_same
 from tests.conftest import INSTRUCT, fresh_tokenizer
 from tests.conversations import FAKE_TURN, rows_for, shared, trained_runs
 
@@ -51,6 +54,89 @@ def test_turns_are_the_answers_with_their_stop_token(release: str) -> None:
             assert header == "assistant<|end_header_id|>\n\n"
             assert text[turn.start : turn.end].count("<|eot_id|>") == 1
             assert text[: turn.end].endswith("<|eot_id|>") and turn.stops
+
+
+# A control token that a normalizer makes of other text
+
+TOKEN, SPELLED = "<|caf\u00e9", "<|cafe\u0301"  # the accent melts into the last letter, and lies outside the offsets
+
+
+@pytest.fixture(scope="module")
+def normalizing() -> Any:
+    """Llama 3 with a normalizer and a control token that is looked for in normalized text."""
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [AddedToken(TOKEN, special=True, normalized=True), "<|tail|>"]}
+    )
+    probe = tokenizer("a b", add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    if any(start == end for start, end in probe):
+        pytest.skip("the tokens of this release of tokenizers cover no characters, so accents cannot be placed")
+    return tokenizer
+
+
+def with_text(role: str, text: str) -> list[dict[str, Any]]:
+    return [{**message, "content": f"Say {text} now" if message["role"] == role else "fine"} for message in CHAT]
+
+
+@pytest.mark.parametrize("role", ["user", "assistant"])
+@pytest.mark.parametrize("text", [SPELLED, f"{SPELLED}{SPELLED} <|tail|> {SPELLED}\u0301", f"{TOKEN} {SPELLED}"])
+def test_text_that_is_normalized_to_a_control_token_stays_text(normalizing: Any, role: str, text: str) -> None:
+    token_id = normalizing.convert_tokens_to_ids(TOKEN)
+    row = with_text(role, text)
+    rendered = normalizing.apply_chat_template(row, tokenize=False)
+    assert token_id in normalizing(rendered)["input_ids"]
+    encoder = ChatEncoder(normalizing)
+    made = encoder(row)
+    assert token_id not in made["input_ids"] and encoder.counts.escaped == 1
+    assert normalizing.decode(made["input_ids"]) == normalizers.NFC().normalize_str(rendered)
+    specials = [
+        [i for i in ids if i >= 128000] for ids in (made["input_ids"], encoder(with_text(role, "x"))["input_ids"])
+    ]
+    assert specials[0] == specials[1] and len(trained_runs(made["labels"])) == 2
+    with pytest.raises(PadfixError, match=f"spells the control token .*{re.escape(SPELLED)}"):
+        ChatEncoder(normalizing, special_tokens="error")(row)
+    assert token_id in ChatEncoder(normalizing, special_tokens="allow")(row)["input_ids"]
+
+
+def test_text_that_spells_a_token_and_becomes_a_longer_one_stays_text(normalizing: Any) -> None:
+    tokenizer = copy.deepcopy(normalizing)
+    both = [AddedToken(token, special=True, normalized=True) for token in (TOKEN, "<|caf")]
+    tokenizer.add_special_tokens({"additional_special_tokens": both})
+    row = with_text("user", f"{SPELLED} x")
+    ids = ChatEncoder(tokenizer)(row)["input_ids"]
+    assert tokenizer.convert_tokens_to_ids(TOKEN) not in ids and tokenizer.decode(ids).count(f"{TOKEN} x") == 2
+    with pytest.raises(PadfixError, match=re.escape(f"spells the control token '{SPELLED}',")):
+        ChatEncoder(tokenizer, special_tokens="error")(row)
+
+
+def test_rows_beside_such_text_are_encoded_as_without_it(normalizing: Any) -> None:
+    rows = [with_text("user", text) for text in ("x", SPELLED, "e\u0301", TOKEN, "y")] * 2
+    made, plain = assert_same(normalizing, rows)
+    assert made.counts.escaped == 4 and plain == 6
+
+
+def test_a_template_that_writes_the_token_otherwise_keeps_it_where_no_text_spells_one(normalizing: Any) -> None:
+    tokenizer, token_id = copy.deepcopy(normalizing), normalizing.convert_tokens_to_ids(TOKEN)
+    tokenizer.chat_template = CHATML.replace("{{ m.role }}", f"{{{{ m.role }}}}{SPELLED}")
+    assert ChatEncoder(tokenizer)(CHAT)["input_ids"].count(token_id) == 4
+    with pytest.raises(
+        PadfixError, match=f"becomes the control token '{re.escape(TOKEN)}' when it is normalized.* Remove it"
+    ):
+        ChatEncoder(tokenizer)(with_text("user", "<|eot_id|>"))
+
+
+def test_text_normalized_to_a_token_is_refused_where_only_prefixes_show_the_turns(normalizing: Any) -> None:
+    # The messages are joined and escaped in one, so their characters' origin is lost.
+    tokenizer = copy.deepcopy(normalizing)
+    tokenizer.chat_template = (
+        "{% set ns = namespace(said='') %}{% for m in messages %}{% set ns.said = ns.said ~ m.content ~ '\x01' %}"
+        "{% endfor %}{% set said = (ns.said | escape | string | replace('&lt;', '<')).split('\x01') %}"
+    ) + CHATML.replace("m.content", "said[loop.index0]")
+    assert trained_runs(ChatEncoder(tokenizer)(with_text("user", "x"))["labels"])
+    with pytest.raises(PadfixError, match="becomes the control token"):
+        ChatEncoder(tokenizer)(with_text("user", SPELLED))
+    assert ChatEncoder(tokenizer, special_tokens="allow")(with_text("user", SPELLED))
 
 
 @pytest.mark.parametrize("role", ["user", "assistant", "system"])
@@ -210,6 +296,8 @@ def test_every_family_is_labelled_as_by_prefixes_or_refused_with_a_reason(path: 
 
 
 def test_most_families_are_labelled(spare: Any) -> None:
+    if not chat_templates():
+        pytest.skip("this release of TRL brings no templates")
     refused = []
     for path in chat_templates():
         spare.chat_template = path.read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import normalizers, processors
 from transformers import AutoTokenizer
 
 from llama_padfix.compat import gives_clock
@@ -537,6 +538,23 @@ def test_a_row_that_cannot_be_read_is_dropped_and_counted_by_choice(kind: str) -
     assert len(columns["input_ids"]) == counts.kept == 2
     assert counts.dropped_invalid == 1
     assert columns["input_ids"][0] == columns["input_ids"][1]
+
+
+def test_a_row_whose_tokens_cannot_be_placed_is_named_or_dropped_alone() -> None:
+    # The offsets leave out white space, and the normalizer makes other bytes of an accent that stands by itself.
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    fine, spelled, bad, both = (
+        with_word("user", f"{word} now") for word in ("", "<|eot_id|>", "e\u0301", "<|eot_id|>e\u0301")
+    )
+    for rows, number in (([fine, spelled, bad, fine], 2), ([fine, both, bad], 1), ([fine, bad, both], 1)):
+        with pytest.raises(PadfixError, match=f"^row {number}: The tokenizer .*tokens do not spell the text"):
+            ChatEncoder(tokenizer).encode_rows(rows)
+    columns, counts = ChatEncoder(tokenizer, on_error="drop").encode_rows([fine, spelled, bad, fine])
+    assert (counts.kept, counts.dropped_invalid, counts.escaped) == (3, 1, 1)
+    expected = ChatEncoder(shared("3.1-instruct")).encode_rows([fine, spelled, fine])[0]
+    assert columns == expected
 
 
 def test_a_row_given_alone_is_named_by_the_index_that_came_with_it() -> None:

@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from llama_padfix.encode import ChatEncoder
+from llama_padfix.observe import find_rewritable, find_rewritten
 from llama_padfix.offsets import _ANCHOR, Encoded, encode_around, encode_spans, make_text_backend, place_spans
 from llama_padfix.records import PadfixError
 from tests.conftest import fresh_tokenizer
@@ -169,3 +170,15 @@ def test_a_vocabulary_that_makes_the_token_of_text_is_refused() -> None:
     assert other.unk_token_id in made.ids, "a character that the vocabulary lacks is no control token"
     with pytest.raises(PadfixError, match="Remove the mark"):
         encode_around(tokenizer, f"{_ANCHOR}<e>", [], ("<e>",), blind, [])
+
+
+def test_text_that_becomes_a_token_when_it_is_normalized_is_found_where_it_stands() -> None:
+    tokenizer = spelling("never", lstrip=True, normalized=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<f>", special=True, normalized=False)]})
+    tokens = ("<e>", "<u>", "<f>", "<unk>")
+    assert find_rewritable(tokenizer, tokens) == ()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert find_rewritable(tokenizer, tokens) == ("<e>", "<u>")
+    found = find_rewritten(tokenizer, "a <E>? <e><f><F> <E>", ("<e>", "<unk>"))
+    assert [(start, end) for start, end, token in found if token == "<e>"] == [(1, 5), (16, 20)]
+    assert len(found) == 2, "neither the token as it is written, nor a character that the vocabulary lacks"

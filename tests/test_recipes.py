@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, normalizers, pre_tokenizers
+from tokenizers import AddedToken, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from llama_padfix.chat import read_template
@@ -182,7 +182,10 @@ def digits(*last: Any) -> Any:
 
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
 UNDERLINE = normalizers.Replace(" ", "\u2581")
+TRIMMING = processors.ByteLevel(trim_offsets=True)
 BACKENDS: dict[str, tuple[Any, bool]] = {
+    "trimmed offsets": (lambda: changed(post_processor=TRIMMING), True),
+    "a normalizer, trimmed offsets": (lambda: changed(normalizer=normalizers.NFC(), post_processor=TRIMMING), False),
     "as it is": (lambda: changed(), True),
     "NFC": (lambda: changed(normalizer=normalizers.NFC()), True),
     "a mark for spaces": (lambda: changed(normalizer=normalizers.Sequence([normalizers.NFC(), UNDERLINE])), True),
