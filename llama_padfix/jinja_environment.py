@@ -28,6 +28,7 @@ class Generation(jinja2.ext.Extension):
         return jinja2.nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
 
     def _mark(self, caller: Callable[[], str]) -> str:
+        # jinja2 declares the environment's own class, and not the one that loads this tag.
         return self.environment.mark_generation(caller())  # type: ignore[attr-defined,no-any-return]
 
 

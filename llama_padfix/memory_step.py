@@ -58,7 +58,7 @@ def trace_step(model: Any, mode: Any, plan: StepPlan) -> Any:
         with mode, kernels_of(plan), tally:
             _claim_model(model, plan, tally)
             _run(model, plan, tally, trained)
-    except (*cannot, NotImplementedError, RuntimeError) as error:
+    except (*cannot, NotImplementedError, RuntimeError) as error:  # what a model may raise on fake tensors
         kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
         seen = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise PadfixError(

@@ -18,6 +18,7 @@ from llama_padfix.observe_model import observe_model, text_config
 from llama_padfix.records import Facts, PadfixError, TemplateFacts
 
 __all__ = [
+    "call_plainly",
     "check_tokenizer",
     "encode_plain",
     "find_control_text",
@@ -130,15 +131,21 @@ def find_tags(tokenizer: Any, source: str) -> tuple[str, ...]:
 
 def encode_plain(tokenizer: Any, text: str) -> list[int]:
     """Return the ids of a text without anything added, special tokens in it recognised."""
-    encoding = tokenizer(
+    return [int(token_id) for token_id in call_plainly(tokenizer, text)["input_ids"]]
+
+
+def call_plainly(tokenizer: Any, text: str | list[str]) -> Any:
+    """Call the tokenizer on a text, or on several, so that it adds and cuts nothing and recognises special tokens."""
+    return tokenizer(
         text,
         add_special_tokens=False,
         padding=False,
         truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
         split_special_tokens=False,
         verbose=False,  # a warning on a long text is also written into the tokenizer
     )
-    return [int(token_id) for token_id in encoding["input_ids"]]
 
 
 def render(
@@ -261,21 +268,12 @@ def find_rewritten(tokenizer: Any, text: str, rewritable: Sequence[str]) -> list
     `rewritable` are the tokens to look for, see `find_rewritable`. Found in the ids themselves: which text becomes
     such a token depends on the normalizer, and on all other added tokens.
     """
-    encoding = tokenizer(
-        text,
-        add_special_tokens=False,
-        padding=False,
-        truncation=False,
-        return_offsets_mapping=True,
-        split_special_tokens=False,
-        verbose=False,
-    )
-    ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+    [encoding] = call_plainly(tokenizer, [text]).encodings
     wanted = {tokenizer.convert_tokens_to_ids(token): token for token in rewritable}
     wanted.pop(tokenizer.unk_token_id, None)  # any character that the vocabulary lacks becomes that one
     normalize = tokenizer.backend_tokenizer.normalizer.normalize_str
     found = []
-    for token_id, (start, end) in zip(ids, offsets, strict=True):
+    for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
         token = wanted.get(token_id)
         if token is None or text[start:end].strip() == token.strip():  # white space may belong to a token
             continue

@@ -9,7 +9,7 @@ from itertools import pairwise, starmap
 from operator import ge
 from typing import Any, NamedTuple
 
-from llama_padfix.observe import find_control_text
+from llama_padfix.observe import call_plainly, find_control_text
 from llama_padfix.records import PadfixError
 
 __all__ = [
@@ -59,7 +59,7 @@ def encode_spans(tokenizer: Any, texts: Sequence[str], spans: Sequence[Sequence[
     trimmed = is_trimmed(tokenizer)
     for first in range(0, len(texts), _BATCH):
         batch = list(texts[first : first + _BATCH])
-        encoding = _encode(tokenizer, batch)
+        encoding = call_plainly(tokenizer, batch)
         for text, wanted, ids, found in zip(
             batch, spans[first : first + _BATCH], encoding["input_ids"], encoding.encodings, strict=True
         ):
@@ -118,7 +118,7 @@ def _place_at_edges(found: Any, spans: Sequence[Span], length: int) -> list[Span
 def is_trimmed(tokenizer: Any) -> bool:
     """Tell whether the tokenizer's offsets leave out characters."""
     require_fast(tokenizer)
-    return not _tiles(_encode(tokenizer, [_PROBE]).encodings[0].offsets, len(_PROBE))
+    return not _tiles(call_plainly(tokenizer, [_PROBE]).encodings[0].offsets, len(_PROBE))
 
 
 def require_fast(tokenizer: Any) -> None:
@@ -134,19 +134,6 @@ def _read_offsets(
     tokenizer: Any, ids: Sequence[int], offsets: Sequence[Span], text: str, trimmed: bool
 ) -> Sequence[Span]:
     return _count_bytes(tokenizer, ids, text) if trimmed or any(starmap(ge, offsets)) else offsets
-
-
-def _encode(tokenizer: Any, texts: list[str]) -> Any:
-    return tokenizer(
-        texts,
-        add_special_tokens=False,
-        padding=False,
-        truncation=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        split_special_tokens=False,
-        verbose=False,  # a warning on a long text is also written into the tokenizer
-    )
 
 
 def _tiles(offsets: Sequence[tuple[int, int]], length: int) -> bool:
@@ -264,7 +251,7 @@ def encode_around(
         if as_text:
             more, covered = _encode_as_text(text_backend, piece, start > 0)
         else:
-            encoding = _encode(tokenizer, [piece])
+            encoding = call_plainly(tokenizer, [piece])
             more, covered = encoding["input_ids"][0], encoding.encodings[0].offsets
         ids.extend(more)
         offsets.extend(

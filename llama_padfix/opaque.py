@@ -120,6 +120,7 @@ class Opaque(str):
         self._lacks(sep, *_but_numbers(maxsplit))
         return [self]
 
+    # typeshed's signature of `count` differs between Python's versions.
     def replace(self, old: str, new: str, count: Any = -1) -> str:  # type: ignore[override, unused-ignore]
         self._lacks(old, *_but_numbers(count))
         return self

@@ -1,7 +1,7 @@
-"""Plain conversations to ids and labels in flat arrays: one text a message, one call of the engine, no list of ids.
+"""Plain conversations to ids and labels in flat arrays: one text a row, one call of the engine, no list of ids.
 
-A conversation of roles and texts is rendered by a recipe and cut beside control tokens, where the ids of the whole
-are the ids of the parts. Where each part begins is then known without a scan, and so is what is trained.
+A conversation of roles and texts is written out by a recipe. Its control tokens part it, so that the ids of the whole
+are the ids of the parts; where they stand in the ids tells what is trained, and that no text spells one.
 """
 
 from __future__ import annotations

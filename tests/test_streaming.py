@@ -535,9 +535,8 @@ def test_a_killed_parent_takes_its_processes_and_its_lock_along(
     with started(encode_with_two, slow, source) as process:
         wait_for(lambda: 3 * CHUNK_ROWS in begun(log) and partial_length(tmp_path) > len(undisturbed[0]) // 2)
         process.kill()
-    assert (
-        run_forked(encode_dataset, ChatEncoder(shared_tokenizer), source) == 0
-    )  # would wait ten minutes for the lock
+    # Behind a lock that outlived its owner it would wait ten minutes.
+    assert run_forked(encode_dataset, ChatEncoder(shared_tokenizer), source) == 0
     encoded = encode_dataset(ChatEncoder(shared_tokenizer), source, progress=False)
     assert file_of(encoded).read_bytes() == undisturbed[0]
 

@@ -103,8 +103,6 @@ def run(one: Run, rows: int, first: bool) -> dict[str, Any]:
     command = [str(environments.find_python(one.environment)), str(HERE / one.script)]
     command += ["--data", str(work / "conversations.arrow"), "--tokenizer", str(OUT / "tokenizers" / one.tokenizer)]
     command += ["--work", str(work), "--out", str(report), *one.arguments]
-    if one.name == "steps":
-        command += ["--small", str(data_file(round(rows * SMALL)))]
     if one.keep and first:
         command += ["--rows-to", str(OUT / "rows" / one.name)]
     code = start(command, log, work)
