@@ -16,6 +16,7 @@ test: lint types unit
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache --no-logo
 
 # Both ends of the supported Python versions; docs/dependencies.md says how those between are checked.
 types: $(VENV)/.test

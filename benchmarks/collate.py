@@ -29,7 +29,7 @@ import numpy
 import torch
 
 from llama_padfix import PadCollator, TurnMarkers, find_markers, mask_labels
-from llama_padfix.reference import build_tokenizer
+from llama_padfix.demo.reference import build_tokenizer
 
 MEAN_LENGTH, SIGMA = 640, 0.8
 MAX_LENGTH = 2048

@@ -16,7 +16,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from llama_padfix import build_trainer, diagnose, prepare
-from llama_padfix.reference import build_tokenizer, make_tiny_llama
+from llama_padfix.demo.reference import build_tokenizer, make_tiny_llama
 
 RUNS = 5
 TARGETS = {"tokenizer": 1.0, "(tokenizer, model)": 1.0, "trainer": 5.0}  # seconds of wall time

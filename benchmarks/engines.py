@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy
 
-from llama_padfix.engines import BREAK_EVEN, choose_engine
-from llama_padfix.reference import build_tokenizer
+from llama_padfix.demo.reference import build_tokenizer
+from llama_padfix.tokens.engine import BREAK_EVEN, choose_engine
 
 ROUNDS = 5
 CHUNK = 1000

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from llama_padfix import TrainingGuard, prepare
-from llama_padfix.demo import load_rows
-from llama_padfix.reference import build_tokenizer, make_tiny_llama
+from llama_padfix.demo.reference import build_tokenizer, make_tiny_llama
+from llama_padfix.demo.run import load_rows
 
 PAIRS = 40
 ROWS = 4

@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from llama_padfix.encode import ChatEncoder
-from tests.conversations import rows_for, shared
-from tests.families import compare, make_nasty, originals
+from llama_padfix.encoding.encoder import ChatEncoder
+from tests.support.conversations import rows_for, shared
+from tests.support.families import compare, make_nasty, originals
 
 
 def _print_shares(rows: int) -> None:

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 
-from llama_padfix.memory import estimate_memory
-from tests.measured import make_config, measure_run
-from tests.test_memory import CASES, make_llama_8b
+from llama_padfix.training.memory.estimate import estimate_memory
+from tests.support.measured import make_config, measure_run
+from tests.training.test_memory import CASES, make_llama_8b
 
 # A Llama 3.2 1B in all but the weights, which are random, and half of the layers.
 ONE_BILLION: dict[str, Any] = {

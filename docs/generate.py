@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from llama_padfix.examine import load_checks
-from llama_padfix.pages import index_page, page, table
-from llama_padfix.records import PadfixError
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.doctor.check_pages import index_page, page, table
+from llama_padfix.doctor.runner import load_checks
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN = "<!-- checks: made by `make docs` -->\n"

@@ -6,7 +6,7 @@ Run: python examples/qlora_trl.py meta-llama/Llama-3.1-8B-Instruct   (or a folde
 import argparse
 
 from llama_padfix import build_trainer, choose_optimizer, diagnose, load
-from llama_padfix.demo import load_rows
+from llama_padfix.demo.run import load_rows
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("model", help="a folder, or a name on the hub")

@@ -9,8 +9,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from transformers import DataCollatorForLanguageModeling
 
-from llama_padfix import find_markers, prepare, reference, to_messages
-from llama_padfix.demo import count_stops, load_rows, measure_batches, train
+from llama_padfix import find_markers, prepare, to_messages
+from llama_padfix.demo import reference
+from llama_padfix.demo.run import count_stops, load_rows, measure_batches, train
 
 STEPS = 110
 MAX_LENGTH = 128

@@ -15,57 +15,57 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "IGNORE_INDEX": "records",
-    "ChatEncoder": "encode",
-    "Change": "records",
-    "Choice": "choices",
-    "Conversation": "formats",
-    "CountedRow": "records",
-    "Counts": "records",
-    "DataCollatorForCompletionOnlyLM": "completion",
-    "Encoding": "encoding",
-    "Finding": "records",
-    "GuardError": "incident",
-    "Incident": "incident",
-    "LoadPlan": "load_plan",
-    "MaskView": "view",
-    "MemoryAdvice": "memory",
-    "MemoryEstimate": "memory",
-    "PadCollator": "collator",
-    "PadfixError": "records",
-    "Plan": "records",
-    "Precision": "records",
-    "Prepared": "compose",
-    "Report": "records",
-    "TrainingGuard": "guard",
-    "TurnMarkers": "records",
-    "add_tokens": "embeddings",
-    "build_trainer": "compose",
-    "choose_attention": "attention",
-    "choose_optimizer": "optimizers",
-    "choose_precision": "precision",
-    "diagnose": "doctor",
-    "dedupe_bos": "bos",
-    "estimate_memory": "memory",
-    "find_lora_targets": "lora",
-    "find_markers": "labels",
-    "find_untrained": "untrained",
-    "keep_trainable_float32": "lora",
-    "load": "loading",
-    "mask_labels": "labels",
-    "mean_init_untrained": "untrained",
-    "padding_side": "tokenizer",
-    "patch_tokenizer": "tokenizer",
-    "plan_load": "load_plan",
-    "plan_patch": "tokenizer",
-    "prepare": "compose",
-    "read_encoding": "encoding",
-    "read_row": "formats",
-    "to_messages": "formats",
-    "train_rows": "row_training",
-    "train_with_backoff": "backoff",
-    "view_mask": "view",
-    "write_encoding": "encoding",
+    "IGNORE_INDEX": "core.errors",
+    "ChatEncoder": "encoding.encoder",
+    "Change": "doctor.findings",
+    "Choice": "core.choices",
+    "Conversation": "encoding.row_formats",
+    "CountedRow": "encoding.counts",
+    "Counts": "encoding.counts",
+    "DataCollatorForCompletionOnlyLM": "encoding.completion_collator",
+    "Encoding": "encoding.record",
+    "Finding": "doctor.findings",
+    "GuardError": "training.guard.incident",
+    "Incident": "training.guard.incident",
+    "LoadPlan": "training.loading.plan",
+    "MaskView": "view.mask_view",
+    "MemoryAdvice": "training.memory.estimate",
+    "MemoryEstimate": "training.memory.estimate",
+    "PadCollator": "encoding.collator",
+    "PadfixError": "core.errors",
+    "Plan": "doctor.findings",
+    "Precision": "hardware.precision",
+    "Prepared": "training.prepare",
+    "Report": "doctor.findings",
+    "TrainingGuard": "training.guard.callback",
+    "TurnMarkers": "encoding.turns_in_ids",
+    "add_tokens": "training.adapters.added_tokens",
+    "build_trainer": "training.prepare",
+    "choose_attention": "hardware.attention",
+    "choose_optimizer": "hardware.optimizers",
+    "choose_precision": "hardware.precision",
+    "diagnose": "doctor.diagnose",
+    "dedupe_bos": "tokens.bos",
+    "estimate_memory": "training.memory.estimate",
+    "find_lora_targets": "training.adapters.lora",
+    "find_markers": "encoding.labels",
+    "find_untrained": "training.adapters.untrained_rows",
+    "keep_trainable_float32": "training.adapters.lora",
+    "load": "training.loading.load",
+    "mask_labels": "encoding.labels",
+    "mean_init_untrained": "training.adapters.untrained_rows",
+    "padding_side": "doctor.patch",
+    "patch_tokenizer": "doctor.patch",
+    "plan_load": "training.loading.plan",
+    "plan_patch": "doctor.patch",
+    "prepare": "training.prepare",
+    "read_encoding": "encoding.record",
+    "read_row": "encoding.row_formats",
+    "to_messages": "encoding.row_formats",
+    "train_rows": "training.adapters.row_training",
+    "train_with_backoff": "training.oom_backoff",
+    "view_mask": "view.mask_view",
+    "write_encoding": "encoding.record",
 }
 
 __all__ = [
@@ -124,43 +124,35 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from llama_padfix.attention import choose_attention
-    from llama_padfix.backoff import train_with_backoff
-    from llama_padfix.bos import dedupe_bos
-    from llama_padfix.choices import Choice
-    from llama_padfix.collator import PadCollator
-    from llama_padfix.completion import DataCollatorForCompletionOnlyLM
-    from llama_padfix.compose import Prepared, build_trainer, prepare
-    from llama_padfix.doctor import diagnose
-    from llama_padfix.embeddings import add_tokens
-    from llama_padfix.encode import ChatEncoder
-    from llama_padfix.encoding import Encoding, read_encoding, write_encoding
-    from llama_padfix.formats import Conversation, read_row, to_messages
-    from llama_padfix.guard import TrainingGuard
-    from llama_padfix.incident import GuardError, Incident
-    from llama_padfix.labels import find_markers, mask_labels
-    from llama_padfix.load_plan import LoadPlan, plan_load
-    from llama_padfix.loading import load
-    from llama_padfix.lora import find_lora_targets, keep_trainable_float32
-    from llama_padfix.memory import MemoryAdvice, MemoryEstimate, estimate_memory
-    from llama_padfix.optimizers import choose_optimizer
-    from llama_padfix.precision import choose_precision
-    from llama_padfix.records import (
-        IGNORE_INDEX,
-        Change,
-        CountedRow,
-        Counts,
-        Finding,
-        PadfixError,
-        Plan,
-        Precision,
-        Report,
-        TurnMarkers,
-    )
-    from llama_padfix.row_training import train_rows
-    from llama_padfix.tokenizer import padding_side, patch_tokenizer, plan_patch
-    from llama_padfix.untrained import find_untrained, mean_init_untrained
-    from llama_padfix.view import MaskView, view_mask
+    from llama_padfix.core.choices import Choice
+    from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
+    from llama_padfix.doctor.diagnose import diagnose
+    from llama_padfix.doctor.findings import Change, Finding, Plan, Report
+    from llama_padfix.doctor.patch import padding_side, patch_tokenizer, plan_patch
+    from llama_padfix.encoding.collator import PadCollator
+    from llama_padfix.encoding.completion_collator import DataCollatorForCompletionOnlyLM
+    from llama_padfix.encoding.counts import CountedRow, Counts
+    from llama_padfix.encoding.encoder import ChatEncoder
+    from llama_padfix.encoding.labels import find_markers, mask_labels
+    from llama_padfix.encoding.record import Encoding, read_encoding, write_encoding
+    from llama_padfix.encoding.row_formats import Conversation, read_row, to_messages
+    from llama_padfix.encoding.turns_in_ids import TurnMarkers
+    from llama_padfix.hardware.attention import choose_attention
+    from llama_padfix.hardware.optimizers import choose_optimizer
+    from llama_padfix.hardware.precision import Precision, choose_precision
+    from llama_padfix.tokens.bos import dedupe_bos
+    from llama_padfix.training.adapters.added_tokens import add_tokens
+    from llama_padfix.training.adapters.lora import find_lora_targets, keep_trainable_float32
+    from llama_padfix.training.adapters.row_training import train_rows
+    from llama_padfix.training.adapters.untrained_rows import find_untrained, mean_init_untrained
+    from llama_padfix.training.guard.callback import TrainingGuard
+    from llama_padfix.training.guard.incident import GuardError, Incident
+    from llama_padfix.training.loading.load import load
+    from llama_padfix.training.loading.plan import LoadPlan, plan_load
+    from llama_padfix.training.memory.estimate import MemoryAdvice, MemoryEstimate, estimate_memory
+    from llama_padfix.training.oom_backoff import train_with_backoff
+    from llama_padfix.training.prepare import Prepared, build_trainer, prepare
+    from llama_padfix.view.mask_view import MaskView, view_mask
 
 
 def __getattr__(name: str) -> Any:

@@ -12,18 +12,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llama_padfix import __version__
-from llama_padfix.doctor import diagnose
-from llama_padfix.examine import examine, load_checks, select_checks
-from llama_padfix.healing import heal_folder
-from llama_padfix.memory_command import add_memory_command
-from llama_padfix.observe_data import open_rows
-from llama_padfix.observe_environment import observe_environment
-from llama_padfix.observe_folder import fetch_folder, load_folder, observe_folder, saved_model
-from llama_padfix.pages import describe_check, page
-from llama_padfix.records import Facts, PadfixError, Report
-from llama_padfix.render import as_github, as_text, plain, print_rich, summarize
-from llama_padfix.view import view_mask
-from llama_padfix.view_text import describe_view, tell_problems
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.text import plain
+from llama_padfix.doctor.check_pages import describe_check, page
+from llama_padfix.doctor.diagnose import diagnose
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Report
+from llama_padfix.doctor.observe.environment import observe_environment
+from llama_padfix.doctor.observe.files import open_rows
+from llama_padfix.doctor.observe.folder import fetch_folder, load_folder, observe_folder, saved_model
+from llama_padfix.doctor.repair_folder import heal_folder
+from llama_padfix.doctor.report_formats import as_github, as_text, print_rich, summarize
+from llama_padfix.doctor.runner import examine, load_checks, select_checks
+from llama_padfix.training.memory.estimate import MemoryEstimate, estimate_memory
+from llama_padfix.training.memory.step import OPTIMIZERS
+from llama_padfix.view.mask_view import view_mask
+from llama_padfix.view.terminal import describe_view, tell_problems
 
 __all__ = ["main"]
 
@@ -95,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("checks", help="list the checks")
     listing.add_argument("--json", action="store_true")
     listing.set_defaults(run=_checks)
-    add_memory_command(commands)
+    _add_memory_command(commands)
     demo = commands.add_parser("demo", help="train a tiny Llama the usual way and the prepared way, and compare")
     demo.add_argument("--steps", type=_positive, default=None, help="training steps of each run")
     demo.set_defaults(run=lambda options: _demo(options.steps))
@@ -245,12 +249,66 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _add_memory_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `memory MODEL` to the parser's commands; its `run` prints the estimate and returns 0, or 1 if too large."""
+    parser = commands.add_parser(
+        "memory",
+        help="estimate the memory of a training step, without loading the model",
+        description="Exit status: 0 estimated (and it fits into --gpu), 1 it does not fit, 2 could not run. "
+        "Only config.json is read.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a name on the hub, or a folder with config.json")
+    parser.add_argument("--batch", metavar="N", type=_positive, default=1, help="rows at once (1)")
+    parser.add_argument("--length", metavar="N", type=_positive, default=2048, help="tokens a row (2048)")
+    parser.add_argument("--accumulation", metavar="N", type=_positive, default=1, help="batches an update (1)")
+    parser.add_argument("--quantization", choices=("nf4", "int8"), help="of the frozen weights; implies --lora")
+    parser.add_argument(
+        "--lora", metavar="R", type=_positive, nargs="?", const=16, help="train adapters of this rank (16)"
+    )
+    parser.add_argument("--precision", choices=("bf16", "fp16", "fp32"), help="(bf16, or what the GPU here computes)")
+    parser.add_argument("--no-checkpointing", action="store_true", help="keep all activations")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw_torch_fused", help="(adamw_torch_fused)")
+    parser.add_argument("--attention", choices=("sdpa", "eager", "flash_attention_2"), default="sdpa", help="(sdpa)")
+    parser.add_argument("--gpu", metavar="GIB", type=float, help="the GPU's memory: say what fits into it")
+    parser.add_argument("--json", action="store_true")
+    parser.set_defaults(run=_estimate)
+
+
+def _estimate(options: argparse.Namespace) -> int:
+    rank = options.lora or (16 if options.quantization else None)
+    estimate = estimate_memory(
+        options.model,
+        batch=options.batch,
+        length=options.length,
+        gradient_accumulation_steps=options.accumulation,
+        quantization=options.quantization,
+        lora={"r": rank, "lora_alpha": rank} if rank else None,
+        precision=options.precision,
+        gradient_checkpointing=not options.no_checkpointing,
+        optimizer=options.optimizer,
+        attention=options.attention,
+    )
+    advice = estimate.advise(options.gpu) if options.gpu else None
+    if options.json:
+        told = estimate.to_dict() | ({"advice": vars(advice)} if advice else {})
+        print(json.dumps(told, indent=2))
+    else:
+        print(estimate)
+        if advice:
+            print(advice)
+    return int(advice is not None and not _fits(estimate, advice.batch, advice.length))
+
+
+def _fits(estimate: MemoryEstimate, batch: int, length: int) -> bool:
+    return estimate.plan.batch <= batch and estimate.plan.length <= length
+
+
 def _demo(steps: int | None) -> int:
     missing = [name for name in ("torch", "accelerate", "datasets") if importlib.util.find_spec(name) is None]
     if missing:
         raise PadfixError(f"The demo needs {', '.join(missing)}. Run: pip install 'llama-padfix[demo]'")
     os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: the demo asks nobody for anything
-    from llama_padfix.demo import STEPS, format_table, run_demo
+    from llama_padfix.demo.run import STEPS, format_table, run_demo
 
     usual, prepared = run_demo(steps or STEPS, announce=print)
     _print_table(format_table(usual, prepared))

@@ -11,7 +11,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from llama_padfix import ChatEncoder, reference
+from llama_padfix import ChatEncoder
+from llama_padfix.demo import reference
 
 INSTRUCT = ("3-instruct-early", "3.1-instruct-early", "3.1-instruct", "3.2-instruct")
 BASE = ("3-base", "3.1-base")

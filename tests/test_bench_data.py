@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 import pytest
 
-from llama_padfix.records import IGNORE_INDEX
+from llama_padfix.core.errors import IGNORE_INDEX
 from tests.conftest import fresh_tokenizer
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "throughput"

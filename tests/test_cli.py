@@ -13,8 +13,8 @@ import pytest
 
 import llama_padfix
 from llama_padfix import cli, patch_tokenizer
-from llama_padfix.examine import load_checks
-from tests.saved import read, save, small_model, small_tokenizer
+from llama_padfix.doctor.runner import load_checks
+from tests.support.saved import read, save, small_model, small_tokenizer
 
 HOSTILE = "\x1b[31m\n::error title=x::forged\n<script>alert(1)</script>"
 

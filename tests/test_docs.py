@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from llama_padfix import PadfixError
-from llama_padfix.examine import load_checks
-from llama_padfix.pages import index_page, page, table
+from llama_padfix.doctor.check_pages import index_page, page, table
+from llama_padfix.doctor.runner import load_checks
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "docs" / "generate.py"

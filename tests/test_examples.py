@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from llama_padfix.reference import make_tiny_llama
+from llama_padfix.demo.reference import make_tiny_llama
 from tests.conftest import fresh_tokenizer
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

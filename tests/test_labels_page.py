@@ -5,7 +5,7 @@ from __future__ import annotations
 import doctest
 from pathlib import Path
 
-from llama_padfix import records
+from llama_padfix import Counts
 from tests.conftest import fresh_tokenizer
 
 PAGE = Path(__file__).parent.parent / "docs" / "labels.md"
@@ -33,4 +33,4 @@ def test_an_example_that_is_wrong_is_found() -> None:
 def test_the_page_names_every_kind_of_row_that_is_counted_apart() -> None:
     text, names = PAGE.read_text(encoding="utf-8"), ("disagreeing", "unstopped", "unreasoned", "quoted")
     assert all(f"`{name}`" in text for name in (*names, "dropped_invalid"))
-    assert set(names) <= set(records.Counts.__dataclass_fields__)
+    assert set(names) <= set(Counts.__dataclass_fields__)

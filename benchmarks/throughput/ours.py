@@ -34,7 +34,7 @@ with measure.Work() as warming:
 if options.way == "dataset":
     from datasets import Dataset
 
-    from llama_padfix.dataset import encode_dataset
+    from llama_padfix.encoding.dataset.encode import encode_dataset
 
     with measure.Work() as work:
         encoded = encode_dataset(encoder, Dataset.from_file(str(options.data)), progress=False)

@@ -13,7 +13,7 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
-from llama_padfix.reference import build_tokenizer
+from llama_padfix.demo.reference import build_tokenizer
 
 folder = Path(sys.argv[1])
 tokenizer = build_tokenizer("3.1-instruct")

@@ -67,7 +67,14 @@ with measure.Work() as work:
     encoder.encode_table(small)
     lap(COLD, f"encoding {len(small):,} rows")
 
-    from llama_padfix import both_ways, chats, encode, engines, fast_engine, marking, plain_way, row_turns
+    from llama_padfix.encoding import encoder as encode
+    from llama_padfix.encoding import labels_from_ids as marking
+    from llama_padfix.encoding import turns_in_ids as row_turns
+    from llama_padfix.encoding.batch import chat_columns as chats
+    from llama_padfix.encoding.batch import cross_check as both_ways
+    from llama_padfix.encoding.batch import encoder as plain_way
+    from llama_padfix.tokens import engine as engines
+    from llama_padfix.tokens import fastokens as fast_engine
 
     encoder = ChatEncoder(tokenizer, measure.MAX_LENGTH, engine="fastokens")
     encoder.encode_table(small)  # the engine is loaded and both ways were compared

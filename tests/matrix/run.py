@@ -23,18 +23,26 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE: tuple[str, ...] = (
-    "reference",
-    "tokenizer",
-    "bos",
-    "collator",
-    "labels",
-    "encode",
-    "dataset",
-    "compose",
-    "trainer",
-    "training",
+    "demo/test_reference.py",
+    "doctor/test_patch.py",
+    "doctor/test_diagnose.py",
+    "doctor/test_checks.py",
+    "doctor/test_observe_tokenizer.py",
+    "tokens/test_bos.py",
+    "encoding/test_collator.py",
+    "encoding/test_completion.py",
+    "encoding/test_dataset.py",
+    "encoding/test_encoder.py",
+    "encoding/test_labels.py",
+    "training/test_prepare.py",
+    "training/test_trainer.py",
+    "training/test_training_runs.py",
+    "training/test_loading.py",
+    "training/test_lora.py",
+    "training/test_generation.py",
+    "core/test_compat.py",
+    "test_import.py",
 )
-CORE += ("doctor", "checks", "observe", "import", "completion", "compat", "loading", "lora", "generation")
 TOOLS: tuple[str, ...] = (
     "torch==2.13.0",
     "pytest==9.2.0",
@@ -46,7 +54,7 @@ TOOLS += ("tiktoken==0.14.0", "rich==15.0.0")
 
 _SWITCHES = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 _MAKE_MODEL = """
-from llama_padfix.reference import build_tokenizer, make_tiny_llama
+from llama_padfix.demo.reference import build_tokenizer, make_tiny_llama
 make_tiny_llama(hidden_size=16).save_pretrained("model")
 build_tokenizer("3.1-instruct").save_pretrained("model")
 """
@@ -141,7 +149,7 @@ def run_set(name: str, versions: dict[str, str], folder: Path) -> Outcome:
         if said is not None:
             return Outcome(name, versions, 0, 1, 0, time.monotonic() - started, said)
         (folder / "installed").touch()
-    files = [f"tests/test_{part}.py" for part in CORE if (ROOT / f"tests/test_{part}.py").exists()]
+    files = [f"tests/{name}" for name in CORE]
     command = [
         str(python),
         "-m",

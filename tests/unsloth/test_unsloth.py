@@ -21,10 +21,10 @@ import torch
 from transformers import AutoTokenizer
 
 from llama_padfix import PadfixError, build_trainer, load, plan_patch, prepare
-from llama_padfix.demo import load_rows
-from llama_padfix.load_plan import plan_load
-from llama_padfix.reference import build_tokenizer, make_tiny_llama
-from tests.saved import save
+from llama_padfix.demo.reference import build_tokenizer, make_tiny_llama
+from llama_padfix.demo.run import load_rows
+from llama_padfix.training.loading.plan import plan_load
+from tests.support.saved import save
 
 ROWS = load_rows(["chats.jsonl"])
 TEXT = "Hello world, it's 12345 o'clock"

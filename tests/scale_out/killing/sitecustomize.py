@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from llama_padfix.encode import ChatEncoder
+from llama_padfix.encoding.encoder import ChatEncoder
 
 encode_chunk = ChatEncoder.encode_chunk
 tables = 0

@@ -1,0 +1,213 @@
+"""What differs between the supported versions of transformers, TRL, PEFT and datasets, each named once.
+
+Every difference is found by a signature or by trying, not by a version number; the version that brought it is named
+for the reader. What an old version cannot do at all is refused where it is asked for, by whoever asks.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llama_padfix.core.errors import PadfixError
+
+__all__ = [
+    "averages_by_tokens",
+    "count_second_division",
+    "divide_once",
+    "enable_checkpointing",
+    "find_tokenizer",
+    "gives_clock",
+    "list_feature",
+    "make_checkpointing_arguments",
+    "name_dtype_argument",
+    "name_tokenizer_argument",
+    "reads_paired_merges",
+    "rename_arguments",
+    "resizes_to_mean",
+    "ties_saved_copies",
+    "trains_rows_of_heads",
+    "trains_single_rows",
+]
+
+# What a version calls otherwise, either way round.
+_SAME = (
+    ("evaluation_strategy", "eval_strategy"),  # transformers 4.41
+    ("gradient_checkpointing", "activation_checkpointing"),  # transformers 5.23
+    ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+    ("no_cuda", "use_cpu"),  # transformers 4.34; the old name left in 5.0
+)
+_ASK_CLOCK = "{{ strftime_now is defined }}"
+_CLOCKS: dict[type, bool] = {}  # by the class of tokenizer, which decides
+
+
+def name_dtype_argument() -> str:
+    """Return the keyword for the weights' dtype: `dtype` since transformers 4.56, `torch_dtype` before."""
+    from transformers import PretrainedConfig
+
+    return "dtype" if "dtype" in inspect.signature(PretrainedConfig.__init__).parameters else "torch_dtype"
+
+
+def name_tokenizer_argument(trainer_class: Callable[..., Any]) -> str:
+    """Return what a trainer class calls its tokenizer: `processing_class`, before transformers 4.46 `tokenizer`."""
+    parameters = inspect.signature(trainer_class).parameters
+    return "processing_class" if "processing_class" in parameters else "tokenizer"
+
+
+def find_tokenizer(trainer: Any) -> Any:
+    """Return what a trainer holds as its tokenizer or processor; None where it holds none."""
+    held = getattr(trainer, "processing_class", None)
+    return held if held is not None else getattr(trainer, "tokenizer", None)
+
+
+def make_checkpointing_arguments() -> dict[str, Any]:
+    """Return the keywords of `TrainingArguments` that make checkpointing, where it is on, the non-reentrant kind.
+
+    That is the default from transformers 5.23 on, which calls it activation checkpointing.
+    """
+    from transformers import TrainingArguments
+
+    if "activation_checkpointing_kwargs" in inspect.signature(TrainingArguments).parameters:
+        return {}
+    return {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
+
+
+def enable_checkpointing(model: Any, how: dict[str, Any]) -> None:
+    """Switch checkpointing on under the name that the model knows; the old one warns from transformers 5.23 on."""
+    enable = getattr(model, "activation_checkpointing_enable", None)
+    if enable is not None:
+        enable(activation_checkpointing_kwargs=how)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+
+
+def rename_arguments(arguments: Mapping[str, Any], config_class: Callable[..., Any]) -> dict[str, Any]:
+    """Return the keywords under the names that this `TrainingArguments` class knows, older and newer ones alike.
+
+    `evaluation_strategy`, `gradient_checkpointing`, `no_cuda`; `warmup_ratio`, which is a `warmup_steps` below 1
+    since transformers 5.0; `group_by_length`, which is a `train_sampling_strategy` since 5.2. Any other keyword is
+    passed through. Raises `PadfixError` where two keywords mean the same.
+    """
+    known = inspect.signature(config_class).parameters
+    renamed: dict[str, Any] = {}
+    for given, value in arguments.items():
+        for name, said in _rename(given, value, known).items():
+            if name in renamed and renamed[name] != said:
+                raise PadfixError(f"{given}={value!r} and {name}={renamed[name]!r} mean the same. Pass one of them.")
+            renamed[name] = said
+    return renamed
+
+
+def _rename(name: str, value: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    for older, newer in _SAME:
+        if name in (older, newer):
+            # Where both are known, the older one warns.
+            return {newer if newer in known or older not in known else older: value}
+    # Up to transformers 4.57 the ratio is 0.0 by default and the steps are whole; since 5.0 it is None, then gone.
+    by_ratio = "warmup_ratio" in known and known["warmup_ratio"].default is not None
+    if name == "warmup_ratio" and not by_ratio:
+        return {} if value is None else {"warmup_steps": value}
+    if name == "warmup_steps" and by_ratio and 0 < value < 1:
+        return {"warmup_ratio": value}
+    if name == "group_by_length" and name not in known:
+        return {"train_sampling_strategy": "group_by_length"} if value else {}
+    if name == "train_sampling_strategy" and name not in known and value in ("random", "group_by_length"):
+        return {"group_by_length": value == "group_by_length"}
+    return {name: value}
+
+
+def gives_clock(tokenizer: Any) -> bool:
+    """Tell whether chat templates are given `strftime_now` (transformers 4.45); Llama 3.2 prints a fixed date else."""
+    kind = type(tokenizer)
+    if kind not in _CLOCKS:
+        probe = [{"role": "user", "content": "Hi"}]
+        try:
+            shown = tokenizer.apply_chat_template(probe, chat_template=_ASK_CLOCK, tokenize=False)
+            _CLOCKS[kind] = shown != str(False)
+        except Exception:  # a tokenizer that renders in a way of its own
+            _CLOCKS[kind] = True
+    return _CLOCKS[kind]
+
+
+def averages_by_tokens() -> bool:
+    """Tell whether an accumulated update is the mean over its trained tokens: `num_items_in_batch`, transformers 4.46.
+
+    Before, it is the mean of the batches' means, in which a row with few trained tokens counts for more.
+    """
+    from transformers import Trainer
+
+    return "num_items_in_batch" in inspect.signature(Trainer.compute_loss).parameters
+
+
+def count_second_division(trainer: Any) -> int:
+    """Return by what accelerate divides accumulated gradients that the trainer has divided already; 1 for not at all.
+
+    transformers 5.2 to 5.5 tells accelerate how many batches are accumulated, and accelerate divides the loss by them
+    although it is divided by the update's tokens already: the gradient of N batches is 1/N of what it should be.
+    """
+    steps = int(getattr(trainer.accelerator, "gradient_accumulation_steps", 1))
+    once = not averages_by_tokens() or getattr(trainer, "is_deepspeed_enabled", False)
+    return 1 if once else steps
+
+
+def divide_once(trainer: Any) -> bool:
+    """Let accumulated gradients be divided once; tell whether the trainer would have done it twice."""
+    twice = count_second_division(trainer) > 1
+    if twice:
+        trainer.accelerator.gradient_accumulation_steps = 1
+    return twice
+
+
+@functools.cache
+def reads_paired_merges() -> bool:
+    """Tell whether a tokenizer.json whose merges are pairs can be read: tokenizers 0.20 (transformers 4.45).
+
+    That is how these versions and newer ones write it; older ones read `"a b"` only.
+    """
+    from tokenizers import Tokenizer
+
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
+    try:
+        Tokenizer.from_str(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    except Exception:  # the library raises bare Exceptions
+        return False
+    return True
+
+
+def resizes_to_mean(model: Any) -> bool:
+    """Tell whether `resize_token_embeddings` can make new rows the mean of the old ones (transformers 4.46)."""
+    return "mean_resizing" in inspect.signature(model.resize_token_embeddings).parameters
+
+
+def trains_single_rows(lora: Any) -> bool:
+    """Tell whether a PEFT configuration can train single rows of a matrix: `trainable_token_indices`, PEFT 0.15."""
+    return hasattr(lora, "trainable_token_indices")
+
+
+@functools.cache
+def trains_rows_of_heads() -> bool:
+    """Tell whether PEFT can train single rows of an output head (PEFT 0.18); before, only those of an embedding."""
+    import peft
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        layers = torch.nn.ModuleDict({"body": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 3, bias=False)})
+        try:
+            config = peft.LoraConfig(target_modules=["body"], trainable_token_indices={"head": [0]})
+            peft.inject_adapter_in_model(config, layers)
+        except (AttributeError, TypeError):  # a linear layer has no embedding_dim; the field is not known
+            return False
+    return True
+
+
+def ties_saved_copies(lora: Any) -> bool:
+    """Tell whether PEFT keeps a tied head with the trained copy of its embedding: `ensure_weight_tying`, PEFT 0.18."""
+    return hasattr(lora, "ensure_weight_tying")
+
+
+def list_feature(datasets: Any) -> Any:
+    """Return the feature of a column of lists: `List` since datasets 4.0, where `Sequence` warns; else that."""
+    return getattr(datasets, "List", None) or datasets.Sequence

@@ -1,0 +1,4 @@
+"""The demo: two training scripts side by side, on Llama 3.x tokenizers built from the real vocabulary.
+
+`reference` builds the tokenizers and tiny models, `run` trains and measures. Start: `run.run_demo`.
+"""

@@ -1,0 +1,230 @@
+"""The usual script and the prepared one, side by side: the same tiny Llama, the same conversations, measured.
+
+The vocabulary is Llama 3.1's own 128,256 tokens; the model is random and small enough for a CPU. What is counted
+is counted in the batches that the two trainers really draw, and in the text that the two models really generate.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_padfix.core.compat import name_tokenizer_argument
+from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
+from llama_padfix.demo import reference
+from llama_padfix.doctor.patch import padding_side
+from llama_padfix.encoding.labels import find_markers, mask_labels
+from llama_padfix.encoding.row_formats import to_messages
+from llama_padfix.encoding.turns_in_ids import TurnMarkers
+from llama_padfix.training.prepare import prepare
+
+__all__ = ["Measures", "count_stops", "format_table", "load_rows", "measure_batches", "run_demo", "train"]
+
+STEPS = 110
+BATCH_SIZE = 4
+MAX_LENGTH = 128
+NEW_TOKENS = 64
+_LAST_STEPS = 10  # the final loss is the mean over these
+_TRAIN_FILES = ("chats.jsonl", "sharegpt.jsonl", "alpaca.jsonl", "prompt_completion.jsonl")
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What was counted in the batches of one run, and in what its model generated afterwards."""
+
+    rows: int
+    doubled_bos: int
+    turns: int
+    trained_ends: int
+    trained_tokens: int
+    trained_outside: int
+    trained_padding: int
+    final_loss: float = 0.0
+    prompts: int = 0
+    stopped: int = 0
+    seconds: float = 0.0
+
+
+def run_demo(steps: int = STEPS, *, announce: Callable[[str], None] = lambda line: None) -> tuple[Measures, Measures]:
+    """Run both scripts and return what was measured: (usual, prepared). Takes a few minutes on two cores."""
+    rows, held_back = load_rows(_TRAIN_FILES), load_rows(("held_back.jsonl",))
+    announce(f"{len(rows)} conversations to train on, {len(held_back)} prompts held back, {steps} steps each")
+    announce("1/2 the usual script: pad = eos, chats rendered and tokenised again, the plain LM collator")
+    usual = run_usual(rows, held_back, steps)
+    announce("2/2 the same script with prepare()")
+    prepared = run_prepared(rows, held_back, steps)
+    return usual, prepared
+
+
+def run_usual(rows: Sequence[Any], held_back: Sequence[Any], steps: int) -> Measures:
+    """Train as most scripts do, and measure."""
+    from transformers import DataCollatorForLanguageModeling
+
+    tokenizer, model = reference.build_tokenizer(), reference.make_tiny_llama()
+    tokenizer.pad_token = tokenizer.eos_token
+    texts = [tokenizer.apply_chat_template(to_messages(row), tokenize=False) for row in rows]
+    dataset = [dict(tokenizer(text, truncation=True, max_length=MAX_LENGTH)) for text in texts]
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    return _train_and_measure(model, tokenizer, dataset, collator, {}, held_back, steps)
+
+
+def run_prepared(rows: Sequence[Any], held_back: Sequence[Any], steps: int) -> Measures:
+    """Train the same through `prepare`, and measure."""
+    tokenizer, model = reference.build_tokenizer(), reference.make_tiny_llama()
+    prepared = prepare(tokenizer, model, max_length=MAX_LENGTH)
+    dataset = prepared.encode(rows)
+    return _train_and_measure(model, tokenizer, dataset, prepared.collator, prepared.trainer_args, held_back, steps)
+
+
+def _train_and_measure(
+    model: Any,
+    tokenizer: Any,
+    dataset: Any,
+    collator: Any,
+    arguments: dict[str, Any],
+    held_back: Sequence[Any],
+    steps: int,
+) -> Measures:
+    started = time.perf_counter()
+    trainer, losses = train(model, tokenizer, dataset, collator, steps, arguments)
+    counted = measure_batches(trainer.get_train_dataloader(), find_markers(tokenizer), tokenizer.bos_token_id)
+    last = losses[-_LAST_STEPS:]
+    stopped = count_stops(model, tokenizer, held_back)
+    return Measures(
+        **{
+            **vars(counted),
+            "final_loss": sum(last) / len(last),
+            "prompts": len(held_back),
+            "stopped": stopped,
+            "seconds": time.perf_counter() - started,
+        }
+    )
+
+
+def load_rows(names: Iterable[str]) -> list[Any]:
+    """Return the rows of the example files, each in the shape in which it was written."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "data", package.parent / "examples" / "data"):
+        if folder.is_dir():
+            return [
+                json.loads(line)
+                for name in names
+                for line in (folder / name).read_text(encoding="utf-8").splitlines()
+                if line.strip()
+            ]
+    raise PadfixError("The demo's conversations are not installed. Run: pip install --force-reinstall llama-padfix")
+
+
+def train(
+    model: Any, tokenizer: Any, dataset: Any, collator: Any, steps: int, arguments: dict[str, Any]
+) -> tuple[Any, list[float]]:
+    """Train with the plain `Trainer`; return it and the loss of every step."""
+    from tqdm.auto import tqdm
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    losses: list[float] = []
+    bar = tqdm(total=steps, desc="Training", unit="step", mininterval=1.0)
+
+    class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+        """Keeps the losses and moves the bar."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            """Take the loss of the step that was logged."""
+            if logs and "loss" in logs:
+                losses.append(float(logs["loss"]))
+                bar.set_postfix(loss=f"{losses[-1]:.2f}", refresh=False)
+                bar.update()
+
+    with tempfile.TemporaryDirectory() as folder, bar:
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=folder,
+                max_steps=steps,
+                per_device_train_batch_size=BATCH_SIZE,
+                learning_rate=1e-2,
+                lr_scheduler_type="constant",
+                logging_steps=1,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                dataloader_pin_memory=False,
+                use_cpu=True,
+                seed=0,
+                **arguments,
+            ),
+            train_dataset=dataset,
+            data_collator=collator,
+            callbacks=[Watch()],
+            **{name_tokenizer_argument(Trainer): tokenizer},
+        )
+        for callback in list(trainer.callback_handler.callbacks):
+            if type(callback).__name__ == "PrinterCallback":
+                trainer.remove_callback(callback)  # the bar says it
+        trainer.train()
+    return trainer, losses
+
+
+def measure_batches(batches: Iterable[Any], markers: TurnMarkers, bos_token_id: int) -> Measures:
+    """Count, in padded batches of tensors, what the loss sees.
+
+    Which tokens lie in an assistant turn is read off the ids by `mask_labels`, whatever the labels say.
+    """
+    rows = doubled = turns = ends = trained = outside = padding = 0
+    for batch in batches:
+        truth = mask_labels(batch["input_ids"], markers, attention_mask=batch["attention_mask"])
+        columns = (batch["input_ids"], batch["labels"], batch["attention_mask"], truth)
+        for ids, labels, mask, true in zip(*(column.tolist() for column in columns), strict=True):
+            rows += 1
+            doubled += ids[:2] == [bos_token_id] * 2
+            for token_id, label, real, expected in zip(ids, labels, mask, true, strict=True):
+                ends_turn = expected == token_id and token_id in markers.stop_ids
+                turns += ends_turn
+                ends += ends_turn and label == token_id
+                trained += label != IGNORE_INDEX
+                outside += label != IGNORE_INDEX and expected == IGNORE_INDEX and bool(real)
+                padding += label != IGNORE_INDEX and not real
+    return Measures(rows, doubled, turns, ends, trained, outside, padding)
+
+
+def count_stops(model: Any, tokenizer: Any, held_back: Sequence[Any], new_tokens: int = NEW_TOKENS) -> int:
+    """Return for how many prompts greedy generation stops by itself within `new_tokens` tokens."""
+    stop_ids = model.generation_config.eos_token_id
+    stop_ids = {stop_ids} if isinstance(stop_ids, int) else set(stop_ids)
+    prompts = [to_messages(row)[:-1] for row in held_back]
+    model.eval()
+    with padding_side(tokenizer, "left"):
+        batch = tokenizer.apply_chat_template(
+            prompts, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
+        )
+    generated = model.generate(
+        **batch, max_new_tokens=new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+    )
+    answers = generated[:, batch["input_ids"].shape[1] :].tolist()
+    return sum(bool(stop_ids.intersection(answer)) for answer in answers)
+
+
+def format_table(usual: Measures, prepared: Measures) -> list[tuple[str, str, str]]:
+    """Return the rows (what, usual, prepared) of the closing table."""
+    both = (usual, prepared)
+    lines = [
+        ("rows that start with a doubled BOS", *(f"{run.doubled_bos} of {run.rows}" for run in both)),
+        ("turns whose end token is trained", *(f"{run.trained_ends} of {run.turns}" for run in both)),
+        (
+            "trained tokens outside assistant turns",
+            *(f"{run.trained_outside} of {run.trained_tokens}" for run in both),
+        ),
+        ("padding tokens trained", *(str(run.trained_padding) for run in both)),
+        (f"final loss (mean of the last {_LAST_STEPS} steps)", *(f"{run.final_loss:.3f}" for run in both)),
+        (
+            f"held-back prompts that stop within {NEW_TOKENS} tokens",
+            *(f"{run.stopped} of {run.prompts}" for run in both),
+        ),
+        ("seconds", *(f"{run.seconds:.0f}" for run in both)),
+    ]
+    return [(what, first, second) for what, first, second in lines]

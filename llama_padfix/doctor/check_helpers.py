@@ -1,0 +1,57 @@
+"""What checks of rows ask of a row: its real part, its padding, its turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_padfix.core.errors import IGNORE_INDEX
+from llama_padfix.doctor.facts import Facts, RowFacts
+from llama_padfix.encoding.turns_in_ids import Turn, TurnMarkers, find_turns_in
+
+__all__ = ["everything_is_trained", "find_turns", "pad_ids", "real_part", "real_span"]
+
+
+def real_part(row: RowFacts) -> Any:
+    """Return which positions are no padding, as booleans: what the attention mask says, all where there is none."""
+    return row.input_ids == row.input_ids if row.attention_mask is None else row.attention_mask != 0
+
+
+def real_span(row: RowFacts) -> tuple[int, int]:
+    """Return the first position that is no padding and the one after the last; (0, 0) where all is padding."""
+    real = real_part(row)
+    if not real.any():
+        return 0, 0
+    return int(real.argmax()), len(real) - int(real[::-1].argmax())
+
+
+def pad_ids(facts: Facts) -> frozenset[int]:
+    """Return the ids that rows are padded with: the tokenizer's, and the collator's where a trainer was given."""
+    of_collator = facts.trainer.collator_pad_token_id if facts.trainer is not None else None
+    return frozenset(token_id for token_id in (facts.pad_token_id, of_collator) if token_id is not None)
+
+
+_last: tuple[RowFacts, TurnMarkers, tuple[Turn, ...]] | None = None  # every check asks the same of the same row
+
+
+def find_turns(row: RowFacts, markers: TurnMarkers) -> tuple[Turn, ...]:
+    """Return the assistant turns of a row, in order; those that are not `opened` are what `mask_labels` trains."""
+    global _last
+    last = _last
+    if last is not None and last[0] is row and last[1] is markers:
+        return last[2]
+    turns = find_turns_in(row.input_ids, real_span(row)[1], markers)
+    _last = (row, markers, turns)
+    return turns
+
+
+def everything_is_trained(row: RowFacts, facts: Facts) -> bool:
+    """Tell plain language modelling: each real position has a label, but for a document's first and the pad's ids."""
+    asked = real_part(row)
+    for token_id in pad_ids(facts):
+        asked = asked & (row.input_ids != token_id)
+    if row.position_ids is not None:
+        asked = asked & (row.position_ids != 0)
+    first = real_span(row)[0]
+    trained = (row.labels != IGNORE_INDEX)[asked]
+    skip = int(bool(asked[first])) if len(asked) else 0
+    return len(trained) > skip and bool(trained[skip:].all())

@@ -1,0 +1,52 @@
+"""EMB003: tokens were added, and their rows are not trained."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Check, Finding
+
+_NOTHING = 1e-4  # a row that was never anything, as the reserved ones of a base model, was not added
+_MEAN_LIKE = 0.05  # `resize_token_embeddings` draws new rows from very near the mean of the old ones
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    model = facts.model
+    if model is None or not model.is_peft or model.embedding_rows is None:
+        return
+    names = {token_id: token for token, token_id in facts.vocabulary.items()}
+    added = {i for i, row in model.rows.items() if row.to_mean < _MEAN_LIKE and row.norm > _NOTHING}
+    if model.original_rows is not None:
+        added |= {i for i in names if model.original_rows <= i < model.embedding_rows}
+    added -= {facts.pad_token_id}  # never in the loss, never attended to
+    for place, trained in (("embedding", model.trained_rows), ("output head", model.trained_output_rows)):
+        missed = sorted(added - set(trained)) if trained is not None else []
+        if not missed or (place == "output head" and (model.is_tied or model.says_tied)):
+            continue
+        shown = ", ".join(f"{names.get(i, '?')!r} ({i})" for i in missed[:5])
+        more = f" and {len(missed) - 5} more" if len(missed) > 5 else ""
+        yield CHECK.found(
+            f"{len(missed)} added tokens have rows of the {place} that the adapter does not train: {shown}{more}. "
+            f"Make the adapter anew, from: train_rows(model, [{', '.join(map(str, missed[:5]))}"
+            f"{', ...' if more else ''}], lora=your_lora_config).lora"
+        )
+        return
+
+
+CHECK = Check(
+    code="EMB003",
+    name="added-rows-not-trained",
+    severity="error",
+    needs=("tokenizer", "model"),
+    traps=(14,),
+    explanation="""\
+`add_tokens` and `resize_token_embeddings` give every new token a row drawn from very near the mean of the others.
+LoRA trains no row of the embedding unless told to, so the new tokens stay the mean: they all read alike, and the
+model can never produce one rather than another. `trainable_token_indices` trains just these rows (PEFT 0.15 and
+newer); `modules_to_save=["embed_tokens", "lm_head"]` trains and saves all of them. `add_tokens` of this library adds,
+resizes and returns the configuration; `train_rows` returns it for tokens that were added by hand. New rows are known
+by the vocabulary size of the checkpoint, where its config.json is at hand, and by their nearness to the mean.
+""",
+    bad='tokenizer.add_tokens(["<tool>"]); LoraConfig(target_modules="all-linear")  # after resizing',
+    good='added = add_tokens(model, tokenizer, ["<tool>"])  # then peft_config=added.lora',
+    find=_find,
+)

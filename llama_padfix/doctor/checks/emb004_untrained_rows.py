@@ -1,0 +1,63 @@
+"""EMB004: the template uses tokens whose rows were never trained."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Check, Finding
+
+_NOTHING = 1e-4  # of an ordinary row's length
+_TWIN = 0.001  # of an ordinary row's distance to the mean
+_MEAN_LIKE = 0.05  # somebody set these rows to the mean, which makes them alike
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    model, template = facts.model, facts.template
+    if model is None or template is None or not model.rows:
+        return
+    used = {template.stop_token_id}
+    if facts.markers is not None:
+        used |= {*facts.markers.header_ids, *facts.markers.stop_ids, *facts.markers.turn_start_ids}
+    names = {token_id: token for token, token_id in facts.special_ids.items()}
+    blank = {i: "zero" for i, row in model.rows.items() if row.norm < _NOTHING}
+    blank |= {
+        i: "the same as another"
+        for i, row in model.rows.items()
+        if i not in blank and row.to_twin < _TWIN and row.to_mean > _MEAN_LIKE
+    }
+    found = sorted(i for i in used & set(blank) if i is not None and i in names)
+    missed = [i for i in found if model.trained_rows is not None and i not in model.trained_rows]
+    if not found:
+        return
+    shown = ", ".join(f"{names[i]} ({i}: {blank[i]})" for i in found)
+    message = f"The chat template uses {len(found)} tokens whose rows of the embedding were never trained: {shown}"
+    if missed:
+        yield CHECK.found(
+            f"{message}; the adapter does not train {len(missed)} of them. Without the adapter run: "
+            "done = mean_init_untrained(model, tokenizer); model = get_peft_model(model, done.lora)",
+            severity="error",
+        )
+    else:
+        yield CHECK.found(
+            f"{message}. They start from nothing. Set them to the mean of the others, before get_peft_model: "
+            "done = mean_init_untrained(model, tokenizer), and train with peft_config=done.lora"
+        )
+
+
+CHECK = Check(
+    code="EMB004",
+    name="untrained-rows",
+    severity="warning",
+    needs=("tokenizer", "template", "model"),
+    traps=(15,),
+    explanation="""\
+The base models of Llama 3 ship rows of almost nothing (1e-23 has been seen) for `<|eot_id|>`, `<|start_header_id|>`,
+`<|end_header_id|>` and the reserved tokens, in the embedding and in the head. Given a chat template, such a model
+reads every header as nothing and gives the stop token a low probability after training (torchtune#2429: 0.05 where
+all other tokens have 1.0); other stacks saw nan. Rows are held to be untrained when they are shorter than a
+ten-thousandth of an ordinary row, or equal to the row of another control token. `mean_init_untrained` sets them to
+the mean of trained rows, in embedding and head, and returns the LoRA configuration that trains them.
+""",
+    bad="model = AutoModelForCausalLM.from_pretrained('meta-llama/Meta-Llama-3-8B')  # and an Instruct chat template",
+    good="done = mean_init_untrained(model, tokenizer, dataset)  # then peft_config=done.lora",
+    find=_find,
+)

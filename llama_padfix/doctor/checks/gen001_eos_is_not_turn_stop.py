@@ -1,0 +1,36 @@
+"""GEN001: the tokenizer's EOS is not what ends a turn in the chat template."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Change, Check, Finding
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    template = facts.template
+    if template is None or template.stop_token is None or template.stop_token == facts.eos_token:
+        return
+    why = f"the chat template ends an assistant turn with {template.stop_token} ({template.stop_token_id})"
+    change = Change("tokenizer.eos_token", facts.eos_token, template.stop_token, why, code=CHECK.code)
+    message = (
+        f"The chat template ends an assistant turn with {template.stop_token}, the tokenizer's EOS is "
+        f"{facts.eos_token}: trained chats would be saved with an EOS that they never produce."
+    )
+    yield CHECK.found(message, (change,))
+
+
+CHECK = Check(
+    code="GEN001",
+    name="eos-is-not-the-turn-stop",
+    severity="error",
+    needs=("tokenizer", "template"),
+    traps=(3,),
+    explanation="""\
+Early Llama 3 Instruct, and every base model that is given a chat template, says EOS = `<|end_of_text|>` (128001)
+while the last trained token of a turn is `<|eot_id|>` (128009). Whatever stops at the tokenizer's EOS then never
+stops. What ends a turn is found by rendering the template, not by a name.
+""",
+    bad='tokenizer.eos_token  # "<|end_of_text|>" beside a template that ends turns with <|eot_id|>',
+    good='tokenizer.eos_token = "<|eot_id|>"  # prepare(tokenizer) does it',
+    find=_find,
+)

@@ -1,0 +1,46 @@
+"""GEN003: rows are trained to end with a token at which generation does not stop."""
+
+from collections.abc import Iterator
+
+from llama_padfix.core.errors import IGNORE_INDEX
+from llama_padfix.doctor.check_helpers import real_span
+from llama_padfix.doctor.facts import Facts, RowFacts
+from llama_padfix.doctor.findings import Check, Hit
+
+
+def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+    model = facts.model
+    if model is None:
+        return
+    held = model.generation_eos_token_id if model.has_generation_config else model.config_eos_token_id
+    listed = (held,) if isinstance(held, int) else held or ()
+    last = real_span(row)[1]
+    if last < 2:
+        return
+    end, before = int(row.input_ids[last - 1]), int(row.input_ids[last - 2])
+    if row.labels[last - 1] == IGNORE_INDEX or row.labels[last - 2] == IGNORE_INDEX or end in listed:
+        return
+    controls = set(facts.special_ids.values())
+    around = {facts.bos_token_id, facts.pad_token_id}
+    if facts.markers is not None:
+        around |= {*facts.markers.header_ids, *facts.markers.turn_start_ids}
+    if end in controls and end not in around and before not in controls:
+        yield Hit(last - 1, last, remark=f"trained to end with {end}; generation stops at {list(listed)}")
+
+
+CHECK = Check(
+    code="GEN003",
+    name="trained-end-is-not-a-stop",
+    severity="warning",
+    needs=("rows", "labels", "tokenizer", "model"),
+    message="{rows} of {seen} rows ({where}) are trained to end with a token that is not in the model's stop list.",
+    traps=(3,),
+    explanation="""\
+A base model tuned on chats keeps its stop list: `generation_config.eos_token_id` is 128001 although every answer it
+was trained on ends with 128009. It then produces the token, and generation runs on through it. This looks at the
+rows, so it also sees chats that were rendered by hand, without a chat template.
+""",
+    bad="model.generation_config.eos_token_id  # 128001, and the rows end with 128009",
+    good="prepare(tokenizer, model)  # or: model.generation_config.eos_token_id = [128001, 128008, 128009]",
+    inspect=_inspect,
+)

@@ -1,0 +1,30 @@
+"""GEN004: the generation config refuses to be saved."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Check, Finding
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    error = facts.model.generation_error if facts.model is not None else None
+    if error is not None:
+        line = " ".join(error.split())
+        yield CHECK.found(f"model.generation_config cannot be saved, so the run ends at its first checkpoint: {line}")
+
+
+CHECK = Check(
+    code="GEN004",
+    name="generation-config-cannot-be-saved",
+    severity="error",
+    needs=("model",),
+    traps=(26,),
+    explanation="""\
+`save_pretrained` validates the generation config and raises where settings contradict each other, such as a
+temperature beside do_sample=False. Loading such a config raises nothing, and neither does training: the run ends at
+its first checkpoint, after the hours that lead there. The same validation is run here, before the first step.
+""",
+    bad="model.generation_config.temperature = 0.6; model.generation_config.do_sample = False",
+    good="model.generation_config.do_sample = True",
+    find=_find,
+)

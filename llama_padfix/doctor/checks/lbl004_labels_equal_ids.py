@@ -1,0 +1,36 @@
+"""LBL004: rows of conversations in which everything is trained, the user's words too."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.check_helpers import everything_is_trained, find_turns, real_span
+from llama_padfix.doctor.facts import Facts, RowFacts
+from llama_padfix.doctor.findings import Check, Hit
+
+
+def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+    if facts.markers is None or not everything_is_trained(row, facts):
+        return
+    turns = [turn for turn in find_turns(row, facts.markers) if not turn.opened]
+    first, last = real_span(row)
+    if turns:
+        answered = sum(turn.end - turn.start + (turn.stop_id is not None) for turn in turns)
+        remark = f"{answered} of {last - first} tokens are the assistant's"
+        yield Hit(first, turns[0].start, last - first - answered, remark)
+
+
+CHECK = Check(
+    code="LBL004",
+    name="labels-equal-ids",
+    severity="warning",
+    needs=("rows", "labels", "markers"),
+    message="{rows} of {seen} rows ({where}) train all of a conversation: {count} tokens of prompts and headers.",
+    traps=(12,),
+    explanation="""\
+The labels are the ids: the model learns to write the user's questions and the system prompt too, and the loss is low
+since prompts repeat. This is what TRL does with `messages` unless told otherwise, and what every collator does to
+rows without labels. For language modelling on plain text it is as it should be, and nothing is said there.
+""",
+    bad='row["labels"] = list(row["input_ids"])',
+    good="prepared.encode(dataset)  # or SFTConfig(assistant_only_loss=True) with a template that marks its turns",
+    inspect=_inspect,
+)

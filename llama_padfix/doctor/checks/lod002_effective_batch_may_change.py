@@ -1,0 +1,40 @@
+"""LOD002: auto_find_batch_size halves the batch and nothing makes up for it."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Change, Check, Finding
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    trainer = facts.trainer
+    if trainer is None or not trainer.arguments.get("auto_find_batch_size"):
+        return
+    size = trainer.arguments.get("per_device_train_batch_size")
+    steps = trainer.arguments.get("gradient_accumulation_steps")
+    if not isinstance(size, int) or not isinstance(steps, int):
+        return
+    asked = size * steps * trainer.world_size
+    message = (
+        f"auto_find_batch_size=True: when memory runs out the {size} rows a device are reduced, and the {steps} "
+        f"accumulation steps are not raised, so that the effective batch of {asked} becomes smaller in silence."
+    )
+    why = "halve the batch by hand, and double gradient_accumulation_steps with it"
+    yield CHECK.found(message, (Change("trainer.args.auto_find_batch_size", True, False, why, "manual", CHECK.code),))
+
+
+CHECK = Check(
+    code="LOD002",
+    name="effective-batch-may-change",
+    severity="warning",
+    needs=("trainer",),
+    traps=(20,),
+    explanation="""\
+With `auto_find_batch_size=True` the Trainer reduces the batch a device after every out-of-memory error (by a tenth,
+or by half in older versions) and starts again. The accumulation steps stay, so the effective batch shrinks with it:
+32 were asked for, 12 were trained with, at the learning rate meant for 32. Set the size that fits, and accumulate.
+""",
+    bad="TrainingArguments(per_device_train_batch_size=32, auto_find_batch_size=True)",
+    good="TrainingArguments(per_device_train_batch_size=8, gradient_accumulation_steps=4)",
+    find=_find,
+)

@@ -1,0 +1,31 @@
+"""LOD004: the trainer's own dataloader raises."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Check, Finding
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    errors = facts.trainer.loader_errors if facts.trainer is not None else {}
+    for source, error in errors.items():
+        seen = next((sample.seen for sample in facts.samples if sample.source == source), 0)
+        after = f"after {seen} rows" if seen else "at the first batch"
+        yield CHECK.found(f"Drawing a {source} raised {after}: {error}")
+
+
+CHECK = Check(
+    code="LOD004",
+    name="batches-cannot-be-drawn",
+    severity="error",
+    needs=("trainer",),
+    traps=(1, 13),
+    explanation="""\
+The batches are drawn from the trainer's own dataloaders, as training draws them. Where that raises, training raises
+at the same place: no pad token, rows of text that no collator can pad, labels of another length than their ids, a
+dataset of which the Trainer drops every column because the model's `forward` has no argument of that name.
+""",
+    bad="Trainer(model, args, train_dataset=raw_rows)  # no column that the model knows",
+    good="Trainer(model, args, train_dataset=prepared.encode(raw_rows), data_collator=prepared.collator)",
+    find=_find,
+)

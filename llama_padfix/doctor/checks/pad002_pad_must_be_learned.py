@@ -1,0 +1,34 @@
+"""PAD002: the pad token is one that the model must learn to produce."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.token_policy import change_pad_token, find_pad_fault
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    fault = find_pad_fault(facts)
+    if fault is not None and fault.kind == "learned":
+        message = (
+            f"The pad token {fault.message}: collators that mask every pad id hide it from the loss, and the model "
+            "never learns to stop."
+        )
+        yield CHECK.found(message, change_pad_token(facts, CHECK.code))
+
+
+CHECK = Check(
+    code="PAD002",
+    name="pad-token-must-be-learned",
+    severity="error",
+    needs=("tokenizer",),
+    traps=(2,),
+    explanation="""\
+`DataCollatorForLanguageModeling` sets the label of every pad id to -100, wherever it stands. With pad = eos =
+`<|eot_id|>` not one end of turn is trained and the model talks on for ever. TRL even writes pad = eos into the
+tokenizer that it saves. Another token must pad; ours masks by position besides.
+""",
+    bad='tokenizer.pad_token = "<|eot_id|>"',
+    good='tokenizer.pad_token = "<|end_of_text|>"  # Instruct: ends a text, never a turn',
+    find=_find,
+)

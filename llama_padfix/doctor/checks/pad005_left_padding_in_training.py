@@ -1,0 +1,30 @@
+"""PAD005: padding on the left in training."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Change, Check, Finding
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    if facts.padding_side != "right":
+        why = "training pads on the right; padding_side(tokenizer, 'left') switches for generation"
+        change = Change("tokenizer.padding_side", facts.padding_side, "right", why, code=CHECK.code)
+        yield CHECK.found(f"tokenizer.padding_side is {facts.padding_side!r}.", (change,))
+
+
+CHECK = Check(
+    code="PAD005",
+    name="left-padding-in-training",
+    severity="warning",
+    needs=("tokenizer",),
+    traps=(4,),
+    explanation="""\
+Training pads on the right, so that position ids begin at the first token and truncation keeps the beginning.
+Generation in batches pads on the left, so that every prompt ends where the new tokens begin. A script that sets
+one side for both gets garbage in one of them; `with padding_side(tokenizer, "left"):` switches and puts it back.
+""",
+    bad='tokenizer.padding_side = "left"  # and then trainer.train()',
+    good='with padding_side(tokenizer, "left"): model.generate(...)',
+    find=_find,
+)

@@ -1,0 +1,34 @@
+"""PAD006: the pad token also stands in rows as itself."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.token_policy import change_pad_token, find_pad_fault
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    fault = find_pad_fault(facts)
+    if fault is not None and fault.kind == "in text":
+        message = (
+            f"The pad token {fault.message}: collators that mask every pad id hide it from the loss wherever it "
+            "stands, and `generate` takes it for padding where no attention mask is given."
+        )
+        yield CHECK.found(message, change_pad_token(facts, CHECK.code))
+
+
+CHECK = Check(
+    code="PAD006",
+    name="pad-token-stands-in-text",
+    severity="error",
+    needs=("tokenizer",),
+    traps=(2,),
+    explanation="""\
+`tokenizer.pad_token_id = 0` comes from Llama 1 and 2, where id 0 is `<unk>`. In Llama 3's vocabulary id 0 is `!`:
+every exclamation mark is then masked by collators that go by the id. Once such a tokenizer was saved and loaded
+again, `!` is a special token: it is cut out of the text before anything else, and "!!" gets other ids than before.
+""",
+    bad='tokenizer.pad_token_id = 0  # "!"',
+    good="prepare(tokenizer, model)  # pads with a token that no text holds",
+    find=_find,
+)

@@ -1,0 +1,31 @@
+"""PAD007: batches to train on are padded on the left."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.check_helpers import real_span
+from llama_padfix.doctor.facts import Facts, RowFacts
+from llama_padfix.doctor.findings import Check, Hit
+
+
+def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+    first, last = real_span(row)
+    if 0 < first < last:
+        yield Hit(0, first, first)
+
+
+CHECK = Check(
+    code="PAD007",
+    name="left-padded-training-rows",
+    severity="warning",
+    needs=("rows", "labels"),
+    message="{rows} of {seen} rows ({where}) with labels are padded on the left, {count} positions in all.",
+    traps=(4,),
+    explanation="""\
+Generation pads on the left and training on the right. In a row that is padded on the left the position ids begin in
+the padding, since no trainer corrects them, so the model sees its prompt at other positions than at inference; and
+truncation from the same side cuts the beginning of the row, with its BOS and system prompt.
+""",
+    bad='tokenizer.padding_side = "left"  # and then trainer.train()',
+    good="data_collator=prepared.collator  # right, whatever the tokenizer says",
+    inspect=_inspect,
+)

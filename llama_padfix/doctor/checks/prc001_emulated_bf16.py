@@ -1,0 +1,39 @@
+"""PRC001: bf16 on a device that only emulates it."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Change, Check, Finding
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    trainer = facts.trainer
+    if trainer is None or trainer.device_type == "cpu" or trainer.advised_dtype in (None, "bfloat16"):
+        return
+    asked = "bf16" in (trainer.mixed_precision, trainer.autocast_dtype) or bool(trainer.arguments.get("bf16"))
+    weights = {**trainer.trainable_dtypes, **trainer.frozen_dtypes}.get("bfloat16", 0)
+    if asked or weights:
+        held = "bf16=True" if asked else f"{weights} weights are bfloat16"
+        target = "trainer.args.fp16" if trainer.advised_dtype == "float16" else "trainer.args.bf16"
+        change = Change(target, False, True, trainer.advised_reason, safety="manual", code=CHECK.code)
+        if trainer.advised_dtype == "float32":
+            change = Change(target, True, False, trainer.advised_reason, safety="manual", code=CHECK.code)
+        yield CHECK.found(f"{held}, but {trainer.advised_reason}", (change,))
+
+
+CHECK = Check(
+    code="PRC001",
+    name="emulated-bf16",
+    severity="warning",
+    needs=("trainer",),
+    traps=(16,),
+    explanation="""\
+`torch.cuda.is_bf16_supported()` is True on a T4 and on a V100: torch counts what it emulates in float32. Training
+then runs, several times slower than in fp16 and with no memory saved in the arithmetic. The compute capability tells
+(8.0 and newer compute bfloat16), or on other backends what the vendor documents; `choose_precision()` asks and says
+why.
+""",
+    bad="SFTConfig(bf16=torch.cuda.is_bf16_supported())  # True on a T4",
+    good="SFTConfig(**prepare(tokenizer, model).training_args)  # fp16=True on a T4",
+    find=_find,
+)

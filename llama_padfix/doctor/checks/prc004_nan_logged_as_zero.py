@@ -1,0 +1,33 @@
+"""PRC004: a loss of nan would be logged as 0.0."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Change, Check, Finding
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    trainer = facts.trainer
+    if trainer is None or trainer.arguments.get("logging_nan_inf_filter") is not True:
+        return
+    why = "a loss of nan is then logged as nan"
+    change = Change("trainer.args.logging_nan_inf_filter", True, False, why, safety="manual", code=CHECK.code)
+    message = "logging_nan_inf_filter=True: a loss of nan is logged as the mean of the losses before it, at first 0.0."
+    yield CHECK.found(message, (change,))
+
+
+CHECK = Check(
+    code="PRC004",
+    name="nan-logged-as-zero",
+    severity="note",
+    needs=("trainer",),
+    traps=(10, 18),
+    explanation="""\
+The Trainer leaves losses that are nan or inf out of what it logs (`logging_nan_inf_filter`, on by default): a batch
+without one trained token, or weights that are gone, show as 0.0 or as the mean of the losses before. The run goes on
+to the end and looks better than a healthy one.
+""",
+    bad="TrainingArguments(...)  # logging_nan_inf_filter=True: 'loss': 0.0",
+    good="TrainingArguments(..., logging_nan_inf_filter=False)  # 'loss': nan",
+    find=_find,
+)

@@ -1,0 +1,53 @@
+"""SAV005: a chat_template.jinja that an earlier save left behind."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Change, Check, Finding
+
+_FILE = "chat_template.jinja"
+_APART = 5.0  # seconds between the files of one save, on a slow disk
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    folder = facts.folder
+    if folder is None or folder.chat_template is None:
+        return
+    other = folder.tokenizer_config.get("chat_template")
+    if isinstance(other, str) and other.strip() != folder.chat_template.strip():
+        seen = f"{_FILE} and the chat_template of tokenizer_config.json differ; current releases read the file."
+        yield CHECK.found(seen, (_change(),))
+        return
+    saved = [folder.saved_at[name] for name in ("tokenizer_config.json", "tokenizer.json") if name in folder.saved_at]
+    age = min(saved) - folder.saved_at.get(_FILE, min(saved)) if saved else 0.0
+    if age <= _APART or other is not None:
+        return
+    stop = facts.template.stop_token if facts.template is not None else None
+    foreign = stop != facts.eos_token
+    ends = f", and ends its turns with {stop} where the tokenizer's EOS is {facts.eos_token}" if foreign else ""
+    message = f"{_FILE} is {age:.0f} s older than the rest of the tokenizer{ends}: it may be that of an earlier save."
+    yield CHECK.found(message, (_change(),), severity="warning" if foreign else "note")
+
+
+def _change() -> Change:
+    why = "save_pretrained leaves a template where the tokenizer has none, and loading then gives it that one"
+    return Change(f"folder.{_FILE}", "from an earlier save", "save into an empty folder", why, "manual", CHECK.code)
+
+
+CHECK = Check(
+    code="SAV005",
+    name="stale-chat-template",
+    severity="warning",
+    needs=("folder",),
+    traps=(26,),
+    explanation="""\
+`save_pretrained` into a folder that was used before writes the new tokenizer.json and tokenizer_config.json, but
+a tokenizer without a template leaves the old chat_template.jinja where it is. Loaded again, it has a template that it
+never had, whose control tokens it may not even know. It is seen where tokenizer_config.json holds another template,
+and guessed from the time of the files: copying that sets all times anew hides it, and a template that was written
+by hand afterwards is newer and no fault.
+""",
+    bad='instruct.save_pretrained("out"); base.save_pretrained("out")  # base reloads with the chat template',
+    good='base.save_pretrained("out-base")  # an empty folder',
+    find=_find,
+)

@@ -1,0 +1,36 @@
+"""TPL005: assistant_only_loss is asked for, and the rows carry no mask."""
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Check, Finding
+
+
+def _find(facts: Facts) -> Iterator[Finding]:
+    trainer = facts.trainer
+    if trainer is None or not trainer.arguments.get("assistant_only_loss"):
+        return
+    columns = set(trainer.dataset_columns)
+    if "input_ids" in columns and not columns & {"labels", "assistant_masks"}:
+        yield CHECK.found(
+            "assistant_only_loss=True has no effect: the rows bring input_ids, and neither labels nor "
+            "assistant_masks, so that every token is trained, the user's too."
+        )
+
+
+CHECK = Check(
+    code="TPL005",
+    name="assistant-only-loss-without-effect",
+    severity="error",
+    needs=("trainer",),
+    traps=(8, 12),
+    explanation="""\
+`assistant_only_loss=True` is obeyed while TRL tokenises: the mask comes from `{% generation %}` blocks in the chat
+template (without them it raises, on Llama 3.1 and 3.2). Rows that are encoded before TRL sees them, or that TRL was
+told not to prepare, bring their own labels or none. Without any the labels are the ids, and the whole conversation
+is trained although the arguments say otherwise. The library writes exact labels for any template.
+""",
+    bad='SFTConfig(assistant_only_loss=True, dataset_kwargs={"skip_prepare_dataset": True})  # rows of input_ids only',
+    good="SFTTrainer(train_dataset=prepared.encode(dataset), data_collator=prepared.collator, ...)",
+    find=_find,
+)

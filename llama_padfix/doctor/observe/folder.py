@@ -1,0 +1,189 @@
+"""What a run saved into a folder: its files, what the JSON ones say, and whether the tokenizer loads true.
+
+No tensor is loaded: `SavedModel` stands in the place of the model, with the settings of the JSON files and the
+shape of the embedding from the header of the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.doctor.facts import FolderFacts
+
+__all__ = ["SavedModel", "encode_probe", "encode_raw", "fetch_folder", "load_folder", "observe_folder", "saved_model"]
+
+# Letters, digits, white space, other scripts, an emoji: what a wrong pre-tokenizer splits differently.
+_PROBE = "Hello world, it's 12345 o'clock.\n\n  你好 мир 🙂\tend"
+_TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"})
+# The input embedding's name ends so in Llama and most families, in GPT-2, BLOOM, GPT-NeoX and InternLM.
+_EMBEDDINGS = tuple(
+    f"{name}.weight" for name in ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings")
+)
+
+
+def fetch_folder(name: str | Path) -> Path:
+    """Return the folder of that name, or the snapshot of that hub repository, without its weights.
+
+    `HF_HUB_OFFLINE` is honoured. Raises `PadfixError` where there is neither.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    refusal = f"{str(name)!r} is not a folder"
+    if folder.exists() or str(name).count("/") > 1 or str(name).startswith((".", "/", "~")):
+        raise PadfixError(f"{refusal}. Pass the folder that the run saved, output_dir.")
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.jinja", "*.model", "*.txt"]))
+    except Exception as error:  # no network, offline mode, no such repository, a gate, a name that is none
+        reason = " ".join(str(error).split())
+        raise PadfixError(
+            f"{refusal}, and the hub gives none of that name ({type(error).__name__}: {reason}). "
+            "Pass a folder, or check the name, `huggingface-cli login` and HF_HUB_OFFLINE."
+        ) from error
+
+
+def observe_folder(path: str | Path) -> FolderFacts:
+    """Return the facts about a saved folder. Raises `PadfixError` where there is none, or a file is no JSON."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise PadfixError(f"{str(path)!r} is not a folder. Pass the folder that the run saved, output_dir.")
+    files = sorted(item for item in folder.iterdir() if item.is_file())
+    config = _read_json(folder / "config.json")
+    template = folder / "chat_template.jinja"
+    raw_ids, byte_level = encode_raw(folder / "tokenizer.json")
+    in_weights = _count_embedding_rows(folder)
+    declared = _inner(config).get("vocab_size")
+    return FolderFacts(
+        path=str(folder),
+        files=tuple(item.name for item in files),
+        tokenizer_config=_read_json(folder / "tokenizer_config.json"),
+        config=config,
+        generation_config=_read_json(folder / "generation_config.json"),
+        adapter_config=_read_json(folder / "adapter_config.json"),
+        raw_ids=raw_ids,
+        chat_template=template.read_text(encoding="utf-8", errors="replace") if template.is_file() else None,
+        saved_at={item.name: item.stat().st_mtime for item in files},
+        byte_level=byte_level,
+        embedding_rows=in_weights if in_weights is not None else declared if isinstance(declared, int) else None,
+        weights_seen=in_weights is not None,
+    )
+
+
+def load_folder(folder: FolderFacts) -> tuple[Any, FolderFacts]:
+    """Return the tokenizer of a folder as transformers loads it, and the facts with the ids that it gives.
+
+    The tokenizer is None where it cannot be loaded; `load_error` then says why.
+    """
+    if not _TOKENIZER_FILES & set(folder.files):
+        return None, replace(folder, load_error="there is no tokenizer in it")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True)
+        loaded_ids = encode_probe(tokenizer)
+    except Exception as error:  # whatever a broken file makes transformers raise
+        return None, replace(folder, load_error=f"{type(error).__name__}: {error}")
+    return tokenizer, replace(folder, loaded_ids=loaded_ids)
+
+
+def encode_probe(tokenizer: Any) -> tuple[int, ...]:
+    """Return the ids that a loaded tokenizer gives the text that `encode_raw` encodes by the file."""
+    return tuple(int(token_id) for token_id in tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
+
+
+class SavedModel:
+    """The settings of a saved model in the place of the model: `config` and `generation_config`, no weights."""
+
+    def __init__(self, folder: FolderFacts) -> None:
+        self.documents = {
+            name: json.loads(json.dumps(dict(held)))
+            for name, held in (("config", folder.config), ("generation_config", folder.generation_config))
+            if held
+        }
+        self.config = _Settings(_inner(self.documents.get("config", {})))
+        generation = self.documents.get("generation_config")
+        self.generation_config = _Settings(generation) if generation is not None else None
+        self._rows = folder.embedding_rows
+
+    def get_input_embeddings(self) -> Any:
+        """Return what has the shape of the embedding, None where it is not known."""
+        return None if self._rows is None else SimpleNamespace(weight=SimpleNamespace(shape=(self._rows, 0)))
+
+
+def saved_model(folder: FolderFacts) -> SavedModel | None:
+    """Return the stand-in for the model of a folder, None where it has no config.json."""
+    return SavedModel(folder) if folder.config else None
+
+
+class _Settings:
+    """Attributes that are the entries of a JSON object: what is set here is written there."""
+
+    def __init__(self, entries: dict[str, Any]) -> None:
+        self.__dict__ = entries
+        for name in ("pad_token_id", "eos_token_id"):
+            if name in entries and not _is_ids(entries[name]):
+                raise PadfixError(f"{name} is {entries[name]!r} in a saved config, and no id. Save the folder again.")
+
+
+def _is_ids(value: Any) -> bool:
+    each = value if isinstance(value, list) else [value]
+    return value is None or all(isinstance(item, int) and not isinstance(item, bool) for item in each)
+
+
+def _inner(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a config that holds the special ids: the text part of a model that has several."""
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config if isinstance(config, dict) else dict(config)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PadfixError(f"{str(path)!r} is not valid JSON: {error}. Save the folder again.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def encode_raw(path: Path) -> tuple[tuple[int, ...], bool]:
+    """Return the ids that tokenizer.json alone gives the probe, and whether it splits bytes."""
+    if not path.is_file():
+        return (), False
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception:  # the library raises bare Exceptions; that it cannot be loaded is what loading it will say
+        return (), False
+    splitter = tokenizer.pre_tokenizer
+    state = splitter.__getstate__() if splitter is not None else b""
+    return tuple(tokenizer.encode(_PROBE, add_special_tokens=False).ids), b'"ByteLevel"' in bytes(state)
+
+
+def _count_embedding_rows(folder: Path) -> int | None:
+    """Return the rows of the input embedding by the header of the weights; no tensor is read."""
+    index = _read_json(folder / "model.safetensors.index.json").get("weight_map")
+    shards = sorted(set(index.values())) if isinstance(index, dict) else ["model.safetensors"]
+    for shard in shards:
+        path = folder / Path(str(shard)).name
+        if not path.is_file():
+            continue
+        from safetensors import safe_open
+
+        try:
+            with safe_open(str(path), framework="np") as weights:
+                for name in weights.keys():  # noqa: SIM118  (it is no mapping)
+                    if name.endswith(_EMBEDDINGS):
+                        return int(weights.get_slice(name).get_shape()[0])
+        except Exception:  # a file that is cut short, or still being written: config.json has to do
+            continue
+    return None

@@ -1,0 +1,277 @@
+"""Plans and applies changes: the only code that writes to a tokenizer, a config or a generation config."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.hf_objects import text_config
+from llama_padfix.doctor.facts import Facts, ModelFacts
+from llama_padfix.doctor.findings import Change, Plan
+from llama_padfix.doctor.observe.tokenizer import observe
+from llama_padfix.doctor.runner import examine
+from llama_padfix.doctor.token_policy import choose_pad_token
+
+__all__ = ["apply_changes", "padding_side", "patch_and_observe", "patch_tokenizer", "plan_patch"]
+
+_MAX_ROUNDS = 4  # a change may make room for another (a new EOS frees a pad token); more rounds than that is a loop
+
+
+def plan_patch(tokenizer: Any, model: Any = None, *, pad_token: str = "auto", add_bos: bool = False) -> Plan:
+    """Return every change that `patch_tokenizer` would make, and touch nothing.
+
+    `pad_token` overrides the policy with a token of the vocabulary; `add_bos` lets encoding add a BOS to plain
+    text where the family has one and no chat template writes it. Raises `PadfixError` for a pad token that the
+    vocabulary lacks, and where the vocabulary offers none.
+    """
+    return _plan(observe(tokenizer, model, pad_token=None if pad_token == "auto" else pad_token), add_bos)
+
+
+def _plan(facts: Facts, add_bos: bool) -> Plan:
+    _require_pad_token(facts)
+    changes: list[Change] = []
+    for _ in range(_MAX_ROUNDS):
+        round_changes = _changes_for(facts, add_bos)
+        if not round_changes:
+            return Plan(_merge(changes))
+        for change in round_changes:
+            facts = _foresee(facts, change)
+        changes += round_changes
+    raise PadfixError(
+        "The checks keep asking for changes of the same settings: "
+        + "; ".join(str(change) for change in changes[-3:])
+        + ". Please report it with the tokenizer's name; meanwhile pass pad_token= by hand."
+    )
+
+
+def patch_tokenizer(tokenizer: Any, model: Any = None, *, pad_token: str = "auto", add_bos: bool = False) -> Plan:
+    """Apply `plan_patch` in place, verify it by observing again, and return what was changed.
+
+    Idempotent: a second call returns an empty plan. When anything raises on the way, every setting is put back
+    before the error leaves.
+    """
+    return patch_and_observe(tokenizer, model, pad_token=pad_token, add_bos=add_bos)[0]
+
+
+def patch_and_observe(
+    tokenizer: Any, model: Any = None, *, pad_token: str = "auto", add_bos: bool = False
+) -> tuple[Plan, Facts]:
+    """Do what `patch_tokenizer` does, and return the plan with the facts that were observed last."""
+    requested = None if pad_token == "auto" else pad_token
+    facts = observe(tokenizer, model, pad_token=requested)
+    plan = _plan(facts, add_bos)
+    if not plan:
+        return plan, facts
+    restore = _remember(tokenizer, model)
+    try:
+        for change in plan.changes:
+            _apply(change, tokenizer, model)
+        facts = observe(tokenizer, model, pad_token=requested, earlier=facts)
+        left = _plan(facts, add_bos)
+        if left:
+            raise PadfixError(
+                "The tokenizer does not keep what was set: "
+                + "; ".join(str(change) for change in left.changes)
+                + f". Its class {type(tokenizer).__name__} overrides it; load it with "
+                "transformers.PreTrainedTokenizerFast.from_pretrained(name)"
+            )
+    except BaseException:
+        restore()
+        raise
+    return plan, facts
+
+
+def apply_changes(changes: Sequence[Change], tokenizer: Any, model: Any = None) -> Plan:
+    """Apply changes that a report proposes and return them as a plan; all of them, or none when one raises."""
+    plan = Plan(_merge(list(changes)))
+    restore = _remember(tokenizer, model)
+    try:
+        for change in plan.changes:
+            _apply(change, tokenizer, model)
+    except BaseException:
+        restore()
+        raise
+    return plan
+
+
+@contextlib.contextmanager
+def padding_side(tokenizer: Any, side: str) -> Iterator[Any]:
+    """Pad on `side` ("left" for generation) within the block, and put the old side back, whatever happens."""
+    if side not in ("left", "right"):
+        raise PadfixError(f"padding_side got {side!r}; it is 'left' (generation) or 'right' (training).")
+    before = tokenizer.padding_side
+    tokenizer.padding_side = side
+    try:
+        yield tokenizer
+    finally:
+        tokenizer.padding_side = before
+
+
+def _require_pad_token(facts: Facts) -> None:
+    if choose_pad_token(facts) is not None:
+        return
+    asked = facts.requested_pad_token
+    if asked is not None:
+        found = facts.vocabulary.get(asked)
+        seen = f"is not among the {facts.vocab_size} tokens" if found is None else f"({found}) is beyond the embedding"
+        raise PadfixError(f"pad_token={asked!r} {seen}. Let the policy choose one that is there: pad_token='auto'")
+    raise PadfixError(
+        "No token of the vocabulary is free to pad with. PadCollator masks by position, so the EOS will do there: "
+        f"pad_token={facts.eos_token!r}. Other collators need a token of its own: "
+        "tokenizer.add_special_tokens({'pad_token': '<pad>'}); model.resize_token_embeddings(len(tokenizer))"
+    )
+
+
+def _changes_for(facts: Facts, add_bos: bool) -> list[Change]:
+    """Return the safe changes that the catalogue asks for, and the two that the caller may ask for."""
+    findings = examine(facts).findings
+    for finding in findings:
+        if finding.code == "LOD007":  # text is lost: whatever is set, the ids stay wrong
+            raise PadfixError(finding.message)
+    changes = [
+        change
+        for finding in findings
+        for change in finding.changes
+        if change.safety == "safe" or (add_bos and change.target == "tokenizer.adds_bos")
+    ]
+    choice = choose_pad_token(facts)
+    if facts.requested_pad_token is not None and choice is not None and choice.token != facts.pad_token:
+        changes = [change for change in changes if change.target != "tokenizer.pad_token"]
+        changes.append(Change("tokenizer.pad_token", facts.pad_token, choice.token, choice.why))
+    return list(_merge(changes))
+
+
+def _merge(changes: list[Change]) -> tuple[Change, ...]:
+    """Keep one change a target, from its first `before` to its last `after`, in the order of first mention."""
+    merged: dict[str, Change] = {}
+    for change in changes:
+        first = merged.get(change.target)
+        merged[change.target] = change if first is None else replace(change, before=first.before)
+    return tuple(change for change in merged.values() if change.before != change.after)
+
+
+def _foresee(facts: Facts, change: Change) -> Facts:
+    """Return the facts as they will be once the change is applied."""
+    after: Any = change.after
+    if change.target == "tokenizer.pad_token":
+        return replace(facts, pad_token=after, pad_token_id=facts.vocabulary.get(after))
+    if change.target == "tokenizer.eos_token":
+        return replace(facts, eos_token=after, eos_token_id=facts.vocabulary.get(after))
+    if change.target == "tokenizer.padding_side":
+        return replace(facts, padding_side=after)
+    if change.target == "tokenizer.adds_bos":
+        return replace(facts, bos_added=int(after))
+    field = _MODEL_FIELDS.get(change.target)
+    if field is None:
+        raise PadfixError(f"No code knows how to apply a change of {change.target}.")
+    return replace(facts, model=replace(facts.model or ModelFacts(), **{field: after}))
+
+
+_MODEL_FIELDS = {
+    "model.config.pad_token_id": "config_pad_token_id",
+    "model.config.eos_token_id": "config_eos_token_id",
+    "model.generation_config.pad_token_id": "generation_pad_token_id",
+    "model.generation_config.eos_token_id": "generation_eos_token_id",
+}
+
+
+def _remember(tokenizer: Any, model: Any) -> Callable[[], None]:
+    """Return what puts back every setting that a patch may write, however far it came."""
+    configs = [] if model is None else [text_config(model), getattr(model, "generation_config", None)]
+    owners = [owner for owner in (tokenizer, *configs) if owner is not None]
+    saved = [(vars(owner), {name: _copy_container(value) for name, value in vars(owner).items()}) for owner in owners]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    processor = backend.post_processor if backend is not None else None
+
+    def restore() -> None:
+        for settings, before in saved:
+            settings.clear()
+            settings.update(before)
+        if backend is not None:
+            backend.post_processor = processor
+
+    return restore
+
+
+def _copy_container(value: Any) -> Any:
+    return copy.copy(value) if isinstance(value, (dict, list, set)) else value
+
+
+def _apply(change: Change, tokenizer: Any, model: Any) -> None:
+    """Apply one change of a whitelisted target."""
+    owner, _, name = change.target.rpartition(".")
+    after = list(change.after) if isinstance(change.after, tuple) else change.after
+    if change.target == "tokenizer.adds_bos":
+        _set_automatic_bos(tokenizer, bool(after))
+    elif owner == "tokenizer" and name in ("pad_token", "eos_token", "padding_side"):
+        setattr(tokenizer, name, after)
+        if name == "padding_side":
+            tokenizer.init_kwargs[name] = after  # transformers 4.x saves it from there alone
+    elif change.target in _MODEL_FIELDS:
+        setattr(text_config(model) if owner == "model.config" else model.generation_config, name, after)
+    else:
+        raise PadfixError(f"No code knows how to apply a change of {change.target}.")
+
+
+def _set_automatic_bos(tokenizer: Any, add: bool) -> None:
+    """Edit the post-processor, which decides in every version whether encoding adds a BOS and is saved with it.
+
+    `add_bos_token` reads False in transformers 5.x although BOS is added, and setting it does nothing in 4.x;
+    where it is stored, it is set as well, since some classes rebuild the post-processor from it when loaded.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise PadfixError(
+            f"{type(tokenizer).__name__} has no fast backend, so its automatic BOS cannot be edited. "
+            "Load the fast tokenizer: AutoTokenizer.from_pretrained(name, use_fast=True)"
+        )
+    backend.post_processor = _edit_bos(backend.post_processor, tokenizer.bos_token, tokenizer.bos_token_id, add)
+    if hasattr(tokenizer, "_add_bos_token"):
+        object.__setattr__(tokenizer, "_add_bos_token", add)
+    if "add_bos_token" in tokenizer.init_kwargs:
+        tokenizer.init_kwargs["add_bos_token"] = add
+
+
+def _edit_bos(processor: Any, bos: str, bos_id: int, add: bool) -> Any:
+    """Return a copy of the post-processor that writes a BOS before each sequence, or none; the rest of it is kept."""
+    from tokenizers import processors
+
+    # The pickled state of a post-processor is its JSON, the same as in tokenizer.json.
+    state = json.loads(processor.__getstate__()) if processor is not None else None
+    templates = _find_templates(state)
+    if add and not templates:
+        plain = processors.TemplateProcessing(single="$A", pair="$A $B:1", special_tokens=[])
+        return _edit_bos(processors.Sequence([processor, plain]) if processor else plain, bos, bos_id, add)
+    for template in templates:
+        tokens = template["special_tokens"]
+        written = {name for name, token in tokens.items() if token["ids"] == [bos_id]}
+        for kind in ("single", "pair"):
+            pieces = [piece for piece in template[kind] if piece.get("SpecialToken", {}).get("id") not in written]
+            template[kind] = _put_before_sequences(pieces, bos) if add and template is templates[-1] else pieces
+        if add:
+            tokens[bos] = {"id": bos, "ids": [bos_id], "tokens": [bos]}
+    if not templates:
+        return processor
+    edited = copy.deepcopy(processor)
+    edited.__setstate__(json.dumps(state).encode())
+    return edited
+
+
+def _find_templates(state: Any) -> list[dict[str, Any]]:
+    if state is None or state["type"] == "Sequence":
+        return [template for part in (state or {}).get("processors", ()) for template in _find_templates(part)]
+    return [state] if state["type"] == "TemplateProcessing" else []
+
+
+def _put_before_sequences(pieces: list[dict[str, Any]], bos: str) -> list[dict[str, Any]]:
+    with_bos = []
+    for piece in pieces:
+        if "Sequence" in piece:
+            with_bos.append({"SpecialToken": {"id": bos, "type_id": piece["Sequence"]["type_id"]}})
+        with_bos.append(piece)
+    return with_bos

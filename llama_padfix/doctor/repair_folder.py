@@ -1,0 +1,164 @@
+"""A healed copy of a saved folder: tokenizer, config.json and generation_config.json, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.doctor.diagnose import diagnose
+from llama_padfix.doctor.facts import FolderFacts
+from llama_padfix.doctor.findings import Change, Plan, Report
+from llama_padfix.doctor.observe.folder import SavedModel, load_folder, observe_folder
+from llama_padfix.doctor.patch import apply_changes
+
+__all__ = ["Healed", "heal_folder"]
+
+_MAX_ROUNDS = 4  # a change may make room for another, as in plan_patch
+_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+_IN_CONFIG = "folder.tokenizer_config."
+
+
+@dataclass(frozen=True)
+class Healed:
+    """What was written: the folder, its files, the changes, and what a diagnosis of the new folder says."""
+
+    path: str
+    files: tuple[str, ...]
+    plan: Plan
+    left: Report
+
+    def __str__(self) -> str:
+        return (
+            f"{self.plan}\nwritten to {self.path}: {', '.join(self.files)}\n"
+            f"The weights are as they were and are not copied: copy these files over those in the run's folder."
+        )
+
+
+def heal_folder(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    unsafe: bool = False,
+    select: Sequence[str] | None = None,
+    ignore: Sequence[str] | None = None,
+) -> Healed:
+    """Write a copy of a folder's settings to `out` with every safe change applied, and diagnose the copy.
+
+    `unsafe` applies unsafe changes too; `select` and `ignore` are as in `diagnose`. The folder itself and the
+    weights stay untouched. Raises `PadfixError` where `out` exists, where the tokenizer does not load, and where it
+    loads with other ids than its file says; nothing is left behind then.
+    """
+    source, target = Path(folder), Path(out)
+    if target.exists() or target.is_symlink():
+        raise PadfixError(f"{str(out)!r} exists already, and nothing is written over it. Name a new folder.")
+    rows = observe_folder(source).embedding_rows
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        for name in _FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, scratch / name)
+        changes, left = _heal(scratch, rows, ("safe", "unsafe") if unsafe else ("safe",), select, ignore)
+        scratch.chmod(0o755)  # mkdtemp lets only the owner in
+        scratch.rename(target)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    files = tuple(sorted(item.name for item in target.iterdir()))
+    return Healed(str(target), files, Plan(changes), left)
+
+
+def _heal(
+    scratch: Path,
+    rows: int | None,
+    safeties: Sequence[str],
+    select: Sequence[str] | None,
+    ignore: Sequence[str] | None,
+) -> tuple[tuple[Change, ...], Report]:
+    done: list[Change] = []
+    for _ in range(_MAX_ROUNDS):
+        report = diagnose(scratch, select=select, ignore=ignore)
+        asked = [change for f in report.findings for change in f.changes if change.safety in safeties]
+        in_config = [change for change in asked if change.target.startswith(_IN_CONFIG)]
+        settings = [change for change in asked if not change.target.startswith("folder.")]
+        if in_config:
+            _edit_config(scratch / "tokenizer_config.json", in_config)
+            done += in_config  # the class may load other ids now: look again before anything else is applied
+            continue
+        if not settings:
+            if not done:
+                _load(scratch)  # a copy of what cannot be loaded is not healed
+            return tuple(dict.fromkeys(done)), report
+        done += _apply(scratch, rows, settings)
+    raise PadfixError(
+        "The checks keep asking for changes of the same settings: "
+        + "; ".join(str(change) for change in done[-3:])
+        + ". Please report it with the tokenizer's name."
+    )
+
+
+def _apply(scratch: Path, rows: int | None, changes: Sequence[Change]) -> tuple[Change, ...]:
+    """Load, apply, and write what was changed; everything else in the files stays as it is."""
+    tokenizer, folder = _load(scratch)
+    if folder.raw_ids and folder.raw_ids != folder.loaded_ids:
+        raise PadfixError(
+            f"The tokenizer loads as {folder.tokenizer_config.get('tokenizer_class')} with other ids than "
+            "tokenizer.json has, and saving it would write those. Let the class be changed: --unsafe"
+        )
+    saved = SavedModel(replace(folder, embedding_rows=rows))
+    plan = apply_changes(changes, tokenizer, saved)
+    if any(change.target.startswith("tokenizer.") for change in plan):
+        declared = folder.tokenizer_config
+        tokenizer.save_pretrained(str(scratch))
+        path = scratch / "tokenizer_config.json"
+        written = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("is_local", "local_files_only", "name_or_path"):  # how it was loaded here is nobody's setting
+            if name not in declared:
+                written.pop(name, None)
+        if "tokenizer_class" in declared:
+            written["tokenizer_class"] = declared["tokenizer_class"]
+        _write(path, written)
+    for name, document in saved.documents.items():
+        _write(scratch / f"{name}.json", document)
+    return plan.changes
+
+
+def _load(scratch: Path) -> tuple[Any, FolderFacts]:
+    tokenizer, folder = load_folder(observe_folder(scratch))
+    if tokenizer is None:
+        raise PadfixError(f"The tokenizer does not load, so it cannot be healed ({folder.load_error}).")
+    return tokenizer, folder
+
+
+def _edit_config(path: Path, changes: Sequence[Change]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for change in changes:
+        name = change.target.removeprefix(_IN_CONFIG)
+        if change.after is None:
+            content.pop(name, None)
+        else:
+            content[name] = list(change.after) if isinstance(change.after, tuple) else change.after
+    _write(path, content)
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,193 @@
+"""What old scripts pass as `data_collator`: a class that TRL has dropped, with masks that are right."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import logging
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
+from llama_padfix.encoding.collator import PadCollator
+from llama_padfix.encoding.labels import find_markers
+from llama_padfix.tokens.control import special_ids
+
+__all__ = ["DataCollatorForCompletionOnlyLM"]
+
+logger = logging.getLogger(__name__)
+
+_FIRST_MARK = 0xF0000  # of Unicode's private plane: one character stands for one control token
+_told: set[str] = set()
+
+
+class DataCollatorForCompletionOnlyLM:
+    """Pads a batch and trains what follows `response_template`: for scripts written for the class TRL has dropped.
+
+    A better way is `prepare(tokenizer).encode(dataset)` with its `collator`: it needs no template strings, trains
+    each answer of any chat template exactly, and counts what it drops. A warning says so once.
+
+    With `response_template` alone, the text after its last place in a row is trained, to the row's end. With
+    `instruction_template` every answer is: from behind each response template to the next instruction template, or
+    to the next control token that opens a turn in the tokenizer's chat template (a tool's answer, say). Both are a
+    text or a list of ids. A text is looked up in the row's text, so it is found however its characters fell into
+    tokens, and a token that reaches beyond its end is not trained; a control token in it is only matched by the
+    token itself, never by a message that spells it. Lists are matched as they are.
+
+    The call takes rows with `input_ids` (and `attention_mask`) and returns what `PadCollator` does: int64 tensors
+    of shape (rows, width). Padding is masked by position, so a stop token that is the pad token too keeps its
+    label. A row without an answer is trained nowhere, and a warning shows it. Raises `PadfixError` for rows that
+    bring labels, a tokenizer without pad token, and options that have no meaning here.
+    """
+
+    def __init__(
+        self,
+        response_template: str | Sequence[int],
+        instruction_template: str | Sequence[int] | None = None,
+        tokenizer: Any = None,
+        mlm: bool = False,
+        *,
+        ignore_index: int = IGNORE_INDEX,
+        padding_free: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: str = "pt",
+    ) -> None:
+        if tokenizer is None or not hasattr(tokenizer, "pad_token_id"):
+            raise PadfixError(f"tokenizer={describe(tokenizer)} is no tokenizer. Pass the one that made the rows.")
+        for name, value, usual in (
+            ("mlm", mlm, False),
+            ("padding_free", padding_free, False),
+            ("return_tensors", return_tensors, "pt"),
+            ("ignore_index", ignore_index, IGNORE_INDEX),
+        ):
+            if value != usual:
+                raise PadfixError(f"{name}={value!r} is not supported by this collator for old scripts. Leave it out.")
+        self.tokenizer = tokenizer
+        self.response_template = _require_template("response_template", response_template)
+        self.instruction_template: str | list[int] | None = None
+        if instruction_template is not None:
+            self.instruction_template = _require_template("instruction_template", instruction_template)
+        self.padding = PadCollator(tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
+        self.reader = _Reader(tokenizer)
+        if "better" not in _told:
+            _told.add("better")
+            logger.warning(
+                "llama_padfix: DataCollatorForCompletionOnlyLM is here for old scripts. Better: "
+                "prepared = prepare(tokenizer, model); prepared.encode(dataset); data_collator=prepared.collator"
+            )
+
+    def __call__(self, rows: Sequence[Any], return_tensors: str | None = None) -> dict[str, Any]:
+        """Return `input_ids`, `attention_mask` and `labels`; see the class."""
+        made, missed = [], []
+        for number, row in enumerate(rows):
+            row = row if isinstance(row, Mapping) else {"input_ids": row}
+            if row.get("labels") is not None:
+                raise PadfixError(
+                    f"Row {number} brings labels, which this collator would replace. Train on them as they are: "
+                    "data_collator=PadCollator(tokenizer.pad_token_id)"
+                )
+            ids = [int(token_id) for token_id in row["input_ids"]]
+            labels = [IGNORE_INDEX] * len(ids)
+            for start, end in self._find_answers(ids):
+                labels[start:end] = ids[start:end]
+            if all(label == IGNORE_INDEX for label in labels):
+                missed.append(number)
+            mask = row.get("attention_mask")
+            made.append({"input_ids": ids, "labels": labels, **({} if mask is None else {"attention_mask": mask})})
+        if missed:
+            logger.warning(
+                "llama_padfix: %d of %d rows of a batch hold no answer behind %r, and nothing of them is trained; the "
+                "first: %r",
+                len(missed),
+                len(made),
+                self.response_template,
+                self.tokenizer.decode(made[missed[0]]["input_ids"])[:200],
+            )
+        return self.padding(made)
+
+    def _find_answers(self, ids: list[int]) -> Iterator[tuple[int, int]]:
+        """Yield the positions of each answer: the first after its template, and the one behind its last."""
+        opened = list(self.reader.find(ids, self.response_template))
+        if self.instruction_template is None:
+            if opened:
+                yield opened[-1][1], len(ids)
+            return
+        closed = {start for start, _ in self.reader.find(ids, self.instruction_template)}
+        closed |= {start for start, _ in opened} | self.reader.find_openings(ids)
+        for _, start in opened:
+            # A template that begins with such a token closes at its own beginning, which lies before its end.
+            yield start, min((place for place in closed if place >= start), default=len(ids))
+
+
+class _Reader:
+    """Finds a template in a row of ids, by its text or by its ids."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        specials = special_ids(tokenizer)
+        self.marks = {text: chr(_FIRST_MARK + place) for place, text in enumerate(sorted(specials, key=len)[::-1])}
+        self.mark_of = {token_id: self.marks[text] for text, token_id in specials.items()}
+        self.anchor = tokenizer.encode("a", add_special_tokens=False)
+        self.anchored = self._decode(self.anchor)
+        self.pieces: dict[int, str] = {}
+        self.marked: dict[str, str] = {}
+
+    @functools.cached_property
+    def openings(self) -> frozenset[int]:
+        """The control tokens that open a turn, of any role, in the tokenizer's chat template."""
+        try:
+            return frozenset(find_markers(self.tokenizer).turn_start_ids)
+        except PadfixError:  # no template, or one without such tokens
+            return frozenset()
+
+    def find_openings(self, ids: list[int]) -> set[int]:
+        """Return where a turn is opened."""
+        return {place for place, token_id in enumerate(ids) if token_id in self.openings}
+
+    def find(self, ids: list[int], template: str | list[int]) -> Iterator[tuple[int, int]]:
+        """Yield where a template stands: its first position, and the first behind it, both of whole tokens."""
+        if not isinstance(template, str):
+            for start in range(len(ids) - len(template) + 1):
+                if ids[start : start + len(template)] == template:
+                    yield start, start + len(template)
+            return
+        wanted = self._mark(template)
+        pieces = [self._read(token_id) for token_id in ids]
+        starts = [0, *itertools.accumulate(map(len, pieces))][:-1]
+        text = "".join(pieces)
+        place = text.find(wanted)
+        while place >= 0:
+            end = place + len(wanted)
+            yield bisect_right(starts, place) - 1, bisect_left(starts, end)
+            place = text.find(wanted, end)
+
+    def _mark(self, template: str) -> str:
+        """Return a template with each control token in it as the character that stands for it."""
+        if template not in self.marked:
+            self.marked[template] = functools.reduce(
+                lambda text, token: text.replace(token, self.marks[token]), self.marks, template
+            )
+        return self.marked[template]
+
+    def _read(self, token_id: int) -> str:
+        """Return the text of one token; a half character is a replacement sign, as in no template."""
+        if token_id in self.mark_of:
+            return self.mark_of[token_id]
+        if token_id not in self.pieces:
+            # Behind another token: on its own, a token of SentencePiece loses the space that it begins with.
+            self.pieces[token_id] = self._decode([*self.anchor, token_id])[len(self.anchored) :]
+        return self.pieces[token_id]
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+
+def _require_template(name: str, template: Any) -> str | list[int]:
+    if isinstance(template, str) and template:
+        return template
+    ids = template.tolist() if hasattr(template, "tolist") else template
+    if isinstance(ids, (list, tuple)) and ids and all(isinstance(token_id, int) for token_id in ids):
+        return list(ids)
+    raise PadfixError(f"{name}={describe(template)} is neither a text nor a list of ids. Usually: '### Response:'")

@@ -1,0 +1,204 @@
+"""Encoded rows as one Arrow stream that grows by whole chunks, each with its counts, and can be taken up again."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llama_padfix.encoding.counts import CountedRow, Counts
+
+__all__ = ["EncodedFile", "encoded_schema", "pack_chunk", "read_counts"]
+
+COLUMNS = ("input_ids", "labels")
+_COUNTS, _CHECKSUM = b"llama_padfix.encoding.counts", b"llama_padfix.checksum"
+_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of an Arrow stream: a message without length
+_IN_MEMORY = 64 << 20  # bytes
+
+
+class EncodedFile:
+    """Writes chunks of encoded rows in their order; `counts` is what became of the rows that it holds so far.
+
+    With a `path`, chunks go to a file beside it, which takes that name when it is whole. What an earlier run left
+    there is kept as far as it is unharmed: chunks of the `expected` numbers of rows, by their checksums. Without a
+    path they are kept in memory, and above 64 MB in the file that `spill` names.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        header: bytes,
+        expected: Callable[[int], int] = lambda chunk: 0,
+        spill: Callable[[], Path] | None = None,
+    ) -> None:
+        self.path = path
+        self.counts = Counts()
+        self.chunks = 0
+        self._header = header
+        self._spill = spill
+        self._stream: Any = io.BytesIO()
+        if path is None:
+            self._stream.write(header)
+            return
+        partial = _partial(path)
+        kept = self._read_partial(partial, expected)
+        self._stream = partial.open("r+b" if partial.exists() else "w+b")
+        self._stream.truncate(kept)
+        self._stream.seek(kept)
+        if not kept:
+            self._stream.write(header)
+
+    def _read_partial(self, partial: Path, expected: Callable[[int], int]) -> int:
+        """Count the chunks that are whole, and return the length of the file up to there."""
+        if not partial.exists():
+            return 0
+        with partial.open("rb") as file:
+            if file.read(len(self._header)) != self._header:
+                return 0
+        kept = len(self._header)
+        for counts, end in _read_chunks(partial):
+            if counts.rows != expected(self.chunks):
+                break
+            self._add(counts)
+            kept = end
+        return kept
+
+    def append(self, message: Any, counts: Counts) -> None:
+        """Write what `pack_chunk` made of the next chunk."""
+        self._stream.write(message)
+        if self.path is None and self._spill is not None and self._stream.tell() > _IN_MEMORY:
+            self.path = self._spill()
+            file = _partial(self.path).open("w+b")
+            file.write(self._stream.getbuffer())
+            self._stream = file
+        elif self.path is not None:
+            self._stream.flush()  # so that it outlives this process
+        self._add(counts)
+
+    def _add(self, counts: Counts) -> None:
+        self.counts = self.counts + counts
+        self.chunks += 1
+
+    def clear(self) -> None:
+        """Drop every chunk, and start again."""
+        self._stream.truncate(len(self._header))
+        self._stream.seek(len(self._header))
+        self.counts, self.chunks = Counts(), 0
+
+    def finish(self) -> Any:
+        """End the stream; return the file's path, or a `pyarrow.Buffer` where it was kept in memory."""
+        import pyarrow
+
+        self._stream.write(_END)
+        if self.path is None:
+            return pyarrow.py_buffer(self._stream.getvalue())
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        _partial(self.path).replace(self.path)
+        return self.path
+
+    def close(self) -> None:
+        """Stop here; the chunks so far are kept for the next run."""
+        with suppress(OSError):  # a full disk has been said already
+            self._stream.close()
+
+    def remove(self) -> None:
+        """Stop here and keep nothing."""
+        self.close()
+        if self.path is not None:
+            _partial(self.path).unlink(missing_ok=True)
+
+
+def encoded_schema(features: Any, fingerprint: str | None = None) -> bytes:
+    """Return the head of a stream: the columns as `datasets` writes them, and the fingerprint of the rows."""
+    schema = features.arrow_schema
+    known = json.loads(schema.metadata[b"huggingface"])
+    if fingerprint is not None:
+        known["fingerprint"] = fingerprint
+    return bytes(schema.with_metadata({"huggingface": json.dumps(known)}).serialize())
+
+
+def pack_chunk(table: Any, counts: Counts) -> Any:
+    """Return one chunk as a message of an Arrow stream, a bytes-like object, with its counts and checksum inside.
+
+    `table` holds `input_ids` and `labels`, lists of int32. Equal rows give equal bytes, however the table is stored.
+    """
+    import pyarrow
+
+    schema = pyarrow.schema([(name, pyarrow.list_(pyarrow.int32())) for name in COLUMNS])
+    table = table.select(list(COLUMNS)).cast(schema).combine_chunks()
+    batches = table.to_batches()
+    batch = batches[0] if batches else pyarrow.RecordBatch.from_pylist([], schema=schema)
+    head, known = schema.serialize().size, _counts_to_json(counts)
+    # Of its full size from the start: one that grows is copied as often as it doubles.
+    buffer = pyarrow.allocate_buffer(head + pyarrow.ipc.get_record_batch_size(batch) + len(known) + 1024)
+    sink = pyarrow.FixedSizeBufferWriter(buffer)
+    stream = pyarrow.ipc.new_stream(sink, schema)
+    stream.write_batch(batch, custom_metadata={_COUNTS: known, _CHECKSUM: _checksum(batch)})
+    return memoryview(buffer)[head : sink.tell()]  # without the head, which a file has once
+
+
+def read_counts(path: Path) -> Counts | None:
+    """Return the counts of a finished file; None where there is none, or one that is not whole.
+
+    Of each chunk only the head is read: a file has its name only once it was whole.
+    """
+    import pyarrow
+
+    if not path.exists():
+        return None
+    counts = Counts()
+    try:
+        for found, _ in _read_chunks(path, verify=False):
+            counts = counts + found
+    except (OSError, pyarrow.ArrowException):
+        return None
+    return counts
+
+
+def _read_chunks(path: Path, verify: bool = True) -> Iterator[tuple[Counts, int]]:
+    """Yield the counts of each whole chunk, and where it ends in the file."""
+    import pyarrow
+
+    # Not mapped where the content is read: one chunk after the other is in memory, and not the file.
+    with pyarrow.OSFile(str(path), "rb") if verify else pyarrow.memory_map(str(path)) as file:
+        try:
+            stream = pyarrow.ipc.open_stream(file)
+            while True:
+                batch, metadata = stream.read_next_batch_with_custom_metadata()
+                counts = _counts_from_json(metadata[_COUNTS])
+                if verify and metadata[_CHECKSUM] != _checksum(batch):
+                    return
+                yield counts, file.tell()
+        except (StopIteration, OSError, pyarrow.ArrowException, LookupError, TypeError, ValueError):
+            return
+
+
+def _checksum(batch: Any) -> bytes:
+    import xxhash
+
+    checksum = xxhash.xxh3_64()
+    for column in batch.columns:
+        for part in (column.value_lengths(), column.flatten()):
+            checksum.update(part.to_numpy(zero_copy_only=False).view("uint8"))
+    return checksum.hexdigest().encode()
+
+
+def _counts_to_json(counts: Counts) -> str:
+    return json.dumps({name: value for name, value in asdict(counts).items() if value})
+
+
+def _counts_from_json(text: bytes) -> Counts:
+    values: Mapping[str, Any] = json.loads(text)
+    examples = tuple(CountedRow(**example) for example in values.get("examples", ()))
+    return Counts(**{**values, "examples": examples})
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.partial{path.suffix}")

@@ -1,0 +1,138 @@
+"""Where encoded rows are kept: a file named after all that decides its content, written by one process at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.encoding.dataset.reader import CHUNK_ROWS
+
+__all__ = ["find_cache_file", "locked", "name_temporary_file"]
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1  # of the files; another one is not read
+
+
+def find_cache_file(encoder: Any, dataset: Any, cache_dir: str | os.PathLike[str] | None) -> Path | None:
+    """Return the cache file for a dataset's rows as this encoder encodes them; None where they are not to be cached.
+
+    It lies in `cache_dir`, else beside the dataset's own files, as those of `datasets.map` do. Without either, with
+    `datasets.disable_caching()`, and where a setting or the rows cannot be hashed, nothing is cached.
+    """
+    import datasets
+
+    if cache_dir is not None:
+        folder = Path(cache_dir).expanduser()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PadfixError(
+                f"cache_dir={str(folder)!r} cannot be made: {error}. Pass a folder of your own."
+            ) from error
+    else:
+        files = [] if isinstance(dataset, (list, tuple)) else dataset.cache_files
+        if not files or not datasets.is_caching_enabled():
+            return None
+        folder = Path(files[0]["filename"]).parent
+    if not os.access(folder, os.W_OK):
+        if cache_dir is not None:
+            raise PadfixError(f"Nothing can be written to cache_dir={str(folder)!r}. Pass a folder of your own.")
+        logger.warning(
+            "llama_padfix: nothing can be written to %s, so the encoded rows are not cached. Pass cache_dir=", folder
+        )
+        return None
+    try:
+        return folder.resolve() / f"cache-{_hash_all(encoder, dataset)}.arrow"
+    except _HashError as error:
+        logger.warning("llama_padfix: the encoded rows are not cached: %s", error)
+        return None
+
+
+def name_temporary_file() -> Path:
+    """Return a new name in the folder that `datasets` deletes when the process ends."""
+    from datasets.fingerprint import generate_random_fingerprint, get_temporary_cache_files_directory
+
+    return Path(get_temporary_cache_files_directory()) / f"cache-{generate_random_fingerprint()}.arrow"
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time write a file; the others wait, and then find it written."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        logger.info("llama_padfix: another process encodes these rows; waiting for it (%s.lock)", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _HashError(Exception):
+    """Something that decides the ids and has no hash."""
+
+
+def _hash_all(encoder: Any, dataset: Any) -> str:
+    """Return a hash of the rows, the settings, the tokenizer, its template, and the versions that render them."""
+    import tokenizers
+    import transformers
+
+    record = encoder.encoding.to_json()
+    settings = {"train_on": encoder.train_on, **encoder.template_kwargs}
+    parts = [
+        _FORMAT,
+        CHUNK_ROWS,
+        record,
+        [_hash(name, settings[name.rpartition(".")[2]]) for name in json.loads(record)["unrecorded"]],
+        _describe_tokenizer(encoder.tokenizer),
+        [tokenizers.__version__, transformers.__version__],
+        _hash_rows(dataset) if isinstance(dataset, (list, tuple)) else dataset._fingerprint,
+        None if isinstance(dataset, (list, tuple)) else dataset.format["columns"],
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _describe_tokenizer(tokenizer: Any) -> list[Any]:
+    """Return what may have changed in a tokenizer since its vocabulary was hashed, or adds tokens around a text."""
+    added = sorted((token_id, repr(token)) for token_id, token in tokenizer.added_tokens_decoder.items())
+    known = [type(tokenizer).__name__, len(tokenizer), added, str(tokenizer.special_tokens_map)]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    for name in ("normalizer", "pre_tokenizer", "post_processor"):
+        part = getattr(backend, name, None)
+        known.append(part.__getstate__().decode() if part is not None else None)
+    return known
+
+
+def _hash_rows(rows: Sequence[Any]) -> str:
+    """Return a hash of a list's content, whichever objects hold it."""
+    import xxhash
+
+    checksum = xxhash.xxh3_128()
+    for start in range(0, len(rows), CHUNK_ROWS):
+        chunk = rows[start : start + CHUNK_ROWS]
+        try:
+            checksum.update(json.dumps(chunk).encode())
+        except (TypeError, ValueError):  # what JSON does not know
+            checksum.update(_hash("rows", chunk).encode())
+    return checksum.hexdigest()
+
+
+def _hash(name: str, value: Any) -> str:
+    from datasets.fingerprint import Hasher
+
+    try:
+        return str(Hasher.hash(value))
+    except Exception as error:
+        raise _HashError(f"{name} cannot be hashed ({type(error).__name__}: {error})") from error

@@ -1,0 +1,278 @@
+"""A whole dataset through an encoder: progress while it runs, and the counts of what became of its rows."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_padfix.core.compat import list_feature
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.encoding.counts import Counts
+from llama_padfix.encoding.dataset.arrow_stream import EncodedFile, encoded_schema, read_counts
+from llama_padfix.encoding.dataset.cache import find_cache_file, locked, name_temporary_file
+from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader
+from llama_padfix.encoding.dataset.workers import encode_chunks
+from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.encoding.id_columns import is_table, rows_of
+from llama_padfix.encoding.record import write_encoding
+
+__all__ = ["encode_dataset"]
+
+logger = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BATCH_ROWS = 1000  # of a stream, as in datasets.map
+
+
+def encode_dataset(
+    encoder: ChatEncoder,
+    dataset: Any,
+    *,
+    progress: bool = True,
+    name: str = "dataset",
+    num_proc: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Any:
+    """Encode a `Dataset`, `DatasetDict`, `IterableDataset`, `IterableDatasetDict` or list of rows.
+
+    Returns the same kind (a `Dataset` for a list) with the int32 columns `input_ids` and `labels` alone. What
+    was dropped, cut or repaired is logged as a warning, with the first rows of each kind, and added to
+    `encoder.counts`; for a stream that happens batch by batch, each time that the stream is read. How it was encoded
+    stands in the result's description (`read_encoding`). Raises `PadfixError` for a bad row, naming it (and `name`,
+    unless it is the default), when the rows are encoded already, and when no row is left.
+
+    Rows are read, encoded and written in chunks of 1,000, so that memory does not grow with their number. The result
+    of a dataset that lies in files is a file beside them, as that of `datasets.map` is, and any other's too with
+    `cache_dir`: a second call with the same rows, settings and tokenizer reads that file, with the same counts and
+    log, and a call that was stopped (an error, Ctrl-C, a killed process) goes on at the chunk where it stopped.
+    Rows from memory without a `cache_dir`, and any with `datasets.disable_caching()`, are encoded anew each time, into
+    memory up to 64 MB and into a file that goes with the process beyond. `num_proc` processes give the same bytes as
+    one. Where several encode the same rows into the same file, one does and the others wait for it.
+    """
+    datasets = _import_datasets()
+    if num_proc is not None and (not isinstance(num_proc, int) or isinstance(num_proc, bool) or num_proc < 1):
+        raise PadfixError(f"num_proc={num_proc!r}: pass a number of processes, from 1 on, or None.")
+    if isinstance(dataset, Mapping):
+        kind: Any = type(dataset)
+        return kind(
+            {
+                split: encode_dataset(
+                    encoder,
+                    rows,
+                    progress=progress,
+                    name=f"split {split!r}",
+                    num_proc=num_proc,
+                    cache_dir=cache_dir,
+                )
+                for split, rows in dataset.items()
+            }
+        )
+    if isinstance(dataset, datasets.IterableDataset):
+        if num_proc is not None or cache_dir is not None:
+            raise PadfixError(
+                f"The {name} is a stream: it is encoded while it is read, by whoever reads it, and not cached. Leave "
+                "num_proc and cache_dir out, and read it with DataLoader(dataset, num_workers=...)"
+            )
+        return _map_stream(datasets, encoder, dataset, name)
+    if isinstance(dataset, datasets.Dataset):
+        columns: Iterable[Any] = dataset.column_names
+    elif isinstance(dataset, (list, tuple)):
+        columns = dataset[0] if dataset and isinstance(dataset[0], Mapping) else ()
+    else:
+        raise PadfixError(
+            f"A {type(dataset).__name__} is not a dataset. Pass a datasets.Dataset, DatasetDict or IterableDataset "
+            "(datasets.load_dataset(name), datasets.Dataset.from_pandas(frame)), or a list of rows: list(rows)"
+        )
+    _refuse_encoded(columns, name)
+    if not len(dataset):
+        raise PadfixError(f"The {name} holds no rows. Check the files that it was read from.")
+
+    work = _Work(encoder, RowReader(dataset), name, progress, num_proc)
+    path = find_cache_file(encoder, dataset, cache_dir)
+    written, counts = work.encode() if path is None else work.encode_once(path)
+    _log(name, counts)
+    info = datasets.DatasetInfo(features=_features(datasets))
+    if isinstance(written, Path):
+        whole = datasets.Dataset.from_file(str(written), info=info)
+    else:
+        whole = datasets.Dataset.from_buffer(written, info=info)
+    write_encoding(whole, encoder.encoding)
+    return whole
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The rows of one dataset, and how they are to be encoded."""
+
+    encoder: ChatEncoder
+    reader: RowReader
+    name: str
+    progress: bool
+    num_proc: int | None
+
+    def encode_once(self, path: Path) -> tuple[Path, Counts]:
+        """Return the cache file and its counts; encode the rows into it unless that was done, here or elsewhere."""
+        counts = self._read_cached(path)
+        if counts is None:
+            with locked(path):
+                counts = self._read_cached(path)
+                if counts is None:
+                    return self.encode(path)
+        self.encoder.counts = self.encoder.counts + counts
+        return path, counts
+
+    def _read_cached(self, path: Path) -> Counts | None:
+        counts = read_counts(path)
+        return counts if counts is not None and counts.rows == len(self.reader) else None
+
+    def encode(self, path: Path | None = None) -> tuple[Any, Counts]:
+        """Encode the rows into a file, or into memory; return what `EncodedFile.finish` does, and the counts.
+
+        `encoder.counts` also adds up what was encoded before an error.
+        """
+        import datasets
+
+        before = self.encoder.counts
+        header = encoded_schema(_features(datasets), path.stem.removeprefix("cache-") if path else None)
+        file = EncodedFile(path, header, self._count_rows, spill=name_temporary_file)
+        try:
+            self._fill_surely(file)
+            if not file.counts.kept:
+                file.remove()
+                raise PadfixError(
+                    f"No row of the {self.name} is left to train on: {file.counts}. "
+                    "Look at the rows or raise max_length."
+                )
+            return file.finish(), file.counts
+        except PadfixError as error:
+            if self.name == "dataset" or not str(error).startswith("row "):
+                raise
+            raise PadfixError(f"{self.name}, {error}") from error
+        except OSError as error:
+            if error.errno not in _FULL or file.path is None:
+                raise
+            raise PadfixError(
+                f"The disk of {file.path.parent} is full after {file.counts.rows} of {len(self.reader)} rows. Make "
+                "room, and the same call goes on from there; or pass cache_dir= with a folder on another disk."
+            ) from error
+        finally:
+            file.close()
+            self.encoder.counts = before + file.counts
+
+    def _count_rows(self, chunk: int) -> int:
+        return max(0, min(CHUNK_ROWS, len(self.reader) - chunk * CHUNK_ROWS))
+
+    def _fill_surely(self, file: EncodedFile) -> None:
+        """Append what is missing; where a fast way proves wrong, keep nothing that it encoded, in earlier runs too."""
+        # One that is doubtful already would not tell of a second fault; a copy begins anew.
+        encoder = copy.copy(self.encoder) if self.encoder.doubtful else self.encoder
+        if self._fill(file, encoder, self.num_proc):
+            return
+        careful = copy.copy(self.encoder)
+        careful.engine = "tokenizers"
+        if not self._fill(file, careful):
+            self._fill(file, careful, trusted=True)  # it takes up nothing again that it gave up
+
+    def _fill(
+        self, file: EncodedFile, encoder: ChatEncoder, num_proc: int | None = None, trusted: bool = False
+    ) -> bool:
+        """Append the chunks that are missing; where those before prove doubtful, drop all and return False."""
+        from tqdm.auto import tqdm
+
+        started, had = time.monotonic(), file.counts
+        with tqdm(
+            total=len(self.reader),
+            initial=had.rows,
+            desc=f"Encoding {self.name}",
+            unit="row",
+            disable=not self.progress,
+        ) as bar:
+            for chunk in encode_chunks(encoder, self.reader, file.chunks, num_proc):
+                if chunk.doubtful and not trusted:
+                    file.clear()
+                    return False
+                if chunk.error is not None:
+                    raise chunk.error
+                file.append(chunk.message, chunk.counts)
+                bar.update(chunk.counts.rows)
+                speed = (file.counts.tokens - had.tokens) / max(time.monotonic() - started, 1e-9)
+                bar.set_postfix(
+                    {
+                        "tokens": file.counts.tokens,
+                        "tokens/s": tqdm.format_sizeof(speed),
+                        "dropped": file.counts.dropped,
+                    }
+                )
+        return True
+
+
+def _log(name: str, counts: Counts) -> None:
+    level = logging.WARNING if counts.remarkable else logging.INFO
+    logger.log(level, "llama_padfix: %s: %s", name, "\n  ".join([str(counts), *counts.name_rows()]))
+
+
+def _refuse_encoded(columns: Iterable[Any], name: str) -> None:
+    if "input_ids" in columns:
+        raise PadfixError(
+            f"The {name} has a column input_ids, so it is encoded already. Train on it as it is, or encode the rows "
+            'that it was made from; dataset.remove_columns("input_ids") keeps only those.'
+        )
+
+
+def _import_datasets() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise PadfixError("Encoding a dataset needs the package datasets. Run: pip install datasets") from error
+    return datasets
+
+
+def _features(datasets: Any) -> Any:
+    sequence = list_feature(datasets)
+    return datasets.Features({name: sequence(datasets.Value("int32")) for name in ("input_ids", "labels")})
+
+
+def _map_stream(datasets: Any, encoder: ChatEncoder, dataset: Any, name: str) -> Any:
+    # Nothing is read here: a stream need not declare its columns, and some can be read only once.
+    _refuse_encoded(dataset.column_names or (), name)
+    # One in Arrow's format hands its tables over; else rows come as plain Python values, whatever the user's format.
+    as_table = getattr(getattr(dataset, "_formatting", None), "format_type", None) == "arrow"
+    encoded = dataset.with_format("arrow" if as_table else None).map(
+        _StreamEncoder(encoder, name),
+        batched=True,
+        with_indices=True,
+        batch_size=_BATCH_ROWS,
+    )
+    # The types come last: given to `map`, datasets 3.3 looks for each column of the stream among them.
+    encoded = encoded.with_format(None).select_columns(["input_ids", "labels"]).cast(_features(datasets))
+    write_encoding(encoded, encoder.encoding)
+    return encoded
+
+
+@dataclass(frozen=True)
+class _StreamEncoder:
+    """Encodes a batch of a stream when it is read; a class and no closure, for the workers of a dataloader."""
+
+    encoder: ChatEncoder
+    name: str
+
+    def __call__(self, batch: Any, numbers: Sequence[int]) -> Any:
+        as_table = is_table(batch)
+        _refuse_encoded(batch.column_names if as_table else batch, self.name)
+        try:
+            if as_table:
+                encoded, counts = self.encoder.encode_chunk(batch, numbers[0])
+            else:
+                encoded, counts = self.encoder.encode_rows(rows_of(batch), numbers)
+        except PadfixError as error:
+            raise PadfixError(str(error) if self.name == "dataset" else f"{self.name}, {error}") from error
+        _log(f"{self.name}, rows {numbers[0]} to {numbers[-1]}", counts)
+        # `map` keeps what it is not given anew, and rows that were dropped would leave the columns unequal.
+        return encoded if as_table else {**dict.fromkeys(batch, [None] * counts.kept), **encoded}

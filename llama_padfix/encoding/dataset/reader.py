@@ -1,0 +1,166 @@
+"""The rows of a dataset or list, chunk by chunk: as Arrow tables where Arrow holds them as they are."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_padfix.encoding.id_columns import rows_of
+
+__all__ = ["CHUNK_ROWS", "RowReader", "cut_table", "tabulate"]
+
+CHUNK_ROWS = 1000  # the borders are part of the encoded bytes, so they depend on nothing else
+_PIECE_BYTES = 16 << 20  # of a chunk of long rows, encoded at once
+_RESIDENT_BYTES = 16 << 20  # of mapped files, before they are mapped anew
+_TOUCHED_BYTES = 256 << 10  # that the kernel maps for one row at a random place
+
+
+class RowReader:
+    """Reads a `datasets.Dataset` or a list of rows, as its user sees them.
+
+    A dataset is read as Arrow, with its selected and shuffled rows and its shown columns; the rows of a transform, and
+    those that have to be decoded, are read as Python values. `is_mapped` tells whether the rows lie in files, so that
+    another process reads them there rather than being sent them.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._rows = dataset
+        self._as_table = self.is_mapped = False
+        self._touched = 0
+        if isinstance(dataset, (list, tuple)):
+            return
+        columns = dataset.format["columns"]
+        if dataset.format["type"] == "custom":
+            return
+        self._as_table = not _needs_decoding({name: dataset.features[name] for name in columns})
+        # Without the user's own format; a transform makes the rows, and stays.
+        self._rows = dataset.with_format("arrow" if self._as_table else None, columns=columns)
+        self.is_mapped = self._as_table and _is_mapped(dataset.data)
+        if self.is_mapped:
+            self._shuffled = dataset._indices is not None
+            size = sum(Path(file["filename"]).stat().st_size for file in dataset.cache_files)
+            # Mapping anew takes time that grows with the files, so the larger they are, the rarer it is.
+            self._most = max(_RESIDENT_BYTES, size // (8 if self._shuffled else 32))
+            self._touched = size  # the caller's own mapping would keep what is read through it
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, start: int, stop: int) -> Any:
+        """Return the rows from `start` up to `stop`: a `pyarrow.Table`, or a list of rows."""
+        if self.is_mapped and self._touched > self._most:
+            # What was read through a mapping counts as this process's memory until it is closed.
+            self._rows = pickle.loads(pickle.dumps(self._rows))
+            self._touched = 0
+        rows = self._rows[start:stop]
+        if self.is_mapped:
+            self._touched += rows.num_rows * _TOUCHED_BYTES if self._shuffled else rows.nbytes
+        if self._as_table:
+            return rows
+        return list(rows) if isinstance(self._rows, (list, tuple)) else rows_of(rows)
+
+
+def tabulate(rows: Sequence[Any]) -> Any:
+    """Return rows as a `pyarrow.Table` that gives back exactly these rows; None where Arrow would change one.
+
+    Arrow fills in keys that only some messages have, makes 1 beside 1.5 a float, and holds no lone surrogate.
+    """
+    import pyarrow
+
+    shapes: set[Any] = set()
+    try:
+        merged: Any = type(None)
+        for row in rows:
+            shape = _shape_of(row)
+            if shape not in shapes:
+                shapes.add(shape)
+                merged = _merge(merged, shape)
+        if not isinstance(merged, _Struct) or not merged:
+            return None
+        # With its type: inferred, a struct's fields come in the order of the alphabet from some versions.
+        return pyarrow.table(
+            {name: pyarrow.array([row[name] for row in rows], _type_of(shape)) for name, shape in merged}
+        )
+    except (_MixedError, UnicodeEncodeError, OverflowError, pyarrow.ArrowInvalid):
+        return None
+
+
+def cut_table(table: Any) -> list[Any]:
+    """Return a table in parts of so many rows that each is about 16 MB at most; most chunks are one part."""
+    parts = min(table.num_rows, -(-table.nbytes // _PIECE_BYTES))
+    step = -(-table.num_rows // max(parts, 1))
+    return [table.slice(start, step) for start in range(0, table.num_rows, step)]
+
+
+class _MixedError(Exception):
+    """Values that no Arrow type holds as they are."""
+
+
+class _Struct(tuple[Any, ...]):
+    """The keys of a dict in their order, each with the shape of its value."""
+
+
+class _List(tuple[Any, ...]):
+    """The one shape that all items of a list have; none where it is empty."""
+
+
+_SCALARS = frozenset((str, int, float, bool, type(None)))
+
+
+def _shape_of(value: Any) -> Any:
+    kind = type(value)
+    if kind in _SCALARS:
+        return kind
+    if kind is dict:
+        if not all(type(name) is str for name in value):
+            raise _MixedError
+        return _Struct([(name, _shape_of(item)) for name, item in value.items()])
+    if kind is not list:
+        raise _MixedError
+    shapes = {_shape_of(item) for item in value}
+    merged: Any = type(None)
+    for shape in shapes:
+        merged = _merge(merged, shape)
+    return _List([merged] if shapes else [])
+
+
+def _merge(one: Any, other: Any) -> Any:
+    """Return the shape of values of either shape; a null is of any."""
+    if one == other and type(one) is type(other):
+        return one
+    if one is type(None):
+        return other
+    if other is type(None):
+        return one
+    if isinstance(one, _List) and isinstance(other, _List):
+        return _List([_merge(one[0], other[0])]) if one and other else one or other
+    if isinstance(one, _Struct) and isinstance(other, _Struct) and [n for n, _ in one] == [n for n, _ in other]:
+        return _Struct([(name, _merge(mine, theirs)) for (name, mine), (_, theirs) in zip(one, other, strict=True)])
+    raise _MixedError
+
+
+def _type_of(shape: Any) -> Any:
+    import pyarrow
+
+    if isinstance(shape, _Struct):
+        return pyarrow.struct([(name, _type_of(item)) for name, item in shape])
+    if isinstance(shape, _List):
+        return pyarrow.list_(_type_of(shape[0]) if shape else pyarrow.null())
+    names = {str: "string", int: "int64", float: "float64", bool: "bool"}
+    return pyarrow.type_for_alias(names.get(shape, "null"))
+
+
+def _needs_decoding(features: Mapping[str, Any]) -> bool:
+    from datasets.features.features import require_decoding
+
+    return any(require_decoding(feature) for feature in features.values())
+
+
+def _is_mapped(table: Any) -> bool:
+    from datasets.table import ConcatenationTable, MemoryMappedTable
+
+    if isinstance(table, ConcatenationTable):
+        return all(isinstance(block, MemoryMappedTable) for row in table.blocks for block in row)
+    return isinstance(table, MemoryMappedTable)

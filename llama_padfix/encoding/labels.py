@@ -1,0 +1,100 @@
+"""Ids and turns to labels: -100 everywhere but on what the model must produce."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llama_padfix.chat.template_profile import observe_template
+from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
+from llama_padfix.encoding.labels_from_ids import mark_answers
+from llama_padfix.encoding.turns_in_ids import TurnMarkers
+from llama_padfix.tokens.calls import encode_plain, untouched
+from llama_padfix.tokens.control import TEXT_END_TOKEN, find_control_text, special_ids
+
+__all__ = ["find_markers", "label_tokens", "mask_labels"]
+
+# A letter, a digit, a bracket, a quote, a line break in a code fence, other scripts and an emoji:
+# whatever follows the header must not melt into its last token.
+_PROBES = ("Word", "7", "(x)", '"', "```\ncode\n```", "你好", "🙂", "é")
+
+
+def find_markers(tokenizer: Any) -> TurnMarkers:
+    """Return the ids that stand around an assistant turn in the tokenizer's chat template.
+
+    They are learned by rendering, and verified on answers of many kinds: the ids before each must be the same.
+    Raises `PadfixError` where there is no template, or where the header has no ids of its own.
+    """
+    with untouched(tokenizer):
+        return _find_markers(tokenizer)
+
+
+def _find_markers(tokenizer: Any) -> TurnMarkers:
+    facts = observe_template(tokenizer)
+    if facts is None or facts.error is not None:
+        seen = "has no chat template" if facts is None else f"has a chat template that cannot be read: {facts.error}"
+        raise PadfixError(
+            f"The tokenizer {seen}, so there are no turns to mark. "
+            "Pass markers by hand: TurnMarkers(header_ids=(...), stop_ids=(...))"
+        )
+    if facts.stop_token_id is None or not facts.header:
+        raise PadfixError(
+            "The chat template opens or ends an assistant turn without a token of its own. "
+            "Use ChatEncoder(tokenizer), which finds the turns in the text instead."
+        )
+    header_ids, *probed = (tuple(encode_plain(tokenizer, facts.header + probe)) for probe in ("", *_PROBES))
+    for probe, ids in zip(_PROBES, probed, strict=True):
+        if ids[: len(header_ids)] != header_ids:
+            raise PadfixError(
+                f"The header {facts.header!r} has other ids before {probe!r}: it melts into the answer, so ids alone "
+                "cannot mark the turn. Use ChatEncoder(tokenizer), which finds the turns in the text instead."
+            )
+    specials = special_ids(tokenizer)
+    ends = [facts.stop_token_id, specials.get("<|eom_id|>"), specials.get(TEXT_END_TOKEN)]
+    opening = find_control_text(facts.header, tuple(specials))
+    starts = [specials[opening[0][2]] if opening and opening[0][0] == 0 else None, tokenizer.bos_token_id]
+    return TurnMarkers(
+        header_ids=header_ids,
+        stop_ids=tuple(dict.fromkeys(token_id for token_id in ends if token_id is not None)),
+        turn_start_ids=tuple(token_id for token_id in starts if token_id is not None),
+    )
+
+
+def mask_labels(
+    input_ids: Any,
+    markers: TurnMarkers,
+    *,
+    train_on: str = "assistant",
+    attention_mask: Any = None,
+    lengths: Any = None,
+) -> Any:
+    """Return labels for ids that are already encoded: each assistant turn with its stop token, else -100.
+
+    `input_ids` is a sequence of ints, a batch of them, or a numpy or torch array whose last axis is the row; the
+    labels have its type (int64 for an unsigned one) and shape. Arrays are quickest: many rows joined into a flat one
+    are labelled at the speed of memory, with `lengths` telling how long each row is. `train_on="last"` trains the
+    last turn of a row only. `attention_mask` tells where a row is padding, which matters for a row that was cut
+    inside a turn. A header with nothing after it, or with an end of text that somebody appended, opens no turn.
+    Raises `PadfixError` for an unknown `train_on`, for markers without a header, for an array of anything but
+    integers, and for lengths or a mask that do not fit the ids.
+    """
+    if not markers.header_ids:
+        raise PadfixError(
+            "The markers have no header_ids, so no turn can be found. Make them: find_markers(tokenizer)"
+        )
+    if train_on not in ("assistant", "last"):
+        raise PadfixError(f"train_on={train_on!r} is not known. Use 'assistant' or 'last'.")
+    return mark_answers(input_ids, markers, last_only=train_on == "last", mask=attention_mask, lengths=lengths)
+
+
+def label_tokens(ids: Sequence[int], places: Sequence[tuple[int, int]]) -> list[int]:
+    """Return labels that train exactly the tokens at these (first, last) places.
+
+    Position 0 is not trained, since a label there shifts the loss scale in transformers 4.46 to 5.7.
+    """
+    labels = [IGNORE_INDEX] * len(ids)
+    for first, last in places:
+        labels[first:last] = ids[first:last]
+    if labels:
+        labels[0] = IGNORE_INDEX
+    return labels

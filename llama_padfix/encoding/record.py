@@ -1,0 +1,192 @@
+"""How a dataset was encoded, kept inside the dataset, so that a second run gives the same ids on another day."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from llama_padfix.chat.dates import find_date
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.version import tool
+
+__all__ = ["Encoding", "describe_encoding", "hash_template", "hash_tokenizer", "read_encoding", "write_encoding"]
+
+_MARK = "llama_padfix encoding: "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """The settings that decide the ids and labels of a dataset, and what they were applied to.
+
+    `template_kwargs` hold the pinned date (for some templates as a `chat_template` with a fixed clock).
+    `template_hash` and `tokenizer_hash` are SHA-256 in hex of the chat template's source and of what decides the
+    tokenizer's ids. `unrecorded` names the settings that cannot be written as JSON (a callable `train_on`), which
+    `arguments` asks for again.
+    """
+
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
+    train_on: Any = "assistant"
+    truncation: str = "turns"
+    on_error: str = "raise"
+    on_loss: str = "count"
+    special_tokens: str = "escape"
+    allowed_tokens: tuple[str, ...] = ()
+    template_hash: str = ""
+    tokenizer_hash: str = ""
+    version: str = ""
+    unrecorded: tuple[str, ...] = ()
+
+    @property
+    def date(self) -> str | None:
+        """The date that the chat template prints; None where it prints none, or a constant one."""
+        return find_date(self.template_kwargs)
+
+    def arguments(self, **given: Any) -> dict[str, Any]:
+        """Return the keywords with which `ChatEncoder` or `prepare` encodes the same again; `given` ones win.
+
+        `template_kwargs` that are given are added to the recorded ones. Raises `PadfixError` while a setting that
+        could not be recorded is not given.
+        """
+        known = {name: getattr(self, name) for name in _ARGUMENTS}
+        known["template_kwargs"] = {**self.template_kwargs, **(given.pop("template_kwargs", None) or {})}
+        missing = [
+            name
+            for name in self.unrecorded
+            if name not in given and name.removeprefix("template_kwargs.") not in known["template_kwargs"]
+        ]
+        if missing:
+            raise PadfixError(
+                f"The record holds no {', '.join(missing)}, which cannot be written as JSON. Give it again: "
+                f"encoding.arguments({missing[0].partition('.')[0]}=...)"
+            )
+        return known | given
+
+    def find_differences(self, other: Encoding) -> tuple[str, ...]:
+        """Return the names of the fields in which two encodings differ; the library's version is not compared."""
+        mine, theirs = json.loads(self.to_json()), json.loads(other.to_json())
+        return tuple(name for name in sorted({*mine, *theirs} - {"version"}) if mine.get(name) != theirs.get(name))
+
+    def to_json(self) -> str:
+        """Return the record as one line of JSON; `Encoding.from_json` reads it."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        kwargs, unrecorded = dict(self.template_kwargs), set(self.unrecorded)
+        for name in [name for name, value in kwargs.items() if not _is_json(value)]:
+            del kwargs[name]
+            unrecorded.add(f"template_kwargs.{name}")
+        if not _is_json(self.train_on):
+            values["train_on"] = getattr(self.train_on, "__qualname__", type(self.train_on).__qualname__)
+            unrecorded.add("train_on")
+        values.update(template_kwargs=kwargs, unrecorded=sorted(unrecorded))
+        return json.dumps(values, ensure_ascii=True, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Encoding:
+        """Read what `to_json` wrote. Raises `PadfixError` for anything else."""
+        try:
+            values = json.loads(text)
+            values["allowed_tokens"] = tuple(values["allowed_tokens"])
+            values["unrecorded"] = tuple(values["unrecorded"])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PadfixError(
+                f"This is no record of an encoding that this version reads ({type(error).__name__}: {error}). "
+                "Encode the rows again, or update: pip install -U llama-padfix"
+            ) from error
+
+
+_ARGUMENTS = (
+    "template_kwargs",
+    "max_length",
+    "train_on",
+    "truncation",
+    "on_error",
+    "on_loss",
+    "special_tokens",
+    "allowed_tokens",
+)
+
+
+def describe_encoding(settings: Mapping[str, Any], template_hash: str, tokenizer_hash: str) -> Encoding:
+    """Return the record of an encoder's settings, which may hold more than is recorded."""
+    kept = {name: settings[name] for name in _ARGUMENTS}
+    if isinstance(kept["train_on"], Mapping):
+        kept["train_on"] = {name: list(roles) for name, roles in kept["train_on"].items()}
+    kept["template_kwargs"] = dict(kept["template_kwargs"])
+    version = tool()["version"]
+    return Encoding(**kept, template_hash=template_hash, tokenizer_hash=tokenizer_hash, version=version)
+
+
+def write_encoding(dataset: Any, encoding: Encoding) -> None:
+    """Write a record into the description of a `Dataset`, `IterableDataset` or a dict of them, in place.
+
+    It is kept by `save_to_disk`, `map`, `filter`, `select`, `shuffle`, `train_test_split` and
+    `concatenate_datasets`. Parquet files and the Hub keep no description: write `encoding.to_json()` beside them.
+    """
+    for part in _parts_of(dataset):
+        kept = [line for line in (part.info.description or "").splitlines() if not line.startswith(_MARK)]
+        part.info.description = "\n".join([*kept, _MARK + encoding.to_json()])
+
+
+def read_encoding(dataset: Any) -> Encoding:
+    """Return how a `Dataset`, `IterableDataset` or a dict of them was encoded.
+
+    Raises `PadfixError` where no record is found, and where the rows were encoded in several ways.
+    """
+    lines = [line for part in _parts_of(dataset) for line in (part.info.description or "").splitlines()]
+    found = [Encoding.from_json(line.removeprefix(_MARK)) for line in lines if line.startswith(_MARK)]
+    if not found:
+        raise PadfixError(
+            "The dataset holds no record of how it was encoded (Parquet files and the Hub keep none). "
+            "Encode it with encode_dataset or prepare(...).encode, or keep encoding.to_json() beside it."
+        )
+    names = {name for other in found[1:] for name in found[0].find_differences(other)}
+    if names:
+        raise PadfixError(
+            f"The dataset was put together from rows that were encoded in several ways: {', '.join(sorted(names))} "
+            "differ. Encode the parts alike: encode_dataset(ChatEncoder(tokenizer, **read_encoding(part).arguments()))"
+        )
+    return found[0]
+
+
+def hash_template(tokenizer: Any) -> str:
+    """Return the SHA-256 of the tokenizer's chat template, or templates; "" where it has none."""
+    template = getattr(tokenizer, "chat_template", None)
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() if template else ""
+
+
+def hash_tokenizer(tokenizer: Any) -> str:
+    """Return the SHA-256 of what decides the ids of a rendered chat: vocabulary, merges, added tokens, splitting.
+
+    What only adds tokens around a text, cuts or pads (post-processor, truncation, padding) is left out.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        parts = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    else:
+        # The vocabulary is megabytes and comes last: it is hashed as it is written, and only the rest is parsed.
+        head, mark, model = backend.to_str().partition(',"model":{')
+        settings = json.loads(head + "}" if mark else head)
+        kept = ("added_tokens", "normalizer", "pre_tokenizer", "model")
+        parts = json.dumps({name: settings.get(name) for name in kept}, sort_keys=True) + model
+    return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _parts_of(dataset: Any) -> list[Any]:
+    parts = list(dataset.values()) if isinstance(dataset, Mapping) else [dataset]
+    if not parts or not all(hasattr(part, "info") for part in parts):
+        raise PadfixError(
+            f"A {type(dataset).__name__} has no place for a record of how it was encoded. Pass a datasets.Dataset."
+        )
+    return parts
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return bool(json.loads(json.dumps(value)) == value)
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,150 @@
+"""Where the assistant turns of an encoded row stand, and which of its positions are real: what checks of rows ask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+__all__ = ["Answers", "Turn", "TurnMarkers", "find_answers", "find_turns_in", "is_any"]
+
+
+@dataclass(frozen=True)
+class TurnMarkers:
+    """What stands around an assistant turn in a row of ids, learned by rendering and encoding the template.
+
+    `header_ids` open the turn (the generation prompt), `stop_ids` are the ids one of which ends it, and
+    `turn_start_ids` are control ids that begin any turn, so that a turn without a stop token ends before them.
+    """
+
+    header_ids: tuple[int, ...]
+    stop_ids: tuple[int, ...]
+    turn_start_ids: tuple[int, ...] = ()
+
+
+class Turn(NamedTuple):
+    """An assistant turn: its header from `header` to `start`, its answer to `end`, where `stop_id` stands if any.
+
+    `opened` tells a header that nothing answers: the row ends there, or somebody appended an end of text.
+    """
+
+    header: int
+    start: int
+    end: int
+    stop_id: int | None
+    opened: bool
+
+
+def find_turns_in(ids: Any, length: int, markers: TurnMarkers) -> tuple[Turn, ...]:
+    """Return the assistant turns among the first `length` of an array of ids, in order."""
+    found = find_answers(ids[: max(length, 0)], markers)
+    width = len(markers.header_ids)
+    columns = (found.start, found.end, found.at_end, found.stopped, found.opened)
+    return tuple(
+        Turn(start - width, start, end, stop_id if stopped else None, opened)
+        for start, end, stop_id, stopped, opened in zip(*(column.tolist() for column in columns), strict=True)
+    )
+
+
+class Answers(NamedTuple):
+    """What stands behind each assistant header of an array of ids, in order, as arrays of one length.
+
+    An answer lies between `start` and `end`; where it is `stopped`, the stop token `at_end` stands at `end`. `opened`
+    tells a header that nothing answers, as in `Turn`. `negative` tells whether the array holds what is no token.
+    """
+
+    start: Any
+    end: Any
+    at_end: Any
+    stopped: Any
+    opened: Any
+    negative: bool
+
+
+def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = None) -> Answers:
+    """Return the answers in a 1-D array of ids, found by comparing arrays: no step is taken for each token.
+
+    `rows` parts the array into rows, as their first positions and the positions behind their last real ones; then no
+    header and no answer reaches over the edge of one. Without it the array is one row.
+    """
+    import numpy
+
+    header = markers.header_ids
+    breaks = {*markers.stop_ids, *markers.turn_start_ids}
+    # The id of the header that is looked for: one that is looked for anyway, else the rarest, which is mostly the
+    # highest, since tokenizers number their tokens as they learn them and add control tokens last.
+    anchor = next((k for k, token_id in enumerate(header) if token_id in breaks), None)
+    if anchor is None:
+        anchor = max(range(len(header)), key=header.__getitem__, default=0)
+    places = _find_any(numpy, ids, breaks.union(header[anchor : anchor + 1]))
+    values = ids[places]
+    below = values < 0
+
+    at = is_any(values, header[anchor : anchor + 1]).nonzero()[0]
+    start = places[at] + (len(header) - anchor)
+    limit: Any = len(ids)
+    start, at = _keep((start >= len(header)) & (start <= limit), start, at)
+    for place, token_id in enumerate(header):
+        if place != anchor:
+            start, at = _keep(ids[start + (place - len(header))] == token_id, start, at)
+    if rows is not None:
+        firsts, lasts = rows
+        limit = lasts[numpy.searchsorted(firsts, start - len(header), side="right") - 1]
+        start, at, limit = _keep(start <= limit, start, at, limit)
+
+    is_end = is_any(values, tuple(breaks)) | below
+    ends = numpy.append(places.compress(is_end), len(ids))
+    following = is_end.cumsum()[at]  # the first end behind the anchor, without a search
+    if (ends[following] < start).any():  # the header holds another
+        following = numpy.searchsorted(ends, start)
+    end = numpy.minimum(ends[following], limit)
+    if (start[1:] < end[:-1] + len(header)).any():
+        kept = _keep_apart(numpy, start, end + len(header))
+        start, end = start[kept], end[kept]
+        limit = limit if rows is None else limit[kept]
+
+    inside = end < limit
+    at_end = ids[numpy.where(inside, end, 0)]
+    stopped = inside & is_any(at_end, markers.stop_ids)
+    # Directly after the header only the template's own stop token makes a turn (an empty answer).
+    opened = (end == start) & ~(stopped & is_any(at_end, markers.stop_ids[:1]))
+    return Answers(start, end, at_end, stopped, opened, bool(below.any()))
+
+
+def _keep(wanted: Any, *columns: Any) -> tuple[Any, ...]:
+    """Return the wanted elements of each column; mostly all of them are."""
+    return columns if wanted.all() else tuple(column.compress(wanted) for column in columns)
+
+
+def _keep_apart(numpy: Any, starts: Any, following: Any) -> list[int]:
+    """Return which answers count: a header inside one opens none, and the next starts at `following` or later."""
+    after = numpy.searchsorted(starts, following).tolist()
+    kept, place = [], 0
+    while place < len(after):
+        kept.append(place)
+        place = after[place]
+    return kept
+
+
+def _find_any(numpy: Any, ids: Any, wanted: set[int]) -> Any:
+    """Return the positions, in order, of the ids that are wanted or negative, among others that are as rare.
+
+    Vocabularies keep their control tokens together, above or below the text, so that one comparison finds them.
+    """
+    # A negative id is above all others when it is read as unsigned, and below them as it is.
+    plain = ids.view(ids.dtype.str.replace("i", "u"))
+    few = 64 + len(ids) // 8
+    found = plain >= min(wanted)
+    if numpy.count_nonzero(found) > few:
+        found = ids <= max(wanted)
+    if numpy.count_nonzero(found) > few:
+        found = is_any(ids, tuple(wanted)) | (ids < 0)
+    return found.nonzero()[0]
+
+
+def is_any(values: Any, wanted: Sequence[int]) -> Any:
+    """Return which values are among a few wanted ones, as booleans; comparing with each is quicker than `isin`."""
+    found = values != values
+    for token_id in wanted:
+        found |= values == token_id
+    return found

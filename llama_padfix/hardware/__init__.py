@@ -1,0 +1,4 @@
+"""What the process can compute with: bf16 or not and why, which attention kernel, which optimizer, which device map.
+
+Reading order: `precision`, `attention`, `optimizers`, `devices`, `distributed`. Start: `precision.choose_precision`.
+"""

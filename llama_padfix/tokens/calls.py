@@ -1,0 +1,93 @@
+"""A Hugging Face tokenizer called without side effects."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from llama_padfix.core.errors import PadfixError
+
+__all__ = ["call_plainly", "check_tokenizer", "count_leading", "encode_plain", "render", "untouched"]
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise `PadfixError` unless `tokenizer` can encode text and knows its vocabulary."""
+    needed = ("get_vocab", "convert_tokens_to_ids", "apply_chat_template")
+    missing = [name for name in needed if not hasattr(tokenizer, name)]
+    if missing or not callable(tokenizer):
+        seen = type(tokenizer).__name__
+        if hasattr(tokenizer, "tokenizer"):
+            raise PadfixError(
+                f"Got a {seen}, which is a processor and not a tokenizer. Pass its tokenizer: processor.tokenizer"
+            )
+        raise PadfixError(
+            f"Got a {seen} where a Hugging Face tokenizer is needed. "
+            "Load one: tokenizer = transformers.AutoTokenizer.from_pretrained(name)"
+        )
+
+
+def encode_plain(tokenizer: Any, text: str) -> list[int]:
+    """Return the ids of a text without anything added, special tokens in it recognised."""
+    return [int(token_id) for token_id in call_plainly(tokenizer, text)["input_ids"]]
+
+
+def call_plainly(tokenizer: Any, text: str | list[str]) -> Any:
+    """Call the tokenizer on a text, or on several, so that it adds and cuts nothing and recognises special tokens."""
+    return tokenizer(
+        text,
+        add_special_tokens=False,
+        padding=False,
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        split_special_tokens=False,
+        verbose=False,  # a warning on a long text is also written into the tokenizer
+    )
+
+
+def render(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    add_generation_prompt: bool = False,
+    tools: Sequence[Any] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the text that the tokenizer's own chat template makes of a conversation."""
+    text = tokenizer.apply_chat_template(
+        list(messages),
+        tools=list(tools) if tools is not None else None,
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+        **(template_kwargs or {}),
+    )
+    if not isinstance(text, str):
+        raise PadfixError(f"apply_chat_template(tokenize=False) gave a {type(text).__name__} instead of a text.")
+    return text
+
+
+def count_leading(ids: Sequence[int], token_id: int | None) -> int:
+    """Return how many times `token_id` stands at the beginning of `ids`."""
+    count = 0
+    while token_id is not None and count < len(ids) and ids[count] == token_id:
+        count += 1
+    return count
+
+
+@contextlib.contextmanager
+def untouched(tokenizer: Any) -> Iterator[None]:
+    """Put back what calling a fast tokenizer resets in its backend: truncation, padding, reading of specials."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        yield
+        return
+    truncation, padding, as_text = backend.truncation, backend.padding, backend.encode_special_tokens
+    try:
+        yield
+    finally:
+        if truncation != backend.truncation:
+            backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
+        if padding != backend.padding:
+            backend.enable_padding(**padding) if padding else backend.no_padding()
+        backend.encode_special_tokens = as_text

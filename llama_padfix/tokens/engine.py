@@ -1,0 +1,288 @@
+"""Texts to ids in flat arrays, by `tokenizers`, or by the faster `fastokens` where that gives the same ids."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.text import require_unicode
+from llama_padfix.tokens.backend import copy_backend, find_backend
+from llama_padfix.tokens.calls import encode_plain, untouched
+from llama_padfix.tokens.fastokens import is_usable_here, load_fast
+from llama_padfix.tokens.verification import Subject, choose_places, choose_sample, describe_difference, keep_verdict
+
+if TYPE_CHECKING:
+    from llama_padfix.tokens.verification import Encode, Ids
+
+__all__ = ["BREAK_EVEN", "Engine", "EngineChoice", "choose_engine"]
+
+logger = logging.getLogger(__name__)
+
+EngineChoice = Literal["auto", "tokenizers", "fastokens"]
+
+BREAK_EVEN = 5_000_000
+"""Characters from which loading `fastokens` costs less CPU than it saves; `benchmarks/engines.py` measures it."""
+
+_BATCH_TEXTS, _BATCH_CHARACTERS = 1000, 1_000_000  # in one call of `tokenizers`
+_COMPARED = 1000  # one text in so many is compared while running
+_SAMPLE_TEXTS, _SAMPLE_CHARACTERS = 32, 40_000
+_NOT_PARALLEL = (
+    "",
+    "0",
+    "false",
+    "off",
+    "no",
+    "f",
+    "n",
+)  # as `tokenizers` reads it
+
+_forked = False
+
+
+def _notice_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_notice_fork)
+
+
+class Engine:
+    """Encodes texts into one flat array of ids, exactly as the tokenizer's backend does; see `choose_engine`.
+
+    Threads may share an engine, a fork may inherit it, and it pickles (what it loaded is loaded again). A tokenizer
+    that gets other tokens or settings is noticed at the next call. `failed` says why `fastokens` was given up after
+    it had been taken, "" while it was not: what it encoded before may hold other ids, so encode that again.
+    """
+
+    def __init__(self, tokenizer: Any, choice: EngineChoice = "auto", characters: int | None = None) -> None:
+        self.tokenizer = tokenizer
+        self.choice = choice
+        self.characters = characters
+        self._forget()
+
+    def _forget(self) -> None:
+        self.failed = ""
+        self._routes: _Routes | None = None
+        self._seen_texts = self._seen_characters = 0
+        self._locks: dict[int, threading.Lock] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"tokenizer": self.tokenizer, "choice": self.choice, "characters": self.characters}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    @property
+    def name(self) -> str:
+        """The engine in use: "tokenizers" or "fastokens"."""
+        fast = self._routes is not None and self._routes.fast is not None and is_usable_here()
+        return "fastokens" if fast else "tokenizers"
+
+    def encode(self, texts: Sequence[str]) -> Ids:
+        """Return the ids of all texts, int32 and one after another, and the number of ids of each, int64.
+
+        Nothing is added, cut or padded, and special tokens in a text are recognised as the tokenizer's backend does.
+        The ids may be read-only. Raises `PadfixError` for a text with half of a surrogate pair.
+        """
+        texts = list(texts)
+        routes, first = self._prepare(texts)
+        fast = routes.fast  # another thread may give it up
+        if fast is None or not is_usable_here():
+            return _encode_in_batches(routes.exact, texts)
+        try:
+            difference = "" if routes.sampled else _compare_sample(fast, routes.exact, texts)
+            if not difference:
+                found = fast(texts)
+                difference = _compare_places(found, routes.exact, texts, choose_places(first, len(texts), _COMPARED))
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # a panic inside the engine is no Exception
+            exact = _encode_in_batches(routes.exact, texts)  # what no engine can encode raises here
+            self._stop(routes, f"it raised {type(error).__name__}: {error}")
+            return exact
+        if difference:
+            self._stop(routes, difference)
+            return _encode_in_batches(routes.exact, texts)
+        routes.sampled = True
+        return found
+
+    def load(self) -> None:
+        """Load `fastokens` now, and not at the first call that is worth it.
+
+        Raises `PadfixError` where the engine must be "fastokens" and cannot.
+        """
+        with self._lock():
+            self._take(self._find_routes())
+
+    def _prepare(self, texts: Sequence[str]) -> tuple[_Routes, int]:
+        """Return the routes for these texts and how many texts came before them."""
+        with self._lock():
+            routes, characters = self._find_routes(), sum(map(len, texts))
+            ahead = max(self.characters or 0, self._seen_characters, characters)
+            if self.choice == "fastokens" or (self.choice == "auto" and ahead >= BREAK_EVEN):
+                self._take(routes)
+            first = self._seen_texts
+            self._seen_texts += len(texts)
+            self._seen_characters += characters
+        return routes, first
+
+    def _find_routes(self) -> _Routes:
+        settings = _read_settings(self.tokenizer)
+        if self._routes is None or self._routes.settings != settings:
+            self._routes = _Routes(settings, _make_exact(self.tokenizer))
+        return self._routes
+
+    def _take(self, routes: _Routes) -> None:
+        """Load `fastokens` for these routes, or write down why it is not used."""
+        if routes.fast is not None or routes.refused or self.failed:
+            return
+        try:
+            routes.subject, routes.fast = load_fast(self.tokenizer, routes.exact)
+        except PadfixError as error:
+            if self.choice == "fastokens":
+                raise
+            routes.refused = True
+            logger.info("llama_padfix: encoding with tokenizers. %s", error)
+
+    def _stop(self, routes: _Routes, difference: str) -> None:
+        with self._lock():
+            if routes.refused:  # another thread was first
+                return
+            routes.fast, routes.refused, self.failed = None, True, difference
+            if routes.subject is not None:
+                keep_verdict(routes.subject, "it gave other ids, or raised, on a text of the data")
+        logger.warning(
+            "llama_padfix: the engine fastokens is not used for this tokenizer any more: %s. The texts of this call "
+            "are encoded with tokenizers; encode again what was encoded before it.",
+            difference,
+        )
+
+    def _lock(self) -> threading.Lock:
+        # One for each process: a fork may have copied a lock that another thread held.
+        return self._locks.setdefault(os.getpid(), threading.Lock())
+
+
+@dataclass
+class _Routes:
+    """How the texts of a tokenizer with these settings are encoded."""
+
+    settings: object
+    exact: Encode
+    subject: Subject | None = None
+    fast: Encode | None = None
+    refused: bool = False
+    sampled: bool = False
+
+
+def choose_engine(tokenizer: Any, engine: EngineChoice = "auto", *, characters: int | None = None) -> Engine:
+    """Return the engine for a tokenizer and the work ahead, in characters (None where that is not known).
+
+    "tokenizers" never imports `fastokens`. "fastokens" loads it at once and raises `PadfixError` where it is not
+    installed or gives other ids than `tokenizers` on the probe. "auto" takes it where it is installed, has proven
+    itself for this very tokenizer, and the work ahead (or the characters so far, where the work is not known) is
+    above `BREAK_EVEN`; until then, and everywhere else, `tokenizers` encodes. The ids are the same.
+
+    The verdict of the probe is kept in `$XDG_CACHE_HOME/llama_padfix/engines`; a sample of the first texts is
+    compared in each process, and one text in 1,000 after that.
+    """
+    if engine not in ("auto", "tokenizers", "fastokens"):
+        raise PadfixError(f"engine={engine!r} is not known. Use one of: 'auto', 'tokenizers', 'fastokens'.")
+    chosen = Engine(tokenizer, engine, characters)
+    if engine == "fastokens" or (engine == "auto" and (characters or 0) >= BREAK_EVEN):
+        chosen.load()
+    return chosen
+
+
+def _compare_sample(fast: Encode, exact: Encode, texts: Sequence[str]) -> str:
+    sample = choose_sample(texts, _SAMPLE_TEXTS, _SAMPLE_CHARACTERS)
+    return describe_difference(sample, fast(sample), exact(sample))
+
+
+def _compare_places(found: Ids, exact: Encode, texts: Sequence[str], places: Sequence[int]) -> str:
+    """Compare the texts at some places, as they were encoded among all others."""
+    if not places:
+        return ""
+    import numpy
+
+    ids, lengths = found
+    ends = lengths.cumsum()
+    checked = [texts[place] for place in places]
+    ours = [ids[ends[place] - lengths[place] : ends[place]] for place in places]
+    return describe_difference(checked, (numpy.concatenate(ours), lengths[places]), exact(checked))
+
+
+def _encode_in_batches(exact: Encode, texts: Sequence[str]) -> Ids:
+    """Encode batch by batch: `tokenizers` keeps some 100 bytes a token until a batch is done."""
+    import numpy
+
+    parts, start, characters = [], 0, 0
+    for place, text in enumerate(texts):
+        if place - start == _BATCH_TEXTS or (characters + len(text) > _BATCH_CHARACTERS and place > start):
+            parts.append(exact(texts[start:place]))
+            start, characters = place, 0
+        characters += len(text)
+    parts.append(exact(texts[start:]))
+    if len(parts) == 1:
+        return parts[0]
+    return numpy.concatenate([ids for ids, _ in parts]), numpy.concatenate([lengths for _, lengths in parts])
+
+
+def _read_settings(tokenizer: Any) -> object:
+    """Return what changes when the tokenizer is made to give other ids."""
+    backend = find_backend(tokenizer)
+    if backend is None:
+        return None
+    return (
+        id(backend),
+        len(backend.get_added_tokens_decoder()),  # get_vocab_size takes 12 ms in tokenizers 0.19
+        tuple(tokenizer.all_special_ids),
+        backend.encode_special_tokens,
+        getattr(backend.model, "dropout", None),
+        pickle.dumps((backend.normalizer, backend.pre_tokenizer)),
+    )
+
+
+def _make_exact(tokenizer: Any) -> Encode:
+    """Return the exact way: a copy of the backend that shares its vocabulary and neither cuts nor pads."""
+    backend = find_backend(tokenizer)
+    if backend is None:
+        return partial(_encode_plainly, tokenizer)
+    copied = copy_backend(backend)
+    return partial(_encode_with, copied)
+
+
+def _encode_with(backend: Any, texts: Sequence[str]) -> Ids:
+    # With TOKENIZERS_PARALLELISM=true a forked process waits forever for threads that it did not inherit.
+    alone = _forked and os.environ.get("TOKENIZERS_PARALLELISM", "").lower() not in _NOT_PARALLEL
+    encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)  # without offsets; from 0.20 on
+    for text in texts:
+        if not text.isascii():
+            require_unicode(text)  # releases before 0.20 give no ids for it, and no error
+    if alone:
+        encodings = [backend.encode(text, add_special_tokens=False) for text in texts]
+    else:
+        encodings = encode_batch(list(texts), add_special_tokens=False)
+    return _join([encoding.ids for encoding in encodings])
+
+
+def _encode_plainly(tokenizer: Any, texts: Sequence[str]) -> Ids:
+    with untouched(tokenizer):
+        return _join([encode_plain(tokenizer, text) for text in texts])
+
+
+def _join(rows: Sequence[Sequence[int]]) -> Ids:
+    import numpy
+
+    lengths = numpy.fromiter(map(len, rows), numpy.int64, len(rows))
+    arrays = [numpy.array(row, numpy.int32) for row in rows]
+    return numpy.concatenate(arrays) if arrays else numpy.empty(0, numpy.int32), lengths

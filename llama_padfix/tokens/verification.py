@@ -1,0 +1,155 @@
+"""Whether a fast engine gives the ids of `tokenizers`: which texts are compared, and the verdicts that are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_padfix.tokens.probe_texts import hash_probe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy
+
+    Ids = tuple[numpy.ndarray[Any, numpy.dtype[numpy.int32]], numpy.ndarray[Any, numpy.dtype[numpy.int64]]]
+    Encode = Callable[[Sequence[str]], Ids]
+
+__all__ = [
+    "Subject",
+    "choose_places",
+    "choose_sample",
+    "describe_difference",
+    "describe_subject",
+    "find_verdict",
+    "keep_verdict",
+    "proof_path",
+]
+
+_REASON = 300  # characters of a verdict
+_SHOWN = 80  # characters of a text in a warning
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a verdict is about: one tokenizer, the versions of both packages, and the probe.
+
+    `tokenizer` is the SHA-256 in hex of what the fast engine is made of.
+    """
+
+    tokenizer: str
+    split_special_tokens: bool
+    fastokens: str
+    tokenizers: str
+    probe: str
+
+
+def describe_subject(source: str, split_special_tokens: bool) -> Subject:
+    """Return what a verdict on the tokenizer of this JSON is about."""
+    return Subject(
+        tokenizer=hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
+        split_special_tokens=split_special_tokens,
+        fastokens=version("fastokens"),
+        tokenizers=version("tokenizers"),
+        probe=hash_probe(),
+    )
+
+
+# Verdicts of this process, so that none is asked for again where the folder cannot be written.
+_known: dict[Subject, str] = {}
+
+
+def find_verdict(subject: Subject) -> str | None:
+    """Return why the fast engine is not used, "" where it has proven itself, None where nothing is known yet."""
+    if subject in _known:
+        return _known[subject]
+    try:
+        kept = json.loads(proof_path(subject).read_text(encoding="utf-8"))
+        if Subject(**kept["subject"]) == subject and isinstance(kept["difference"], str):
+            return str(kept["difference"])
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+        pass  # no verdict, or none that this version can read
+    return None
+
+
+def keep_verdict(subject: Subject, difference: str) -> None:
+    """Keep a verdict for this process, and for later ones where the cache folder can be written.
+
+    `difference` is "" where none was found. The file is written whole or not at all. It holds no text of the user's.
+    """
+    _known[subject] = difference[:_REASON]
+    record = json.dumps({"subject": asdict(subject), "difference": difference[:_REASON]}, indent=1)
+    with contextlib.suppress(OSError, RuntimeError):
+        path = proof_path(subject)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(record)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def proof_path(subject: Subject) -> Path:
+    """Return the file of a verdict: below `$XDG_CACHE_HOME`, or `~/.cache`."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    name = hashlib.sha256(json.dumps(asdict(subject), sort_keys=True).encode()).hexdigest()[:32]
+    return Path(root) / "llama_padfix" / "engines" / f"{name}.json"
+
+
+def choose_places(first: int, count: int, period: int) -> list[int]:
+    """Return which of `count` texts are compared, the first of them being the `first` that was seen.
+
+    One of each `period`, at another place in each of them, so that no regularity of the data hides from it.
+    """
+    places = []
+    for block in range(first // period, (first + count - 1) // period + 1):
+        place = block * period + block * 2654435761 % 4294967296 * period // 4294967296
+        if first <= place < first + count:
+            places.append(place - first)
+    return places
+
+
+def choose_sample(texts: Sequence[str], count: int, characters: int) -> list[str]:
+    """Return up to `count` texts spread over all of them, the first `characters` of them together."""
+    step = max(len(texts) // count, 1)
+    sample: list[str] = []
+    for text in texts[::step][:count]:
+        if characters <= 0:
+            break
+        sample.append(text[:characters])
+        characters -= len(text)
+    return sample
+
+
+def describe_difference(texts: Sequence[str], ours: Ids, theirs: Ids) -> str:
+    """Return what the first text is to which two engines give other ids, "" where all agree."""
+    import numpy
+
+    (ids, lengths), (other_ids, other_lengths) = ours, theirs
+    if numpy.array_equal(lengths, other_lengths) and numpy.array_equal(ids, other_ids):
+        return ""
+    if len(lengths) != len(texts):
+        return f"it gave {len(lengths)} results for {len(texts)} texts"
+    end = other_end = 0
+    for text, length, other_length in zip(texts, lengths.tolist(), other_lengths.tolist(), strict=True):
+        start, other_start, end, other_end = end, other_end, end + length, other_end + other_length
+        mine, right = ids[start:end], other_ids[other_start:other_end]
+        if not numpy.array_equal(mine, right):
+            same = next((n for n, (one, two) in enumerate(zip(mine, right, strict=False)) if one != two), 0)
+            shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} ... {text[-_SHOWN // 2 :]}"
+            return (
+                f"it gives other ids to the text {shown!r}, from token {same}: {mine[same : same + 5].tolist()} "
+                f"instead of {right[same : same + 5].tolist()}"
+            )
+    return "it gives ids beyond the last text"

@@ -1,0 +1,5 @@
+"""Around the Trainer: loading, adapters, memory, the guard, and `prepare`, the one composition.
+
+`prepare` composes the rooms below, `trainer` chooses keywords for the installed versions, `oom_backoff` goes on with a
+smaller batch. Sub-rooms: `loading/`, `adapters/`, `memory/`, `guard/`. Start: `prepare.prepare`.
+"""

@@ -1,0 +1,296 @@
+"""Tokens added to a tokenizer and its model: rows that start from the mean, and the configuration that trains them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama_padfix.core.compat import resizes_to_mean
+from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.core.hf_objects import text_config
+from llama_padfix.doctor.observe.tokenizer import observe
+from llama_padfix.doctor.token_policy import choose_pad_token
+from llama_padfix.tokens.calls import check_tokenizer, encode_plain, untouched
+from llama_padfix.training.adapters.row_training import (
+    Matrices,
+    RowTraining,
+    average_row,
+    find_matrices,
+    make_lora,
+    train_rows,
+)
+
+__all__ = ["AddedTokens", "add_tokens"]
+
+logger = logging.getLogger(__name__)
+
+# What somebody calls a token that only pads, its brackets and lines taken away.
+_PADDING_NAMES = frozenset({"pad", "padding", "padtoken", "padid", "rightpad", "rightpadid", "finetunerightpadid"})
+
+
+@dataclass(frozen=True)
+class AddedTokens:
+    """What `add_tokens` did: the new tokens and those that were there already, by id, and how new rows are trained.
+
+    `rows_before` and `rows_after` count the rows of the embedding. `notes` say what the caller may not expect.
+    """
+
+    tokens: Mapping[str, int]
+    existing: Mapping[str, int]
+    rows_before: int
+    rows_after: int
+    training: RowTraining
+    notes: tuple[str, ...] = ()
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The ids whose rows are new, in ascending order."""
+        return self.training.token_ids
+
+    @property
+    def lora(self) -> Any:
+        """The PEFT configuration that trains the new rows, for `peft_config=`; None with `lora=False`."""
+        return self.training.lora
+
+    def __str__(self) -> str:
+        added = ", ".join(f"{token!r} ({token_id})" for token, token_id in self.tokens.items())
+        resized = self.rows_after != self.rows_before
+        rows = (
+            f"{self.rows_before} rows, now {self.rows_after}" if resized else f"{self.rows_before} rows, not resized"
+        )
+        return "\n".join([f"Added {added or 'nothing'}. Embedding: {rows}.", *self.notes, str(self.training)])
+
+
+def add_tokens(
+    model: Any,
+    tokenizer: Any,
+    tokens: Sequence[Any],
+    *,
+    lora: Any = None,
+    special: bool = True,
+    pad_to_multiple_of: int | None = None,
+) -> AddedTokens:
+    """Add tokens to a tokenizer and rows for them to its model, in place, and say how to train just these rows.
+
+    `tokens` are strings (or `AddedToken`s, taken as they are). With `special` they are control tokens: `ChatEncoder`
+    and `prepare` then write them where the chat template does, and as text where a message only spells them (see
+    `allowed_tokens`); tokens that messages are to hold want `special=False`. The embedding is resized once, and not at
+    all where it has rows to spare; new rows start from the mean of the others, in the head as well, and tied weights
+    stay tied. `lora` is that of `train_rows`. Tokens that are there already are reported and left alone, unless the
+    embedding lacks their rows. Raises `PadfixError`, and leaves model and tokenizer as they were, for anything that
+    cannot be done, and where the only new token is for padding, which needs none.
+    """
+    check_tokenizer(tokenizer)
+    wanted = _read_tokens(tokens, special)
+    if pad_to_multiple_of is not None and (not isinstance(pad_to_multiple_of, int) or pad_to_multiple_of < 1):
+        raise PadfixError(f"pad_to_multiple_of={pad_to_multiple_of!r} must be a positive int, such as 64, or None.")
+    matrices = find_matrices(model)
+    config = make_lora(lora, model)
+    rows_before = int(matrices.embedding.weight.shape[0])
+    with untouched(tokenizer):
+        known = {text: _find_token(tokenizer, text) for text in wanted}
+    missing = [token for text, token in wanted.items() if known[text] is None]
+    _refuse_padding_alone(tokenizer, model, missing)
+
+    restore = [_remember_model(model, matrices)]
+    if missing:
+        restore.append(_remember_tokenizer(tokenizer))
+    try:
+        with untouched(tokenizer):
+            added = _add(tokenizer, missing)
+        rowless = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows_before}
+        given = dict(sorted({**rowless, **added}.items(), key=lambda item: item[1]))
+        _give_rows(model, matrices, set(given.values()), pad_to_multiple_of, restore)
+        training = train_rows(model, given.values(), False if config is None else config)
+    except BaseException:
+        for put_back in reversed(restore):
+            put_back()
+        raise
+    rows_after = int(model.get_input_embeddings().weight.shape[0])
+    existing = {text: token_id for text, token_id in known.items() if token_id is not None and text not in given}
+    unasked = [token for token in given if token not in wanted]
+    notes = _take_notes(tokenizer, existing, unasked, resized=rows_after > rows_before)
+    result = AddedTokens(given, existing, rows_before, rows_after, training, notes)
+    logger.info("llama_padfix: %s", result)
+    return result
+
+
+def _read_tokens(tokens: Any, special: bool) -> dict[str, Any]:
+    """Return the tokens by their text, each once, as `AddedToken`s."""
+    from tokenizers import AddedToken
+
+    if isinstance(tokens, (str, AddedToken)) or not isinstance(tokens, Iterable):
+        raise PadfixError(f"tokens={describe(tokens)} is not a list of tokens. Pass one: ['<tool>', '</tool>']")
+    read: dict[str, Any] = {}
+    for token in tokens:
+        if not isinstance(token, (str, AddedToken)):
+            raise PadfixError(f"{describe(token)} is no token. Pass strings, or tokenizers.AddedToken.")
+        text = str(token)
+        if not text.strip():
+            raise PadfixError(f"{text!r} cannot be a token: it would match everywhere or nowhere. Remove it.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise PadfixError(f"{text!r} holds half of a surrogate pair, which is no text. Remove it.") from error
+        if isinstance(token, str):
+            composed = unicodedata.normalize("NFC", text)
+            if composed != text:
+                raise PadfixError(
+                    f"{text!r} is not in Unicode's usual form NFC, so that the same word in your data would not match "
+                    f"it. Pass unicodedata.normalize('NFC', token), which is {composed!r}; or AddedToken({text!r})"
+                )
+            token = AddedToken(text, special=special, normalized=False)
+        read.setdefault(text, token)
+    return read
+
+
+def _find_token(tokenizer: Any, text: str) -> int | None:
+    """Return the id of a text that is one token already, control token or ordinary; found by encoding it."""
+    ids = encode_plain(tokenizer, text)
+    return ids[0] if len(ids) == 1 and tokenizer.decode(ids, skip_special_tokens=False) == text else None
+
+
+def _refuse_padding_alone(tokenizer: Any, model: Any, missing: Sequence[Any]) -> None:
+    names = {re.sub("[^a-z]", "", str(token).lower()) for token in missing}
+    if not names or not names <= _PADDING_NAMES:
+        return
+    choice = choose_pad_token(observe(tokenizer, model))
+    if choice is not None:
+        raise PadfixError(
+            f"Padding needs no new token and no new row: {choice.token!r} ({choice.token_id}) pads, because "
+            f"{choice.why}. Run instead: prepare(tokenizer, model)"
+        )
+
+
+def _add(tokenizer: Any, missing: Sequence[Any]) -> dict[str, int]:
+    """Add tokens and return them by id, verified by encoding each alone and within a text."""
+    if not missing:
+        return {}
+    before = set(tokenizer.get_vocab().values())
+    # In one call, each with its own flags: `special_tokens=True` would only set the flag that they carry.
+    tokenizer.add_tokens(list(missing))
+    added: dict[str, int] = {}
+    for token in missing:
+        token_id = _find_token(tokenizer, str(token))
+        inside = encode_plain(tokenizer, f"a{token}b")
+        if token_id is None or token_id in before or (inside.count(token_id) != 1 and not token.single_word):
+            raise PadfixError(
+                f"{str(token)!r} was added, and 'a{token}b' is still encoded as {inside}: another token or the "
+                "normaliser takes it apart. Choose a form of its own, such as '<|my_token|>'."
+            )
+        added[str(token)] = token_id
+    return added
+
+
+def _give_rows(
+    model: Any, matrices: Matrices, ids: set[int], multiple: int | None, restore: list[Callable[[], None]]
+) -> None:
+    """Give each id a row from the mean of the others: by one resize, or among the rows that are there to spare."""
+    import torch
+
+    count = int(matrices.embedding.weight.shape[0])
+    spare = sorted(token_id for token_id in ids if token_id < count)
+    needed = max([count, *(token_id + 1 for token_id in ids)])
+    rounded = needed if multiple is None else -(-needed // multiple) * multiple
+    others = spare[0] if spare and spare[0] > count // 2 else count  # the rows behind are as unused as these
+    with torch.no_grad():
+        for layer in matrices.layers.values() if spare else ():
+            weight, places = layer.weight, torch.tensor(spare, device=layer.weight.device)
+            restore.append(_remember_rows(weight, places))
+            weight[places] = average_row(weight, others).to(weight.dtype)
+    if rounded == count:
+        return
+    _warn_of_resize(model, count, rounded)
+    own_mean = not resizes_to_mean(model)
+    layers = matrices.layers if own_mean else {}
+    means = {name: average_row(layer.weight, count) for name, layer in layers.items()}
+    model.resize_token_embeddings(rounded, **({} if own_mean else {"mean_resizing": True}))
+    resized = find_matrices(model)
+    if resized.tied != matrices.tied or resized.layers.keys() != matrices.layers.keys():
+        raise PadfixError("Resizing tied or untied embedding and head. Upgrade: pip install -U transformers")
+    with torch.no_grad():
+        for name, layer in resized.layers.items():
+            if layer.weight.shape[0] != rounded:
+                raise PadfixError(f"{name} has {layer.weight.shape[0]} rows after a resize to {rounded}.")
+            if own_mean:  # else they are drawn at random
+                layer.weight[count:] = means[name].to(layer.weight.dtype)
+            layer.weight.data = layer.weight.data.contiguous()
+
+
+def _warn_of_resize(model: Any, before: int, after: int) -> None:
+    logger.warning(
+        "llama_padfix: %s is resized from %d to %d rows: whoever loads the adapter has to resize the base model too.",
+        type(model).__name__,
+        before,
+        after,
+    )
+
+
+def _remember_tokenizer(tokenizer: Any) -> Callable[[], None]:
+    """Return what puts the tokenizer back: `tokenizers` cannot take a token away, so a copy is kept."""
+    kept = copy.deepcopy(tokenizer)
+
+    def restore() -> None:
+        settings = vars(tokenizer)
+        settings.clear()
+        settings.update(vars(kept))
+
+    return restore
+
+
+def _remember_rows(weight: Any, places: Any) -> Callable[[], None]:
+    kept = weight.data[places].clone()
+
+    def restore() -> None:
+        weight.data[places] = kept
+
+    return restore
+
+
+def _remember_model(model: Any, matrices: Matrices) -> Callable[[], None]:
+    """Return what puts embedding, head and the sizes noted in configs back; the old weights are kept, not copied."""
+    layers = [layer for layer in (matrices.embedding, matrices.head) if layer is not None]
+    held = [(layer, dict(vars(layer)), dict(layer._parameters)) for layer in layers]
+    tensors = [(p, p.data) for _, _, parameters in held for p in parameters.values() if p is not None]
+    config, held_names = text_config(model), set(vars(model))
+    sizes = [(owner, vars(owner).get("vocab_size")) for owner in (config, model) if "vocab_size" in vars(owner)]
+
+    def restore() -> None:
+        for parameter, data in tensors:
+            parameter.data = data
+        for layer, attributes, parameters in held:
+            vars(layer).update(attributes)
+            layer._parameters.clear()
+            layer._parameters.update(parameters)
+        model.set_input_embeddings(matrices.embedding)
+        if matrices.head is not None:
+            model.set_output_embeddings(matrices.head)
+        for owner, size in sizes:
+            owner.vocab_size = size
+        if "vocab_size" not in held_names:
+            vars(model).pop("vocab_size", None)
+
+    return restore
+
+
+def _take_notes(
+    tokenizer: Any, existing: Mapping[str, int], unasked: Sequence[str], *, resized: bool
+) -> tuple[str, ...]:
+    notes = []
+    if existing:
+        named = ", ".join(f"{text!r} ({token_id})" for text, token_id in existing.items())
+        notes.append(f"There already, and left alone: {named}. Were their rows ever trained? find_untrained tells.")
+    if unasked:
+        notes.append(f"Tokens added before, which had no rows, got theirs too: {', '.join(map(repr, unasked))}.")
+    reserved = [token for token in tokenizer.get_vocab() if "reserved_special_token" in token]
+    if resized and reserved:
+        notes.append(
+            f"The vocabulary has {len(reserved)} reserved tokens, such as {min(reserved, key=len)!r}, which need no "
+            "resize: write one in your template, and train its row with mean_init_untrained."
+        )
+    return tuple(notes)

@@ -1,0 +1,313 @@
+"""The PEFT configuration that trains a few rows of the embedding and of the head, and what that costs."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llama_padfix.core.compat import ties_saved_copies, trains_rows_of_heads, trains_single_rows
+from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.core.hf_objects import text_config
+from llama_padfix.training.adapters.lora import choose_lora
+
+__all__ = ["Matrices", "RowTraining", "average_row", "complete_head", "find_matrices", "make_lora", "train_rows"]
+
+_MIB = 2**20
+_CHUNK = 8192  # rows that are read as float32 at a time
+_NOTHING = 1e-4  # of an ordinary row's length
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """The embedding and the head of a model, each with the shortest name that only it has.
+
+    `head` is None in a model without one, and `head_name` None where the head is the same matrix (`tied`).
+    """
+
+    embedding: Any
+    embedding_name: str
+    head: Any
+    head_name: str | None
+    tied: bool
+
+    @property
+    def layers(self) -> dict[str, Any]:
+        """The layers by name, a tied pair once."""
+        named = {self.embedding_name: self.embedding}
+        return named if self.head_name is None else {**named, self.head_name: self.head}
+
+
+@dataclass(frozen=True)
+class RowTraining:
+    """How some rows of the embedding and of the head are trained.
+
+    `lora` is the PEFT configuration, None where the whole model is trained. `by_rows` names the matrices of which
+    it trains just the rows of `token_ids`, `whole` those that it trains whole. Sizes are bytes: `kept` lasts as long
+    as the training (weights, gradients and AdamW's two states), `passing` comes and goes in each step, because PEFT
+    writes the trained rows into a copy of the matrix and autograd makes that copy a gradient.
+    """
+
+    lora: Any
+    token_ids: tuple[int, ...]
+    by_rows: tuple[str, ...]
+    whole: tuple[str, ...]
+    shape: tuple[int, int]
+    dtype: str
+    rows_kept: int
+    rows_passing: int
+    whole_kept: int
+
+    def __str__(self) -> str:
+        rows, width = self.shape
+        used = f"{len(self.token_ids)} rows of {', '.join(self.by_rows)}" if self.by_rows else "no single rows"
+        used += f"; {', '.join(self.whole)} whole" if self.whole else ""
+        return "\n".join(
+            [
+                f"Trained: {used}." if self.lora is not None else "Trained: the whole model.",
+                f"Memory for these rows ({rows} x {width} numbers a matrix, {self.dtype}):",
+                f"  trainable_token_indices: {_mib(self.rows_kept)} kept, {_mib(self.rows_passing)} passing in a step",
+                f"  modules_to_save:         {_mib(self.whole_kept)} kept",
+            ]
+        )
+
+
+def find_matrices(model: Any) -> Matrices:
+    """Return the embedding and the head of a plain model.
+
+    Raises `PadfixError` for a model that is wrapped for PEFT or for several devices, and where the weights are
+    quantised, offloaded or split, so that their rows can be neither read nor written.
+    """
+    wrapped = next((name for name in ("module", "_orig_mod") if hasattr(model, name)), None)
+    if wrapped is not None:
+        raise PadfixError(
+            f"Got a {type(model).__name__} around a model: its rows cannot be changed under it. Do it first, and wrap "
+            f"the model then: model = model.{wrapped}"
+        )
+    if not hasattr(model, "get_input_embeddings") or not hasattr(model, "config"):
+        raise PadfixError(
+            f"Got a {type(model).__name__} where a model is needed. "
+            "Load one: model = transformers.AutoModelForCausalLM.from_pretrained(name)"
+        )
+    embedding, head = model.get_input_embeddings(), _get_head(model)
+    if hasattr(model, "peft_config") or any(hasattr(layer, "base_layer") for layer in (embedding, head)):
+        raise PadfixError(
+            "The model carries a PEFT adapter already, whose layers hold rows of their own. Do it first, and "
+            "get_peft_model after it; from a model with an adapter: model = model.merge_and_unload()"
+        )
+    for place, layer in (("embedding", embedding), ("output head", head)):
+        _require_weights(place, layer)
+    says_tied = bool(getattr(text_config(model), "tie_word_embeddings", False))
+    tied = head is not None and head.weight is embedding.weight
+    if head is not None and says_tied != tied:
+        seen = "are two matrices, and the config says that they are one" if says_tied else "are one, config says two"
+        line = "model.tie_weights()" if says_tied else "model.config.tie_word_embeddings = True"
+        raise PadfixError(f"Embedding and head {seen}: one of them would be lost when saved. Run: {line}")
+    return Matrices(
+        embedding=embedding,
+        embedding_name=_name_layer(model, embedding),
+        head=head,
+        head_name=_name_layer(model, head) if head is not None and not tied else None,
+        tied=tied,
+    )
+
+
+def _get_head(model: Any) -> Any:
+    try:
+        return model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):  # a model without a head
+        return None
+
+
+def _require_weights(place: str, layer: Any) -> None:
+    if layer is None and place == "output head":
+        return
+    weight = getattr(layer, "weight", None)
+    if weight is None or weight.ndim != 2 or weight.is_meta or hasattr(weight, "ds_shape"):
+        raise PadfixError(
+            f"The {place} has no weights here: they are offloaded, or split between devices. Load the model whole: "
+            "AutoModelForCausalLM.from_pretrained(name), without device_map and DeepSpeed"
+        )
+    if not weight.is_floating_point():
+        raise PadfixError(
+            f"The weights of the {place} are quantised ({str(weight.dtype).removeprefix('torch.')}), so no row of it "
+            "can be set or trained. Keep it out of the quantisation: BitsAndBytesConfig(..., "
+            "llm_int8_skip_modules=['lm_head', 'embed_tokens'])"
+        )
+
+
+def _name_layer(model: Any, layer: Any) -> str:
+    """Return the shortest end of a layer's name that no other layer's name ends in: PEFT matches ends."""
+    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    full = next(name for name, module in model.named_modules() if module is layer)
+    parts = full.split(".")
+    ends = (".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1))
+    return next((end for end in ends if sum(name.endswith(end) for name in names) == 1), full)
+
+
+def make_lora(lora: Any = None, model: Any = None) -> Any:
+    """Return a PEFT configuration of the caller's own: a default, one from a dict, or a copy of the one given.
+
+    Targets that nobody named are the linear projections of the model's layers (`find_lora_targets`), and the default
+    is that of `load(lora=True)`: r 16, alpha 16, no dropout. None for `lora=False`, which means that
+    the whole model is trained. Raises `PadfixError` without PEFT, and for keywords that its `LoraConfig` lacks.
+    """
+    if lora is False:
+        return None
+    try:
+        import peft
+    except ImportError as error:
+        raise PadfixError(
+            "The configuration that trains new rows is PEFT's, which is not installed. Run: pip install peft. "
+            "To train the whole model instead: lora=False"
+        ) from error
+    if lora is None or lora is True:
+        lora = {}
+    if isinstance(lora, Mapping):
+        known = inspect.signature(peft.LoraConfig.__init__).parameters
+        unknown = [name for name in lora if name not in known]
+        if unknown:
+            raise PadfixError(f"LoraConfig knows no {', '.join(map(repr, unknown))}. Remove it from lora=.")
+        return choose_lora(lora, model)[0]
+    if not isinstance(lora, peft.PeftConfig) or not hasattr(lora, "modules_to_save"):
+        raise PadfixError(
+            f"lora={describe(lora)} is no configuration that could train rows. Pass a peft.LoraConfig, a dict of its "
+            "arguments, None for the default, or False to train the whole model."
+        )
+    return copy.deepcopy(lora)
+
+
+def train_rows(model: Any, token_ids: Iterable[int], lora: Any = None) -> RowTraining:
+    """Return the PEFT configuration that trains the rows of some tokens, and what it costs; the model stays as it is.
+
+    `lora` is a `LoraConfig` (a copy of it is extended), a dict of its arguments, None for the default, or False for
+    training the whole model. Just the rows are trained (`trainable_token_indices`, PEFT 0.15 and newer) in the
+    embedding and, unless both are one matrix, in the head. A matrix is trained whole (`modules_to_save`) where the
+    configuration says so already or has no such field, where the head has a bias, which PEFT's way drops, and, before
+    PEFT 0.18, where it is a head of its own.
+    Raises `PadfixError` for an id without a row and where a matrix is a LoRA target too.
+    """
+    matrices = find_matrices(model)
+    count, width = (int(size) for size in matrices.embedding.weight.shape)
+    ids = sorted({int(token_id) for token_id in token_ids})
+    beyond = [token_id for token_id in ids if not 0 <= token_id < count]
+    if beyond:
+        raise PadfixError(
+            f"The embedding has {count} rows, and none for id {beyond[0]}. Add the tokens: "
+            "add_tokens(model, tokenizer, tokens)"
+        )
+    config = make_lora(lora, model)
+    by_rows: list[str] = []
+    whole: list[str] = []
+    if config is not None and ids:
+        by_rows, whole = _choose_ways(model, matrices, config)
+        _write_rows(matrices, config, by_rows, ids)
+        _write_whole(matrices, config, whole)
+    size = matrices.embedding.weight.element_size()
+    # A trained row: itself, the row that it replaces, its gradient and two states of AdamW, all float32.
+    rows_kept = len(ids) * width * 5 * 4 * len(matrices.layers)
+    return RowTraining(
+        lora=config,
+        token_ids=tuple(ids),
+        by_rows=tuple(by_rows),
+        whole=tuple(whole),
+        shape=(count, width),
+        dtype=str(matrices.embedding.weight.dtype).removeprefix("torch."),
+        rows_kept=rows_kept,
+        rows_passing=2 * count * width * size,  # the head's copy waits for the backward pass, which adds its gradient
+        whole_kept=len(matrices.layers) * count * width * size * 4,  # a copy, its gradient, two states of AdamW
+    )
+
+
+def _choose_ways(model: Any, matrices: Matrices, config: Any) -> tuple[list[str], list[str]]:
+    by_rows: list[str] = []
+    whole: list[str] = []
+    has_bias = getattr(matrices.head, "bias", None) is not None
+    for name, layer in matrices.layers.items():
+        full = next(path for path, module in model.named_modules() if module is layer)
+        if _is_named(full, config.modules_to_save):
+            whole.append(name)
+            continue
+        if _is_named(full, getattr(config, "target_modules", None)):
+            raise PadfixError(
+                f"{name} is among target_modules, and a matrix cannot have LoRA and single rows trained. Take it out "
+                f"of target_modules, or train it whole: modules_to_save=[{name!r}]"
+            )
+        biased = has_bias and (layer is matrices.head or matrices.tied)
+        able = trains_single_rows(config) and (name != matrices.head_name or trains_rows_of_heads())
+        (by_rows if able and not biased else whole).append(name)
+    return by_rows, whole
+
+
+def _is_named(full: str, names: Any) -> bool:
+    if isinstance(names, str) or names is None:
+        return False  # "all-linear" leaves the head out, and a pattern is the caller's own
+    return any(full == name or full.endswith(f".{name}") for name in names)
+
+
+def _write_rows(matrices: Matrices, config: Any, by_rows: list[str], ids: list[int]) -> None:
+    """Add the rows to those that the configuration trains already; under one name where both are one matrix."""
+    if not by_rows:
+        return
+    held = config.trainable_token_indices or {}
+    held = {name: list(rows) for name, rows in held.items()} if isinstance(held, Mapping) else {"": list(held)}
+    merged: dict[str, list[int]] = {}
+    for name, rows in held.items():
+        own = next((known for known in matrices.layers if name and (known.endswith(name) or name.endswith(known))), "")
+        key = matrices.embedding_name if matrices.tied or not name else own or name
+        merged[key] = sorted({*merged.get(key, ()), *rows})
+    for name in by_rows:
+        merged[name] = sorted({*merged.get(name, ()), *ids})
+    config.trainable_token_indices = merged
+
+
+def _write_whole(matrices: Matrices, config: Any, whole: list[str]) -> None:
+    if not whole:
+        return
+    config.modules_to_save = list(dict.fromkeys([*(config.modules_to_save or ()), *whole]))
+    if matrices.tied:
+        if not ties_saved_copies(config):
+            raise PadfixError(
+                f"The {type(config).__name__} of the installed PEFT trains a copy of the embedding, and the head, the "
+                "same matrix, would stay behind. Use LoRA with a newer PEFT: pip install -U peft"
+            )
+        config.ensure_weight_tying = True
+
+
+def complete_head(model: Any) -> bool:
+    """Give a head of which PEFT trains single rows the `bias` that TRL reads; tell whether it was missing.
+
+    TRL 1.16 computes every loss from `lm_head.weight` and `lm_head.bias`, and PEFT's layer (0.21.2) has no `bias`
+    while its adapter is active: AttributeError in the first step. The bias is None, as in the head itself. Call it on
+    the model with its adapter: `complete_head(trainer.model)`. Does nothing to any other head.
+    """
+    head = _get_head(model)
+    original = getattr(head, "original_module", None)
+    if original is None or hasattr(head, "bias") or getattr(original, "bias", None) is not None:
+        return False
+    head.bias = None
+    return True
+
+
+def average_row(weight: Any, count: int) -> Any:
+    """Return the mean of the first `count` rows that hold anything, as float32 on the weight's device."""
+    import torch
+
+    with torch.no_grad():
+        lengths = torch.cat([part.float().norm(dim=1) for part in weight[:count].split(_CHUNK)])
+        held = lengths > _NOTHING * lengths.median()
+        if not bool(held.any()):
+            raise PadfixError(
+                "All rows of the embedding are zero, so there is no mean. Load the weights of the model."
+            )
+        total = torch.zeros(weight.shape[1], dtype=torch.float64, device=weight.device)
+        for start in range(0, count, _CHUNK):
+            part = weight[start : min(start + _CHUNK, count)].double()
+            total += part[held[start : start + len(part)]].sum(0)
+        return (total / held.sum()).float()
+
+
+def _mib(size: int) -> str:
+    return f"{size / _MIB:.1f} MiB"

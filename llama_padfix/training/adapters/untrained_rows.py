@@ -1,0 +1,204 @@
+"""Rows of the embedding that nobody ever trained, found by their weights, and set to the mean on request."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from llama_padfix.chat.template_profile import observe_template
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.doctor.observe.model import blank_rows
+from llama_padfix.doctor.observe.rows import is_encoded, rows_of_dataset
+from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.encoding.labels import find_markers
+from llama_padfix.tokens.calls import check_tokenizer, encode_plain, render, untouched
+from llama_padfix.tokens.control import special_ids
+from llama_padfix.training.adapters.row_training import Matrices, RowTraining, average_row, find_matrices, train_rows
+
+__all__ = ["MeanInit", "UntrainedRow", "find_untrained", "mean_init_untrained"]
+
+logger = logging.getLogger(__name__)
+
+_IN_HEAD = "zero in the head"
+_BATCH = 1000  # raw rows that are encoded at a time
+_CONVERSATIONS: tuple[tuple[str, ...], ...] = (("system", "user", "assistant", "user"), ("user", "assistant", "user"))
+
+
+@dataclass(frozen=True)
+class UntrainedRow:
+    """A token whose row holds nothing: `reason` is "zero", "the same as another", or "zero in the head".
+
+    `norm` is the length of its row in the embedding and `head_norm` that in the head, None where both are one matrix;
+    `usual_norm` is the median length in the embedding.
+    """
+
+    token: str
+    token_id: int
+    reason: str
+    norm: float
+    head_norm: float | None
+    usual_norm: float
+
+    def __str__(self) -> str:
+        seen = f"{self.token!r} ({self.token_id}): {self.reason}, length {self.norm:.3g}"
+        head = "" if self.head_norm is None else f", {self.head_norm:.3g} in the head"
+        return f"{seen}{head}; usual {self.usual_norm:.3g}"
+
+
+@dataclass(frozen=True)
+class MeanInit:
+    """Which rows were set to the mean, `before` and `after`, and how they are trained from there on."""
+
+    before: tuple[UntrainedRow, ...]
+    after: tuple[UntrainedRow, ...]
+    training: RowTraining
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The ids whose rows changed, in ascending order: what `trainable_token_indices` wants."""
+        return self.training.token_ids
+
+    @property
+    def lora(self) -> Any:
+        """The PEFT configuration that trains these rows, for `peft_config=`; None with `lora=False`."""
+        return self.training.lora
+
+    def __str__(self) -> str:
+        if not self.before:
+            return "Every row that the template and the data use was trained: nothing to set."
+        lines = [
+            f"  {old.token!r} ({old.token_id}): {old.reason}, length {old.norm:.3g} -> {new.norm:.3g}"
+            + ("" if new.head_norm is None else f", in the head {old.head_norm:.3g} -> {new.head_norm:.3g}")
+            for old, new in zip(self.before, self.after, strict=True)
+        ]
+        return "\n".join([f"Set to the mean of the trained rows: {len(lines)}.", *lines, str(self.training)])
+
+
+def find_untrained(model: Any, tokenizer: Any, dataset: Any = None) -> tuple[UntrainedRow, ...]:
+    """Return the tokens that the chat template, the EOS or the data use, and whose rows were never trained.
+
+    A row is untrained when it is shorter than a ten-thousandth of the median row, or when it is the row of another
+    control token. In the base models of Llama 3 such rows are 1.7e-21 long where others are 0.59 (254 of the 256
+    control tokens, and some twenty ordinary ones; reports of cohere-ai/magikarp on Meta-Llama-3-8B and 3.1-8B). Their
+    rows of the head are of ordinary length there: the embedding decides, since a token that was never read was never a
+    target either; a head's row of zero counts as well. No token is left out for being EOS, BOS or the pad token.
+
+    `dataset` is read whole: encoded rows, or raw ones in any shape that `ChatEncoder` reads. Without it, only the
+    tokens of the template are judged. Changes nothing; raises `PadfixError` for weights that cannot be read.
+    """
+    matrices = find_matrices(model)
+    return _look(matrices, tokenizer, _used_ids(tokenizer, dataset))
+
+
+def mean_init_untrained(model: Any, tokenizer: Any, dataset: Any = None, *, lora: Any = None) -> MeanInit:
+    """Set the rows that `find_untrained` names to the mean of the trained rows, in place, and say how to train them.
+
+    Embedding and head each get their own mean, once where both are one matrix; an embedding row stays where only the
+    head's is zero. `lora` is that of `train_rows`: pass
+    `add_tokens(...).lora` to train both kinds of rows. Do it before `get_peft_model`. Raises `PadfixError`, and leaves
+    the model as it was, for anything that cannot be done.
+    """
+    import torch
+
+    before = find_untrained(model, tokenizer, dataset)
+    matrices = find_matrices(model)
+    ids = [row.token_id for row in before]
+    training = train_rows(model, ids, lora)
+    if not before:
+        return MeanInit((), (), training)
+    means = {name: average_row(layer.weight, len(layer.weight)) for name, layer in matrices.layers.items()}
+    with torch.no_grad():
+        for name, layer in matrices.layers.items():
+            chosen = [row.token_id for row in before if layer is matrices.head or row.reason != _IN_HEAD]
+            places = torch.tensor(chosen, dtype=torch.long, device=layer.weight.device)
+            layer.weight[places] = means[name].to(layer.weight.dtype)
+    result = MeanInit(before, _measure(matrices, tokenizer, dict.fromkeys(ids, "the mean")), training)
+    logger.info("llama_padfix: %s", result)
+    return result
+
+
+def _look(matrices: Matrices, tokenizer: Any, used: set[int]) -> tuple[UntrainedRow, ...]:
+    controls = {*special_ids(tokenizer).values(), *map(int, tokenizer.added_tokens_decoder)}
+    reasons = blank_rows(matrices.embedding.weight, used, controls)
+    if matrices.head_name is not None:
+        reasons = {**dict.fromkeys(blank_rows(matrices.head.weight, used, ()), _IN_HEAD), **reasons}
+    return _measure(matrices, tokenizer, dict(sorted(reasons.items())))
+
+
+def _measure(matrices: Matrices, tokenizer: Any, reasons: dict[int, str]) -> tuple[UntrainedRow, ...]:
+    import torch
+
+    if not reasons:
+        return ()
+    with torch.no_grad():
+        lengths = [_lengths(layer.weight, list(reasons)) for layer in matrices.layers.values()]
+        step = max(1, len(matrices.embedding.weight) // 4096)
+        usual = float(matrices.embedding.weight[::step].float().norm(dim=1).median())
+    heads: list[float | None] = [*lengths[1]] if len(lengths) > 1 else [None] * len(reasons)
+    return tuple(
+        UntrainedRow(str(tokenizer.convert_ids_to_tokens(token_id)), token_id, reason, norm, head, usual)
+        for (token_id, reason), norm, head in zip(reasons.items(), lengths[0], heads, strict=True)
+    )
+
+
+def _lengths(weight: Any, ids: list[int]) -> list[float]:
+    import torch
+
+    rows = weight[torch.tensor(ids, device=weight.device)].float()
+    return [float(length) for length in rows.norm(dim=1).tolist()]
+
+
+def _used_ids(tokenizer: Any, dataset: Any) -> set[int]:
+    check_tokenizer(tokenizer)
+    with untouched(tokenizer):
+        used = _ids_of_template(tokenizer)
+    if tokenizer.eos_token_id is not None:
+        used.add(int(tokenizer.eos_token_id))
+    return used if dataset is None else used | _ids_of_data(tokenizer, dataset)
+
+
+def _ids_of_template(tokenizer: Any) -> set[int]:
+    """Return the ids that a rendered conversation holds, and those that may end a turn, as the check EMB004 does."""
+    facts = observe_template(tokenizer)
+    used: set[int] = set()
+    with contextlib.suppress(PadfixError):  # no template, or turns without ids of their own
+        markers = find_markers(tokenizer)
+        used |= {*markers.header_ids, *markers.stop_ids, *markers.turn_start_ids}
+    for roles in _CONVERSATIONS if facts is not None else ():
+        messages = [{"role": role, "content": "Word"} for role in roles]
+        try:
+            text = render(tokenizer, messages, add_generation_prompt=True)
+        except Exception:  # a template that knows no system message
+            continue
+        return used | set(encode_plain(tokenizer, text))
+    return used
+
+
+def _ids_of_data(tokenizer: Any, dataset: Any) -> set[int]:
+    import numpy
+
+    used: set[int] = set()
+    if is_encoded(dataset):
+        for row in rows_of_dataset(dataset, "dataset", None, None):
+            ids = row.input_ids if row.attention_mask is None else row.input_ids[row.attention_mask != 0]
+            used.update(int(i) for i in numpy.unique(ids))
+        return used
+    if isinstance(dataset, (str, dict)) or not isinstance(dataset, Iterable):
+        raise PadfixError(f"A {type(dataset).__name__} is no dataset. Pass one split, or a list of rows: [row, ...]")
+    encoder = ChatEncoder(tokenizer)
+    batch: list[Any] = []
+    number = 0
+    for number, row in enumerate(dataset):
+        batch.append(row)
+        if len(batch) == _BATCH:
+            used |= _encode(encoder, batch, number + 1 - len(batch))
+            batch = []
+    return used | _encode(encoder, batch, number + 1 - len(batch))
+
+
+def _encode(encoder: ChatEncoder, rows: list[Any], first: int) -> set[int]:
+    columns, _ = encoder.encode_rows(rows, first) if rows else ({"input_ids": []}, None)
+    return {token_id for ids in columns["input_ids"] for token_id in ids}

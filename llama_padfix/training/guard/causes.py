@@ -1,0 +1,159 @@
+"""From what a guard saw to the most likely cause, with a code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llama_padfix.doctor.findings import Finding
+from llama_padfix.training.guard.incident import Cause, Health, Kind
+
+__all__ = ["GUARD_CODES", "find_cause"]
+
+GUARD_CODES = {
+    "GRD000": "cause-not-found",
+    "GRD001": "weights-poisoned-before-the-run",
+    "GRD002": "float16-overflow",
+    "GRD003": "learning-rate-too-high",
+    "GRD004": "no-gradient-reaches-the-weights",
+    "GRD005": "loss-without-gradient",
+    "GRD006": "batch-out-of-line",
+}
+"""The causes that only a running guard can tell, besides the codes of the catalogue of checks."""
+
+_GROWN = 3.0  # times the weights' norm at most 32 updates earlier: a sane run moves it by a few percent
+
+
+def find_cause(
+    kind: Kind,
+    health: Health,
+    trained_tokens: int | None = None,
+    findings: Sequence[Finding] = (),
+    tokens: str = "",
+) -> Cause:
+    """Return the most likely cause; the first that fits, from the plainest evidence to the weakest.
+
+    `trained_tokens` counts the labels of the batch to blame that are not -100 (None where it has none to count),
+    `findings` are the doctor's on that batch, `tokens` names the tokens whose rows are broken.
+    """
+    if trained_tokens == 0:
+        return _masked()
+    if health.broken_weights:
+        return _broken(health, tokens)
+    if health.growth > _GROWN:
+        return _too_fast(
+            f"The trainable weights are {health.growth:.3g} times as large as at most 32 updates ago. {_rates(health)}"
+        )
+    if kind in ("loss-not-finite", "gradient-not-finite", "eval-loss-not-finite"):
+        return _overflow(kind, health)
+    if kind == "zero-gradient":
+        return _no_gradient(health)
+    if kind == "zero-loss":
+        return _guard(
+            "GRD005",
+            f"The batch has {trained_tokens if trained_tokens is not None else 'an unknown number of'} trained "
+            "tokens, and the loss is exactly 0.0: it is not computed from them, or every one is certain already.",
+            "Look at compute_loss and at the labels in batch.txt; stop where the data is learned by heart.",
+        )
+    return _out_of_line(findings)
+
+
+def _guard(code: str, message: str, mend: str) -> Cause:
+    return Cause(code, GUARD_CODES[code], message, mend)
+
+
+def _masked() -> Cause:
+    return Cause(
+        "LBL001",
+        "row-without-trained-token",
+        "Every label of the batch is -100, so that its loss is a mean over no token: nan, or 0 in some trainers.",
+        "Encode the data with prepare(tokenizer).encode(dataset), which counts such rows and lets none out.",
+    )
+
+
+def _too_fast(message: str) -> Cause:
+    return _guard("GRD003", message, "Lower the learning rate: 2e-4 suits LoRA, 1e-5 whole models; add warm-up.")
+
+
+def _rates(health: Health) -> str:
+    rates = sorted({float(group["lr"]) for group in health.groups if "lr" in group})
+    return f"Learning rate: {', '.join(f'{rate:g}' for rate in rates)}." if rates else ""
+
+
+def _broken(health: Health, tokens: str) -> Cause:
+    parts = [
+        f"{weight.name} ({weight.rows} rows, first {', '.join(map(str, weight.first_rows[:3]))})"
+        for weight in health.broken_weights[:3]
+    ]
+    seen = f"nan or inf in {len(health.broken_weights)} weights: {'; '.join(parts)}"
+    if not health.finite_before:
+        return _guard(
+            "GRD001",
+            f"{seen}{f', the rows of {tokens}' if tokens else ''}. They were there before the first step.",
+            "Download or merge the checkpoint again; new rows want add_tokens, which gives them the mean.",
+        )
+    if "float16" in health.dtypes and health.loss_scale is None:
+        return Cause(
+            "PRC006",
+            "float16-weights-without-scaler",
+            f"{seen}. They came with an update of float16 weights, where Adam's epsilon is 0.",
+            "Load in float32 (dtype='float32') and train with fp16=True, or in bfloat16 where it is real.",
+        )
+    return _too_fast(f"{seen}. The weights were finite at the start, and an update broke them. {_rates(health)}")
+
+
+def _overflow(kind: Kind, health: Health) -> Cause:
+    overflow = health.overflow
+    mend = "Train in bfloat16 where it is real or in float32; else clip at 0.3 and lower the learning rate."
+    if overflow is not None and overflow.dtype == "float16":
+        return _guard(
+            "GRD002",
+            f"{overflow.module} goes beyond 65504, the end of float16, on inputs of up to {overflow.largest:.3g}.",
+            mend,
+        )
+    if kind == "gradient-not-finite" and (health.loss_scale is not None or "float16" in health.dtypes):
+        return _guard("GRD002", f"{_gradients(health)} The loss is finite, the backward pass in float16 is not.", mend)
+    where = f"The first output that is not finite is that of {overflow.module}." if overflow is not None else ""
+    if kind == "gradient-not-finite":
+        where = _gradients(health)
+    return _guard(
+        "GRD000",
+        f"The weights are finite and the batch has trained tokens. {where}".rstrip(),
+        "Feed the batch to the model again: llama_padfix.training.guard.evidence.load_batch(folder).",
+    )
+
+
+def _gradients(health: Health) -> str:
+    names = ", ".join(health.broken_gradients[:3])
+    return f"{len(health.broken_gradients)} gradients are not finite, among them {names}." if names else ""
+
+
+def _no_gradient(health: Health) -> Cause:
+    if health.without_gradient == health.parameters:
+        return _guard(
+            "GRD004",
+            f"None of the {health.parameters} trainable parameters has a gradient.",
+            "Call model.enable_input_require_grads() with gradient checkpointing; look for detach() and no_grad().",
+        )
+    if "float16" in health.dtypes and health.loss_scale is None:
+        return Cause(
+            "PRC006",
+            "float16-weights-without-scaler",
+            "The gradients of float16 weights are exactly 0: below 6e-8 all is 0 there, and nothing scales the loss.",
+            "Load in float32 (dtype='float32') and train with fp16=True.",
+        )
+    return _guard(
+        "GRD004",
+        f"{health.parameters - health.without_gradient} trainable parameters have a gradient, and each is exactly 0.",
+        "Look for a LoRA whose A and B are both 0, for a factor of 0 on the loss, and for weights that nothing uses.",
+    )
+
+
+def _out_of_line(findings: Sequence[Finding]) -> Cause:
+    worst = next((finding for finding in findings if finding.severity == "error" and finding.where), None)
+    if worst is not None:
+        return Cause(worst.code, worst.name, worst.message, "Read the rows in batch.txt, and mend the data.")
+    return _guard(
+        "GRD006",
+        "Weights and gradients are sane, and the doctor finds no fault in the batch: its text is unlike the rest.",
+        "Read it in batch.txt; where it belongs, clip gradients, or raise the guard's spike threshold.",
+    )

@@ -1,0 +1,195 @@
+"""Numbers of weights, gradients and optimizer states, and the module where a batch stops being finite."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llama_padfix.training.guard.incident import BrokenWeight, Health, MicroBatch, Overflow
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["find_broken_weights", "observe_health", "read_numbers", "take_norm", "trace_overflow"]
+
+_SHOWN = 10  # names listed of parameters, rows and states
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def take_norm(tensors: Iterable[torch.Tensor | None]) -> torch.Tensor | None:
+    """Return the Euclidean norm over all tensors, a float32 scalar, without waiting for the device.
+
+    Summed in float32 (a float16 sum would overflow at 65504). Shards of one tensor (DTensor) count whole. None where
+    there is no floating point tensor.
+    """
+    import torch
+
+    groups: dict[tuple[Any, Any], list[torch.Tensor]] = {}
+    for tensor in tensors:
+        if tensor is None or not tensor.is_floating_point() or tensor.device.type == "meta":
+            continue
+        values = tensor.detach()
+        values = values.coalesce().values() if values.is_sparse else values
+        if values.numel():
+            groups.setdefault((values.device, values.dtype), []).append(values)
+    if not groups:
+        return None
+    home = next(iter(groups))[0]
+    norms = [norm for group in groups.values() for norm in torch._foreach_norm(group, 2, dtype=torch.float32)]
+    whole = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]
+    total: torch.Tensor = torch.linalg.vector_norm(torch.stack([norm.to(home) for norm in whole]))
+    return total
+
+
+def read_numbers(scalars: Sequence[torch.Tensor | None]) -> list[float | None]:
+    """Return the values of scalars on any devices, None for None, in one transfer for each device."""
+    import torch
+
+    numbers: list[float | None] = [None] * len(scalars)
+    held: dict[Any, list[tuple[int, torch.Tensor]]] = {}
+    for place, scalar in enumerate(scalars):
+        if scalar is not None:
+            held.setdefault(scalar.device, []).append((place, scalar))
+    for group in held.values():
+        values = torch.stack([scalar.detach().float().reshape(()) for _, scalar in group])
+        for (place, _), number in zip(group, values.tolist(), strict=True):
+            numbers[place] = number
+    return numbers
+
+
+def observe_health(model: Any, optimizer: Any, norm_before: float | None, finite_before: bool) -> Health:
+    """Return the state of weights, gradients and optimizer; reads every weight once, changes nothing."""
+    import torch
+
+    named = _named_parameters(model, optimizer)
+    trained = {name: p for name, p in named.items() if p.requires_grad}
+    gradients = {name: p.grad for name, p in trained.items() if p.grad is not None}
+    norms = dict(zip(gradients, read_numbers([take_norm([g]) for g in gradients.values()]), strict=True))
+    finite = sorted((n for n in norms.items() if n[1] is not None and math.isfinite(n[1])), key=lambda n: -(n[1] or 0))
+    groups = getattr(optimizer, "param_groups", None) or ()
+    broken_states, largest_states = _observe_states(optimizer, named)
+    scale = getattr(optimizer, "grad_scale", None)
+    return Health(
+        optimizer=type(optimizer).__name__ if optimizer is not None else "",
+        groups=tuple(
+            {
+                k: float(v) if isinstance(v, torch.Tensor) and v.numel() == 1 else v
+                for k, v in group.items()
+                if k != "params" and isinstance(v, (*_PLAIN, tuple, torch.Tensor))
+            }
+            for group in groups
+        ),
+        dtypes=dict(Counter(str(p.dtype).removeprefix("torch.") for p in trained.values())),
+        parameters=len(trained),
+        without_gradient=len(trained) - len(gradients),
+        broken_gradients=tuple(name for name, norm in norms.items() if norm is not None and not math.isfinite(norm)),
+        largest_gradients={name: norm for name, norm in finite[:_SHOWN] if norm is not None},
+        norm_before=norm_before,
+        norm_now=read_numbers([take_norm(trained.values())])[0],
+        finite_before=finite_before,
+        broken_weights=tuple(find_broken_weights(named)),
+        broken_states=broken_states,
+        largest_states=largest_states,
+        loss_scale=read_numbers([scale])[0] if isinstance(scale, torch.Tensor) else None,
+    )
+
+
+def _named_parameters(model: Any, optimizer: Any) -> dict[str, Any]:
+    if model is not None:
+        return dict(model.named_parameters())
+    held = [p for group in getattr(optimizer, "param_groups", None) or () for p in group["params"]]
+    return {f"parameter {place}": parameter for place, parameter in enumerate(held)}
+
+
+def find_broken_weights(named: Mapping[str, Any]) -> Iterable[BrokenWeight]:
+    """Yield the parameters that hold nan or inf, with their rows; reads every weight once."""
+    import torch
+
+    for name, parameter in named.items():
+        if not parameter.is_floating_point() or parameter.device.type == "meta" or not parameter.numel():
+            continue
+        values = parameter.detach()
+        values = values.to_local() if hasattr(values, "to_local") else values
+        if bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all()):
+            continue  # a sum of finite numbers may overflow
+        rows = values.reshape(values.shape[0], -1) if values.ndim else values.reshape(1, 1)
+        places = (~torch.isfinite(rows)).any(dim=1).nonzero().flatten()
+        yield BrokenWeight(name, len(places), tuple(places[:_SHOWN].tolist()))
+
+
+def _observe_states(optimizer: Any, named: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Which optimizer states hold nan or inf, and the largest magnitude of each kind of state."""
+    import torch
+
+    names = {id(parameter): name for name, parameter in named.items()}
+    broken: list[str] = []
+    largest: dict[str, float] = {}
+    for parameter, state in (getattr(optimizer, "state", None) or {}).items():
+        for kind, value in state.items() if isinstance(state, Mapping) else ():
+            if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.numel():
+                continue
+            value = value.to_local() if hasattr(value, "to_local") else value
+            top = float(value.detach().abs().max())
+            if math.isfinite(top):
+                largest[kind] = max(largest.get(kind, 0.0), top)
+            else:
+                broken.append(f"{kind} of {names.get(id(parameter), 'a parameter')}")
+    return tuple(broken[:_SHOWN]), largest
+
+
+def trace_overflow(model: Any, micro: MicroBatch) -> Overflow | None:
+    """Return the first module whose output is not finite, found by running the batch through the model once more.
+
+    In evaluation mode (put back afterwards), without gradients, under the autocast of the step. None where every
+    module stays finite, and where the second run raises.
+    """
+    import torch
+
+    found: list[Overflow] = []
+    handles = []
+
+    def look(name: str) -> Any:
+        def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            if found or all(bool(torch.isfinite(value).all()) for value in _floats(output)):
+                return
+            before = list(_floats((args, kwargs)))
+            tops = [float(v[torch.isfinite(v)].abs().max()) for v in before if bool(torch.isfinite(v).any())]
+            finite = all(bool(torch.isfinite(v).all()) for v in before)
+            bad = next(v for v in _floats(output) if not bool(torch.isfinite(v).all()))
+            dtype = str(bad.dtype).removeprefix("torch.")
+            found.append(Overflow(f"{name} ({type(module).__name__})", dtype, max(tops, default=0.0), finite))
+
+        return hook
+
+    modes = [(module, module.training) for module in model.modules()]
+    device = next((v.device.type for v in micro.batch.values() if hasattr(v, "device")), "cpu")
+    try:
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_hook(look(name or "the model"), with_kwargs=True))
+        model.eval()
+        with torch.no_grad(), torch.autocast(device, dtype=micro.autocast, enabled=micro.autocast is not None):
+            model(**micro.batch, **micro.arguments)
+    except Exception:  # a second look must not hide what the first one saw
+        return None
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes:
+            module.training = mode
+    return found[0] if found else None
+
+
+def _floats(value: Any) -> Iterable[torch.Tensor]:
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point() and value.numel():
+            yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _floats(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _floats(item)

@@ -1,0 +1,208 @@
+"""What can be known of a checkpoint before any of its weights is read."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from llama_padfix.core.choices import Choice
+from llama_padfix.core.compat import reads_paired_merges
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.doctor.observe.folder import encode_probe, encode_raw
+
+__all__ = ["build_shape", "load_tokenizer", "require_complete_folder", "require_length", "require_rows"]
+
+_LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
+_POINTER = b"version https://git-lfs"
+
+
+def require_complete_folder(folder: Path) -> None:
+    """Raise `PadfixError` for a folder without config.json or tokenizer, and for weights that are cut or missing.
+
+    A name that is no path here is taken for one on the hub, and not looked at. Of safetensors files the header is
+    read and held against the size of the file; no tensor is.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise PadfixError(f"{str(folder)!r} is a file. Pass the folder that holds config.json and the weights.")
+    held = sorted(item.name for item in folder.iterdir())
+    if "config.json" not in held:
+        seen = f"{str(folder)!r} holds no config.json (it has: {', '.join(held[:8]) or 'nothing'})."
+        if "adapter_config.json" in held:
+            raise PadfixError(
+                f"{seen} It is an adapter. Load its base model, and the adapter onto it: "
+                f"model, tokenizer = load(base); model = peft.PeftModel.from_pretrained(model, {str(folder)!r})"
+            )
+        raise PadfixError(f"{seen} Save the model there: model.save_pretrained({str(folder)!r})")
+    if not any(name.startswith(("tokenizer", "vocab", "spiece", "tekken")) for name in held):
+        raise PadfixError(
+            f"{str(folder)!r} holds a model but no tokenizer. Save it there: "
+            f"tokenizer.save_pretrained({str(folder)!r})"
+        )
+    _require_whole_weights(folder)
+
+
+def require_rows(tokenizer: Any, config: Any, path: str) -> None:
+    """Raise `PadfixError` where the tokenizer has an id for which the model's embedding has no row."""
+    rows = getattr(_text_config(config), "vocab_size", None)
+    vocabulary = tokenizer.get_vocab()
+    if not isinstance(rows, int) or not vocabulary:
+        return
+    token, highest = max(vocabulary.items(), key=lambda item: item[1])
+    if highest >= rows:
+        raise PadfixError(
+            f"The tokenizer of {path!r} has ids up to {highest} ({token!r}), and the embedding has {rows} rows: "
+            "training would stop with IndexError, or with a device-side assert. Give it the rows once: "
+            f"model = AutoModelForCausalLM.from_pretrained({path!r}); model.resize_token_embeddings({highest + 1}); "
+            f"model.save_pretrained({path!r})"
+        )
+
+
+def require_length(max_length: int | None, config: Any) -> None:
+    """Raise `PadfixError` for a length that is none, or beyond the positions that the model was made for."""
+    if max_length is None:
+        return
+    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
+        raise PadfixError(f"max_length={max_length!r} is no number of tokens. Pass one such as max_length=2048")
+    text = _text_config(config)
+    positions = getattr(text, "max_position_embeddings", None)
+    if not isinstance(positions, int) or max_length <= positions:
+        return
+    scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    kind = scaling.get("rope_type") or scaling.get("type") or "default" if isinstance(scaling, dict) else "default"
+    if kind in ("default", "llama3"):  # the others say by a factor how far beyond them they reach
+        raise PadfixError(
+            f"max_length={max_length} is beyond the {positions} positions (max_position_embeddings) that the model "
+            f"was trained with. Pass a shorter one, max_length={positions}, or a rope scaling of your own with config="
+        )
+
+
+def build_shape(config: Any, trust_remote_code: bool = False) -> Any:
+    """Return the model of a config on the meta device: its modules and their names, and no numbers.
+
+    None where its code cannot be built so.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception:  # code from the hub may compute with its weights as it is built; the checks come later then
+        return None
+
+
+def load_tokenizer(path: str, *, strict: bool = False, **from_pretrained: Any) -> tuple[Any, Choice | None]:
+    """Return the tokenizer, with the ids that its tokenizer.json has, and what had to be done for that.
+
+    transformers 5.0 to 5.21 rebuild the splitting of some classes (`LlamaTokenizerFast` on Llama 3's vocabulary
+    among them), so the ids of a probe text are compared with those that the package tokenizers reads from the file.
+    Where they differ the file is loaded as `PreTrainedTokenizerFast`. Raises `PadfixError` where that gives others
+    too, or with `strict`, and where the file is of a form that the installed tokenizers cannot read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **from_pretrained)
+    except Exception as error:  # the package tokenizers raises bare Exceptions
+        if "enum ModelWrapper" not in str(error) or reads_paired_merges():
+            raise
+        raise PadfixError(
+            f"The tokenizer.json of {path!r} has merges as pairs, as tokenizers 0.20 and newer write them, and the "
+            "installed tokenizers is older. Run: pip install -U 'transformers>=4.45'"
+        ) from error
+    return verify_ids(tokenizer, path, strict=strict, **from_pretrained)
+
+
+def verify_ids(
+    tokenizer: Any, path: str, *, strict: bool = False, **from_pretrained: Any
+) -> tuple[Any, Choice | None]:
+    """Return this tokenizer if its ids are those of tokenizer.json, else one that has them (see `load_tokenizer`)."""
+    file = _find_file(path, "tokenizer.json", from_pretrained)
+    raw = encode_raw(file)[0] if file is not None else ()
+    if not raw or encode_probe(tokenizer) == raw:
+        return tokenizer, None
+    import transformers
+
+    seen = (
+        f"{type(tokenizer).__name__} of transformers {transformers.__version__} gives "
+        f"{len(encode_probe(tokenizer))} ids for a probe text that has {len(raw)} by its tokenizer.json"
+    )
+    if strict:
+        raise PadfixError(f"{seen}. Upgrade: pip install 'transformers>=5.22' (5.0 to 5.21 rebuild the splitting)")
+    keywords = {name: value for name, value in from_pretrained.items() if name != "trust_remote_code"}
+    healed = transformers.PreTrainedTokenizerFast.from_pretrained(path, **keywords)
+    if encode_probe(healed) != raw:
+        raise PadfixError(
+            f"{seen}, and so does PreTrainedTokenizerFast. What is trained on them reads another language than the "
+            "model knows. Upgrade: pip install 'transformers>=5.22'"
+        )
+    return healed, Choice(
+        "tokenizer", "PreTrainedTokenizerFast", f"{seen}; this class takes the file as it is", "warning"
+    )
+
+
+def _find_file(path: str, name: str, keywords: dict[str, Any]) -> Path | None:
+    """The file in the folder, or in the cache of the hub, where loading has just put it."""
+    if Path(path).is_dir():
+        return Path(path) / name
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(path, name, cache_dir=keywords.get("cache_dir"), revision=keywords.get("revision"))
+    return Path(found) if isinstance(found, str) else None
+
+
+def _text_config(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def _require_whole_weights(folder: Path) -> None:
+    index = folder / "model.safetensors.index.json"
+    names = []
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise _broken(index, f"is no index of weights ({type(error).__name__}: {error})") from error
+        for name in names:
+            if not (folder / name).is_file():
+                raise _broken(folder / name, f"is missing, one of {len(names)} files that {index.name} names")
+    elif (folder / "model.safetensors").is_file():
+        names = ["model.safetensors"]
+    for name in names:
+        _require_whole_file(folder / name)
+
+
+def _require_whole_file(path: Path) -> None:
+    """Hold the header of a safetensors file against its size: 8 bytes of length, JSON, then the tensors' bytes."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(len(_POINTER))
+        if start == _POINTER:
+            raise PadfixError(
+                f"{str(path)!r} is a pointer of Git LFS, and not the weights. Fetch them there: git lfs pull"
+            )
+        if size < 8:
+            raise _broken(path, f"has {size} bytes, and no header")
+        (length,) = struct.unpack("<Q", start[:8])
+        if length > min(size - 8, _LARGEST_HEADER):
+            raise _broken(
+                path, f"has {size} bytes, and a header that claims {length}: it is cut short or no safetensors"
+            )
+        file.seek(8)
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise _broken(path, f"has a header that is no list of tensors ({type(error).__name__})") from error
+    if expected != size:
+        raise _broken(path, f"has {size} bytes, and its header describes {expected}: it is cut short or damaged")
+
+
+def _broken(path: Path, seen: str) -> PadfixError:
+    return PadfixError(f"{str(path)!r} {seen}. Copy or download it again, or save it: model.save_pretrained(folder)")

@@ -1,0 +1,98 @@
+"""How the frozen weights are stored: as they are, in 4 bits (nf4) or in 8."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from llama_padfix.core.choices import Choice
+from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.hardware.precision import Precision
+
+__all__ = ["choose_quantization", "read_quantization"]
+
+_KINDS = ("nf4", "int8")
+
+
+def choose_quantization(
+    asked: Any, precision: Precision, config: Any = None, *, weights: Any = None
+) -> tuple[Any, Choice]:
+    """Return the `BitsAndBytesConfig` to load with (None for none), and the reason.
+
+    `asked` is None, "nf4", "int8" or a `BitsAndBytesConfig`, which is used as it is. nf4 is that of QLoRA: 4-bit
+    NormalFloat with double quantisation, computing in the type that `precision` names. The packed weights are
+    stored in `weights` (the type of all other weights; None means the computing one), because FSDP flattens and
+    shards only floating point tensors of one type, and uint8, the default, is none.
+    `config` is that of the checkpoint. Raises `PadfixError` for an unknown name, for a checkpoint that is
+    quantised already, and where bitsandbytes, accelerate or PEFT is missing.
+    """
+    held = read_quantization(config)
+    if asked is None:
+        if held is not None:
+            return None, Choice("quantization", held, "the checkpoint was saved so")
+        return None, Choice("quantization", "none", 'not asked for; quantization="nf4" needs a quarter of the memory')
+    if not isinstance(asked, str) and type(asked).__name__ != "BitsAndBytesConfig":
+        raise PadfixError(
+            f"quantization={describe(asked)} is no quantisation: pass {' or '.join(map(repr, _KINDS))}, a "
+            'BitsAndBytesConfig, or None. For QLoRA: quantization="nf4"'
+        )
+    if isinstance(asked, str) and asked not in _KINDS:
+        close = "int8" if "8" in asked else "nf4"
+        raise PadfixError(
+            f"quantization={asked!r} is not known, only {' and '.join(map(repr, _KINDS))} and a BitsAndBytesConfig "
+            f"of your own. Probably: quantization={close!r}"
+        )
+    if held is not None:
+        raise PadfixError(
+            f"The checkpoint is quantised already ({held}), and cannot be quantised again. Load it as it is: "
+            "quantization=None"
+        )
+    _require_packages()
+    from transformers import BitsAndBytesConfig
+
+    if not isinstance(asked, str):
+        return asked, Choice("quantization", "a BitsAndBytesConfig", "as asked")
+    if asked == "int8":
+        reason = "as asked: 8-bit weights (LLM.int8), outliers in 16 bits"
+        return BitsAndBytesConfig(load_in_8bit=True), Choice("quantization", "int8", reason)
+    storage = precision.dtype if weights is None else weights
+    made = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=precision.dtype,
+        bnb_4bit_quant_storage=storage,
+    )
+    reason = (
+        f"as asked: 4-bit NormalFloat, double quantisation, computes in {_name(precision.dtype)}, stored as "
+        f"{_name(storage)}, which FSDP can shard"
+    )
+    return made, Choice("quantization", "nf4", reason)
+
+
+def read_quantization(config: Any) -> str | None:
+    """Return how a checkpoint's config says that its weights are quantised; None when they are not."""
+    if config is None:
+        return None
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    held = getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)
+    if held is None:
+        return None
+    entries = held if isinstance(held, dict) else held.to_dict()
+    method = entries.get("quant_method") or "bitsandbytes"
+    bits = 4 if entries.get("load_in_4bit") else 8 if entries.get("load_in_8bit") else entries.get("bits")
+    return f"{getattr(method, 'value', method)}{f', {bits} bits' if bits else ''}"
+
+
+def _require_packages() -> None:
+    for package, what in (
+        ("bitsandbytes", "stores weights in 4 and 8 bits"),
+        ("accelerate", "places quantised weights"),
+        ("peft", "trains quantised weights through adapters"),
+    ):
+        if importlib.util.find_spec(package) is None:
+            raise PadfixError(f"The package {package} {what}, and is not installed. Run: pip install {package}")
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,296 @@
+"""How much memory a training step will need, before anything is loaded, and the largest batch that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.hardware.precision import Precision
+from llama_padfix.training.memory.fake_model import build_model
+from llama_padfix.training.memory.step import trace_step
+from llama_padfix.training.memory.step_plan import plan_step
+from llama_padfix.training.memory.step_plan_record import StepPlan
+from llama_padfix.training.memory.tracker import CATEGORIES
+
+__all__ = ["MemoryAdvice", "MemoryEstimate", "estimate_memory"]
+
+_GIB = 2**30
+_LETTERS = dict(zip(CATEGORIES, "WQAGOXLD", strict=True))
+_MEANING = {
+    "weights": "weights",
+    "quantization_state": "quantisation state",
+    "adapter": "adapter",
+    "gradients": "gradients",
+    "optimizer": "optimiser",
+    "activations": "activations",
+    "logits": "logits and their gradients",
+    "workspace": "weights written out again",
+}
+_WIDTH = 64  # columns of the bar
+_CONTEXT_GIB = 0.5  # what the CUDA context takes outside of torch; 0.3 to 0.6 on the cards that are common
+_FRAGMENTED = 0.05  # the share of memory that the caching allocator cannot use; an allowance, not a measurement
+_LEAST_LENGTH = 64
+ALLOCATOR = "PYTORCH_ALLOC_CONF=expandable_segments:True (PYTORCH_CUDA_ALLOC_CONF where torch does not know that)"
+"""The allocator setting that keeps rows of changing length from fragmenting the memory."""
+
+
+@dataclass(frozen=True)
+class MemoryAdvice:
+    """The largest batch that fits, with the same number of rows an update.
+
+    `length` is the length that was asked for, or the longest that fits with one row where that one does not.
+    `longest` is the longest that fits with this batch, found to about 3 percent.
+    """
+
+    batch: int
+    gradient_accumulation_steps: int
+    length: int
+    longest: int
+    peak_gib: float
+    gpu_gib: float
+    hints: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.gpu_gib:g} GiB hold batch {self.batch} x {self.gradient_accumulation_steps} accumulated, "
+            f"{self.length} tokens a row ({self.peak_gib:.2f} GiB at the peak); rows up to {self.longest} tokens",
+            *(f"- {hint}" for hint in self.hints),
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """The bytes that live at the peak of a step, by what they are for; they add up to `peak_bytes`.
+
+    `workspace` is weights that exist once more, dequantised or cast. `paged` lies outside of the peak: optimiser state
+    in memory that the GPU shares with the CPU. `phase` is where the peak falls: forward, backward or optimizer.
+    """
+
+    weights: int
+    quantization_state: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    workspace: int
+    paged: int
+    phase: str
+    assumed: tuple[str, ...]
+    plan: StepPlan = field(repr=False)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The bytes of all tensors that live at the peak; `torch.cuda.max_memory_allocated()` counts the same."""
+        return sum(int(getattr(self, category)) for category in CATEGORIES)
+
+    @property
+    def peak_gib(self) -> float:
+        """`peak_bytes` in GiB (2**30 bytes), without the CUDA context and what fragmentation loses."""
+        return self.peak_bytes / _GIB
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the bytes by category, `peak_bytes`, `paged`, `phase` and what is assumed, as plain values."""
+        sizes = {category: getattr(self, category) for category in CATEGORIES}
+        return {
+            **sizes,
+            "peak_bytes": self.peak_bytes,
+            "paged": self.paged,
+            "phase": self.phase,
+            "assumed": list(self.assumed),
+        }
+
+    def advise(self, gpu_gib: float, *, reserve_gib: float | None = None) -> MemoryAdvice:
+        """Return the largest batch, and the longest rows, that fit into `gpu_gib` GiB.
+
+        The rows an update (batch times accumulation) stay what they are, so only their divisors are tried, each by
+        following a step. `reserve_gib` is kept free for the CUDA context and fragmentation; None means 0.5 GiB and
+        5 percent. Raises `PadfixError` when not even one row of 64 tokens fits.
+        """
+        if not gpu_gib > 0:
+            raise PadfixError(f"gpu_gib={describe(gpu_gib)} is not a size. Pass the GPU's memory in GiB: advise(24)")
+        room = gpu_gib - (_CONTEXT_GIB + _FRAGMENTED * gpu_gib if reserve_gib is None else reserve_gib)
+        measure = _Measure(self.plan)
+        rows = self.plan.batch * self.plan.gradient_accumulation_steps
+        divisors = [size for size in range(1, rows + 1) if rows % size == 0]
+        fitting = _count_fitting(divisors, lambda size: measure(size, self.plan.length) <= room)
+        batch, length = divisors[max(fitting - 1, 0)], self.plan.length
+        longest = _find_longest(measure, batch, length, room, self.plan.config)
+        if longest < _LEAST_LENGTH:
+            raise PadfixError(
+                f"{gpu_gib:g} GiB do not hold one row of {_LEAST_LENGTH} tokens: "
+                f"{measure(1, _LEAST_LENGTH):.2f} GiB are needed and {room:.2f} are left after the reserve. "
+                f"{' '.join(_name_savings(self)) or 'Take a smaller model, or more than one GPU.'}"
+            )
+        length = min(length, longest)
+        return MemoryAdvice(
+            batch=batch,
+            gradient_accumulation_steps=rows // batch,
+            length=length,
+            longest=longest,
+            peak_gib=measure(batch, length),
+            gpu_gib=gpu_gib,
+            hints=(*_name_savings(self), f"Set {ALLOCATOR} before the run."),
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(_draw(self))
+
+
+def estimate_memory(
+    model: Any,
+    *,
+    batch: int = 1,
+    length: int = 2048,
+    gradient_accumulation_steps: int = 1,
+    quantization: Any = None,
+    lora: Any = None,
+    precision: Precision | str | None = None,
+    gradient_checkpointing: bool = True,
+    optimizer: str = "adamw_torch_fused",
+    attention: str = "sdpa",
+    dtype: Any = None,
+    device: str = "cuda",
+) -> MemoryEstimate:
+    """Return the memory that one training step of a causal language model needs at its peak.
+
+    `model` is a name on the hub or a folder (only config.json is read), a configuration, or a model, whose own types,
+    adapter and quantisation are then taken where the keywords leave them open. `batch` rows of `length` tokens go
+    through the model at once. `quantization`, `lora` and `precision` are those of `load` (`precision` may also be
+    "bf16", "fp16" or "fp32"; None asks `choose_precision` where there is a CUDA device and means bf16 elsewhere).
+    `optimizer` is a name in `OPTIMIZERS`, as in `TrainingArguments(optim=...)`. `dtype` holds the weights; None means
+    the type that `load` takes. `device` is "cuda", or "cpu" for what a CPU's kernels allocate.
+
+    Nothing is computed and no weight is read: the model is built without numbers, and every tensor of a forward, a
+    backward and an update is followed while it lives. A model of 8 billion parameters takes about ten seconds. Only
+    bitsandbytes' layers and optimisers are imitated. Raises `PadfixError` for an argument that is unknown, a
+    configuration that cannot be read or built, and a model whose operations depend on the data.
+    """
+    plan, assumed = plan_step(
+        model,
+        batch=batch,
+        length=length,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        quantization=quantization,
+        lora=lora,
+        precision=precision,
+        gradient_checkpointing=gradient_checkpointing,
+        optimizer=optimizer,
+        attention=attention,
+        dtype=dtype,
+        device=device,
+    )
+    twin, mode = build_model(plan)
+    tally = trace_step(twin, mode, plan)
+    sizes = {category: int(tally.at_peak[category]) for category in CATEGORIES}
+    return MemoryEstimate(**sizes, paged=tally.paged, phase=tally.peak_phase, assumed=assumed, plan=plan)
+
+
+class _Measure:
+    """Peaks in GiB by batch and length, each traced once, on one model."""
+
+    def __init__(self, plan: StepPlan) -> None:
+        self._plan = plan
+        self._rows = plan.batch * plan.gradient_accumulation_steps
+        self._built: Any = None
+        self._known: dict[tuple[int, int], float] = {}
+
+    def __call__(self, batch: int, length: int) -> float:
+        if (batch, length) not in self._known:
+            if self._built is None:
+                self._built = build_model(self._plan)
+            plan = replace(self._plan, batch=batch, length=length, gradient_accumulation_steps=self._rows // batch)
+            model, mode = self._built
+            self._known[batch, length] = trace_step(model, mode, plan).peak / _GIB
+        return self._known[batch, length]
+
+
+def _count_fitting(sizes: list[int], fits: Any) -> int:
+    """How many of the rising sizes fit, by halving."""
+    low, high = 0, len(sizes)
+    while low < high:
+        middle = (low + high) // 2
+        if fits(sizes[middle]):
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _find_longest(measure: Any, batch: int, length: int, room: float, config: Any) -> int:
+    """The longest row that fits, in steps of about 3 percent; 0 when there is none.
+
+    The peak grows with the length and bends upwards, so a line through two lengths soon leads to the edge.
+    """
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    limit = int(getattr(text, "max_position_embeddings", 0) or 131_072)
+    if measure(batch, _LEAST_LENGTH) > room:
+        return 0
+    low, high = _LEAST_LENGTH, None
+    guess = max(length, _LEAST_LENGTH)
+    while True:
+        if measure(batch, guess) <= room:
+            low = max(low, guess)
+        else:
+            high = guess if high is None else min(high, guess)
+        step = max(_LEAST_LENGTH, low // 32)
+        if low >= limit or (high is not None and high - low <= step):
+            return min(low, limit)
+        other = high if high is not None else _LEAST_LENGTH
+        slope = (measure(batch, low) - measure(batch, other)) / (low - other) if low != other else 0.0
+        aim = low + (room - measure(batch, low)) / slope if slope > 0 else low * 2
+        guess = min(int(aim) // _LEAST_LENGTH * _LEAST_LENGTH, limit)
+        if high is not None and guess >= high:
+            guess = high - _LEAST_LENGTH
+        if guess <= low:
+            # The line says that the edge is here: look a step further, and be done.
+            guess = min(low + step, limit, *([high - 1] if high is not None else []))
+
+
+def _name_savings(estimate: MemoryEstimate) -> tuple[str, ...]:
+    plan, hints = estimate.plan, []
+    if not plan.gradient_checkpointing and estimate.activations > estimate.peak_bytes / 4:
+        hints.append("gradient_checkpointing=True computes the activations twice and does not keep them.")
+    if plan.quantization is None and estimate.weights > estimate.peak_bytes / 4:
+        hints.append('quantization="nf4" with lora=True holds the weights in 4 bits.')
+    if estimate.optimizer > estimate.peak_bytes / 4:
+        hints.append("optim='adamw_8bit' holds the optimiser's state in a quarter.")
+    if estimate.logits > estimate.peak_bytes / 5:
+        hints.append(
+            f"The logits take {estimate.logits / _GIB:.2f} GiB: fewer tokens at once, or a loss that never writes "
+            "them out (use_liger_kernel=True), save most of it."
+        )
+    return tuple(hints)
+
+
+def _draw(estimate: MemoryEstimate) -> Iterator[str]:
+    plan, peak = estimate.plan, max(estimate.peak_bytes, 1)
+    kind = getattr(plan.config, "model_type", "model")
+    how = [plan.quantization or str(plan.dtype).removeprefix("torch."), *(["LoRA"] if plan.lora is not None else [])]
+    if plan.gradient_checkpointing:
+        how.append("checkpointing")
+    yield (
+        f"{kind}, {' + '.join(how)}, {plan.optimizer}, batch {plan.batch} x {plan.length} tokens: "
+        f"{estimate.peak_gib:.2f} GiB at the peak ({estimate.phase})"
+    )
+    shares = sorted(((getattr(estimate, c), c) for c in CATEGORIES), reverse=True)
+    for size, category in shares:
+        if size:
+            share = f"{size / _GIB:>8.2f} GiB {100 * size / peak:>4.0f} %"
+            yield f"  {_LETTERS[category]}  {_MEANING[category]:<27}{share}"
+    yield f"  |{_fill([(size, _LETTERS[category]) for size, category in shares], peak)}|"
+    if estimate.paged:
+        yield f"  and {estimate.paged / _GIB:.2f} GiB of optimiser state in paged memory"
+    yield f"  assumed: {'; '.join(estimate.assumed)}"
+
+
+def _fill(shares: list[tuple[int, str]], peak: int) -> str:
+    """One bar of `_WIDTH` letters, each share as wide as it is large."""
+    bar, reached = "", 0
+    for size, letter in shares:
+        reached += size
+        bar += letter * (round(_WIDTH * reached / peak) - len(bar))
+    return bar

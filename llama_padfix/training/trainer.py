@@ -1,0 +1,131 @@
+"""The right keyword for the installed versions, and a trainer that is ready to train."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from llama_padfix.core.compat import averages_by_tokens, make_checkpointing_arguments, rename_arguments
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.hardware.precision import Precision
+
+__all__ = ["sft_arguments_for", "trainer_arguments_for"]
+
+# TRL would drop these in silence, or break on them: it gets rows that are encoded already.
+_DONE_BEFORE_TRL: Mapping[str, str] = MappingProxyType(
+    {
+        "args": "Pass the fields of SFTConfig as keywords: learning_rate=..., output_dir=...",
+        "processing_class": "Pass the tokenizer as the second argument",
+        "max_seq_length": "Pass max_length=..., whatever the installed TRL calls it",
+        "truncation_mode": "Pass truncation='turns' or 'tokens'",
+        "assistant_only_loss": "Leave it out: train_on='assistant' is the default",
+        "completion_only_loss": "Leave it out: the prompt of a prompt/completion row is never trained",
+        "dataset_kwargs": "Leave it out: the rows are encoded before TRL sees them",
+        "dataset_text_field": "Rename the column: dataset.rename_column(name, 'text')",
+        "formatting_func": "Write the rows out first: dataset.map(lambda row: {'messages': ...})",
+        "chat_template_path": "Set it first: tokenizer.chat_template = Path(...).read_text()",
+        "eos_token": "Leave it out: it is found from the chat template; else set tokenizer.eos_token first",
+        "packing": "Leave it out: rows are padded, each on its own",
+        "eval_packing": "Leave it out: rows are padded, each on its own",
+        "padding_free": "Leave it out: rows are padded, each on its own",
+    }
+)
+
+
+def trainer_arguments_for(precision: Precision) -> dict[str, Any]:
+    """Return the keywords of `transformers.TrainingArguments` that make a run safe.
+
+    The precision and its gradient clipping; a nan loss is logged as nan and not as 0.0
+    (`logging_nan_inf_filter`); and the label column is named, which a PEFT model hides from the Trainer's own
+    look-up, so that its evaluation reports no loss. Checkpointing, where it is switched on, is the non-reentrant
+    kind: the other one, the default of transformers 4, fails under DDP and trains nothing behind frozen inputs.
+    """
+    return {
+        "bf16": precision.bf16,
+        "fp16": precision.fp16,
+        "max_grad_norm": precision.max_grad_norm,
+        "logging_nan_inf_filter": False,
+        "label_names": ["labels"],
+        **make_checkpointing_arguments(),
+    }
+
+
+def sft_arguments_for(precision: Precision) -> dict[str, Any]:
+    """Return the keywords of TRL's `SFTConfig`: those of the Trainer, and that the rows are encoded already.
+
+    Without the latter TRL cuts encoded rows at its own `max_length` (1,024 by default) in mid-answer.
+    """
+    return {**trainer_arguments_for(precision), "dataset_kwargs": {"skip_prepare_dataset": True}}
+
+
+def split_sft_arguments(
+    arguments: Mapping[str, Any], known_elsewhere: Iterable[str] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split keywords into those of `SFTConfig` and those of `SFTTrainer`, by the installed signatures.
+
+    What another version of transformers calls otherwise is renamed (`rename_arguments`).
+    Raises `PadfixError` for a keyword that neither knows (with the nearest names, `known_elsewhere` among them),
+    and for one that acts on raw rows, unless it is switched off (None or False).
+    """
+    import difflib
+
+    trl = import_trl()
+    taken = {"model", "train_dataset", *_DONE_BEFORE_TRL}
+    config_names = set(inspect.signature(trl.SFTConfig).parameters)
+    trainer_names = set(inspect.signature(trl.SFTTrainer).parameters) - taken
+    of_config: dict[str, Any] = {}
+    of_trainer: dict[str, Any] = {}
+    for name, value in rename_arguments(arguments, trl.SFTConfig).items():
+        if name in _DONE_BEFORE_TRL:
+            if value is not None and value is not False:
+                raise PadfixError(f"build_trainer does itself what {name}= is for. {_DONE_BEFORE_TRL[name]}.")
+        elif name in trainer_names:
+            of_trainer[name] = value
+        elif name in config_names:
+            of_config[name] = value
+        else:
+            every = sorted({*config_names, *trainer_names, *known_elsewhere} - taken)
+            close = difflib.get_close_matches(name, every, n=3)
+            hint = f"Did you mean {' or '.join(close)}?" if close else "See the fields of trl.SFTConfig."
+            raise PadfixError(
+                f"{name}= is known neither to SFTConfig nor to SFTTrainer of TRL {trl.__version__}. {hint}"
+            )
+    return of_config, of_trainer
+
+
+def require_accumulation(args: Any) -> None:
+    """Raise `PadfixError` where batches would be accumulated and each be averaged for itself (transformers < 4.46)."""
+    steps = args.gradient_accumulation_steps
+    if steps > 1 and not averages_by_tokens():
+        raise PadfixError(
+            f"gradient_accumulation_steps={steps}: the installed transformers averages each accumulated batch for "
+            "itself, so that rows with few trained tokens count for more than in one large batch. Run: "
+            "pip install -U 'transformers>=4.46', or pass gradient_accumulation_steps=1 and a larger batch"
+        )
+
+
+def make_sft_config(arguments: Mapping[str, Any]) -> Any:
+    """Return `SFTConfig(**arguments)`, or raise what it raises: `PadfixError` for bf16 without a GPU that has it.
+
+    transformers refuses that from 4.55 on, unless `use_cpu=True` says that the CPU is meant.
+    """
+    try:
+        return import_trl().SFTConfig(**arguments)
+    except ValueError as error:
+        if "bf16/gpu" not in str(error):
+            raise
+        raise PadfixError(
+            f"bf16=True, and transformers finds no GPU for it ({error}). Leave bf16 out, and the precision is chosen "
+            "for the device; or pass use_cpu=True to train in bfloat16 on the CPU"
+        ) from error
+
+
+def import_trl() -> Any:
+    """Return the package trl, or raise `PadfixError` with the line that installs it."""
+    try:
+        import trl
+    except ImportError as error:
+        raise PadfixError("This needs TRL. Run: pip install 'llama-padfix[train]'") from error
+    return trl

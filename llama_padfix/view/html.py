@@ -1,0 +1,255 @@
+"""The picture as one HTML page that asks nobody for anything, and as a notebook's output without a script.
+
+Rows may hold anything. What is static is escaped; what the page's script draws travels as JSON in ASCII, in which no
+character has a meaning to HTML, and is put into the page as text only. The Content-Security-Policy allows the page's
+own script and style by their hashes and nothing else: no address, no image, no form, no HTML made of strings.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from llama_padfix.core.errors import IGNORE_INDEX
+from llama_padfix.core.text import plain, shown
+from llama_padfix.core.version import tool
+from llama_padfix.doctor.runner import load_checks
+from llama_padfix.view.document import MaskRow, Picture
+from llama_padfix.view.pieces import Piece
+from llama_padfix.view.terminal import (
+    count_tokens,
+    describe_problem,
+    describe_row,
+    describe_view,
+    share,
+    tell_problems,
+)
+
+__all__ = ["as_notebook", "as_page"]
+
+_TRAINED, _PADDING = 1, 2  # as in mask_view.js
+_NOTEBOOK_ROWS, _NOTEBOOK_TOKENS = 10, 2000
+_LEGEND = (
+    ("x", "trained", "trained"),
+    ("", "context", "context"),
+    ("p", "padding", "padding"),
+    ("s", "control token", "special"),
+    ("s x", "control token, trained", "trained special"),
+)
+
+
+def as_page(view: Picture) -> str:
+    """Return the page."""
+    script, style = _read_source("mask_view.js"), _read_source("mask_view.css")
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; "
+        "form-action 'none'; require-trusted-types-for 'script'"
+    )
+    made_by = _static(f"{tool()['name']} {tool()['version']}")
+    title = _static(view.title)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="referrer" content="no-referrer"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{style}</style></head>
+<body><div class="top">
+<div><h1>{title}</h1><span class="sum">{_static(describe_view(view))} · {made_by}</span></div>
+<ul class="legend" aria-label="Legend">{_legend(view)}</ul>
+<div class="tools">
+<span class="group"><label class="sr" for="query">Search</label><input id="query" type="search" placeholder="Search">
+<label class="sr" for="kind">Search in</label><select id="kind"><option value="text">in text</option>\
+<option value="id">token id</option></select>
+<button id="last-hit" type="button" aria-label="Previous hit">↑</button>\
+<button id="next-hit" type="button" aria-label="Next hit">↓</button>\
+<output id="found" aria-live="polite"></output></span>
+<span class="group"><button id="last-problem" type="button" aria-label="Previous problem">↑</button>\
+<button id="next-problem" type="button">Next problem ↓</button>\
+<output id="problem" aria-live="polite"></output></span>
+<label><input id="spaces" type="checkbox"> show spaces</label>
+<label><input id="pads" type="checkbox"> every padding token</label>
+<label><input id="only" type="checkbox"> only rows with problems</label>
+<label title="j, k: row. n, p: problem. /: search. Arrow keys in a row: token and turn. Esc: close.">\
+<input id="keys" type="checkbox" checked> keys <kbd>j</kbd> <kbd>k</kbd> <kbd>n</kbd> <kbd>p</kbd> <kbd>/</kbd></label>
+</div></div>
+<div class="page"><nav aria-label="Rows"><ol id="index"></ol></nav>
+<main><noscript><p>The rows are drawn by the script in this page, which your browser does not run.</p></noscript>
+<section class="findings" aria-label="Findings">{_findings(view)}</section><div id="rows"></div></main></div>
+<div id="card" role="tooltip" hidden></div><div id="live" class="sr" role="status"></div>
+<script type="application/json" id="data">{_embed(_data(view))}</script>
+<script>{script}</script></body></html>
+"""
+
+
+@lru_cache
+def _read_source(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def _hash(source: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(source.encode("utf-8")).digest()).decode("ascii")
+
+
+def _static(text: object) -> str:
+    return html.escape(plain(text))
+
+
+def _embed(value: Any) -> str:
+    """Return JSON in which nothing ends a script or begins a comment: ASCII, without <, > and &."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _legend(view: Picture) -> str:
+    counts = count_tokens(view)
+    items = []
+    for names, label, key in _LEGEND:
+        number = f"{counts[key]:,}" + (f" ({share(counts)})" if key == "trained" else "")
+        items.append(f'<li><span class="t {names}">{label}</span>{number}</li>')
+    return "".join(items)
+
+
+def _findings(view: Picture) -> str:
+    checks = {check.code: check for check in load_checks()}
+    parts = []
+    for finding in view.report.findings:
+        told = checks[finding.code].explanation.strip() if finding.code in checks else ""
+        parts.append(
+            f'<details class="finding {_static(finding.severity)}"><summary><span class="level '
+            f'{_static(finding.severity)}">{_static(finding.severity)}</span> {_static(finding.code)} '
+            f"{_static(finding.name)}: {_static(finding.message)}</summary><pre>{html.escape(told)}</pre></details>"
+        )
+    if not parts:
+        parts.append(f"<p>{_static(tell_problems(view)[0])}</p>")
+    if view.report.skipped:
+        reasons = "; ".join(f"{code}: {reason}" for code, reason in view.report.skipped.items())
+        count = len(view.report.skipped)
+        parts.append(
+            f'<details class="muted"><summary>{count} check{"s" if count > 1 else ""} could not look</summary>'
+            f"{_static(reasons)}</details>"
+        )
+    return "".join(parts)
+
+
+def _data(view: Picture) -> dict[str, Any]:
+    """Return the rows as mask_view.js reads them: ids as indices into a list of the ids that occur, by frequency."""
+    import numpy
+
+    ids = sorted(view.pieces)
+    wide = len(ids) > 0xFFFF
+    table = numpy.asarray(ids, dtype=numpy.int64)
+    pieces = [view.pieces[token_id] for token_id in ids]
+    faces = {at: shown(piece.text, white=False) for at, piece in enumerate(pieces)}
+    return {
+        "wide": wide,
+        "ids": ids,
+        "texts": [piece.text for piece in pieces],
+        "faces": {at: face for at, face in faces.items() if face != pieces[at].text},
+        "parts": {at: piece.part.hex(" ").upper() for at, piece in enumerate(pieces) if piece.part},
+        "special": [at for at, piece in enumerate(pieces) if piece.is_special],
+        "unknown": [at for at, piece in enumerate(pieces) if not piece.is_known],
+        "rows": [_row_data(row, table, "<u4" if wide else "<u2", view) for row in view.rows],
+    }
+
+
+def _row_data(row: MaskRow, table: Any, dtype: str, view: Picture) -> dict[str, Any]:
+    import numpy
+
+    names = {finding.code: finding.name for finding in view.report.findings}
+    trained = row.trained
+    modes = trained * _TRAINED + row.padding * _PADDING
+    starts = [0, *((modes[1:] != modes[:-1]).nonzero()[0] + 1).tolist()] if len(row) else []
+    runs = [(int(modes[a]), b - a) for a, b in zip(starts, [*starts[1:], len(row)], strict=True)] if starts else []
+    differing = (trained & (row.labels != row.input_ids)).nonzero()[0].tolist() if row.labels is not None else []
+    characters = {}
+    for at, (count, text) in row.characters.items():
+        face = shown(text, white=False)
+        characters[at] = (count, text) if face == text else (count, text, face)
+    return {
+        "number": row.number,
+        "summary": plain(describe_row(row)),
+        "share": float(trained.sum() / max((~row.padding | trained).sum(), 1)),
+        "labelled": row.labels is not None,
+        "tokens": base64.b64encode(numpy.searchsorted(table, row.input_ids).astype(dtype).tobytes()).decode("ascii"),
+        "modes": [number for run in runs for number in run],
+        "turns": [(at, plain(role)) for at, role in row.turns],
+        "characters": characters,
+        "differing": {at: int(row.labels[at]) for at in differing},
+        "problems": [
+            (p.severity, p.start, p.end, describe_problem(p, names).removeprefix(p.severity).lstrip(": "))
+            for p in row.problems
+        ],
+    }
+
+
+_NOTEBOOK_STYLE = """
+.padfix-mask { font: 13px/1.7 ui-monospace, Menlo, Consolas, monospace; }
+.padfix-mask h4 { font: 600 14px/1.5 system-ui, sans-serif; margin: .8em 0 .2em; }
+.padfix-mask p { font: 13px/1.5 system-ui, sans-serif; margin: .2em 0; }
+.padfix-mask div { white-space: pre-wrap; overflow-wrap: anywhere; }
+.padfix-mask span { unicode-bidi: isolate; }
+.padfix-mask mark { background: #3fb95044; color: inherit; border-bottom: 2px solid #2da44e; unicode-bidi: isolate; }
+.padfix-mask .s { border: 1px solid #8c959f; border-radius: 3px; }
+.padfix-mask .p { opacity: .6; border-bottom: 1px dashed; }
+.padfix-mask mark.p { opacity: 1; border-bottom: 3px double #cf222e; }
+.padfix-mask .r { color: #8c959f; }
+"""
+
+
+def as_notebook(view: Picture) -> str:
+    """Return the first rows as static HTML: no script, hover by `title`, and what is left out is said."""
+    names = {finding.code: finding.name for finding in view.report.findings}
+    parts = [f'<div class="padfix-mask"><style>{_NOTEBOOK_STYLE}</style><p>{_static(describe_view(view))}</p>']
+    parts.append('<p><mark>trained</mark> · context · <span class="s">control token</span> · ')
+    parts.append('<span class="p">padding</span>; hover shows id, position and role</p>')
+    left, rows = _NOTEBOOK_TOKENS, 0
+    for row in view.rows[:_NOTEBOOK_ROWS]:
+        if rows and not left:
+            break
+        rows += 1
+        parts.append(f"<h4>row {row.number}: {_static(describe_row(row))}</h4>")
+        parts += [f"<p><b>{_static(describe_problem(problem, names))}</b></p>" for problem in row.problems]
+        end = min(len(row), left)
+        parts.append(f"<div>{_static_tokens(row, view.pieces, end)}</div>")
+        if end < len(row):
+            parts.append(f"<p>… {len(row) - end:,} more tokens of this row are left out.</p>")
+        left -= end
+    if rows < len(view.rows):
+        parts.append(f"<p>… {len(view.rows) - rows} more rows are left out. All: view.save('mask.html')</p>")
+    parts += [f"<p>{html.escape(line)}</p>" for line in tell_problems(view)]
+    return "".join(parts) + "</div>"
+
+
+def _static_tokens(row: MaskRow, pieces: Mapping[int, Piece], end: int) -> str:
+    starts = dict(row.turns)
+    trained, role, parts, covered = row.trained, "", [], 0
+    at = 0
+    while at < end:
+        if at in starts:
+            role = starts[at]
+            parts.append(("\n" if at else "") + f'<b class="r">{_static(role) or "–"}</b> ')
+        token_id, run = int(row.input_ids[at]), 1
+        piece = pieces[token_id]
+        is_padding = bool(row.padding[at]) and not trained[at]
+        while is_padding and at + run < end and row.input_ids[at + run] == token_id and at + run not in starts:
+            run += 1
+        count, text = row.characters.get(at, (1, piece.text))
+        covered = max(covered, at + count if count > 1 else 0)
+        face = "⁺" if at < covered and at not in row.characters else shown(text, white=False)
+        face = re.sub(r"\n+", lambda breaks: "⏎" * len(breaks[0]) + "\n", html.escape(face))
+        label = int(row.labels[at]) if row.labels is not None else IGNORE_INDEX
+        state = "trained" if trained[at] else "padding" if is_padding else "not trained"
+        differs = f", label {label}" if trained[at] and label != token_id else ""
+        title = html.escape(plain(f"id {token_id}, position {at}, {role or 'no role'}, {state}{differs}"))
+        names = " ".join(filter(None, ("s" * piece.is_special, "p" * bool(row.padding[at]))))
+        tag = "mark" if trained[at] else "span"
+        times = f"{run} × " if run > 1 else ""
+        parts.append(f'<{tag} class="{names}" title="{title}">{times}{face}</{tag}>')
+        at += run
+    return "".join(parts)

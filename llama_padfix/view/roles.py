@@ -1,0 +1,117 @@
+"""The roles of a chat template's headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llama_padfix.core.text import shown
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.encoding.turns_in_ids import find_turns_in
+from llama_padfix.tokens.calls import encode_plain, render
+from llama_padfix.tokens.control import find_control_text
+from llama_padfix.view.pieces import Piece, read_pieces
+
+__all__ = ["Roles", "find_roles", "learn_roles"]
+
+_LONGEST_NAME = 12  # tokens between what opens a turn and the end of its role
+_USER, _ASSISTANT, _SYSTEM = "Probequestion", "Probeanswer", "Probeorder"
+
+
+@dataclass(frozen=True)
+class Roles:
+    """How turns begin in a row of ids.
+
+    After `prefix` the name of the role is spelled out (Llama, ChatML, Gemma), and `names` translates the template's
+    own; or each header of `headers` opens the turn of its role (Mistral, DeepSeek, Phi).
+    """
+
+    prefix: tuple[int, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[tuple[int, ...], str] = field(default_factory=dict)
+
+
+def learn_roles(tokenizer: Any, facts: Facts) -> Roles:
+    """Return how the chat template opens turns, learned by rendering; empty where that cannot be learned."""
+    controls = frozenset(facts.special_ids.values())
+    encoded = {
+        role: tuple(encode_plain(tokenizer, text.strip())) for role, text in _render_headers(tokenizer, facts).items()
+    }
+    of_user, of_assistant = encoded.get("user", ()), encoded.get("assistant", ())
+    same = 0
+    while same < min(len(of_user), len(of_assistant)) - 1 and of_user[same] == of_assistant[same]:
+        same += 1
+    pieces = read_pieces(tokenizer, facts, {*of_user, *of_assistant})
+    user, assistant = (_read_name(ids[same:], pieces) for ids in (of_user, of_assistant))
+    if user and assistant and user != assistant and controls.intersection(of_user[:same]):
+        return Roles(of_user[:same], {user: "user", assistant: "assistant"})
+    headers: dict[tuple[int, ...], str] = {}
+    for role, ids in encoded.items():
+        # Up to its last control token: without one, ordinary text could open a turn.
+        last = max((at + 1 for at, token_id in enumerate(ids) if token_id in controls), default=0)
+        headers.setdefault(ids[:last], role)  # a system text may go into the first user turn
+    return Roles(headers={ids: role for ids, role in headers.items() if ids})
+
+
+def _render_headers(tokenizer: Any, facts: Facts) -> dict[str, str]:
+    """Return the text that opens the turn of each role."""
+    template = facts.template
+    if template is None or template.error is not None:
+        return {}
+    user, assistant = {"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}
+    headers = {}
+    try:
+        text = render(tokenizer, [user, assistant, user, assistant])
+        between, after = text.split(_ASSISTANT)[0].rpartition(_USER)[2], text.split(_ASSISTANT)[1].split(_USER)[0]
+    except Exception:  # a template is somebody else's program: it may raise anything, or write no such text
+        return {}
+    opener = next((token for _, _, token in find_control_text(template.header, tuple(facts.special_ids))), "")
+    if template.stop_token is not None and template.stop_token in after:
+        after = after.partition(template.stop_token)[2]
+    elif opener and opener in after:  # what ends the last turn of a conversation may not end the others
+        after = after[after.rfind(opener) :]
+    headers["user"] = after
+    # What opens the turn of the history, where that is not the generation prompt (which may open a thought).
+    headers["assistant"] = template.header if template.header_in_history else between
+    try:
+        text = render(tokenizer, [{"role": "system", "content": _SYSTEM}, user])
+        opening = text.partition(_SYSTEM)[0].removeprefix(tokenizer.bos_token or "")
+        headers["system"] = opening if text.count(_SYSTEM) == 1 else ""
+    except Exception:  # many templates refuse a system message
+        headers["system"] = ""
+    return {role: header for role, header in headers.items() if header.strip()}
+
+
+def _read_name(ids: Sequence[int], pieces: Mapping[int, Piece]) -> str:
+    """Return the name of the role at the beginning of the ids: up to a control token or the end of the line."""
+    name = ""
+    for token_id in ids[:_LONGEST_NAME]:
+        piece = pieces[token_id]
+        if piece.is_special:
+            break
+        name += piece.text
+        if "\n" in name:
+            break
+    return name.partition("\n")[0].strip()
+
+
+def find_roles(ids: Any, facts: Facts, roles: Roles, pieces: Mapping[int, Piece]) -> list[tuple[int, str]]:
+    """Return where turns begin in the ids of a row, and whose they are."""
+    row = [int(token_id) for token_id in ids]
+    turns: list[tuple[int, str]] = []
+    firsts = {roles.prefix[0]} if roles.prefix else {header[0] for header in roles.headers}
+    by_length = sorted(roles.headers, key=len, reverse=True)
+    for at in (place for place, token_id in enumerate(row) if token_id in firsts):
+        if roles.prefix:
+            after = at + len(roles.prefix)
+            if tuple(row[at:after]) == roles.prefix:
+                name = _read_name(row[after : after + _LONGEST_NAME], pieces)
+                turns.append((at, roles.names.get(name, shown(name))))
+        elif header := next((h for h in by_length if tuple(row[at : at + len(h)]) == h), None):
+            turns.append((at, roles.headers[header]))
+    if turns or facts.markers is None:
+        return turns
+    for turn in find_turns_in(ids, len(row), facts.markers):
+        turns += [(turn.header, "assistant"), (turn.end + (turn.stop_id is not None), "prompt")]
+    return [(at, role) for at, role in turns if at < len(row)]

@@ -1,0 +1,90 @@
+"""The records read well, and hold what is put into them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from llama_padfix import Change, Counts, Finding, PadfixError, Plan, Precision, Report
+from llama_padfix.core.errors import describe
+from llama_padfix.doctor import findings as records
+
+CHANGE = Change("tokenizer.pad_token", None, "<|end_of_text|>", "it ends a text", code="PAD001")
+
+
+def test_plan_reads_well() -> None:
+    assert str(Plan()) == "Nothing to change."
+    assert Plan()._repr_html_() == "<p>Nothing to change.</p>"
+    assert not Plan()
+    plan = Plan((CHANGE,))
+    assert plan
+    assert (len(plan), list(plan)) == (1, [CHANGE])
+    assert str(plan).splitlines() == [
+        "1 change:",
+        "  tokenizer.pad_token: None -> '<|end_of_text|>'",
+        "      it ends a text [PAD001]",
+    ]
+    assert str(Plan((CHANGE, CHANGE))).startswith("2 changes:")
+    assert "<td>&#x27;&lt;|end_of_text|&gt;&#x27;</td>" in plan._repr_html_(), "a token is text, not a tag"
+    assert str(CHANGE) == "tokenizer.pad_token: None -> '<|end_of_text|>'  (it ends a text)"
+
+
+def test_report_hides_nothing() -> None:
+    error, note = Finding("A001", "a-b", "error", "5 < 6"), Finding("B001", "c-d", "note", "so be it")
+    report = Report((error, note), ("C001",), {"D001": "no model to look at"})
+    assert str(report).splitlines() == [
+        "error A001 a-b: 5 < 6",
+        "note B001 c-d: so be it",
+        "passed: C001",
+        "skipped: D001 (no model to look at)",
+    ]
+    html = report._repr_html_()
+    assert "<td>5 &lt; 6</td>" in html
+    assert "<td>D001</td><td></td><td>no model to look at</td>" in html
+    with pytest.raises(PadfixError, match=r"^error A001 a-b: 5 < 6$"):
+        report.raise_for_errors()
+    Report((note,)).raise_for_errors()
+    assert str(Report()).splitlines() == ["No findings.", "passed: none"]
+
+
+def test_counts_add_up() -> None:
+    one = Counts(rows=5, kept=2, dropped_untrained=1, dropped_too_long=1, dropped_invalid=1, cut=1, tokens=10)
+    two = dataclasses.replace(one, trained_tokens=5, repaired=1, escaped=2)
+    both = one + two
+    assert all(
+        getattr(both, f.name) == getattr(one, f.name) + getattr(two, f.name) for f in dataclasses.fields(Counts)
+    )
+    assert (both.dropped, both.kept + both.dropped) == (6, both.rows)
+    assert str(both) == (
+        "10 rows: 4 kept; 2 dropped without one trained token; 2 dropped whose first trained turn does not fit; "
+        "2 dropped that could not be read; 2 cut to max_length; 1 with a doubled BOS repaired; "
+        "2 with control tokens in their text, encoded as text; 20 tokens, 5 trained (25%)"
+    )
+    assert str(Counts()) == "0 rows: 0 kept; 0 tokens, 0 trained (0%)"
+
+
+def test_precision_says_why() -> None:
+    assert str(Precision(torch.bfloat16, True, False, 1.0, "real bf16")) == "bfloat16: real bf16"
+
+
+def test_describe_is_short() -> None:
+    assert describe("ab") == "'ab'"
+    assert len(describe("a" * 500)) == 80
+    assert describe("a" * 500).endswith("...")
+
+
+def _dataclasses() -> list[Any]:
+    values = [getattr(records, name) for name in records.__all__]
+    return [value for value in values if dataclasses.is_dataclass(value)]
+
+
+@pytest.mark.parametrize("record", _dataclasses(), ids=lambda record: record.__name__)
+def test_every_record_is_frozen(record: Any) -> None:
+    assert record.__dataclass_params__.frozen
+
+
+def test_there_are_records() -> None:
+    assert len(_dataclasses()) >= 10
