@@ -41,7 +41,7 @@ MASKED_ROWS = 1000  # what `dataset.map(batched=True)` hands over at once
 Side = Callable[[], object]
 
 
-def draw_rows(tokenizer: Any, count: int, seed: int) -> list[list[int]]:
+def sample_batches(tokenizer: Any, count: int, seed: int) -> list[list[int]]:
     """Return conversations of random text between true headers and stop tokens."""
     draw = numpy.random.default_rng(seed)
     user, assistant, stop = (
@@ -100,7 +100,7 @@ def measure_collating(tokenizer: Any, markers: TurnMarkers, rows: int, pairs: in
     theirs: list[Side] = []
     ways: dict[str, list[Side]] = {}
     for seed in range(BATCHES):
-        ids = [row[:MAX_LENGTH] for row in draw_rows(tokenizer, rows, seed)]
+        ids = [row[:MAX_LENGTH] for row in sample_batches(tokenizer, rows, seed)]
         # Of its own numbers, as lists from a dataset are.
         listed = json.loads(
             json.dumps(
@@ -149,7 +149,7 @@ def measure_masking(tokenizer: Any, markers: TurnMarkers, path: Path, pairs: int
     spec.loader.exec_module(module)
     mask = module.train_on_responses_only(None, USER, ASSISTANT, tokenizer=tokenizer, return_function=True)
 
-    rows = draw_rows(tokenizer, MASKED_ROWS, seed=99)
+    rows = sample_batches(tokenizer, MASKED_ROWS, seed=99)
     arrays = [numpy.array(row, dtype=numpy.int32) for row in rows]
     lengths = numpy.array([len(row) for row in rows])
     flat = numpy.concatenate(arrays)

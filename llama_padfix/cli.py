@@ -23,7 +23,7 @@ from llama_padfix.doctor.observe.files import open_rows
 from llama_padfix.doctor.observe.folder import fetch_folder, load_folder, observe_folder, saved_model
 from llama_padfix.doctor.repair_folder import heal_folder
 from llama_padfix.doctor.report_formats import as_github, as_text, print_rich, summarize
-from llama_padfix.doctor.runner import examine, load_checks, select_checks
+from llama_padfix.doctor.runner import load_checks, run_checks, select_checks
 from llama_padfix.training.memory.estimate import MemoryEstimate, estimate_memory
 from llama_padfix.training.memory.step import OPTIMIZERS
 from llama_padfix.view.mask_view import view_mask
@@ -145,7 +145,7 @@ def _doctor_environment(options: argparse.Namespace) -> int:
             "Run: llama-padfix doctor --environment"
         )
     facts = Facts(environment=observe_environment())
-    report = examine(facts, select_checks(["PKG001"], None))
+    report = run_checks(facts, select_checks(["PKG001"], None))
     versions = dict(facts.environment.versions) if facts.environment is not None else {}
     if options.format == "json":
         print(json.dumps({"versions": versions, **report.to_dict()}, indent=2))

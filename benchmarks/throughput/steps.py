@@ -85,8 +85,8 @@ with measure.Work() as work:
         (fast_engine.FastEncoder, "__call__", "the engine"),
         (engines, "_compare_places", "one row in 1,000 with tokenizers too"),
         (engines.Engine, "encode", "the engine's settings, its copies"),
-        (plain_way.PlainWay, "_find_turns", "finding the turns in the ids"),
-        (plain_way.PlainWay, "encode_chats", "labels"),
+        (plain_way.BatchEncoder, "_find_turns", "finding the turns in the ids"),
+        (plain_way.BatchEncoder, "encode_chats", "labels"),
         (both_ways, "_encode_carefully", "one row in 8,192 the careful way too"),
         (encode.ChatEncoder, "encode_table", "the rest"),
     ):
@@ -108,5 +108,5 @@ with measure.Work() as work:
         (marking, "mark_answers", "the rest"),
     ):
         watch(owner, name, LABELS, step)
-    marking.mark_answers(ids, markers, last_only=False)
+    marking.label_answers(ids, markers, last_only=False)
 measure.report(options, work, steps=steps)

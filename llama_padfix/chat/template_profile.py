@@ -10,7 +10,7 @@ from typing import Any
 
 from llama_padfix.chat.trace import Structure, Trace, common_start, read_trace
 from llama_padfix.chat.traced_render import parse_template, render_traced, source_of
-from llama_padfix.tokens.calls import count_leading, encode_plain, render
+from llama_padfix.tokens.calls import count_leading, encode_raw, render
 from llama_padfix.tokens.control import find_control_text, special_ids
 
 __all__ = ["USER_PROBE", "TemplateFacts", "learn_structure", "observe_template"]
@@ -97,7 +97,7 @@ def observe_template(tokenizer: Any, template_kwargs: Mapping[str, Any] | None =
         stop_token=stop_token,
         stop_token_id=controls[stop_token] if stop_token is not None else None,
         always_opens_turn=always_opens_turn,
-        leading_bos=count_leading(encode_plain(tokenizer, whole), tokenizer.bos_token_id),
+        leading_bos=count_leading(encode_raw(tokenizer, whole), tokenizer.bos_token_id),
         prints_date=_prints_today(whole),
     )
 

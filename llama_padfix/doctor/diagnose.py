@@ -17,9 +17,9 @@ from llama_padfix.doctor.observe.folder import load_folder, observe_folder, save
 from llama_padfix.doctor.observe.model import observe_model
 from llama_padfix.doctor.observe.rows import is_batch, is_encoded, rows_of_batch, rows_of_dataset, sample_of
 from llama_padfix.doctor.observe.tokenizer import observe
-from llama_padfix.doctor.observe.trainer import draw_rows, observe_trainer, undisturbed
+from llama_padfix.doctor.observe.trainer import observe_trainer, preserve_state, sample_batches
 from llama_padfix.doctor.patch import apply_changes
-from llama_padfix.doctor.runner import examine, select_checks
+from llama_padfix.doctor.runner import run_checks, select_checks
 from llama_padfix.encoding.labels import find_markers
 from llama_padfix.encoding.turns_in_ids import TurnMarkers
 from llama_padfix.tokens.calls import check_tokenizer
@@ -130,7 +130,7 @@ def _run(
 
             rows = tqdm(rows, total=sample.seen or None, desc="Looking at rows", unit="row")
     facts = replace(facts, environment=observe_environment())
-    report = examine(facts, catalogue, rows=rows, decode=_decoder(tokenizer))
+    report = run_checks(facts, catalogue, rows=rows, decode=_decoder(tokenizer))
     return replace(report, apply=_applier(tokenizer, model, catalogue))
 
 
@@ -139,21 +139,21 @@ def _diagnose_trainer(trainer: Any, catalogue: Sequence[Check], max_rows: int | 
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor
     if not hasattr(tokenizer, "get_vocab"):
         tokenizer = None
-    with undisturbed(trainer):
+    with preserve_state(trainer):
         facts = _observe_tokenizer(tokenizer, trainer.model) if tokenizer is not None else Facts()
         if tokenizer is None:
             facts = replace(facts, model=observe_model(trainer.model))
         observed = observe_trainer(trainer)
         facts = replace(facts, trainer=observed, environment=observe_environment())
         # The rows first: what became of drawing them is a fact that the other checks look at.
-        draw = draw_rows(trainer, max_rows)
+        draw = sample_batches(trainer, max_rows)
         of_rows = [check for check in catalogue if check.inspect is not None]
         of_facts = [check for check in catalogue if check.inspect is None]
         waiting = replace(facts, samples=(SampleFacts("train batch", 0, None),))  # "rows" are there to be drawn
-        rows_report = examine(waiting, of_rows, rows=draw.rows, decode=_decoder(tokenizer))
+        rows_report = run_checks(waiting, of_rows, rows=draw.rows, decode=_decoder(tokenizer))
         observed = replace(observed, loader_errors=draw.errors, not_drawn=draw.not_drawn)
         facts = replace(facts, trainer=observed, samples=tuple(draw.samples))
-        report = _merge_reports(catalogue, examine(facts, of_facts), rows_report)
+        report = _merge_reports(catalogue, run_checks(facts, of_facts), rows_report)
     if not any(sample.seen for sample in draw.samples):
         reasons = {**draw.not_drawn, **{source: f"it raised {error}" for source, error in draw.errors.items()}}
         why = "; ".join(f"no rows of the {source}: {reason}" for source, reason in reasons.items())
@@ -199,7 +199,7 @@ def _apply(changes: Sequence[Change], tokenizer: Any, model: Any, catalogue: Seq
     asked = {change.safety for change in changes}
     targets = {change.target for change in plan}
     for _ in range(_MOST_ROUNDS):
-        report = examine(_observe_tokenizer(tokenizer, model), catalogue)
+        report = run_checks(_observe_tokenizer(tokenizer, model), catalogue)
         more = [c for finding in report.findings for c in finding.changes if c.safety in asked]
         if not more:
             return plan

@@ -14,7 +14,7 @@ from llama_padfix.core.hf_objects import text_config
 from llama_padfix.doctor.facts import Facts, ModelFacts
 from llama_padfix.doctor.findings import Change, Plan
 from llama_padfix.doctor.observe.tokenizer import observe
-from llama_padfix.doctor.runner import examine
+from llama_padfix.doctor.runner import run_checks
 from llama_padfix.doctor.token_policy import choose_pad_token
 
 __all__ = ["apply_changes", "padding_side", "patch_and_observe", "patch_tokenizer", "plan_patch"]
@@ -129,7 +129,7 @@ def _require_pad_token(facts: Facts) -> None:
 
 def _changes_for(facts: Facts, add_bos: bool) -> list[Change]:
     """Return the safe changes that the catalogue asks for, and the two that the caller may ask for."""
-    findings = examine(facts).findings
+    findings = run_checks(facts).findings
     for finding in findings:
         if finding.code == "LOD007":  # text is lost: whatever is set, the ids stay wrong
             raise PadfixError(finding.message)

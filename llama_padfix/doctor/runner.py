@@ -14,7 +14,7 @@ from llama_padfix.doctor import checks
 from llama_padfix.doctor.facts import Facts, RowFacts
 from llama_padfix.doctor.findings import Check, Evidence, Finding, Hit, Report
 
-__all__ = ["examine", "load_checks", "select_checks"]
+__all__ = ["load_checks", "run_checks", "select_checks"]
 
 _EXAMPLES = 5  # rows of evidence that a finding keeps
 _CONTEXT = 6  # positions shown on either side of a fault
@@ -70,7 +70,7 @@ class _Tally:
     evidence: list[Evidence] = field(default_factory=list)
 
 
-def examine(
+def run_checks(
     facts: Facts,
     catalogue: Sequence[Check] | None = None,
     *,

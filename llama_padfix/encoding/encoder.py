@@ -13,15 +13,15 @@ from typing import Any, Literal
 from llama_padfix.chat.dates import pin_date
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.chat_columns import Chats, read_chat_rows, read_chat_table
-from llama_padfix.encoding.batch.cross_check import Batch, Rows, encode_all_carefully, encode_together, make_table
-from llama_padfix.encoding.batch.encoder import PlainWay, find_plain_way
+from llama_padfix.encoding.batch.cross_check import Batch, Rows, encode_cross_checked, encode_row_by_row, make_table
+from llama_padfix.encoding.batch.encoder import BatchEncoder, make_batch_encoder
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.id_columns import is_table
 from llama_padfix.encoding.loss_selection import TrainOn, require_train_on
 from llama_padfix.encoding.record import Encoding, describe_encoding, hash_template, hash_tokenizer
-from llama_padfix.encoding.row_encoder import CAREFUL_SETTINGS, CarefulWay
+from llama_padfix.encoding.row_encoder import CAREFUL_SETTINGS, RowEncoder
 from llama_padfix.encoding.row_formats import split_batch
-from llama_padfix.tokens.calls import check_tokenizer, untouched
+from llama_padfix.tokens.calls import check_tokenizer, preserve_backend_state
 from llama_padfix.tokens.control import special_ids, text_end_id
 from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine
 
@@ -103,8 +103,8 @@ class ChatEncoder:
         self.counts = Counts()
         self._gave_up = False
         self._known: tuple[Any, ...] = ()
-        self._careful: CarefulWay | None = None
-        self._plain: PlainWay | None = None
+        self._careful: RowEncoder | None = None
+        self._plain: BatchEncoder | None = None
         self._tried_plain = False
         self._engine: Engine | None = None
         self._ahead: int | None = None  # characters, where the work ahead is known
@@ -213,7 +213,7 @@ class ChatEncoder:
     def _encode(self, rows: Rows, read_chats: Callable[[Sequence[str]], Chats]) -> Batch:
         """Encode rows, of which `read_chats` finds the plain conversations that hold none of some words."""
         careful = self._renew_careful()
-        with untouched(self.tokenizer):
+        with preserve_backend_state(self.tokenizer):
             if not self._tried_plain and len(rows.numbers) >= _FEW:
                 self._tried_plain = True
                 self._plain = self._find_plain_way(careful)
@@ -221,20 +221,20 @@ class ChatEncoder:
                 chats = read_chats(self._plain.words)
                 if self._plain.learn(chats):
                     chats = read_chats(self._plain.words)
-                batch = encode_together(careful, self._plain, chats, rows)
+                batch = encode_cross_checked(careful, self._plain, chats, rows)
                 if batch is not None:
                     return batch
                 self._plain, self._gave_up = None, True
-            return encode_all_carefully(careful, rows)
+            return encode_row_by_row(careful, rows)
 
-    def _find_plain_way(self, careful: CarefulWay) -> PlainWay | None:
+    def _find_plain_way(self, careful: RowEncoder) -> BatchEncoder | None:
         try:
             template = careful.template
         except PadfixError:  # the careful way says so, where a row needs it
             return None
-        return find_plain_way(template, self._encode_texts, self.train_on)
+        return make_batch_encoder(template, self._encode_texts, self.train_on)
 
-    def _renew_careful(self) -> CarefulWay:
+    def _renew_careful(self) -> RowEncoder:
         """Return the careful way with the settings of now; what was learned of other ones is forgotten."""
         settings = {name: getattr(self, name) for name in CAREFUL_SETTINGS}
         tokenizer, source = self.tokenizer, getattr(self.tokenizer, "chat_template", None)
@@ -243,7 +243,7 @@ class ChatEncoder:
         known = (tokenizer, added, tokenizer.special_tokens_map, copy.copy(source), chosen)
         if self._careful is None or known != self._known:
             self._gave_up = self.doubtful
-            self._known, self._careful = known, CarefulWay(**settings)
+            self._known, self._careful = known, RowEncoder(**settings)
             self._plain, self._tried_plain, self._engine = None, False, None
         for name, value in settings.items():  # how to cut, say, changes nothing of what was learned
             setattr(self._careful, name, value)

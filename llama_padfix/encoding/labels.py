@@ -7,9 +7,9 @@ from typing import Any
 
 from llama_padfix.chat.template_profile import observe_template
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
-from llama_padfix.encoding.labels_from_ids import mark_answers
+from llama_padfix.encoding.labels_from_ids import label_answers
 from llama_padfix.encoding.turns_in_ids import TurnMarkers
-from llama_padfix.tokens.calls import encode_plain, untouched
+from llama_padfix.tokens.calls import encode_raw, preserve_backend_state
 from llama_padfix.tokens.control import TEXT_END_TOKEN, find_control_text, special_ids
 
 __all__ = ["find_markers", "label_tokens", "mask_labels"]
@@ -25,7 +25,7 @@ def find_markers(tokenizer: Any) -> TurnMarkers:
     They are learned by rendering, and verified on answers of many kinds: the ids before each must be the same.
     Raises `PadfixError` where there is no template, or where the header has no ids of its own.
     """
-    with untouched(tokenizer):
+    with preserve_backend_state(tokenizer):
         return _find_markers(tokenizer)
 
 
@@ -42,7 +42,7 @@ def _find_markers(tokenizer: Any) -> TurnMarkers:
             "The chat template opens or ends an assistant turn without a token of its own. "
             "Use ChatEncoder(tokenizer), which finds the turns in the text instead."
         )
-    header_ids, *probed = (tuple(encode_plain(tokenizer, facts.header + probe)) for probe in ("", *_PROBES))
+    header_ids, *probed = (tuple(encode_raw(tokenizer, facts.header + probe)) for probe in ("", *_PROBES))
     for probe, ids in zip(_PROBES, probed, strict=True):
         if ids[: len(header_ids)] != header_ids:
             raise PadfixError(
@@ -84,7 +84,7 @@ def mask_labels(
         )
     if train_on not in ("assistant", "last"):
         raise PadfixError(f"train_on={train_on!r} is not known. Use 'assistant' or 'last'.")
-    return mark_answers(input_ids, markers, last_only=train_on == "last", mask=attention_mask, lengths=lengths)
+    return label_answers(input_ids, markers, last_only=train_on == "last", mask=attention_mask, lengths=lengths)
 
 
 def label_tokens(ids: Sequence[int], places: Sequence[tuple[int, int]]) -> list[int]:

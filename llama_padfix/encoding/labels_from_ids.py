@@ -11,18 +11,18 @@ from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 from llama_padfix.encoding.id_columns import pack_ids
 from llama_padfix.encoding.turns_in_ids import TurnMarkers, find_answers, is_any
 
-__all__ = ["mark_answers"]
+__all__ = ["label_answers"]
 
 _BLOCK = 1 << 18  # ids labelled at once: with what is made of them they fit into a processor's cache
 _WINDOW = 4096  # ids looked at in one step for a stop token
 
 
-def mark_answers(ids: Any, markers: TurnMarkers, *, last_only: bool, mask: Any = None, lengths: Any = None) -> Any:
+def label_answers(ids: Any, markers: TurnMarkers, *, last_only: bool, mask: Any = None, lengths: Any = None) -> Any:
     """Return the labels of ids: see `llama_padfix.mask_labels`."""
     import numpy
 
     if hasattr(ids, "new_tensor"):
-        labels = mark_answers(ids.detach().cpu().numpy(), markers, last_only=last_only, mask=mask, lengths=lengths)
+        labels = label_answers(ids.detach().cpu().numpy(), markers, last_only=last_only, mask=mask, lengths=lengths)
         return sys.modules["torch"].from_numpy(labels).to(ids.device)
     if isinstance(ids, numpy.ndarray) and ids.dtype != object:
         return _mark_array(numpy, ids, markers, last_only, mask, lengths)
@@ -43,7 +43,7 @@ def mark_answers(ids: Any, markers: TurnMarkers, *, last_only: bool, mask: Any =
         made = _mark_arrays(numpy, rows, markers, last_only)
     else:
         made = [
-            mark_answers(row, markers, last_only=last_only, mask=own) for row, own in zip(rows, masks, strict=True)
+            label_answers(row, markers, last_only=last_only, mask=own) for row, own in zip(rows, masks, strict=True)
         ]
     if isinstance(ids, numpy.ndarray):  # of objects: rows of unlike lengths
         labels = numpy.empty(len(made), dtype=object)

@@ -15,16 +15,16 @@ from llama_padfix.core.text import require_unicode
 from llama_padfix.encoding.labels import find_markers, label_tokens, mask_labels
 from llama_padfix.encoding.loss_selection import TrainOn, choose_turns
 from llama_padfix.encoding.row_formats import read_row
-from llama_padfix.encoding.row_notes import find_remarks, name_tokens
+from llama_padfix.encoding.row_notes import collect_row_notes, name_tokens
 from llama_padfix.encoding.truncation import EncodedRow, find_cuts
 from llama_padfix.encoding.turns_in_ids import TurnMarkers
 from llama_padfix.tokens.bos import dedupe_bos
-from llama_padfix.tokens.calls import encode_plain
+from llama_padfix.tokens.calls import encode_raw
 from llama_padfix.tokens.control import find_rewritable
 from llama_padfix.tokens.offsets import Encoded, encode_spans, require_fast
 from llama_padfix.tokens.spelled import TextBackend, encode_around, make_text_backend
 
-__all__ = ["CAREFUL_SETTINGS", "CarefulWay"]
+__all__ = ["CAREFUL_SETTINGS", "RowEncoder"]
 
 _T = TypeVar("_T")
 
@@ -40,7 +40,7 @@ class _Chat:
 
 
 @dataclass
-class CarefulWay:
+class RowEncoder:
     """Encodes rows with the settings of a `ChatEncoder`, and keeps what it learns of the tokenizer."""
 
     tokenizer: Any
@@ -147,7 +147,7 @@ class CarefulWay:
                 "special_tokens='error' forbids. Remove it, or encode it as text: special_tokens='escape'"
             )
         escaped = self._keep_escaped(rendered)
-        seen = find_remarks(rendered, messages, wanted, escaped)
+        seen = collect_row_notes(rendered, messages, wanted, escaped)
         return _Chat(rendered, template.controls + template.tags, escaped, seen)
 
     def _keep_escaped(self, rendered: Rendered) -> tuple[tuple[int, int], ...]:
@@ -168,7 +168,7 @@ class CarefulWay:
         bos, bos_id = self.tokenizer.bos_token, self.tokenizer.bos_token_id
         single = dedupe_bos(text, bos_token=bos) if bos is not None else text
         seen = {"repaired": ""} if single != text else {}
-        input_ids = encode_plain(self.tokenizer, single)
+        input_ids = encode_raw(self.tokenizer, single)
         if bos_id is not None and input_ids[:1] != [bos_id]:
             input_ids = [bos_id, *input_ids]
         markers = self._find_markers_once(single)
@@ -205,5 +205,5 @@ def _spans_of(rendered: Rendered) -> list[tuple[int, int]]:
     return [(turn.start, turn.end) for turn in rendered.turns]
 
 
-CAREFUL_SETTINGS = tuple(item.name for item in fields(CarefulWay) if item.init)
+CAREFUL_SETTINGS = tuple(item.name for item in fields(RowEncoder) if item.init)
 """The attributes of a `ChatEncoder` that decide how a row is encoded."""

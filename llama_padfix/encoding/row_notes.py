@@ -9,12 +9,12 @@ from typing import Any
 
 from llama_padfix.chat.render import Rendered
 
-__all__ = ["find_remarks", "name_tokens"]
+__all__ = ["collect_row_notes", "name_tokens"]
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # the names that transformers and templates know
 
 
-def find_remarks(
+def collect_row_notes(
     rendered: Rendered,
     messages: Sequence[Mapping[str, Any]],
     wanted: Collection[int],

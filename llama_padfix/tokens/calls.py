@@ -8,7 +8,7 @@ from typing import Any
 
 from llama_padfix.core.errors import PadfixError
 
-__all__ = ["call_plainly", "check_tokenizer", "count_leading", "encode_plain", "render", "untouched"]
+__all__ = ["check_tokenizer", "count_leading", "encode_raw", "preserve_backend_state", "render", "tokenize_raw"]
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -27,12 +27,12 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
 
 
-def encode_plain(tokenizer: Any, text: str) -> list[int]:
+def encode_raw(tokenizer: Any, text: str) -> list[int]:
     """Return the ids of a text without anything added, special tokens in it recognised."""
-    return [int(token_id) for token_id in call_plainly(tokenizer, text)["input_ids"]]
+    return [int(token_id) for token_id in tokenize_raw(tokenizer, text)["input_ids"]]
 
 
-def call_plainly(tokenizer: Any, text: str | list[str]) -> Any:
+def tokenize_raw(tokenizer: Any, text: str | list[str]) -> Any:
     """Call the tokenizer on a text, or on several, so that it adds and cuts nothing and recognises special tokens."""
     return tokenizer(
         text,
@@ -76,7 +76,7 @@ def count_leading(ids: Sequence[int], token_id: int | None) -> int:
 
 
 @contextlib.contextmanager
-def untouched(tokenizer: Any) -> Iterator[None]:
+def preserve_backend_state(tokenizer: Any) -> Iterator[None]:
     """Put back what calling a fast tokenizer resets in its backend: truncation, padding, reading of specials."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from llama_padfix.tokens.calls import call_plainly
+from llama_padfix.tokens.calls import tokenize_raw
 
 __all__ = [
     "TEXT_END_TOKEN",
@@ -89,7 +89,7 @@ def find_rewritten(tokenizer: Any, text: str, rewritable: Sequence[str]) -> list
     `rewritable` are the tokens to look for, see `find_rewritable`. Found in the ids themselves: which text becomes
     such a token depends on the normalizer, and on all other added tokens.
     """
-    [encoding] = call_plainly(tokenizer, [text]).encodings
+    [encoding] = tokenize_raw(tokenizer, [text]).encodings
     wanted = {tokenizer.convert_tokens_to_ids(token): token for token in rewritable}
     wanted.pop(tokenizer.unk_token_id, None)  # any character that the vocabulary lacks becomes that one
     normalize = tokenizer.backend_tokenizer.normalizer.normalize_str

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import require_unicode
 from llama_padfix.tokens.backend import copy_backend, find_backend
-from llama_padfix.tokens.calls import encode_plain, untouched
-from llama_padfix.tokens.fastokens import is_usable_here, load_fast
-from llama_padfix.tokens.verification import Subject, choose_places, choose_sample, describe_difference, keep_verdict
+from llama_padfix.tokens.calls import encode_raw, preserve_backend_state
+from llama_padfix.tokens.fastokens import is_usable_here, load_fastokens
+from llama_padfix.tokens.verification import EngineKey, choose_places, choose_sample, describe_difference, keep_verdict
 
 if TYPE_CHECKING:
     from llama_padfix.tokens.verification import Encode, Ids
@@ -147,7 +147,7 @@ class Engine:
         if routes.fast is not None or routes.refused or self.failed:
             return
         try:
-            routes.subject, routes.fast = load_fast(self.tokenizer, routes.exact)
+            routes.subject, routes.fast = load_fastokens(self.tokenizer, routes.exact)
         except PadfixError as error:
             if self.choice == "fastokens":
                 raise
@@ -178,7 +178,7 @@ class _Routes:
 
     settings: object
     exact: Encode
-    subject: Subject | None = None
+    subject: EngineKey | None = None
     fast: Encode | None = None
     refused: bool = False
     sampled: bool = False
@@ -276,8 +276,8 @@ def _encode_with(backend: Any, texts: Sequence[str]) -> Ids:
 
 
 def _encode_plainly(tokenizer: Any, texts: Sequence[str]) -> Ids:
-    with untouched(tokenizer):
-        return _join([encode_plain(tokenizer, text) for text in texts])
+    with preserve_backend_state(tokenizer):
+        return _join([encode_raw(tokenizer, text) for text in texts])
 
 
 def _join(rows: Sequence[Sequence[int]]) -> Ids:

@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.backend import find_backend
-from llama_padfix.tokens.probe_texts import make_probe
+from llama_padfix.tokens.probe_texts import make_probe_texts
 from llama_padfix.tokens.verification import (
-    Subject,
+    EngineKey,
     describe_difference,
-    describe_subject,
     find_verdict,
     keep_verdict,
+    make_engine_key,
     proof_path,
 )
 
 if TYPE_CHECKING:
     from llama_padfix.tokens.verification import Encode, Ids
 
-__all__ = ["is_usable_here", "load_fast"]
+__all__ = ["is_usable_here", "load_fastokens"]
 
 _settling = threading.Lock()
 _settled_in: int | None = None  # the process in which the engine decided how many threads it has
@@ -60,10 +60,10 @@ class FastEncoder:
         return numpy.frombuffer(ids, "<i4").astype(numpy.int32, copy=False), places[1:] - places[:-1]
 
 
-_loaded: weakref.WeakValueDictionary[Subject, FastEncoder] = weakref.WeakValueDictionary()
+_loaded: weakref.WeakValueDictionary[EngineKey, FastEncoder] = weakref.WeakValueDictionary()
 
 
-def load_fast(tokenizer: Any, exact: Encode) -> tuple[Subject, FastEncoder]:
+def load_fastokens(tokenizer: Any, exact: Encode) -> tuple[EngineKey, FastEncoder]:
     """Return `fastokens` for a tokenizer, once it has given the ids of `exact` on the probe, now or in an earlier run.
 
     Raises `PadfixError` where it is not installed, cannot read the tokenizer, or gives other ids.
@@ -81,7 +81,7 @@ def load_fast(tokenizer: Any, exact: Encode) -> tuple[Subject, FastEncoder]:
             "engine='tokenizers', unset FASTOKENS_BPE_THREADS, or start processes with multiprocessing's 'spawn'."
         )
     source = _read_source(backend)
-    subject = describe_subject(source, bool(backend.encode_special_tokens))
+    subject = make_engine_key(source, bool(backend.encode_special_tokens))
     difference = find_verdict(subject)
     if difference:
         raise _refuse(subject, difference)
@@ -91,7 +91,7 @@ def load_fast(tokenizer: Any, exact: Encode) -> tuple[Subject, FastEncoder]:
             fast = FastEncoder(native.from_json_str(source), subject.split_special_tokens)
             _settle_threads(fast)
             if difference is None:
-                probe = make_probe(token.content for token in backend.get_added_tokens_decoder().values())
+                probe = make_probe_texts(token.content for token in backend.get_added_tokens_decoder().values())
                 difference = describe_difference(probe, fast(probe), exact(probe))
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
@@ -169,7 +169,7 @@ def _find_threads() -> bool:
     return not names or any(name.startswith("fastokens") for name in names)
 
 
-def _refuse(subject: Subject, difference: str) -> PadfixError:
+def _refuse(subject: EngineKey, difference: str) -> PadfixError:
     return PadfixError(
         f"fastokens is not used for this tokenizer: {difference}. Use engine='tokenizers'. (Kept in "
         f"{proof_path(subject)} until either package changes.)"

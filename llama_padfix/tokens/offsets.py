@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.byte_level import read_byte_level, read_sentencepiece
-from llama_padfix.tokens.calls import call_plainly
+from llama_padfix.tokens.calls import tokenize_raw
 
 __all__ = ["Encoded", "Span", "encode_spans", "is_trimmed", "place_spans", "read_offsets", "require_fast"]
 
@@ -40,7 +40,7 @@ def encode_spans(tokenizer: Any, texts: Sequence[str], spans: Sequence[Sequence[
     trimmed = is_trimmed(tokenizer)
     for first in range(0, len(texts), _BATCH):
         batch = list(texts[first : first + _BATCH])
-        encoding = call_plainly(tokenizer, batch)
+        encoding = tokenize_raw(tokenizer, batch)
         for text, wanted, ids, found in zip(
             batch, spans[first : first + _BATCH], encoding["input_ids"], encoding.encodings, strict=True
         ):
@@ -99,7 +99,7 @@ def _place_at_edges(found: Any, spans: Sequence[Span], length: int) -> list[Span
 def is_trimmed(tokenizer: Any) -> bool:
     """Tell whether the tokenizer's offsets leave out characters."""
     require_fast(tokenizer)
-    return not _tiles(call_plainly(tokenizer, [_PROBE]).encodings[0].offsets, len(_PROBE))
+    return not _tiles(tokenize_raw(tokenizer, [_PROBE]).encodings[0].offsets, len(_PROBE))
 
 
 def require_fast(tokenizer: Any) -> None:

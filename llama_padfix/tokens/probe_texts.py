@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from itertools import pairwise
 
-__all__ = ["hash_probe", "make_probe"]
+__all__ = ["hash_probe_texts", "make_probe_texts"]
 
 _TOKENS = 48  # added tokens that are written among other characters; each one is written beside the others
 
@@ -127,7 +127,7 @@ _CONTROL = (
 )
 
 
-def make_probe(added_tokens: Iterable[str]) -> list[str]:
+def make_probe_texts(added_tokens: Iterable[str]) -> list[str]:
     """Return some 200 texts of all scripts and habits, alone and joined, with a tokenizer's added tokens among them.
 
     About 120,000 characters for Llama 3; the same for the same tokens.
@@ -147,6 +147,6 @@ def make_probe(added_tokens: Iterable[str]) -> list[str]:
 
 
 @cache
-def hash_probe() -> str:
+def hash_probe_texts() -> str:
     """Return the SHA-256 of the probe, its own texts and the way it writes added tokens."""
-    return hashlib.sha256("\0".join(make_probe(["<a>", "<b>"])).encode()).hexdigest()
+    return hashlib.sha256("\0".join(make_probe_texts(["<a>", "<b>"])).encode()).hexdigest()

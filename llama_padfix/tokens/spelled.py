@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.tokens.calls import call_plainly
+from llama_padfix.tokens.calls import tokenize_raw
 from llama_padfix.tokens.control import find_control_text
 from llama_padfix.tokens.offsets import Encoded, Span, is_trimmed, place_spans, read_offsets, require_fast
 
@@ -76,7 +76,7 @@ def encode_around(
         if as_text:
             more, covered = _encode_as_text(text_backend, piece, start > 0)
         else:
-            encoding = call_plainly(tokenizer, [piece])
+            encoding = tokenize_raw(tokenizer, [piece])
             more, covered = encoding["input_ids"][0], encoding.encodings[0].offsets
         ids.extend(more)
         offsets.extend(

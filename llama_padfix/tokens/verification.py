@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.tokens.probe_texts import hash_probe
+from llama_padfix.tokens.probe_texts import hash_probe_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     Encode = Callable[[Sequence[str]], Ids]
 
 __all__ = [
-    "Subject",
+    "EngineKey",
     "choose_places",
     "choose_sample",
     "describe_difference",
-    "describe_subject",
     "find_verdict",
     "keep_verdict",
+    "make_engine_key",
     "proof_path",
 ]
 
@@ -39,7 +39,7 @@ _SHOWN = 80  # characters of a text in a warning
 
 
 @dataclass(frozen=True)
-class Subject:
+class EngineKey:
     """What a verdict is about: one tokenizer, the versions of both packages, and the probe.
 
     `tokenizer` is the SHA-256 in hex of what the fast engine is made of.
@@ -52,35 +52,35 @@ class Subject:
     probe: str
 
 
-def describe_subject(source: str, split_special_tokens: bool) -> Subject:
+def make_engine_key(source: str, split_special_tokens: bool) -> EngineKey:
     """Return what a verdict on the tokenizer of this JSON is about."""
-    return Subject(
+    return EngineKey(
         tokenizer=hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
         split_special_tokens=split_special_tokens,
         fastokens=version("fastokens"),
         tokenizers=version("tokenizers"),
-        probe=hash_probe(),
+        probe=hash_probe_texts(),
     )
 
 
 # Verdicts of this process, so that none is asked for again where the folder cannot be written.
-_known: dict[Subject, str] = {}
+_known: dict[EngineKey, str] = {}
 
 
-def find_verdict(subject: Subject) -> str | None:
+def find_verdict(subject: EngineKey) -> str | None:
     """Return why the fast engine is not used, "" where it has proven itself, None where nothing is known yet."""
     if subject in _known:
         return _known[subject]
     try:
         kept = json.loads(proof_path(subject).read_text(encoding="utf-8"))
-        if Subject(**kept["subject"]) == subject and isinstance(kept["difference"], str):
+        if EngineKey(**kept["subject"]) == subject and isinstance(kept["difference"], str):
             return str(kept["difference"])
     except (OSError, RuntimeError, ValueError, KeyError, TypeError):
         pass  # no verdict, or none that this version can read
     return None
 
 
-def keep_verdict(subject: Subject, difference: str) -> None:
+def keep_verdict(subject: EngineKey, difference: str) -> None:
     """Keep a verdict for this process, and for later ones where the cache folder can be written.
 
     `difference` is "" where none was found. The file is written whole or not at all. It holds no text of the user's.
@@ -100,7 +100,7 @@ def keep_verdict(subject: Subject, difference: str) -> None:
             raise
 
 
-def proof_path(subject: Subject) -> Path:
+def proof_path(subject: EngineKey) -> Path:
     """Return the file of a verdict: below `$XDG_CACHE_HOME`, or `~/.cache`."""
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     name = hashlib.sha256(json.dumps(asdict(subject), sort_keys=True).encode()).hexdigest()[:32]

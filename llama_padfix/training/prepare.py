@@ -13,7 +13,7 @@ from llama_padfix.core.compat import divide_once, name_tokenizer_argument
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.findings import Plan, Report
 from llama_padfix.doctor.patch import patch_and_observe
-from llama_padfix.doctor.runner import examine
+from llama_padfix.doctor.runner import run_checks
 from llama_padfix.encoding.collator import PadCollator
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.dataset.encode import encode_dataset
@@ -127,7 +127,7 @@ def prepare(
     precision = choose_precision(device)
     PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)  # its arguments are checked before anything is patched
     plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token)
-    report = examine(facts)
+    report = run_checks(facts)
     collator = PadCollator(tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
     return Prepared(plan=plan, report=report, precision=precision, collator=collator, encoder=encoder)
 

@@ -13,7 +13,7 @@ from llama_padfix.doctor.findings import Report, Severity
 from llama_padfix.view.pieces import Piece, join_characters
 from llama_padfix.view.roles import Roles, find_roles
 
-__all__ = ["MaskRow", "Picture", "Problem", "make_row"]
+__all__ = ["MaskDocument", "MaskRow", "Problem", "make_row"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class MaskRow:
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class MaskDocument:
     """Rows that were looked at, what each of their ids reads, and what the checks of rows say of them.
 
     `total` is how many rows there are, None for a stream; `source` is "dataset", "batch" or "batches".

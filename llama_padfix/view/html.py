@@ -21,7 +21,7 @@ from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.core.text import plain, shown
 from llama_padfix.core.version import tool
 from llama_padfix.doctor.runner import load_checks
-from llama_padfix.view.document import MaskRow, Picture
+from llama_padfix.view.document import MaskDocument, MaskRow
 from llama_padfix.view.pieces import Piece
 from llama_padfix.view.terminal import (
     count_tokens,
@@ -45,7 +45,7 @@ _LEGEND = (
 )
 
 
-def as_page(view: Picture) -> str:
+def as_page(view: MaskDocument) -> str:
     """Return the page."""
     script, style = _read_source("mask_view.js"), _read_source("mask_view.css")
     policy = (
@@ -106,7 +106,7 @@ def _embed(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _legend(view: Picture) -> str:
+def _legend(view: MaskDocument) -> str:
     counts = count_tokens(view)
     items = []
     for names, label, key in _LEGEND:
@@ -115,7 +115,7 @@ def _legend(view: Picture) -> str:
     return "".join(items)
 
 
-def _findings(view: Picture) -> str:
+def _findings(view: MaskDocument) -> str:
     checks = {check.code: check for check in load_checks()}
     parts = []
     for finding in view.report.findings:
@@ -137,7 +137,7 @@ def _findings(view: Picture) -> str:
     return "".join(parts)
 
 
-def _data(view: Picture) -> dict[str, Any]:
+def _data(view: MaskDocument) -> dict[str, Any]:
     """Return the rows as mask_view.js reads them: ids as indices into a list of the ids that occur, by frequency."""
     import numpy
 
@@ -158,7 +158,7 @@ def _data(view: Picture) -> dict[str, Any]:
     }
 
 
-def _row_data(row: MaskRow, table: Any, dtype: str, view: Picture) -> dict[str, Any]:
+def _row_data(row: MaskRow, table: Any, dtype: str, view: MaskDocument) -> dict[str, Any]:
     import numpy
 
     names = {finding.code: finding.name for finding in view.report.findings}
@@ -202,7 +202,7 @@ _NOTEBOOK_STYLE = """
 """
 
 
-def as_notebook(view: Picture) -> str:
+def as_notebook(view: MaskDocument) -> str:
     """Return the first rows as static HTML: no script, hover by `title`, and what is left out is said."""
     names = {finding.code: finding.name for finding in view.report.findings}
     parts = [f'<div class="padfix-mask"><style>{_NOTEBOOK_STYLE}</style><p>{_static(describe_view(view))}</p>']

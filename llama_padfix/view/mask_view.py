@@ -15,11 +15,11 @@ from llama_padfix.doctor.findings import Check, Report
 from llama_padfix.doctor.observe.data import observe_data
 from llama_padfix.doctor.observe.environment import observe_environment
 from llama_padfix.doctor.observe.tokenizer import observe
-from llama_padfix.doctor.runner import examine, load_checks
+from llama_padfix.doctor.runner import load_checks, run_checks
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.labels import find_markers
-from llama_padfix.tokens.calls import check_tokenizer, untouched
-from llama_padfix.view.document import Picture, Problem, make_row
+from llama_padfix.tokens.calls import check_tokenizer, preserve_backend_state
+from llama_padfix.view.document import MaskDocument, Problem, make_row
 from llama_padfix.view.html import as_notebook, as_page
 from llama_padfix.view.pieces import read_pieces
 from llama_padfix.view.read_rows import ReadRow, read_rows, take_rows
@@ -29,7 +29,7 @@ from llama_padfix.view.terminal import as_terminal
 __all__ = ["MaskView", "view_mask"]
 
 
-class MaskView(Picture):
+class MaskView(MaskDocument):
     """Rows as they are trained: `print(view)` in a terminal, as it is in a notebook, `view.save("mask.html")`.
 
     `rows` are the rows that were looked at, `pieces` what each of their ids reads, `report` what the checks of rows
@@ -88,7 +88,7 @@ def view_mask(
     if max_rows < 1:
         raise PadfixError(f"max_rows={max_rows!r} shows nothing. Pass an int above 0.")
     taken = take_rows(rows, row_numbers, max_rows)
-    with untouched(tokenizer):
+    with preserve_backend_state(tokenizer):
         facts = replace(observe(tokenizer, model), markers=_markers_or_none(tokenizer))
         facts = replace(facts, environment=observe_environment())
         read = read_rows(taken, tokenizer, encoder)
@@ -102,7 +102,7 @@ def view_mask(
             facts = replace(facts, data=observe_data(taken.rows, tokenizer, taken.source, places=raw))
         catalogue = [check for check in load_checks() if {"rows", "labels", "data"} & set(check.needs)]
         decode = lambda ids: str(tokenizer.decode([i for i in ids if i >= 0]))  # noqa: E731
-        report = examine(facts, catalogue, rows=encoded, decode=decode)
+        report = run_checks(facts, catalogue, rows=encoded, decode=decode)
         pieces = read_pieces(tokenizer, facts, {token_id for row in encoded for token_id in row.input_ids.tolist()})
         roles = learn_roles(tokenizer, facts)
     shown_rows = []

@@ -9,7 +9,7 @@ from typing import Any
 from llama_padfix.core.text import shown
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.encoding.turns_in_ids import find_turns_in
-from llama_padfix.tokens.calls import encode_plain, render
+from llama_padfix.tokens.calls import encode_raw, render
 from llama_padfix.tokens.control import find_control_text
 from llama_padfix.view.pieces import Piece, read_pieces
 
@@ -36,7 +36,7 @@ def learn_roles(tokenizer: Any, facts: Facts) -> Roles:
     """Return how the chat template opens turns, learned by rendering; empty where that cannot be learned."""
     controls = frozenset(facts.special_ids.values())
     encoded = {
-        role: tuple(encode_plain(tokenizer, text.strip())) for role, text in _render_headers(tokenizer, facts).items()
+        role: tuple(encode_raw(tokenizer, text.strip())) for role, text in _render_headers(tokenizer, facts).items()
     }
     of_user, of_assistant = encoded.get("user", ()), encoded.get("assistant", ())
     same = 0

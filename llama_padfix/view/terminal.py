@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from llama_padfix.core.text import plain, shown
-from llama_padfix.view.document import MaskRow, Picture, Problem
+from llama_padfix.view.document import MaskDocument, MaskRow, Problem
 from llama_padfix.view.pieces import Piece
 
 __all__ = ["as_terminal", "describe_problem", "describe_row", "describe_view", "tell_problems"]
@@ -26,7 +26,7 @@ _SGR |= {"error": "31", "warning": "33", "note": "36", "head": "1"}
 _WIDEST_ROLE = 12
 
 
-def describe_view(view: Picture) -> str:
+def describe_view(view: MaskDocument) -> str:
     """Return "3 of 380 rows (dataset): 812 tokens, 96 trained (12%), 40 padding, 35 control tokens (9 trained)"."""
     counts = count_tokens(view)
     of = "" if view.total is None or view.total == len(view.rows) else f" of {view.total}"
@@ -37,7 +37,7 @@ def describe_view(view: Picture) -> str:
     return f"{rows}: {', '.join(parts)}"
 
 
-def count_tokens(view: Picture) -> dict[str, int]:
+def count_tokens(view: MaskDocument) -> dict[str, int]:
     """Return how many tokens of each kind all the rows hold; padding is no control token."""
     counts = dict.fromkeys(("tokens", "trained", "context", "padding", "special", "trained special"), 0)
     special = [token_id for token_id, piece in view.pieces.items() if piece.is_special]
@@ -82,7 +82,7 @@ def describe_problem(problem: Problem, names: Mapping[str, str]) -> str:
     return plain(f"{named}{where}{times}{':' if remark and not problem.code else ''} {remark}").strip()
 
 
-def tell_problems(view: Picture) -> list[str]:
+def tell_problems(view: MaskDocument) -> list[str]:
     """Return a line for each finding of the checks, and one for the checks that could not look."""
     lines = [plain(finding) for finding in view.report.findings]
     lines = lines or [f"No findings: {len(view.report.passed)} checks of rows passed."]
@@ -91,7 +91,7 @@ def tell_problems(view: Picture) -> list[str]:
     return lines
 
 
-def as_terminal(view: Picture, *, color: bool, max_rows: int | None, max_tokens: int | None) -> str:
+def as_terminal(view: MaskDocument, *, color: bool, max_rows: int | None, max_tokens: int | None) -> str:
     """Return the rows as lines of printable characters; the only control sequences are our own colours."""
     names = {finding.code: finding.name for finding in view.report.findings}
     paint, marks = (_paint if color else _leave), _choose_marks()

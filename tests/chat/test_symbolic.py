@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import Environment, TemplateSyntaxError
 
-from llama_padfix.chat.symbolic import Inspected, render_opaque
+from llama_padfix.chat.symbolic import TemplateBranched, render_symbolic
 from tests.support.conversations import shared
 
 REFUSED = (
@@ -324,8 +324,8 @@ def whole(body: str) -> str:
 
 def learn(source: str) -> Any:
     try:
-        return render_opaque(source, [{"role": role} for role in ROLES], {"add_generation_prompt": False})
-    except (Inspected, Exception):
+        return render_symbolic(source, [{"role": role} for role in ROLES], {"add_generation_prompt": False})
+    except (TemplateBranched, Exception):
         return None
 
 

@@ -25,7 +25,7 @@ from llama_padfix.core import compat
 from llama_padfix.demo.reference import make_tiny_llama
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.observe.environment import observe_environment
-from llama_padfix.doctor.runner import examine, select_checks
+from llama_padfix.doctor.runner import run_checks, select_checks
 from tests.conftest import fresh_tokenizer
 from tests.support.saved import save, small_model, small_tokenizer
 
@@ -278,5 +278,5 @@ def test_a_run_is_taken_up_again_where_it_is_said_to_be(
     able = forced or by_itself
     said = "can: True did: True" if able else "can: False did: UnpicklingError"
     assert f"can: {reads_own_checkpoints()} {done.stdout.splitlines()[-1]}" == said, done.stderr[-2000:]
-    report = examine(Facts(environment=observe_environment()), select_checks(["PKG001"]))
+    report = run_checks(Facts(environment=observe_environment()), select_checks(["PKG001"]))
     assert any("UnpicklingError" in finding.message for finding in report.findings) is not by_itself

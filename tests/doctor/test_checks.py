@@ -18,7 +18,7 @@ from llama_padfix.doctor import checks
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.findings import Check
 from llama_padfix.doctor.observe.tokenizer import observe
-from llama_padfix.doctor.runner import examine, load_checks
+from llama_padfix.doctor.runner import load_checks, run_checks
 from tests.conftest import ALL, fresh_tokenizer
 
 CATALOGUE = load_checks()
@@ -131,7 +131,7 @@ LEFT = {"3-instruct-early": {"TPL002"}}
 
 
 def codes(facts: Facts) -> set[str]:
-    return {finding.code for finding in examine(facts).findings}
+    return {finding.code for finding in run_checks(facts).findings}
 
 
 @pytest.mark.parametrize(("code", "fault"), CASES, ids=[code for code, _ in CASES])
@@ -146,7 +146,7 @@ def test_fault_is_found_and_healed(code: str, fault: Fault) -> None:
 
 def _find_and_heal(code: str, fault: Fault, tokenizer: Any, model: Any) -> None:
     fault.make(tokenizer, model)
-    [finding] = [finding for finding in examine(observe(tokenizer, model)).findings if finding.code == code]
+    [finding] = [finding for finding in run_checks(observe(tokenizer, model)).findings if finding.code == code]
     assert all(number in finding.message for number in fault.numbers), finding.message
     assert all(change.code == code and change.before != change.after for change in finding.changes)
     assert any(change.safety == "safe" for change in finding.changes) == fault.heals
@@ -167,7 +167,7 @@ def test_a_complete_generation_config_needs_but_the_turns_stop_in_the_config() -
         model.config.eos_token_id = held
         assert "GEN002" not in codes(observe(tokenizer, model))
     model.config.eos_token_id = 128001
-    [finding] = [each for each in examine(observe(tokenizer, model)).findings if each.code == "GEN002"]
+    [finding] = [each for each in run_checks(observe(tokenizer, model)).findings if each.code == "GEN002"]
     assert [(change.target, change.after) for change in finding.changes] == [
         ("model.config.eos_token_id", (128001, 128008, 128009))
     ]
@@ -185,7 +185,7 @@ def test_patched_releases_are_healthy(release: str) -> None:
     before = codes(observe(tokenizer, model))
     assert {"PAD001", "PAD004"} <= before
     patch_tokenizer(tokenizer, model)
-    report = examine(observe(tokenizer, model))
+    report = run_checks(observe(tokenizer, model))
     assert {finding.code for finding in report.findings} & set(SETTINGS) == LEFT.get(release, set())
     report.raise_for_errors()
     left = {"BOS001", "GEN001", "TPL001", "TPL002"} if release.endswith("base") else set()
@@ -236,7 +236,7 @@ def test_a_check_that_raises_is_listed_and_the_others_run(facts: Facts) -> None:
         raise ZeroDivisionError("by nought")
 
     broken = replace(SETTINGS["BOS001"], code="AAA001", find=explode)
-    report = examine(facts, (broken, *SETTINGS.values()))
+    report = run_checks(facts, (broken, *SETTINGS.values()))
     assert report.skipped["AAA001"] == "the check itself raised ZeroDivisionError: by nought"
     assert {"BOS001", "PAD001"} <= {finding.code for finding in report.findings}
     assert "AAA001" not in report.passed
@@ -244,10 +244,10 @@ def test_a_check_that_raises_is_listed_and_the_others_run(facts: Facts) -> None:
 
 
 def test_what_is_not_there_is_said_to_be_skipped(facts: Facts) -> None:
-    skipped = {code: reason for code, reason in examine(facts).skipped.items() if code in SETTINGS}
+    skipped = {code: reason for code, reason in run_checks(facts).skipped.items() if code in SETTINGS}
     assert skipped == dict.fromkeys(("EMB001", "GEN002", "PAD004"), "no model to look at")
     both = replace(SETTINGS["BOS001"], code="AAA001", needs=("template", "model"))
-    report = examine(replace(facts, template=None), (both,))
+    report = run_checks(replace(facts, template=None), (both,))
     assert list(report.skipped) == ["AAA001"]
     assert "no template" in report.skipped["AAA001"]
     assert "no model" in report.skipped["AAA001"]
@@ -283,7 +283,7 @@ def drop_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 def test_a_new_file_is_a_new_check(drop_in: Callable[..., Any], facts: Facts) -> None:
     found = load_checks(drop_in("padfix_new", new001_brand_new=CHECK_FILE))
     assert [check.code for check in found] == ["NEW001"]
-    assert str(examine(facts, found).findings[0]) == "note NEW001 brand-new: 128256 tokens"
+    assert str(run_checks(facts, found).findings[0]) == "note NEW001 brand-new: 128256 tokens"
 
 
 def test_files_that_are_no_check(drop_in: Callable[..., Any]) -> None:

@@ -14,7 +14,7 @@ from llama_padfix.doctor.facts import EnvironmentFacts, Facts, FolderFacts
 from llama_padfix.doctor.findings import Finding, Report
 from llama_padfix.doctor.observe.folder import fetch_folder, observe_folder
 from llama_padfix.doctor.repair_folder import heal_folder
-from llama_padfix.doctor.runner import examine, select_checks
+from llama_padfix.doctor.runner import run_checks, select_checks
 from llama_padfix.encoding.encoder import ChatEncoder
 from tests.conftest import fresh_tokenizer
 from tests.support.saved import read, save, small_model, small_tokenizer
@@ -310,7 +310,7 @@ def test_lod006_a_folder_with_nothing_in_it(tmp_path: Path) -> None:
     ],
 )
 def test_pkg001_by_version_table(versions: dict[str, str], severities: list[str]) -> None:
-    report = examine(Facts(environment=EnvironmentFacts(versions)), select_checks(["PKG001"]))
+    report = run_checks(Facts(environment=EnvironmentFacts(versions)), select_checks(["PKG001"]))
     assert [finding.severity for finding in report.findings] == severities
     assert all(any(version in f.message for version in versions.values()) for f in report.findings)
 
@@ -329,7 +329,7 @@ def test_pkg001_by_version_table(versions: dict[str, str], severities: list[str]
 def test_pkg002_by_version_table(version: str, named: str, byte_level: bool, severity: str | None) -> None:
     folder = FolderFacts("run", (), tokenizer_config={"tokenizer_class": named}, byte_level=byte_level)
     facts = Facts(folder=folder, environment=EnvironmentFacts({"transformers": version}))
-    findings = examine(facts, select_checks(["PKG002"])).findings
+    findings = run_checks(facts, select_checks(["PKG002"])).findings
     assert [finding.severity for finding in findings] == ([severity] if severity else [])
 
 

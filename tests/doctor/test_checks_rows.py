@@ -21,7 +21,7 @@ from llama_padfix.doctor.facts import EnvironmentFacts, Facts
 from llama_padfix.doctor.findings import Finding
 from llama_padfix.doctor.observe.rows import rows_of_batch, rows_of_dataset, sample_of
 from llama_padfix.doctor.observe.tokenizer import observe
-from llama_padfix.doctor.runner import examine, load_checks
+from llama_padfix.doctor.runner import load_checks, run_checks
 from tests.conftest import fresh_tokenizer
 from tests.support.conversations import make_rows, shared
 from tests.support.correct_setups import (
@@ -658,7 +658,7 @@ def test_position_ids_isolate_where_attention_reads_them(
     facts = look(tokenizer, batch, version)
     if attention is not None:
         facts = replace(facts, trainer=trainer_facts(tmp_path, attention))
-    report = examine(facts, [OWN["PCK001"]], rows=rows_of_batch(batch, "batch"))
+    report = run_checks(facts, [OWN["PCK001"]], rows=rows_of_batch(batch, "batch"))
     assert bool(report.findings) == found
     assert (report.passed == ("PCK001",)) == (not found)
 
@@ -694,11 +694,13 @@ def look(tokenizer: Any, rows: Any, version: str = "5.23.0") -> Facts:
 def test_a_label_at_position_0_matters_in_some_versions(version: str, found: int) -> None:
     tokenizer = raw("3.1-instruct")
     rows = [{"input_ids": (ids := ids_of(tokenizer, row["messages"])), "labels": ids} for row in CHATS]
-    report = examine(look(tokenizer, rows, version), [OWN["LBL006"]], rows=rows_of_dataset(rows, "dataset"))
+    report = run_checks(look(tokenizer, rows, version), [OWN["LBL006"]], rows=rows_of_dataset(rows, "dataset"))
     assert [finding.rows for finding in report.findings] == [found] * bool(found)
     assert all(finding.severity == "note" for finding in report.findings)
     healed = [{**row, "labels": [IGNORE_INDEX, *row["labels"][1:]]} for row in rows]
-    assert not examine(look(tokenizer, healed, version), [OWN["LBL006"]], rows=rows_of_dataset(healed, "x")).findings
+    assert not run_checks(
+        look(tokenizer, healed, version), [OWN["LBL006"]], rows=rows_of_dataset(healed, "x")
+    ).findings
 
 
 def test_rows_without_one_trained_token() -> None:
@@ -741,7 +743,7 @@ def test_what_cannot_be_known_is_not_said() -> None:
     def codes(ids: list[int], labels: list[int], **changes: Any) -> set[str]:
         rows = [{"input_ids": ids, "labels": labels}]
         facts = replace(look(tokenizer, rows), **changes)
-        return {f.code for f in examine(facts, tuple(OWN.values()), rows=rows_of_dataset(rows, "dataset")).findings}
+        return {f.code for f in run_checks(facts, tuple(OWN.values()), rows=rows_of_dataset(rows, "dataset")).findings}
 
     assert codes(ids, labels) == set()
     # An answer that was cut, and that is not trained: the first alone is.

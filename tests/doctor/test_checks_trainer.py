@@ -24,7 +24,7 @@ from llama_padfix.doctor.findings import Finding
 from llama_padfix.doctor.observe import trainer as observe_trainer
 from llama_padfix.doctor.observe.model import observe_model
 from llama_padfix.doctor.observe.tokenizer import observe
-from llama_padfix.doctor.runner import examine, select_checks
+from llama_padfix.doctor.runner import run_checks, select_checks
 from tests.conftest import fresh_tokenizer
 from tests.support.correct_setups import trl_template
 from tests.support.runs import QUICK
@@ -309,7 +309,7 @@ def test_lod001_judges_the_gpu(parts: Any, tmp_path: Path) -> None:
     def said(attention: str, trainer: Any) -> list[str]:
         assert facts.model is not None
         model = replace(facts.model, attention=attention, attention_installed=True, floating_dtypes=("bfloat16",))
-        found = examine(replace(facts, model=model, trainer=trainer), select_checks(["LOD001"])).findings
+        found = run_checks(replace(facts, model=model, trainer=trainer), select_checks(["LOD001"])).findings
         return [finding.message for finding in found]
 
     assert "Tesla T4 has compute capability 7.5, it needs 8.0" in said("flash_attention_2", on_gpu)[0]

@@ -19,7 +19,7 @@ from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.encoding import row_encoder as careful_way
 from llama_padfix.encoding.batch import encoder as plain_way
 from llama_padfix.encoding.batch.encoder import _mark
-from llama_padfix.encoding.batch.render_plan import learn_recipe
+from llama_padfix.encoding.batch.render_plan import learn_render_plan
 from llama_padfix.encoding.encoder import ChatEncoder
 from tests.conftest import INSTRUCT, fresh_tokenizer
 from tests.support.both import (
@@ -212,7 +212,7 @@ def break_header(monkeypatch: pytest.MonkeyPatch) -> None:
     """Learn headers without the line breaks behind them: the ids still agree, and the labels do not."""
 
     def learn_wrongly(*args: Any) -> Any:
-        recipe = learn_recipe(*args)
+        recipe = learn_render_plan(*args)
         assert recipe is not None
         pieces = [
             dataclasses.replace(piece, header=piece.header and len(piece.before.rstrip())) for piece in recipe.pieces
@@ -289,7 +289,7 @@ def test_a_wrong_turn_in_one_row_leaves_all_other_rows_as_they_are(monkeypatch: 
     encoder = ChatEncoder(shared("3.1-instruct"), on_error="drop")
     right = encode_all(encoder, rows)
     assert encoder._plain is not None
-    find = plain_way.PlainWay._find_turns
+    find = plain_way.BatchEncoder._find_turns
 
     def find_wrongly(self: Any, ids: Any, *args: Any) -> Any:
         first, last, proven = find(self, ids, *args)
@@ -297,7 +297,7 @@ def test_a_wrong_turn_in_one_row_leaves_all_other_rows_as_they_are(monkeypatch: 
         last[len(last) // 3] -= 1
         return first, last, proven
 
-    monkeypatch.setattr(plain_way.PlainWay, "_find_turns", find_wrongly)
+    monkeypatch.setattr(plain_way.BatchEncoder, "_find_turns", find_wrongly)
     wrong = encode_all(encoder, rows)
     assert wrong.input_ids == right.input_ids
     changed = [at for at, labels in enumerate(wrong.labels) if labels != right.labels[at]]

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from llama_padfix.chat.dates import pin_date
 from llama_padfix.chat.turns import read_template
 from llama_padfix.core.compat import gives_clock
-from llama_padfix.encoding.batch.render_plan import Recipe, learn_recipe, parts_at_controls
+from llama_padfix.encoding.batch.render_plan import RenderPlan, learn_render_plan, parts_at_controls
 from llama_padfix.encoding.encoder import ChatEncoder
 from tests.conformance.test_popular_templates import FAMILIES, tokenizer_of
 from tests.conftest import INSTRUCT, fresh_tokenizer
@@ -53,11 +53,11 @@ LLAMA = (
 )
 
 
-def learn(tokenizer: Any, roles: tuple[str, ...]) -> Recipe | None:
-    return learn_recipe(read_template(tokenizer, pin_date(tokenizer)), roles)
+def learn(tokenizer: Any, roles: tuple[str, ...]) -> RenderPlan | None:
+    return learn_render_plan(read_template(tokenizer, pin_date(tokenizer)), roles)
 
 
-def fill(recipe: Recipe, texts: list[str]) -> str:
+def fill(recipe: RenderPlan, texts: list[str]) -> str:
     written = ""
     for piece in recipe.pieces:
         text = "" if piece.message is None else texts[piece.message]
@@ -152,7 +152,7 @@ def test_what_cannot_be_proven_has_no_recipe(name: str) -> None:
     tokenizer = REFUSED[name]()
     if name == "a clock" and not gives_clock(tokenizer):
         pytest.skip("transformers up to 4.44 gives templates no clock: strftime_now is undefined")
-    assert learn_recipe(read_template(tokenizer), ORDERS[-1]) is None
+    assert learn_render_plan(read_template(tokenizer), ORDERS[-1]) is None
     if name != "a clock":
         assert_same(tokenizer, make_hard_rows(12, name))
 

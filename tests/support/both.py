@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import pyarrow
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.batch.cross_check import Batch, Rows, encode_all_carefully
+from llama_padfix.encoding.batch.cross_check import Batch, Rows, encode_row_by_row
 from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.row_encoder import CAREFUL_SETTINGS, CarefulWay
+from llama_padfix.encoding.row_encoder import CAREFUL_SETTINGS, RowEncoder
 from tests.support.conversations import Message, say, say_control
 
 Row = Any
@@ -110,11 +110,9 @@ class Encoded:
 
 def encode_carefully(encoder: ChatEncoder, rows: Sequence[Row]) -> Encoded:
     """Encode rows as the encoder's careful way does, which knows nothing of what the encoder learned."""
-    way = CarefulWay(**{name: getattr(encoder, name) for name in CAREFUL_SETTINGS})
+    way = RowEncoder(**{name: getattr(encoder, name) for name in CAREFUL_SETTINGS})
     try:
-        made: Batch = encode_all_carefully(
-            way, Rows(lambda places: [rows[place] for place in places], range(len(rows)))
-        )
+        made: Batch = encode_row_by_row(way, Rows(lambda places: [rows[place] for place in places], range(len(rows))))
     except PadfixError as error:
         return Encoded(error=str(error))
     edges = made.bounds.tolist()

@@ -26,9 +26,9 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens import engine as engines
 from llama_padfix.tokens import fastokens as fast_engine
 from llama_padfix.tokens import verification as proofs
-from llama_padfix.tokens.calls import encode_plain
+from llama_padfix.tokens.calls import encode_raw
 from llama_padfix.tokens.engine import Engine, choose_engine
-from llama_padfix.tokens.probe_texts import make_probe
+from llama_padfix.tokens.probe_texts import make_probe_texts
 from tests.conftest import fresh_tokenizer
 
 HAS_FAST = importlib.util.find_spec("fastokens") is not None
@@ -67,7 +67,7 @@ def data() -> list[str]:
         (LIBRARY / name).read_text(encoding="utf-8")[:14_000]
         for name in ("argparse.py", "html/entities.py", "this.py")
     ]
-    return [text[n : n + 700] for text in sources for n in range(0, len(text), 700)] + make_probe(["<|eot_id|>"])
+    return [text[n : n + 700] for text in sources for n in range(0, len(text), 700)] + make_probe_texts(["<|eot_id|>"])
 
 
 def reference(tokenizer: Any, texts: list[str]) -> list[list[int]]:
@@ -491,7 +491,7 @@ def test_a_tokenizer_without_a_backend_is_encoded_by_itself() -> None:
     tokenizer = ByT5Tokenizer()
     texts = ["Grüße</s>", "", " two  spaces"]
     engine = choose_engine(tokenizer, characters=10**9)
-    assert rows(engine.encode(texts)) == [encode_plain(tokenizer, text) for text in texts]
+    assert rows(engine.encode(texts)) == [encode_raw(tokenizer, text) for text in texts]
     assert engine.name == "tokenizers"
     with pytest.raises(PadfixError, match="ByT5Tokenizer has no backend"):
         choose_engine(tokenizer, "fastokens")

@@ -16,7 +16,15 @@ from typing import Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import FolderFacts
 
-__all__ = ["SavedModel", "encode_probe", "encode_raw", "fetch_folder", "load_folder", "observe_folder", "saved_model"]
+__all__ = [
+    "SavedModel",
+    "encode_probe",
+    "encode_with_file",
+    "fetch_folder",
+    "load_folder",
+    "observe_folder",
+    "saved_model",
+]
 
 # Letters, digits, white space, other scripts, an emoji: what a wrong pre-tokenizer splits differently.
 _PROBE = "Hello world, it's 12345 o'clock.\n\n  你好 мир 🙂\tend"
@@ -58,7 +66,7 @@ def observe_folder(path: str | Path) -> FolderFacts:
     files = sorted(item for item in folder.iterdir() if item.is_file())
     config = _read_json(folder / "config.json")
     template = folder / "chat_template.jinja"
-    raw_ids, byte_level = encode_raw(folder / "tokenizer.json")
+    raw_ids, byte_level = encode_with_file(folder / "tokenizer.json")
     in_weights = _count_embedding_rows(folder)
     declared = _inner(config).get("vocab_size")
     return FolderFacts(
@@ -95,7 +103,7 @@ def load_folder(folder: FolderFacts) -> tuple[Any, FolderFacts]:
 
 
 def encode_probe(tokenizer: Any) -> tuple[int, ...]:
-    """Return the ids that a loaded tokenizer gives the text that `encode_raw` encodes by the file."""
+    """Return the ids that a loaded tokenizer gives the text that `encode_with_file` encodes by the file."""
     return tuple(int(token_id) for token_id in tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
 
 
@@ -154,7 +162,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def encode_raw(path: Path) -> tuple[tuple[int, ...], bool]:
+def encode_with_file(path: Path) -> tuple[tuple[int, ...], bool]:
     """Return the ids that tokenizer.json alone gives the probe, and whether it splits bytes."""
     if not path.is_file():
         return (), False

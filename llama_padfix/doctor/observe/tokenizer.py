@@ -11,7 +11,7 @@ from typing import Any
 from llama_padfix.chat.template_profile import USER_PROBE, observe_template
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.observe.model import observe_model
-from llama_padfix.tokens.calls import check_tokenizer, count_leading, encode_plain, untouched
+from llama_padfix.tokens.calls import check_tokenizer, count_leading, encode_raw, preserve_backend_state
 from llama_padfix.tokens.control import special_ids
 
 __all__ = ["observe"]
@@ -29,9 +29,9 @@ def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None, 
         vocabulary = earlier.vocabulary
     else:
         vocabulary = tokenizer.get_vocab()
-    with untouched(tokenizer):
+    with preserve_backend_state(tokenizer):
         bos_added, eos_added = _count_added(tokenizer)
-        probe_ids = encode_plain(tokenizer, "Hello world")
+        probe_ids = encode_raw(tokenizer, "Hello world")
         template = observe_template(tokenizer)
     pad_content, controls = tokenizer.pad_token, special_ids(tokenizer)
     return Facts(

@@ -21,7 +21,7 @@ from llama_padfix.doctor.observe.rows import rows_of_batch
 from llama_padfix.doctor.observe.snapshot import find_read_once, remember_state
 from llama_padfix.hardware.precision import choose_precision
 
-__all__ = ["Draw", "draw_rows", "observe_trainer", "undisturbed"]
+__all__ = ["Draw", "observe_trainer", "preserve_state", "sample_batches"]
 
 _FEW_ROWS = 64  # what is drawn from a trainer's own loaders by default: its batches cost collation
 _FIRST_ROWS = 8  # rows of the dataset itself, to see whether it brings labels of its own
@@ -78,7 +78,7 @@ class Draw:
     not_drawn: dict[str, str] = field(default_factory=dict)
 
 
-def draw_rows(trainer: Any, max_rows: int | None) -> Draw:
+def sample_batches(trainer: Any, max_rows: int | None) -> Draw:
     """Return the rows of real training and evaluation batches, not yet drawn; at most 64 of each unless None.
 
     A loader that raises ends its source and is noted in `errors`; a stream that can be read only once, and
@@ -148,7 +148,7 @@ def _rows(batch: Any, source: str, first: int) -> Iterator[RowFacts]:
 
 
 @contextlib.contextmanager
-def undisturbed(trainer: Any) -> Iterator[None]:
+def preserve_state(trainer: Any) -> Iterator[None]:
     """Put back whatever drawing batches moves, so that training runs as it would have run.
 
     That is the random states, the accelerator's notes on dataloaders, what the trainer keeps, and the counters and

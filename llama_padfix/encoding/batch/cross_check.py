@@ -11,12 +11,12 @@ from typing import Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import plain
 from llama_padfix.encoding.batch.chat_columns import Chats
-from llama_padfix.encoding.batch.encoder import Flat, PlainWay
+from llama_padfix.encoding.batch.encoder import BatchEncoder, Flat
 from llama_padfix.encoding.counts import Counts, count_rows
-from llama_padfix.encoding.row_encoder import CarefulWay
+from llama_padfix.encoding.row_encoder import RowEncoder
 from llama_padfix.encoding.truncation import EncodedRow, fit_row
 
-__all__ = ["Batch", "Rows", "encode_all_carefully", "encode_together", "make_table"]
+__all__ = ["Batch", "Rows", "encode_cross_checked", "encode_row_by_row", "make_table"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Batch:
 _Outcome = tuple[EncodedRow | None, dict[str, str]]
 
 
-def _encode_carefully(careful: CarefulWay, rows: Rows, places: Sequence[int]) -> list[_Outcome]:
+def _encode_carefully(careful: RowEncoder, rows: Rows, places: Sequence[int]) -> list[_Outcome]:
     """Return some rows as the careful way encodes them, cut to size, with what was seen of each."""
     if not places:
         return []
@@ -74,13 +74,13 @@ def _encode_carefully(careful: CarefulWay, rows: Rows, places: Sequence[int]) ->
     return outcomes
 
 
-def encode_all_carefully(careful: CarefulWay, rows: Rows) -> Batch:
+def encode_row_by_row(careful: RowEncoder, rows: Rows) -> Batch:
     """Encode all rows the careful way."""
     places = range(len(rows.numbers))
     return _put_together(None, dict(zip(places, _encode_carefully(careful, rows, places), strict=True)), rows)
 
 
-def encode_together(careful: CarefulWay, way: PlainWay, chats: Chats, rows: Rows) -> Batch | None:
+def encode_cross_checked(careful: RowEncoder, way: BatchEncoder, chats: Chats, rows: Rows) -> Batch | None:
     """Encode rows of which `chats` are the plain conversations; None where the two ways differ on one of them.
 
     The first row and then one of some thousand go both ways. Where their ids or labels differ, something holds not

@@ -14,11 +14,11 @@ from typing import Any
 from llama_padfix.chat.render import ChatTemplate
 from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.encoding.batch.chat_columns import Chats, Speakers, read_roles
-from llama_padfix.encoding.batch.plan_arrays import Layouts, Plan, write_chats
-from llama_padfix.encoding.batch.render_plan import Piece, Recipe, learn_recipe, parts_at_controls
+from llama_padfix.encoding.batch.plan_arrays import Plan, PlanArrays, write_chats
+from llama_padfix.encoding.batch.render_plan import Piece, RenderPlan, learn_render_plan, parts_at_controls
 from llama_padfix.tokens.control import special_ids
 
-__all__ = ["Flat", "PlainWay", "find_plain_way"]
+__all__ = ["BatchEncoder", "Flat", "make_batch_encoder"]
 
 _WORD = "Word"
 _MOST = 1000  # sequences of roles that are learned, at about a millisecond each
@@ -43,7 +43,7 @@ class Flat:
 
 
 @dataclass
-class PlainWay:
+class BatchEncoder:
     """What is known of a template's plain conversations; grows with each new sequence of roles.
 
     `words` are what the template asks for in a text, so that no plain conversation may hold it. Added tokens that a
@@ -58,7 +58,7 @@ class PlainWay:
     headers: list[Any] = field(default_factory=list)
     header_places: dict[str, int] = field(default_factory=dict)
     recipes: dict[tuple[str, ...], Plan | None] = field(default_factory=dict)
-    layouts: Layouts = field(default_factory=Layouts)
+    layouts: PlanArrays = field(default_factory=PlanArrays)
     lowest: int = 0
     is_added: Any = None
     rows: int = 0  # that went this way so far
@@ -85,11 +85,11 @@ class PlainWay:
         if roles is None:
             return None
         if roles not in self.recipes:
-            recipe = learn_recipe(self.template, roles) if "assistant" in roles else None
+            recipe = learn_render_plan(self.template, roles) if "assistant" in roles else None
             self.recipes[roles] = self._lay_out(recipe) if recipe is not None else None
         return self.recipes[roles]
 
-    def _lay_out(self, recipe: Recipe) -> Plan | None:
+    def _lay_out(self, recipe: RenderPlan) -> Plan | None:
         """Lay a recipe out; None where the added tokens that it writes do not part its pieces."""
         headers = [-1 if piece.header is None else self._place_header(piece) for piece in recipe.pieces]
         if not all(len(self.headers[header]) for header in headers if header >= 0):
@@ -210,11 +210,11 @@ class PlainWay:
         return first[sound], last[sound], proven
 
 
-def find_plain_way(template: ChatTemplate, encode: Encode, train_on: Any) -> PlainWay | None:
+def make_batch_encoder(template: ChatTemplate, encode: Encode, train_on: Any) -> BatchEncoder | None:
     """Return the plain way of a template; None where it has none: ids of parts differ, or each turn is asked for."""
     if callable(train_on) or not parts_at_controls(template.tokenizer) or not special_ids(template.tokenizer):
         return None
-    return PlainWay(template, encode, train_on == "last")
+    return BatchEncoder(template, encode, train_on == "last")
 
 
 def _find_ends(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from llama_padfix.chat.symbolic import trim
 from llama_padfix.encoding.batch.chat_columns import Chats
 
-__all__ = ["Layouts", "Plan", "write_chats"]
+__all__ = ["Plan", "PlanArrays", "write_chats"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Plan:
 
     `parts` holds the literals at its even places. The texts are those of `messages`, in this order, each trimmed by
     its `operations`. `straight` tells that texts without white space at their ends are written as they come.
-    `number` is the plan's place in `Layouts`.
+    `number` is the plan's place in `PlanArrays`.
     """
 
     number: int
@@ -28,7 +28,7 @@ class Plan:
 
 
 @dataclass
-class Layouts:
+class PlanArrays:
     """The pieces of all plans, one behind the other; those of plan `n` are at `bounds[n] : bounds[n + 1]`.
 
     `headers` are the places of each piece's header in a list of headers, or -1 where nothing is trained. `tokens` are

@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_padfix.chat.render import ChatTemplate
-from llama_padfix.chat.symbolic import Inspected, Slot, render_opaque, trim
+from llama_padfix.chat.symbolic import Slot, TemplateBranched, render_symbolic, trim
 from llama_padfix.chat.traced_render import source_of
 from llama_padfix.chat.turns import render_turns
 from llama_padfix.core.compat import gives_clock
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.row_notes import find_remarks
-from llama_padfix.tokens.calls import untouched
+from llama_padfix.encoding.row_notes import collect_row_notes
+from llama_padfix.tokens.calls import preserve_backend_state
 from llama_padfix.tokens.control import find_control_text
 from llama_padfix.tokens.offsets import is_trimmed
 
-__all__ = ["Piece", "Recipe", "learn_recipe", "parts_at_controls"]
+__all__ = ["Piece", "RenderPlan", "learn_render_plan", "parts_at_controls"]
 
 # What probes say: of two lengths, with white space around that some templates trim.
 _PROBES = ("Probe {} asks", " \nAn answer {}, with\n\nlines\t ")
@@ -49,14 +49,14 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RenderPlan:
     """The pieces of a conversation, in order, and the words that no message may hold."""
 
     pieces: tuple[Piece, ...]
     lacks: frozenset[str]
 
 
-def learn_recipe(template: ChatTemplate, roles: Sequence[str]) -> Recipe | None:
+def learn_render_plan(template: ChatTemplate, roles: Sequence[str]) -> RenderPlan | None:
     """Return how conversations of these roles are rendered; None where that depends on more than their roles."""
     written = _write_opaque(template, roles)
     if written is None or sorted(slot.message for slot in written.slots) != list(range(len(roles))):
@@ -73,7 +73,7 @@ def learn_recipe(template: ChatTemplate, roles: Sequence[str]) -> Recipe | None:
     if lacks is None:
         return None
     found = (replace(piece, header=header) for piece, header in zip(pieces, headers, strict=True))
-    return Recipe(tuple(found), written.lacks | lacks | {*unsure})
+    return RenderPlan(tuple(found), written.lacks | lacks | {*unsure})
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def _write_opaque(template: ChatTemplate, roles: Sequence[str], prompt: bool = F
     context["add_generation_prompt"] = prompt
     try:
         source = source_of(template.tokenizer, None, kwargs)
-        written = _Written(*render_opaque(source, messages, context, gives_clock(template.tokenizer)))
+        written = _Written(*render_symbolic(source, messages, context, gives_clock(template.tokenizer)))
         "".join((*written.literals, *written.lacks)).encode()  # half of a surrogate pair has no ids
-    except (Inspected, Exception):  # a template is somebody else's program: it may raise anything
+    except (TemplateBranched, Exception):  # a template is somebody else's program: it may raise anything
         return None
     return written
 
@@ -199,7 +199,7 @@ def _find_headers(
         return None
     spoken = [index for index, role in enumerate(roles) if role == "assistant"]
     texts = [write(piece, "" if piece.message is None else said[piece.message]) for piece in pieces]
-    if rendered.text != "".join(texts) or rendered.spelled or find_remarks(rendered, messages, spoken, ()):
+    if rendered.text != "".join(texts) or rendered.spelled or collect_row_notes(rendered, messages, spoken, ()):
         return None
     turns = {turn.message: turn for turn in rendered.turns}
     if len(turns) != len(rendered.turns) or sorted(turns) != spoken:
@@ -256,7 +256,7 @@ def parts_at_controls(tokenizer: Any) -> bool:
 
 
 def _is_trimmed(tokenizer: Any) -> bool:
-    with untouched(tokenizer):
+    with preserve_backend_state(tokenizer):
         return is_trimmed(tokenizer)
 
 

@@ -15,7 +15,7 @@ from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import text_config
 from llama_padfix.doctor.observe.tokenizer import observe
 from llama_padfix.doctor.token_policy import choose_pad_token
-from llama_padfix.tokens.calls import check_tokenizer, encode_plain, untouched
+from llama_padfix.tokens.calls import check_tokenizer, encode_raw, preserve_backend_state
 from llama_padfix.training.adapters.row_training import (
     Matrices,
     RowTraining,
@@ -92,7 +92,7 @@ def add_tokens(
     matrices = find_matrices(model)
     config = make_lora(lora, model)
     rows_before = int(matrices.embedding.weight.shape[0])
-    with untouched(tokenizer):
+    with preserve_backend_state(tokenizer):
         known = {text: _find_token(tokenizer, text) for text in wanted}
     missing = [token for text, token in wanted.items() if known[text] is None]
     _refuse_padding_alone(tokenizer, model, missing)
@@ -101,7 +101,7 @@ def add_tokens(
     if missing:
         restore.append(_remember_tokenizer(tokenizer))
     try:
-        with untouched(tokenizer):
+        with preserve_backend_state(tokenizer):
             added = _add(tokenizer, missing)
         rowless = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows_before}
         given = dict(sorted({**rowless, **added}.items(), key=lambda item: item[1]))
@@ -151,7 +151,7 @@ def _read_tokens(tokens: Any, special: bool) -> dict[str, Any]:
 
 def _find_token(tokenizer: Any, text: str) -> int | None:
     """Return the id of a text that is one token already, control token or ordinary; found by encoding it."""
-    ids = encode_plain(tokenizer, text)
+    ids = encode_raw(tokenizer, text)
     return ids[0] if len(ids) == 1 and tokenizer.decode(ids, skip_special_tokens=False) == text else None
 
 
@@ -177,7 +177,7 @@ def _add(tokenizer: Any, missing: Sequence[Any]) -> dict[str, int]:
     added: dict[str, int] = {}
     for token in missing:
         token_id = _find_token(tokenizer, str(token))
-        inside = encode_plain(tokenizer, f"a{token}b")
+        inside = encode_raw(tokenizer, f"a{token}b")
         if token_id is None or token_id in before or (inside.count(token_id) != 1 and not token.single_word):
             raise PadfixError(
                 f"{str(token)!r} was added, and 'a{token}b' is still encoded as {inside}: another token or the "

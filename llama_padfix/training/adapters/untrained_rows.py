@@ -14,7 +14,7 @@ from llama_padfix.doctor.observe.model import blank_rows
 from llama_padfix.doctor.observe.rows import is_encoded, rows_of_dataset
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.labels import find_markers
-from llama_padfix.tokens.calls import check_tokenizer, encode_plain, render, untouched
+from llama_padfix.tokens.calls import check_tokenizer, encode_raw, preserve_backend_state, render
 from llama_padfix.tokens.control import special_ids
 from llama_padfix.training.adapters.row_training import Matrices, RowTraining, average_row, find_matrices, train_rows
 
@@ -153,7 +153,7 @@ def _lengths(weight: Any, ids: list[int]) -> list[float]:
 
 def _used_ids(tokenizer: Any, dataset: Any) -> set[int]:
     check_tokenizer(tokenizer)
-    with untouched(tokenizer):
+    with preserve_backend_state(tokenizer):
         used = _ids_of_template(tokenizer)
     if tokenizer.eos_token_id is not None:
         used.add(int(tokenizer.eos_token_id))
@@ -173,7 +173,7 @@ def _ids_of_template(tokenizer: Any) -> set[int]:
             text = render(tokenizer, messages, add_generation_prompt=True)
         except Exception:  # a template that knows no system message
             continue
-        return used | set(encode_plain(tokenizer, text))
+        return used | set(encode_raw(tokenizer, text))
     return used
 
 

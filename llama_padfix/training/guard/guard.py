@@ -17,17 +17,17 @@ from llama_padfix.hardware.distributed import agree, get_rank
 from llama_padfix.training.guard.evidence import write_evidence
 from llama_padfix.training.guard.health import find_broken_weights, observe_health, read_numbers, take_norm
 from llama_padfix.training.guard.hooks import (
-    blame,
+    add_hooks,
     find_innermost,
-    listen,
-    read_chance,
+    name_layer,
+    read_token_chances,
     remove_all,
     split_batch,
     sum_losses,
 )
 from llama_padfix.training.guard.incident import GuardError, Incident, Kind, MicroBatch
 from llama_padfix.training.guard.loss_spikes import WINDOW, find_jump
-from llama_padfix.training.guard.root_cause import Findings, draw, investigate, read_batch
+from llama_padfix.training.guard.root_cause import Findings, draw, find_root_cause, read_batch
 
 if TYPE_CHECKING:
     import torch
@@ -104,8 +104,8 @@ class Guard:
         [norm] = read_numbers([take_norm(model.parameters())])
         sound = norm is None or math.isfinite(norm)
         self._finite_before = sound or not any(find_broken_weights(dict(model.named_parameters())))
-        self._chance = read_chance(model)
-        handles = [listen(self.note, model)]
+        self._chance = read_token_chances(model)
+        handles = [add_hooks(self.note, model)]
         optimizer = find_innermost(optimizer)
         if hasattr(optimizer, "register_step_pre_hook"):
             weak = weakref.WeakMethod(self._before_step)
@@ -142,7 +142,7 @@ class Guard:
         """
         self._model = model if model is not None else self._model
         if self._model is not None and not self._norms:
-            self._chance = read_chance(self._model)
+            self._chance = read_token_chances(self._model)
             self._weigh()
         self._pending = [split_batch(batch or {}, loss)]
         self._step = self._step if step is None else step - 1
@@ -244,13 +244,13 @@ class Guard:
     ) -> bool:
         """Look into one incident, then raise, warn or skip."""
         self.counts[kind] += 1
-        blamed = blame(kind, losses)
+        blamed = name_layer(kind, losses)
         stuck = self.action == "skip" and may_skip and self._skips + 1 > _SKIPS_IN_A_ROW
         if self.counts[kind] <= _LOOKS or self.action == "raise" or stuck:
             [before] = read_numbers([self._norms[0] if self._norms else None])
             health = observe_health(self._model, optimizer, before, self._finite_before)
             micro = batches[blamed] if batches else MicroBatch()
-            found = investigate(kind, micro, health, self._model, self.tokenizer)
+            found = find_root_cause(kind, micro, health, self._model, self.tokenizer)
             if stuck:
                 seen = f"{seen}, and {self._skips} updates before it were skipped: nothing trains any more"
             incident = Incident(kind, self._step, seen, found.cause, tuple(losses), grad_norm, blamed)

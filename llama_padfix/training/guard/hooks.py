@@ -10,19 +10,27 @@ from typing import Any
 
 from llama_padfix.training.guard.incident import Kind, MicroBatch
 
-__all__ = ["blame", "find_innermost", "listen", "read_chance", "remove_all", "split_batch", "sum_losses"]
+__all__ = [
+    "add_hooks",
+    "find_innermost",
+    "name_layer",
+    "read_token_chances",
+    "remove_all",
+    "split_batch",
+    "sum_losses",
+]
 
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def listen(hear: Callable[[MicroBatch], None], model: Any) -> Any:
-    """Hook onto a model's forward pass and return the handle; `hear` gets every one that is differentiated.
+def add_hooks(on_forward: Callable[[MicroBatch], None], model: Any) -> Any:
+    """Hook onto a model's forward pass and return the handle; `on_forward` gets every one that is differentiated.
 
-    `hear` is a bound method, and held weakly: a hook that outlives its guard does nothing.
+    `on_forward` is a bound method, and held weakly: a hook that outlives its guard does nothing.
     """
     import torch
 
-    weak = weakref.WeakMethod(hear)
+    weak = weakref.WeakMethod(on_forward)
     names = [name for name in inspect.signature(model.forward).parameters if name not in ("args", "kwargs")]
 
     def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
@@ -82,7 +90,7 @@ def find_innermost(optimizer: Any) -> Any:
     return optimizer
 
 
-def read_chance(model: Any) -> float | None:
+def read_token_chances(model: Any) -> float | None:
     """Return the loss of a uniform guess over the model's vocabulary, in nats; None where its size is not known."""
     config: Any = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
@@ -102,7 +110,7 @@ def sum_losses(batches: Sequence[MicroBatch], losses: Sequence[float | None]) ->
     return sum(known) if shares else sum(known) / len(known)
 
 
-def blame(kind: Kind, losses: Sequence[float | None]) -> int:
+def name_layer(kind: Kind, losses: Sequence[float | None]) -> int:
     """Return the number of the micro-batch that a fault came from: 0 where the losses do not tell."""
     known = [(place, value) for place, value in enumerate(losses) if value is not None]
     if kind == "loss-not-finite":

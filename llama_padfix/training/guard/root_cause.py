@@ -16,7 +16,7 @@ from llama_padfix.training.guard.health import trace_overflow
 from llama_padfix.training.guard.incident import Cause, Health, Kind, MicroBatch
 from llama_padfix.view.mask_view import view_mask
 
-__all__ = ["Findings", "draw", "investigate", "read_batch"]
+__all__ = ["Findings", "draw", "find_root_cause", "read_batch"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,9 @@ class Findings:
     report: Report | None
 
 
-def investigate(kind: Kind, micro: MicroBatch, health: Health, model: Any = None, tokenizer: Any = None) -> Findings:
+def find_root_cause(
+    kind: Kind, micro: MicroBatch, health: Health, model: Any = None, tokenizer: Any = None
+) -> Findings:
     """Return the most likely cause with its evidence; runs the batch through the model once more where that tells.
 
     Only one process alone does that: a second forward pass by some of several would hang a sharded model.

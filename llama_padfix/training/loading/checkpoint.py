@@ -10,7 +10,7 @@ from typing import Any
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.compat import reads_paired_merges
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.doctor.observe.folder import encode_probe, encode_raw
+from llama_padfix.doctor.observe.folder import encode_probe, encode_with_file
 
 __all__ = ["build_shape", "load_tokenizer", "require_complete_folder", "require_length", "require_rows"]
 
@@ -122,7 +122,7 @@ def verify_ids(
 ) -> tuple[Any, Choice | None]:
     """Return this tokenizer if its ids are those of tokenizer.json, else one that has them (see `load_tokenizer`)."""
     file = _find_file(path, "tokenizer.json", from_pretrained)
-    raw = encode_raw(file)[0] if file is not None else ()
+    raw = encode_with_file(file)[0] if file is not None else ()
     if not raw or encode_probe(tokenizer) == raw:
         return tokenizer, None
     import transformers

@@ -1,0 +1,144 @@
+"""The types of what the library is given: tokenizers, models, rows and arrays, as far as it relies on them.
+
+Hugging Face's own classes are loaded late and mostly untyped, so a protocol names what is called. Import these names
+under `TYPE_CHECKING`; nothing here is needed while a program runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import numpy as np
+    import numpy.typing as npt
+    import tokenizers
+    import torch
+
+    IdArray: TypeAlias = npt.NDArray[np.int32]
+    """Ids or labels of rows, one row after another, shape (tokens,)."""
+
+    LongArray: TypeAlias = npt.NDArray[np.int64]
+    """Bounds, places and batches: int64."""
+
+    BoolArray: TypeAlias = npt.NDArray[np.bool_]
+
+    Row: TypeAlias = Mapping[str, object]
+    """One row of a dataset, by column."""
+
+    Message: TypeAlias = Mapping[str, Any]
+    """One chat message; its values are a user's data and a template's business."""
+
+    Messages: TypeAlias = Sequence[Message]
+
+    Tool: TypeAlias = Mapping[str, Any]
+    """The JSON schema of one tool, or what a template takes for one."""
+
+
+class AddedTokenLike(Protocol):
+    """`tokenizers.AddedToken`: a token that is cut out of a text before anything else looks at it."""
+
+    content: str
+    special: bool
+    lstrip: bool
+    rstrip: bool
+    single_word: bool
+    normalized: bool
+
+
+class TokenizerLike(Protocol):
+    """What is used of `transformers.PreTrainedTokenizerBase`; `backend_tokenizer` only where `is_fast`."""
+
+    chat_template: str | dict[str, str] | None
+    padding_side: str
+    model_max_length: int
+    name_or_path: str
+    is_fast: bool
+    bos_token: str | None
+    bos_token_id: int | None
+    eos_token: str | None
+    eos_token_id: int | None
+    pad_token: str | None
+    pad_token_id: int | None
+    unk_token: str | None
+    unk_token_id: int | None
+    added_tokens_decoder: Mapping[int, AddedTokenLike]
+    all_special_tokens: Sequence[str]
+    all_special_ids: Sequence[int]
+    special_tokens_map: Mapping[str, str]
+    backend_tokenizer: tokenizers.Tokenizer
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, text: Any, **settings: Any) -> Any: ...  # BatchEncoding: a dict that depends on the settings
+
+    def get_vocab(self) -> dict[str, int]: ...
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any: ...  # a token gives an int, a list a list
+
+    def convert_ids_to_tokens(self, ids: Any) -> Any: ...  # an int gives a token, a list a list
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str: ...
+
+    def decode(self, token_ids: Any, **settings: Any) -> str: ...
+
+    def apply_chat_template(self, conversation: Any, **settings: Any) -> Any: ...  # text, ids or a batch of either
+
+    def get_chat_template(self, chat_template: str | None = None, tools: Any = None) -> str: ...
+
+    def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int: ...
+
+    def save_pretrained(self, save_directory: str | Path) -> Any: ...
+
+
+class ConfigLike(Protocol):
+    """What is used of `transformers.PretrainedConfig`; other settings are read with `getattr` and a default."""
+
+    model_type: str
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+    def get_text_config(self) -> ConfigLike: ...
+
+
+class ModelLike(Protocol):
+    """What is used of `transformers.PreTrainedModel`, or of a PEFT model around one."""
+
+    config: Any  # a ConfigLike whose fields differ by model type
+    generation_config: Any  # transformers.GenerationConfig, or None
+    training: bool
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any: ...  # a ModelOutput whose fields differ by model
+
+    def get_input_embeddings(self) -> torch.nn.Module: ...
+
+    def get_output_embeddings(self) -> torch.nn.Module | None: ...
+
+    def resize_token_embeddings(self, new_num_tokens: int, **settings: Any) -> torch.nn.Module: ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
+
+    def named_modules(self) -> Iterator[tuple[str, torch.nn.Module]]: ...
+
+    def modules(self) -> Iterator[torch.nn.Module]: ...
+
+    def save_pretrained(self, save_directory: str | Path, **settings: Any) -> Any: ...
+
+
+class DatasetLike(Protocol):
+    """What `datasets.Dataset` and `IterableDataset` have in common, as far as it is used."""
+
+    column_names: list[str] | None
+
+    def map(self, function: Callable[..., Any], **settings: Any) -> Any: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+Rows = Iterable[Any]
+"""Rows of any shape: a dataset, a list, a stream."""
