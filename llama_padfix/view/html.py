@@ -90,7 +90,7 @@ def as_page(view: MaskDocument) -> str:
 
 @lru_cache
 def _read_source(*names: str) -> str:
-    """Return files of the folder `page` as one text: the page holds one script and one style, allowed by their hash."""
+    """Return files of the folder `page` as one text: the page holds one script and one style."""
     return "\n".join((Path(__file__).parent / "page" / name).read_text(encoding="utf-8") for name in names)
 
 
