@@ -16,7 +16,7 @@ from typing import Any
 from llama_padfix.chat.traced_render import parse_template, source_of
 from llama_padfix.core.compat import gives_clock
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.tokens.calls import render
+from llama_padfix.tokens.calls import apply_template
 
 __all__ = ["find_date", "pin_date"]
 
@@ -155,7 +155,7 @@ def _render_all(tokenizer: Any, kwargs: Mapping[str, Any]) -> list[str | None]:
     texts: list[str | None] = []
     for messages, tools in _PROBES:
         try:
-            texts.append(render(tokenizer, messages, tools=tools, template_kwargs=kwargs))
+            texts.append(apply_template(tokenizer, messages, tools=tools, template_kwargs=kwargs))
         except Exception:  # a template is somebody else's program: it may raise anything
             texts.append(None)
     return texts

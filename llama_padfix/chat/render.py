@@ -9,7 +9,7 @@ from typing import Any
 from llama_padfix.chat.template_profile import TemplateFacts
 from llama_padfix.chat.trace import Structure
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.tokens.calls import render
+from llama_padfix.tokens.calls import apply_template
 
 __all__ = ["ChatTemplate", "Rendered", "Turn", "refuse", "render_text"]
 
@@ -91,7 +91,7 @@ def render_text(
 ) -> str:
     """Return the text that the tokenizer renders; what the template raises becomes a `PadfixError`."""
     try:
-        return render(
+        return apply_template(
             template.tokenizer,
             messages,
             tools=tools,

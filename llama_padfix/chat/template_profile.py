@@ -10,7 +10,7 @@ from typing import Any
 
 from llama_padfix.chat.trace import Structure, Trace, common_start, read_trace
 from llama_padfix.chat.traced_render import parse_template, render_traced, source_of
-from llama_padfix.tokens.calls import count_leading, encode_raw, render
+from llama_padfix.tokens.calls import apply_template, count_leading, encode_raw
 from llama_padfix.tokens.control import find_control_text, special_ids
 
 __all__ = ["USER_PROBE", "TemplateFacts", "learn_structure", "observe_template"]
@@ -57,9 +57,9 @@ def observe_template(tokenizer: Any, template_kwargs: Mapping[str, Any] | None =
     user = {"role": "user", "content": USER_PROBE}
     assistant = {"role": "assistant", "content": _ASSISTANT_PROBE}
     try:
-        whole = render(tokenizer, [user, assistant], template_kwargs=template_kwargs)
-        asked = render(tokenizer, [user], template_kwargs=template_kwargs)
-        prompted = render(tokenizer, [user], add_generation_prompt=True, template_kwargs=template_kwargs)
+        whole = apply_template(tokenizer, [user, assistant], template_kwargs=template_kwargs)
+        asked = apply_template(tokenizer, [user], template_kwargs=template_kwargs)
+        prompted = apply_template(tokenizer, [user], add_generation_prompt=True, template_kwargs=template_kwargs)
     except Exception as error:  # a template is somebody else's program: it may raise anything
         return TemplateFacts(error=f"rendering it raised {type(error).__name__}: {error}")
     for probe, text in ((USER_PROBE, whole), (_ASSISTANT_PROBE, whole), (USER_PROBE, asked)):

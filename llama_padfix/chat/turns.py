@@ -21,7 +21,7 @@ from llama_padfix.chat.trace import Trace, read_trace
 from llama_padfix.chat.traced_render import render_traced, source_of
 from llama_padfix.chat.traced_str import LOST, TOOLS, trace
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.tokens.control import find_control_text, find_opening, find_rewritten, find_tags, special_ids
+from llama_padfix.tokens.control import common_prefix, find_control_text, find_rewritten, find_tags, special_ids
 
 __all__ = ["read_template", "render_turns"]
 
@@ -119,9 +119,9 @@ def _find_plain(
     if not all(message.keys() == {"role", "content"} and isinstance(message["content"], str) for message in messages):
         return None
     said = "\0".join([message["content"] for message in messages])
-    if find_opening(template.controls) in said and find_control_text(said, template.controls):
+    if common_prefix(template.controls) in said and find_control_text(said, template.controls):
         return None
-    if template.tags and find_opening(template.tags) in said:
+    if template.tags and common_prefix(template.tags) in said:
         asked = "\0".join([message["content"] for message in messages if message["role"] != "assistant"])
         if find_control_text(asked, template.tags):
             return None
@@ -264,7 +264,7 @@ def _text_of(value: Any) -> str:
 
 
 def _require_roles(messages: Sequence[Mapping[str, Any]], controls: tuple[str, ...]) -> None:
-    opening = find_opening(controls)
+    opening = common_prefix(controls)
     for index, message in enumerate(messages):
         role = str(message.get("role"))
         if opening in role and find_control_text(role, controls):

@@ -21,7 +21,7 @@ from llama_padfix.encoding.turns_in_ids import TurnMarkers
 from llama_padfix.tokens.bos import dedupe_bos
 from llama_padfix.tokens.calls import encode_raw
 from llama_padfix.tokens.control import find_rewritable
-from llama_padfix.tokens.offsets import Encoded, encode_spans, require_fast
+from llama_padfix.tokens.offsets import EncodedText, encode_spans, require_fast
 from llama_padfix.tokens.spelled import TextBackend, encode_around, make_text_backend
 
 __all__ = ["CAREFUL_SETTINGS", "RowEncoder"]
@@ -84,7 +84,7 @@ class RowEncoder:
             for name, item in read
         ]
 
-    def _encode_together(self, chats: Sequence[_Chat]) -> Iterator[Encoded]:
+    def _encode_together(self, chats: Sequence[_Chat]) -> Iterator[EncodedText]:
         """Encode conversations in one call of the tokenizer; nothing where the tokens of one cannot be placed."""
         if not chats:
             return iter(())
@@ -95,14 +95,14 @@ class RowEncoder:
         except PadfixError:
             return iter(())  # each by itself shows which one it is
 
-    def _encode_chat(self, chat: _Chat, encoded: Encoded | None) -> EncodedRow:
+    def _encode_chat(self, chat: _Chat, encoded: EncodedText | None) -> EncodedRow:
         text, spans = chat.rendered.text, _spans_of(chat.rendered)
         if chat.spelled:
             assert self._text_backend is not None  # made when the first such row was read
             encoded = encode_around(self.tokenizer, text, chat.spelled, chat.tokens, self._text_backend, spans)
         return self._label(chat, encoded or next(encode_spans(self.tokenizer, [text], [spans])))
 
-    def _label(self, chat: _Chat, encoded: Encoded) -> EncodedRow:
+    def _label(self, chat: _Chat, encoded: EncodedText) -> EncodedRow:
         ids, places, ends = encoded
         labels = label_tokens(ids, places)
         if places and places[0][0] == 0:  # position 0 is never trained

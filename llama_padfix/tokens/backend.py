@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     pass
 
-__all__ = ["copy_backend", "find_backend"]
-
 
 def find_backend(tokenizer: Any) -> Any:
     """Return the `tokenizers.Tokenizer` behind a tokenizer; None where it has none."""

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 
-__all__ = ["dedupe_bos"]
-
 # What a per-token column holds where a row is padded: as transformers' `pad` and TRL's collators fill it.
 _MASKS = ("attention_mask", "assistant_masks", "completion_mask", "loss_mask")
 _ZERO = (*_MASKS, "token_type_ids", "position_ids", "offset_mapping")

@@ -8,8 +8,6 @@ from typing import Any
 
 from llama_padfix.core.errors import PadfixError
 
-__all__ = ["check_tokenizer", "count_leading", "encode_raw", "preserve_backend_state", "render", "tokenize_raw"]
-
 
 def check_tokenizer(tokenizer: Any) -> None:
     """Raise `PadfixError` unless `tokenizer` can encode text and knows its vocabulary."""
@@ -46,7 +44,7 @@ def tokenize_raw(tokenizer: Any, text: str | list[str]) -> Any:
     )
 
 
-def render(
+def apply_template(
     tokenizer: Any,
     messages: Sequence[Mapping[str, Any]],
     *,

@@ -10,16 +10,6 @@ from typing import Any
 
 from llama_padfix.tokens.calls import tokenize_raw
 
-__all__ = [
-    "TEXT_END_TOKEN",
-    "find_control_text",
-    "find_opening",
-    "find_rewritable",
-    "find_rewritten",
-    "find_tags",
-    "special_ids",
-    "text_end_id",
-]
 _LOOKS_LIKE_CONTROL = re.compile(r"<[|\uff5c]\S+>|<\S+[|\uff5c]>|\[/?[A-Z][A-Z_]+\]").fullmatch
 _IS_TAG = re.compile(r"[<\[].*\w.*", re.DOTALL).fullmatch  # it begins with a bracket and holds a word
 
@@ -64,7 +54,7 @@ def _pattern(controls: tuple[str, ...]) -> re.Pattern[str]:
 
 
 @lru_cache(maxsize=32)
-def find_opening(tokens: tuple[str, ...]) -> str:
+def common_prefix(tokens: tuple[str, ...]) -> str:
     """Return what all control tokens begin with; a text without it spells none."""
     first, last = min(tokens, default=""), max(tokens, default="")
     same = [one == other for one, other in zip(first, last, strict=False)]

@@ -21,8 +21,6 @@ from llama_padfix.tokens.verification import EngineKey, choose_places, choose_sa
 if TYPE_CHECKING:
     from llama_padfix.tokens.verification import Encode, Ids
 
-__all__ = ["BREAK_EVEN", "Engine", "EngineChoice", "choose_engine"]
-
 logger = logging.getLogger(__name__)
 
 EngineChoice = Literal["auto", "tokenizers", "fastokens"]

@@ -22,13 +22,11 @@ from llama_padfix.tokens.verification import (
     find_verdict,
     keep_verdict,
     make_engine_key,
-    proof_path,
+    verdict_path,
 )
 
 if TYPE_CHECKING:
     from llama_padfix.tokens.verification import Encode, Ids
-
-__all__ = ["is_usable_here", "load_fastokens"]
 
 _settling = threading.Lock()
 _settled_in: int | None = None  # the process in which the engine decided how many threads it has
@@ -172,5 +170,5 @@ def _find_threads() -> bool:
 def _refuse(subject: EngineKey, difference: str) -> PadfixError:
     return PadfixError(
         f"fastokens is not used for this tokenizer: {difference}. Use engine='tokenizers'. (Kept in "
-        f"{proof_path(subject)} until either package changes.)"
+        f"{verdict_path(subject)} until either package changes.)"
     )

@@ -12,23 +12,21 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.byte_level import read_byte_level, read_sentencepiece
 from llama_padfix.tokens.calls import tokenize_raw
 
-__all__ = ["Encoded", "Span", "encode_spans", "is_trimmed", "place_spans", "read_offsets", "require_fast"]
-
-Span = tuple[int, int]
+StartEnd = tuple[int, int]
 
 _BATCH = 1000  # rows in one call of the tokenizer
 _PROBE = " a  b \n\n c"
 
 
-class Encoded(NamedTuple):
+class EncodedText(NamedTuple):
     """The ids of a text, the (first, last) tokens of its spans, and the number of tokens up to each span's end."""
 
     ids: list[int]
-    places: list[Span]
+    places: list[StartEnd]
     ends: list[int]
 
 
-def encode_spans(tokenizer: Any, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> Iterator[Encoded]:
+def encode_spans(tokenizer: Any, texts: Sequence[str], spans: Sequence[Sequence[StartEnd]]) -> Iterator[EncodedText]:
     """Yield each text encoded, with the tokens that lie inside its spans of characters; nothing added, nothing cut.
 
     The spans of a text are disjoint and in order; see `place_spans`. Where the tokenizer gives offsets that leave out
@@ -48,36 +46,36 @@ def encode_spans(tokenizer: Any, texts: Sequence[str], spans: Sequence[Sequence[
             if places is None:
                 yield place_spans(ids, read_offsets(tokenizer, ids, found.offsets, text, trimmed), wanted)
             else:
-                yield Encoded(ids, places, [last for _, last in places])
+                yield EncodedText(ids, places, [last for _, last in places])
 
 
-def place_spans(ids: list[int], offsets: Sequence[Span], spans: Sequence[Span]) -> Encoded:
+def place_spans(ids: list[int], offsets: Sequence[StartEnd], spans: Sequence[StartEnd]) -> EncodedText:
     """Return which tokens lie inside each of the spans of characters, which are disjoint and in order.
 
     `offsets` are the (start, end) characters of each token. A token that reaches over the edge of a span lies outside;
     spans that touch count as one.
     """
-    joined: list[Span] = []
+    joined: list[StartEnd] = []
     for start, end in spans:
         if joined and joined[-1][1] == start:
             start = joined.pop()[0]
         joined.append((start, end))
-    places: list[Span] = []
+    places: list[StartEnd] = []
     for start, end in joined:
         first = bisect_left(offsets, (start, -1))
         last = bisect_left(offsets, (end, -1), first)
         while last > first and offsets[last - 1][1] > end:
             last -= 1
         places.append((first, last))
-    return Encoded(ids, places, [bisect_right(offsets, end, key=lambda offset: offset[1]) for _, end in spans])
+    return EncodedText(ids, places, [bisect_right(offsets, end, key=lambda offset: offset[1]) for _, end in spans])
 
 
-def _place_at_edges(found: Any, spans: Sequence[Span], length: int) -> list[Span] | None:
+def _place_at_edges(found: Any, spans: Sequence[StartEnd], length: int) -> list[StartEnd] | None:
     """Return the tokens of each span, looked up at its two edges; None where no token's edge is there.
 
     Reading all offsets of a row out of the backend costs as much as encoding it.
     """
-    places: list[Span] = []
+    places: list[StartEnd] = []
     for start, end in spans:
         if start == end:
             return None
@@ -112,8 +110,8 @@ def require_fast(tokenizer: Any) -> None:
 
 
 def read_offsets(
-    tokenizer: Any, ids: Sequence[int], offsets: Sequence[Span], text: str, trimmed: bool
-) -> Sequence[Span]:
+    tokenizer: Any, ids: Sequence[int], offsets: Sequence[StartEnd], text: str, trimmed: bool
+) -> Sequence[StartEnd]:
     """Return the span of characters of each token; counted by its bytes where the offsets cannot be relied on."""
     return _count_bytes(tokenizer, ids, text) if trimmed or any(starmap(ge, offsets)) else offsets
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from functools import cache
 from itertools import pairwise
 
-__all__ = ["hash_probe_texts", "make_probe_texts"]
-
 _TOKENS = 48  # added tokens that are written among other characters; each one is written beside the others
 
 _SCRIPTS = (

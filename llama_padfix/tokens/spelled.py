@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.calls import tokenize_raw
 from llama_padfix.tokens.control import find_control_text
-from llama_padfix.tokens.offsets import Encoded, Span, is_trimmed, place_spans, read_offsets, require_fast
+from llama_padfix.tokens.offsets import EncodedText, StartEnd, is_trimmed, place_spans, read_offsets, require_fast
 
-__all__ = ["TextBackend", "encode_around", "make_text_backend"]
 # What stands before a piece of text in place of the token that did; private-use characters of no other meaning.
 _ANCHOR = "\U0010fffdllama-padfix\U0010fffc"
 
@@ -52,11 +51,11 @@ def make_text_backend(tokenizer: Any, tokens: Sequence[str]) -> TextBackend:
 def encode_around(
     tokenizer: Any,
     text: str,
-    spelled: Sequence[Span],
+    spelled: Sequence[StartEnd],
     tokens: tuple[str, ...],
     text_backend: TextBackend,
-    spans: Sequence[Span],
-) -> Encoded:
+    spans: Sequence[StartEnd],
+) -> EncodedText:
     """Return a text encoded as `encode_spans` does, but that what is `spelled` is text, whatever it looks like.
 
     `spelled` are the (start, end) characters that only look like one of the `tokens`, to which `text_backend` is
@@ -67,7 +66,7 @@ def encode_around(
         raise PadfixError("A message holds the private mark of llama-padfix beside control tokens. Remove the mark.")
     trimmed = is_trimmed(tokenizer)
     ids: list[int] = []
-    offsets: list[Span] = []
+    offsets: list[StartEnd] = []
 
     def add(start: int, end: int, as_text: bool) -> None:
         piece = text[start:end]
@@ -92,7 +91,9 @@ def encode_around(
     return place_spans(ids, offsets, spans)
 
 
-def _find_stretches(tokenizer: Any, text: str, spelled: Sequence[Span], tokens: tuple[str, ...]) -> Iterator[Span]:
+def _find_stretches(
+    tokenizer: Any, text: str, spelled: Sequence[StartEnd], tokens: tuple[str, ...]
+) -> Iterator[StartEnd]:
     """Yield the stretches between true tokens that spell a token, without the white space that a token takes."""
     masked, last = [], 0
     for start, end in spelled:
@@ -111,7 +112,7 @@ def _find_stretches(tokenizer: Any, text: str, spelled: Sequence[Span], tokens: 
         yield begin, finish
 
 
-def _encode_as_text(text_backend: TextBackend, piece: str, behind: bool) -> tuple[list[int], list[Span]]:
+def _encode_as_text(text_backend: TextBackend, piece: str, behind: bool) -> tuple[list[int], list[StartEnd]]:
     """Encode text in which the backend's missing tokens are text, `behind` another token or as a beginning.
 
     SentencePiece puts a space before a text's beginning, or before each piece: so the anchor stands for the token.

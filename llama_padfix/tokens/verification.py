@@ -23,17 +23,6 @@ if TYPE_CHECKING:
     Ids = tuple[numpy.ndarray[Any, numpy.dtype[numpy.int32]], numpy.ndarray[Any, numpy.dtype[numpy.int64]]]
     Encode = Callable[[Sequence[str]], Ids]
 
-__all__ = [
-    "EngineKey",
-    "choose_places",
-    "choose_sample",
-    "describe_difference",
-    "find_verdict",
-    "keep_verdict",
-    "make_engine_key",
-    "proof_path",
-]
-
 _REASON = 300  # characters of a verdict
 _SHOWN = 80  # characters of a text in a warning
 
@@ -72,7 +61,7 @@ def find_verdict(subject: EngineKey) -> str | None:
     if subject in _known:
         return _known[subject]
     try:
-        kept = json.loads(proof_path(subject).read_text(encoding="utf-8"))
+        kept = json.loads(verdict_path(subject).read_text(encoding="utf-8"))
         if EngineKey(**kept["subject"]) == subject and isinstance(kept["difference"], str):
             return str(kept["difference"])
     except (OSError, RuntimeError, ValueError, KeyError, TypeError):
@@ -88,7 +77,7 @@ def keep_verdict(subject: EngineKey, difference: str) -> None:
     _known[subject] = difference[:_REASON]
     record = json.dumps({"subject": asdict(subject), "difference": difference[:_REASON]}, indent=1)
     with contextlib.suppress(OSError, RuntimeError):
-        path = proof_path(subject)
+        path = verdict_path(subject)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         try:
@@ -100,7 +89,7 @@ def keep_verdict(subject: EngineKey, difference: str) -> None:
             raise
 
 
-def proof_path(subject: EngineKey) -> Path:
+def verdict_path(subject: EngineKey) -> Path:
     """Return the file of a verdict: below `$XDG_CACHE_HOME`, or `~/.cache`."""
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     name = hashlib.sha256(json.dumps(asdict(subject), sort_keys=True).encode()).hexdigest()[:32]

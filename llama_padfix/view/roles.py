@@ -9,7 +9,7 @@ from typing import Any
 from llama_padfix.core.text import shown
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.encoding.turns_in_ids import find_turns_in
-from llama_padfix.tokens.calls import encode_raw, render
+from llama_padfix.tokens.calls import apply_template, encode_raw
 from llama_padfix.tokens.control import find_control_text
 from llama_padfix.view.pieces import Piece, read_pieces
 
@@ -62,7 +62,7 @@ def _render_headers(tokenizer: Any, facts: Facts) -> dict[str, str]:
     user, assistant = {"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}
     headers = {}
     try:
-        text = render(tokenizer, [user, assistant, user, assistant])
+        text = apply_template(tokenizer, [user, assistant, user, assistant])
         between, after = text.split(_ASSISTANT)[0].rpartition(_USER)[2], text.split(_ASSISTANT)[1].split(_USER)[0]
     except Exception:  # a template is somebody else's program: it may raise anything, or write no such text
         return {}
@@ -75,7 +75,7 @@ def _render_headers(tokenizer: Any, facts: Facts) -> dict[str, str]:
     # What opens the turn of the history, where that is not the generation prompt (which may open a thought).
     headers["assistant"] = template.header if template.header_in_history else between
     try:
-        text = render(tokenizer, [{"role": "system", "content": _SYSTEM}, user])
+        text = apply_template(tokenizer, [{"role": "system", "content": _SYSTEM}, user])
         opening = text.partition(_SYSTEM)[0].removeprefix(tokenizer.bos_token or "")
         headers["system"] = opening if text.count(_SYSTEM) == 1 else ""
     except Exception:  # many templates refuse a system message
