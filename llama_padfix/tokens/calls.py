@@ -8,7 +8,15 @@ from typing import Any
 
 from llama_padfix.core.errors import PadfixError
 
-__all__ = ["check_tokenizer", "count_leading", "encode_raw", "preserve_backend_state", "render", "tokenize_raw"]
+__all__ = [
+    "check_tokenizer",
+    "count_leading",
+    "encode_raw",
+    "is_of_transformers",
+    "preserve_backend_state",
+    "render",
+    "tokenize_raw",
+]
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -91,3 +99,11 @@ def preserve_backend_state(tokenizer: Any) -> Iterator[None]:
         if padding != backend.padding:
             backend.enable_padding(**padding) if padding else backend.no_padding()
         backend.encode_special_tokens = as_text
+
+
+def is_of_transformers(tokenizer: object) -> bool:
+    """Return True if transformers' own methods render and encode: another class might rewrite some texts."""
+    names = ("__call__", "apply_chat_template", "get_chat_template", "_encode_plus", "_batch_encode_plus")
+    found = [getattr(type(tokenizer), name, None) for name in names]
+    own = any(name in vars(tokenizer) for name in names)
+    return not own and all(one is None or one.__module__.startswith("transformers.") for one in found)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from llama_padfix.chat.render import Rendered
-from llama_padfix.chat.spans import _check_authors
-from llama_padfix.chat.trace import Span, Trace
+from llama_padfix.chat.render import Refusal, Rendered
+from llama_padfix.chat.spans.spans import AssistantSpan, _check_authors
+from llama_padfix.chat.trace import Trace
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.labels import label_tokens
@@ -239,8 +239,8 @@ def test_a_token_on_the_seam_of_two_turns_that_touch_is_trained() -> None:
 
 def test_a_turn_never_holds_what_somebody_else_wrote() -> None:
     whole = Trace("<p>Q<p>A<e>", "<p>\0<p>\0<e>", ((3, 4, 0), (7, 8, 1)), (), False)
-    assert _check_authors(whole, Span(1, 7, 11)).reason == ""
-    assert "somebody else" in _check_authors(whole, Span(1, 3, 11)).reason
+    assert _check_authors(whole, AssistantSpan(1, 7, 11)).refusal is None
+    assert _check_authors(whole, AssistantSpan(1, 3, 11)).refusal is Refusal.FOREIGN
 
 
 def test_a_template_that_repeats_the_question_for_an_empty_answer_is_refused() -> None:

@@ -177,7 +177,7 @@ def test_a_history_without_the_thought_is_trained_without_it(spare: Any) -> None
     )
     chat = [QUESTION, {"role": "assistant", "content": "<think>hm</think>A"}, *CHAT[2:]]
     assert answers(render_with(spare, template, chat)) == ["A<|eot_id|>", "Answer two<|eot_id|>"]
-    assert answers(render_with(spare, template, chat, wanted=[3])) == ["Answer two<|eot_id|>"]
+    assert answers(render_with(spare, template, chat, trained_indices=[3])) == ["Answer two<|eot_id|>"]
     row = ChatEncoder(spare, train_on="last")(chat)
     assert [spare.decode(run) for run in trained_runs(row["labels"])] == ["Answer two<|eot_id|>"]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from llama_padfix.chat.template_profile import USER_PROBE, observe_template
+from llama_padfix.chat.template_probes import QUESTION
+from llama_padfix.chat.template_profile import observe_template
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.observe.model import observe_model
 from llama_padfix.tokens.calls import check_tokenizer, count_leading, encode_raw, preserve_backend_state
@@ -61,7 +62,7 @@ def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None, 
 
 def _count_added(tokenizer: Any) -> tuple[int, int]:
     """Return how many BOS encoding puts before a plain text, and how many EOS after it."""
-    with_special = [int(i) for i in tokenizer(USER_PROBE)["input_ids"]]
+    with_special = [int(i) for i in tokenizer(QUESTION)["input_ids"]]
     bos_added = count_leading(with_special, tokenizer.bos_token_id)
     eos_added = count_leading(with_special[::-1], tokenizer.eos_token_id)
     return bos_added, eos_added
