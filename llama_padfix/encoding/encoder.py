@@ -13,7 +13,14 @@ from typing import Any, Literal
 from llama_padfix.chat.dates import pin_date
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.chat_columns import Chats, read_chat_rows, read_chat_table
-from llama_padfix.encoding.batch.cross_check import Batch, Rows, encode_cross_checked, encode_row_by_row, make_table
+from llama_padfix.encoding.batch.cross_check import (
+    Batch,
+    FastPathMismatch,
+    Rows,
+    encode_cross_checked,
+    encode_row_by_row,
+    make_table,
+)
 from llama_padfix.encoding.batch.encoder import BatchEncoder, make_batch_encoder
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.id_columns import is_table
@@ -151,16 +158,18 @@ class ChatEncoder:
             return self.encode_rows(batch, indices)[0]
         return self._encode_rows(batch, range(len(batch)), of_batch=True)[0]
 
-    def encode_rows(self, rows: Iterable[Any], numbers: Sequence[int] | int = 0) -> tuple[_Columns, Counts]:
+    def encode_rows(
+        self, rows: Iterable[Any], numbers: Sequence[int] | int = 0, *, strict: bool = False
+    ) -> tuple[_Columns, Counts]:
         """Encode rows into the columns `input_ids` and `labels`, and return what became of them.
 
         `numbers` are the rows' numbers for the error messages, or the number of the first one. Rows that are
         dropped leave no place in the columns. The counts are also added to `self.counts`; when an error is
-        raised, nothing is added.
+        raised, nothing is added. `strict` is that of `encode_chunk`.
         """
         rows = list(rows)
         named = range(numbers, numbers + len(rows)) if isinstance(numbers, int) else list(numbers)
-        return self._encode_rows(rows, named)
+        return self._encode_rows(rows, named, strict=strict)
 
     def encode_table(self, table: Any, first_row: int = 0, *, carry: Sequence[str] = ()) -> Any:
         """Encode a `pyarrow.Table` or `RecordBatch` of rows into a table of `input_ids` and `labels`, lists of int32.
@@ -171,8 +180,14 @@ class ChatEncoder:
         """
         return self.encode_chunk(table, first_row, carry=carry)[0]
 
-    def encode_chunk(self, table: Any, first_row: int = 0, *, carry: Sequence[str] = ()) -> tuple[Any, Counts]:
-        """Encode as `encode_table` does, and return the counts of these rows beside the table."""
+    def encode_chunk(
+        self, table: Any, first_row: int = 0, *, carry: Sequence[str] = (), strict: bool = False
+    ) -> tuple[Any, Counts]:
+        """Encode as `encode_table` does, and return the counts of these rows beside the table.
+
+        With `strict` a fast path that proves wrong raises `FastPathMismatch`: rows of earlier calls may be wrong.
+        Without it the rows of this call are right, and `doubtful` shows it.
+        """
         import pyarrow
 
         if isinstance(table, pyarrow.RecordBatch):
@@ -191,17 +206,17 @@ class ChatEncoder:
             part = table.slice(start, min(_CHUNK_ROWS, table.num_rows - start))  # without columns it would be longer
             numbers = range(first_row + start, first_row + start + part.num_rows)
             rows = Rows(functools.partial(_take_rows, part), numbers)
-            batch = self._encode(rows, functools.partial(read_chat_table, part))
+            batch = self._encode(rows, functools.partial(read_chat_table, part), strict)
             parts.append(make_table(batch, part.select(list(carry))))
             counts = counts + batch.counts
         self.counts = self.counts + counts
         return pyarrow.concat_tables(parts), counts
 
     def _encode_rows(
-        self, rows: Sequence[Any], numbers: Sequence[int | None], of_batch: bool = False
+        self, rows: Sequence[Any], numbers: Sequence[int | None], of_batch: bool = False, strict: bool = False
     ) -> tuple[_Columns, Counts]:
         together = Rows(lambda places: [rows[place] for place in places], numbers, of_batch)
-        batch = self._encode(together, lambda words: read_chat_rows(rows, words))
+        batch = self._encode(together, lambda words: read_chat_rows(rows, words), strict)
         edges = [*pairwise(batch.bounds.tolist())]
         columns = {
             name: [flat[start:end] for start, end in edges]
@@ -210,9 +225,9 @@ class ChatEncoder:
         self.counts = self.counts + batch.counts
         return columns, batch.counts
 
-    def _encode(self, rows: Rows, read_chats: Callable[[Sequence[str]], Chats]) -> Batch:
+    def _encode(self, rows: Rows, read_chats: Callable[[Sequence[str]], Chats], strict: bool) -> Batch:
         """Encode rows, of which `read_chats` finds the plain conversations that hold none of some words."""
-        careful = self._renew_careful()
+        careful, batch = self._renew_careful(), None
         with preserve_backend_state(self.tokenizer):
             if not self._tried_plain and len(rows.numbers) >= _FEW:
                 self._tried_plain = True
@@ -221,11 +236,13 @@ class ChatEncoder:
                 chats = read_chats(self._plain.words)
                 if self._plain.learn(chats):
                     chats = read_chats(self._plain.words)
-                batch = encode_cross_checked(careful, self._plain, chats, rows)
-                if batch is not None:
-                    return batch
-                self._plain, self._gave_up = None, True
-            return encode_row_by_row(careful, rows)
+                try:
+                    batch = encode_cross_checked(careful, self._plain, chats, rows)
+                except FastPathMismatch:
+                    self._plain, self._gave_up = None, True
+            if strict and self.doubtful:
+                raise FastPathMismatch("a fast path proved wrong, so what it encoded before may be wrong too")
+            return batch or encode_row_by_row(careful, rows)
 
     def _find_plain_way(self, careful: RowEncoder) -> BatchEncoder | None:
         try:

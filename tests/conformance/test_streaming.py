@@ -24,6 +24,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, load_from_disk
 from datasets.fingerprint import Hasher
 
 from llama_padfix import ChatEncoder, Counts, PadfixError, prepare, read_encoding
+from llama_padfix.encoding.batch.cross_check import FastPathMismatch
 from llama_padfix.encoding.dataset import arrow_stream as encoded_file
 from llama_padfix.encoding.dataset import reader as chunks
 from llama_padfix.encoding.dataset.arrow_stream import pack_chunk, read_counts
@@ -568,11 +569,15 @@ class Failing(ChatEncoder):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "failed"}
 
-    def encode_chunk(self, table: Any, first_row: int = 0, **options: Any) -> tuple[Any, Counts]:
+    def encode_chunk(
+        self, table: Any, first_row: int = 0, *, strict: bool = False, **options: Any
+    ) -> tuple[Any, Counts]:
         encoded, counts = super().encode_chunk(table, first_row, **options)
         if not self.failed and (self.of_any_engine or self.engine != "tokenizers"):
             self.failed = first_row >= 2 * CHUNK_ROWS
             encoded = encoded.set_column(0, "input_ids", encoded.column("labels"))
+        if self.failed and strict:
+            raise FastPathMismatch("the third chunk")
         return encoded, counts
 
 

@@ -219,7 +219,7 @@ def break_header(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
         return dataclasses.replace(recipe, pieces=tuple(pieces))
 
-    monkeypatch.setattr(plain_way, "learn_recipe", learn_wrongly)
+    monkeypatch.setattr(plain_way, "learn_render_plan", learn_wrongly)
 
 
 @pytest.mark.parametrize("max_length", [None, 40])

@@ -16,12 +16,16 @@ from llama_padfix.encoding.counts import Counts, count_rows
 from llama_padfix.encoding.row_encoder import RowEncoder
 from llama_padfix.encoding.truncation import EncodedRow, fit_row
 
-__all__ = ["Batch", "Rows", "encode_cross_checked", "encode_row_by_row", "make_table"]
+__all__ = ["Batch", "FastPathMismatch", "Rows", "encode_cross_checked", "encode_row_by_row", "make_table"]
 
 logger = logging.getLogger(__name__)
 
 _DETAIL = 100  # characters of an error or of spelled tokens that are kept beside a row's number
 _COMPARED = 8192  # of so many rows of the plain way one goes the careful way too
+
+
+class FastPathMismatch(Exception):  # noqa: N818 - no error: it asks for another pass
+    """A batch encoder or an engine gave another result than the exact one: what it encoded before may be wrong too."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,11 @@ def encode_row_by_row(careful: RowEncoder, rows: Rows) -> Batch:
     return _put_together(None, dict(zip(places, _encode_carefully(careful, rows, places), strict=True)), rows)
 
 
-def encode_cross_checked(careful: RowEncoder, way: BatchEncoder, chats: Chats, rows: Rows) -> Batch | None:
-    """Encode rows of which `chats` are the plain conversations; None where the two ways differ on one of them.
+def encode_cross_checked(careful: RowEncoder, way: BatchEncoder, chats: Chats, rows: Rows) -> Batch:
+    """Encode rows of which `chats` are the plain conversations.
 
-    The first row and then one of some thousand go both ways. Where their ids or labels differ, something holds not
-    for this tokenizer that was thought to hold for all, and the plain way is not to be used for it again.
+    The first row, and then one of some thousand, is encoded by the row encoder too. Raises `FastPathMismatch` where
+    its ids or labels differ: the batch encoder is then not to be used for this tokenizer again.
     """
     flat = way.encode_chats(chats, careful.max_length, careful.truncation)
     plain_places = [] if flat is None else flat.rows.tolist()
@@ -98,15 +102,16 @@ def encode_cross_checked(careful: RowEncoder, way: BatchEncoder, chats: Chats, r
             way.compared = len(whole) > 0
         try:
             careful_rows = _encode_carefully(careful, rows, asked)
-        except PadfixError:  # an earlier row may be the first that raises
-            return None
+        except PadfixError as error:  # an earlier row may be the first that raises
+            raise FastPathMismatch(str(error)) from error
         for place, (row, seen) in zip(asked, careful_rows, strict=True):
             if not _is_same(flat, bisect_left(plain_places, place), row, seen):
+                name = rows.name(place) or "a row"
                 logger.warning(
                     "llama_padfix: the plain way encodes %s differently, and is not used any more. Please report it.",
-                    rows.name(place) or "a row",
+                    name,
                 )
-                return None
+                raise FastPathMismatch(name)
         way.rows += len(plain_places)
     outcomes = dict(zip(others, _encode_carefully(careful, rows, others), strict=True)) if others else {}
     return _put_together(flat, outcomes, rows)

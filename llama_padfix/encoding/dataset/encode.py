@@ -14,11 +14,12 @@ from typing import Any
 
 from llama_padfix.core.compat import list_feature
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.encoding.batch.cross_check import FastPathMismatch
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.dataset.arrow_stream import EncodedFile, encoded_schema, read_counts
 from llama_padfix.encoding.dataset.cache import find_cache_file, locked, name_temporary_file
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader
-from llama_padfix.encoding.dataset.workers import encode_chunks
+from llama_padfix.encoding.dataset.workers import EncodedChunk, encode_chunks
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.id_columns import is_table, rows_of
 from llama_padfix.encoding.record import write_encoding
@@ -143,7 +144,7 @@ class _Work:
         header = encoded_schema(_features(datasets), path.stem.removeprefix("cache-") if path else None)
         file = EncodedFile(path, header, self._count_rows, spill=name_temporary_file)
         try:
-            self._fill_surely(file)
+            self._fill_reliably(file)
             if not file.counts.kept:
                 file.remove()
                 raise PadfixError(
@@ -169,21 +170,20 @@ class _Work:
     def _count_rows(self, chunk: int) -> int:
         return max(0, min(CHUNK_ROWS, len(self.reader) - chunk * CHUNK_ROWS))
 
-    def _fill_surely(self, file: EncodedFile) -> None:
-        """Append what is missing; where a fast way proves wrong, keep nothing that it encoded, in earlier runs too."""
-        # One that is doubtful already would not tell of a second fault; a copy begins anew.
-        encoder = copy.copy(self.encoder) if self.encoder.doubtful else self.encoder
-        if self._fill(file, encoder, self.num_proc):
-            return
-        careful = copy.copy(self.encoder)
-        careful.engine = "tokenizers"
-        if not self._fill(file, careful):
-            self._fill(file, careful, trusted=True)  # it takes up nothing again that it gave up
+    def _fill_reliably(self, file: EncodedFile) -> None:
+        """Append what is missing; where a fast path proves wrong, drop all, of earlier runs too, and begin again."""
+        encoder = copy.copy(self.encoder) if self.encoder.doubtful else self.encoder  # a copy has no doubts yet
+        exact = copy.copy(self.encoder)
+        exact.engine = "tokenizers"
+        # The last attempt takes up nothing again that the one before gave up.
+        for attempt, num_proc, strict in ((encoder, self.num_proc, True), (exact, None, True), (exact, None, False)):
+            try:
+                self._fill(file, encode_chunks(attempt, self.reader, file.chunks, num_proc, strict=strict))
+                return
+            except FastPathMismatch:
+                file.clear()
 
-    def _fill(
-        self, file: EncodedFile, encoder: ChatEncoder, num_proc: int | None = None, trusted: bool = False
-    ) -> bool:
-        """Append the chunks that are missing; where those before prove doubtful, drop all and return False."""
+    def _fill(self, file: EncodedFile, chunks: Iterable[EncodedChunk]) -> None:
         from tqdm.auto import tqdm
 
         started, had = time.monotonic(), file.counts
@@ -194,12 +194,7 @@ class _Work:
             unit="row",
             disable=not self.progress,
         ) as bar:
-            for chunk in encode_chunks(encoder, self.reader, file.chunks, num_proc):
-                if chunk.doubtful and not trusted:
-                    file.clear()
-                    return False
-                if chunk.error is not None:
-                    raise chunk.error
+            for chunk in chunks:
                 file.append(chunk.message, chunk.counts)
                 bar.update(chunk.counts.rows)
                 speed = (file.counts.tokens - had.tokens) / max(time.monotonic() - started, 1e-9)
@@ -210,7 +205,6 @@ class _Work:
                         "dropped": file.counts.dropped,
                     }
                 )
-        return True
 
 
 def _log(name: str, counts: Counts) -> None:

@@ -25,68 +25,59 @@ __all__ = ["EncodedChunk", "encode_chunks"]
 
 @dataclass(frozen=True)
 class EncodedChunk:
-    """One chunk as `pack_chunk` packs it, or the error of its first bad row.
-
-    `doubtful` tells that what was encoded before it may be wrong.
-    """
+    """One chunk as `pack_chunk` packs it."""
 
     message: Any
     counts: Counts
-    doubtful: bool
-    error: PadfixError | None = None
 
 
 def encode_chunks(
-    encoder: ChatEncoder, reader: RowReader, first_chunk: int, num_proc: int | None
+    encoder: ChatEncoder, reader: RowReader, first_chunk: int, num_proc: int | None, *, strict: bool = False
 ) -> Iterator[EncodedChunk]:
     """Yield the encoded chunks from `first_chunk` on, in order; the same bytes for any number of processes.
 
-    Raises `PadfixError` when a process ends without a word.
+    Raises `PadfixError` for a bad row and when a process ends unexpectedly, and `FastPathMismatch` with `strict`.
     """
     starts = range(first_chunk * CHUNK_ROWS, len(reader), CHUNK_ROWS)
     processes = min(num_proc or 1, len(starts))
     if processes > 1:
-        yield from _encode_in_processes(encoder, reader, starts, processes)
+        carried = _Carried(encoder, reader if reader.is_mapped else None, strict)
+        yield from _encode_in_processes(carried, reader, starts, processes)
         return
     for start in starts:
-        yield _encode(encoder, reader.read(start, min(start + CHUNK_ROWS, len(reader))), start)
+        yield _encode(encoder, reader.read(start, min(start + CHUNK_ROWS, len(reader))), start, strict)
 
 
-def _encode(encoder: ChatEncoder, rows: Any, first_row: int) -> EncodedChunk:
-    try:
-        encoded, counts = _encode_rows(encoder, rows, first_row)
-    except PadfixError as error:
-        return EncodedChunk(b"", Counts(), encoder.doubtful, error)
-    return EncodedChunk(pack_chunk(encoded, counts), counts, encoder.doubtful)
+def _encode(encoder: ChatEncoder, rows: Any, first_row: int, strict: bool) -> EncodedChunk:
+    encoded, counts = _encode_rows(encoder, rows, first_row, strict)
+    return EncodedChunk(pack_chunk(encoded, counts), counts)
 
 
-def _encode_rows(encoder: ChatEncoder, rows: Any, first_row: int) -> tuple[Any, Counts]:
+def _encode_rows(encoder: ChatEncoder, rows: Any, first_row: int, strict: bool) -> tuple[Any, Counts]:
     import pyarrow
 
     table = tabulate(rows) if isinstance(rows, list) else rows
     if table is None:
-        columns, counts = encoder.encode_rows(rows, first_row)
+        columns, counts = encoder.encode_rows(rows, first_row, strict=strict)
         kind = pyarrow.list_(pyarrow.int32())
         return pyarrow.table({name: pyarrow.array(column, kind) for name, column in columns.items()}), counts
     counts, parts = Counts(), []
     for part in cut_table(table):
-        encoded, part_counts = encoder.encode_chunk(part, first_row + counts.rows)
+        encoded, part_counts = encoder.encode_chunk(part, first_row + counts.rows, strict=strict)
         counts = counts + part_counts
         parts.append(encoded)
     return pyarrow.concat_tables(parts), counts
 
 
 def _encode_in_processes(
-    encoder: ChatEncoder, reader: RowReader, starts: range, processes: int
+    carried: _Carried, reader: RowReader, starts: range, processes: int
 ) -> Iterator[EncodedChunk]:
     context = multiprocessing.get_context()
     # A forked process has the encoder already; any other is sent it once.
-    carried: Any = _Carried(encoder, reader if reader.is_mapped else None)
-    if context.get_start_method() != "fork":
-        carried = _dump(carried)
+    sent = carried if context.get_start_method() == "fork" else _dump(carried)
     waiting: deque[tuple[int, Future[EncodedChunk]]] = deque()
     left, first_row = iter(starts), starts.start
-    pool = ProcessPoolExecutor(processes, context, _start_worker, (carried, os.getpid()))
+    pool = ProcessPoolExecutor(processes, context, _start_worker, (sent, os.getpid()))
     try:
         while True:
             while len(waiting) < 2 * processes and (start := next(left, None)) is not None:
@@ -113,6 +104,7 @@ class _Carried:
 
     encoder: ChatEncoder
     reader: RowReader | None
+    strict: bool
 
 
 _carried: _Carried | None = None  # in a worker
@@ -137,7 +129,7 @@ def _end_with(parent: int) -> None:
 def _work(start: int, stop: int, rows: Any) -> EncodedChunk:
     assert _carried is not None
     found = _receive(rows) if _carried.reader is None else _carried.reader.read(start, stop)
-    encoded = _encode(_carried.encoder, found, start)
+    encoded = _encode(_carried.encoder, found, start, _carried.strict)
     return replace(encoded, message=bytes(encoded.message))
 
 
