@@ -6,6 +6,7 @@ as one private-use character that the conversation does not hold, and put back a
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from llama_padfix.tokens.control import find_control_text
 if TYPE_CHECKING:
     from llama_padfix.core.types import Messages, Tool
 
-__all__ = ["find_by_prefixes"]
+__all__ = ["find_by_prefixes", "render_by_prefixes"]
 
 # Plane 15 is for private use: no template and no tokenizer gives these characters a meaning.
 _STAND_INS = range(0xF0000, 0xFFFFE)
@@ -35,16 +36,18 @@ def find_by_prefixes(request: RenderRequest) -> Rendered | None:
             f"The text {request.text[start:end]!r} becomes the control token {token!r} when it is normalized, and the "
             "template does not show who wrote it. Remove it from the message's content."
         )
-    if request.template.profile.error is not None:
-        return None
-    try:
-        return _render_by_prefixes(request)
-    except PadfixError:
-        return None
+    if request.template.profile.error is None:
+        with contextlib.suppress(PadfixError):  # a template may refuse a part of a conversation
+            return render_by_prefixes(request)
+    return None
 
 
-def _render_by_prefixes(request: RenderRequest) -> Rendered | None:
-    """Render with a stand-in for each spelled control token; None where the template acts on one."""
+def render_by_prefixes(request: RenderRequest) -> Rendered | None:
+    """Return the turns, rendered with a stand-in for each spelled control token; None where they differ.
+
+    Raises:
+        PadfixError: The template refuses a part of the conversation.
+    """
     template, tools, text = request.template, request.tools, request.text
     spare = _spare_characters(text)
     originals: dict[str, str] = {}

@@ -79,7 +79,7 @@ def _prompt_on_request(evidence: Evidence) -> str | None:
 
 
 def _prompt_behind_everything(evidence: Evidence) -> str | None:
-    r"""Take what stands behind a question and an answer alike, and in front of no question: the first Llama 3.
+    r"""Take what stands behind a question and an answer, and in front of no question: Llama 3's first template.
 
     `<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n` ends each conversation, also behind an answer.
     """
@@ -100,10 +100,11 @@ def _prompt_behind_everything(evidence: Evidence) -> str | None:
 
 
 def _prompt_of_plain_probes(evidence: Evidence) -> str | None:
-    r"""Take the header that plain probes show behind every conversation: the first Llama 3, with a history cut short.
+    r"""Take the header that plain probes show behind every question: Llama 2, Mistral, MiniCPM.
 
-    Asked: `<|start_header_id|>user<|end_header_id|>\n\nProbequestion<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n`
-    """  # noqa: E501
+    Asked:    `[INST] Probequestion [/INST]`
+    Answered: `[INST] Probequestion [/INST] Probeanswer</s>`
+    """
     return evidence.plain_header if evidence.ignores_prompt and evidence.always_adds_prompt else None
 
 
@@ -135,7 +136,7 @@ def _opens(text: str, controls: tuple[str, ...]) -> bool:
 
 
 def _header_of_added_prompt(evidence: Evidence) -> str | None:
-    r"""Take what the answers of the history share with a prompt that is always there: the first Llama 3.
+    r"""Take what the answers of the history share with a prompt that is always there: Llama 3's first template.
 
     History: `<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nProbeanswer`
     """
@@ -162,10 +163,10 @@ def _header_of_prompt(evidence: Evidence) -> str | None:
 
 
 def _header_of_history(evidence: Evidence) -> str | None:
-    r"""Take what stands in front of an answer and not behind a question, where no prompt is ever written: GPT-SW3.
+    r"""Take what an answer adds in front of itself, where no prompt is ever written: templates for training.
 
-    Asked:    `<s>User: Probequestion<s>`
-    Answered: `<s>User: Probequestion<s>Bot: Probeanswer<s>`
+    Asked:    `[user] Probequestion<|eot_id|>`
+    Answered: `[user] Probequestion<|eot_id|>[assistant] Probeanswer<|eot_id|>`
     """
     asked_tail, between = evidence.probes.asked.tail, evidence.probes.between
     if not evidence.ignores_prompt or evidence.prompt or not between.startswith(asked_tail):
@@ -177,7 +178,7 @@ def _header_of_history(evidence: Evidence) -> str | None:
 
 
 def _header_of_plain_probes(evidence: Evidence) -> str | None:
-    r"""Take the header that plain probes show: Mistral, `<s>[INST] Probequestion[/INST] Probeanswer</s>`."""
+    """Take the header that plain probes show, where what follows a question changes with its answer."""
     return evidence.plain_header
 
 

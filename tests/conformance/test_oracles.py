@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import random
 from pathlib import Path
@@ -13,7 +14,7 @@ from llama_models.datatypes import BuiltinTool, RawMessage, StopReason, ToolCall
 from llama_models.llama3.chat_format import ChatFormat
 from llama_models.llama3.tokenizer import Tokenizer
 
-from llama_padfix.chat.prefixes import find_by_prefixes
+from llama_padfix.chat.prefixes import render_by_prefixes
 from llama_padfix.chat.render import ChatTemplate, Rendered, RenderRequest
 from llama_padfix.chat.spans.by_origin import find_by_origin
 from llama_padfix.chat.turns import read_template, render_turns
@@ -66,7 +67,9 @@ def test_where_text_comes_from_and_what_prefixes_show_agree(template: Path | str
             request = RenderRequest(read, messages, tools, spoken, [index], text)
             known = find_by_origin(request)
             assert isinstance(known, Rendered)
-            shown = find_by_prefixes(request)
+            shown = None
+            with contextlib.suppress(PadfixError):
+                shown = render_by_prefixes(request)
             if shown is None:
                 seen["prefixes differ"] += 1
                 continue

@@ -124,7 +124,7 @@ def _behind_rendered_prompt(part: Part) -> int | None:
 
 
 def _inside_supplied_text(part: Part) -> int | None:
-    r"""Begin in the content, where the prompt writes its first characters: a Qwen 3 that opens a thought.
+    r"""Begin in the content, where the prompt writes its first characters: DeepSeek R1, QwQ, Qwen 3.5.
 
     Prompted:     `<|im_start|>assistant\n<think>\n`
     Conversation: `<|im_start|>assistant\n<think>\nHm\n</think>` (a content that holds its thought)
@@ -148,11 +148,11 @@ def _behind_equal_prompt(part: Part) -> int | None:
 
 
 def _behind_shared_header(part: Part) -> int | None:
-    r"""Begin where prompt and history part, behind the header: DeepSeek R1, whose prompt opens a thought.
+    r"""Begin where prompt and history part, behind the header: Nemotron 3, whose history holds empty thoughts.
 
-    Prompted:     `<｜User｜>Hi<｜Assistant｜><think>\n`
-    Conversation: `<｜User｜>Hi<｜Assistant｜>Hello<｜end▁of▁sentence｜>`
-                                              ^
+    Prompted:     `<|im_start|>assistant\n<think>\n`
+    Conversation: `<|im_start|>assistant\n<think></think>Hello<|im_end|>`
+                                                 ^
     """
     shared, header = common_start(part.seam, part.gap), part.profile.history_header
     return part.before + shared if header and header in part.seam[:shared] else None
@@ -172,11 +172,11 @@ def _behind_only_header(part: Part) -> int | None:
 
 
 def _behind_prompt_but_for_space(part: Part) -> int | None:
-    r"""Begin behind what equals the prompt but for white space: GLM 4.5, with a line break in the history only.
+    r"""Begin behind what equals the prompt but for white space: templates written by hand.
 
-    Prompted:     `<|user|>\nHi<|assistant|>`
-    Conversation: `<|user|>\nHi<|assistant|>\nHello`
-                                              ^
+    Prompted:     `### Question:\nHi\n### Answer:`
+    Conversation: `### Question:\nHi\n\n### Answer:\nHello`
+                                                    ^
     """
     same = None if part.prompted is None else align(part.seam, part.gap)
     if same is None or (part.seam[same[0] :].strip() and part.gap[same[1] :].strip()):
@@ -187,8 +187,8 @@ def _behind_prompt_but_for_space(part: Part) -> int | None:
 def _behind_first_header(part: Part) -> int | None:
     r"""Begin behind a header without what parts it from an earlier message: a conversation that an answer opens.
 
-    `<s>Bot: Hello` where the header of the history is `\nBot: ` (Vicuna and others without control tokens)
-             ^
+    `Falcon: Hello\nUser: Hi` where the header of the history is `\nFalcon: ` (Falcon)
+            ^
     """
     opening, header = part.whole.scaffold[: part.begin], part.profile.history_header.strip()
     if part.index or not header or opening.count(header) != 1:
@@ -197,17 +197,17 @@ def _behind_first_header(part: Part) -> int | None:
 
 
 def _at_beginning(part: Part) -> int | None:
-    r"""Begin behind BOS, where the template writes no header for a first answer: Llama 2, `<s>Hello</s>`."""
+    r"""Begin behind BOS, where the template writes no header for a first answer: Mistral, `<s>Hello</s>`."""
     opening = part.whole.scaffold[: part.begin]
     bare = opening.removeprefix(part.profile.bos)
     return None if part.index or bare.strip() else len(opening) - len(bare)
 
 
 def _at_previous_answer(part: Part) -> int | None:
-    r"""Begin where the answer before ends, where nothing parts them: two messages in one turn, as Mistral writes them.
+    r"""Begin where the answer before ends, where nothing parts them: two messages in one turn, as Gemma 4 writes them.
 
-    `[INST] Hi[/INST] One Two</s>`
-                         ^
+    `<|turn>model\nOneTwo<turn|>`
+                      ^
     """
     opening = _find_opening(part)
     if not part.index or not opening or not part.first:
@@ -219,11 +219,11 @@ def _at_previous_answer(part: Part) -> int | None:
 
 
 def _behind_conversation_so_far(part: Part) -> int | None:
-    r"""Begin where the conversation up to the turn ends without a prompt: an answer to a tool, without a header.
+    r"""Begin where the conversation up to the turn ends without a prompt, where no header follows: templates by hand.
 
-    Asked:        `...<|im_start|>tool\nSunny<|im_end|>\n`
-    Conversation: `...<|im_start|>tool\nSunny<|im_end|>\nIt is sunny.<|im_end|>`
-                                                         ^
+    Asked:        `<|im_start|>tool\nSunny<|im_end|>\n`
+    Conversation: `<|im_start|>tool\nSunny<|im_end|>\nIt is sunny.<|im_end|>`
+                                                      ^
     """
     opening = _find_opening(part)
     if not part.index or not opening or opening in part.gap:
