@@ -10,8 +10,6 @@ from llama_padfix.chat.render import Rendered
 if TYPE_CHECKING:
     from llama_padfix.core.types import Message, Messages
 
-__all__ = ["find_losses"]
-
 
 def find_losses(messages: Messages, rendered: Rendered) -> tuple[str, ...]:
     """Return what the template left out of the turns or wrote as Python code, a sentence each."""

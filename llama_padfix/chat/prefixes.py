@@ -18,8 +18,6 @@ from llama_padfix.tokens.control import find_control_text
 if TYPE_CHECKING:
     from llama_padfix.core.types import Messages, Tool
 
-__all__ = ["find_by_prefixes", "render_by_prefixes"]
-
 # Plane 15 is for private use: no template and no tokenizer gives these characters a meaning.
 _STAND_INS = range(0xF0000, 0xFFFFE)
 

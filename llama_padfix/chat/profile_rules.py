@@ -15,16 +15,6 @@ from llama_padfix.chat.template_probes import TracedProbes
 from llama_padfix.chat.trace import Trace, common_start, count_equal
 from llama_padfix.tokens.control import find_control_text
 
-__all__ = [
-    "PROMPT_RULES",
-    "Evidence",
-    "find_answer_end",
-    "find_ending",
-    "find_history_header",
-    "find_stops",
-    "first_of",
-]
-
 _MARKS = re.compile(r"[^\w\s]+ *$")  # with which headers of words open, such as "### "
 
 

@@ -16,8 +16,6 @@ from llama_padfix.tokens.calls import render
 if TYPE_CHECKING:
     from llama_padfix.core.types import Messages, TokenizerLike, Tool
 
-__all__ = ["ChatTemplate", "Refusal", "RenderRequest", "Rendered", "Turn", "draw_place", "refuse", "render_text"]
-
 
 class Refusal(Enum):
     """Why it cannot be proven where a turn begins and ends."""

@@ -13,17 +13,6 @@ from llama_padfix.tokens.calls import render
 if TYPE_CHECKING:
     from llama_padfix.core.types import Message, Messages, TokenizerLike, Tool
 
-__all__ = [
-    "ANSWER",
-    "ASSISTANT",
-    "QUESTION",
-    "USER",
-    "TracedProbes",
-    "probe_messages",
-    "render_or_none",
-    "trace_probes",
-]
-
 # Plain words, so that no template trims, splits or escapes them; each must come out exactly once.
 QUESTION, ANSWER = "Probequestion", "Probeanswer"
 USER, ASSISTANT = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}

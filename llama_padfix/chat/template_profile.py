@@ -18,22 +18,13 @@ from llama_padfix.chat.profile_rules import (
     find_stops,
     first_of,
 )
-from llama_padfix.chat.template_probes import (
-    ANSWER,
-    ASSISTANT,
-    QUESTION,
-    USER,
-    render_or_none,
-    trace_probes,
-)
+from llama_padfix.chat.template_probes import ANSWER, ASSISTANT, QUESTION, USER, render_or_none, trace_probes
 from llama_padfix.chat.traced_render import parse_template, source_of
 from llama_padfix.tokens.calls import count_leading, encode_raw, is_of_transformers, render
 from llama_padfix.tokens.control import find_control_text, special_ids
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
-
-__all__ = ["TemplateProfile", "find_stop", "observe_template"]
 
 
 @dataclass(frozen=True)
@@ -146,13 +137,8 @@ def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplatePr
         probes = trace_probes(tokenizer, kwargs, as_parts)
         if probes is None:
             continue
-        evidence = Evidence(
-            probes,
-            tuple(special_ids(tokenizer)),
-            tokenizer.eos_token,
-            profile.header,
-            profile.always_adds_prompt,
-        )
+        controls = tuple(special_ids(tokenizer))
+        evidence = Evidence(probes, controls, tokenizer.eos_token, profile.header, profile.always_adds_prompt)
         evidence = replace(evidence, prompt=first_of(PROMPT_RULES, evidence))
         header = find_history_header(evidence)
         end = find_answer_end(evidence, header)
@@ -161,13 +147,13 @@ def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplatePr
             is_traced=True,
             prompt=evidence.prompt,
             prompt_is_constant=not evidence.ignores_prompt and _is_prompt_constant(tokenizer, kwargs),
-            prompt_has_control=bool(find_control_text(evidence.prompt, evidence.controls)),
+            prompt_has_control=bool(find_control_text(evidence.prompt, controls)),
             ignores_prompt=evidence.ignores_prompt,
             added_prompt=evidence.added_prompt,
             history_header=header,
             ending=find_ending(end),
             stops=find_stops(end, header),
-            controls=evidence.controls,
+            controls=controls,
             bos=tokenizer.bos_token or "",
         )
     return profile

@@ -9,8 +9,6 @@ from typing import Protocol
 
 from llama_padfix.chat.traced_str import CLOSES, LOST, OPENS, TEMPLATE, Traced
 
-__all__ = ["Render", "Trace", "align", "common_start", "count_equal", "is_prefix", "pair_in_order", "read_trace"]
-
 # A tag, a bracketed word, a word, or one character: a prompt is compared with the history by whole pieces.
 _PIECES = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,30}\]|\w+|\s|.", re.DOTALL)
 

@@ -25,8 +25,6 @@ from llama_padfix.tokens.control import find_control_text, find_opening, find_re
 if TYPE_CHECKING:
     from llama_padfix.core.types import Messages, TokenizerLike, Tool
 
-__all__ = ["read_template", "render_turns"]
-
 
 # A template takes any value.
 def read_template(tokenizer: TokenizerLike, kwargs: Mapping[str, Any] | None = None) -> ChatTemplate:

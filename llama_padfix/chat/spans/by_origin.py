@@ -14,8 +14,6 @@ from llama_padfix.chat.traced_render import render_traced
 if TYPE_CHECKING:
     from llama_padfix.core.errors import PadfixError
 
-__all__ = ["find_by_origin"]
-
 
 def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
     """Return the turns found by where each character comes from, or the error that says why that proves nothing.

@@ -14,8 +14,6 @@ from llama_padfix.chat.template_profile import TemplateProfile, find_stop
 from llama_padfix.chat.trace import Render, Trace, align, common_start, is_prefix
 from llama_padfix.tokens.control import find_control_text
 
-__all__ = ["Part", "TracedConversation", "find_end", "find_resumed", "find_start", "header_without_prompt"]
-
 
 @dataclass(frozen=True)
 class TracedConversation:

@@ -12,8 +12,6 @@ from llama_padfix.chat.template_profile import find_stop
 from llama_padfix.chat.trace import Trace, common_start, is_prefix
 from llama_padfix.tokens.control import find_control_text
 
-__all__ = ["find_silent_turn"]
-
 Place = tuple[int, int, bool]
 """Where a turn starts and ends, and whether it stops."""
 

@@ -18,8 +18,6 @@ from llama_padfix.chat.spans.silent import find_silent_turn
 from llama_padfix.chat.trace import Trace, pair_in_order
 from llama_padfix.tokens.control import find_control_text
 
-__all__ = ["AssistantSpan", "find_spans"]
-
 
 @dataclass(frozen=True)
 class AssistantSpan:

@@ -14,8 +14,6 @@ from llama_padfix.tokens.control import find_control_text
 if TYPE_CHECKING:
     from llama_padfix.core.types import Messages, Tool
 
-__all__ = ["find_spelled"]
-
 
 def find_spelled(
     template: ChatTemplate,
