@@ -16,7 +16,7 @@ from llama_padfix.doctor.observe.environment import observe_environment
 from llama_padfix.doctor.observe.folder import load_folder, observe_folder, saved_model
 from llama_padfix.doctor.observe.model import observe_model
 from llama_padfix.doctor.observe.rows import is_batch, is_encoded, rows_of_batch, rows_of_dataset, sample_of
-from llama_padfix.doctor.observe.tokenizer import observe
+from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.observe.trainer import observe_trainer, preserve_state, sample_batches
 from llama_padfix.doctor.patch import apply_changes
 from llama_padfix.doctor.runner import run_checks, select_checks
@@ -173,7 +173,7 @@ def _merge_reports(catalogue: Sequence[Check], *reports: Report) -> Report:
 
 
 def _observe_tokenizer(tokenizer: Any, model: Any) -> Facts:
-    return replace(observe(tokenizer, model), markers=_markers_or_none(tokenizer))
+    return replace(observe_tokenizer(tokenizer, model), markers=_markers_or_none(tokenizer))
 
 
 def _markers_or_none(tokenizer: Any) -> TurnMarkers | None:

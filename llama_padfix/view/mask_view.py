@@ -14,7 +14,7 @@ from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.findings import Check, Report
 from llama_padfix.doctor.observe.data import observe_data
 from llama_padfix.doctor.observe.environment import observe_environment
-from llama_padfix.doctor.observe.tokenizer import observe
+from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.runner import load_checks, run_checks
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.labels import find_markers
@@ -89,7 +89,7 @@ def view_mask(
         raise PadfixError(f"max_rows={max_rows!r} shows nothing. Pass an int above 0.")
     taken = take_rows(rows, row_numbers, max_rows)
     with preserve_backend_state(tokenizer):
-        facts = replace(observe(tokenizer, model), markers=_markers_or_none(tokenizer))
+        facts = replace(observe_tokenizer(tokenizer, model), markers=_markers_or_none(tokenizer))
         facts = replace(facts, environment=observe_environment())
         read = read_rows(taken, tokenizer, encoder)
         encoded = [item.facts for item in read if item.facts is not None]

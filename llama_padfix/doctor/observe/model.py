@@ -11,7 +11,7 @@ from typing import Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import read_layer, text_config
-from llama_padfix.doctor.facts import ModelFacts, RowNumbers
+from llama_padfix.doctor.facts import ModelFacts, RowStatistics
 
 __all__ = ["blank_rows", "observe_model"]
 
@@ -153,7 +153,7 @@ def _find_trained_rows(layer: Any) -> tuple[int, ...] | None:
     return tuple(sorted(ids))
 
 
-def _look_at_rows(weight: Any, token_ids: Iterable[int]) -> dict[int, RowNumbers]:
+def _look_at_rows(weight: Any, token_ids: Iterable[int]) -> dict[int, RowStatistics]:
     """Return how the rows of some tokens compare with ordinary rows; empty where the weights cannot be read."""
     import torch
 
@@ -176,7 +176,7 @@ def _look_at_rows(weight: Any, token_ids: Iterable[int]) -> dict[int, RowNumbers
         twins = torch.cdist(rows, rows).fill_diagonal_(math.inf).min(dim=1).values
         lists = [(rows.norm(dim=1) / usual_norm), (rows - mean).norm(dim=1) / usual_spread, twins / usual_spread]
         norm, spread, twin = (numbers.tolist() for numbers in lists)
-    return {i: RowNumbers(norm[place], spread[place], twin[place]) for place, i in enumerate(chosen)}
+    return {i: RowStatistics(norm[place], spread[place], twin[place]) for place, i in enumerate(chosen)}
 
 
 def blank_rows(weight: Any, token_ids: Iterable[int], control_ids: Iterable[int]) -> dict[int, str]:

@@ -14,10 +14,10 @@ from llama_padfix.doctor.observe.model import observe_model
 from llama_padfix.tokens.calls import check_tokenizer, count_leading, encode_raw, preserve_backend_state
 from llama_padfix.tokens.control import special_ids
 
-__all__ = ["observe"]
+__all__ = ["observe_tokenizer"]
 
 
-def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None, earlier: Facts | None = None) -> Facts:
+def observe_tokenizer(tokenizer: Any, model: Any = None, *, pad_token: str | None = None, earlier: Facts | None = None) -> Facts:
     """Return the facts about a tokenizer and, when given, its model; changes neither.
 
     `pad_token` is the pad token that the user asks for, kept in the facts for the checks. `earlier` are facts of the
