@@ -146,7 +146,9 @@ def test_fault_is_found_and_healed(code: str, fault: Fault) -> None:
 
 def _find_and_heal(code: str, fault: Fault, tokenizer: Any, model: Any) -> None:
     fault.make(tokenizer, model)
-    [finding] = [finding for finding in run_checks(observe_tokenizer(tokenizer, model)).findings if finding.code == code]
+    [finding] = [
+        finding for finding in run_checks(observe_tokenizer(tokenizer, model)).findings if finding.code == code
+    ]
     assert all(number in finding.message for number in fault.numbers), finding.message
     assert all(change.code == code and change.before != change.after for change in finding.changes)
     assert any(change.safety == "safe" for change in finding.changes) == fault.heals

@@ -248,6 +248,6 @@ def test_what_is_no_tokenizer() -> None:
         tokenizer = None
 
     with pytest.raises(PadfixError, match=r"Got a Processor, which is a processor.*processor\.tokenizer"):
-        observe_tokenizer(Processor())
+        observe_tokenizer(Processor())  # type: ignore[arg-type]
     with pytest.raises(PadfixError, match=r"Got a str where a Hugging Face tokenizer.*from_pretrained"):
-        observe_tokenizer("meta-llama/Llama-3.1-8B")
+        observe_tokenizer("meta-llama/Llama-3.1-8B")  # type: ignore[arg-type]

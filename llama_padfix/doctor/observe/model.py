@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import read_layer, text_config
@@ -29,7 +29,14 @@ _ATTENTION_PACKAGES = {
 }
 
 
-def observe_model(model: Any, token_ids: Iterable[int] = ()) -> ModelFacts:
+class ModelSettings(Protocol):
+    """What observing a model needs at least: a model has it, and so has the stand-in for a saved one."""
+
+    config: Any  # a transformers config, whose fields differ by model type
+    generation_config: Any  # transformers.GenerationConfig, or None
+
+
+def observe_model(model: ModelSettings, token_ids: Iterable[int] = ()) -> ModelFacts:
     """Return the model's side of the special tokens; lists of ids are tuples, in the order in which they are held.
 
     `token_ids` are the tokens whose rows of the embedding are looked at, the control tokens.
