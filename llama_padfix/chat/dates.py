@@ -13,10 +13,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llama_padfix.chat.template_probes import render_or_none
 from llama_padfix.chat.traced_render import parse_template, source_of
 from llama_padfix.core.compat import gives_clock
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.tokens.calls import render_or_none
 
 __all__ = ["find_date", "pin_date"]
 

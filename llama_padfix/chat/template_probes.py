@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.chat.trace import Trace, read_trace
 from llama_padfix.chat.traced_render import render_traced
-from llama_padfix.tokens.calls import render
 
 if TYPE_CHECKING:
-    from llama_padfix.core.types import Message, Messages, TokenizerLike, Tool
+    from llama_padfix.core.types import Message, Messages, TokenizerLike
 
 # Plain words, so that no template trims, splits or escapes them; each must come out exactly once.
 QUESTION, ANSWER = "Probequestion", "Probeanswer"
@@ -60,23 +59,6 @@ def probe_messages(
         {"role": roles[n % 2], "content": [{"type": "text", "text": word}] if as_parts else word}
         for n, word in enumerate(_WORDS[:count])
     ]
-
-
-def render_or_none(
-    tokenizer: TokenizerLike,
-    messages: Messages,
-    kwargs: Mapping[str, object] | None = None,
-    *,
-    tools: Sequence[Tool] | None = None,
-    add_generation_prompt: bool = False,
-) -> str | None:
-    """Return a rendered conversation; None where the template refuses it."""
-    try:
-        return render(
-            tokenizer, messages, tools=tools, add_generation_prompt=add_generation_prompt, template_kwargs=kwargs
-        )
-    except Exception:  # a template is a program of its author: it may raise anything
-        return None
 
 
 def trace_probes(tokenizer: TokenizerLike, kwargs: Mapping[str, object], as_parts: bool) -> TracedProbes | None:

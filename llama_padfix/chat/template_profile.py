@@ -18,9 +18,9 @@ from llama_padfix.chat.profile_rules import (
     find_stops,
     first_of,
 )
-from llama_padfix.chat.template_probes import ANSWER, ASSISTANT, QUESTION, USER, render_or_none, trace_probes
+from llama_padfix.chat.template_probes import ANSWER, ASSISTANT, QUESTION, USER, trace_probes
 from llama_padfix.chat.traced_render import parse_template, source_of
-from llama_padfix.tokens.calls import count_leading, encode_raw, is_of_transformers, render
+from llama_padfix.tokens.calls import count_leading, encode_raw, is_of_transformers, render, render_or_none
 from llama_padfix.tokens.control import find_control_text, special_ids
 
 if TYPE_CHECKING:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import Messages, TokenizerLike, Tool
 
 __all__ = [
     "check_tokenizer",
@@ -15,6 +18,7 @@ __all__ = [
     "is_of_transformers",
     "preserve_backend_state",
     "render",
+    "render_or_none",
     "tokenize_raw",
 ]
 
@@ -73,6 +77,23 @@ def render(
     if not isinstance(text, str):
         raise PadfixError(f"apply_chat_template(tokenize=False) gave a {type(text).__name__} instead of a text.")
     return text
+
+
+def render_or_none(
+    tokenizer: TokenizerLike,
+    messages: Messages,
+    kwargs: Mapping[str, object] | None = None,
+    *,
+    tools: Sequence[Tool] | None = None,
+    add_generation_prompt: bool = False,
+) -> str | None:
+    """Return a rendered conversation; None where the template refuses it."""
+    try:
+        return render(
+            tokenizer, messages, tools=tools, add_generation_prompt=add_generation_prompt, template_kwargs=kwargs
+        )
+    except Exception:  # a template is a program of its author: it may raise anything
+        return None
 
 
 def count_leading(ids: Sequence[int], token_id: int | None) -> int:
