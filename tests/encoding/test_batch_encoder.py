@@ -232,7 +232,7 @@ def test_a_difference_ends_the_plain_way_and_the_result_is_right(
     expected = encode_carefully(encoder, rows)
     with caplog.at_level(logging.WARNING, "llama_padfix"):
         assert encode_all(encoder, rows) == expected
-    assert encoder.doubtful and encoder._plain is None
+    assert encoder.doubtful and encoder._learned is not None and encoder._learned.batch_encoder is None
     assert [record.message for record in caplog.records if "the plain way encodes row" in record.message]
     assert encode_all(encoder, rows) == expected and len(caplog.records) == 1
 
@@ -288,7 +288,7 @@ def test_a_wrong_turn_in_one_row_leaves_all_other_rows_as_they_are(monkeypatch: 
     rows = make_hard_rows(40, "fault")
     encoder = ChatEncoder(shared("3.1-instruct"), on_error="drop")
     right = encode_all(encoder, rows)
-    assert encoder._plain is not None
+    assert encoder._learned is not None and encoder._learned.batch_encoder is not None
     find = plain_way.BatchEncoder._find_turns
 
     def find_wrongly(self: Any, ids: Any, *args: Any) -> Any:
