@@ -30,7 +30,7 @@ types: $(VENV)/.test
 # Two workers with one thread each: torch's threads would compete with the other worker's.
 unit: export OMP_NUM_THREADS := 1
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The tests of one room without those that are marked slow: make quick ROOM=chat
 ROOM ?= tokens
