@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.truncation import EncodedRow, find_cuts, label_tokens
+from llama_padfix.encoding.span_labels import label_tokens
+from llama_padfix.encoding.truncation import EncodedRow, find_cuts
 from llama_padfix.tokens.offsets import Encoded, encode_spans, require_fast
 from llama_padfix.tokens.spelled import TextBackend, encode_around, make_text_backend
 

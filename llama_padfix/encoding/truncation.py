@@ -1,4 +1,4 @@
-"""An encoded row: its labels, and how one that is too long is cut, behind whole turns and with no forged end."""
+"""An encoded row, and how one that is too long is cut: behind whole turns, and with no forged end."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
+from llama_padfix.core.errors import PadfixError
 
 if TYPE_CHECKING:
     from llama_padfix.chat.render import Turn
 
-__all__ = ["EncodedRow", "find_cuts", "fit_row", "label_tokens"]
+__all__ = ["EncodedRow", "find_cuts", "fit_row"]
 
 
 @dataclass(frozen=True)
@@ -27,19 +27,6 @@ class EncodedRow:
     trained: Sequence[tuple[int, int]]
     turn_ends: Sequence[int] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
-
-
-def label_tokens(ids: Sequence[int], places: Sequence[tuple[int, int]]) -> list[int]:
-    """Return labels that train exactly the tokens inside these spans.
-
-    Position 0 is not trained, since a label there shifts the loss scale in transformers 4.46 to 5.7.
-    """
-    labels = [IGNORE_INDEX] * len(ids)
-    for first, last in places:
-        labels[first:last] = ids[first:last]
-    if labels:
-        labels[0] = IGNORE_INDEX
-    return labels
 
 
 def fit_row(row: EncodedRow, max_length: int | None, truncation: str, name: str) -> EncodedRow:

@@ -11,7 +11,7 @@ from llama_padfix.chat.spans import _check_authors
 from llama_padfix.chat.trace import Span, Trace
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.truncation import label_tokens
+from llama_padfix.encoding.span_labels import label_tokens
 from llama_padfix.tokens.offsets import place_spans
 from tests.conftest import fresh_tokenizer
 from tests.support.conversations import Message
