@@ -13,7 +13,6 @@ from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.id_columns import is_table
 from llama_padfix.encoding.learned import Learned, find_key
 from llama_padfix.encoding.record import Encoding, describe_encoding, hash_template, hash_tokenizer
-from llama_padfix.encoding.row_formats import split_batch
 from llama_padfix.encoding.settings import (
     OnError,
     OnLoss,
@@ -24,6 +23,7 @@ from llama_padfix.encoding.settings import (
     make_settings,
     require_choice,
 )
+from llama_padfix.encoding.sources import split_batch
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
