@@ -12,6 +12,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
+from llama_padfix.tokens.calls import encode_raw
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -108,6 +109,19 @@ def dedupe_bos(
     if isinstance(value, UserDict):  # transformers' BatchEncoding
         return type(value)({**value, **done}) if changed else value
     return {**value, **done}
+
+
+def encode_with_one_bos(tokenizer: TokenizerLike, text: str) -> tuple[list[int], bool]:
+    """Return the ids of a text with exactly one BOS in front, and whether the text had several.
+
+    A tokenizer without BOS gives the ids of the text as it is. Control tokens in the text are recognized.
+    """
+    bos, bos_id = tokenizer.bos_token, tokenizer.bos_token_id
+    single = dedupe_bos(text, bos_token=bos) if bos is not None else text
+    ids = encode_raw(tokenizer, single)
+    if bos_id is not None and ids[:1] != [bos_id]:
+        ids = [bos_id, *ids]
+    return ids, single != text
 
 
 def _dedupe_text(text: str, bos: str | None) -> str:
