@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["read_layer", "text_config"]
+__all__ = ["read_layer", "read_quantization_config", "text_config"]
 
 
 def text_config(model: Any) -> Any:
@@ -18,3 +19,13 @@ def read_layer(model: Any, getter: str) -> Any:
         return getattr(model, getter)()
     except (AttributeError, NotImplementedError):  # a model without that layer
         return None
+
+
+def read_quantization_config(config: object) -> dict[str, Any]:
+    """Return the entries of a config's `quantization_config`, `quant_method` as text; {} where it has none."""
+    held = getattr(config, "quantization_config", None)
+    if not held:
+        return {}
+    entries = dict(held) if isinstance(held, Mapping) else held.to_dict()
+    method = entries.get("quant_method")
+    return {**entries, "quant_method": getattr(method, "value", method)}
