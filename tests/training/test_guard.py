@@ -29,9 +29,11 @@ from llama_padfix import IGNORE_INDEX, PadfixError, prepare
 from llama_padfix.core.compat import averages_by_tokens
 from llama_padfix.demo.run import load_rows
 from llama_padfix.training.guard.callback import TrainingGuard
-from llama_padfix.training.guard.evidence import count_trained, load_batch, show_batch
+from llama_padfix.training.guard.batch_report import count_trained
+from llama_padfix.training.guard.evidence import load_batch
 from llama_padfix.training.guard.incident import GuardError
 from llama_padfix.training.guard.loss_spikes import find_jump, score_jump
+from llama_padfix.view.batch_text import show_batch
 from tests.conftest import fresh_tokenizer
 from tests.support.versions import call_tokenizer
 
