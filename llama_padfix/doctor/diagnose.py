@@ -210,5 +210,5 @@ def _apply(changes: Sequence[Change], tokenizer: Any, model: Any, catalogue: Seq
 def _refuse_folder(changes: Sequence[Change]) -> Plan:
     raise PadfixError(
         "A saved folder is never changed in place. Write a healed copy: llama-padfix doctor FOLDER --fix OUT, "
-        "or llama_padfix.doctor.repair_folder.heal_folder(folder, out)"
+        "or llama_padfix.heal_folder(folder, out)"
     )

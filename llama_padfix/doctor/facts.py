@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llama_padfix.chat.template_profile import TemplateFacts
-from llama_padfix.encoding.turns_in_ids import TurnMarkers
+from llama_padfix.encoding.turns_in_ids import Turn, TurnMarkers
 
 __all__ = [
     "DataFacts",
@@ -83,6 +83,10 @@ class RowFacts:
     labels: Any = None
     attention_mask: Any = None
     position_ids: Any = None
+    found_turns: dict[TurnMarkers, tuple[Turn, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What `check_helpers.find_turns` found, by markers: most checks need the turns of the same row."""
 
 
 @dataclass(frozen=True)
