@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.text import shown
 from llama_padfix.doctor.facts import Facts
@@ -13,7 +13,8 @@ from llama_padfix.tokens.calls import encode_raw, render
 from llama_padfix.tokens.control import find_control_text
 from llama_padfix.view.pieces import Piece, read_pieces
 
-__all__ = ["Roles", "find_roles", "learn_roles"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import LongArray, TokenizerLike
 
 _LONGEST_NAME = 12  # tokens between what opens a turn and the end of its role
 _USER, _ASSISTANT, _SYSTEM = "Probequestion", "Probeanswer", "Probeorder"
@@ -21,10 +22,10 @@ _USER, _ASSISTANT, _SYSTEM = "Probequestion", "Probeanswer", "Probeorder"
 
 @dataclass(frozen=True)
 class Roles:
-    """How turns begin in a row of ids.
+    """How turns start in a row of ids.
 
-    After `prefix` the name of the role is spelled out (Llama, ChatML, Gemma), and `names` translates the template's
-    own; or each header of `headers` opens the turn of its role (Mistral, DeepSeek, Phi).
+    After `prefix` the name of the role is written (Llama, ChatML, Gemma), and `names` translates the template's own;
+    or each of `headers` starts the turn of its role (Mistral, DeepSeek, Phi).
     """
 
     prefix: tuple[int, ...] = ()
@@ -32,7 +33,7 @@ class Roles:
     headers: Mapping[tuple[int, ...], str] = field(default_factory=dict)
 
 
-def learn_roles(tokenizer: Any, facts: Facts) -> Roles:
+def learn_roles(tokenizer: TokenizerLike, facts: Facts) -> Roles:
     """Return how the chat template opens turns, learned by rendering; empty where that cannot be learned."""
     controls = frozenset(facts.special_ids.values())
     encoded = {
@@ -54,7 +55,7 @@ def learn_roles(tokenizer: Any, facts: Facts) -> Roles:
     return Roles(headers={ids: role for ids, role in headers.items() if ids})
 
 
-def _render_headers(tokenizer: Any, facts: Facts) -> dict[str, str]:
+def _render_headers(tokenizer: TokenizerLike, facts: Facts) -> dict[str, str]:
     """Return the text that opens the turn of each role."""
     template = facts.template
     if template is None or template.error is not None:
@@ -96,9 +97,9 @@ def _read_name(ids: Sequence[int], pieces: Mapping[int, Piece]) -> str:
     return name.partition("\n")[0].strip()
 
 
-def find_roles(ids: Any, facts: Facts, roles: Roles, pieces: Mapping[int, Piece]) -> list[tuple[int, str]]:
-    """Return where turns begin in the ids of a row, and whose they are."""
-    row = [int(token_id) for token_id in ids]
+def find_roles(ids: LongArray, facts: Facts, roles: Roles, pieces: Mapping[int, Piece]) -> list[tuple[int, str]]:
+    """Return where turns start in the ids of a row, with their roles."""
+    row = ids.tolist()
     turns: list[tuple[int, str]] = []
     firsts = {roles.prefix[0]} if roles.prefix else {header[0] for header in roles.headers}
     by_length = sorted(roles.headers, key=len, reverse=True)

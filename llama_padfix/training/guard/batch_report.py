@@ -14,19 +14,21 @@ from llama_padfix.view.batch_text import show_batch
 from llama_padfix.view.mask_view import view_mask
 
 if TYPE_CHECKING:
+    import torch
+
     from llama_padfix.core.types import TokenizerLike
     from llama_padfix.doctor.findings import Report
 
 logger = logging.getLogger(__name__)
 
 
-def count_trained(batch: Mapping[str, object]) -> int | None:
+def count_trained(batch: Mapping[str, torch.Tensor]) -> int | None:
     """Return how many labels of a batch count in the loss of a causal model; None where there are no labels.
 
     Position 0 of each row does not: the model shifts the labels by one.
     """
     labels = batch.get("labels")
-    return int((labels[:, 1:] != IGNORE_INDEX).sum()) if getattr(labels, "ndim", 0) == 2 else None
+    return int((labels[:, 1:] != IGNORE_INDEX).sum()) if labels is not None and labels.ndim == 2 else None
 
 
 def check_batch(micro: MicroBatch, tokenizer: TokenizerLike | None = None) -> Report | None:

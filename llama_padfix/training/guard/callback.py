@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.training.guard.guard import Guard
 
 if TYPE_CHECKING:
     import torch
-    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers import TrainerState, TrainingArguments
+
+    from llama_padfix.core.types import TokenizerLike
 
 
 class _Callback(Guard):
-    """A `TrainerCallback` that stops a run before its first bad update, keeps the evidence, and names the likely cause.
+    """A `TrainerCallback` that stops a run before its first bad update, with the evidence and the likely cause.
 
     Pass it to a trainer: `Trainer(callbacks=[TrainingGuard()])`, and so for `SFTTrainer` and `build_trainer`. In a
     loop of your own use `with guard.attach(model, optimizer): ...`, or check the numbers of single updates with
@@ -45,9 +47,8 @@ class _Callback(Guard):
     def on_train_begin(
         self,
         args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        *,
+        state: object,
+        control: object,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer | None = None,
         **kwargs: object,
@@ -59,27 +60,21 @@ class _Callback(Guard):
         self.attach(model, optimizer, accumulation=accumulation)
         self._parent = Path(self.folder if self.folder is not None else Path(args.output_dir) / "guard")
         if self.tokenizer is None:
-            reader = kwargs.get("processing_class") or kwargs.get("tokenizer")
-            reader = getattr(reader, "tokenizer", reader)  # of a processor
-            self.tokenizer = reader if hasattr(reader, "get_vocab") else None
+            held = kwargs.get("processing_class") or kwargs.get("tokenizer")
+            reader = getattr(held, "tokenizer", held)  # of a processor
+            self.tokenizer = cast("TokenizerLike", reader) if hasattr(reader, "get_vocab") else None
         self._wrapper = optimizer
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_train_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
         """Remove the hooks."""
         self._wrapper = None
         self.detach()
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_step_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Count updates as the Trainer does."""
         self._step = state.global_step
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
-    ) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Check an update that no optimizer of torch made: a loss scaler left it out, or an engine made it."""
         if self._pending:
             skipped = getattr(self._wrapper, "step_was_skipped", False)
@@ -87,10 +82,9 @@ class _Callback(Guard):
 
     def on_log(
         self,
-        args: TrainingArguments,
+        args: object,
         state: TrainerState,
-        control: TrainerControl,
-        *,
+        control: object,
         logs: Mapping[str, object] | None = None,
         **kwargs: object,
     ) -> None:
@@ -102,10 +96,9 @@ class _Callback(Guard):
 
     def on_evaluate(
         self,
-        args: TrainingArguments,
+        args: object,
         state: TrainerState,
-        control: TrainerControl,
-        *,
+        control: object,
         metrics: Mapping[str, object] | None = None,
         **kwargs: object,
     ) -> None:

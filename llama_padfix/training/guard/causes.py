@@ -22,11 +22,7 @@ _GROWN = 3.0  # times the weights' norm at most 32 updates earlier: a stable run
 
 
 def find_cause(
-    kind: Kind,
-    health: Health,
-    trained_tokens: int | None = None,
-    findings: Sequence[Finding] = (),
-    tokens: str = "",
+    kind: Kind, health: Health, trained_tokens: int | None = None, findings: Sequence[Finding] = (), tokens: str = ""
 ) -> Cause:
     """Return the most likely cause: the first that fits, from the strongest evidence to the weakest.
 

@@ -7,12 +7,10 @@ import math
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_padfix.hardware.distributed import agree
-from llama_padfix.training.guard.analysis import analyze_incident, check_first_batch, save_evidence
 from llama_padfix.training.guard.health import find_broken_weights, read_numbers, take_norm
 from llama_padfix.training.guard.hooks import (
     find_innermost,
@@ -23,6 +21,7 @@ from llama_padfix.training.guard.hooks import (
     uniform_loss,
 )
 from llama_padfix.training.guard.incident import GuardError, Incident, Kind, MicroBatch
+from llama_padfix.training.guard.root_cause import check_first_batch, find_root_cause, save_evidence
 from llama_padfix.training.guard.rules import (
     Action,
     Update,
@@ -184,14 +183,8 @@ class Guard:
 
     def _find_faults(self, update: Update, loss: float | None) -> dict[Kind, str]:
         """Return the faults of an update by kind, and add its loss to the history."""
-        faults = find_faults(
-            update.losses,
-            update.grad_norm,
-            loss,
-            history=self._history,
-            spike=self.spike,
-            uniform_loss=self._uniform_loss,
-        )
+        history, spike, chance = self._history, self.spike, self._uniform_loss
+        faults = find_faults(update.losses, update.grad_norm, loss, history, spike, chance)
         if loss is not None and math.isfinite(loss):
             self._history.append(loss)
         return faults
@@ -202,10 +195,7 @@ class Guard:
             self._handle_incident(kind, f"in the log {words}", may_skip=False)
 
     def _measure(
-        self,
-        optimizer: torch.optim.Optimizer | None,
-        given: torch.Tensor | float | None,
-        overflowed: bool,
+        self, optimizer: torch.optim.Optimizer | None, given: torch.Tensor | float | None, overflowed: bool
     ) -> Update:
         """Return the losses since the last update and the gradient norm, read in one transfer."""
         import torch
@@ -270,15 +260,13 @@ class Guard:
             place = find_bad_micro_batch(kind, update.losses)
             micro = update.batches[place] if update.batches else MicroBatch()
             [norm] = read_numbers([self._norms[0] if self._norms else None])
-            found = analyze_incident(
+            found = find_root_cause(
                 kind, micro, update.optimizer, self._model, self.tokenizer, norm, self._finite_before
             )
             incident = Incident(kind, self._step, seen, found.cause, tuple(update.losses), update.grad_norm, place)
             is_new = (kind, found.cause.code) not in {(other.kind, other.cause.code) for other in self.incidents}
             if is_new and is_own:
-                incident = save_evidence(
-                    self._parent, incident, update.batches, found, self._history, self.tokenizer
-                )
+                incident = save_evidence(self._parent, incident, update.batches, found, self._history, self.tokenizer)
             self.incidents.append(incident)
             if self.action == "raise" or stuck:
                 self.detach()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llama_padfix.core.hf_objects import dtype_name
 from llama_padfix.training.guard.incident import PLAIN_TYPES, BrokenWeight, Health, MicroBatch, Overflow
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def observe_health(
             }
             for group in _groups(optimizer)
         ),
-        dtypes=dict(Counter(dtype_name(p.dtype) for p in trained.values())),
+        dtypes=dict(Counter(str(p.dtype).removeprefix("torch.") for p in trained.values())),
         parameters=len(trained),
         without_gradient=len(trained) - len(gradients),
         broken_gradients=tuple(name for name, norm in norms.items() if norm is not None and not math.isfinite(norm)),
@@ -96,7 +95,7 @@ def observe_health(
     )
 
 
-def _groups(optimizer: Optimizer | None) -> Sequence[Mapping[str, object]]:
+def _groups(optimizer: Optimizer | None) -> Sequence[Mapping[str, Any]]:  # `Any` as torch types them
     """Return the parameter groups; none without an optimizer, or of an engine's own kind."""
     return getattr(optimizer, "param_groups", None) or ()
 
@@ -168,7 +167,7 @@ def trace_overflow(model: torch.nn.Module, micro: MicroBatch) -> Overflow | None
             tops = [float(v[torch.isfinite(v)].abs().max()) for v in inputs if bool(torch.isfinite(v).any())]
             finite = all(bool(torch.isfinite(v).all()) for v in inputs)
             where = f"{name} ({type(module).__name__})"
-            found.append(Overflow(where, dtype_name(bad.dtype), max(tops, default=0.0), finite))
+            found.append(Overflow(where, str(bad.dtype).removeprefix("torch."), max(tops, default=0.0), finite))
 
         return hook
 

@@ -8,7 +8,6 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.hf_objects import text_config
 from llama_padfix.training.guard.incident import PLAIN_TYPES, MicroBatch
 
 if TYPE_CHECKING:
@@ -92,7 +91,6 @@ def _read_autocast(keywords: Mapping[str, object]) -> torch.dtype | None:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
-
 def find_innermost(optimizer: torch.optim.Optimizer | None) -> torch.optim.Optimizer | None:
     """Return the optimizer of torch inside wrappers such as accelerate's; hooks of a wrapper are never called."""
     while (inner := getattr(optimizer, "optimizer", None)) is not None and inner is not optimizer:
@@ -102,5 +100,8 @@ def find_innermost(optimizer: torch.optim.Optimizer | None) -> torch.optim.Optim
 
 def uniform_loss(model: object) -> float | None:
     """Return the loss of a uniform guess over the model's vocabulary, in nats; None where its size is not known."""
-    size = getattr(text_config(getattr(model, "config", None)), "vocab_size", None)
+    config = getattr(model, "config", None)
+    if config is not None and hasattr(config, "get_text_config"):
+        config = config.get_text_config()
+    size = getattr(config, "vocab_size", None)
     return math.log(size) if isinstance(size, int) and size > 1 else None

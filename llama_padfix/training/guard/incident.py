@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama_padfix.core.errors import PadfixError
 
@@ -12,12 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 Kind = Literal[
-    "loss-not-finite",
-    "zero-loss",
-    "loss-spike",
-    "gradient-not-finite",
-    "zero-gradient",
-    "eval-loss-not-finite",
+    "loss-not-finite", "zero-loss", "loss-spike", "gradient-not-finite", "zero-gradient", "eval-loss-not-finite"
 ]
 """What a guard stops at, in the order of its checks."""
 
@@ -83,7 +78,7 @@ class Health:
 
     optimizer: str = ""
     """The class of the optimizer."""
-    groups: tuple[Mapping[str, object], ...] = ()
+    groups: tuple[Mapping[str, Any], ...] = ()  # `Any` as torch types them
     """The settings of each parameter group."""
     dtypes: Mapping[str, int] = field(default_factory=dict)
     """The number of trainable parameters by dtype."""

@@ -49,7 +49,6 @@ def find_faults(
     losses: Sequence[float | None],
     grad_norm: float | None,
     loss: float | None,
-    *,
     history: Sequence[float],
     spike: float | None,
     uniform_loss: float | None,
