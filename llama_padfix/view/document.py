@@ -8,31 +8,14 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.doctor.check_helpers import real_part
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Report, Severity
+from llama_padfix.doctor.findings import Report
 from llama_padfix.view.pieces import Piece, join_characters, read_pieces
+from llama_padfix.view.problems import CheckedRows, Problem
 from llama_padfix.view.read_rows import ReadRow
 from llama_padfix.view.roles import Roles, find_roles, learn_roles
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import BoolArray, LongArray, TokenizerLike
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One place of a row where a check finds a fault."""
-
-    code: str
-    """The check; empty for a row that could not be encoded."""
-    severity: Severity
-    start: int
-    """The first position."""
-    end: int
-    """The position after the last; 0 where the fault has no place."""
-    count: int = 1
-    """How often the fault occurs in the row."""
-    remark: str = ""
-    """More about the fault; why the row could not be encoded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,22 +62,20 @@ class MaskDocument:
 
 
 def make_rows(
-    read: Sequence[ReadRow], facts: Facts, problems: Mapping[int, tuple[Problem, ...]], tokenizer: TokenizerLike
+    read: Sequence[ReadRow], checked: CheckedRows, tokenizer: TokenizerLike
 ) -> tuple[tuple[MaskRow, ...], dict[int, Piece]]:
     """Return the rows with their turns and problems, and the text of each of their ids."""
     ids = {token_id for item in read if item.facts is not None for token_id in item.facts.input_ids.tolist()}
-    pieces = read_pieces(tokenizer, facts, ids)
-    roles = learn_roles(tokenizer, facts)
-    return tuple(_make_row(item, facts, roles, pieces, problems[item.number]) for item in read), pieces
+    pieces = read_pieces(tokenizer, checked.facts, ids)
+    roles = learn_roles(tokenizer, checked.facts)
+    return tuple(_make_row(item, checked, roles, pieces) for item in read), pieces
 
 
-def _make_row(
-    item: ReadRow, facts: Facts, roles: Roles, pieces: Mapping[int, Piece], problems: tuple[Problem, ...]
-) -> MaskRow:
+def _make_row(item: ReadRow, checked: CheckedRows, roles: Roles, pieces: Mapping[int, Piece]) -> MaskRow:
     """Return a row with its turns; padding is a turn of its own."""
     import numpy as np
 
-    row = item.facts
+    row, problems = item.facts, checked.problems[item.number]
     if row is None:
         nothing = np.zeros(0, dtype=np.int64)
         return MaskRow(item.number, nothing, None, nothing != 0, problems=problems, note=item.note)
@@ -102,7 +83,7 @@ def _make_row(
     if row.labels is not None and len(row.labels) != length:
         raise PadfixError(f"row {row.number} has {len(row.labels)} labels beside {length} input_ids.")
     padding = ~real_part(row)
-    starts = dict(find_roles(row.input_ids, facts, roles, pieces))
+    starts = dict(find_roles(row.input_ids, checked.facts, roles, pieces))
     turns: list[tuple[int, str]] = []
     role = ""
     edges = {0, *starts, *((padding[1:] != padding[:-1]).nonzero()[0] + 1).tolist()} if length else set()

@@ -95,5 +95,5 @@ def view_mask(
     with preserve_backend_state(tokenizer):
         read = read_rows(taken, tokenizer, encoder)
         checked = check_rows(taken, read, tokenizer, model)
-        drawn, pieces = make_rows(read, checked.facts, checked.problems, tokenizer)
+        drawn, pieces = make_rows(read, checked, tokenizer)
     return MaskView(drawn, pieces, checked.report, taken.source, taken.total, title)

@@ -8,18 +8,34 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import Facts, SampleFacts
-from llama_padfix.doctor.findings import Check, Report
+from llama_padfix.doctor.findings import Check, Report, Severity
 from llama_padfix.doctor.observe.data import observe_data
 from llama_padfix.doctor.observe.environment import observe_environment
 from llama_padfix.doctor.observe.tokenizer import observe
 from llama_padfix.doctor.runner import load_checks, run_checks
 from llama_padfix.encoding.labels import find_markers
 from llama_padfix.encoding.turns_in_ids import TurnMarkers
-from llama_padfix.view.document import Problem
 from llama_padfix.view.read_rows import ReadRow, TakenRows
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One place of a row where a check finds a fault."""
+
+    code: str
+    """The check; empty for a row that could not be encoded."""
+    severity: Severity
+    start: int
+    """The first position."""
+    end: int
+    """The position after the last; 0 where the fault has no place."""
+    count: int = 1
+    """How often the fault occurs in the row."""
+    remark: str = ""
+    """More about the fault; why the row could not be encoded."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from llama_padfix.core.text import plain, shown
-from llama_padfix.view.document import MaskDocument, MaskRow, Problem
+from llama_padfix.view.document import MaskDocument, MaskRow
 from llama_padfix.view.pieces import Piece
+from llama_padfix.view.problems import Problem
 
 OPEN, CLOSE = "⟦", "⟧"
 _MARKS = {"open": OPEN, "close": CLOSE, "newline": "⏎", "bar": "│", "times": "×"}
