@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.chat.turns import read_template
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 from llama_padfix.doctor.facts import RowFacts
-from llama_padfix.doctor.observe.rows import is_batch, rows_of_batch, rows_of_dataset
+from llama_padfix.doctor.observe.rows import rows_of_batch, rows_of_dataset
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.row_formats import read_row
+from llama_padfix.encoding.sources import is_batch, is_encoded_row, is_one_row, is_splits, rows_of_mapping
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import Row, Rows, TokenizerLike
@@ -54,7 +54,7 @@ def take_rows(rows: Rows, numbers: Sequence[int] | None, max_rows: int) -> Taken
     last = max_rows if numbers is None else max(numbers, default=-1) + 1
     source, total = "dataset", None
     sequence: Sequence[Any]  # of `RowFacts`, or of rows of any shape
-    if isinstance(rows, Mapping) and is_batch(rows):
+    if is_batch(rows):
         source, sequence = "batch", list(rows_of_batch(rows, "batch"))
     else:
         sequence = _as_sequence(rows, last)
@@ -79,10 +79,15 @@ def _as_sequence(rows: Any, last: int) -> Any:  # `Any`: narrowed by what it has
             f"Got a {type(rows).__name__} {describe(rows)} where rows are needed. Pass a dataset, a list of rows or "
             "one batch; of a trainer: view_mask(next(iter(trainer.get_train_dataloader())), tokenizer)"
         )
+    if is_splits(rows):
+        splits = ", ".join(map(repr, rows))
+        raise PadfixError(f"Got the splits {splits}. Pass one of them: view_mask(dataset[{next(iter(rows))!r}], ...)")
     if isinstance(rows, Mapping):
-        return _rows_of_mapping(rows)
+        if found := rows_of_mapping(rows):
+            return found
+        raise PadfixError(f"Got a mapping of {describe(list(rows))}, which is neither a row nor a batch of columns.")
     if isinstance(rows, (list, tuple)):
-        return [rows] if _is_one_row(rows) else list(rows)
+        return [rows] if is_one_row(rows) else list(rows)
     if hasattr(rows, "with_format") and getattr(rows, "format", {}).get("type") != "custom":
         rows = rows.with_format(None)
     if hasattr(rows, "__getitem__") and hasattr(rows, "__len__"):
@@ -90,35 +95,6 @@ def _as_sequence(rows: Any, last: int) -> Any:  # `Any`: narrowed by what it has
     if not hasattr(rows, "__iter__"):
         raise PadfixError(f"A {type(rows).__name__} holds no rows. Pass a dataset, a list of rows or one batch.")
     return list(islice(iter(rows), last))
-
-
-def _rows_of_mapping(rows: Mapping[str, Any]) -> list[dict[str, object]]:
-    """Return one row, or the rows of a batch of columns, as a list of rows."""
-    if any(hasattr(value, "column_names") for value in rows.values()):
-        splits = ", ".join(map(repr, rows))
-        raise PadfixError(f"Got the splits {splits}. Pass one of them: view_mask(dataset[{next(iter(rows))!r}], ...)")
-    ids = rows.get("input_ids")
-    nested = ids is not None and len(ids) > 0 and hasattr(ids[0], "__len__")
-    if (ids is not None and not nested) or (ids is None and _is_one_row(rows)):
-        return [dict(rows)]
-    columns = {name: value for name, value in rows.items() if isinstance(value, (list, tuple))}
-    length = min(map(len, columns.values()), default=0)
-    if not length:
-        raise PadfixError(f"Got a mapping of {describe(list(rows))}, which is neither a row nor a batch of columns.")
-    return [{name: values[place] for name, values in columns.items()} for place in range(length)]
-
-
-def _is_one_row(value: object) -> bool:
-    """Return True for one conversation or row, found by reading it."""
-    try:
-        read_row(value)
-    except PadfixError:
-        return isinstance(value, list) and bool(value) and _is_message(value[0])
-    return True
-
-
-def _is_message(value: object) -> bool:
-    return isinstance(value, Mapping) and bool({"role", "from"} & set(value)) and "input_ids" not in value
 
 
 def _rows_of_batches(batches: Sequence[Row]) -> Iterator[RowFacts]:
@@ -144,7 +120,7 @@ def read_rows(taken: TakenRows, tokenizer: TokenizerLike, encoder: ChatEncoder |
         except PadfixError as error:  # a line of a file that is no JSON
             read.append(_refused(number, error, is_raw))
             continue
-        is_raw = not isinstance(row, RowFacts) and not (isinstance(row, Mapping) and row.get("input_ids") is not None)
+        is_raw = not isinstance(row, RowFacts) and not is_encoded_row(row)
         if is_raw and own is None:
             own = _make_encoder(tokenizer, encoder, row)
         try:
