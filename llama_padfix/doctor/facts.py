@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llama_padfix.chat.template_profile import TemplateFacts
+from llama_padfix.chat.template_profile import TemplateProfile
 from llama_padfix.encoding.turns_in_ids import Turn, TurnMarkers
 
 __all__ = [
@@ -20,14 +20,14 @@ __all__ = [
     "FolderFacts",
     "ModelFacts",
     "RowFacts",
-    "RowNumbers",
+    "RowStatistics",
     "SampleFacts",
     "TrainerFacts",
 ]
 
 
 @dataclass(frozen=True)
-class RowNumbers:
+class RowStatistics:
     """A row of the embedding in ratios to ordinary rows: 1 is ordinary, 0 is nothing.
 
     `norm` is its length, `to_mean` its distance to the mean of ordinary rows in units of theirs, `to_twin` the
@@ -58,7 +58,7 @@ class ModelFacts:
     generation_eos_token_id: int | tuple[int, ...] | None = None
     generation_error: str | None = None
     original_rows: int | None = None
-    rows: Mapping[int, RowNumbers] = field(default_factory=dict, repr=False)
+    rows: Mapping[int, RowStatistics] = field(default_factory=dict, repr=False)
     trained_rows: tuple[int, ...] | None = None
     trained_output_rows: tuple[int, ...] | None = None
     says_tied: bool = False
@@ -237,7 +237,7 @@ class Facts:
     probe_ids: tuple[int, ...] = ()
     probe_text: str = "Hello world"
     requested_pad_token: str | None = None
-    template: TemplateFacts | None = None
+    template: TemplateProfile | None = None
     markers: TurnMarkers | None = None
     model: ModelFacts | None = None
     trainer: TrainerFacts | None = None

@@ -16,7 +16,7 @@ from llama_padfix.view.read_rows import read_rows, take_rows
 from llama_padfix.view.terminal import as_terminal
 
 if TYPE_CHECKING:
-    from llama_padfix.core.types import Rows, TokenizerLike
+    from llama_padfix.core.types import ModelSettings, Rows, TokenizerLike
     from llama_padfix.encoding.encoder import ChatEncoder
 
 
@@ -67,7 +67,7 @@ def view_mask(
     row_numbers: Sequence[int] | None = None,
     max_rows: int = 200,
     encoder: ChatEncoder | None = None,
-    model: object | None = None,
+    model: ModelSettings | None = None,
     title: str = "What is trained",
 ) -> MaskView:
     """Return a picture of which tokens of some rows count in the loss, and of what is wrong with them.

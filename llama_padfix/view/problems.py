@@ -6,19 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import Facts, SampleFacts
 from llama_padfix.doctor.findings import Check, Report, Severity
 from llama_padfix.doctor.observe.data import observe_data
 from llama_padfix.doctor.observe.environment import observe_environment
-from llama_padfix.doctor.observe.tokenizer import observe
+from llama_padfix.doctor.observe.tokenizer import make_decoder, observe_tokenizer
 from llama_padfix.doctor.runner import load_checks, run_checks
-from llama_padfix.encoding.labels import find_markers
-from llama_padfix.encoding.turns_in_ids import TurnMarkers
 from llama_padfix.view.read_rows import ReadRow, TakenRows
 
 if TYPE_CHECKING:
-    from llama_padfix.core.types import TokenizerLike
+    from llama_padfix.core.types import ModelSettings, TokenizerLike
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,10 @@ class CheckedRows:
 
 
 def check_rows(
-    taken: TakenRows, read: Sequence[ReadRow], tokenizer: TokenizerLike, model: object | None
+    taken: TakenRows, read: Sequence[ReadRow], tokenizer: TokenizerLike, model: ModelSettings | None
 ) -> CheckedRows:
     """Run every check of rows, encoded or raw, and keep what each finds in each row."""
-    facts = replace(observe(tokenizer, model), markers=_markers_or_none(tokenizer), environment=observe_environment())
+    facts = replace(observe_tokenizer(tokenizer, model, with_markers=True), environment=observe_environment())
     encoded = [item.facts for item in read if item.facts is not None]
     if encoded:
         columns = [name for name in ("labels", "attention_mask") if getattr(encoded[0], name) is not None]
@@ -61,8 +58,7 @@ def check_rows(
     if raw:
         facts = replace(facts, data=observe_data(taken.rows, tokenizer, taken.source, places=raw))
     catalogue = [check for check in load_checks() if {"rows", "labels", "data"} & set(check.needs)]
-    decode = lambda ids: str(tokenizer.decode([i for i in ids if i >= 0]))  # noqa: E731
-    report = run_checks(facts, catalogue, rows=encoded, decode=decode)
+    report = run_checks(facts, catalogue, rows=encoded, decode=make_decoder(tokenizer))
     return CheckedRows(facts, report, {item.number: tuple(_find(item, facts, catalogue, report)) for item in read})
 
 
@@ -86,10 +82,3 @@ def _find(item: ReadRow, facts: Facts, catalogue: Sequence[Check], report: Repor
             continue
         for hit in check.inspect(item.facts, facts):
             yield Problem(check.code, check.severity, hit.start, hit.end, hit.count, hit.remark)
-
-
-def _markers_or_none(tokenizer: TokenizerLike) -> TurnMarkers | None:
-    try:
-        return find_markers(tokenizer)
-    except PadfixError:
-        return None  # no template, or turns without ids of their own: the checks that need them are skipped
