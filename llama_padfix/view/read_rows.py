@@ -11,10 +11,11 @@ from typing import Any
 from llama_padfix.chat.turns import read_template
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 from llama_padfix.doctor.facts import RowFacts
-from llama_padfix.doctor.observe.rows import is_batch, rows_of_batch, rows_of_dataset
+from llama_padfix.doctor.observe.rows import rows_of_batch, rows_of_dataset
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.row_formats import read_row
+from llama_padfix.encoding.sources import is_batch
 
 __all__ = ["ReadRow", "TakenRows", "read_rows", "take_rows"]
 

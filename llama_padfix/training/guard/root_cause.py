@@ -8,7 +8,7 @@ from typing import Any
 
 from llama_padfix.doctor.diagnose import diagnose
 from llama_padfix.doctor.findings import Report
-from llama_padfix.doctor.observe.rows import is_batch
+from llama_padfix.encoding.sources import is_batch
 from llama_padfix.hardware.distributed import count_processes
 from llama_padfix.training.guard.causes import find_cause
 from llama_padfix.training.guard.evidence import count_trained
