@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llama_padfix.chat.template_profile import TemplateFacts
+from llama_padfix.chat.template_profile import TemplateProfile
 from llama_padfix.doctor.row_facts import DataFacts, RowFacts, SampleFacts
 from llama_padfix.encoding.turns_in_ids import TurnMarkers
 
@@ -298,9 +298,7 @@ class Facts:
     """What `probe_ids` decode as."""
 
     requested_pad_token: str | None = None
-    """The pad token that the user asks for."""
-
-    template: TemplateFacts | None = None
+    template: TemplateProfile | None = None
     """What was learned about the chat template, None without one."""
 
     markers: TurnMarkers | None = None
