@@ -298,6 +298,8 @@ class Facts:
     """What `probe_ids` decode as."""
 
     requested_pad_token: str | None = None
+    """The pad token that the user asks for."""
+
     template: TemplateProfile | None = None
     """What was learned about the chat template, None without one."""
 
