@@ -18,8 +18,6 @@ from llama_padfix.doctor.runner import run_checks, select_checks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from llama_padfix.doctor.facts import RowFacts
-
 
 def diagnose(
     target: Any,
@@ -62,11 +60,11 @@ def diagnose(
     return replace(report, apply=_find_fix(observed, catalogue))
 
 
-def _show_progress(observed: Observation) -> Iterable[RowFacts]:
+def _show_progress(observed: Observation) -> Iterable[Any]:  # rows; tqdm is untyped
     from tqdm.auto import tqdm
 
     total = observed.facts.samples[0].seen if observed.facts.samples else 0
-    rows: Iterable[RowFacts] = tqdm(
+    rows: Iterable[Any] = tqdm(
         observed.rows, total=total or None, desc="Looking at rows", unit="row", disable=not observed.facts.samples
     )
     return rows
