@@ -114,7 +114,7 @@ def plan_load(
 
 def plan_from_settings(path: str, settings: LoadSettings, from_pretrained: Mapping[str, Any]) -> LoadPlan:
     """Return the plan for the keywords of `load`, held in one object; `from_pretrained` is left as it is."""
-    keywords, backend = dict(from_pretrained), settings.backend
+    keywords, backend, size = dict(from_pretrained), settings.backend, settings.max_length
     require_known(backend, settings.precision)
     quantization, attention = take_wishes(keywords, settings.quantization, settings.attention)
     torch = import_torch()
@@ -126,8 +126,7 @@ def plan_from_settings(path: str, settings: LoadSettings, from_pretrained: Mappi
     precision = settings.precision or choose_precision()
     shared = {name: keywords[name] for name in _SHARED if name in keywords}
     config = naming_the_path(path, read_config, path, keywords, settings.trust_remote_code)
-    require_length(settings.max_length, config)
-
+    require_length(size, config)
     quantized = quantization is not None or read_quantization(config) is not None
     trains_all = not settings.lora and not quantized
     dtype, why_dtype = choose_dtype(own_dtype, precision, trains_all)
@@ -144,7 +143,7 @@ def plan_from_settings(path: str, settings: LoadSettings, from_pretrained: Mappi
             quantization=quantization,
             dtype=own_dtype,
             device_map=taken,
-            max_length=settings.max_length,
+            max_length=size,
             trains_all=trains_all,
             gradient_checkpointing=settings.gradient_checkpointing,
         )
@@ -155,11 +154,9 @@ def plan_from_settings(path: str, settings: LoadSettings, from_pretrained: Mappi
         arguments = name_arguments(dtype, bits, places, flash)
         if settings.gradient_checkpointing:
             arguments |= switch_cache_off(keywords, config)
-    lengths = {} if settings.max_length is None else {"model_max_length": settings.max_length}
+    lengths = {} if size is None else {"model_max_length": size}
     if lengths:
-        choices.append(
-            Choice("max_length", str(settings.max_length), "as asked; it is the tokenizer's model_max_length")
-        )
+        choices.append(Choice("max_length", str(size), "as asked; it is the tokenizer's model_max_length"))
     choices += [why_lora] if why_lora is not None else []
     return LoadPlan(
         path=path,
