@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.template_profile import observe_template
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.doctor.observe.rows import is_encoded, rows_of_dataset
+from llama_padfix.doctor.observe.rows import rows_of_dataset
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.labels import find_markers
+from llama_padfix.encoding.sources import is_encoded, is_iterable
 from llama_padfix.tokens.calls import check_tokenizer, encode_raw, preserve_backend_state, render
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _ids_of_data(tokenizer: TokenizerLike, dataset: Rows) -> set[int]:
             ids = row.input_ids if row.attention_mask is None else row.input_ids[row.attention_mask != 0]
             used.update(int(i) for i in np.unique(ids))
         return used
-    if isinstance(dataset, (str, dict)) or not isinstance(dataset, Iterable):
+    if not is_iterable(dataset):
         raise PadfixError(f"A {type(dataset).__name__} is no dataset. Pass one split, or a list of rows: [row, ...]")
     encoder = ChatEncoder(tokenizer)
     batch: list[object] = []
