@@ -72,8 +72,8 @@ def _encode_carefully(careful: RowEncoder, rows: Rows, places: Sequence[int]) ->
         if isinstance(row, PadfixError):
             outcomes.append((None, {"dropped_invalid": _shorten(plain(row))}))
             continue
-        fitted = fit_row(row, careful.max_length, careful.truncation, rows.name(place))
-        seen = {kind: _shorten(plain(detail)) for kind, detail in fitted.seen.items()} if fitted.seen else {}
+        fitted = fit_row(row, careful.settings.max_length, careful.settings.truncation, rows.name(place))
+        seen = {kind: _shorten(plain(detail)) for kind, detail in fitted.notes.items()} if fitted.notes else {}
         outcomes.append((fitted if fitted.trained else None, seen))
     return outcomes
 
@@ -90,7 +90,7 @@ def encode_cross_checked(careful: RowEncoder, way: BatchEncoder, chats: Chats, r
     The first row, and then one of some thousand, is encoded by the row encoder too. Raises `FastPathMismatch` where
     its ids or labels differ: the batch encoder is then not to be used for this tokenizer again.
     """
-    flat = way.encode_chats(chats, careful.max_length, careful.truncation)
+    flat = way.encode_chats(chats, careful.settings.max_length, careful.settings.truncation)
     plain_places = [] if flat is None else flat.rows.tolist()
     taken = set(plain_places)
     others = [place for place in range(len(chats.speakers)) if place not in taken]

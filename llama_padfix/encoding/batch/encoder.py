@@ -16,6 +16,7 @@ from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.encoding.batch.chat_columns import Chats, Speakers, read_roles
 from llama_padfix.encoding.batch.plan_arrays import Plan, PlanArrays, write_chats
 from llama_padfix.encoding.batch.render_plan import Piece, RenderPlan, learn_render_plan, parts_at_controls
+from llama_padfix.encoding.span_labels import mark_spans, write_labels
 from llama_padfix.tokens.control import special_ids
 
 __all__ = ["BatchEncoder", "Flat", "make_batch_encoder"]
@@ -151,12 +152,12 @@ class BatchEncoder:
         first, last, proven = self._find_turns(ids, row_starts, [plan.number for row in rows if (plan := plans[row])])
         kept_ends, whole = _find_ends(row_starts, row_ends, first, last, max_length, truncation)
         left_out = ~proven if truncation != "error" else ~(proven & whole)
-        labels = numpy.where(_mark(first, last, len(ids)), ids, numpy.int32(IGNORE_INDEX))
+        labels = write_labels(ids, first, last, numpy.empty_like(ids))
         numbers, lengths = numpy.asarray(rows)[~left_out], sizes[~left_out]
         trained = int((last - first).sum())
         if not whole.all() or left_out.any():
             kept_ends[left_out] = row_starts[left_out]
-            kept = _mark(row_starts, kept_ends, len(ids))
+            kept = mark_spans(row_starts, kept_ends, len(ids))
             ids, labels = ids[kept], labels[kept]
             trained = int(numpy.count_nonzero(labels != IGNORE_INDEX))
         return Flat(
@@ -241,17 +242,3 @@ def _find_ends(
     fits = (place >= 0) & (first[numpy.maximum(place, 0)] > row_starts[over])
     ends[over] = numpy.where(fits, cut, row_starts[over])
     return ends, whole
-
-
-def _mark(starts: Any, ends: Any, length: int) -> Any:
-    """Return which places lie in spans that are in order and do not overlap, as booleans.
-
-    Each place is written by its own span alone: no running sum carries a fault of one span into the next.
-    """
-    import numpy
-
-    edges = numpy.empty(2 * len(starts) + 1, numpy.int64)
-    edges[0:-1:2], edges[1::2], edges[-1] = starts, ends, length
-    flags = numpy.zeros(len(edges), bool)
-    flags[1::2] = True
-    return numpy.repeat(flags, numpy.diff(edges, prepend=0))

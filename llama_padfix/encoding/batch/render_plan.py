@@ -18,8 +18,8 @@ from llama_padfix.chat.traced_render import source_of
 from llama_padfix.chat.turns import render_turns
 from llama_padfix.core.compat import gives_clock
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.row_notes import collect_row_notes
-from llama_padfix.tokens.calls import preserve_backend_state
+from llama_padfix.encoding.chat_rows import collect_row_notes
+from llama_padfix.tokens.calls import is_of_transformers, preserve_backend_state
 from llama_padfix.tokens.control import find_control_text
 from llama_padfix.tokens.offsets import is_trimmed
 
@@ -152,8 +152,8 @@ def _fix_turns(
     on a text, and each turn must begin where the prompt ends: one that reaches further could hold what an answer
     begins with.
     """
-    structure = template.structure
-    if structure is None:
+    profile = template.profile
+    if not profile.is_traced:
         return None
     lacks: set[str] = set()
     for place, (piece, header) in enumerate(zip(pieces, headers, strict=True)):
@@ -163,16 +163,16 @@ def _fix_turns(
         opening = literal[: len(literal) - len(piece.before) + header]
         if template.tokenizer.backend_tokenizer.normalizer is not None and not _ends_plainly(template, opening):
             return None
-        is_steady = structure.steady and structure.prompt and structure.ending
-        if is_steady and literal.count(structure.prompt) == 1 and opening.endswith(structure.prompt):
+        is_constant = profile.prompt_is_constant and profile.prompt and profile.ending
+        if is_constant and literal.count(profile.prompt) == 1 and opening.endswith(profile.prompt):
             continue
         asked = _write_opaque(template, roles[: piece.message], True) if piece.message else None
         until = _write_opaque(template, roles[: piece.message + 1])
         if asked is None or until is None:
             return None
         ends = {asked.literals[-1]}
-        if structure.ignores_prompt and not structure.opens_always:
-            ends = {asked.literals[-1] + structure.header}
+        if profile.ignores_prompt and not profile.added_prompt:
+            ends = {asked.literals[-1] + profile.history_header}
         if asked.slots != written.slots[:place] or asked.literals[:-1] != written.literals[:place]:
             return None
         if opening not in ends:
@@ -240,7 +240,7 @@ def parts_at_controls(tokenizer: Any) -> bool:
     else be encoded in this way and in no other, and which rows are an error would depend on those beside them.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or not getattr(tokenizer, "is_fast", False) or not _is_of_transformers(tokenizer):
+    if backend is None or not getattr(tokenizer, "is_fast", False) or not is_of_transformers(tokenizer):
         return False
     try:
         normalizers, pre_tokenizers = _kinds(backend.normalizer), _kinds(backend.pre_tokenizer)
@@ -269,14 +269,6 @@ def _knows_all_bytes(model: Any, by_bytes: bool) -> bool:
         return False
     alphabet = pre_tokenizers.ByteLevel.alphabet() if by_bytes else [f"<0x{byte:02X}>" for byte in range(256)]
     return all(model.token_to_id(char) is not None for char in alphabet)
-
-
-def _is_of_transformers(tokenizer: Any) -> bool:
-    """Tell whether no other class has a say in what is rendered and encoded: it might rewrite some texts alone."""
-    names = ("__call__", "apply_chat_template", "get_chat_template", "_encode_plus", "_batch_encode_plus")
-    found = [getattr(type(tokenizer), name, None) for name in names]
-    own = any(name in vars(tokenizer) for name in names)
-    return not own and all(one is None or one.__module__.startswith("transformers.") for one in found)
 
 
 def _kinds(part: Any) -> list[Mapping[str, Any]]:
