@@ -126,7 +126,7 @@ def test_what_could_not_run_exits_2(tmp_path: Path) -> None:
 
 
 def test_a_fault_of_our_own_exits_2(clean: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(cli, "diagnose", lambda *a, **k: 1 // 0)
+    monkeypatch.setattr(cli.doctor, "diagnose", lambda *a, **k: 1 // 0)
     assert cli.main(["doctor", clean]) == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
 

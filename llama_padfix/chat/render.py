@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.chat.template_profile import TemplateProfile
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import shown
-from llama_padfix.tokens.calls import render
+from llama_padfix.tokens.calls import apply_template
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import Messages, TokenizerLike, Tool
@@ -151,7 +151,7 @@ def render_text(
 ) -> str:
     """Return the text that the tokenizer renders; what the template raises becomes a `PadfixError`."""
     try:
-        return render(
+        return apply_template(
             template.tokenizer,
             messages,
             tools=tools,

@@ -21,7 +21,7 @@ from llama_padfix.chat.profile_rules import (
 )
 from llama_padfix.chat.template_probes import ANSWER, ASSISTANT, QUESTION, USER, trace_probes
 from llama_padfix.chat.traced_render import parse_template, source_of
-from llama_padfix.tokens.calls import count_leading, encode_raw, is_of_transformers, render, render_or_none
+from llama_padfix.tokens.calls import apply_template, count_leading, encode_raw, is_of_transformers, render_or_none
 from llama_padfix.tokens.control import find_control_text, special_ids
 
 if TYPE_CHECKING:
@@ -163,9 +163,9 @@ def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplatePr
 def _probe_plainly(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplateProfile:
     """Return what one question and one answer show, rendered with and without a generation prompt."""
     try:
-        whole = render(tokenizer, [USER, ASSISTANT], template_kwargs=kwargs)
-        asked = render(tokenizer, [USER], template_kwargs=kwargs)
-        prompted = render(tokenizer, [USER], add_generation_prompt=True, template_kwargs=kwargs)
+        whole = apply_template(tokenizer, [USER, ASSISTANT], template_kwargs=kwargs)
+        asked = apply_template(tokenizer, [USER], template_kwargs=kwargs)
+        prompted = apply_template(tokenizer, [USER], add_generation_prompt=True, template_kwargs=kwargs)
     except Exception as error:  # a template is a program of its author: it may raise anything
         return TemplateProfile(error=f"rendering it raised {type(error).__name__}: {error}")
     for probe, text in ((QUESTION, whole), (ANSWER, whole), (QUESTION, asked)):

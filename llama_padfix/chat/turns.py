@@ -18,7 +18,7 @@ from llama_padfix.chat.render import ChatTemplate, Rendered, RenderRequest, Turn
 from llama_padfix.chat.spans.by_origin import find_by_origin
 from llama_padfix.chat.template_profile import observe_template, read_sources
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.tokens.control import find_control_text, find_opening, find_rewritten, find_tags, special_ids
+from llama_padfix.tokens.control import common_prefix, find_control_text, find_rewritten, find_tags, special_ids
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import Messages, TokenizerLike, Tool
@@ -121,9 +121,9 @@ def _find_by_constant_prompt(request: RenderRequest) -> Rendered | None:
     if not all(message.keys() == {"role", "content"} and isinstance(message["content"], str) for message in messages):
         return None
     contents = "\0".join([message["content"] for message in messages])
-    if find_opening(template.controls) in contents and find_control_text(contents, template.controls):
+    if common_prefix(template.controls) in contents and find_control_text(contents, template.controls):
         return None
-    if template.tags and find_opening(template.tags) in contents:
+    if template.tags and common_prefix(template.tags) in contents:
         foreign = "\0".join([message["content"] for message in messages if message["role"] != "assistant"])
         if find_control_text(foreign, template.tags):
             return None
@@ -156,7 +156,7 @@ is tried; the first error is raised where none proves anything."""
 
 
 def _require_roles(messages: Messages, controls: tuple[str, ...]) -> None:
-    opening = find_opening(controls)
+    opening = common_prefix(controls)
     for index, message in enumerate(messages):
         role = str(message.get("role"))
         if opening in role and find_control_text(role, controls):

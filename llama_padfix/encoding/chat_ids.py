@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.span_labels import label_tokens
 from llama_padfix.encoding.truncation import EncodedRow, find_cuts
-from llama_padfix.tokens.offsets import Encoded, encode_spans, require_fast
+from llama_padfix.tokens.offsets import EncodedText, encode_spans, require_fast
 from llama_padfix.tokens.spelled import TextBackend, encode_around, make_text_backend
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class ChatLabeler:
             encoded = None if chat.escaped else next(together, None)
             yield partial(self._label, chat, encoded, max_length)
 
-    def _encode_together(self, chats: Sequence[RenderedChat]) -> Iterator[Encoded]:
+    def _encode_together(self, chats: Sequence[RenderedChat]) -> Iterator[EncodedText]:
         """Encode conversations in one call; none of them where the tokens of one cannot be placed."""
         if not chats:
             return iter(())
@@ -51,7 +51,7 @@ class ChatLabeler:
         except PadfixError:
             return iter(())  # each by itself shows which one it is
 
-    def _label(self, chat: RenderedChat, encoded: Encoded | None, max_length: int | None) -> EncodedRow:
+    def _label(self, chat: RenderedChat, encoded: EncodedText | None, max_length: int | None) -> EncodedRow:
         text, spans = chat.rendered.text, chat.spans
         if chat.escaped:
             assert self._text_backend is not None  # made by `start`

@@ -1,7 +1,7 @@
 """One BOS at the start of a sequence: ids, labels and masks are cut together; text too.
 
-`tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))` starts with two `<|begin_of_text|>`, the
-template's and the tokenizer's own, while the attributes of the tokenizer say nothing of it.
+`tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))` starts with two `<|begin_of_text|>`: one from the
+template and one from the tokenizer, whose attributes do not show it.
 """
 
 from __future__ import annotations
@@ -15,54 +15,70 @@ from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 from llama_padfix.tokens.calls import encode_raw
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from llama_padfix.core.types import TokenizerLike
 
-__all__ = ["dedupe_bos"]
+    # A list, tuple, numpy array or torch tensor of ids or of rows: they share no type with the methods used here.
+    Column: TypeAlias = Any
+    Columns: TypeAlias = dict[str, Column]
 
-# What a per-token column holds where a row is padded: as transformers' `pad` and TRL's collators fill it.
+# The fill of each per-token column, as in transformers' `pad` and TRL's collators.
 _MASKS = ("attention_mask", "assistant_masks", "completion_mask", "loss_mask")
 _ZERO = (*_MASKS, "token_type_ids", "position_ids", "offset_mapping")
 _FILLS = {"labels": IGNORE_INDEX, "special_tokens_mask": 1, **dict.fromkeys(_ZERO, 0)}
 
 
 class _Run(NamedTuple):
-    """Where a row's real tokens start, how many BOS are too many, and how many positions pad its end."""
+    """The run of BOS at the start of a row."""
 
     start: int
+    """Where the real tokens of the row start."""
     surplus: int
+    """How many BOS are too many."""
     trailing: int
+    """How many positions pad the end of the row."""
 
 
 def dedupe_bos(
-    value: Any,
-    tokenizer: Any = None,
+    value: Any,  # the same kind of value comes back
+    tokenizer: TokenizerLike | None = None,
     *,
     bos_token_id: int | None = None,
     bos_token: str | None = None,
     pad_token_id: int | None = None,
 ) -> Any:
-    """Return `value` with a run of two or more BOS at the start of a sequence made into one.
+    """Return `value` with a run of two or more BOS at the start of each sequence made into one.
 
-    `value` is a row of ids (list, tuple, 1-D numpy array or torch tensor), a batch (list of rows, ragged or
-    not; 2-D array or tensor), a mapping with `input_ids` (one row, or a batch of columns, so that
-    `dataset.map(lambda row: dedupe_bos(row, tokenizer))` works), a text, or a list of texts or mappings. The
-    same kind of thing comes back with the same dtype, perhaps `value` itself where nothing is cut; `value` is
-    never changed. A BOS later in a row (packed documents) stays. `tokenizer` only supplies the keywords.
+    `value` itself is never changed. A BOS later in a row (packed documents) stays.
 
-    In a mapping `labels`, `attention_mask`, `token_type_ids`, `position_ids`, `assistant_masks`,
-    `completion_mask`, `loss_mask`, `special_tokens_mask` and `offset_mapping` are cut at the same places;
-    other keys pass through. In a row that is cut the label of the one BOS becomes -100, and `position_ids`
-    give up the last numbers of the first document, so that it still counts 0, 1, 2, ... and later ones keep
-    theirs. A `BatchEncoding` that is cut loses its `encodings` (`char_to_token`), which would point elsewhere.
+    Padding on the left is skipped: by `attention_mask` where there is one, else by `pad_token_id`; with neither a row
+    starts at its first id. Lists get shorter. A 2-D array keeps one width: rows are refilled on their own padding side
+    (a row without padding on the left if another row is left-padded, else on the right), then columns that have become
+    padding in every row are trimmed. Without a mask a pad id at the end may be a true stop token, so only refilled
+    positions are trimmed.
 
-    Left padding is passed over: by `attention_mask` where there is one, else by `pad_token_id`; with neither
-    a row starts at its first id. Lists get shorter. A 2-D array keeps one width: rows are refilled on their
-    own padding side (a row without padding goes left when another row is left-padded, else right), then
-    columns that have become padding in every row are trimmed. Without a mask a pad id at the end may be a
-    true stop token: there only refills go.
+    In a mapping `labels`, `attention_mask`, `token_type_ids`, `position_ids`, `assistant_masks`, `completion_mask`,
+    `loss_mask`, `special_tokens_mask` and `offset_mapping` are cut at the same places; other keys pass through. In a
+    row that is cut the label of the one BOS becomes -100. `position_ids` lose the last numbers of the first document,
+    so that it still counts 0, 1, 2, ... and later documents keep theirs. A `BatchEncoding` that is cut loses its
+    `encodings` (`char_to_token`), which would no longer fit.
 
-    Raises `PadfixError` when no BOS is known, when padding and BOS cannot be told apart, when a pad id is
-    needed and unknown, when a column is not as long as `input_ids`, or for a `value` of another kind.
+    Args:
+        value: A row of ids (list, tuple, 1-D numpy array or torch tensor), a batch (list of rows, ragged or not; 2-D
+            array or tensor), a mapping with `input_ids` (one row, or a batch of columns, so that
+            `dataset.map(lambda row: dedupe_bos(row, tokenizer))` works), a text, or a list of texts or mappings.
+        tokenizer: Supplies the keywords that are not given, and nothing else.
+        bos_token_id: The id of BOS, for ids.
+        bos_token: BOS as text, for texts.
+        pad_token_id: The id that fills a row.
+
+    Returns:
+        The same kind of value with the same dtype, perhaps `value` itself where nothing is cut.
+
+    Raises:
+        PadfixError: No BOS is known, padding and BOS cannot be told apart, a pad id is needed and unknown, a column is
+            not as long as `input_ids`, or `value` is of another kind.
     """
     bos_id = bos_token_id if bos_token_id is not None else getattr(tokenizer, "bos_token_id", None)
     bos_text = bos_token if bos_token is not None else getattr(tokenizer, "bos_token", None)
@@ -121,8 +137,8 @@ def _no_bos(keyword: str) -> PadfixError:
     return PadfixError(f"No BOS is known, so a doubled one cannot be found. Pass tokenizer, or {keyword} (Llama 3).")
 
 
-def _dedupe_columns(columns: dict[str, Any], bos: int, pad: int | None) -> dict[str, Any]:
-    """Give the columns back, cut; those very objects where no row has a BOS too many."""
+def _dedupe_columns(columns: Columns, bos: int, pad: int | None) -> Columns:
+    """Return the columns, cut; the same objects where no row has a BOS too many."""
     ids = columns["input_ids"]
     if _is_array(ids):
         axes = ids.ndim + (ids.dtype == object)
@@ -145,7 +161,7 @@ def _dedupe_columns(columns: dict[str, Any], bos: int, pad: int | None) -> dict[
     return columns if cut is None else {**columns, **cut}
 
 
-def _cut_rows(columns: dict[str, Any], bos: int, pad: int | None, *, rectangular: bool) -> dict[str, Any] | None:
+def _cut_rows(columns: Columns, bos: int, pad: int | None, *, rectangular: bool) -> Columns | None:
     """Cut every column of a batch at the same places; None where there is nothing to cut."""
     ids, masks = _to_lists(columns["input_ids"]), _to_lists(columns.get("attention_mask"))
     if masks is not None:
@@ -159,35 +175,35 @@ def _cut_rows(columns: dict[str, Any], bos: int, pad: int | None, *, rectangular
     some_left = any(0 < run.start < length for run, length in zip(runs, lengths, strict=True))
     to_left = [run.start > 0 or (some_left and not run.trailing) for run in runs]
     sides = list(zip(runs, to_left, strict=True))
-    # What is padding in every row now and was not before.
+    # The columns that are padding in every row only since the cut.
     trim_left = min(r.start + r.surplus * left for r, left in sides) - min(r.start for r in runs)
     trim_right = min(r.trailing + r.surplus * (not left) for r, left in sides) - min(r.trailing for r in runs)
 
-    def place(i: int, drop_at: int) -> list[int]:
-        """List the old positions in their new order; -1 is a refilled one."""
+    def order_of(i: int, drop_at: int) -> list[int]:
+        """Return the old positions in their new order; -1 for a refilled one."""
         surplus = runs[i].surplus
         kept = [k for k in range(lengths[i]) if not drop_at <= k < drop_at + surplus]
         placed = [-1] * surplus + kept if to_left[i] else kept + [-1] * surplus
         return placed[trim_left : lengths[i] - trim_right] if rectangular else kept
 
-    orders = [place(i, run.start + 1) for i, run in enumerate(runs)]
+    orders = [order_of(i, run.start + 1) for i, run in enumerate(runs)]
     done = {}
     for name, column in columns.items():
         fill, own = _FILLS.get(name, 0), orders
         if name == "input_ids" and any(-1 in order for order in orders):
             fill = pad if pad is not None else _copy_pad_id(ids, masks)
         elif name == "labels":
-            # The label of the BOS that stays: position 0 is never trained.
+            # The one BOS that stays has no label: position 0 is never trained.
             kept = [run.start if run.surplus else -1 for run in runs]
             own = [[-1 if k == kept[i] else k for k in order] for i, order in enumerate(orders)]
         elif name == "position_ids":
             numbers = _to_lists(column)
-            own = [place(i, _end_of_count(numbers[i], run)) for i, run in enumerate(runs)]
+            own = [order_of(i, _end_of_count(numbers[i], run)) for i, run in enumerate(runs)]
         done[name] = _take(column, own, fill)
     return done
 
 
-def _find_run(row: Any, mask: Any, bos: int, pad: int | None) -> _Run:
+def _find_run(row: Column, mask: Column, bos: int, pad: int | None) -> _Run:
     length = len(row)
     real = [pad in (None, bos) or token_id != pad for token_id in row] if mask is None else mask
     start = end = next((k for k in range(length) if real[k]), length)
@@ -203,15 +219,15 @@ def _find_run(row: Any, mask: Any, bos: int, pad: int | None) -> _Run:
     return _Run(start, surplus, trailing)
 
 
-def _end_of_count(numbers: Any, run: _Run) -> int:
-    """Find where the last `surplus` numbers of the first document begin."""
+def _end_of_count(numbers: Column, run: _Run) -> int:
+    """Return where the last `surplus` numbers of the first document begin."""
     end = run.start + 1
     while end < len(numbers) and numbers[end] == numbers[end - 1] + 1:
         end += 1
     return max(run.start + 1, end - run.surplus)
 
 
-def _copy_pad_id(ids: Any, masks: Any) -> int:
+def _copy_pad_id(ids: Column, masks: Column) -> int:
     for row, mask in zip(ids, masks or [], strict=False):
         if 0 in mask:
             return int(row[mask.index(0)])
@@ -221,7 +237,7 @@ def _copy_pad_id(ids: Any, masks: Any) -> int:
     )
 
 
-def _take(column: Any, orders: list[list[int]], fill: int) -> Any:
+def _take(column: Column, orders: list[list[int]], fill: int) -> Column:
     rows = [_take_row(row, order, fill) for row, order in zip(column, orders, strict=True)]
     if not _is_array(column) or column.ndim == 1 or len(set(map(len, orders))) > 1:
         return tuple(rows) if isinstance(column, tuple) else rows
@@ -232,7 +248,7 @@ def _take(column: Any, orders: list[list[int]], fill: int) -> Any:
     return taken
 
 
-def _take_row(row: Any, order: list[int], fill: int) -> Any:
+def _take_row(row: Column, order: list[int], fill: int) -> Column:
     if not _is_array(row):
         taken = [fill if k < 0 else row[k] for k in order]
         return tuple(taken) if isinstance(row, tuple) else taken
@@ -242,7 +258,7 @@ def _take_row(row: Any, order: list[int], fill: int) -> Any:
     return array
 
 
-def _require_same_lengths(name: str, column: Any, ids: Any) -> None:
+def _require_same_lengths(name: str, column: Column, ids: Column) -> None:
     for i, (row, row_ids) in enumerate(zip_longest(column, ids, fillvalue=())):
         if len(row) != len(row_ids):
             raise PadfixError(
@@ -251,16 +267,16 @@ def _require_same_lengths(name: str, column: Any, ids: Any) -> None:
             )
 
 
-def _to_lists(rows: Any) -> Any:
+def _to_lists(rows: Column) -> Column:
     if _is_array(rows) and rows.dtype != object:
         return rows.tolist()
     return None if rows is None else [row.tolist() if _is_array(row) else row for row in rows]
 
 
-def _is_array(value: Any) -> bool:
-    """Say whether it is a numpy array or a torch tensor with at least one axis, importing neither."""
+def _is_array(value: object) -> bool:
+    """Return True for a numpy array or a torch tensor with at least one axis; neither is imported."""
     return hasattr(value, "dtype") and hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0
 
 
-def _is_vector(value: Any) -> bool:
+def _is_vector(value: object) -> bool:
     return _is_array(value) or (isinstance(value, Sequence) and not isinstance(value, (str, bytes)))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 
-__all__ = ["byte_alphabet", "read_byte_level", "read_sentencepiece"]
-
 
 @cache
 def byte_alphabet() -> Mapping[str, int]:

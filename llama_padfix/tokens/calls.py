@@ -11,19 +11,8 @@ from llama_padfix.core.errors import PadfixError
 if TYPE_CHECKING:
     from llama_padfix.core.types import Messages, TokenizerLike, Tool
 
-__all__ = [
-    "check_tokenizer",
-    "count_leading",
-    "encode_raw",
-    "is_of_transformers",
-    "preserve_backend_state",
-    "render",
-    "render_or_none",
-    "tokenize_raw",
-]
 
-
-def check_tokenizer(tokenizer: Any) -> None:
+def check_tokenizer(tokenizer: object) -> None:
     """Raise `PadfixError` unless `tokenizer` can encode text and knows its vocabulary."""
     needed = ("get_vocab", "convert_tokens_to_ids", "apply_chat_template")
     missing = [name for name in needed if not hasattr(tokenizer, name)]
@@ -39,13 +28,14 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
 
 
-def encode_raw(tokenizer: Any, text: str) -> list[int]:
-    """Return the ids of a text without anything added, special tokens in it recognised."""
+def encode_raw(tokenizer: TokenizerLike, text: str) -> list[int]:
+    """Return the ids of a text without additions; special tokens in it are recognized."""
     return [int(token_id) for token_id in tokenize_raw(tokenizer, text)["input_ids"]]
 
 
-def tokenize_raw(tokenizer: Any, text: str | list[str]) -> Any:
-    """Call the tokenizer on a text, or on several, so that it adds and cuts nothing and recognises special tokens."""
+# A BatchEncoding, whose values depend on the kind of `text`.
+def tokenize_raw(tokenizer: TokenizerLike, text: str | list[str]) -> Any:
+    """Tokenize one text or several without additions, truncation or padding; special tokens are recognized."""
     return tokenizer(
         text,
         add_special_tokens=False,
@@ -58,15 +48,19 @@ def tokenize_raw(tokenizer: Any, text: str | list[str]) -> Any:
     )
 
 
-def render(
-    tokenizer: Any,
-    messages: Sequence[Mapping[str, Any]],
+def apply_template(
+    tokenizer: TokenizerLike,
+    messages: Messages,
     *,
     add_generation_prompt: bool = False,
-    tools: Sequence[Any] | None = None,
-    template_kwargs: Mapping[str, Any] | None = None,
+    tools: Sequence[Tool] | None = None,
+    template_kwargs: Mapping[str, object] | None = None,
 ) -> str:
-    """Return the text that the tokenizer's own chat template makes of a conversation."""
+    """Return a conversation as text, rendered by the tokenizer's own `apply_chat_template`.
+
+    Raises:
+        PadfixError: The method gave something else than a text. Whatever the template raises passes through.
+    """
     text = tokenizer.apply_chat_template(
         list(messages),
         tools=list(tools) if tools is not None else None,
@@ -89,7 +83,7 @@ def render_or_none(
 ) -> str | None:
     """Return a rendered conversation; None where the template refuses it."""
     try:
-        return render(
+        return apply_template(
             tokenizer, messages, tools=tools, add_generation_prompt=add_generation_prompt, template_kwargs=kwargs
         )
     except Exception:  # a template is a program of its author: it may raise anything
@@ -105,8 +99,8 @@ def count_leading(ids: Sequence[int], token_id: int | None) -> int:
 
 
 @contextlib.contextmanager
-def preserve_backend_state(tokenizer: Any) -> Iterator[None]:
-    """Put back what calling a fast tokenizer resets in its backend: truncation, padding, reading of specials."""
+def preserve_backend_state(tokenizer: TokenizerLike) -> Iterator[None]:
+    """Restore on exit what a call resets in a fast tokenizer's backend: truncation, padding, reading of specials."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         yield

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import require_unicode
@@ -19,9 +19,10 @@ from llama_padfix.tokens.fastokens import is_usable_here, load_fastokens
 from llama_padfix.tokens.verification import EngineKey, choose_places, choose_sample, describe_difference, keep_verdict
 
 if TYPE_CHECKING:
-    from llama_padfix.tokens.verification import Encode, Ids
+    import tokenizers
 
-__all__ = ["BREAK_EVEN", "Engine", "EngineChoice", "choose_engine"]
+    from llama_padfix.core.types import TokenizerLike
+    from llama_padfix.tokens.verification import Encode, FlatIds
 
 logger = logging.getLogger(__name__)
 
@@ -33,54 +34,48 @@ BREAK_EVEN = 5_000_000
 _BATCH_TEXTS, _BATCH_CHARACTERS = 1000, 1_000_000  # in one call of `tokenizers`
 _COMPARED = 1000  # one text in so many is compared while running
 _SAMPLE_TEXTS, _SAMPLE_CHARACTERS = 32, 40_000
-_NOT_PARALLEL = (
-    "",
-    "0",
-    "false",
-    "off",
-    "no",
-    "f",
-    "n",
-)  # as `tokenizers` reads it
-
-_forked = False
+_NOT_PARALLEL = {"", "0", "false", "off", "no", "f", "n"}  # values of TOKENIZERS_PARALLELISM
 
 
-def _notice_fork() -> None:
-    global _forked
-    _forked = True
+class _Process:
+    """Whether this process was forked. A fork inherits the memory of `tokenizers`, and none of its threads."""
+
+    forked = False
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_notice_fork)
+    os.register_at_fork(after_in_child=partial(setattr, _Process, "forked", True))
 
 
 class Engine:
     """Encodes texts into one flat array of ids, exactly as the tokenizer's backend does; see `choose_engine`.
 
-    Threads may share an engine, a fork may inherit it, and it pickles (what it loaded is loaded again). A tokenizer
-    that gets other tokens or settings is noticed at the next call. `failed` says why `fastokens` was given up after
-    it had been taken, "" while it was not: what it encoded before may hold other ids, so encode that again.
+    Threads may share an engine, a fork may inherit it, and it can be pickled (native parts are loaded again). Changed
+    tokens or settings of the tokenizer take effect at the next call.
+
+    Attributes:
+        failed: Why `fastokens` was dropped after it had encoded texts, else "". Those texts may have got other ids, so
+            encode them again.
     """
 
-    def __init__(self, tokenizer: Any, choice: EngineChoice = "auto", characters: int | None = None) -> None:
+    def __init__(self, tokenizer: TokenizerLike, choice: EngineChoice = "auto", characters: int | None = None) -> None:
         self.tokenizer = tokenizer
         self.choice = choice
         self.characters = characters
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self.failed = ""
         self._routes: _Routes | None = None
         self._seen_texts = self._seen_characters = 0
         self._locks: dict[int, threading.Lock] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"tokenizer": self.tokenizer, "choice": self.choice, "characters": self.characters}
 
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
+    def __setstate__(self, state: Mapping[str, object]) -> None:
         self.__dict__.update(state)
-        self._forget()
+        self._reset()
 
     @property
     def name(self) -> str:
@@ -88,15 +83,21 @@ class Engine:
         fast = self._routes is not None and self._routes.fast is not None and is_usable_here()
         return "fastokens" if fast else "tokenizers"
 
-    def encode(self, texts: Sequence[str]) -> Ids:
-        """Return the ids of all texts, int32 and one after another, and the number of ids of each, int64.
+    def encode(self, texts: Sequence[str]) -> FlatIds:
+        """Encode texts without additions, truncation or padding.
 
-        Nothing is added, cut or padded, and special tokens in a text are recognised as the tokenizer's backend does.
-        The ids may be read-only. Raises `PadfixError` for a text with half of a surrogate pair.
+        Special tokens in a text are recognized as the tokenizer's backend does.
+
+        Returns:
+            The ids of all texts one after another, int32 of shape (tokens,), possibly read-only; and the number of ids
+            of each text, int64 of shape (texts,).
+
+        Raises:
+            PadfixError: A text holds half of a surrogate pair.
         """
         texts = list(texts)
         routes, first = self._prepare(texts)
-        fast = routes.fast  # another thread may give it up
+        fast = routes.fast  # read once: another thread may drop it
         if fast is None or not is_usable_here():
             return _encode_in_batches(routes.exact, texts)
         try:
@@ -107,7 +108,7 @@ class Engine:
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # a panic inside the engine is no Exception
-            exact = _encode_in_batches(routes.exact, texts)  # what no engine can encode raises here
+            exact = _encode_in_batches(routes.exact, texts)  # a text that no engine can encode raises here
             self._stop(routes, f"it raised {type(error).__name__}: {error}")
             return exact
         if difference:
@@ -117,12 +118,13 @@ class Engine:
         return found
 
     def load(self) -> None:
-        """Load `fastokens` now, and not at the first call that is worth it.
+        """Load `fastokens` now instead of at the first call that is worth it.
 
-        Raises `PadfixError` where the engine must be "fastokens" and cannot.
+        Raises:
+            PadfixError: The choice is "fastokens", and it cannot be used.
         """
         with self._lock():
-            self._take(self._find_routes())
+            self._load_fast(self._find_routes())
 
     def _prepare(self, texts: Sequence[str]) -> tuple[_Routes, int]:
         """Return the routes for these texts and how many texts came before them."""
@@ -130,7 +132,7 @@ class Engine:
             routes, characters = self._find_routes(), sum(map(len, texts))
             ahead = max(self.characters or 0, self._seen_characters, characters)
             if self.choice == "fastokens" or (self.choice == "auto" and ahead >= BREAK_EVEN):
-                self._take(routes)
+                self._load_fast(routes)
             first = self._seen_texts
             self._seen_texts += len(texts)
             self._seen_characters += characters
@@ -139,15 +141,15 @@ class Engine:
     def _find_routes(self) -> _Routes:
         settings = _read_settings(self.tokenizer)
         if self._routes is None or self._routes.settings != settings:
-            self._routes = _Routes(settings, _make_exact(self.tokenizer))
+            self._routes = _Routes(settings, _make_exact_encoder(self.tokenizer))
         return self._routes
 
-    def _take(self, routes: _Routes) -> None:
-        """Load `fastokens` for these routes, or write down why it is not used."""
+    def _load_fast(self, routes: _Routes) -> None:
+        """Load `fastokens` for these routes, or log why it is not used."""
         if routes.fast is not None or routes.refused or self.failed:
             return
         try:
-            routes.subject, routes.fast = load_fastokens(self.tokenizer, routes.exact)
+            routes.key, routes.fast = load_fastokens(self.tokenizer, routes.exact)
         except PadfixError as error:
             if self.choice == "fastokens":
                 raise
@@ -159,8 +161,8 @@ class Engine:
             if routes.refused:  # another thread was first
                 return
             routes.fast, routes.refused, self.failed = None, True, difference
-            if routes.subject is not None:
-                keep_verdict(routes.subject, "it gave other ids, or raised, on a text of the data")
+            if routes.key is not None:
+                keep_verdict(routes.key, "it gave other ids, or raised, on a text of the data")
         logger.warning(
             "llama_padfix: the engine fastokens is not used for this tokenizer any more: %s. The texts of this call "
             "are encoded with tokenizers; encode again what was encoded before it.",
@@ -178,22 +180,28 @@ class _Routes:
 
     settings: object
     exact: Encode
-    subject: EngineKey | None = None
+    key: EngineKey | None = None
     fast: Encode | None = None
     refused: bool = False
     sampled: bool = False
 
 
-def choose_engine(tokenizer: Any, engine: EngineChoice = "auto", *, characters: int | None = None) -> Engine:
-    """Return the engine for a tokenizer and the work ahead, in characters (None where that is not known).
+def choose_engine(tokenizer: TokenizerLike, engine: EngineChoice = "auto", *, characters: int | None = None) -> Engine:
+    """Return the engine that encodes a tokenizer's texts. The ids are those of `tokenizers` in any case.
 
-    "tokenizers" never imports `fastokens`. "fastokens" loads it at once and raises `PadfixError` where it is not
-    installed or gives other ids than `tokenizers` on the probe. "auto" takes it where it is installed, has proven
-    itself for this very tokenizer, and the work ahead (or the characters so far, where the work is not known) is
-    above `BREAK_EVEN`; until then, and everywhere else, `tokenizers` encodes. The ids are the same.
+    The verdict of the probe is kept in `$XDG_CACHE_HOME/llama_padfix/engines`. In addition a sample of the first texts
+    is compared in each process, and one text in 1,000 after that.
 
-    The verdict of the probe is kept in `$XDG_CACHE_HOME/llama_padfix/engines`; a sample of the first texts is
-    compared in each process, and one text in 1,000 after that.
+    Args:
+        tokenizer: A Hugging Face tokenizer.
+        engine: "tokenizers" never imports `fastokens`. "fastokens" loads it at once. "auto" loads it where it is
+            installed, gave the same ids on the probe, and the work ahead is above `BREAK_EVEN`; until then, and
+            everywhere else, `tokenizers` encodes.
+        characters: The work ahead; None where it is not known, so that the characters so far are counted.
+
+    Raises:
+        PadfixError: `engine` is "fastokens", which is not installed or gives other ids than `tokenizers` on the probe;
+            or `engine` is unknown.
     """
     if engine not in ("auto", "tokenizers", "fastokens"):
         raise PadfixError(f"engine={engine!r} is not known. Use one of: 'auto', 'tokenizers', 'fastokens'.")
@@ -208,22 +216,22 @@ def _compare_sample(fast: Encode, exact: Encode, texts: Sequence[str]) -> str:
     return describe_difference(sample, fast(sample), exact(sample))
 
 
-def _compare_places(found: Ids, exact: Encode, texts: Sequence[str], places: Sequence[int]) -> str:
-    """Compare the texts at some places, as they were encoded among all others."""
+def _compare_places(found: FlatIds, exact: Encode, texts: Sequence[str], places: Sequence[int]) -> str:
+    """Compare some texts, as they were encoded among all others."""
     if not places:
         return ""
-    import numpy
+    import numpy as np
 
     ids, lengths = found
     ends = lengths.cumsum()
     checked = [texts[place] for place in places]
     ours = [ids[ends[place] - lengths[place] : ends[place]] for place in places]
-    return describe_difference(checked, (numpy.concatenate(ours), lengths[places]), exact(checked))
+    return describe_difference(checked, (np.concatenate(ours), lengths[places]), exact(checked))
 
 
-def _encode_in_batches(exact: Encode, texts: Sequence[str]) -> Ids:
-    """Encode batch by batch: `tokenizers` keeps some 100 bytes a token until a batch is done."""
-    import numpy
+def _encode_in_batches(exact: Encode, texts: Sequence[str]) -> FlatIds:
+    """Encode batch by batch, because `tokenizers` holds about 100 bytes a token until a batch is done."""
+    import numpy as np
 
     parts, start, characters = [], 0, 0
     for place, text in enumerate(texts):
@@ -234,11 +242,11 @@ def _encode_in_batches(exact: Encode, texts: Sequence[str]) -> Ids:
     parts.append(exact(texts[start:]))
     if len(parts) == 1:
         return parts[0]
-    return numpy.concatenate([ids for ids, _ in parts]), numpy.concatenate([lengths for _, lengths in parts])
+    return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
 
 
-def _read_settings(tokenizer: Any) -> object:
-    """Return what changes when the tokenizer is made to give other ids."""
+def _read_settings(tokenizer: TokenizerLike) -> object:
+    """Return a value that differs once a change of the tokenizer may change its ids."""
     backend = find_backend(tokenizer)
     if backend is None:
         return None
@@ -252,18 +260,17 @@ def _read_settings(tokenizer: Any) -> object:
     )
 
 
-def _make_exact(tokenizer: Any) -> Encode:
-    """Return the exact way: a copy of the backend that shares its vocabulary and neither cuts nor pads."""
+def _make_exact_encoder(tokenizer: TokenizerLike) -> Encode:
+    """Return the encoder with `tokenizers`: a copy of the backend that neither truncates nor pads."""
     backend = find_backend(tokenizer)
     if backend is None:
-        return partial(_encode_plainly, tokenizer)
-    copied = copy_backend(backend)
-    return partial(_encode_with, copied)
+        return partial(_encode_one_by_one, tokenizer)
+    return partial(_encode_with, copy_backend(backend))
 
 
-def _encode_with(backend: Any, texts: Sequence[str]) -> Ids:
-    # With TOKENIZERS_PARALLELISM=true a forked process waits forever for threads that it did not inherit.
-    alone = _forked and os.environ.get("TOKENIZERS_PARALLELISM", "").lower() not in _NOT_PARALLEL
+def _encode_with(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> FlatIds:
+    # With TOKENIZERS_PARALLELISM=true a forked process would wait forever for threads that it did not inherit.
+    alone = _Process.forked and os.environ.get("TOKENIZERS_PARALLELISM", "").lower() not in _NOT_PARALLEL
     encode_batch = getattr(backend, "encode_batch_fast", backend.encode_batch)  # without offsets; from 0.20 on
     for text in texts:
         if not text.isascii():
@@ -275,14 +282,14 @@ def _encode_with(backend: Any, texts: Sequence[str]) -> Ids:
     return _join([encoding.ids for encoding in encodings])
 
 
-def _encode_plainly(tokenizer: Any, texts: Sequence[str]) -> Ids:
+def _encode_one_by_one(tokenizer: TokenizerLike, texts: Sequence[str]) -> FlatIds:
     with preserve_backend_state(tokenizer):
         return _join([encode_raw(tokenizer, text) for text in texts])
 
 
-def _join(rows: Sequence[Sequence[int]]) -> Ids:
-    import numpy
+def _join(rows: Sequence[Sequence[int]]) -> FlatIds:
+    import numpy as np
 
-    lengths = numpy.fromiter(map(len, rows), numpy.int64, len(rows))
-    arrays = [numpy.array(row, numpy.int32) for row in rows]
-    return numpy.concatenate(arrays) if arrays else numpy.empty(0, numpy.int32), lengths
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    arrays = [np.array(row, np.int32) for row in rows]
+    return np.concatenate(arrays) if arrays else np.empty(0, np.int32), lengths

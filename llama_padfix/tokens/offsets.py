@@ -6,34 +6,49 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, starmap
 from operator import ge
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.byte_level import read_byte_level, read_sentencepiece
 from llama_padfix.tokens.calls import tokenize_raw
 
-__all__ = ["Encoded", "Span", "encode_spans", "is_trimmed", "place_spans", "read_offsets", "require_fast"]
+if TYPE_CHECKING:
+    import tokenizers
 
-Span = tuple[int, int]
+    from llama_padfix.core.types import TokenizerLike
+
+StartEnd = tuple[int, int]
+"""A range of characters or of tokens: start inclusive, end exclusive."""
 
 _BATCH = 1000  # rows in one call of the tokenizer
 _PROBE = " a  b \n\n c"
 
 
-class Encoded(NamedTuple):
-    """The ids of a text, the (first, last) tokens of its spans, and the number of tokens up to each span's end."""
+class EncodedText(NamedTuple):
+    """The ids of a text and the tokens of its spans."""
 
     ids: list[int]
-    places: list[Span]
+    places: list[StartEnd]
+    """The tokens inside each span; spans that touch are one."""
     ends: list[int]
+    """The number of tokens up to the end of each span."""
 
 
-def encode_spans(tokenizer: Any, texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> Iterator[Encoded]:
-    """Yield each text encoded, with the tokens that lie inside its spans of characters; nothing added, nothing cut.
+def encode_spans(
+    tokenizer: TokenizerLike, texts: Sequence[str], spans: Sequence[Sequence[StartEnd]]
+) -> Iterator[EncodedText]:
+    """Yield each text encoded, without additions or truncation, with the tokens that lie inside its spans.
 
-    The spans of a text are disjoint and in order; see `place_spans`. Where the tokenizer gives offsets that leave out
-    characters (white space in old releases, or with `trim_offsets`), they are counted from the tokens' own bytes.
-    Raises `PadfixError` where those are not the text's.
+    Where the tokenizer's offsets leave out characters (white space in old releases, or with `trim_offsets`), they are
+    counted from the bytes of the tokens.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        texts: The texts.
+        spans: For each text its spans of characters, disjoint and in order; see `place_spans`.
+
+    Raises:
+        PadfixError: The offsets cannot be relied on, and the bytes of the tokens are not those of the text.
     """
     if not texts:
         return
@@ -41,51 +56,55 @@ def encode_spans(tokenizer: Any, texts: Sequence[str], spans: Sequence[Sequence[
     for first in range(0, len(texts), _BATCH):
         batch = list(texts[first : first + _BATCH])
         encoding = tokenize_raw(tokenizer, batch)
-        for text, wanted, ids, found in zip(
+        for text, text_spans, ids, found in zip(
             batch, spans[first : first + _BATCH], encoding["input_ids"], encoding.encodings, strict=True
         ):
-            places = None if trimmed else _place_at_edges(found, wanted, len(ids))
+            places = None if trimmed else _place_at_edges(found, text_spans, len(ids))
             if places is None:
-                yield place_spans(ids, read_offsets(tokenizer, ids, found.offsets, text, trimmed), wanted)
+                yield place_spans(ids, read_offsets(tokenizer, ids, found.offsets, text, trimmed), text_spans)
             else:
-                yield Encoded(ids, places, [last for _, last in places])
+                yield EncodedText(ids, places, [last for _, last in places])
 
 
-def place_spans(ids: list[int], offsets: Sequence[Span], spans: Sequence[Span]) -> Encoded:
-    """Return which tokens lie inside each of the spans of characters, which are disjoint and in order.
+def place_spans(ids: list[int], offsets: Sequence[StartEnd], spans: Sequence[StartEnd]) -> EncodedText:
+    """Return which tokens lie inside each span of characters.
 
-    `offsets` are the (start, end) characters of each token. A token that reaches over the edge of a span lies outside;
-    spans that touch count as one.
+    A token that reaches over the edge of a span lies outside; spans that touch count as one.
+
+    Args:
+        ids: The tokens of a text.
+        offsets: The characters of each token.
+        spans: Ranges of characters, disjoint and in order.
     """
-    joined: list[Span] = []
+    joined: list[StartEnd] = []
     for start, end in spans:
         if joined and joined[-1][1] == start:
             start = joined.pop()[0]
         joined.append((start, end))
-    places: list[Span] = []
+    places: list[StartEnd] = []
     for start, end in joined:
         first = bisect_left(offsets, (start, -1))
         last = bisect_left(offsets, (end, -1), first)
         while last > first and offsets[last - 1][1] > end:
             last -= 1
         places.append((first, last))
-    return Encoded(ids, places, [bisect_right(offsets, end, key=lambda offset: offset[1]) for _, end in spans])
+    return EncodedText(ids, places, [bisect_right(offsets, end, key=lambda offset: offset[1]) for _, end in spans])
 
 
-def _place_at_edges(found: Any, spans: Sequence[Span], length: int) -> list[Span] | None:
-    """Return the tokens of each span, looked up at its two edges; None where no token's edge is there.
+def _place_at_edges(found: tokenizers.Encoding, spans: Sequence[StartEnd], length: int) -> list[StartEnd] | None:
+    """Return the tokens of each span, looked up at its two edges; None where no token begins or ends there.
 
-    Reading all offsets of a row out of the backend costs as much as encoding it.
+    Reading all offsets of a row from the backend would cost as much as encoding it.
     """
-    places: list[Span] = []
+    places: list[StartEnd] = []
     for start, end in spans:
         if start == end:
             return None
         first, last = found.char_to_token(start), found.char_to_token(end - 1)
         if first is None or last is None:
             return None
-        inner = (found.token_to_chars(first), found.token_to_chars(last))
-        if None in inner or inner[0][0] != start or inner[1][1] != end:
+        left, right = found.token_to_chars(first), found.token_to_chars(last)
+        if left is None or right is None or left[0] != start or right[1] != end:
             return None
         for place, before in ((first - 1, True), (last + 1, False)):  # without width it may lie on either side
             if 0 <= place < length:
@@ -96,14 +115,14 @@ def _place_at_edges(found: Any, spans: Sequence[Span], length: int) -> list[Span
     return places
 
 
-def is_trimmed(tokenizer: Any) -> bool:
-    """Tell whether the tokenizer's offsets leave out characters."""
+def is_trimmed(tokenizer: TokenizerLike) -> bool:
+    """Return True if the tokenizer's offsets leave out characters."""
     require_fast(tokenizer)
-    return not _tiles(tokenize_raw(tokenizer, [_PROBE]).encodings[0].offsets, len(_PROBE))
+    return not _cover_text(tokenize_raw(tokenizer, [_PROBE]).encodings[0].offsets, len(_PROBE))
 
 
-def require_fast(tokenizer: Any) -> None:
-    """Raise `PadfixError` for a tokenizer that cannot say which characters a token covers."""
+def require_fast(tokenizer: TokenizerLike) -> None:
+    """Raise `PadfixError` for a tokenizer without offsets, the characters that each token covers."""
     if not getattr(tokenizer, "is_fast", False):
         raise PadfixError(
             f"{type(tokenizer).__name__} does not say which characters a token covers, so the "
@@ -112,25 +131,25 @@ def require_fast(tokenizer: Any) -> None:
 
 
 def read_offsets(
-    tokenizer: Any, ids: Sequence[int], offsets: Sequence[Span], text: str, trimmed: bool
-) -> Sequence[Span]:
+    tokenizer: TokenizerLike, ids: Sequence[int], offsets: Sequence[StartEnd], text: str, trimmed: bool
+) -> Sequence[StartEnd]:
     """Return the span of characters of each token; counted by its bytes where the offsets cannot be relied on."""
     return _count_bytes(tokenizer, ids, text) if trimmed or any(starmap(ge, offsets)) else offsets
 
 
-def _tiles(offsets: Sequence[tuple[int, int]], length: int) -> bool:
-    """Tell whether tokens lie side by side from the first character to the last, none without width."""
+def _cover_text(offsets: Sequence[StartEnd], length: int) -> bool:
+    """Return True if tokens lie side by side from the first character to the last, none without width."""
     edges = [(0, 0), *offsets, (length, length)]
     return all(start < end for start, end in offsets) and all(right[0] <= left[1] for left, right in pairwise(edges))
 
 
-def _count_bytes(tokenizer: Any, ids: Sequence[int], text: str) -> list[tuple[int, int]]:
-    """Return the characters that each token covers, by the bytes that it stands for.
+def _count_bytes(tokenizer: TokenizerLike, ids: Sequence[int], text: str) -> list[StartEnd]:
+    """Return the characters that each token covers, counted by its bytes.
 
-    Proven by the bytes of all tokens, which joined must be the text. Tokens of byte-level BPE are read, and those of
-    SentencePiece with its byte fallback.
+    The joined bytes of all tokens must be those of the text. Tokens of byte-level BPE can be read, and those of
+    SentencePiece with byte fallback.
     """
-    wanted = text.encode()
+    encoded = text.encode()
     added = {token_id: token.content.encode() for token_id, token in tokenizer.added_tokens_decoder.items()}
     tokens = tokenizer.convert_ids_to_tokens(list(ids))
     for read in (read_byte_level, read_sentencepiece):
@@ -141,7 +160,7 @@ def _count_bytes(tokenizer: Any, ids: Sequence[int], text: str) -> list[tuple[in
             continue
         joined = b"".join(piece or b"" for piece in pieces)
         for prefix in (b"", b" "):  # SentencePiece may put a space in front of a text
-            if joined == prefix + wanted and all(pieces):
+            if joined == prefix + encoded and all(pieces):
                 return _to_characters([len(piece or b"") for piece in pieces], len(prefix), text)
     raise PadfixError(
         "The tokenizer does not say which characters its tokens cover (offsets without width, or without white "
@@ -149,10 +168,10 @@ def _count_bytes(tokenizer: Any, ids: Sequence[int], text: str) -> list[tuple[in
     )
 
 
-def _to_characters(lengths: Sequence[int], skipped: int, text: str) -> list[tuple[int, int]]:
-    """Turn the lengths of tokens in bytes, of which the first ones are `skipped`, into (start, end) of characters."""
+def _to_characters(lengths: Sequence[int], skipped: int, text: str) -> list[StartEnd]:
+    """Turn the lengths of tokens in bytes, the first `skipped` bytes not the text's, into ranges of characters."""
     places = range(len(text)) if text.isascii() else [n for n, char in enumerate(text) for _ in char.encode()]
-    offsets: list[tuple[int, int]] = []
+    offsets: list[StartEnd] = []
     position = -skipped
     for length in lengths:
         end = position + length

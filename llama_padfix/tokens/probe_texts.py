@@ -1,4 +1,4 @@
-"""Texts that tokenizers stumble over: what a fast engine must get right before it is taken."""
+"""Texts that are hard to tokenize: a fast engine must give the same ids for them before it is used."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import hashlib
 from collections.abc import Iterable
 from functools import cache
 from itertools import pairwise
-
-__all__ = ["hash_probe_texts", "make_probe_texts"]
 
 _TOKENS = 48  # added tokens that are written among other characters; each one is written beside the others
 
@@ -128,7 +126,7 @@ _CONTROL = (
 
 
 def make_probe_texts(added_tokens: Iterable[str]) -> list[str]:
-    """Return some 200 texts of all scripts and habits, alone and joined, with a tokenizer's added tokens among them.
+    """Return about 200 texts of many scripts and formats, alone and joined, and with a tokenizer's added tokens.
 
     About 120,000 characters for Llama 3; the same for the same tokens.
     """
@@ -148,5 +146,5 @@ def make_probe_texts(added_tokens: Iterable[str]) -> list[str]:
 
 @cache
 def hash_probe_texts() -> str:
-    """Return the SHA-256 of the probe, its own texts and the way it writes added tokens."""
+    """Return the SHA-256 of the probe texts, for two added tokens."""
     return hashlib.sha256("\0".join(make_probe_texts(["<a>", "<b>"])).encode()).hexdigest()

@@ -5,69 +5,79 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.tokens.backend import share_vocabulary
 from llama_padfix.tokens.calls import tokenize_raw
 from llama_padfix.tokens.control import find_control_text
-from llama_padfix.tokens.offsets import Encoded, Span, is_trimmed, place_spans, read_offsets, require_fast
+from llama_padfix.tokens.offsets import EncodedText, StartEnd, is_trimmed, place_spans, read_offsets, require_fast
 
-__all__ = ["TextBackend", "encode_around", "make_text_backend"]
-# What stands before a piece of text in place of the token that did; private-use characters of no other meaning.
+if TYPE_CHECKING:
+    import tokenizers
+
+    from llama_padfix.core.types import TokenizerLike
+
+
+# Stands for the token in front of a piece of text; private-use characters of no other meaning.
 _ANCHOR = "\U0010fffdllama-padfix\U0010fffc"
 
 
 class TextBackend(NamedTuple):
-    """A `tokenizers.Tokenizer` to which some tokens are text; `known` holds the true ids of added tokens it keeps."""
+    """A backend that encodes some of its tokenizer's added tokens as text."""
 
-    backend: Any
-    known: Mapping[int, int]
+    backend: tokenizers.Tokenizer
+    true_ids: Mapping[int, int]
+    """The tokenizer's id of each added token that is kept, by the backend's."""
     forbidden: frozenset[int]
+    """The ids of the tokens that are text."""
 
 
-def make_text_backend(tokenizer: Any, tokens: Sequence[str]) -> TextBackend:
-    """Return the tokenizer's backend, vocabulary shared, without these added tokens: they are encoded as text.
+def make_text_backend(tokenizer: TokenizerLike, tokens: Sequence[str]) -> TextBackend:
+    """Return a backend that encodes these added tokens as text; `split_special_tokens` does so for special ones only.
 
-    `split_special_tokens` does so for special tokens alone. Raises `PadfixError` for a tokenizer without a backend.
+    Raises:
+        PadfixError: The tokenizer is not a fast one.
     """
-    from tokenizers import AddedToken, Tokenizer
+    from tokenizers import AddedToken
 
     require_fast(tokenizer)
     backend = tokenizer.backend_tokenizer
-    bare = Tokenizer(backend.model)
-    for name in ("normalizer", "pre_tokenizer"):
-        if getattr(backend, name) is not None:
-            setattr(bare, name, getattr(backend, name))
-    added = sorted(backend.get_added_tokens_decoder().items())
-    for special in (False, True):
-        kept = [token for _, token in added if token.content not in tokens and token.special is special]
-        (bare.add_special_tokens if special else bare.add_tokens)(kept)
-    bare.add_special_tokens([AddedToken(_ANCHOR, special=True, normalized=False)])
-    true = {token.content: token_id for token_id, token in added}
-    known = {int(bare.token_to_id(name) or 0): token_id for name, token_id in true.items() if name not in tokens}
-    forbidden = {true[token] for token in tokens if token in true} - {tokenizer.unk_token_id}
-    return TextBackend(bare, known, frozenset(forbidden))
+    copied = share_vocabulary(backend, without=tokens)
+    copied.add_special_tokens([AddedToken(_ANCHOR, special=True, normalized=False)])
+    ids = {token.content: token_id for token_id, token in backend.get_added_tokens_decoder().items()}
+    true_ids = {int(copied.token_to_id(name) or 0): token_id for name, token_id in ids.items() if name not in tokens}
+    forbidden = {ids[token] for token in tokens if token in ids} - {tokenizer.unk_token_id}
+    return TextBackend(copied, true_ids, frozenset(forbidden))
 
 
 def encode_around(
-    tokenizer: Any,
+    tokenizer: TokenizerLike,
     text: str,
-    spelled: Sequence[Span],
+    spelled: Sequence[StartEnd],
     tokens: tuple[str, ...],
     text_backend: TextBackend,
-    spans: Sequence[Span],
-) -> Encoded:
-    """Return a text encoded as `encode_spans` does, but that what is `spelled` is text, whatever it looks like.
+    spans: Sequence[StartEnd],
+) -> EncodedText:
+    """Encode a text as `encode_spans` does, but spelled control tokens as text.
 
-    `spelled` are the (start, end) characters that only look like one of the `tokens`, to which `text_backend` is
-    blind. A stretch between two true tokens that holds such characters is encoded by it, all else as ever. Raises
-    `PadfixError` where the vocabulary itself makes the token of the text.
+    Args:
+        tokenizer: A fast tokenizer.
+        text: A rendered conversation.
+        spelled: The (start, end) characters that spell one of the `tokens`, in order.
+        tokens: All control tokens and tags.
+        text_backend: From `make_text_backend(tokenizer, tokens)`. It encodes the stretches between two true tokens
+            that hold a spelled one; the tokenizer encodes everything else.
+        spans: The (start, end) characters to find in the ids.
+
+    Raises:
+        PadfixError: The vocabulary itself makes the token of the text, or the text holds the anchor.
     """
     if _ANCHOR in text:
         raise PadfixError("A message holds the private mark of llama-padfix beside control tokens. Remove the mark.")
     trimmed = is_trimmed(tokenizer)
     ids: list[int] = []
-    offsets: list[Span] = []
+    offsets: list[StartEnd] = []
 
     def add(start: int, end: int, as_text: bool) -> None:
         piece = text[start:end]
@@ -92,8 +102,10 @@ def encode_around(
     return place_spans(ids, offsets, spans)
 
 
-def _find_stretches(tokenizer: Any, text: str, spelled: Sequence[Span], tokens: tuple[str, ...]) -> Iterator[Span]:
-    """Yield the stretches between true tokens that spell a token, without the white space that a token takes."""
+def _find_stretches(
+    tokenizer: TokenizerLike, text: str, spelled: Sequence[StartEnd], tokens: tuple[str, ...]
+) -> Iterator[StartEnd]:
+    """Yield the stretches between true tokens that spell a token, without the white space that belongs to a token."""
     masked, last = [], 0
     for start, end in spelled:
         masked += [text[last:start], "\0" * (end - start)]
@@ -111,18 +123,18 @@ def _find_stretches(tokenizer: Any, text: str, spelled: Sequence[Span], tokens: 
         yield begin, finish
 
 
-def _encode_as_text(text_backend: TextBackend, piece: str, behind: bool) -> tuple[list[int], list[Span]]:
-    """Encode text in which the backend's missing tokens are text, `behind` another token or as a beginning.
+def _encode_as_text(text_backend: TextBackend, piece: str, behind: bool) -> tuple[list[int], list[StartEnd]]:
+    """Encode text in which the backend's missing tokens are text, `behind` another token or at the start.
 
-    SentencePiece puts a space before a text's beginning, or before each piece: so the anchor stands for the token.
+    SentencePiece puts a space before the start of a text, or before each piece, so the anchor stands for that token.
     """
     found = text_backend.backend.encode((_ANCHOR if behind else "") + piece, add_special_tokens=False)
     skipped = 1 if behind else 0
-    ids = [text_backend.known.get(token_id, token_id) for token_id in found.ids[skipped:]]
+    ids = [text_backend.true_ids.get(token_id, token_id) for token_id in found.ids[skipped:]]
     if not text_backend.forbidden.isdisjoint(ids):
         raise PadfixError(
             "The tokenizer's vocabulary makes a control token of a message's text even where it is read as text. "
             "Remove the control token from the message's content."
         )
-    gone = len(_ANCHOR) if behind else 0
-    return ids, [(max(left - gone, 0), max(right - gone, 0)) for left, right in found.offsets[skipped:]]
+    offset = len(_ANCHOR) if behind else 0
+    return ids, [(max(left - offset, 0), max(right - offset, 0)) for left, right in found.offsets[skipped:]]

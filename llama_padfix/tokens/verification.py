@@ -1,4 +1,4 @@
-"""Whether a fast engine gives the ids of `tokenizers`: which texts are compared, and the verdicts that are kept."""
+"""The verification of a fast engine against `tokenizers`: the texts to compare, and the verdicts that are kept."""
 
 from __future__ import annotations
 
@@ -11,28 +11,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.tokens.probe_texts import hash_probe_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy
+    from llama_padfix.core.types import IdArray, LongArray
 
-    Ids = tuple[numpy.ndarray[Any, numpy.dtype[numpy.int32]], numpy.ndarray[Any, numpy.dtype[numpy.int64]]]
-    Encode = Callable[[Sequence[str]], Ids]
-
-__all__ = [
-    "EngineKey",
-    "choose_places",
-    "choose_sample",
-    "describe_difference",
-    "find_verdict",
-    "keep_verdict",
-    "make_engine_key",
-    "proof_path",
-]
+    FlatIds = tuple[IdArray, LongArray]  # of texts: all ids one after another, and the number of ids of each text
+    Encode = Callable[[Sequence[str]], FlatIds]
 
 _REASON = 300  # characters of a verdict
 _SHOWN = 80  # characters of a text in a warning
@@ -40,12 +29,10 @@ _SHOWN = 80  # characters of a text in a warning
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What a verdict is about: one tokenizer, the versions of both packages, and the probe.
-
-    `tokenizer` is the SHA-256 in hex of what the fast engine is made of.
-    """
+    """What a verdict is about: one tokenizer, the versions of both packages, and the probe."""
 
     tokenizer: str
+    """The SHA-256 in hex of the JSON from which the fast engine is made."""
     split_special_tokens: bool
     fastokens: str
     tokenizers: str
@@ -53,7 +40,7 @@ class EngineKey:
 
 
 def make_engine_key(source: str, split_special_tokens: bool) -> EngineKey:
-    """Return what a verdict on the tokenizer of this JSON is about."""
+    """Return the key of a verdict on the tokenizer that this JSON describes."""
     return EngineKey(
         tokenizer=hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
         split_special_tokens=split_special_tokens,
@@ -63,32 +50,37 @@ def make_engine_key(source: str, split_special_tokens: bool) -> EngineKey:
     )
 
 
-# Verdicts of this process, so that none is asked for again where the folder cannot be written.
+# The verdicts of this process, which hold where the cache folder cannot be written. Engines share them, so that each
+# tokenizer is probed once; an entry is valid in a forked process too.
 _known: dict[EngineKey, str] = {}
 
 
-def find_verdict(subject: EngineKey) -> str | None:
-    """Return why the fast engine is not used, "" where it has proven itself, None where nothing is known yet."""
-    if subject in _known:
-        return _known[subject]
+def find_verdict(key: EngineKey) -> str | None:
+    """Return why the fast engine is not used, "" where it gave the same ids, None without a verdict."""
+    if key in _known:
+        return _known[key]
     try:
-        kept = json.loads(proof_path(subject).read_text(encoding="utf-8"))
-        if EngineKey(**kept["subject"]) == subject and isinstance(kept["difference"], str):
+        kept = json.loads(verdict_path(key).read_text(encoding="utf-8"))
+        if EngineKey(**kept["subject"]) == key and isinstance(kept["difference"], str):
             return str(kept["difference"])
     except (OSError, RuntimeError, ValueError, KeyError, TypeError):
         pass  # no verdict, or none that this version can read
     return None
 
 
-def keep_verdict(subject: EngineKey, difference: str) -> None:
+def keep_verdict(key: EngineKey, difference: str) -> None:
     """Keep a verdict for this process, and for later ones where the cache folder can be written.
 
-    `difference` is "" where none was found. The file is written whole or not at all. It holds no text of the user's.
+    The file is written whole or not at all. It holds none of the user's texts.
+
+    Args:
+        key: What the verdict is about.
+        difference: The difference that was found, "" for none.
     """
-    _known[subject] = difference[:_REASON]
-    record = json.dumps({"subject": asdict(subject), "difference": difference[:_REASON]}, indent=1)
+    _known[key] = difference[:_REASON]
+    record = json.dumps({"subject": asdict(key), "difference": difference[:_REASON]}, indent=1)
     with contextlib.suppress(OSError, RuntimeError):
-        path = proof_path(subject)
+        path = verdict_path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         try:
@@ -100,17 +92,17 @@ def keep_verdict(subject: EngineKey, difference: str) -> None:
             raise
 
 
-def proof_path(subject: EngineKey) -> Path:
-    """Return the file of a verdict: below `$XDG_CACHE_HOME`, or `~/.cache`."""
+def verdict_path(key: EngineKey) -> Path:
+    """Return the file of a verdict, below `$XDG_CACHE_HOME` or `~/.cache`."""
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    name = hashlib.sha256(json.dumps(asdict(subject), sort_keys=True).encode()).hexdigest()[:32]
+    name = hashlib.sha256(json.dumps(asdict(key), sort_keys=True).encode()).hexdigest()[:32]
     return Path(root) / "llama_padfix" / "engines" / f"{name}.json"
 
 
 def choose_places(first: int, count: int, period: int) -> list[int]:
-    """Return which of `count` texts are compared, the first of them being the `first` that was seen.
+    """Return which of `count` texts to compare, after `first` earlier ones.
 
-    One of each `period`, at another place in each of them, so that no regularity of the data hides from it.
+    One text of each `period`, at another place in each, so that no regularity of the data can hide a difference.
     """
     places = []
     for block in range(first // period, (first + count - 1) // period + 1):
@@ -121,7 +113,7 @@ def choose_places(first: int, count: int, period: int) -> list[int]:
 
 
 def choose_sample(texts: Sequence[str], count: int, characters: int) -> list[str]:
-    """Return up to `count` texts spread over all of them, the first `characters` of them together."""
+    """Return up to `count` texts spread over all of them, up to `characters` characters together."""
     step = max(len(texts) // count, 1)
     sample: list[str] = []
     for text in texts[::step][:count]:
@@ -132,12 +124,12 @@ def choose_sample(texts: Sequence[str], count: int, characters: int) -> list[str
     return sample
 
 
-def describe_difference(texts: Sequence[str], ours: Ids, theirs: Ids) -> str:
-    """Return what the first text is to which two engines give other ids, "" where all agree."""
-    import numpy
+def describe_difference(texts: Sequence[str], ours: FlatIds, theirs: FlatIds) -> str:
+    """Return a description of the first text to which two engines give different ids, "" where there is none."""
+    import numpy as np
 
     (ids, lengths), (other_ids, other_lengths) = ours, theirs
-    if numpy.array_equal(lengths, other_lengths) and numpy.array_equal(ids, other_ids):
+    if np.array_equal(lengths, other_lengths) and np.array_equal(ids, other_ids):
         return ""
     if len(lengths) != len(texts):
         return f"it gave {len(lengths)} results for {len(texts)} texts"
@@ -145,7 +137,7 @@ def describe_difference(texts: Sequence[str], ours: Ids, theirs: Ids) -> str:
     for text, length, other_length in zip(texts, lengths.tolist(), other_lengths.tolist(), strict=True):
         start, other_start, end, other_end = end, other_end, end + length, other_end + other_length
         mine, right = ids[start:end], other_ids[other_start:other_end]
-        if not numpy.array_equal(mine, right):
+        if not np.array_equal(mine, right):
             same = next((n for n, (one, two) in enumerate(zip(mine, right, strict=False)) if one != two), 0)
             shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} ... {text[-_SHOWN // 2 :]}"
             return (

@@ -367,7 +367,7 @@ def test_a_verdict_is_kept_and_read(cache: Path, monkeypatch: pytest.MonkeyPatch
 
     forget()
     with monkeypatch.context() as patched:
-        patched.setattr(fast_engine, "make_probe", no_probe)
+        patched.setattr(fast_engine, "make_probe_texts", no_probe)
         assert choose_engine(tokenizer, "fastokens").name == "fastokens"
     forget()
     kept.write_text(json.dumps({**record, "difference": "it was wrong once"}), encoding="utf-8")

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.tokens.control import find_rewritable, find_rewritten
-from llama_padfix.tokens.offsets import Encoded, encode_spans, place_spans
+from llama_padfix.tokens.offsets import EncodedText, encode_spans, place_spans
 from llama_padfix.tokens.spelled import _ANCHOR, encode_around, make_text_backend
 from tests.conftest import fresh_tokenizer
 from tests.support.conversations import rows_for, say, shared
@@ -37,7 +37,7 @@ def spans_in(text: str) -> list[list[tuple[int, int]]]:
     ]
 
 
-def told(made: Encoded) -> tuple[list[int], list[int], list[int]]:
+def told(made: EncodedText) -> tuple[list[int], list[int], list[int]]:
     """The ids, the places of all tokens inside a span, and the ends."""
     return made.ids, [place for first, last in made.places for place in range(first, last)], made.ends
 

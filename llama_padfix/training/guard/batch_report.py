@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.diagnose import diagnose
-from llama_padfix.doctor.observe.rows import is_batch
+from llama_padfix.encoding.sources import is_batch
 from llama_padfix.training.guard.incident import MicroBatch
 from llama_padfix.view.batch_text import show_batch
 from llama_padfix.view.mask_view import view_mask

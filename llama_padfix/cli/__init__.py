@@ -1,0 +1,50 @@
+"""The command `llama-padfix`: one file a subcommand, each with `add_parser(commands)` and `run(options)`.
+
+`doctor` (with `environment`), `mask`, `explain`, `checks`, `memory`, `demo`; what they share is in `arguments`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from llama_padfix import PadfixError, __version__
+from llama_padfix.cli import checks, demo, doctor, explain, mask, memory
+from llama_padfix.core.text import plain
+
+_SUBCOMMANDS = (doctor, mask, explain, checks, memory, demo)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What follows the command's name; None for `sys.argv`.
+
+    Returns:
+        The exit status: 0 done and clean, 1 findings, 2 could not run.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # characters that an ASCII terminal cannot print
+    parser = argparse.ArgumentParser(prog="llama-padfix", description="Make chat models fine-tune right.")
+    parser.add_argument("--version", action="version", version=f"llama-padfix {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for subcommand in _SUBCOMMANDS:
+        subcommand.add_parser(commands)
+    options = parser.parse_args(arguments)
+    try:
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
+    except PadfixError as error:
+        print(f"llama-padfix: {error}", file=sys.stderr)
+    except BrokenPipeError:  # the reader, such as `head`, closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except Exception as error:  # Python's own exit status, 1, would mean findings
+        print(f"llama-padfix: {type(error).__name__}: {plain(error)}", file=sys.stderr)
+        print("This is a fault of llama-padfix or of the files; please report it.", file=sys.stderr)
+    return 2

@@ -1,0 +1,86 @@
+"""`llama-padfix doctor`: check a saved folder and its data, and write a fixed copy."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from llama_padfix import PadfixError, Report, diagnose, heal_folder
+from llama_padfix.cli.arguments import Commands, add_command, names, row_count, status_of
+from llama_padfix.cli.environment import check_environment
+from llama_padfix.core.text import plain
+from llama_padfix.doctor.observe.files import open_rows
+from llama_padfix.doctor.observe.folder import fetch_folder
+from llama_padfix.doctor.report_formats import as_github, as_text, print_rich, summarize
+from llama_padfix.doctor.runner import select_checks
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the subcommand."""
+    parser = add_command(
+        commands,
+        "doctor",
+        help="say what is wrong with a saved folder and its data",
+        description="Exit status: 0 nothing above a note, 1 findings, 2 could not run. No weight is loaded.",
+        examples=("doctor out --data train.jsonl", "doctor out --fix fixed", "doctor --environment"),
+    )
+    parser.add_argument("target", metavar="MODEL_OR_FOLDER", nargs="?", help="what a run saved, or a name on the hub")
+    parser.add_argument(
+        "--environment", action="store_true", help="look at the installed versions, and at nothing else"
+    )
+    parser.add_argument("--data", metavar="FILE", help="rows to look at, encoded or not: .jsonl, .json or .parquet")
+    parser.add_argument("--format", choices=("text", "json", "github"), default="text", help="of what is printed")
+    parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    parser.add_argument("--html", metavar="FILE", help="also write a page")
+    parser.add_argument("--select", metavar="C,..", type=names, help="only these codes, beginnings or names")
+    parser.add_argument("--ignore", metavar="C,..", type=names, help="all but these")
+    parser.add_argument("--max-rows", metavar="N", type=row_count, default=1000, help="rows to sample, or all (1000)")
+    parser.add_argument("--fix", metavar="OUT", help="write a healed copy of the settings into a new folder")
+    parser.add_argument("--unsafe", action="store_true", help="with --fix: also change the class, ids, a template")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check the target; return the exit status."""
+    if options.environment:
+        return check_environment(options)
+    if options.target is None:
+        raise PadfixError(
+            "Nothing is named to look at. llama-padfix doctor FOLDER, or: llama-padfix doctor --environment"
+        )
+    if options.unsafe and not options.fix:
+        raise PadfixError("--unsafe goes with --fix OUT: a folder is never changed in place.")
+    select_checks(options.select, options.ignore)  # an unknown code is an error before anything is loaded
+    if options.fix and Path(options.fix).exists():
+        raise PadfixError(f"{options.fix!r} exists already, and nothing is written over it. Name a new folder.")
+    rows = open_rows(options.data) if options.data else None
+    folder = fetch_folder(options.target)
+    chosen = {"select": options.select, "ignore": options.ignore}
+    settings = {**chosen, "max_rows": options.max_rows, "dataset": rows}
+    report = diagnose(folder, progress=sys.stderr.isatty(), **settings)
+    _print_report(report, options.format)
+    if options.html:
+        Path(options.html).write_text(report.to_html(), encoding="utf-8", errors="xmlcharrefreplace")
+    if options.fix:
+        repaired = heal_folder(folder, options.fix, unsafe=options.unsafe, **chosen)
+        stream = sys.stderr if options.format == "json" else sys.stdout
+        print("", *map(plain, str(repaired).splitlines()), sep="\n", file=stream)
+        report = repaired.left if rows is None else diagnose(options.fix, **settings)
+        left = [plain(finding) for finding in report.findings]
+        print(f"left: {'; '.join(left) or 'nothing'}", file=stream)
+    return status_of(report.findings)
+
+
+def _print_report(report: Report, form: str) -> None:
+    document = report.to_dict()
+    if form == "json":
+        print(report.to_json())
+    elif form == "github":
+        print(as_github(document))
+    elif importlib.util.find_spec("rich") is None or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        print(as_text(document), summarize(document), sep="\n")
+    else:
+        print_rich(document)
