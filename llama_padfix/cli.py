@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llama_padfix import __version__
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.text import plain
+from llama_padfix.core.text import printable
 from llama_padfix.doctor.check_pages import describe_check, page
 from llama_padfix.doctor.diagnose import diagnose
 from llama_padfix.doctor.facts import Facts
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except Exception as error:  # 1 would say that something was found
-        print(f"llama-padfix: {type(error).__name__}: {plain(error)}", file=sys.stderr)
+        print(f"llama-padfix: {type(error).__name__}: {printable(error)}", file=sys.stderr)
         print("This is a fault of llama-padfix or of the files; please report it.", file=sys.stderr)
     return 2
 
@@ -129,9 +129,9 @@ def _doctor(options: argparse.Namespace) -> int:
         chosen = {"select": options.select, "ignore": options.ignore}
         healed = heal_folder(folder, options.fix, unsafe=options.unsafe, **chosen)
         told = sys.stderr if options.format == "json" else sys.stdout
-        print("", *map(plain, str(healed).splitlines()), sep="\n", file=told)
+        print("", *map(printable, str(healed).splitlines()), sep="\n", file=told)
         report = healed.left if rows is None else diagnose(options.fix, **settings)
-        left = [plain(finding) for finding in report.findings]
+        left = [printable(finding) for finding in report.findings]
         print(f"left: {'; '.join(left) or 'nothing'}", file=told)
     return int(any(finding.severity != "note" for finding in report.findings))
 
@@ -154,7 +154,7 @@ def _doctor_environment(options: argparse.Namespace) -> int:
     else:
         width = max(map(len, versions), default=0)
         lines = [f"{name:<{width}}  {version}" for name, version in versions.items()]
-        lines += [plain(finding) for finding in report.findings] or ["No combination of these is known to break."]
+        lines += [printable(finding) for finding in report.findings] or ["No combination of these is known to break."]
         print(*lines, sep="\n")
     return int(any(finding.severity != "note" for finding in report.findings))
 

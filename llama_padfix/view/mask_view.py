@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.files import write_whole
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.findings import Check, Report
 from llama_padfix.doctor.observe.data import observe_data
@@ -52,7 +53,16 @@ class MaskView(MaskDocument):
 
         Raises `PadfixError` for a folder, or where the folder of the file does not exist or cannot be written to.
         """
-        return _write_whole(Path(path), self.to_html())
+        path = Path(path)
+        if path.is_dir():
+            raise PadfixError(f"{str(path)!r} is a folder. Name a file in it, such as {str(path / 'mask.html')!r}.")
+        try:
+            write_whole(path, self.to_html().encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise PadfixError(
+                f"{str(path)!r} cannot be written: {error.strerror or error}. Name a file in a folder that is there."
+            ) from error
+        return path
 
     def __str__(self) -> str:
         quiet = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
@@ -146,26 +156,3 @@ def _markers_or_none(tokenizer: Any) -> Any:
         return find_markers(tokenizer)
     except PadfixError:
         return None  # no template, or turns without ids of their own: the checks that need them are skipped
-
-
-def _write_whole(path: Path, text: str) -> Path:
-    """Write a file beside its place and put it there; what is no file (a pipe, /dev/stdout) is written into."""
-    data = text.encode("utf-8", "backslashreplace")
-    if path.is_dir():
-        raise PadfixError(f"{str(path)!r} is a folder. Name a file in it, such as {str(path / 'mask.html')!r}.")
-    place = path.resolve()  # where a link points to, so that the link stays one
-    beside = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    try:
-        if place.exists() and not place.is_file():
-            place.write_bytes(data)
-            return path
-        try:
-            beside.write_bytes(data)
-            beside.replace(place)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise PadfixError(
-            f"{str(path)!r} cannot be written: {error.strerror or error}. Name a file in a folder that is there."
-        ) from error
-    return path

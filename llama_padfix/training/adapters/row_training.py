@@ -10,7 +10,7 @@ from typing import Any
 
 from llama_padfix.core.compat import ties_saved_copies, trains_rows_of_heads, trains_single_rows
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.core.hf_objects import text_config
+from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
 from llama_padfix.training.adapters.lora import choose_lora
 
 __all__ = ["Matrices", "RowTraining", "average_row", "complete_head", "find_matrices", "make_lora", "train_rows"]
@@ -91,7 +91,7 @@ def find_matrices(model: Any) -> Matrices:
             f"Got a {type(model).__name__} where a model is needed. "
             "Load one: model = transformers.AutoModelForCausalLM.from_pretrained(name)"
         )
-    embedding, head = model.get_input_embeddings(), _get_head(model)
+    embedding, head = model.get_input_embeddings(), read_layer(model, "get_output_embeddings")
     if hasattr(model, "peft_config") or any(hasattr(layer, "base_layer") for layer in (embedding, head)):
         raise PadfixError(
             "The model carries a PEFT adapter already, whose layers hold rows of their own. Do it first, and "
@@ -99,7 +99,7 @@ def find_matrices(model: Any) -> Matrices:
         )
     for place, layer in (("embedding", embedding), ("output head", head)):
         _require_weights(place, layer)
-    says_tied = bool(getattr(text_config(model), "tie_word_embeddings", False))
+    says_tied = bool(getattr(text_config(model.config), "tie_word_embeddings", False))
     tied = head is not None and head.weight is embedding.weight
     if head is not None and says_tied != tied:
         seen = "are two matrices, and the config says that they are one" if says_tied else "are one, config says two"
@@ -114,13 +114,6 @@ def find_matrices(model: Any) -> Matrices:
     )
 
 
-def _get_head(model: Any) -> Any:
-    try:
-        return model.get_output_embeddings()
-    except (AttributeError, NotImplementedError):  # a model without a head
-        return None
-
-
 def _require_weights(place: str, layer: Any) -> None:
     if layer is None and place == "output head":
         return
@@ -132,7 +125,7 @@ def _require_weights(place: str, layer: Any) -> None:
         )
     if not weight.is_floating_point():
         raise PadfixError(
-            f"The weights of the {place} are quantised ({str(weight.dtype).removeprefix('torch.')}), so no row of it "
+            f"The weights of the {place} are quantised ({dtype_name(weight.dtype)}), so no row of it "
             "can be set or trained. Keep it out of the quantisation: BitsAndBytesConfig(..., "
             "llm_int8_skip_modules=['lm_head', 'embed_tokens'])"
         )
@@ -214,7 +207,7 @@ def train_rows(model: Any, token_ids: Iterable[int], lora: Any = None) -> RowTra
         by_rows=tuple(by_rows),
         whole=tuple(whole),
         shape=(count, width),
-        dtype=str(matrices.embedding.weight.dtype).removeprefix("torch."),
+        dtype=dtype_name(matrices.embedding.weight.dtype),
         rows_kept=rows_kept,
         rows_passing=2 * count * width * size,  # the head's copy waits for the backward pass, which adds its gradient
         whole_kept=len(matrices.layers) * count * width * size * 4,  # a copy, its gradient, two states of AdamW
@@ -283,7 +276,7 @@ def complete_head(model: Any) -> bool:
     while its adapter is active: AttributeError in the first step. The bias is None, as in the head itself. Call it on
     the model with its adapter: `complete_head(trainer.model)`. Does nothing to any other head.
     """
-    head = _get_head(model)
+    head = read_layer(model, "get_output_embeddings")
     original = getattr(head, "original_module", None)
     if original is None or hasattr(head, "bias") or getattr(original, "bias", None) is not None:
         return False

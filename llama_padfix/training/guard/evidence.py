@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
+from llama_padfix.core.files import scratch_folder
+from llama_padfix.core.hf_objects import dtype_name
+from llama_padfix.core.version import installed_versions
 from llama_padfix.doctor.findings import Report
 from llama_padfix.training.guard.incident import Health, Incident, MicroBatch
 
@@ -26,6 +27,7 @@ __all__ = ["count_trained", "load_batch", "show_batch", "write_evidence"]
 
 _SCHEMA = 1
 _PER_TOKEN = ("labels", "attention_mask")
+_PACKAGES = ("llama-padfix", "torch", "transformers", "accelerate", "trl", "peft", "bitsandbytes")
 
 
 def write_evidence(
@@ -47,8 +49,7 @@ def write_evidence(
     """
     parent = Path(parent)
     parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".incident-", dir=parent))
-    try:
+    with scratch_folder(parent, ".incident-") as scratch:
         for place, micro in enumerate(batches):
             _save_batch(scratch / f"batch-{place}.safetensors", micro)
         if batches:
@@ -69,14 +70,10 @@ def write_evidence(
                 "history": list(history),
                 "arguments": [_simple(micro.arguments) for micro in batches],
                 "autocast": [_dtype_name(micro.autocast) for micro in batches],
-                "versions": dict(_installed()),
+                "versions": installed_versions(_PACKAGES),
             },
         )
-        scratch.chmod(0o755)  # mkdtemp lets only the owner in
         return _rename(scratch, parent, f"step-{incident.step:06d}-{incident.kind}" + (f"-rank{rank}" if rank else ""))
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
 
 
 def load_batch(folder: str | Path, micro_batch: int | None = None) -> dict[str, Any]:
@@ -187,14 +184,4 @@ def _simple(value: Any) -> Any:
 
 
 def _dtype_name(dtype: torch.dtype | None) -> str | None:
-    return None if dtype is None else str(dtype).removeprefix("torch.")
-
-
-def _installed() -> Iterator[tuple[str, str]]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    for name in ("llama-padfix", "torch", "transformers", "accelerate", "trl", "peft", "bitsandbytes"):
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue
+    return None if dtype is None else dtype_name(dtype)

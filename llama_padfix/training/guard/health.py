@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llama_padfix.core.hf_objects import dtype_name
 from llama_padfix.training.guard.incident import BrokenWeight, Health, MicroBatch, Overflow
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def observe_health(model: Any, optimizer: Any, norm_before: float | None, finite
             }
             for group in groups
         ),
-        dtypes=dict(Counter(str(p.dtype).removeprefix("torch.") for p in trained.values())),
+        dtypes=dict(Counter(dtype_name(p.dtype) for p in trained.values())),
         parameters=len(trained),
         without_gradient=len(trained) - len(gradients),
         broken_gradients=tuple(name for name, norm in norms.items() if norm is not None and not math.isfinite(norm)),
@@ -158,7 +159,7 @@ def trace_overflow(model: Any, micro: MicroBatch) -> Overflow | None:
             tops = [float(v[torch.isfinite(v)].abs().max()) for v in before if bool(torch.isfinite(v).any())]
             finite = all(bool(torch.isfinite(v).all()) for v in before)
             bad = next(v for v in _floats(output) if not bool(torch.isfinite(v).all()))
-            dtype = str(bad.dtype).removeprefix("torch.")
+            dtype = dtype_name(bad.dtype)
             found.append(Overflow(f"{name} ({type(module).__name__})", dtype, max(tops, default=0.0), finite))
 
         return hook

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from llama_padfix.core.hf_objects import text_config
 from llama_padfix.training.guard.incident import Kind, MicroBatch
 
 __all__ = [
@@ -93,7 +94,7 @@ def find_innermost(optimizer: Any) -> Any:
 def read_token_chances(model: Any) -> float | None:
     """Return the loss of a uniform guess over the model's vocabulary, in nats; None where its size is not known."""
     config: Any = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    config = text_config(config)
     size = getattr(config, "vocab_size", None)
     return math.log(size) if isinstance(size, int) and size > 1 else None
 

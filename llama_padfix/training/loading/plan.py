@@ -12,6 +12,7 @@ from typing import Any, Literal
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.compat import name_dtype_argument
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.core.hf_objects import dtype_name
 from llama_padfix.hardware.attention import choose_attention
 from llama_padfix.hardware.devices import choose_device_map, read_launch
 from llama_padfix.hardware.precision import Precision, choose_precision, import_torch
@@ -99,7 +100,7 @@ def plan_load(
     shape = build_shape(config, trust_remote_code)
     adapter, why_lora = choose_lora(lora, shape)
     places, why_places = choose_device_map(device_map, launch, quantized=quantized)
-    choices = [Choice("precision", _name(precision.dtype), precision.reason), why_bits, why_dtype, why_places]
+    choices = [Choice("precision", dtype_name(precision.dtype), precision.reason), why_bits, why_dtype, why_places]
 
     arguments: dict[str, Any]
     if backend == "unsloth":
@@ -201,16 +202,12 @@ def _read_dtype(torch: Any, value: Any) -> Any:
 
 def _choose_dtype(torch: Any, own: Any, precision: Precision, trains_all: bool) -> tuple[Any, Choice]:
     if own is not None:
-        return own, Choice("weights", _name(own), "as asked")
+        return own, Choice("weights", dtype_name(own), "as asked")
     if precision.fp16 and trains_all:
         return torch.float32, Choice(
             "weights", "float32", "all of them are trained, and the fp16 scaler refuses float16"
         )
-    return precision.dtype, Choice("weights", _name(precision.dtype), "the type that the run computes in")
-
-
-def _name(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")
+    return precision.dtype, Choice("weights", dtype_name(precision.dtype), "the type that the run computes in")
 
 
 def _mend(path: str) -> str:
