@@ -30,18 +30,11 @@ def pad_ids(facts: Facts) -> frozenset[int]:
     return frozenset(token_id for token_id in (facts.pad_token_id, of_collator) if token_id is not None)
 
 
-_last: tuple[RowFacts, TurnMarkers, tuple[Turn, ...]] | None = None  # every check asks the same of the same row
-
-
 def find_turns(row: RowFacts, markers: TurnMarkers) -> tuple[Turn, ...]:
     """Return the assistant turns of a row, in order; those that are not `opened` are what `mask_labels` trains."""
-    global _last
-    last = _last
-    if last is not None and last[0] is row and last[1] is markers:
-        return last[2]
-    turns = find_turns_in(row.input_ids, real_span(row)[1], markers)
-    _last = (row, markers, turns)
-    return turns
+    if markers not in row.found_turns:
+        row.found_turns[markers] = find_turns_in(row.input_ids, real_span(row)[1], markers)
+    return row.found_turns[markers]
 
 
 def everything_is_trained(row: RowFacts, facts: Facts) -> bool:

@@ -16,12 +16,10 @@ from llama_padfix.doctor.observe.environment import observe_environment
 from llama_padfix.doctor.observe.folder import load_folder, observe_folder, saved_model
 from llama_padfix.doctor.observe.model import observe_model
 from llama_padfix.doctor.observe.rows import is_batch, is_encoded, rows_of_batch, rows_of_dataset, sample_of
-from llama_padfix.doctor.observe.tokenizer import observe
+from llama_padfix.doctor.observe.tokenizer import make_decoder, observe_tokenizer
 from llama_padfix.doctor.observe.trainer import observe_trainer, preserve_state, sample_batches
 from llama_padfix.doctor.patch import apply_changes
 from llama_padfix.doctor.runner import run_checks, select_checks
-from llama_padfix.encoding.labels import find_markers
-from llama_padfix.encoding.turns_in_ids import TurnMarkers
 from llama_padfix.tokens.calls import check_tokenizer
 
 __all__ = ["diagnose"]
@@ -52,7 +50,7 @@ def diagnose(
     if isinstance(target, (str, Path)):
         tokenizer, folder = load_folder(observe_folder(target))
         saved = saved_model(folder)
-        facts = _observe_tokenizer(tokenizer, saved) if tokenizer is not None else Facts()
+        facts = observe_tokenizer(tokenizer, saved, with_markers=True) if tokenizer is not None else Facts()
         if tokenizer is None and saved is not None:
             facts = replace(facts, model=observe_model(saved))
         report = _run(replace(facts, folder=folder), catalogue, tokenizer, saved, dataset, max_rows, progress)
@@ -68,7 +66,9 @@ def diagnose(
     if is_encoded(target):
         return _run(Facts(), catalogue, None, None, target, max_rows, progress)
     _refuse_others(target)
-    return _run(_observe_tokenizer(target, model), catalogue, target, model, dataset, max_rows, progress)
+    return _run(
+        observe_tokenizer(target, model, with_markers=True), catalogue, target, model, dataset, max_rows, progress
+    )
 
 
 def _rows_of_mapping(target: Mapping[str, Any]) -> Any:
@@ -130,7 +130,7 @@ def _run(
 
             rows = tqdm(rows, total=sample.seen or None, desc="Looking at rows", unit="row")
     facts = replace(facts, environment=observe_environment())
-    report = run_checks(facts, catalogue, rows=rows, decode=_decoder(tokenizer))
+    report = run_checks(facts, catalogue, rows=rows, decode=make_decoder(tokenizer))
     return replace(report, apply=_applier(tokenizer, model, catalogue))
 
 
@@ -140,7 +140,7 @@ def _diagnose_trainer(trainer: Any, catalogue: Sequence[Check], max_rows: int | 
     if not hasattr(tokenizer, "get_vocab"):
         tokenizer = None
     with preserve_state(trainer):
-        facts = _observe_tokenizer(tokenizer, trainer.model) if tokenizer is not None else Facts()
+        facts = observe_tokenizer(tokenizer, trainer.model, with_markers=True) if tokenizer is not None else Facts()
         if tokenizer is None:
             facts = replace(facts, model=observe_model(trainer.model))
         observed = observe_trainer(trainer)
@@ -150,7 +150,7 @@ def _diagnose_trainer(trainer: Any, catalogue: Sequence[Check], max_rows: int | 
         of_rows = [check for check in catalogue if check.inspect is not None]
         of_facts = [check for check in catalogue if check.inspect is None]
         waiting = replace(facts, samples=(SampleFacts("train batch", 0, None),))  # "rows" are there to be drawn
-        rows_report = run_checks(waiting, of_rows, rows=draw.rows, decode=_decoder(tokenizer))
+        rows_report = run_checks(waiting, of_rows, rows=draw.rows, decode=make_decoder(tokenizer))
         observed = replace(observed, loader_errors=draw.errors, not_drawn=draw.not_drawn)
         facts = replace(facts, trainer=observed, samples=tuple(draw.samples))
         report = _merge_reports(catalogue, run_checks(facts, of_facts), rows_report)
@@ -172,23 +172,6 @@ def _merge_reports(catalogue: Sequence[Check], *reports: Report) -> Report:
     return replace(reports[0], findings=tuple(findings), passed=tuple(passed), skipped=skipped)
 
 
-def _observe_tokenizer(tokenizer: Any, model: Any) -> Facts:
-    return replace(observe(tokenizer, model), markers=_markers_or_none(tokenizer))
-
-
-def _markers_or_none(tokenizer: Any) -> TurnMarkers | None:
-    try:
-        return find_markers(tokenizer)
-    except PadfixError:
-        return None  # no template, or turns without ids of their own: the checks that need them are skipped
-
-
-def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
-    if tokenizer is None:
-        return lambda ids: " ".join(map(str, ids))
-    return lambda ids: str(tokenizer.decode([i for i in ids if i >= 0]))
-
-
 def _applier(tokenizer: Any, model: Any, catalogue: Sequence[Check]) -> Callable[[Sequence[Change]], Plan] | None:
     return None if tokenizer is None else lambda changes: _apply(changes, tokenizer, model, catalogue)
 
@@ -199,7 +182,7 @@ def _apply(changes: Sequence[Change], tokenizer: Any, model: Any, catalogue: Seq
     asked = {change.safety for change in changes}
     targets = {change.target for change in plan}
     for _ in range(_MOST_ROUNDS):
-        report = run_checks(_observe_tokenizer(tokenizer, model), catalogue)
+        report = run_checks(observe_tokenizer(tokenizer, model, with_markers=True), catalogue)
         more = [c for finding in report.findings for c in finding.changes if c.safety in asked]
         if not more:
             return plan
@@ -210,5 +193,5 @@ def _apply(changes: Sequence[Change], tokenizer: Any, model: Any, catalogue: Seq
 def _refuse_folder(changes: Sequence[Change]) -> Plan:
     raise PadfixError(
         "A saved folder is never changed in place. Write a healed copy: llama-padfix doctor FOLDER --fix OUT, "
-        "or llama_padfix.doctor.repair_folder.heal_folder(folder, out)"
+        "or llama_padfix.heal_folder(folder, out)"
     )

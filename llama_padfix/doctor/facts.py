@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llama_padfix.chat.template_profile import TemplateFacts
-from llama_padfix.encoding.turns_in_ids import TurnMarkers
+from llama_padfix.encoding.turns_in_ids import Turn, TurnMarkers
 
 __all__ = [
     "DataFacts",
@@ -20,14 +20,14 @@ __all__ = [
     "FolderFacts",
     "ModelFacts",
     "RowFacts",
-    "RowNumbers",
+    "RowStatistics",
     "SampleFacts",
     "TrainerFacts",
 ]
 
 
 @dataclass(frozen=True)
-class RowNumbers:
+class RowStatistics:
     """A row of the embedding in ratios to ordinary rows: 1 is ordinary, 0 is nothing.
 
     `norm` is its length, `to_mean` its distance to the mean of ordinary rows in units of theirs, `to_twin` the
@@ -58,7 +58,7 @@ class ModelFacts:
     generation_eos_token_id: int | tuple[int, ...] | None = None
     generation_error: str | None = None
     original_rows: int | None = None
-    rows: Mapping[int, RowNumbers] = field(default_factory=dict, repr=False)
+    rows: Mapping[int, RowStatistics] = field(default_factory=dict, repr=False)
     trained_rows: tuple[int, ...] | None = None
     trained_output_rows: tuple[int, ...] | None = None
     says_tied: bool = False
@@ -83,6 +83,10 @@ class RowFacts:
     labels: Any = None
     attention_mask: Any = None
     position_ids: Any = None
+    found_turns: dict[TurnMarkers, tuple[Turn, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What `check_helpers.find_turns` found, by markers: most checks need the turns of the same row."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import text_config
 from llama_padfix.doctor.facts import Facts, ModelFacts
 from llama_padfix.doctor.findings import Change, Plan
-from llama_padfix.doctor.observe.tokenizer import observe
+from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.runner import run_checks
 from llama_padfix.doctor.token_policy import choose_pad_token
 
@@ -29,7 +29,7 @@ def plan_patch(tokenizer: Any, model: Any = None, *, pad_token: str = "auto", ad
     text where the family has one and no chat template writes it. Raises `PadfixError` for a pad token that the
     vocabulary lacks, and where the vocabulary offers none.
     """
-    return _plan(observe(tokenizer, model, pad_token=None if pad_token == "auto" else pad_token), add_bos)
+    return _plan(observe_tokenizer(tokenizer, model, pad_token=None if pad_token == "auto" else pad_token), add_bos)
 
 
 def _plan(facts: Facts, add_bos: bool) -> Plan:
@@ -63,7 +63,7 @@ def patch_and_observe(
 ) -> tuple[Plan, Facts]:
     """Do what `patch_tokenizer` does, and return the plan with the facts that were observed last."""
     requested = None if pad_token == "auto" else pad_token
-    facts = observe(tokenizer, model, pad_token=requested)
+    facts = observe_tokenizer(tokenizer, model, pad_token=requested)
     plan = _plan(facts, add_bos)
     if not plan:
         return plan, facts
@@ -71,7 +71,7 @@ def patch_and_observe(
     try:
         for change in plan.changes:
             _apply(change, tokenizer, model)
-        facts = observe(tokenizer, model, pad_token=requested, earlier=facts)
+        facts = observe_tokenizer(tokenizer, model, pad_token=requested, earlier=facts)
         left = _plan(facts, add_bos)
         if left:
             raise PadfixError(

@@ -17,7 +17,7 @@ from llama_padfix.doctor.findings import Change, Plan, Report
 from llama_padfix.doctor.observe.folder import SavedModel, load_folder, observe_folder
 from llama_padfix.doctor.patch import apply_changes
 
-__all__ = ["Healed", "heal_folder"]
+__all__ = ["RepairedFolder", "heal_folder"]
 
 _MAX_ROUNDS = 4  # a change may make room for another, as in plan_patch
 _FILES = (
@@ -38,7 +38,7 @@ _IN_CONFIG = "folder.tokenizer_config."
 
 
 @dataclass(frozen=True)
-class Healed:
+class RepairedFolder:
     """What was written: the folder, its files, the changes, and what a diagnosis of the new folder says."""
 
     path: str
@@ -60,7 +60,7 @@ def heal_folder(
     unsafe: bool = False,
     select: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
-) -> Healed:
+) -> RepairedFolder:
     """Write a copy of a folder's settings to `out` with every safe change applied, and diagnose the copy.
 
     `unsafe` applies unsafe changes too; `select` and `ignore` are as in `diagnose`. The folder itself and the
@@ -79,7 +79,7 @@ def heal_folder(
         changes, left = _heal(scratch, rows, ("safe", "unsafe") if unsafe else ("safe",), select, ignore)
         scratch.rename(target)
     files = tuple(sorted(item.name for item in target.iterdir()))
-    return Healed(str(target), files, Plan(changes), left)
+    return RepairedFolder(str(target), files, Plan(changes), left)
 
 
 def _heal(

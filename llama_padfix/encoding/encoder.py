@@ -27,7 +27,7 @@ from llama_padfix.encoding.id_columns import is_table
 from llama_padfix.encoding.loss_selection import TrainOn, require_train_on
 from llama_padfix.encoding.record import Encoding, describe_encoding, hash_template, hash_tokenizer
 from llama_padfix.encoding.row_encoder import CAREFUL_SETTINGS, RowEncoder
-from llama_padfix.encoding.row_formats import split_batch
+from llama_padfix.encoding.sources import split_batch
 from llama_padfix.tokens.calls import check_tokenizer, preserve_backend_state
 from llama_padfix.tokens.control import special_ids, text_end_id
 from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine

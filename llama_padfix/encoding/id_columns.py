@@ -6,16 +6,10 @@ import itertools
 import struct
 import sys
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["columns_of_table", "from_arrow", "is_table", "pack_ids", "read_column", "rows_of", "rows_of_table"]
-
-
-def rows_of(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Return a batch's columns as rows."""
-    length = len(next(iter(columns.values()), ()))
-    return [{column: values[place] for column, values in columns.items()} for place in range(length)]
+__all__ = ["columns_of_table", "from_arrow", "is_table", "pack_ids", "read_column", "rows_of_table"]
 
 
 def read_column(values: Sequence[Any], kinds: str = "iu") -> list[Any] | None:

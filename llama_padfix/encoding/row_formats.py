@@ -9,9 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.encoding.id_columns import rows_of
 
-__all__ = ["ROLES", "SHAPES", "Conversation", "read_row", "split_batch", "to_messages"]
+__all__ = ["ROLES", "SHAPES", "Conversation", "read_row", "to_messages"]
 
 ROLES: Mapping[str, str] = MappingProxyType(
     {"system": "system", "developer": "developer"}
@@ -108,31 +107,6 @@ def to_messages(row: object) -> list[dict[str, Any]]:
             "use read_row(row).text, or give the row a `messages` column."
         )
     return conversation.messages
-
-
-def split_batch(value: Any) -> list[Any] | None:
-    """Return the rows of a list of rows or a mapping of columns, or None for one row or one conversation."""
-    if isinstance(value, Mapping):
-        columns = {name: value[name] for name in value}
-        if not columns or not all(isinstance(column, (list, tuple)) and column for column in columns.values()):
-            return None
-        first = next((name for name in ("messages", "conversations", "conversation") if name in columns), None)
-        if first is not None and _is_messages(columns[first]):
-            return None
-        if first is None and "prompt" in columns and _is_messages(columns["prompt"]):
-            return None
-        return rows_of(columns)
-    if isinstance(value, (list, tuple)) and value and not _is_messages(value):
-        return list(value)
-    return None
-
-
-def _is_messages(value: Any) -> bool:
-    """Tell a conversation (a list of messages) from a column or list of conversations or rows."""
-    first = value[0] if len(value) else None
-    if not isinstance(first, Mapping) or {"messages", "conversations", "conversation"} & set(first):
-        return False  # a row with a column called "from" is still a row
-    return "role" in first or "from" in first
 
 
 def _find_shape(row: Mapping[Any, Any], shape: str | None, at: str) -> tuple[str, tuple[str, ...]]:

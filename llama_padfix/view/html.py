@@ -1,4 +1,4 @@
-"""The picture as one HTML page that asks nobody for anything, and as a notebook's output without a script.
+"""The picture as one self-contained HTML page, and as a notebook's output without a script.
 
 Rows may hold anything. What is static is escaped; what the page's script draws travels as JSON in ASCII, in which no
 character has a meaning to HTML, and is put into the page as text only. The Content-Security-Policy allows the page's
@@ -34,7 +34,8 @@ from llama_padfix.view.terminal import (
 
 __all__ = ["as_notebook", "as_page"]
 
-_TRAINED, _PADDING = 1, 2  # as in mask_view.js
+_SCRIPTS = ("data.js", "draw.js", "navigate.js", "search.js", "start.js")
+_TRAINED, _PADDING = 1, 2  # as in page/data.js
 _NOTEBOOK_ROWS, _NOTEBOOK_TOKENS = 10, 2000
 _LEGEND = (
     ("x", "trained", "trained"),
@@ -47,7 +48,7 @@ _LEGEND = (
 
 def as_page(view: MaskDocument) -> str:
     """Return the page."""
-    script, style = _read_source("mask_view.js"), _read_source("mask_view.css")
+    script, style = _read_source(*_SCRIPTS), _read_source("page.css")
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; "
         "form-action 'none'; require-trusted-types-for 'script'"
@@ -88,8 +89,9 @@ def as_page(view: MaskDocument) -> str:
 
 
 @lru_cache
-def _read_source(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+def _read_source(*names: str) -> str:
+    """Return files of the folder `page` as one text: the page holds one script and one style."""
+    return "\n".join((Path(__file__).parent / "page" / name).read_text(encoding="utf-8") for name in names)
 
 
 def _hash(source: str) -> str:
@@ -138,7 +140,7 @@ def _findings(view: MaskDocument) -> str:
 
 
 def _data(view: MaskDocument) -> dict[str, Any]:
-    """Return the rows as mask_view.js reads them: ids as indices into a list of the ids that occur, by frequency."""
+    """Return the rows as page/data.js reads them: ids as indices into a list of the ids that occur, by frequency."""
     import numpy
 
     ids = sorted(view.pieces)

@@ -15,10 +15,9 @@ from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.findings import Check, Report
 from llama_padfix.doctor.observe.data import observe_data
 from llama_padfix.doctor.observe.environment import observe_environment
-from llama_padfix.doctor.observe.tokenizer import observe
+from llama_padfix.doctor.observe.tokenizer import make_decoder, observe_tokenizer
 from llama_padfix.doctor.runner import load_checks, run_checks
 from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.labels import find_markers
 from llama_padfix.tokens.calls import check_tokenizer, preserve_backend_state
 from llama_padfix.view.document import MaskDocument, Problem, make_row
 from llama_padfix.view.html import as_notebook, as_page
@@ -99,7 +98,7 @@ def view_mask(
         raise PadfixError(f"max_rows={max_rows!r} shows nothing. Pass an int above 0.")
     taken = take_rows(rows, row_numbers, max_rows)
     with preserve_backend_state(tokenizer):
-        facts = replace(observe(tokenizer, model), markers=_markers_or_none(tokenizer))
+        facts = observe_tokenizer(tokenizer, model, with_markers=True)
         facts = replace(facts, environment=observe_environment())
         read = read_rows(taken, tokenizer, encoder)
         encoded = [item.facts for item in read if item.facts is not None]
@@ -111,8 +110,7 @@ def view_mask(
         if raw:
             facts = replace(facts, data=observe_data(taken.rows, tokenizer, taken.source, places=raw))
         catalogue = [check for check in load_checks() if {"rows", "labels", "data"} & set(check.needs)]
-        decode = lambda ids: str(tokenizer.decode([i for i in ids if i >= 0]))  # noqa: E731
-        report = run_checks(facts, catalogue, rows=encoded, decode=decode)
+        report = run_checks(facts, catalogue, rows=encoded, decode=make_decoder(tokenizer))
         pieces = read_pieces(tokenizer, facts, {token_id for row in encoded for token_id in row.input_ids.tolist()})
         roles = learn_roles(tokenizer, facts)
     shown_rows = []
@@ -149,10 +147,3 @@ def _no_tokens(number: int) -> RowFacts:
     import numpy
 
     return RowFacts("", number, numpy.zeros(0, dtype=numpy.int64))
-
-
-def _markers_or_none(tokenizer: Any) -> Any:
-    try:
-        return find_markers(tokenizer)
-    except PadfixError:
-        return None  # no template, or turns without ids of their own: the checks that need them are skipped

@@ -17,7 +17,7 @@ from llama_padfix.demo.reference import make_tiny_llama
 from llama_padfix.doctor import checks
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.findings import Check
-from llama_padfix.doctor.observe.tokenizer import observe
+from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.runner import load_checks, run_checks
 from tests.conftest import ALL, fresh_tokenizer
 
@@ -146,7 +146,9 @@ def test_fault_is_found_and_healed(code: str, fault: Fault) -> None:
 
 def _find_and_heal(code: str, fault: Fault, tokenizer: Any, model: Any) -> None:
     fault.make(tokenizer, model)
-    [finding] = [finding for finding in run_checks(observe(tokenizer, model)).findings if finding.code == code]
+    [finding] = [
+        finding for finding in run_checks(observe_tokenizer(tokenizer, model)).findings if finding.code == code
+    ]
     assert all(number in finding.message for number in fault.numbers), finding.message
     assert all(change.code == code and change.before != change.after for change in finding.changes)
     assert any(change.safety == "safe" for change in finding.changes) == fault.heals
@@ -157,7 +159,7 @@ def _find_and_heal(code: str, fault: Fault, tokenizer: Any, model: Any) -> None:
         assert (tokenizer.backend_tokenizer.to_str(), tokenizer.pad_token) == (before, None)
         return
     patch_tokenizer(tokenizer, model)
-    assert (code in codes(observe(tokenizer, model))) == (not fault.heals)
+    assert (code in codes(observe_tokenizer(tokenizer, model))) == (not fault.heals)
 
 
 def test_a_complete_generation_config_needs_but_the_turns_stop_in_the_config() -> None:
@@ -165,9 +167,9 @@ def test_a_complete_generation_config_needs_but_the_turns_stop_in_the_config() -
     patch_tokenizer(tokenizer, model)
     for held in (128009, [128009, 128001]):  # 128009 alone is what the Trainer of transformers 4.57 makes of the list
         model.config.eos_token_id = held
-        assert "GEN002" not in codes(observe(tokenizer, model))
+        assert "GEN002" not in codes(observe_tokenizer(tokenizer, model))
     model.config.eos_token_id = 128001
-    [finding] = [each for each in run_checks(observe(tokenizer, model)).findings if each.code == "GEN002"]
+    [finding] = [each for each in run_checks(observe_tokenizer(tokenizer, model)).findings if each.code == "GEN002"]
     assert [(change.target, change.after) for change in finding.changes] == [
         ("model.config.eos_token_id", (128001, 128008, 128009))
     ]
@@ -175,17 +177,17 @@ def test_a_complete_generation_config_needs_but_the_turns_stop_in_the_config() -
     targets = [change.target for change in plan_patch(tokenizer, model).changes]
     assert targets == ["model.config.eos_token_id", "model.generation_config.eos_token_id"]
     model.generation_config = None
-    assert "GEN002" in codes(observe(tokenizer, model)), "then the config is what generate reads"
+    assert "GEN002" in codes(observe_tokenizer(tokenizer, model)), "then the config is what generate reads"
 
 
 @pytest.mark.parametrize("release", ALL)
 def test_patched_releases_are_healthy(release: str) -> None:
     model = make_tiny_llama(release, hidden_size=16)
     tokenizer = fresh_tokenizer(release)
-    before = codes(observe(tokenizer, model))
+    before = codes(observe_tokenizer(tokenizer, model))
     assert {"PAD001", "PAD004"} <= before
     patch_tokenizer(tokenizer, model)
-    report = run_checks(observe(tokenizer, model))
+    report = run_checks(observe_tokenizer(tokenizer, model))
     assert {finding.code for finding in report.findings} & set(SETTINGS) == LEFT.get(release, set())
     report.raise_for_errors()
     left = {"BOS001", "GEN001", "TPL001", "TPL002"} if release.endswith("base") else set()
@@ -227,7 +229,7 @@ def test_codes_and_names_are_unique() -> None:
 @pytest.fixture(scope="module")
 def facts() -> Facts:
     tokenizer = fresh_tokenizer("3.1-instruct")
-    return observe(tokenizer)
+    return observe_tokenizer(tokenizer)
 
 
 def test_a_check_that_raises_is_listed_and_the_others_run(facts: Facts) -> None:

@@ -20,7 +20,7 @@ from llama_padfix.doctor.diagnose import diagnose
 from llama_padfix.doctor.facts import EnvironmentFacts, Facts
 from llama_padfix.doctor.findings import Finding
 from llama_padfix.doctor.observe.rows import rows_of_batch, rows_of_dataset, sample_of
-from llama_padfix.doctor.observe.tokenizer import observe
+from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.runner import load_checks, run_checks
 from tests.conftest import fresh_tokenizer
 from tests.support.conversations import make_rows, shared
@@ -679,7 +679,7 @@ def trainer_facts(folder: Path, attention: str) -> Any:
 
 @functools.cache
 def _observed(tokenizer: Any) -> Facts:
-    return replace(observe(tokenizer), markers=find_markers(tokenizer))
+    return replace(observe_tokenizer(tokenizer), markers=find_markers(tokenizer))
 
 
 def look(tokenizer: Any, rows: Any, version: str = "5.23.0") -> Facts:

@@ -19,11 +19,11 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from llama_padfix import PadCollator, diagnose, prepare
 from llama_padfix.demo.reference import make_tiny_llama
-from llama_padfix.doctor.facts import ModelFacts, RowNumbers
+from llama_padfix.doctor.facts import ModelFacts, RowStatistics
 from llama_padfix.doctor.findings import Finding
 from llama_padfix.doctor.observe import trainer as observe_trainer
 from llama_padfix.doctor.observe.model import observe_model
-from llama_padfix.doctor.observe.tokenizer import observe
+from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.runner import run_checks, select_checks
 from tests.conftest import fresh_tokenizer
 from tests.support.correct_setups import trl_template
@@ -302,7 +302,7 @@ def test_lod001_attention_not_available(parts: Any, tmp_path: Path) -> None:
 
 
 def test_lod001_judges_the_gpu(parts: Any, tmp_path: Path) -> None:
-    facts = observe(parts[0], tiny())
+    facts = observe_tokenizer(parts[0], tiny())
     trainer = observe_trainer.observe_trainer(plain(parts, tmp_path))
     on_gpu = replace(trainer, device_type="cuda", device_name="Tesla T4", device_capability=(7, 5))
 
@@ -527,7 +527,7 @@ def test_rows_that_cannot_be_read_are_not_judged() -> None:
     assert facts.rows == {} and facts.embedding_rows == 128256
     assert isinstance(facts, ModelFacts)
     assert observe_model(tiny(), [128009]).rows.keys() == {128009}
-    assert isinstance(observe_model(tiny(), [128009]).rows[128009], RowNumbers)
+    assert isinstance(observe_model(tiny(), [128009]).rows[128009], RowStatistics)
 
 
 # ---- packing, labels, saving

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from llama_padfix import PadfixError
 from llama_padfix.chat.template_profile import TemplateFacts, observe_template
-from llama_padfix.doctor.observe.tokenizer import observe
+from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.tokens.control import find_control_text, special_ids
 from tests.conftest import ALL, INSTRUCT, fresh_tokenizer
 
@@ -39,7 +39,7 @@ def learn(tokenizer: Any, template: Any, **kwargs: Any) -> TemplateFacts:
 @pytest.mark.parametrize("release", ALL)
 def test_releases(release: str) -> None:
     tokenizer = fresh_tokenizer(release)
-    facts = observe(tokenizer)
+    facts = observe_tokenizer(tokenizer)
     assert facts.bos_added == (release != "3-instruct-early")
     assert facts.eos_added == 0
     assert len(facts.special_ids) == 256
@@ -166,7 +166,7 @@ def test_control_tokens_are_those_that_encoding_cuts_out(tokenizer: Any) -> None
     tokenizer.pad_token = "!"
     assert "!" not in special_ids(tokenizer), "ordinary text stays text, whatever it was named"
     tokenizer.pad_token = "<|not_there|>"
-    assert observe(tokenizer).pad_token_id is None
+    assert observe_tokenizer(tokenizer).pad_token_id is None
     tokenizer.add_tokens(["<tool>"])
     assert "<tool>" not in special_ids(tokenizer)
     tokenizer.eos_token = "<tool>"
@@ -183,7 +183,7 @@ def test_automatic_bos_and_eos_are_counted(plain: Any) -> None:
         tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos} {bos} $A {eos}", pair=None, special_tokens=[(bos, 128000), (eos, 128009)]
         )
-        facts = observe(tokenizer)
+        facts = observe_tokenizer(tokenizer)
     finally:
         tokenizer.backend_tokenizer.post_processor = before
     assert (facts.bos_added, facts.eos_added) == (2, 1)
@@ -199,7 +199,7 @@ def test_model_facts(make_model: Any) -> None:
     model = make_model("3.1-base")
     model.generation_config.eos_token_id = [128009, 128001]
     tokenizer = fresh_tokenizer("3.1-base")
-    facts = observe(tokenizer, model).model
+    facts = observe_tokenizer(tokenizer, model).model
     assert facts is not None
     assert (facts.embedding_rows, facts.config_eos_token_id, facts.generation_eos_token_id) == (
         128256,
@@ -209,17 +209,17 @@ def test_model_facts(make_model: Any) -> None:
     model.get_input_embeddings().weight.ds_shape = (128300, 16)  # as DeepSpeed's ZeRO-3 notes it
     model.generation_config = None
     tokenizer = fresh_tokenizer("3.1-base")
-    facts = observe(tokenizer, model).model
+    facts = observe_tokenizer(tokenizer, model).model
     assert facts is not None
     assert (facts.embedding_rows, facts.has_generation_config) == (128300, False)
 
 
 def test_earlier_facts_lend_their_vocabulary_and_nothing_else(tokenizer: Any) -> None:
-    earlier = observe(tokenizer)
+    earlier = observe_tokenizer(tokenizer)
     tokenizer.pad_token, tokenizer.eos_token, tokenizer.padding_side = "<|end_of_text|>", "<|eom_id|>", "left"
-    facts = observe(tokenizer, pad_token="<|end_of_text|>", earlier=earlier)
+    facts = observe_tokenizer(tokenizer, pad_token="<|end_of_text|>", earlier=earlier)
     assert facts.vocabulary is earlier.vocabulary
-    assert facts == observe(tokenizer, pad_token="<|end_of_text|>") != earlier
+    assert facts == observe_tokenizer(tokenizer, pad_token="<|end_of_text|>") != earlier
     assert (facts.pad_token_id, facts.eos_token_id, facts.padding_side) == (128001, 128008, "left")
 
 
@@ -236,11 +236,11 @@ def _rename_token(tokenizer: Any) -> None:
 def test_earlier_facts_of_another_vocabulary_lend_nothing(
     tokenizer: Any, change: Callable[[Any], None], token_id: int
 ) -> None:
-    earlier = observe(tokenizer)
+    earlier = observe_tokenizer(tokenizer)
     change(tokenizer)
-    facts = observe(tokenizer, earlier=earlier)
+    facts = observe_tokenizer(tokenizer, earlier=earlier)
     assert (facts.vocabulary["<mine>"], "<mine>" in earlier.vocabulary) == (token_id, False)
-    assert facts == observe(tokenizer)
+    assert facts == observe_tokenizer(tokenizer)
 
 
 def test_what_is_no_tokenizer() -> None:
@@ -248,6 +248,6 @@ def test_what_is_no_tokenizer() -> None:
         tokenizer = None
 
     with pytest.raises(PadfixError, match=r"Got a Processor, which is a processor.*processor\.tokenizer"):
-        observe(Processor())
+        observe_tokenizer(Processor())  # type: ignore[arg-type]
     with pytest.raises(PadfixError, match=r"Got a str where a Hugging Face tokenizer.*from_pretrained"):
-        observe("meta-llama/Llama-3.1-8B")
+        observe_tokenizer("meta-llama/Llama-3.1-8B")  # type: ignore[arg-type]

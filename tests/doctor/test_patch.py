@@ -16,7 +16,7 @@ from llama_padfix import ChatEncoder, PadfixError, padding_side, patch_tokenizer
 from llama_padfix.demo.reference import make_tiny_llama
 from llama_padfix.doctor import patch as patching
 from llama_padfix.doctor.findings import Change, Plan
-from llama_padfix.doctor.observe.tokenizer import observe
+from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.patch import patch_and_observe
 from tests.conftest import ALL, BASE, INSTRUCT, fresh_tokenizer
 
@@ -424,10 +424,10 @@ def test_a_plan_keeps_truncation_and_padding_of_the_backend(instruct: Any) -> No
 
 def test_the_facts_are_those_after_the_patch(instruct: Any, make_model: Make) -> None:
     model = make_model()
-    foreseen, before = plan_patch(instruct, model), observe(instruct, model)
+    foreseen, before = plan_patch(instruct, model), observe_tokenizer(instruct, model)
     plan, facts = patch_and_observe(instruct, model)
     assert plan == foreseen and len(plan) > 0
-    assert facts == observe(instruct, model) != before
+    assert facts == observe_tokenizer(instruct, model) != before
     assert (facts.pad_token_id, facts.bos_added, before.bos_added) == (TEXT_END, 0, 1)
     assert facts.model is not None and facts.model.generation_pad_token_id == TEXT_END
     assert patch_and_observe(instruct, model) == (Plan(()), facts), "nothing to do, and the same is seen"
@@ -437,7 +437,7 @@ def test_the_facts_know_the_pad_token_that_was_asked_for(instruct: Any) -> None:
     for _ in ("set", "found"):
         _, facts = patch_and_observe(instruct, pad_token="<|reserved_special_token_0|>")
         assert facts.requested_pad_token == facts.pad_token == "<|reserved_special_token_0|>"
-        assert facts == observe(instruct, pad_token="<|reserved_special_token_0|>")
+        assert facts == observe_tokenizer(instruct, pad_token="<|reserved_special_token_0|>")
 
 
 def test_the_vocabulary_is_copied_once(instruct: Any) -> None:
@@ -449,7 +449,7 @@ def test_the_vocabulary_is_copied_once(instruct: Any) -> None:
             return super().get_vocab()
 
     instruct.__class__ = Counts
-    observe(instruct)
+    observe_tokenizer(instruct)
     once = len(copies)
     plan, _ = patch_and_observe(instruct)
     assert len(plan) > 0
@@ -508,7 +508,7 @@ def test_an_interruption_after_any_change(
 ) -> None:
     tokenizer, model, planned = broken_once
     before = settings_of(tokenizer, model)
-    apply, look, applied = patching._apply, observe, list[Change]()
+    apply, look, applied = patching._apply, observe_tokenizer, list[Change]()
 
     def interrupt() -> None:
         if len(applied) == done:
@@ -525,7 +525,7 @@ def test_an_interruption_after_any_change(
         return look(*args, **kwargs)
 
     monkeypatch.setattr(patching, "_apply", apply_until)
-    monkeypatch.setattr(patching, "observe", observe_until)
+    monkeypatch.setattr(patching, "observe_tokenizer", observe_until)
     with pytest.raises(KeyboardInterrupt):
         patch_tokenizer(tokenizer, model)
     assert len(applied) == done <= planned

@@ -107,8 +107,8 @@ def require_files(wheel: Path, sdist: Path) -> None:
     offered = set(metadata.get_all("Provides-Extra", []))
     if offered != {*EXTRAS, *ELSEWHERE}:
         sys.exit(f"the wheel offers the extras {sorted(offered)}, and {sorted({*EXTRAS, *ELSEWHERE})} are checked")
-    needed = ("llama_padfix/py.typed", "llama_padfix/demo/templates/llama3_1.jinja", "llama_padfix/view/mask_view.js")
-    missing = [name for name in needed if name not in held]
+    needed = ("__init__.pyi", "py.typed", "demo/templates/llama3_1.jinja", "view/page/data.js")
+    missing = [name for file in needed if (name := f"llama_padfix/{file}") not in held]
     missing += [] if any(name.startswith("llama_padfix/data/") for name in held) else ["llama_padfix/data/"]
     with tarfile.open(sdist) as archive:
         sources = {name.partition("/")[2] for name in archive.getnames()}

@@ -677,8 +677,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
-from llama_padfix import PadCollator
-from llama_padfix.guard import GuardError, TrainingGuard
+from llama_padfix import GuardError, PadCollator, TrainingGuard
 from llama_padfix.demo.reference import make_tiny_llama
 
 class InOrder(Trainer):

@@ -7,11 +7,11 @@ import math
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
-from llama_padfix.doctor.facts import ModelFacts, RowNumbers
+from llama_padfix.doctor.facts import ModelFacts, RowStatistics
 
 __all__ = ["blank_rows", "observe_model"]
 
@@ -29,7 +29,14 @@ _ATTENTION_PACKAGES = {
 }
 
 
-def observe_model(model: Any, token_ids: Iterable[int] = ()) -> ModelFacts:
+class ModelSettings(Protocol):
+    """What observing a model needs at least: a model has it, and so has the stand-in for a saved one."""
+
+    config: Any  # a transformers config, whose fields differ by model type
+    generation_config: Any  # transformers.GenerationConfig, or None
+
+
+def observe_model(model: ModelSettings, token_ids: Iterable[int] = ()) -> ModelFacts:
     """Return the model's side of the special tokens; lists of ids are tuples, in the order in which they are held.
 
     `token_ids` are the tokens whose rows of the embedding are looked at, the control tokens.
@@ -153,7 +160,7 @@ def _find_trained_rows(layer: Any) -> tuple[int, ...] | None:
     return tuple(sorted(ids))
 
 
-def _look_at_rows(weight: Any, token_ids: Iterable[int]) -> dict[int, RowNumbers]:
+def _look_at_rows(weight: Any, token_ids: Iterable[int]) -> dict[int, RowStatistics]:
     """Return how the rows of some tokens compare with ordinary rows; empty where the weights cannot be read."""
     import torch
 
@@ -176,7 +183,7 @@ def _look_at_rows(weight: Any, token_ids: Iterable[int]) -> dict[int, RowNumbers
         twins = torch.cdist(rows, rows).fill_diagonal_(math.inf).min(dim=1).values
         lists = [(rows.norm(dim=1) / usual_norm), (rows - mean).norm(dim=1) / usual_spread, twins / usual_spread]
         norm, spread, twin = (numbers.tolist() for numbers in lists)
-    return {i: RowNumbers(norm[place], spread[place], twin[place]) for place, i in enumerate(chosen)}
+    return {i: RowStatistics(norm[place], spread[place], twin[place]) for place, i in enumerate(chosen)}
 
 
 def blank_rows(weight: Any, token_ids: Iterable[int], control_ids: Iterable[int]) -> dict[int, str]:

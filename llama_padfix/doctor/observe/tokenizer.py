@@ -1,31 +1,51 @@
-"""What a tokenizer and a model really do, found by encoding and rendering, never by trusting an attribute.
+"""What a tokenizer and a model really do, found by encoding and rendering short probes.
 
-`add_bos_token` reads False in transformers 5.x although BOS is added, and a chat template says nothing about
-itself; so both are tried out on short probes.
+Attributes are not trusted: `add_bos_token` reads False in transformers 5.x although a BOS is added.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from llama_padfix.chat.template_profile import USER_PROBE, observe_template
+from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.observe.model import observe_model
+from llama_padfix.encoding.labels import find_markers
 from llama_padfix.tokens.calls import check_tokenizer, count_leading, encode_raw, preserve_backend_state
 from llama_padfix.tokens.control import special_ids
 
-__all__ = ["observe"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import TokenizerLike
+    from llama_padfix.doctor.observe.model import ModelSettings
+    from llama_padfix.encoding.turns_in_ids import TurnMarkers
 
 
-def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None, earlier: Facts | None = None) -> Facts:
+def observe_tokenizer(
+    tokenizer: TokenizerLike,
+    model: ModelSettings | None = None,
+    *,
+    pad_token: str | None = None,
+    earlier: Facts | None = None,
+    with_markers: bool = False,
+) -> Facts:
     """Return the facts about a tokenizer and, when given, its model; changes neither.
 
-    `pad_token` is the pad token that the user asks for, kept in the facts for the checks. `earlier` are facts of the
-    same tokenizer whose settings may have changed since, and its model's vocabulary not: copying that takes longer
-    than all the rest. Raises `PadfixError` when `tokenizer` is not a Hugging Face tokenizer, or `model` not a model.
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        model: its model, or anything that has a `config`.
+        pad_token: the pad token that the user asks for; it is kept in the facts for the checks.
+        earlier: facts of the same tokenizer and model, whose settings may have changed since. The vocabulary is
+            taken from them while its size is the same, because copying it takes longer than all the rest.
+        with_markers: also learn the ids around assistant turns, which only checks of rows need.
+
+    Raises:
+        PadfixError: `tokenizer` is not a Hugging Face tokenizer, or `model` is not a model.
     """
     check_tokenizer(tokenizer)
-    if earlier is not None and (earlier.vocab_size, earlier.special_ids) == (len(tokenizer), special_ids(tokenizer)):
+    controls = special_ids(tokenizer)
+    if earlier is not None and (earlier.vocab_size, earlier.special_ids) == (len(tokenizer), controls):
         vocabulary = earlier.vocabulary
     else:
         vocabulary = tokenizer.get_vocab()
@@ -33,7 +53,8 @@ def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None, 
         bos_added, eos_added = _count_added(tokenizer)
         probe_ids = encode_raw(tokenizer, "Hello world")
         template = observe_template(tokenizer)
-    pad_content, controls = tokenizer.pad_token, special_ids(tokenizer)
+    pad_content = tokenizer.pad_token
+    added = {*controls.values(), *tokenizer.added_tokens_decoder}
     return Facts(
         vocab_size=len(tokenizer),
         vocabulary=vocabulary,
@@ -53,13 +74,26 @@ def observe(tokenizer: Any, model: Any = None, *, pad_token: str | None = None, 
         probe_text=tokenizer.decode(probe_ids),
         template=template,
         requested_pad_token=pad_token,
-        model=observe_model(model, {*controls.values(), *tokenizer.added_tokens_decoder})
-        if model is not None
-        else None,
+        model=observe_model(model, added) if model is not None else None,
+        markers=_markers_or_none(tokenizer) if with_markers else None,
     )
 
 
-def _count_added(tokenizer: Any) -> tuple[int, int]:
+def make_decoder(tokenizer: TokenizerLike | None) -> Callable[[Sequence[int]], str]:
+    """Return what shows ids as text in a finding: decoded without negative ids, or numbers without a tokenizer."""
+    if tokenizer is None:
+        return lambda ids: " ".join(map(str, ids))
+    return lambda ids: str(tokenizer.decode([i for i in ids if i >= 0]))
+
+
+def _markers_or_none(tokenizer: TokenizerLike) -> TurnMarkers | None:
+    try:
+        return find_markers(tokenizer)
+    except PadfixError:
+        return None  # no template, or turns without ids of their own: the checks that need them are skipped
+
+
+def _count_added(tokenizer: TokenizerLike) -> tuple[int, int]:
     """Return how many BOS encoding puts before a plain text, and how many EOS after it."""
     with_special = [int(i) for i in tokenizer(USER_PROBE)["input_ids"]]
     bos_added = count_leading(with_special, tokenizer.bos_token_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +18,7 @@ from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.core.hf_objects import dtype_name
 from llama_padfix.doctor.facts import RowFacts, SampleFacts, TrainerFacts
 from llama_padfix.doctor.observe.rows import rows_of_batch
-from llama_padfix.doctor.observe.snapshot import find_read_once, remember_state
+from llama_padfix.doctor.observe.snapshot import find_read_once, remember_random_states, remember_state
 from llama_padfix.hardware.precision import choose_precision
 
 __all__ = ["Draw", "observe_trainer", "preserve_state", "sample_batches"]
@@ -155,14 +154,7 @@ def preserve_state(trainer: Any) -> Iterator[None]:
     That is the random states, the accelerator's notes on dataloaders, what the trainer keeps, and the counters and
     generators of its datasets and collator.
     """
-    import numpy
-    import torch
-
-    states = (random.getstate(), numpy.random.get_state(), torch.get_rng_state())
-    modules: list[Any] = [getattr(torch, kind, None) for kind in ("cuda", "xpu")]
-    used = [module for module in modules if module is not None and module.is_available() and module.is_initialized()]
-    on_devices = [module.get_rng_state_all() for module in used]
-    on_mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    restore_random_states = remember_random_states()
     accelerator, gradient_state = trainer.accelerator, trainer.accelerator.gradient_state
     restore = remember_state(
         trainer.train_dataset,
@@ -174,13 +166,7 @@ def preserve_state(trainer: Any) -> Iterator[None]:
         yield
     finally:
         restore()
-        random.setstate(states[0])
-        numpy.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        for module, state in zip(used, on_devices, strict=True):
-            module.set_rng_state_all(state)
-        if on_mps is not None:
-            torch.mps.set_rng_state(on_mps)
+        restore_random_states()
 
 
 def find_device(trainer: Any) -> Any:

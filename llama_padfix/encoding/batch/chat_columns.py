@@ -10,13 +10,13 @@ from typing import Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import is_unicode
 from llama_padfix.encoding.row_formats import read_row
+from llama_padfix.encoding.sources import CONVERSATION_COLUMNS
 
 __all__ = ["Chats", "Speakers", "read_chat_rows", "read_chat_table", "read_roles"]
 
 Speakers = tuple[str, ...]
 """The column, the key of the role, and the role of each message: conversations that share these look alike."""
 
-_COLUMNS = ("messages", "conversations", "conversation")  # in the order of formats.SHAPES
 _KEYS = {"role": "content", "from": "value"}
 
 
@@ -80,7 +80,7 @@ def _read_plainly(row: Any) -> tuple[Speakers, list[str]] | None:
     """Return the speakers and texts of a plain conversation; None for any other row."""
     column = "messages"
     if isinstance(row, Mapping):
-        column = next((name for name in _COLUMNS if row.get(name) is not None), "")
+        column = next((name for name in CONVERSATION_COLUMNS if row.get(name) is not None), "")
         if not column or row.get("tools") is not None or row.get("system") is not None:
             return None
         row = row[column]
@@ -107,7 +107,7 @@ def read_chat_table(table: Any, words: Sequence[str] = ()) -> Chats:
 
     count = table.num_rows
     nothing = Chats([None] * count, [], numpy.zeros(count + 1, numpy.int64), numpy.ones(count, bool))
-    column = next((name for name in _COLUMNS if name in table.column_names), None)
+    column = next((name for name in CONVERSATION_COLUMNS if name in table.column_names), None)
     if column is None or len(set(table.column_names)) < len(table.column_names):
         return nothing
     lists = table[column].combine_chunks()

@@ -21,8 +21,9 @@ from llama_padfix.encoding.dataset.cache import find_cache_file, locked, name_te
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader
 from llama_padfix.encoding.dataset.workers import EncodedChunk, encode_chunks
 from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.id_columns import is_table, rows_of
+from llama_padfix.encoding.id_columns import is_table
 from llama_padfix.encoding.record import write_encoding
+from llama_padfix.encoding.sources import column_names, rows_of
 
 __all__ = ["encode_dataset"]
 
@@ -82,16 +83,12 @@ def encode_dataset(
                 "num_proc and cache_dir out, and read it with DataLoader(dataset, num_workers=...)"
             )
         return _map_stream(datasets, encoder, dataset, name)
-    if isinstance(dataset, datasets.Dataset):
-        columns: Iterable[Any] = dataset.column_names
-    elif isinstance(dataset, (list, tuple)):
-        columns = dataset[0] if dataset and isinstance(dataset[0], Mapping) else ()
-    else:
+    if not isinstance(dataset, (datasets.Dataset, list, tuple)):
         raise PadfixError(
             f"A {type(dataset).__name__} is not a dataset. Pass a datasets.Dataset, DatasetDict or IterableDataset "
             "(datasets.load_dataset(name), datasets.Dataset.from_pandas(frame)), or a list of rows: list(rows)"
         )
-    _refuse_encoded(columns, name)
+    _refuse_encoded(column_names(dataset) or (), name)
     if not len(dataset):
         raise PadfixError(f"The {name} holds no rows. Check the files that it was read from.")
 
@@ -235,7 +232,7 @@ def _features(datasets: Any) -> Any:
 
 def _map_stream(datasets: Any, encoder: ChatEncoder, dataset: Any, name: str) -> Any:
     # Nothing is read here: a stream need not declare its columns, and some can be read only once.
-    _refuse_encoded(dataset.column_names or (), name)
+    _refuse_encoded(column_names(dataset) or (), name)
     # One in Arrow's format hands its tables over; else rows come as plain Python values, whatever the user's format.
     as_table = getattr(getattr(dataset, "_formatting", None), "format_type", None) == "arrow"
     encoded = dataset.with_format("arrow" if as_table else None).map(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama_padfix.encoding.id_columns import rows_of
+from llama_padfix.encoding.sources import rows_of
 
 __all__ = ["CHUNK_ROWS", "RowReader", "cut_table", "tabulate"]
 

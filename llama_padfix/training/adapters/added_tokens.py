@@ -13,7 +13,7 @@ from typing import Any
 from llama_padfix.core.compat import resizes_to_mean
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import text_config
-from llama_padfix.doctor.observe.tokenizer import observe
+from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.token_policy import choose_pad_token
 from llama_padfix.tokens.calls import check_tokenizer, encode_raw, preserve_backend_state
 from llama_padfix.training.adapters.row_training import (
@@ -159,7 +159,7 @@ def _refuse_padding_alone(tokenizer: Any, model: Any, missing: Sequence[Any]) ->
     names = {re.sub("[^a-z]", "", str(token).lower()) for token in missing}
     if not names or not names <= _PADDING_NAMES:
         return
-    choice = choose_pad_token(observe(tokenizer, model))
+    choice = choose_pad_token(observe_tokenizer(tokenizer, model))
     if choice is not None:
         raise PadfixError(
             f"Padding needs no new token and no new row: {choice.token!r} ({choice.token_id}) pads, because "

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from llama_padfix.chat.template_profile import observe_template
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.observe.model import blank_rows
-from llama_padfix.doctor.observe.rows import is_encoded, rows_of_dataset
+from llama_padfix.doctor.observe.rows import rows_of_dataset
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.labels import find_markers
+from llama_padfix.encoding.sources import is_encoded, is_iterable
 from llama_padfix.tokens.calls import check_tokenizer, encode_raw, preserve_backend_state, render
 from llama_padfix.tokens.control import special_ids
 from llama_padfix.training.adapters.row_training import Matrices, RowTraining, average_row, find_matrices, train_rows
@@ -186,7 +186,7 @@ def _ids_of_data(tokenizer: Any, dataset: Any) -> set[int]:
             ids = row.input_ids if row.attention_mask is None else row.input_ids[row.attention_mask != 0]
             used.update(int(i) for i in numpy.unique(ids))
         return used
-    if isinstance(dataset, (str, dict)) or not isinstance(dataset, Iterable):
+    if not is_iterable(dataset):
         raise PadfixError(f"A {type(dataset).__name__} is no dataset. Pass one split, or a list of rows: [row, ...]")
     encoder = ChatEncoder(tokenizer)
     batch: list[Any] = []

@@ -118,7 +118,7 @@ def _overflow(kind: Kind, health: Health) -> Cause:
     return _guard(
         "GRD000",
         f"The weights are finite and the batch has trained tokens. {where}".rstrip(),
-        "Feed the batch to the model again: llama_padfix.training.guard.evidence.load_batch(folder).",
+        "Feed the batch to the model again: llama_padfix.load_batch(folder).",
     )
 
 
