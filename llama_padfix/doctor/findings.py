@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.version import tool
+from llama_padfix.core.version import library_info
 from llama_padfix.doctor import report_formats
 from llama_padfix.doctor.facts import (
     Facts,
@@ -18,12 +18,15 @@ from llama_padfix.doctor.facts import (
     SampleFacts,
 )
 
-__all__ = ["Change", "Check", "Evidence", "Finding", "Hit", "Plan", "Report", "Safety", "Severity"]
+__all__ = ["MAX_EVIDENCE", "Change", "Check", "Evidence", "Finding", "Hit", "Plan", "Report", "Safety", "Severity"]
 
 Safety = Literal["safe", "unsafe", "manual"]
 """`safe`: settings only. `unsafe`: a template, ids or weights. `manual`: shown, never run."""
 
 Severity = Literal["error", "warning", "note"]
+
+MAX_EVIDENCE = 5
+"""Rows of evidence that a finding keeps."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +227,7 @@ class Report:
         levels = [finding.severity for finding in self.findings]
         return {
             "schema": report_formats.SCHEMA,
-            "tool": tool(),
+            "tool": library_info(),
             "summary": {level: levels.count(level) for level in ("error", "warning", "note")},
             "samples": [_plain(sample) for sample in self.samples],
             "findings": [_plain(finding) for finding in self.findings],

@@ -174,7 +174,7 @@ _MODEL_FIELDS = {
 
 def _remember(tokenizer: Any, model: Any) -> Callable[[], None]:
     """Return what puts back every setting that a patch may write, however far it came."""
-    configs = [] if model is None else [text_config(model), getattr(model, "generation_config", None)]
+    configs = [] if model is None else [text_config(model.config), getattr(model, "generation_config", None)]
     owners = [owner for owner in (tokenizer, *configs) if owner is not None]
     saved = [(vars(owner), {name: _copy_container(value) for name, value in vars(owner).items()}) for owner in owners]
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -205,7 +205,7 @@ def _apply(change: Change, tokenizer: Any, model: Any) -> None:
         if name == "padding_side":
             tokenizer.init_kwargs[name] = after  # transformers 4.x saves it from there alone
     elif change.target in _MODEL_FIELDS:
-        setattr(text_config(model) if owner == "model.config" else model.generation_config, name, after)
+        setattr(text_config(model.config) if owner == "model.config" else model.generation_config, name, after)
     else:
         raise PadfixError(f"No code knows how to apply a change of {change.target}.")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.files import scratch_folder
 from llama_padfix.doctor.diagnose import diagnose
 from llama_padfix.doctor.facts import FolderFacts
 from llama_padfix.doctor.findings import Change, Plan, Report
@@ -70,17 +70,13 @@ def heal_folder(
         raise PadfixError(f"{str(out)!r} exists already, and nothing is written over it. Name a new folder.")
     rows = observe_folder(source).embedding_rows
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with scratch_folder(target.parent, f".{target.name}-") as scratch:
         for name in _FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, scratch / name)
         changes, left = _repair(scratch, rows, ("safe", "unsafe") if unsafe else ("safe",), select, ignore)
         scratch.chmod(0o755)  # mkdtemp lets only the owner in
         scratch.rename(target)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
     files = tuple(sorted(item.name for item in target.iterdir()))
     return RepairedFolder(str(target), files, Plan(changes), left)
 

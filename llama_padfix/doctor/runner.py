@@ -12,7 +12,7 @@ from types import ModuleType
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor import checks
 from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Evidence, Finding, Hit, Report
+from llama_padfix.doctor.findings import MAX_EVIDENCE, Check, Evidence, Finding, Hit, Report
 
 _EXAMPLES = 5  # rows of evidence that a finding keeps
 _CONTEXT = 6  # positions shown on either side of a fault
@@ -180,7 +180,7 @@ def _inspect_rows(
                 tally = found.tallies.setdefault((check.code, row.source), _Tally())
                 tally.rows += 1
                 tally.count += sum(hit.count for hit in hits)
-                if len(tally.evidence) < _EXAMPLES:
+                if len(tally.evidence) < MAX_EVIDENCE:
                     tally.evidence.append(_show(row, hits[0], decode))
     for check in checks_of_rows:
         if "labels" in check.needs and not labelled:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.core.files import write_whole
-from llama_padfix.core.text import plain, shown
-from llama_padfix.core.version import tool
+from llama_padfix.core.text import printable
+from llama_padfix.core.version import library_info
 from llama_padfix.doctor.runner import load_checks
 from llama_padfix.view.document import MaskDocument, MaskRow
 from llama_padfix.view.pieces import Piece
@@ -56,7 +56,7 @@ def as_page(view: MaskDocument) -> str:
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; "
         "form-action 'none'; require-trusted-types-for 'script'"
     )
-    made_by = _static(f"{tool()['name']} {tool()['version']}")
+    made_by = _static(f"{library_info()['name']} {library_info()['version']}")
     title = _static(view.title)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -115,7 +115,7 @@ def _hash(source: str) -> str:
 
 
 def _static(text: object) -> str:
-    return html.escape(plain(text))
+    return html.escape(printable(text))
 
 
 def _embed(value: object) -> str:
@@ -164,7 +164,7 @@ def _data(view: MaskDocument) -> dict[str, object]:
     wide = len(ids) > 0xFFFF
     table = np.asarray(ids, dtype=np.int64)
     pieces = [view.pieces[token_id] for token_id in ids]
-    faces = {at: shown(piece.text, white=False) for at, piece in enumerate(pieces)}
+    faces = {at: printable(piece.text, keep="\n\t") for at, piece in enumerate(pieces)}
     return {
         "wide": wide,
         "ids": ids,
@@ -190,16 +190,16 @@ def _row_data(row: MaskRow, table: npt.NDArray[np.int64], dtype: str, view: Mask
         differing = {at: int(row.labels[at]) for at in (trained & (row.labels != row.input_ids)).nonzero()[0].tolist()}
     characters = {}
     for at, (count, text) in row.characters.items():
-        face = shown(text, white=False)
+        face = printable(text, keep="\n\t")
         characters[at] = (count, text) if face == text else (count, text, face)
     return {
         "number": row.number,
-        "summary": plain(describe_row(row)),
+        "summary": printable(describe_row(row)),
         "share": float(trained.sum() / max((~row.padding | trained).sum(), 1)),
         "labelled": row.labels is not None,
         "tokens": base64.b64encode(np.searchsorted(table, row.input_ids).astype(dtype).tobytes()).decode("ascii"),
         "modes": [number for run in runs for number in run],
-        "turns": [(at, plain(role)) for at, role in row.turns],
+        "turns": [(at, printable(role)) for at, role in row.turns],
         "characters": characters,
         "differing": differing,
         "problems": [
@@ -262,12 +262,12 @@ def _static_tokens(row: MaskRow, pieces: Mapping[int, Piece], end: int) -> str:
             run += 1
         count, text = row.characters.get(at, (1, piece.text))
         covered = max(covered, at + count if count > 1 else 0)
-        face = "⁺" if at < covered and at not in row.characters else shown(text, white=False)
+        face = "⁺" if at < covered and at not in row.characters else printable(text, keep="\n\t")
         face = re.sub(r"\n+", lambda breaks: "⏎" * len(breaks[0]) + "\n", html.escape(face))
         label = int(row.labels[at]) if row.labels is not None else IGNORE_INDEX
         state = "trained" if trained[at] else "padding" if is_padding else "not trained"
         differs = f", label {label}" if trained[at] and label != token_id else ""
-        title = html.escape(plain(f"id {token_id}, position {at}, {role or 'no role'}, {state}{differs}"))
+        title = html.escape(printable(f"id {token_id}, position {at}, {role or 'no role'}, {state}{differs}"))
         names = " ".join(filter(None, ("s" * piece.is_special, "p" * bool(row.padding[at]))))
         tag = "mark" if trained[at] else "span"
         times = f"{run} × " if run > 1 else ""

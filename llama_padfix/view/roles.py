@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.text import shown
+from llama_padfix.core.text import printable
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.encoding.turns_in_ids import find_turns_in
 from llama_padfix.tokens.calls import encode_raw
@@ -76,7 +76,7 @@ def find_roles(ids: LongArray, facts: Facts, roles: Roles, pieces: Mapping[int, 
             after = at + len(roles.prefix)
             if tuple(row[at:after]) == roles.prefix:
                 name = _read_name(row[after : after + _LONGEST_NAME], pieces)
-                turns.append((at, roles.names.get(name, shown(name))))
+                turns.append((at, roles.names.get(name, printable(name))))
         elif header := next((h for h in by_length if tuple(row[at : at + len(h)]) == h), None):
             turns.append((at, roles.headers[header]))
     if turns or facts.markers is None:

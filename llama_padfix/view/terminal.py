@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
-from llama_padfix.core.text import plain, shown
+from llama_padfix.core.text import printable
 from llama_padfix.view.document import MaskDocument, MaskRow
 from llama_padfix.view.pieces import Piece
 from llama_padfix.view.problems import Problem
@@ -78,15 +78,15 @@ def describe_problem(problem: Problem, names: Mapping[str, str]) -> str:
     where = f" at {problem.start}" + (f"-{last}" if last > problem.start else "") if problem.end else ""
     times = f", {problem.count} times in the row" if problem.count > 1 else ""
     remark = problem.remark if not problem.code else f"({problem.remark})" if problem.remark else ""
-    return plain(f"{named}{where}{times}{':' if remark and not problem.code else ''} {remark}").strip()
+    return printable(f"{named}{where}{times}{':' if remark and not problem.code else ''} {remark}").strip()
 
 
 def describe_findings(view: MaskDocument) -> list[str]:
     """Return a line for each finding of the checks, and one for the checks that were skipped."""
-    lines = [plain(finding) for finding in view.report.findings]
+    lines = [printable(finding) for finding in view.report.findings]
     lines = lines or [f"No findings: {len(view.report.passed)} checks of rows passed."]
     if view.report.skipped:
-        lines.append(plain(f"skipped: {', '.join(view.report.skipped)}"))
+        lines.append(printable(f"skipped: {', '.join(view.report.skipped)}"))
     return lines
 
 
@@ -137,7 +137,7 @@ class _RowPrinter:
         paint = _paint if self.color else _no_paint
         spelled = self._find_spelled(row)
         for (start, role), end in zip(row.turns, ends, strict=True):
-            label = plain(role)[:_WIDEST_ROLE]
+            label = printable(role)[:_WIDEST_ROLE]
             for first, last in ((start, min(end, head)), (max(start, tail), end)):
                 if first >= last:
                     continue
@@ -209,7 +209,7 @@ class _RowPrinter:
 
 def _escape(text: str) -> str:
     """Return a text with its line breaks; the marks of this module and what is not printable are escaped."""
-    lines = "\n".join(shown(line) for line in text.split("\n"))
+    lines = "\n".join(printable(line) for line in text.split("\n"))
     for mark in (OPEN, CLOSE, _MARKS["newline"]):
         lines = lines.replace(mark, f"\\u{ord(mark):04x}")
     return lines

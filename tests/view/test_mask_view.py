@@ -19,7 +19,7 @@ import numpy
 import pytest
 
 from llama_padfix import IGNORE_INDEX, ChatEncoder, MaskView, PadCollator, PadfixError, view_mask
-from llama_padfix.core.text import shown
+from llama_padfix.core.text import printable
 from llama_padfix.doctor.observe.files import open_rows
 from tests.conftest import fresh_tokenizer
 
@@ -564,12 +564,14 @@ def test_the_notebook_tells_each_token_by_its_title(llama: Any) -> None:
     assert titles[-1] == "id 128009, position 56, assistant, trained"
 
 
-def test_shown_leaves_nothing_that_acts() -> None:
+def test_printable_leaves_nothing_that_acts() -> None:
     for text in HOSTILE:
-        assert shown(text).isprintable()
-        assert not set(shown(text, white=False)) - {"\n", "\t"} & set("\x1b\u202e\u2028\x00")
-    assert shown("a\nb\tc", white=False) == "a\nb\tc" and shown("a\nb") == "a\\nb" and shown("é 你") == "é 你"
-    assert html.escape(shown("\ud800")) == "\\ud800"
+        assert printable(text).isprintable()
+        assert not set(printable(text, keep="\n\t")) - {"\n", "\t"} & set("\x1b\u202e\u2028\x00")
+    assert (
+        printable("a\nb\tc", keep="\n\t") == "a\nb\tc" and printable("a\nb") == "a\\nb" and printable("é 你") == "é 你"
+    )
+    assert html.escape(printable("\ud800")) == "\\ud800"
 
 
 # ---- the file

@@ -9,6 +9,7 @@ from typing import Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import DataFacts
+from llama_padfix.doctor.findings import MAX_EVIDENCE
 from llama_padfix.doctor.observe.files import read_or_error
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.row_formats import Conversation, read_row
@@ -121,7 +122,7 @@ class _Tally:
 
     def _keep(self, kind: str, examples: list[tuple[int, str]], number: int, why: str) -> None:
         self.counts[kind] += 1
-        if len(examples) < _EXAMPLES:
+        if len(examples) < MAX_EVIDENCE:
             examples.append((number, why))
 
 

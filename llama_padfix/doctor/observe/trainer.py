@@ -12,6 +12,7 @@ from typing import Any
 
 from llama_padfix.core.compat import count_second_division, find_tokenizer
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
+from llama_padfix.core.hf_objects import dtype_name
 from llama_padfix.doctor.facts import TrainerFacts
 from llama_padfix.hardware.precision import choose_precision
 
@@ -83,7 +84,7 @@ def _count_dtypes(model: Any, *, trainable: bool) -> dict[str, int]:
     counts: dict[str, int] = {}
     for parameter in model.parameters():
         if parameter.requires_grad == trainable:
-            name = str(parameter.dtype).removeprefix("torch.")
+            name = dtype_name(parameter.dtype)
             counts[name] = counts.get(name, 0) + parameter.numel()
     return counts
 
@@ -108,7 +109,7 @@ def _advise(device: Any) -> tuple[str | None, str]:
         advised = choose_precision(device)
     except PadfixError:  # a device that nobody can judge
         return None, ""
-    return str(advised.dtype).removeprefix("torch."), advised.reason
+    return dtype_name(advised.dtype), advised.reason
 
 
 def _announced_processes() -> int | None:
@@ -136,7 +137,7 @@ def _find_autocast(model: Any) -> str | None:
     while stack and len(seen) < 1000:
         value = stack.pop()
         if isinstance(value, torch.autocast):
-            return str(value.fast_dtype).removeprefix("torch.")
+            return dtype_name(value.fast_dtype)
         if id(value) in seen or isinstance(value, (torch.nn.Module, torch.Tensor)):
             continue
         seen.add(id(value))

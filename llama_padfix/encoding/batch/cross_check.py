@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.text import plain
+from llama_padfix.core.text import printable
 from llama_padfix.encoding.batch.chat_columns import Chats
 from llama_padfix.encoding.batch.encoder import BatchEncoder, Flat
 from llama_padfix.encoding.counts import Counts, count_rows
@@ -70,10 +70,10 @@ def _encode_carefully(careful: RowEncoder, rows: Rows, places: Sequence[int]) ->
     outcomes: list[_Outcome] = []
     for place, row in zip(places, encoded, strict=True):
         if isinstance(row, PadfixError):
-            outcomes.append((None, {"dropped_invalid": _shorten(plain(row))}))
+            outcomes.append((None, {"dropped_invalid": _shorten(printable(row))}))
             continue
         fitted = fit_row(row, careful.settings.max_length, careful.settings.truncation, rows.name(place))
-        seen = {kind: _shorten(plain(detail)) for kind, detail in fitted.notes.items()} if fitted.notes else {}
+        seen = {kind: _shorten(printable(detail)) for kind, detail in fitted.notes.items()} if fitted.notes else {}
         outcomes.append((fitted if fitted.trained else None, seen))
     return outcomes
 

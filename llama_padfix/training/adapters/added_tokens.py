@@ -248,7 +248,7 @@ def _remember_model(model: Any, matrices: Matrices) -> Callable[[], None]:
     layers = [layer for layer in (matrices.embedding, matrices.head) if layer is not None]
     held = [(layer, dict(vars(layer)), dict(layer._parameters)) for layer in layers]
     tensors = [(p, p.data) for _, _, parameters in held for p in parameters.values() if p is not None]
-    config, held_names = text_config(model), set(vars(model))
+    config, held_names = text_config(model.config), set(vars(model))
     sizes = [(owner, vars(owner).get("vocab_size")) for owner in (config, model) if "vocab_size" in vars(owner)]
 
     def restore() -> None:

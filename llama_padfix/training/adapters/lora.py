@@ -12,7 +12,7 @@ from typing import Any
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.compat import enable_checkpointing
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.core.hf_objects import read_layer
+from llama_padfix.core.hf_objects import read_layer, text_config
 from llama_padfix.hardware.precision import Precision
 
 __all__ = ["attach_lora", "choose_lora", "find_lora_targets", "keep_trainable_float32", "prepare_for_training"]
@@ -233,7 +233,7 @@ def _holds_layers(model: Any, path: str) -> bool:
 
 def _router_sizes(model: Any) -> frozenset[int]:
     config = getattr(model, "config", None)
-    text: Any = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
+    text: Any = text_config(config)
     sizes = {getattr(text, name, None) for name in _EXPERTS}
     # A shared expert is weighed by a projection to one number.
     return frozenset({size for size in sizes if isinstance(size, int)} | {1}) if sizes - {None} else frozenset()

@@ -9,7 +9,7 @@ from typing import Any
 
 from llama_padfix.core.compat import ties_saved_copies, trains_rows_of_heads, trains_single_rows
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.core.hf_objects import read_layer, text_config
+from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
 from llama_padfix.training.adapters.lora import choose_lora
 
 __all__ = ["Matrices", "RowTraining", "average_row", "complete_head", "find_matrices", "make_lora", "train_rows"]
@@ -114,7 +114,7 @@ def find_matrices(model: Any) -> Matrices:
         )
     for place, layer in (("embedding", embedding), ("output head", head)):
         _require_weights(place, layer)
-    says_tied = bool(getattr(text_config(model), "tie_word_embeddings", False))
+    says_tied = bool(getattr(text_config(model.config), "tie_word_embeddings", False))
     tied = head is not None and head.weight is embedding.weight
     if head is not None and says_tied != tied:
         seen = "are two matrices, and the config says that they are one" if says_tied else "are one, config says two"
@@ -140,7 +140,7 @@ def _require_weights(place: str, layer: Any) -> None:
         )
     if not weight.is_floating_point():
         raise PadfixError(
-            f"The weights of the {place} are quantised ({str(weight.dtype).removeprefix('torch.')}), so no row of it "
+            f"The weights of the {place} are quantised ({dtype_name(weight.dtype)}), so no row of it "
             "can be set or trained. Keep it out of the quantisation: BitsAndBytesConfig(..., "
             "llm_int8_skip_modules=['lm_head', 'embed_tokens'])"
         )
@@ -218,7 +218,7 @@ def train_rows(model: Any, token_ids: Iterable[int], lora: Any = None) -> RowTra
         by_rows=tuple(by_rows),
         whole=tuple(whole),
         shape=(count, width),
-        dtype=str(matrices.embedding.weight.dtype).removeprefix("torch."),
+        dtype=dtype_name(matrices.embedding.weight.dtype),
         rows_kept=rows_kept,
         rows_passing=2 * count * width * size,  # the head's copy waits for the backward pass, which adds its gradient
         whole_kept=len(matrices.layers) * count * width * size * 4,  # a copy, its gradient, two states of AdamW

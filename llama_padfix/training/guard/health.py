@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llama_padfix.core.hf_objects import dtype_name
 from llama_padfix.training.guard.incident import PLAIN_TYPES, BrokenWeight, Health, MicroBatch, Overflow
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def observe_health(
             }
             for group in _groups(optimizer)
         ),
-        dtypes=dict(Counter(str(p.dtype).removeprefix("torch.") for p in trained.values())),
+        dtypes=dict(Counter(dtype_name(p.dtype) for p in trained.values())),
         parameters=len(trained),
         without_gradient=len(trained) - len(gradients),
         broken_gradients=tuple(name for name, norm in norms.items() if norm is not None and not math.isfinite(norm)),

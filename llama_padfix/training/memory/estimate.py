@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.core.hf_objects import dtype_name, text_config
 from llama_padfix.hardware.precision import Precision
 from llama_padfix.training.memory.fake_model import build_model
 from llama_padfix.training.memory.step import trace_step
@@ -225,7 +226,7 @@ def _find_longest(measure: Any, batch: int, length: int, room: float, config: An
 
     The peak grows with the length and bends upwards, so a line through two lengths soon leads to the edge.
     """
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(config)
     limit = int(getattr(text, "max_position_embeddings", 0) or 131_072)
     if measure(batch, _LEAST_LENGTH) > room:
         return 0
@@ -269,7 +270,7 @@ def _name_savings(estimate: MemoryEstimate) -> tuple[str, ...]:
 def _draw(estimate: MemoryEstimate) -> Iterator[str]:
     plan, peak = estimate.plan, max(estimate.peak_bytes, 1)
     kind = getattr(plan.config, "model_type", "model")
-    how = [plan.quantization or str(plan.dtype).removeprefix("torch."), *(["LoRA"] if plan.lora is not None else [])]
+    how = [plan.quantization or dtype_name(plan.dtype), *(["LoRA"] if plan.lora is not None else [])]
     if plan.gradient_checkpointing:
         how.append("checkpointing")
     yield (
