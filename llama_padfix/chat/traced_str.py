@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, SupportsIndex
 
-from llama_padfix.core.text import printable
-
 __all__ = [
     "CLOSES",
     "LOST",
