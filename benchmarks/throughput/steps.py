@@ -87,7 +87,7 @@ with measure.Work() as work:
         (engines.Engine, "encode", "the engine's settings, its copies"),
         (plain_way.BatchEncoder, "_find_turns", "finding the turns in the ids"),
         (plain_way.BatchEncoder, "encode_chats", "labels"),
-        (both_ways, "_encode_carefully", "one row in 8,192 the careful way too"),
+        (both_ways, "_encode_rows", "one row in 8,192 by the row encoder too"),
         (encode.ChatEncoder, "encode_table", "the rest"),
     ):
         watch(owner, name, ENCODE, step)

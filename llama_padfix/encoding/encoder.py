@@ -233,9 +233,9 @@ class ChatEncoder:
                 self._tried_plain = True
                 self._plain = self._find_plain_way(careful)
             if self._plain is not None:
-                chats = read_chats(self._plain.words)
+                chats = read_chats(self._plain.forbidden)
                 if self._plain.learn(chats):
-                    chats = read_chats(self._plain.words)
+                    chats = read_chats(self._plain.forbidden)
                 try:
                     batch = encode_cross_checked(careful, self._plain, chats, rows)
                 except FastPathMismatch:
