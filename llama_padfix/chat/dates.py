@@ -16,7 +16,7 @@ from typing import Any
 from llama_padfix.chat.traced_render import parse_template, source_of
 from llama_padfix.core.compat import gives_clock
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.tokens.calls import render
+from llama_padfix.tokens.calls import render_or_none
 
 __all__ = ["find_date", "pin_date"]
 
@@ -152,10 +152,4 @@ def _parse_all(tokenizer: Any, given: Mapping[str, Any]) -> list[Any]:
 
 def _render_all(tokenizer: Any, kwargs: Mapping[str, Any]) -> list[str | None]:
     """Render a few conversations; None for each that the template refuses."""
-    texts: list[str | None] = []
-    for messages, tools in _PROBES:
-        try:
-            texts.append(render(tokenizer, messages, tools=tools, template_kwargs=kwargs))
-        except Exception:  # a template is somebody else's program: it may raise anything
-            texts.append(None)
-    return texts
+    return [render_or_none(tokenizer, messages, kwargs, tools=tools) for messages, tools in _PROBES]

@@ -1,4 +1,4 @@
-"""The records of a rendered conversation, and the slow way to its turns: rendering every prefix.
+"""The third strategy of `turns`: the conversation up to each turn, rendered. Slow, and exact where prefixes agree.
 
 Text that a message spells like a control token is kept apart before rendering: each such occurrence is rendered
 as one private-use character that the conversation does not hold, and put back afterwards.
@@ -6,28 +6,47 @@ as one private-use character that the conversation does not hold, and put back a
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llama_padfix.chat.render import ChatTemplate, Rendered, Turn, refuse, render_text
+from llama_padfix.chat.render import ChatTemplate, Rendered, RenderRequest, Turn, render_text
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.control import find_control_text
 
-__all__ = ["render_by_prefixes"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import Messages, Tool
 
 # Plane 15 is for private use: no template and no tokenizer gives these characters a meaning.
 _STAND_INS = range(0xF0000, 0xFFFFE)
 
 
-def render_by_prefixes(
-    template: ChatTemplate,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Any] | None,
-    wanted: Collection[int],
-    text: str,
-) -> Rendered:
-    """Return the turns as the renderings of the conversation up to each of them show them, or raise."""
+def find_by_prefixes(request: RenderRequest) -> Rendered | None:
+    """Return the turns as the renderings of the conversation up to each of them show them; None where they differ.
+
+    Raises:
+        PadfixError: A text that is normalized to a control token: prefixes do not show who wrote it.
+    """
+    if request.rewritten:
+        start, end, token = request.rewritten[0]
+        raise PadfixError(
+            f"The text {request.text[start:end]!r} becomes the control token {token!r} when it is normalized, and the "
+            "template does not show who wrote it. Remove it from the message's content."
+        )
+    if request.template.profile.error is None:
+        with contextlib.suppress(PadfixError):  # a template may refuse a part of a conversation
+            return render_by_prefixes(request)
+    return None
+
+
+def render_by_prefixes(request: RenderRequest) -> Rendered | None:
+    """Return the turns, rendered with a stand-in for each spelled control token; None where they differ.
+
+    Raises:
+        PadfixError: The template refuses a part of the conversation.
+    """
+    template, tools, text = request.template, request.tools, request.text
     spare = _spare_characters(text)
     originals: dict[str, str] = {}
     foreign = template.controls + template.tags
@@ -41,52 +60,44 @@ def render_by_prefixes(
             )
             for key, value in message.items()
         }
-        for message in messages
+        for message in request.messages
     ]
     safe_tools = _stand_in(list(tools), foreign, originals, spare) if tools is not None else None
     safe_text = render_text(template, safe_messages, safe_tools) if originals else text
-    turns = _find_by_prefixes(template, safe_messages, safe_tools, safe_text, wanted)
-    if not originals:
-        return Rendered(text, turns)
-    rendered = _put_back(safe_text, turns, originals)
-    if rendered.text != text:
-        raise PadfixError(
-            "A message spells a control token, and the template acts on that text, so it cannot be told from the "
-            "template's own tokens. Remove the control token from the message's content."
-        )
-    return rendered
+    turns = _find_turns(template, safe_messages, safe_tools, safe_text, request.trained_indices)
+    if turns is None:
+        return None
+    rendered = _put_back(safe_text, turns, originals) if originals else Rendered(text, turns)
+    return rendered if rendered.text == text else None
 
 
-def _find_by_prefixes(
+def _find_turns(
     template: ChatTemplate,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Any] | None,
+    messages: Messages,
+    tools: Sequence[Tool] | None,
     text: str,
-    wanted: Collection[int],
-) -> tuple[Turn, ...]:
-    """Find the turns by rendering the conversation up to each of them: slow, and exact where prefixes agree."""
-    facts, structure = template.facts, template.structure
-    stop_token = structure.stops[0] if structure is not None and structure.stops else facts.stop_token
+    trained_indices: Collection[int],
+) -> tuple[Turn, ...] | None:
+    """Return the turns where each prefix of the conversation is how the whole of it begins, else None."""
+    profile = template.profile
+    stop_token = profile.stops[0] if profile.stops else profile.stop_token
     turns: list[Turn] = []
-    for index in sorted(wanted):
+    for index in sorted(trained_indices):
         if index == 0:
-            raise refuse(index, "it is the first message, so there is no prompt to render before it")
+            return None  # there is no prompt to render before it
         prompt = render_text(template, messages[:index], tools, add_generation_prompt=True)
-        if not prompt.endswith(facts.header):
-            prompt += facts.header  # the template ignores add_generation_prompt
-        if not text.startswith(prompt):
-            raise refuse(index, "the conversation up to it renders differently on its own")
+        if not prompt.endswith(profile.header):
+            prompt += profile.header  # the template ignores add_generation_prompt
         until = render_text(template, messages[: index + 1], tools)
-        if facts.always_opens_turn:
-            until = until.removesuffix(facts.header)
-        if not text.startswith(until) or len(until) < len(prompt):
-            raise refuse(index, "what follows it changes how it is rendered")
+        if profile.always_adds_prompt:
+            until = until.removesuffix(profile.header)
+        if not (text.startswith(prompt) and text.startswith(until)) or len(until) < len(prompt):
+            return None
         length = _find_stop(until[len(prompt) :], stop_token, template.controls)
-        turns.append(
-            Turn(index, len(prompt), len(until) if length is None else len(prompt) + length, length is not None)
-        )
-        if len(turns) > 1 and turns[-2].end > turns[-1].start:
-            raise refuse(index, "it overlaps the turn before it")
+        end = len(until) if length is None else len(prompt) + length
+        if turns and turns[-1].end > len(prompt):
+            return None
+        turns.append(Turn(index, len(prompt), end, length is not None))
     return tuple(turns)
 
 
@@ -111,6 +122,7 @@ def _spare_characters(text: str) -> Iterator[str]:
     return (char for char in map(chr, _STAND_INS) if char not in taken)
 
 
+# It returns what it is given, so that a mapping of any values stays one.
 def _stand_in(value: Any, controls: tuple[str, ...], originals: dict[str, str], spare: Iterator[str]) -> Any:
     """Return a copy of a message in which one spare character stands for each spelled control token.
 

@@ -1,33 +1,49 @@
-"""A conversation rendered by its chat template, and the records of that."""
+"""A conversation rendered by its chat template, the records of that, and the errors of what cannot be proven."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
-from llama_padfix.chat.template_profile import TemplateFacts
-from llama_padfix.chat.trace import Structure
+from llama_padfix.chat.template_profile import TemplateProfile
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.text import shown
 from llama_padfix.tokens.calls import render
 
-__all__ = ["ChatTemplate", "Rendered", "Turn", "refuse", "render_text"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import Messages, TokenizerLike, Tool
+
+
+class Refusal(Enum):
+    """Why it cannot be proven where a turn begins and ends."""
+
+    UNPROBED = "probes do not show how the template writes a turn"
+    UNTRACED = "the template cannot be followed"
+    REWRITTEN = "the template rewrites its text in a way that cannot be followed"
+    FOREIGN = "it would hold what somebody else wrote"
+    TWICE = "its text is written in two places"
+    SILENT = "the template writes none of its text"
+    STOPPED = "another turn ends in front of its text"
+    FIRST = "it is the first message, so there is no prompt to render before it"
+    HEADLESS = "no header of the model stands before it, and the conversation up to it renders differently on its own"
+    OVERLAP = "it overlaps the turn before it"
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A tokenizer's chat template with what was learned about it; `kwargs` go to every rendering.
+    """A tokenizer's chat template with what was learned about it."""
 
-    `controls` are the contents of the special tokens, which encoding cuts out of a text wherever they stand; `tags`
-    those of ordinary added tokens that steer the model (`<tool_call>`), which only an assistant may say.
-    """
-
-    tokenizer: Any = field(repr=False)
-    facts: TemplateFacts
+    tokenizer: TokenizerLike = field(repr=False)
+    profile: TemplateProfile
     controls: tuple[str, ...] = field(repr=False)
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    structure: Structure | None = field(default=None, repr=False)
+    """The contents of the special tokens, which encoding cuts out of a text wherever they stand."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict)  # a template takes any value
+    """The arguments of every rendering."""
     tags: tuple[str, ...] = field(default=(), repr=False)
+    """Those of ordinary added tokens that steer the model (`<tool_call>`), which only an assistant may write."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +62,18 @@ class Turn:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text, with its assistant turns in order.
-
-    `spelled` holds (start, end) of every control token that is only spelled in the text of a message and must be
-    encoded as text. `generation` are the spans that the template itself marks with `{% generation %}`, if it does.
-    `losses` say what the template left out. `written` are the messages of which it wrote text, where that is known.
-    """
+    """A conversation as text, with its assistant turns in order."""
 
     text: str
     turns: tuple[Turn, ...]
     spelled: tuple[tuple[int, int], ...] = ()
+    """(start, end) of every control token that a message only spells, and that must be encoded as text."""
     generation: tuple[tuple[int, int], ...] = ()
+    """The spans that the template itself marks with `{% generation %}`, if it does."""
     losses: tuple[str, ...] = ()
+    """What the template left out, in words."""
     written: frozenset[int] | None = field(default=None, repr=False)
+    """The messages of which the template wrote text, where that is known."""
 
     @property
     def agrees(self) -> bool:
@@ -75,19 +90,64 @@ class Rendered:
         return all(one == two or char.isspace() for char, one, two in pairs)
 
 
-def refuse(index: int, reason: str) -> PadfixError:
-    """Return the error that says why a turn cannot be proven."""
+@dataclass(frozen=True)
+class RenderRequest:
+    """A rendered conversation whose turns are looked for."""
+
+    template: ChatTemplate
+    messages: Messages
+    tools: Sequence[Tool] | None
+    assistant_indices: Sequence[int]
+    """All messages of the assistant."""
+    trained_indices: Collection[int]
+    """Those whose turns are looked for."""
+    text: str
+    """What the tokenizer renders."""
+    rewritten: Sequence[tuple[int, int, str]] = ()
+    """(start, end, token) of text that a normalizer makes a control token."""
+
+
+def refuse(index: int, refusal: Refusal, text: str = "", place: int | None = None) -> PadfixError:
+    """Return the error for a turn that cannot be proven, with the place in the rendered text that shows it."""
     return PadfixError(
-        f"Where the assistant turn of message {index} begins and ends cannot be proven: {reason}. "
+        f"Where the assistant turn of message {index} begins and ends cannot be proven: {refusal.value}. "
         "Train on the last turn only, or split the conversation there."
+        + ("" if place is None else f"\n{draw_place(text, place)}")
     )
 
 
+_COLUMNS = 96  # of a picture, without its indent
+
+
+def draw_place(text: str, place: int) -> str:
+    """Return one line of a text around a place, printable, and a line with a caret under the place.
+
+    A character that cannot be printed is written as its escape; a wide one (Chinese, emoji) takes two columns.
+    """
+    before, after = _fit(text[max(place - _COLUMNS, 0) : place][::-1]), _fit(text[place : place + _COLUMNS])
+    left = ("..." if len(before) < place else "") + "".join(reversed(before))
+    right = "".join(after) + ("..." if place + len(after) < len(text) else "")
+    return f"  {left}{right}\n  {' ' * _width(left)}^"
+
+
+def _fit(text: str) -> list[str]:
+    """Return the characters of a text, each in a form that can be printed, as many as half a picture holds."""
+    fitting: list[str] = []
+    room = _COLUMNS // 2 - len("...")
+    for char in text:
+        fitting.append(shown(char))
+        room -= _width(fitting[-1])
+        if room < 0:
+            return fitting[:-1]
+    return fitting
+
+
+def _width(text: str) -> int:
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
 def render_text(
-    template: ChatTemplate,
-    messages: Sequence[Mapping[str, Any]],
-    tools: Sequence[Any] | None,
-    add_generation_prompt: bool = False,
+    template: ChatTemplate, messages: Messages, tools: Sequence[Tool] | None, add_generation_prompt: bool = False
 ) -> str:
     """Return the text that the tokenizer renders; what the template raises becomes a `PadfixError`."""
     try:
@@ -100,7 +160,7 @@ def render_text(
         )
     except PadfixError:
         raise
-    except Exception as error:  # a template is somebody else's program: it may raise anything
+    except Exception as error:  # a template is a program of its author: it may raise anything
         raise PadfixError(
             f"The chat template refuses the conversation: {type(error).__name__}: {error}. "
             "Change the conversation to what the template accepts, or drop the row: on_error='drop'"

@@ -1,105 +1,208 @@
-"""What stands around an assistant turn in a chat template, learned from a few traced probes."""
+"""What is known about a chat template, learned by rendering probes: one prober, one record."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
-from llama_padfix.chat.trace import Structure, Trace, common_start, read_trace
-from llama_padfix.chat.traced_render import parse_template, render_traced, source_of
-from llama_padfix.tokens.calls import count_leading, encode_raw, render
+from llama_padfix.chat.profile_rules import (
+    PROMPT_RULES,
+    Evidence,
+    find_answer_end,
+    find_ending,
+    find_history_header,
+    find_stops,
+    first_of,
+)
+from llama_padfix.chat.template_probes import ANSWER, ASSISTANT, QUESTION, USER, trace_probes
+from llama_padfix.chat.traced_render import parse_template, source_of
+from llama_padfix.tokens.calls import count_leading, encode_raw, is_of_transformers, render, render_or_none
 from llama_padfix.tokens.control import find_control_text, special_ids
 
-__all__ = ["USER_PROBE", "TemplateFacts", "learn_structure", "observe_template"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import TokenizerLike
 
 
 @dataclass(frozen=True)
-class TemplateFacts:
-    """What stands around an assistant turn in a chat template, learned by rendering probes.
+class TemplateProfile:
+    """What a chat template writes around an assistant turn, learned by rendering probes.
 
-    `header` is the text that opens the turn (the generation prompt); it is found again before the answers of a
-    conversation when `header_in_history`, and cannot be forged by text when `header_has_control` (it holds a
-    control token). `stop_token` is the first special token after the answer. `leading_bos` counts the BOS ids
-    that a rendered conversation starts with. `always_opens_turn`: the template ends every conversation with
-    the header, asked or not. `prints_date`: today's date stands in what it renders. `error` says why nothing could
-    be learned.
+    The fields down to `role_headers` come from plain renderings; `is_traced` and those below it from traced ones, in
+    which every character's author is known.
     """
 
     header: str = ""
+    """The text that opens the turn: the generation prompt, or what stands before an answer where there is none."""
     header_in_history: bool = False
+    """Whether `header` stands before the answers of a conversation too, so that they are found by it."""
     header_has_control: bool = False
+    """Whether `header` holds a control token, so that no text can forge it."""
     stop_token: str | None = None
+    """The first control token after the answer."""
     stop_token_id: int | None = None
-    always_opens_turn: bool = False
+    always_adds_prompt: bool = False
+    """Whether every conversation ends with `header`, asked for or not."""
     leading_bos: int = 0
+    """How many BOS ids a rendered conversation starts with."""
     error: str | None = None
+    """Why plain renderings show nothing."""
     prints_date: bool = False
+    """Whether today's date stands in a rendered conversation."""
+    role_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The text that opens a turn in the history, by role: user, assistant, system."""
+    is_traced: bool = False
+    """Whether traced renderings show how the template writes a turn."""
+    prompt: str = ""
+    """The generation prompt after a question."""
+    prompt_is_constant: bool = False
+    """Whether nothing in a conversation can change the generation prompt."""
+    prompt_has_control: bool = False
+    ignores_prompt: bool = False
+    """Whether asking for a generation prompt changes nothing."""
+    added_prompt: str = ""
+    """The generation prompt where it ends every conversation, asked for or not; else nothing."""
+    history_header: str = ""
+    """The part of the prompt, or of what stands before an answer, that the history repeats."""
+    ending: str = ""
+    """What follows a plain last answer, up to and including its stop token."""
+    stops: tuple[str, ...] = ()
+    """All tokens seen to end a turn; the first ends a last answer."""
+    controls: tuple[str, ...] = field(default=(), repr=False)
+    """The control tokens of the tokenizer."""
+    bos: str = ""
+    """The text of the tokenizer's BOS."""
 
 
-# Plain words, so that no template trims, splits or escapes them; each must come out exactly once.
-USER_PROBE = "Probequestion"
-_ASSISTANT_PROBE = "Probeanswer"
 # How the templates of Llama, Mistral, Granite, gpt-oss and others write a date.
 _DATE_FORMATS = ("%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%Y-%m-%d", "%Y/%m/%d", "%d/%m/%Y", "%m/%d/%Y")
+_SYSTEM = "Probeorder"
+_KNOWN_PER_TOKENIZER = 8
+_known: WeakKeyDictionary[TokenizerLike, dict[object, TemplateProfile]] = WeakKeyDictionary()
 
 
-def observe_template(tokenizer: Any, template_kwargs: Mapping[str, Any] | None = None) -> TemplateFacts | None:
-    """Return what stands around an assistant turn in the chat template; None when there is no template.
+def observe_template(
+    tokenizer: TokenizerLike, template_kwargs: Mapping[str, object] | None = None
+) -> TemplateProfile | None:
+    """Return what the tokenizer's chat template writes around an assistant turn.
 
-    Learned by rendering one question and one answer with and without a generation prompt; `error` says why
-    where the template does not let itself be read.
+    It is learned by rendering a few conversations, once for a template, its arguments, the tokenizer's control tokens
+    and the day: a change of any of them is noticed.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer. It is called, and left as it is but for its backend's state
+            (`preserve_backend_state`).
+        template_kwargs: The arguments of every rendering.
+
+    Returns:
+        The profile, with `error` set where plain renderings show nothing; None when there is no template.
     """
     if not getattr(tokenizer, "chat_template", None):
         return None
-    user = {"role": "user", "content": USER_PROBE}
-    assistant = {"role": "assistant", "content": _ASSISTANT_PROBE}
-    try:
-        whole = render(tokenizer, [user, assistant], template_kwargs=template_kwargs)
-        asked = render(tokenizer, [user], template_kwargs=template_kwargs)
-        prompted = render(tokenizer, [user], add_generation_prompt=True, template_kwargs=template_kwargs)
-    except Exception as error:  # a template is somebody else's program: it may raise anything
-        return TemplateFacts(error=f"rendering it raised {type(error).__name__}: {error}")
-    for probe, text in ((USER_PROBE, whole), (_ASSISTANT_PROBE, whole), (USER_PROBE, asked)):
-        if text.count(probe) != 1:
-            return TemplateFacts(error=f"it writes the content of a message {text.count(probe)} times")
+    kwargs = dict(template_kwargs or {})
+    key = _key_of(tokenizer, kwargs)
+    if key is None:
+        return _probe(tokenizer, kwargs)
+    known = _known.setdefault(tokenizer, {})
+    profile = known.get(key)
+    if profile is None:
+        if len(known) >= _KNOWN_PER_TOKENIZER:
+            known.clear()
+        profile = known[key] = _probe(tokenizer, kwargs)
+    return profile
 
-    before, answer_tail = whole.split(_ASSISTANT_PROBE)
-    between = before.split(USER_PROBE)[1]
-    asked_tail = asked.split(USER_PROBE)[1]
-    prompted_tail = prompted.split(USER_PROBE)[1] if prompted.count(USER_PROBE) == 1 else asked_tail
+
+def _key_of(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> object:
+    """Return all that a profile depends on; None where that cannot be compared, so that nothing may be kept."""
+    if not is_of_transformers(tokenizer):
+        return None  # another class may render by rules of its own
+    try:
+        json.dumps(kwargs)
+    except (TypeError, ValueError):  # an object may change and look the same
+        return None
+    settings = (tokenizer.chat_template, kwargs, tokenizer.special_tokens_map, special_ids(tokenizer))
+    return (repr(settings), len(tokenizer), datetime.now().date())
+
+
+def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplateProfile:
+    """Return the profile from plain probes and then from traced ones.
+
+    Content is traced as text, then as a list of parts, which some templates demand (Idefics 3, SmolVLM).
+    """
+    profile = _probe_plainly(tokenizer, kwargs)
+    for as_parts in (False, True):
+        probes = trace_probes(tokenizer, kwargs, as_parts)
+        if probes is None:
+            continue
+        controls = tuple(special_ids(tokenizer))
+        evidence = Evidence(probes, controls, tokenizer.eos_token, profile.header, profile.always_adds_prompt)
+        evidence = replace(evidence, prompt=first_of(PROMPT_RULES, evidence))
+        header = find_history_header(evidence)
+        end = find_answer_end(evidence, header)
+        return replace(
+            profile,
+            is_traced=True,
+            prompt=evidence.prompt,
+            prompt_is_constant=not evidence.ignores_prompt and _is_prompt_constant(tokenizer, kwargs),
+            prompt_has_control=bool(find_control_text(evidence.prompt, controls)),
+            ignores_prompt=evidence.ignores_prompt,
+            added_prompt=evidence.added_prompt,
+            history_header=header,
+            ending=find_ending(end),
+            stops=find_stops(end, header),
+            controls=controls,
+            bos=tokenizer.bos_token or "",
+        )
+    return profile
+
+
+def _probe_plainly(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplateProfile:
+    """Return what one question and one answer show, rendered with and without a generation prompt."""
+    try:
+        whole = render(tokenizer, [USER, ASSISTANT], template_kwargs=kwargs)
+        asked = render(tokenizer, [USER], template_kwargs=kwargs)
+        prompted = render(tokenizer, [USER], add_generation_prompt=True, template_kwargs=kwargs)
+    except Exception as error:  # a template is a program of its author: it may raise anything
+        return TemplateProfile(error=f"rendering it raised {type(error).__name__}: {error}")
+    for probe, text in ((QUESTION, whole), (ANSWER, whole), (QUESTION, asked)):
+        if text.count(probe) != 1:
+            return TemplateProfile(error=f"it writes the content of a message {text.count(probe)} times")
+
+    before, answer_tail = whole.split(ANSWER)
+    opening, _, between = before.partition(QUESTION)
+    asked_tail = asked.split(QUESTION)[1]
+    prompted_tail = prompted.split(QUESTION)[1] if prompted.count(QUESTION) == 1 else asked_tail
 
     controls = special_ids(tokenizer)
     found = find_control_text(answer_tail, tuple(controls))
     stop_token = found[0][2] if found else None
-    opening = before.split(USER_PROBE)[0].removeprefix(tokenizer.bos_token or "").lstrip()
-    if stop_token is not None and opening.startswith(stop_token):
+    if stop_token is not None and opening.removeprefix(tokenizer.bos_token or "").lstrip().startswith(stop_token):
         stop_token = None  # what opens the first turn opens the next one too, and ends none
     # The template opened the next assistant turn by itself: what follows the question is what precedes the answer.
     opened = between.partition(stop_token)[2] if stop_token is not None and stop_token in between else between
-    always_opens_turn = (
-        asked_tail == prompted_tail and asked_tail.rstrip() == between.rstrip() and opened.strip() != ""
-    )
-    if always_opens_turn:
+    always = asked_tail == prompted_tail and asked_tail.rstrip() == between.rstrip() and opened.strip() != ""
+    if always:
         header = opened
     elif prompted_tail.startswith(asked_tail) and prompted_tail != asked_tail:
         header = prompted_tail[len(asked_tail) :]
     else:
         # The template ignores add_generation_prompt: what stands before an answer has to do.
-        header = between[len(asked_tail) :] if between.startswith(asked_tail) else between
-    return TemplateFacts(
+        header = between.removeprefix(asked_tail)
+    profile = TemplateProfile(
         header=header,
         # A header that the history does not repeat (a think tag opened for the model) cannot be searched for.
         header_in_history=bool(header) and header in between,
         header_has_control=bool(find_control_text(header, tuple(controls))),
         stop_token=stop_token,
         stop_token_id=controls[stop_token] if stop_token is not None else None,
-        always_opens_turn=always_opens_turn,
+        always_adds_prompt=always,
         leading_bos=count_leading(encode_raw(tokenizer, whole), tokenizer.bos_token_id),
         prints_date=_prints_today(whole),
     )
+    return replace(profile, role_headers=_find_role_headers(tokenizer, kwargs, profile, tuple(controls)))
 
 
 def _prints_today(text: str) -> bool:
@@ -107,209 +210,34 @@ def _prints_today(text: str) -> bool:
     return any(today.strftime(form) in text for form in _DATE_FORMATS)
 
 
-_WORDS = ("Probequestion", "Probeanswer", "Secondquestion", "Secondanswer")
-_MARKS = re.compile(r"[^\w\s]+ *$")  # with which headers of words open, such as "### "
-_CALL = {"type": "function", "id": "abcdefghi", "function": {"name": "look", "arguments": {"at": "sky"}}}
+def _find_role_headers(
+    tokenizer: TokenizerLike, kwargs: Mapping[str, object], profile: TemplateProfile, controls: tuple[str, ...]
+) -> dict[str, str]:
+    """Return the text that opens the turn of each role in the history."""
+    text = render_or_none(tokenizer, [USER, ASSISTANT, USER, ASSISTANT], kwargs) or ""
+    if ANSWER not in text:
+        return {}
+    front, after = text.split(ANSWER)[:2]
+    between, after = front.rpartition(QUESTION)[2], after.split(QUESTION)[0]
+    opener = next((token for _, _, token in find_control_text(profile.header, controls)), "")
+    if profile.stop_token is not None and profile.stop_token in after:
+        after = after.partition(profile.stop_token)[2]
+    elif opener and opener in after:  # what ends the last turn of a conversation may not end the others
+        after = after[after.rfind(opener) :]
+    # What opens the turn of the history, where that is not the generation prompt (which may open a thought).
+    headers = {"user": after, "assistant": profile.header if profile.header_in_history else between}
+    # Many templates refuse a system message.
+    text = render_or_none(tokenizer, [{"role": "system", "content": _SYSTEM}, USER], kwargs) or ""
+    if text.count(_SYSTEM) == 1:
+        headers["system"] = text.partition(_SYSTEM)[0].removeprefix(tokenizer.bos_token or "")
+    return {role: header for role, header in headers.items() if header.strip()}
 
 
-def learn_structure(
-    tokenizer: Any, kwargs: Mapping[str, Any], facts: TemplateFacts, controls: tuple[str, ...]
-) -> Structure | None:
-    """Return how the template writes a turn; None where probes do not show it.
+def _is_prompt_constant(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> bool:
+    r"""Return True if the generation prompt is constant text behind nothing but the request for it.
 
-    Content is tried as text, then as a list of parts, which some templates demand.
-    """
-    for as_parts in (False, True):
-        found = _learn(tokenizer, kwargs, facts, controls, as_parts)
-        if found is not None:
-            return found
-    return None
-
-
-def _learn(
-    tokenizer: Any, kwargs: Mapping[str, Any], facts: TemplateFacts, controls: tuple[str, ...], as_parts: bool
-) -> Structure | None:
-    def probe(
-        count: int,
-        prompt: bool = False,
-        last: Mapping[str, Any] | None = None,
-        roles: Sequence[str] = ("user", "assistant"),
-    ) -> Trace | None:
-        messages: list[Mapping[str, Any]] = [
-            {"role": roles[n % 2], "content": [{"type": "text", "text": word}] if as_parts else word}
-            for n, word in enumerate(_WORDS[:count])
-        ]
-        if last is not None:
-            messages.append(last)
-        try:
-            found = read_trace(render_traced(tokenizer, messages, None, kwargs, prompt))
-        except Exception:  # a template is somebody else's program: it may raise anything
-            return None
-        return found if all(_once(found, n, word) for n, word in enumerate(_WORDS[:count])) else None
-
-    asked, prompted, one = probe(1), probe(1, True), probe(2)
-    if asked is None or prompted is None or one is None:
-        return None
-    asked_tail, prompted_tail = _tail(asked), _tail(prompted)
-    between = _gap(one, 0, 1)
-    ignores = asked.text == prompted.text
-    prompt = prompted_tail[common_start(prompted_tail, asked_tail) :] if not ignores else ""
-    tail = _tail(one)
-    longer, longest = probe(3), probe(4)
-    opened = ""
-    if ignores and longer is not None:
-        others = [probe(2, roles=(role, "user")) for role in ("system", "user")]
-        seams = [(asked_tail, other) for other in others if other is not None]
-        opened = _find_opened(asked_tail, tail, between, [*seams, (tail, longer)], controls)
-    opens_always = ignores and (facts.always_opens_turn or bool(opened))
-    if opens_always:
-        prompt = opened or facts.header
-    history = [between]
-    if longest is not None:
-        history += [_gap(longest, 0, 1), _gap(longest, 2, 3)]
-    header = facts.header
-    if opens_always:
-        seam = len(asked_tail) - len(prompt)
-        header = min((prompt[: common_start(prompt, gap[seam:])] for gap in history), key=len)
-    if prompt and not opens_always:
-        seam = len(prompted_tail) - len(prompt)
-        header = min((prompted_tail[seam : max(seam, common_start(prompted_tail, gap))] for gap in history), key=len)
-    elif ignores and not opens_always and between.startswith(asked_tail):
-        header = between[len(asked_tail) :]
-        for gap in history:  # the last answer may begin with a thought that the history leaves out
-            header = header[: common_start(header, gap[len(asked_tail) :])] or header
-    if not any(char.isalnum() for char in header):  # white space may stand elsewhere in the history
-        bare = prompt.strip()
-        header = bare if bare and all(bare in gap for gap in history) else ""
-
-    tail = tail.removesuffix(prompt if opens_always else "")
-    shared = {token for _, _, token in find_control_text(between[: between.find(header)] if header else "", controls)}
-    eos = tokenizer.eos_token
-    closers = _find_closers(longer, shared, controls) if longer is not None else []
-    last_stop = _choose(tail, shared, closers, eos, controls)
-    stops = [last_stop[1]] if last_stop else []
-    if closers:
-        known = {*shared, *stops, eos}
-        stops.append(next((token for token in closers if token in known), closers[-1]))
-    call = probe(1, last={"role": "assistant", "content": "", "tool_calls": [_CALL]})
-    if call is not None and "look" in call.text:
-        called = _choose(_tail(call).removesuffix(prompt if opens_always else ""), set(stops), [], eos, controls)
-        stops += [called[1]] if called else []
-    stops += [token for token in ("<|eom_id|>",) if token in controls]
-    openers = {token for _, _, token in find_control_text(header, controls)[:1]}
-    ending = tail[: last_stop[0]] if last_stop else ""
-    if ending and longest is not None and not _gap(longest, 1, 2).startswith(ending):
-        ending = ""
-    return Structure(
-        prompt=prompt,
-        steady=not ignores and _is_steady(tokenizer, kwargs),
-        header=header,
-        ending=ending,
-        stops=tuple(token for token in dict.fromkeys(stops) if token not in openers),
-        controls=controls,
-        opens_always=opens_always,
-        ignores_prompt=ignores,
-        prompt_has_control=bool(find_control_text(prompt, controls)),
-        bos=tokenizer.bos_token or "",
-    )
-
-
-def _once(trace: Trace, index: int, word: str) -> bool:
-    """Tell whether the word of a message was written once, however the template changed it."""
-    written = sum(end - start for start, end, origin in trace.blocks if origin == index)
-    return 0 < written < 2 * len(word)
-
-
-def _tail(trace: Trace) -> str:
-    return trace.own[trace.blocks[-1][1] :]
-
-
-def _gap(trace: Trace, left: int, right: int) -> str:
-    """Return what the template wrote between the words of two messages."""
-    end = max(end for _, end, origin in trace.blocks if origin == left)
-    start = min(start for start, _, origin in trace.blocks if origin == right)
-    return trace.own[end:start]
-
-
-def _find_closers(longer: Trace, shared: set[str], controls: Sequence[str]) -> list[str]:
-    """Return the control tokens that end an answer in the history, in front of what opens the next question."""
-    after, opening = _gap(longer, 1, 2), longer.own[: longer.blocks[0][0]]
-    found = find_control_text(after, tuple(controls))
-    tokens = [token for _, _, token in found]
-    ends = [place for place, token in enumerate(tokens) if token in shared]
-    if ends:  # the opening may end a default system turn in the same way
-        return tokens[: ends[0] + 1]
-    opened = len(after) - _common_end(after, opening)
-    return [token for start, _, token in found if start < opened]
-
-
-def _find_opened(
-    asked_tail: str,
-    answered_tail: str,
-    between: str,
-    seams: Sequence[tuple[str, Trace]],
-    controls: Sequence[str],
-) -> str:
-    """Return what a template that ignores the wish for a generation prompt opens behind every conversation.
-
-    It stands at the end of a question's and of an answer's text alike, and in front of an answer, but not in front
-    of a question: `seams` are such ends with a conversation that goes on there with a question.
-    """
-    found, elsewhere, opening = [], "", seams[-1][1].own[: seams[-1][1].blocks[0][0]]
-    for tail, trace in seams:
-        followed = _gap(trace, trace.blocks[-1][2] - 1, trace.blocks[-1][2])
-        same = common_start(tail, followed)
-        _, end, token = (find_control_text(tail[:same], tuple(controls)) or [(0, 0, "")])[-1]
-        header = followed[end - len(token) :]
-        if end and end == same and opening.endswith(header) and not _opens(followed[end:], controls):
-            same -= len(token)  # both headers open with one token
-        else:
-            same -= len(tail[end:same]) - len(_MARKS.sub("", tail[end:same]))
-        found.append(tail[same:].lstrip())
-        elsewhere += followed
-    opened = min(found, key=len)
-    if opened in elsewhere:
-        return ""
-    seam = len(asked_tail) - len(opened)
-    same = common_start(opened, between[seam:])
-    ends = asked_tail.endswith(opened) and answered_tail.endswith(opened) and between.startswith(asked_tail[:seam])
-    return opened if ends and any(char.isalnum() for char in opened[:same]) else ""
-
-
-def _opens(text: str, controls: Sequence[str]) -> bool:
-    """Tell whether a text begins with a control token."""
-    found = find_control_text(text, tuple(controls))
-    return bool(found) and not text[: found[0][0]].strip()
-
-
-def _choose(
-    tail: str, shared: set[str], closers: Sequence[str], eos: str | None, controls: Sequence[str]
-) -> tuple[int, str] | None:
-    """Return where the stop token of a turn ends in what follows its text, and which it is.
-
-    A token that also ends a question ends a turn; else what ends answers in the history does, the tokenizer's end
-    of sequence if it is there, or its last token; else the end of sequence; else the last one.
-    """
-    found = find_control_text(tail, tuple(controls))
-    sure = {eos} & set(closers)
-    for accepted, candidates in ((shared, found), (sure, found), (set(closers), found[::-1]), ({eos}, found)):
-        for _, end, token in candidates:
-            if token in accepted:
-                return end, token
-    return (found[-1][1], found[-1][2]) if found else None
-
-
-def _common_end(one: str, other: str) -> int:
-    length = 0
-    while length < min(len(one), len(other)) and one[-1 - length] == other[-1 - length]:
-        length += 1
-    return length
-
-
-def _is_steady(tokenizer: Any, kwargs: Mapping[str, Any]) -> bool:
-    """Tell whether the generation prompt is constant text behind nothing but the wish for it.
-
-    Then no conversation can change it, and one rendering is enough.
+    `{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`: no conversation can change it, and one
+    rendering is enough.
     """
     from jinja2 import nodes
 
@@ -330,3 +258,12 @@ def _is_steady(tokenizer: Any, kwargs: Mapping[str, Any]) -> bool:
         if len(uses) == 1 and all(isinstance(piece, (nodes.TemplateData, nodes.Const)) for piece in pieces):
             return True
     return False
+
+
+def find_stop(tail: str, profile: TemplateProfile) -> int | None:
+    """Return where the stop token ends in what follows a turn's last character; None where none does."""
+    found = find_control_text(tail, profile.controls)
+    if not found:
+        return None
+    known = [end for _, end, token in found if token in profile.stops]
+    return known[0] if known else found[-1][1]

@@ -1,4 +1,4 @@
-"""A rendered conversation whose characters have known authors, and what was learned about its template."""
+"""A rendered conversation whose characters have known authors, and how two such texts are compared."""
 
 from __future__ import annotations
 
@@ -8,20 +8,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llama_padfix.chat.traced_str import CLOSES, LOST, OPENS, TEMPLATE, Traced
-from llama_padfix.tokens.control import find_control_text
-
-__all__ = [
-    "Render",
-    "Span",
-    "Structure",
-    "Trace",
-    "align",
-    "common_start",
-    "find_stop",
-    "is_prefix",
-    "pair_in_order",
-    "read_trace",
-]
 
 # A tag, a bracketed word, a word, or one character: a prompt is compared with the history by whole pieces.
 _PIECES = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,30}\]|\w+|\s|.", re.DOTALL)
@@ -29,66 +15,44 @@ _PIECES = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,30}\]|\w+|\s|.", re.DOTALL)
 
 @dataclass(frozen=True)
 class Trace:
-    """A rendered conversation: `own` is its text with every character that a message or a tool wrote blanked.
+    """A rendered conversation; `scaffold` is its text with every character that a message or a tool wrote blanked.
 
-    `blocks` are (start, end, origin) of what the template did not write, in order; one without width marks an
-    empty text. `generation` are the spans of `{% generation %}`.
+    `content_spans` are (start, end, origin) of what the template did not write, in order; one without width marks an
+    empty text. `generation` are the spans of `{% generation %}`. `lost`: somewhere the origin of a character is lost.
     """
 
     text: str
-    own: str
-    blocks: tuple[tuple[int, int, int], ...]
+    scaffold: str
+    content_spans: tuple[tuple[int, int, int], ...]
     generation: tuple[tuple[int, int], ...]
     lost: bool
 
+    @property
+    def tail(self) -> str:
+        """What the template wrote behind the last content."""
+        return self.scaffold[self.content_spans[-1][1] if self.content_spans else 0 :]
 
-@dataclass(frozen=True)
-class Structure:
-    """What was learned about a template by rendering probes.
-
-    `prompt` is the generation prompt after a question, and `steady` when nothing in a conversation can change it.
-    `header` is the part of it, or of what stands before an answer, that the history repeats. `ending` is what
-    follows a plain last answer, up to and including its stop token; `stops` are all tokens seen to end a turn. `bos`
-    is the tokenizer's.
-    """
-
-    prompt: str
-    steady: bool
-    header: str
-    ending: str
-    stops: tuple[str, ...]
-    controls: tuple[str, ...]
-    opens_always: bool
-    ignores_prompt: bool
-    prompt_has_control: bool = False
-    bos: str = ""
-
-
-@dataclass(frozen=True)
-class Span:
-    """Characters `start` to `end` that the model produces for a message; `reason` where that cannot be proven."""
-
-    message: int
-    start: int = 0
-    end: int = 0
-    stops: bool = False
-    reason: str = ""
+    def gap(self, left: int, right: int) -> str:
+        """Return what the template wrote between the content of two messages."""
+        end = max(end for _, end, origin in self.content_spans if origin == left)
+        start = min(start for start, _, origin in self.content_spans if origin == right)
+        return self.scaffold[end:start]
 
 
 class Render(Protocol):
     """Renders the first `count` messages of the conversation; None where the template refuses them.
 
-    `prompt` asks for a generation prompt; the content of the message `hushed` is left empty.
+    `prompt` adds a generation prompt; the content of `blank_message` is left empty.
     """
 
-    def __call__(self, count: int, prompt: bool, hushed: int | None = None) -> Trace | None:
+    def __call__(self, count: int, prompt: bool, blank_message: int | None = None) -> Trace | None:
         """Return the rendering."""
 
 
 def read_trace(traced: Traced) -> Trace:
     """Return a traced text in the form in which turns are looked for."""
-    own: list[str] = []
-    blocks: list[tuple[int, int, int]] = []
+    scaffold: list[str] = []
+    content_spans: list[tuple[int, int, int]] = []
     generation: list[tuple[int, int]] = []
     opened: list[int] = []
     lost = False
@@ -97,30 +61,21 @@ def read_trace(traced: Traced) -> Trace:
     for length, origin in traced._runs:
         end = position + length
         if origin == TEMPLATE:
-            own.append(text[position:end])
+            scaffold.append(text[position:end])
         elif origin == OPENS:
             opened.append(position)
         elif origin == CLOSES:
             if opened:
                 generation.append((opened.pop(), position))
         else:
-            own.append("\0" * length)
+            scaffold.append("\0" * length)
             lost = lost or (origin == LOST and length > 0)
-            if blocks and blocks[-1][1:] == (position, origin):
-                blocks[-1] = (blocks[-1][0], end, origin)
+            if content_spans and content_spans[-1][1:] == (position, origin):
+                content_spans[-1] = (content_spans[-1][0], end, origin)
             else:
-                blocks.append((position, end, origin))
+                content_spans.append((position, end, origin))
         position = end
-    return Trace(text, "".join(own), tuple(blocks), tuple(generation), lost)
-
-
-def find_stop(tail: str, structure: Structure) -> int | None:
-    """Return where the stop token ends in what follows a turn's last character; None where none does."""
-    found = find_control_text(tail, structure.controls)
-    if not found:
-        return None
-    known = [end for _, end, token in found if token in structure.stops]
-    return known[0] if known else found[-1][1]
+    return Trace(text, "".join(scaffold), tuple(content_spans), tuple(generation), lost)
 
 
 def common_start(one: str, other: str) -> int:
@@ -133,13 +88,19 @@ def common_start(one: str, other: str) -> int:
     return length
 
 
-def align(prompt: str, gap: str) -> tuple[int, int] | None:
-    """Return how much of a generation prompt and of a gap in the history say the same, but for white space.
+def count_equal(one: str, other: str) -> int:
+    """Return how many characters two texts begin with in common."""
+    length = min(len(one), len(other))
+    return next((at for at in range(length) if one[at] != other[at]), length)
 
-    None where that is no word of the prompt. White space behind the last common piece counts where it is the same.
+
+def align(prompt: str, gap: str) -> tuple[int, int] | None:
+    """Return how much of a generation prompt and of a gap in the history is equal, but for white space.
+
+    None where that is no word of the prompt. White space behind the last common piece counts where it is equal too.
     """
     left = right = 0
-    spoken = False
+    has_word = False
     for match in _PIECES.finditer(prompt):
         piece = match.group()
         if piece.isspace():
@@ -148,8 +109,8 @@ def align(prompt: str, gap: str) -> tuple[int, int] | None:
         if not gap.startswith(piece, at):
             break
         left, right = match.end(), at + len(piece)
-        spoken = spoken or any(char.isalnum() for char in piece)
-    if not spoken:
+        has_word = has_word or any(char.isalnum() for char in piece)
+    if not has_word:
         return None
     blank = common_start(prompt[left : left + len(prompt[left:]) - len(prompt[left:].lstrip())], gap[right:])
     return left + blank, right + blank
@@ -177,5 +138,5 @@ def pair_in_order(one: Sequence[str], other: Sequence[str]) -> set[int]:
 
 
 def is_prefix(part: Trace, whole: Trace) -> bool:
-    """Tell whether a rendering is how another one begins, author by author."""
-    return whole.text.startswith(part.text) and whole.own.startswith(part.own)
+    """Return True if a rendering is how another one begins, author by author."""
+    return whole.text.startswith(part.text) and whole.scaffold.startswith(part.scaffold)

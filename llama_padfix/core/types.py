@@ -77,6 +77,8 @@ class TokenizerLike(Protocol):
 
     def get_vocab(self) -> dict[str, int]: ...
 
+    def get_added_vocab(self) -> dict[str, int]: ...
+
     def convert_tokens_to_ids(self, tokens: Any) -> Any: ...  # a token gives an int, a list a list
 
     def convert_ids_to_tokens(self, ids: Any) -> Any: ...  # an int gives a token, a list a list

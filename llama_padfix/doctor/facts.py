@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llama_padfix.chat.template_profile import TemplateFacts
+from llama_padfix.chat.template_profile import TemplateProfile
 from llama_padfix.encoding.turns_in_ids import Turn, TurnMarkers
 
 __all__ = [
@@ -237,7 +237,7 @@ class Facts:
     probe_ids: tuple[int, ...] = ()
     probe_text: str = "Hello world"
     requested_pad_token: str | None = None
-    template: TemplateFacts | None = None
+    template: TemplateProfile | None = None
     markers: TurnMarkers | None = None
     model: ModelFacts | None = None
     trainer: TrainerFacts | None = None

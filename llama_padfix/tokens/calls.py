@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 
-__all__ = ["check_tokenizer", "count_leading", "encode_raw", "preserve_backend_state", "render", "tokenize_raw"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import Messages, TokenizerLike, Tool
+
+__all__ = [
+    "check_tokenizer",
+    "count_leading",
+    "encode_raw",
+    "is_of_transformers",
+    "preserve_backend_state",
+    "render",
+    "render_or_none",
+    "tokenize_raw",
+]
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -67,6 +79,23 @@ def render(
     return text
 
 
+def render_or_none(
+    tokenizer: TokenizerLike,
+    messages: Messages,
+    kwargs: Mapping[str, object] | None = None,
+    *,
+    tools: Sequence[Tool] | None = None,
+    add_generation_prompt: bool = False,
+) -> str | None:
+    """Return a rendered conversation; None where the template refuses it."""
+    try:
+        return render(
+            tokenizer, messages, tools=tools, add_generation_prompt=add_generation_prompt, template_kwargs=kwargs
+        )
+    except Exception:  # a template is a program of its author: it may raise anything
+        return None
+
+
 def count_leading(ids: Sequence[int], token_id: int | None) -> int:
     """Return how many times `token_id` stands at the beginning of `ids`."""
     count = 0
@@ -91,3 +120,11 @@ def preserve_backend_state(tokenizer: Any) -> Iterator[None]:
         if padding != backend.padding:
             backend.enable_padding(**padding) if padding else backend.no_padding()
         backend.encode_special_tokens = as_text
+
+
+def is_of_transformers(tokenizer: object) -> bool:
+    """Return True if transformers' own methods render and encode: another class might rewrite some texts."""
+    names = ("__call__", "apply_chat_template", "get_chat_template", "_encode_plus", "_batch_encode_plus")
+    found = [getattr(type(tokenizer), name, None) for name in names]
+    own = any(name in vars(tokenizer) for name in names)
+    return not own and all(one is None or one.__module__.startswith("transformers.") for one in found)

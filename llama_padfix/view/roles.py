@@ -9,14 +9,12 @@ from typing import Any
 from llama_padfix.core.text import shown
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.encoding.turns_in_ids import find_turns_in
-from llama_padfix.tokens.calls import encode_raw, render
-from llama_padfix.tokens.control import find_control_text
+from llama_padfix.tokens.calls import encode_raw
 from llama_padfix.view.pieces import Piece, read_pieces
 
 __all__ = ["Roles", "find_roles", "learn_roles"]
 
 _LONGEST_NAME = 12  # tokens between what opens a turn and the end of its role
-_USER, _ASSISTANT, _SYSTEM = "Probequestion", "Probeanswer", "Probeorder"
 
 
 @dataclass(frozen=True)
@@ -35,9 +33,8 @@ class Roles:
 def learn_roles(tokenizer: Any, facts: Facts) -> Roles:
     """Return how the chat template opens turns, learned by rendering; empty where that cannot be learned."""
     controls = frozenset(facts.special_ids.values())
-    encoded = {
-        role: tuple(encode_raw(tokenizer, text.strip())) for role, text in _render_headers(tokenizer, facts).items()
-    }
+    headers_of_roles = facts.template.role_headers if facts.template is not None else {}
+    encoded = {role: tuple(encode_raw(tokenizer, text.strip())) for role, text in headers_of_roles.items()}
     of_user, of_assistant = encoded.get("user", ()), encoded.get("assistant", ())
     same = 0
     while same < min(len(of_user), len(of_assistant)) - 1 and of_user[same] == of_assistant[same]:
@@ -52,35 +49,6 @@ def learn_roles(tokenizer: Any, facts: Facts) -> Roles:
         last = max((at + 1 for at, token_id in enumerate(ids) if token_id in controls), default=0)
         headers.setdefault(ids[:last], role)  # a system text may go into the first user turn
     return Roles(headers={ids: role for ids, role in headers.items() if ids})
-
-
-def _render_headers(tokenizer: Any, facts: Facts) -> dict[str, str]:
-    """Return the text that opens the turn of each role."""
-    template = facts.template
-    if template is None or template.error is not None:
-        return {}
-    user, assistant = {"role": "user", "content": _USER}, {"role": "assistant", "content": _ASSISTANT}
-    headers = {}
-    try:
-        text = render(tokenizer, [user, assistant, user, assistant])
-        between, after = text.split(_ASSISTANT)[0].rpartition(_USER)[2], text.split(_ASSISTANT)[1].split(_USER)[0]
-    except Exception:  # a template is somebody else's program: it may raise anything, or write no such text
-        return {}
-    opener = next((token for _, _, token in find_control_text(template.header, tuple(facts.special_ids))), "")
-    if template.stop_token is not None and template.stop_token in after:
-        after = after.partition(template.stop_token)[2]
-    elif opener and opener in after:  # what ends the last turn of a conversation may not end the others
-        after = after[after.rfind(opener) :]
-    headers["user"] = after
-    # What opens the turn of the history, where that is not the generation prompt (which may open a thought).
-    headers["assistant"] = template.header if template.header_in_history else between
-    try:
-        text = render(tokenizer, [{"role": "system", "content": _SYSTEM}, user])
-        opening = text.partition(_SYSTEM)[0].removeprefix(tokenizer.bos_token or "")
-        headers["system"] = opening if text.count(_SYSTEM) == 1 else ""
-    except Exception:  # many templates refuse a system message
-        headers["system"] = ""
-    return {role: header for role, header in headers.items() if header.strip()}
 
 
 def _read_name(ids: Sequence[int], pieces: Mapping[int, Piece]) -> str:

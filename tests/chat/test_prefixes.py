@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
 
-from llama_padfix.chat.render import Rendered
-from llama_padfix.chat.spans import _check_authors
-from llama_padfix.chat.trace import Span, Trace
+from llama_padfix.chat.render import Refusal, Rendered
+from llama_padfix.chat.spans.spans import AssistantSpan, _check_authors
+from llama_padfix.chat.template_profile import TemplateProfile, observe_template
+from llama_padfix.chat.trace import Trace
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.labels import label_tokens
@@ -239,8 +242,8 @@ def test_a_token_on_the_seam_of_two_turns_that_touch_is_trained() -> None:
 
 def test_a_turn_never_holds_what_somebody_else_wrote() -> None:
     whole = Trace("<p>Q<p>A<e>", "<p>\0<p>\0<e>", ((3, 4, 0), (7, 8, 1)), (), False)
-    assert _check_authors(whole, Span(1, 7, 11)).reason == ""
-    assert "somebody else" in _check_authors(whole, Span(1, 3, 11)).reason
+    assert _check_authors(whole, AssistantSpan(1, 7, 11)).refusal is None
+    assert _check_authors(whole, AssistantSpan(1, 3, 11)).refusal is Refusal.FOREIGN
 
 
 def test_a_template_that_repeats_the_question_for_an_empty_answer_is_refused() -> None:
@@ -252,3 +255,38 @@ def test_a_template_that_repeats_the_question_for_an_empty_answer_is_refused() -
     assert told(render_turns(read, CHAT)) == ["A1<|E|>", "A2<|E|>"]
     with pytest.raises(PadfixError, match="it would hold what somebody else wrote"):
         render_turns(read, [USER, {"role": "assistant", "content": ""}])
+
+
+EACH = "{% for m in messages %}<|T|>{{ m.role }}{{ mark }}\n{{ m.content }}{{ eos_token }}{% endfor %}"
+
+
+def test_a_profile_is_learned_once_and_again_when_the_template_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tokenizer_with(EACH, "<|T|>", "<|E|>")
+    first = find_profile(tokenizer)
+    assert find_profile(tokenizer) is first and (first.header, first.stops[0]) == ("<|T|>assistant\n", "<|eot_id|>")
+    assert [find_profile(tokenizer, mark=mark).header for mark in (1, True, [1])] == [
+        f"<|T|>assistant{mark}\n" for mark in (1, True, [1])
+    ]
+    tokenizer.eos_token = "<|E|>"
+    assert find_profile(tokenizer).stops[0] == "<|E|>"
+    tokenizer.add_special_tokens({"additional_special_tokens": ["assistant"]})
+    assert "assistant" in find_profile(tokenizer).controls and "assistant" not in first.controls
+    tokenizer.chat_template = EACH.replace("<|T|>", "[")
+    assert find_profile(tokenizer).header == "[assistant\n"
+    monkeypatch.setattr(tokenizer, "apply_chat_template", lambda *args, **kwargs: "constant", raising=False)
+    assert find_profile(tokenizer).error is not None, "a method of its own may render anything"
+
+
+def test_a_known_profile_keeps_no_tokenizer_alive() -> None:
+    tokenizer = tokenizer_with(EACH, "<|T|>")
+    find_profile(tokenizer)
+    watch = weakref.ref(tokenizer)
+    del tokenizer
+    gc.collect()
+    assert watch() is None
+
+
+def find_profile(tokenizer: Any, **kwargs: object) -> TemplateProfile:
+    profile = observe_template(tokenizer, kwargs)
+    assert profile is not None
+    return profile

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import copy
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import AddedToken, normalizers
 
-from llama_padfix.chat.render import Rendered
+from llama_padfix.chat.render import Rendered, draw_place
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.encoding.encoder import ChatEncoder
@@ -177,7 +178,7 @@ def test_a_history_without_the_thought_is_trained_without_it(spare: Any) -> None
     )
     chat = [QUESTION, {"role": "assistant", "content": "<think>hm</think>A"}, *CHAT[2:]]
     assert answers(render_with(spare, template, chat)) == ["A<|eot_id|>", "Answer two<|eot_id|>"]
-    assert answers(render_with(spare, template, chat, wanted=[3])) == ["Answer two<|eot_id|>"]
+    assert answers(render_with(spare, template, chat, trained_indices=[3])) == ["Answer two<|eot_id|>"]
     row = ChatEncoder(spare, train_on="last")(chat)
     assert [spare.decode(run) for run in trained_runs(row["labels"])] == ["Answer two<|eot_id|>"]
 
@@ -307,3 +308,38 @@ def test_most_families_are_labelled(spare: Any) -> None:
         except PadfixError as error:
             refused.append(f"{path.stem}: {error}")
     assert len(refused) < len(chat_templates()) / 4, refused
+
+
+# An error shows the place
+
+
+def picture(error: PadfixError) -> tuple[str, str]:
+    sentences, line, caret = str(error).split("\n")
+    assert sentences.startswith("Where the assistant turn of message ")
+    assert caret.strip() == "^" and (line + caret).isprintable()
+    return line, caret
+
+
+def test_an_unproven_turn_is_shown_with_a_caret_under_its_place(spare: Any) -> None:
+    template = (
+        "{% if messages[0].role == 'assistant' %}<|start_header_id|>{{ messages[0].content }}<|eot_id|>{% else %}"
+        + CHATML
+        + "{% endif %}"
+    )
+    for content, written in (("A\x1b[0m\u202e", "A\\x1b[0m\\u202e"), ("你好 " * 60, "你好 ")):
+        with pytest.raises(PadfixError, match=r"it is the first message, .* split the conversation there") as caught:
+            render_with(spare, template, [{"role": "assistant", "content": content}])
+        line, caret = picture(caught.value)
+        assert line.startswith(f"  <|start_header_id|>{written}") and caret.index("^") == line.index(written)
+        assert line.endswith("..." if len(content) > 60 else "<|eot_id|>")
+
+
+def test_the_caret_stands_under_the_place_whatever_stands_before_it() -> None:
+    assert draw_place("ab\ncd", 3) == "  ab\\ncd\n      ^"
+    assert draw_place("你e\u0301好x", 4) == "  你e\u0301好x\n       ^", "wide and combining characters"
+    assert draw_place("abc", 3) == "  abc\n     ^", "behind the end"
+    for text in ("x" * 500, "\x00" * 500, "你" * 500):
+        line, caret = draw_place(text, 250).split("\n")
+        assert line[2:5] == "..." and line.endswith("...") and (line + caret).isprintable()
+        assert sum(2 if unicodedata.east_asian_width(char) == "W" else 1 for char in line) <= 100
+        assert 45 <= len(caret) <= 55

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from llama_padfix import PadfixError
-from llama_padfix.chat.template_profile import TemplateFacts, observe_template
+from llama_padfix.chat.template_profile import TemplateProfile, observe_template
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.tokens.control import find_control_text, special_ids
 from tests.conftest import ALL, INSTRUCT, fresh_tokenizer
@@ -29,7 +29,7 @@ def plain() -> Any:
     return fresh_tokenizer("3.1-instruct")
 
 
-def learn(tokenizer: Any, template: Any, **kwargs: Any) -> TemplateFacts:
+def learn(tokenizer: Any, template: Any, **kwargs: Any) -> TemplateProfile:
     tokenizer.chat_template = template
     facts = observe_template(tokenizer, kwargs)
     assert facts is not None
@@ -56,7 +56,7 @@ def test_releases(release: str) -> None:
         header_has_control=True,
         stop_token="<|eot_id|>",
         stop_token_id=128009,
-        always_opens_turn=early,
+        always_adds_prompt=early,
         leading_bos=1,
         error=None,
     )
@@ -86,7 +86,7 @@ def test_named_templates(plain: Any) -> None:
 def test_templates_that_cannot_be_read(plain: Any, template: str, error: str) -> None:
     facts = learn(plain, template)
     assert facts.error is not None and error in facts.error
-    assert facts == TemplateFacts(error=facts.error)
+    assert facts == TemplateProfile(error=facts.error)
 
 
 def test_template_without_a_stop_token(plain: Any) -> None:
@@ -99,19 +99,19 @@ def test_template_without_a_stop_token(plain: Any) -> None:
 def test_an_opened_turn_is_no_stop(plain: Any) -> None:
     """Without a stop token, what follows the answer is the next header: generation must not stop there."""
     facts = learn(plain, "{{ bos_token }}{% for m in messages %}" + TURN + "{% endfor %}" + OPEN)
-    assert (facts.stop_token, facts.stop_token_id, facts.always_opens_turn) == (None, None, True)
+    assert (facts.stop_token, facts.stop_token_id, facts.always_adds_prompt) == (None, None, True)
     assert facts.header == HEADER
 
 
 def test_header_that_lost_its_last_line_break_at_the_end(plain: Any) -> None:
     facts = learn(plain, EACH + HEADER)
-    assert facts.always_opens_turn
+    assert facts.always_adds_prompt
     assert (facts.header, facts.stop_token) == (HEADER, "<|eot_id|>")
 
 
 def test_a_separator_and_no_headers(plain: Any) -> None:
     facts = learn(plain, "{% for m in messages %}{{ m.content + eos_token }}{% endfor %}")
-    assert (facts.stop_token, facts.header, facts.header_in_history, facts.always_opens_turn) == (
+    assert (facts.stop_token, facts.header, facts.header_in_history, facts.always_adds_prompt) == (
         "<|eot_id|>",
         "",
         False,
@@ -121,13 +121,13 @@ def test_a_separator_and_no_headers(plain: Any) -> None:
 
 def test_template_that_always_opens_a_turn(plain: Any) -> None:
     facts = learn(plain, EACH + OPEN)
-    assert facts.always_opens_turn
+    assert facts.always_adds_prompt
     assert (facts.header, facts.stop_token, facts.header_in_history) == (HEADER, "<|eot_id|>", True)
 
 
 def test_template_that_ignores_the_generation_prompt(plain: Any) -> None:
     facts = learn(plain, EACH)
-    assert not facts.always_opens_turn
+    assert not facts.always_adds_prompt
     assert (facts.header, facts.stop_token, facts.header_in_history) == (HEADER, "<|eot_id|>", True)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from llama_padfix.chat.template_profile import TemplateFacts
+from llama_padfix.chat.template_profile import TemplateProfile
 from llama_padfix.doctor.facts import Facts, ModelFacts
 from llama_padfix.doctor.token_policy import (
     change_pad_token,
@@ -25,7 +25,7 @@ SPECIAL = {
     "<|eom_id|>": 14,
     "<|eot_id|>": 15,
 }
-CHAT = TemplateFacts(header="H", stop_token="<|eot_id|>", stop_token_id=15, leading_bos=1)
+CHAT = TemplateProfile(header="H", stop_token="<|eot_id|>", stop_token_id=15, leading_bos=1)
 BASE = Facts(
     vocab_size=16,
     vocabulary={"!": 0, '"': 1, "#": 2, **SPECIAL},
@@ -75,7 +75,7 @@ def test_the_reason_names_the_token_that_stays_learned() -> None:
     choice = choose_pad_token(INSTRUCT)
     assert choice is not None
     assert choice.why == "ends a text and never a turn (that is <|eot_id|>), so nothing to learn is hidden"
-    no_stop = choose_pad_token(replace(INSTRUCT, template=TemplateFacts(error="raises")))
+    no_stop = choose_pad_token(replace(INSTRUCT, template=TemplateProfile(error="raises")))
     assert no_stop is not None
     assert "(that is <|eot_id|>)" in no_stop.why
 

@@ -71,7 +71,7 @@ def family_encoder(path: Path) -> ChatEncoder:
 
 @functools.cache
 def family_prompt(path: Path) -> str:
-    return (read_template(family_tokenizer(path)).structure or pytest.fail("unread")).prompt
+    return read_template(family_tokenizer(path)).profile.prompt or pytest.fail("unread")
 
 
 def make_nasty(rng: random.Random, stem: str = "") -> dict[str, Any]:

@@ -12,7 +12,7 @@ def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
     if facts.markers is None:
         return
     last = real_span(row)[1]
-    always = facts.template is not None and facts.template.always_opens_turn
+    always = facts.template is not None and facts.template.always_adds_prompt
     for turn in find_turns(row, facts.markers):
         # Where the template opens a turn by itself, even the template's own stop token was appended by somebody.
         empty = turn.opened or (always and turn.end == turn.start and turn.end == last - 1)

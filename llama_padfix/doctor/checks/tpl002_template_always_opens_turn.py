@@ -7,7 +7,7 @@ from llama_padfix.doctor.findings import Check, Finding
 
 
 def _find(facts: Facts) -> Iterator[Finding]:
-    if facts.template is not None and facts.template.always_opens_turn:
+    if facts.template is not None and facts.template.always_adds_prompt:
         message = (
             f"The chat template ends every conversation with {facts.template.header!r}, asked for or not: "
             "training rows end in an empty assistant turn. Its labels are -100 here."

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.template_profile import USER_PROBE, observe_template
+from llama_padfix.chat.template_profile import observe_template
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.observe.model import observe_model
@@ -95,7 +95,7 @@ def _markers_or_none(tokenizer: TokenizerLike) -> TurnMarkers | None:
 
 def _count_added(tokenizer: TokenizerLike) -> tuple[int, int]:
     """Return how many BOS encoding puts before a plain text, and how many EOS after it."""
-    with_special = [int(i) for i in tokenizer(USER_PROBE)["input_ids"]]
+    with_special = [int(i) for i in tokenizer("Hello world")["input_ids"]]
     bos_added = count_leading(with_special, tokenizer.bos_token_id)
     eos_added = count_leading(with_special[::-1], tokenizer.eos_token_id)
     return bos_added, eos_added

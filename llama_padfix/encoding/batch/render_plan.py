@@ -146,8 +146,8 @@ def _find_forbidden(
     on a text, and each turn must begin where the prompt ends: one that reaches further could hold what an answer
     begins with.
     """
-    structure = template.structure
-    if structure is None:
+    profile = template.profile
+    if not profile.is_traced:
         return None
     forbidden: set[str] = set()
     for place, (segment, header) in enumerate(zip(segments, headers, strict=True)):
@@ -157,16 +157,16 @@ def _find_forbidden(
         opening = literal[: len(literal) - len(segment.before) + header]
         if template.tokenizer.backend_tokenizer.normalizer is not None and not _keeps_opening(template, opening):
             return None
-        is_steady = structure.steady and structure.prompt and structure.ending
-        if is_steady and literal.count(structure.prompt) == 1 and opening.endswith(structure.prompt):
+        is_constant = profile.prompt_is_constant and profile.prompt and profile.ending
+        if is_constant and literal.count(profile.prompt) == 1 and opening.endswith(profile.prompt):
             continue
         prompted = _render_literals(template, roles[: segment.message], True) if segment.message else None
         answered = _render_literals(template, roles[: segment.message + 1])
         if prompted is None or answered is None:
             return None
         ends = {prompted.literals[-1]}
-        if structure.ignores_prompt and not structure.opens_always:
-            ends = {prompted.literals[-1] + structure.header}
+        if profile.ignores_prompt and not profile.added_prompt:
+            ends = {prompted.literals[-1] + profile.history_header}
         if prompted.slots != written.slots[:place] or prompted.literals[:-1] != written.literals[:place]:
             return None
         if opening not in ends:

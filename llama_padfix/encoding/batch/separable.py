@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.tokens.calls import preserve_backend_state
+from llama_padfix.tokens.calls import is_of_transformers, preserve_backend_state
 from llama_padfix.tokens.offsets import is_trimmed
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def parts_at_controls(tokenizer: TokenizerLike) -> bool:
     else be encoded in this way and in no other, and which rows are an error would depend on those beside them.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or not getattr(tokenizer, "is_fast", False) or not _is_of_transformers(tokenizer):
+    if backend is None or not getattr(tokenizer, "is_fast", False) or not is_of_transformers(tokenizer):
         return False
     try:
         normalizers, pre_tokenizers = _kinds(backend.normalizer), _kinds(backend.pre_tokenizer)
@@ -58,14 +58,6 @@ def _knows_all_bytes(model: Model, by_bytes: bool) -> bool:
         return False
     alphabet = pre_tokenizers.ByteLevel.alphabet() if by_bytes else [f"<0x{byte:02X}>" for byte in range(256)]
     return all(model.token_to_id(char) is not None for char in alphabet)
-
-
-def _is_of_transformers(tokenizer: TokenizerLike) -> bool:
-    """Return True if all methods that render and encode are those of Transformers: others might rewrite some texts."""
-    names = ("__call__", "apply_chat_template", "get_chat_template", "_encode_plus", "_batch_encode_plus")
-    found = [getattr(type(tokenizer), name, None) for name in names]
-    overridden = any(name in vars(tokenizer) for name in names)
-    return not overridden and all(one is None or one.__module__.startswith("transformers.") for one in found)
 
 
 def _kinds(part: Any) -> list[Mapping[str, Any]]:

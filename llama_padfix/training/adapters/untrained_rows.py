@@ -14,7 +14,7 @@ from llama_padfix.doctor.observe.rows import rows_of_dataset
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.labels import find_markers
 from llama_padfix.encoding.sources import is_encoded, is_iterable
-from llama_padfix.tokens.calls import check_tokenizer, encode_raw, preserve_backend_state, render
+from llama_padfix.tokens.calls import check_tokenizer, encode_raw, preserve_backend_state, render_or_none
 from llama_padfix.tokens.control import special_ids
 from llama_padfix.training.adapters.row_training import Matrices, RowTraining, average_row, find_matrices, train_rows
 
@@ -169,11 +169,9 @@ def _ids_of_template(tokenizer: Any) -> set[int]:
         used |= {*markers.header_ids, *markers.stop_ids, *markers.turn_start_ids}
     for roles in _CONVERSATIONS if facts is not None else ():
         messages = [{"role": role, "content": "Word"} for role in roles]
-        try:
-            text = render(tokenizer, messages, add_generation_prompt=True)
-        except Exception:  # a template that knows no system message
-            continue
-        return used | set(encode_raw(tokenizer, text))
+        text = render_or_none(tokenizer, messages, add_generation_prompt=True)
+        if text is not None:  # else the template knows no system message
+            return used | set(encode_raw(tokenizer, text))
     return used
 
 

@@ -1,0 +1,56 @@
+"""The second strategy of `turns`: turns by who wrote each character."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llama_padfix.chat.render import Refusal, Rendered, RenderRequest, Turn, refuse
+from llama_padfix.chat.spans.rules import TracedConversation
+from llama_padfix.chat.spans.spans import find_spans
+from llama_padfix.chat.spans.spelled import find_spelled
+from llama_padfix.chat.trace import Trace, count_equal, read_trace
+from llama_padfix.chat.traced_render import render_traced
+
+if TYPE_CHECKING:
+    from llama_padfix.core.errors import PadfixError
+
+
+def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
+    """Return the turns found by where each character comes from, or the error that says why that proves nothing.
+
+    Raises:
+        PadfixError: A turn would hold what its message did not write: the prefixes of a conversation do not show that.
+    """
+    template, messages, tools, text = request.template, request.messages, request.tools, request.text
+    first = min(request.trained_indices, default=0)
+    if not template.profile.is_traced:
+        return refuse(first, Refusal.UNPROBED)
+
+    def follow(count: int, prompt: bool, blank_message: int | None = None) -> Trace | None:
+        given = [
+            {**message, "content": ""} if n == blank_message else message for n, message in enumerate(messages[:count])
+        ]
+        try:
+            return read_trace(render_traced(template.tokenizer, given, tools, template.kwargs, prompt))
+        except Exception:  # a template may refuse a part of a conversation
+            return None
+
+    whole = follow(len(messages), False)
+    if whole is None:
+        return refuse(first, Refusal.UNTRACED)
+    if whole.text != text:
+        return refuse(first, Refusal.UNTRACED, text, count_equal(whole.text, text))
+    spelled = find_spelled(template, messages, tools, whole, request.rewritten)
+    if isinstance(spelled, int):
+        return refuse(first, Refusal.REWRITTEN, text, spelled)
+    conversation = TracedConversation(whole, template.profile, request.assistant_indices, follow)
+    spans = find_spans(conversation, request.trained_indices)
+    for span in spans:
+        if span.refusal is not None:
+            refusal = refuse(span.message, span.refusal, text, span.start)
+            if span.refusal is Refusal.FOREIGN:
+                raise refusal
+            return refusal
+    turns = tuple(Turn(span.message, span.start, span.end, span.stops) for span in spans)
+    written = frozenset(origin for start, end, origin in whole.content_spans if end > start)
+    return Rendered(text, turns, spelled, whole.generation, written=written)

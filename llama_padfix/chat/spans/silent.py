@@ -1,0 +1,106 @@
+"""The turn of an assistant message of which the template wrote not one character, such as an empty answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from llama_padfix.chat.render import Refusal
+from llama_padfix.chat.spans.rules import TracedConversation, header_without_prompt
+from llama_padfix.chat.template_profile import find_stop
+from llama_padfix.chat.trace import Trace, common_start, is_prefix
+from llama_padfix.tokens.control import find_control_text
+
+Place = tuple[int, int, bool]
+"""Where a turn starts and ends, and whether it stops."""
+
+
+@dataclass(frozen=True)
+class SilentMessage:
+    """A message without characters, and the conversation up to it."""
+
+    conversation: TracedConversation
+    index: int
+    asked: Trace | None
+    """The messages before it; None where it is the first."""
+    until: Trace
+    """The same with the message itself."""
+
+
+SilentRule = Callable[[SilentMessage], "Place | None"]
+
+
+def _between_prefixes(silent: SilentMessage) -> Place | None:
+    r"""Take what the message adds to the conversation before it, behind what a prompt adds too.
+
+    Asked:    `<|im_start|>user\nHi<|im_end|>\n`
+    Prompted: `<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n`
+    Until:    `<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<|im_end|>\n` (ChatML)
+                                                                    ^^^^^^^^^^
+    """
+    conversation, asked, until = silent.conversation, silent.asked, silent.until
+    prompted = conversation.render(silent.index, True) if silent.index else None
+    if prompted is None or asked is None or not (is_prefix(asked, until) and is_prefix(asked, prompted)):
+        return None
+    turn = until.scaffold[len(asked.text) :]
+    opened = common_start(prompted.scaffold[len(asked.text) :], turn)
+    has_word = any(char.isalnum() for char in turn[:opened])
+    if not has_word and len(prompted.text) != len(asked.text) + opened:
+        return None
+    start = len(asked.text) + opened
+    start += len(header_without_prompt(conversation, start, len(until.text)))
+    tail = until.scaffold[start:].removesuffix(conversation.profile.added_prompt)
+    stop = find_stop(tail, conversation.profile)
+    end = start + (len(tail) if stop is None else stop)
+    whole = conversation.whole
+    same = whole.text[:end] == until.text[:end] and whole.scaffold[:end] == until.scaffold[:end]
+    return (start, end, stop is not None) if same else None
+
+
+def _behind_own_header(silent: SilentMessage) -> Place | None:
+    r"""Take what stands behind its header, where each turn between the characters of its neighbors has one of its own.
+
+    `<|im_start|>assistant\n<|im_end|>\n<|im_start|>user\nMore<|im_end|>`, where the text before it is written differently
+                            ^^^^^^^^^^
+    """  # noqa: E501
+    conversation, index = silent.conversation, silent.index
+    whole, profile, assistants = conversation.whole, conversation.profile, conversation.assistant_indices
+    header = profile.history_header
+    if not header or not profile.stops:
+        return None
+    spans = whole.content_spans
+    before, left = max(((end, origin) for _, end, origin in spans if origin < index), default=(0, -1))
+    after, right = min(
+        ((start, origin) for start, _, origin in spans if origin > index), default=(len(whole.text), -1)
+    )
+    gap = whole.scaffold[before:after]
+    last = right if right >= 0 else max(assistants)
+    silents = [other for other in sorted(assistants) if left < other <= last and other != right]
+    if gap.count(header) != len(silents) + (right in assistants):
+        return None
+    at = 0
+    for _ in range(silents.index(index)):
+        at = gap.index(header, at) + len(header)
+    at = gap.index(header, at)
+    own = gap[at:]
+    skip = max(len(header), common_start(profile.prompt, own))
+    following = own.find(header, skip)
+    found = find_control_text(own[skip : following if following >= 0 else len(own)], profile.stops)
+    start = before + at + skip
+    return (start, start + found[0][1], True) if found else None
+
+
+SILENT_RULES: tuple[SilentRule, ...] = (_between_prefixes, _behind_own_header)
+
+
+def find_silent_turn(conversation: TracedConversation, index: int) -> Place | Literal[Refusal.SILENT] | None:
+    """Return the turn of a message without characters; None where the template leaves the message out."""
+    asked = conversation.render(index, False) if index else None
+    until = conversation.render(index + 1, False)
+    if conversation.whole.lost or until is None or (index and asked is None):
+        return Refusal.SILENT
+    if asked is not None and asked.text == until.text:
+        return None
+    silent = SilentMessage(conversation, index, asked, until)
+    return next((place for rule in SILENT_RULES if (place := rule(silent)) is not None), Refusal.SILENT)

@@ -1,0 +1,144 @@
+"""Where each assistant turn begins and ends in a traced conversation.
+
+A turn begins where the generation prompt ends and ends with its stop token. Both are looked for among the
+characters that the template wrote, in the gap beside the characters of that message (`rules`). The exact rule
+asks the template itself: the conversation up to the turn, rendered with a generation prompt, ends where the turn
+begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from llama_padfix.chat.render import Refusal
+from llama_padfix.chat.spans.rules import Part, TracedConversation, find_end, find_resumed, find_start
+from llama_padfix.chat.spans.silent import find_silent_turn
+from llama_padfix.chat.trace import Trace, pair_in_order
+from llama_padfix.tokens.control import find_control_text
+
+
+@dataclass(frozen=True)
+class AssistantSpan:
+    """Characters `start` to `end` that the model produces for a message.
+
+    Where that cannot be proven there is a `refusal`, and `start` is the place that shows why.
+    """
+
+    message: int
+    start: int
+    end: int = 0
+    stops: bool = False
+    refusal: Refusal | None = None
+
+
+def find_spans(conversation: TracedConversation, trained_indices: Collection[int]) -> list[AssistantSpan]:
+    """Return the spans of these assistant messages in order.
+
+    A message has several spans where something that the model did not produce, such as a tool's answer, stands inside
+    its turn, and none where the template leaves it out.
+    """
+    whole = conversation.whole
+    spans = [
+        span
+        for index in sorted(trained_indices)
+        if index in conversation.assistant_indices
+        for span in _find_message(conversation, index)
+    ]
+    spans.sort(key=lambda span: -1 if span.refusal else span.start)
+    for place, (left, right) in enumerate(pairwise(spans)):
+        if left.start <= right.start < left.end and not left.stops and not right.refusal:
+            spans[place] = replace(left, end=right.start)  # one turn goes on with the next message
+        elif right.start < left.end:
+            spans[place + 1] = AssistantSpan(right.message, right.start, refusal=Refusal.OVERLAP)
+    return [_check_authors(whole, span) for span in spans if span.refusal or span.start < span.end]
+
+
+def _check_authors(whole: Trace, span: AssistantSpan) -> AssistantSpan:
+    """Return the span if only the template and its message wrote in it, or else why it is refused."""
+    for start, end, origin in whole.content_spans:
+        if origin != span.message and max(start, span.start) < min(end, span.end):
+            return AssistantSpan(span.message, max(start, span.start), refusal=Refusal.FOREIGN)
+    return span
+
+
+def _find_message(conversation: TracedConversation, index: int) -> list[AssistantSpan]:
+    whole = conversation.whole
+    written = [place for place, span in enumerate(whole.content_spans) if span[2] == index]
+    if not written:
+        return _find_silent(conversation, index)
+    segments = _find_segments(conversation, index, written)
+    if segments is None:
+        return [AssistantSpan(index, whole.content_spans[written[-1]][0], refusal=Refusal.TWICE)]
+    spans: list[AssistantSpan] = []
+    for first, last in segments:
+        seen = 1 + max((origin for _, _, origin in whole.content_spans[:first]), default=0) if spans else index
+        part = Part(conversation, index, first, last, seen)
+        start = find_resumed(part) if spans else find_start(part)
+        if start is None:
+            refusal = Refusal.HEADLESS if index else Refusal.FIRST
+            return [AssistantSpan(index, part.begin, refusal=refusal)]
+        stopped = find_control_text(whole.scaffold[start : part.begin], conversation.profile.stops)
+        if stopped:
+            return [AssistantSpan(index, start + stopped[0][0], refusal=Refusal.STOPPED)]
+        end, stops = find_end(part)
+        spans.append(AssistantSpan(index, start, end, stops))
+    return spans
+
+
+def _find_silent(conversation: TracedConversation, index: int) -> list[AssistantSpan]:
+    found = find_silent_turn(conversation, index)
+    if found is None:
+        return []
+    if found is Refusal.SILENT:
+        before = max((end for _, end, origin in conversation.whole.content_spans if origin < index), default=0)
+        return [AssistantSpan(index, before, refusal=found)]
+    return [AssistantSpan(index, *found)]
+
+
+def _find_segments(
+    conversation: TracedConversation, index: int, written: Sequence[int]
+) -> list[tuple[int, int]] | None:
+    """Return (first, last) of the content spans of each part of a message's turn; None where that is not known.
+
+    `written` are all spans of the message. Later messages may repeat a part of it (the name of the tool that it
+    called). What belongs to the message is what the template writes of it when it is the last one, in the same order.
+    """
+    whole, stops = conversation.whole, conversation.profile.stops
+    spans = whole.content_spans
+    gaps = [whole.scaffold[spans[place][1] : spans[place + 1][0]] for place in range(written[0], written[-1])]
+    joined = written[-1] - written[0] == len(written) - 1
+    if joined and not any(find_control_text(gap, stops) for gap in gaps):
+        return [(written[0], written[-1])]
+    alone = conversation.render(index + 1, False)
+    if alone is None:
+        return None
+    content = [alone.text[start:end].strip() for start, end, origin in alone.content_spans if origin == index]
+    texts = [whole.text[spans[place][0] : spans[place][1]].strip() for place in written]
+    found = pair_in_order(content, texts)
+    if any(text and text in content and text not in {texts[one] for one in found} for text in texts):
+        return None
+    kept = [written[place] for place in sorted(found)]
+    if written[0] not in kept:  # the history writes its beginning differently
+        run = written[0]
+        while run + 1 in written and not find_control_text(gaps[run - written[0]], stops):
+            run += 1
+        kept = sorted({*range(written[0], run + 1), *kept})
+    segments: list[tuple[int, int]] = []
+    for place in kept:
+        if segments and not _is_parted(conversation, index, segments[-1][1], place, kept):
+            segments[-1] = (segments[-1][0], place)
+        else:
+            segments.append((place, place))
+    return segments
+
+
+def _is_parted(conversation: TracedConversation, index: int, left: int, right: int, kept: Sequence[int]) -> bool:
+    """Return True if something that the model did not produce stands between two content spans of its message."""
+    whole, spans = conversation.whole, conversation.whole.content_spans
+    if any(origin != index for _, _, origin in spans[left + 1 : right]):
+        return True
+    repeated = any(place not in kept for place in range(left + 1, right))
+    gap = whole.scaffold[spans[left][1] : spans[right][0]]
+    return repeated and bool(find_control_text(gap, conversation.profile.stops))
