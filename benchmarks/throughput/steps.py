@@ -105,7 +105,7 @@ with measure.Work() as work:
         (row_turns, "_find_any", "looking for control tokens"),
         (marking, "find_answers", "headers and answers among them"),
         (marking, "_write_labels", "writing the labels"),
-        (marking, "mark_answers", "the rest"),
+        (marking, "label_answers", "the rest"),
     ):
         watch(owner, name, LABELS, step)
     marking.label_answers(ids, markers, last_only=False)
