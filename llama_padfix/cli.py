@@ -27,7 +27,7 @@ from llama_padfix.doctor.runner import load_checks, run_checks, select_checks
 from llama_padfix.training.memory.estimate import MemoryEstimate, estimate_memory
 from llama_padfix.training.memory.step import OPTIMIZERS
 from llama_padfix.view.mask_view import view_mask
-from llama_padfix.view.terminal import describe_view, tell_problems
+from llama_padfix.view.terminal import describe_findings, describe_view
 
 __all__ = ["main"]
 
@@ -180,7 +180,7 @@ def _mask(options: argparse.Namespace) -> int:
         title=f"{Path(options.data).name}: what is trained",
     )
     if options.html:
-        print(f"{describe_view(view)}", *tell_problems(view), f"written to {view.save(options.html)}", sep="\n")
+        print(f"{describe_view(view)}", *describe_findings(view), f"written to {view.save(options.html)}", sep="\n")
     else:
         in_color = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ
         print(view.to_text(color=in_color))

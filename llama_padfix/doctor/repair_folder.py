@@ -16,10 +16,8 @@ from llama_padfix.doctor.facts import FolderFacts
 from llama_padfix.doctor.findings import Change, Plan, Report
 from llama_padfix.doctor.observe.folder import SavedModel, load_folder, observe_folder
 from llama_padfix.doctor.patch import apply_changes
+from llama_padfix.doctor.repair import repair_until_stable
 
-__all__ = ["RepairedFolder", "heal_folder"]
-
-_MAX_ROUNDS = 4  # a change may make room for another, as in plan_patch
 _FILES = (
     "config.json",
     "generation_config.json",
@@ -77,7 +75,7 @@ def heal_folder(
         for name in _FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, scratch / name)
-        changes, left = _heal(scratch, rows, ("safe", "unsafe") if unsafe else ("safe",), select, ignore)
+        changes, left = _repair(scratch, rows, ("safe", "unsafe") if unsafe else ("safe",), select, ignore)
         scratch.chmod(0o755)  # mkdtemp lets only the owner in
         scratch.rename(target)
     except BaseException:
@@ -87,33 +85,35 @@ def heal_folder(
     return RepairedFolder(str(target), files, Plan(changes), left)
 
 
-def _heal(
+def _repair(
     scratch: Path,
     rows: int | None,
     safeties: Sequence[str],
     select: Sequence[str] | None,
     ignore: Sequence[str] | None,
 ) -> tuple[tuple[Change, ...], Report]:
+    """Apply changes to the files until none is left; return them and the report on what remains."""
     done: list[Change] = []
-    for _ in range(_MAX_ROUNDS):
-        report = diagnose(scratch, select=select, ignore=ignore)
-        asked = [change for f in report.findings for change in f.changes if change.safety in safeties]
-        in_config = [change for change in asked if change.target.startswith(_IN_CONFIG)]
-        settings = [change for change in asked if not change.target.startswith("folder.")]
-        if in_config:
-            _edit_config(scratch / "tokenizer_config.json", in_config)
-            done += in_config  # the class may load other ids now: look again before anything else is applied
-            continue
-        if not settings:
-            if not done:
-                _load(scratch)  # a copy of what cannot be loaded is not healed
-            return tuple(dict.fromkeys(done)), report
-        done += _apply(scratch, rows, settings)
-    raise PadfixError(
-        "The checks keep asking for changes of the same settings: "
-        + "; ".join(str(change) for change in done[-3:])
-        + ". Please report it with the tokenizer's name."
-    )
+
+    def find(report: Report) -> list[Change]:
+        changes = [c for finding in report.findings for c in finding.changes if c.safety in safeties]
+        in_config = [change for change in changes if change.target.startswith(_IN_CONFIG)]
+        # A changed class may load other ids, so nothing else is applied before the folder is observed again.
+        return in_config or [change for change in changes if not change.target.startswith("folder.")]
+
+    def apply(report: Report, changes: Sequence[Change]) -> Report:
+        if changes[0].target.startswith(_IN_CONFIG):
+            _edit_config(scratch / "tokenizer_config.json", changes)
+            done.extend(changes)
+        else:
+            done.extend(_apply(scratch, rows, changes))
+        return diagnose(scratch, select=select, ignore=ignore)
+
+    report = diagnose(scratch, select=select, ignore=ignore)
+    report, _ = repair_until_stable(report, find, apply, "Please report it with the tokenizer's name.")
+    if not done:
+        _load(scratch)  # a copy of what cannot be loaded is not repaired
+    return tuple(dict.fromkeys(done)), report
 
 
 def _apply(scratch: Path, rows: int | None, changes: Sequence[Change]) -> tuple[Change, ...]:

@@ -1,6 +1,11 @@
 """From rows of any shape to `input_ids` and `labels`, -100 where a token is not trained.
 
-Reading order: `row_formats` (a row's shape), `sources` (what kind of rows), `row_encoder` (one row) or `batch/`
-(many), `encoder` (`ChatEncoder`), `dataset/` (a whole dataset), `collator` (a batch). Ids and labels are int32, one
-row after another, with bounds; batches are int64 of shape (rows, width). Start: `encoder.ChatEncoder`.
+Reading order: `encoder` (`ChatEncoder`) with its `settings`; `sources` (what kind of rows), `row_formats`
+(a row's shape), `loss_selection` (which
+messages are trained); `row_encoder` (one row: `chat_rows` renders, `chat_ids` and `text_rows` make ids, `truncation`
+labels and cuts) or `batch/` (many rows), held by `learned`; `counts` (what became of rows), `record` (how they were
+encoded), `dataset/` (a whole dataset). Ids that exist already: `turns_in_ids`, `labels`, `labels_from_ids`,
+`id_columns`. A batch: `collator`, `completion_collator`.
+
+Ids and labels are int32, one row after another, with bounds; batches are int64 of shape (rows, width).
 """

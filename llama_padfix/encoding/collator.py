@@ -65,7 +65,7 @@ class PadCollator:
         is missing.
         """
         try:
-            import numpy
+            import numpy as np
             import torch
         except ImportError as error:
             raise PadfixError(
@@ -80,10 +80,10 @@ class PadCollator:
             columns = _read_together({name: [row.get(name) for row in rows] for name in _NAMES})
         if columns is None:
             _require_rows(rows)
-            columns = _read_one_by_one(numpy, rows)
+            columns = _read_one_by_one(rows)
         ids, masks, labels = columns
 
-        if numpy.concatenate(ids).min() < 0:
+        if np.concatenate(ids).min() < 0:
             first = next(i for i, row in enumerate(ids) if row.min() < 0)
             raise PadfixError(
                 f"Row {first}: input_ids hold {ids[first].min()}, which no embedding has. "
@@ -93,22 +93,22 @@ class PadCollator:
         step = self.pad_to_multiple_of or 1
         width = -(-max(lengths) // step) * step
         if masks is None:
-            ones = numpy.ones(width, dtype=numpy.int64)
+            ones = np.ones(width, dtype=np.int64)
             masks = [ones[:length] for length in lengths]
             as_given = True
         else:
-            as_given = bool(numpy.concatenate(masks).all())
+            as_given = bool(np.concatenate(masks).all())
         left = self.padding_side == "left"
-        out_ids = _pad(numpy, ids, self.pad_token_id, width, left)
-        out_mask = _pad(numpy, masks, 0, width, left)
-        out_labels = _pad(numpy, labels or ids, IGNORE_INDEX, width, left)
+        out_ids = _pad(ids, self.pad_token_id, width, left)
+        out_mask = _pad(masks, 0, width, left)
+        out_labels = _pad(labels or ids, IGNORE_INDEX, width, left)
         if not as_given:  # rows that somebody else has padded
             out_labels[out_mask == 0] = IGNORE_INDEX
         # No loss can use the first label; in transformers 4.46 to 5.7 it still counts when the mean is taken.
         if as_given and not left:
             out_labels[:, 0] = IGNORE_INDEX
         else:
-            out_labels[numpy.arange(len(ids)), (out_mask != 0).argmax(axis=1)] = IGNORE_INDEX
+            out_labels[np.arange(len(ids)), (out_mask != 0).argmax(axis=1)] = IGNORE_INDEX
         return {
             "input_ids": torch.from_numpy(out_ids),
             "attention_mask": torch.from_numpy(out_mask),
@@ -125,17 +125,19 @@ def _open_tables(rows: Any) -> Any:
     return rows
 
 
-def _pad(numpy: Any, arrays: Sequence[Any], value: int, width: int, left: bool) -> Any:
+def _pad(arrays: Sequence[Any], value: int, width: int, left: bool) -> Any:
     """Return an int64 array of shape (rows, width) of one column's arrays, filled up with a value.
 
     Memory decides the time: each place is written once, by one call.
     """
-    filling = numpy.full(width, value, dtype=numpy.int64)
+    import numpy as np
+
+    filling = np.full(width, value, dtype=np.int64)
     pieces: list[Any] = []
     for array in arrays:
         pieces += (filling[len(array) :], array) if left else (array, filling[len(array) :])
-    out = numpy.empty((len(arrays), width), dtype=numpy.int64)
-    numpy.concatenate(pieces, out=out.reshape(-1))
+    out = np.empty((len(arrays), width), dtype=np.int64)
+    np.concatenate(pieces, out=out.reshape(-1))
     return out
 
 
@@ -158,18 +160,20 @@ def _read_together(values_of: Mapping[str, Sequence[Any]]) -> tuple[Any, Any, An
     return ids, masks, labels
 
 
-def _read_one_by_one(numpy: Any, rows: Sequence[Mapping[str, Any]]) -> tuple[Any, Any, Any]:
+def _read_one_by_one(rows: Sequence[Mapping[str, Any]]) -> tuple[Any, Any, Any]:
     """Return ids, masks and labels of rows of any kinds, or raise for the first that cannot be padded."""
-    ids = [_read(numpy, row, "input_ids", i) for i, row in enumerate(rows)]
-    masks = [_read(numpy, row, "attention_mask", i, ids[i]) for i, row in enumerate(rows)]
-    labels = [_read(numpy, row, "labels", i, ids[i]) for i, row in enumerate(rows)]
+    import numpy as np
+
+    ids = [_read(row, "input_ids", i) for i, row in enumerate(rows)]
+    masks = [_read(row, "attention_mask", i, ids[i]) for i, row in enumerate(rows)]
+    labels = [_read(row, "labels", i, ids[i]) for i, row in enumerate(rows)]
     unlabelled = [i for i, own in enumerate(labels) if own is None]
     if 0 < len(unlabelled) < len(labels):
         raise PadfixError(
             f"{len(unlabelled)} of {len(labels)} rows have no labels (the first is row {unlabelled[0]}), so it is "
             "unclear what trains there. Encode all rows in the same way: `prepare(tokenizer).encode(dataset)`."
         )
-    masks = [numpy.ones(len(own), dtype=bool) if mask is None else mask for own, mask in zip(ids, masks, strict=True)]
+    masks = [np.ones(len(own), dtype=bool) if mask is None else mask for own, mask in zip(ids, masks, strict=True)]
     return ids, masks, None if unlabelled else labels
 
 
@@ -194,8 +198,10 @@ def _without_ids(index: int, row: Any) -> PadfixError:
     )
 
 
-def _read(numpy: Any, row: Mapping[str, Any], name: str, index: int, ids: Any = None) -> Any:
+def _read(row: Mapping[str, Any], name: str, index: int, ids: Any = None) -> Any:
     """Return a column of a row as a 1-D integer array as long as `ids`; None where the row lacks it."""
+    import numpy as np
+
     value = from_arrow(row.get(name))
     if value is None:
         if ids is None:
@@ -205,9 +211,9 @@ def _read(numpy: Any, row: Mapping[str, Any], name: str, index: int, ids: Any = 
         value = value.detach().cpu()
         value = value.double().numpy() if value.is_floating_point() else value.numpy()
     try:
-        array = numpy.asarray(value)
+        array = np.asarray(value)
     except ValueError:  # a ragged list of lists
-        array = numpy.empty((0, 0))
+        array = np.empty((0, 0))
     if array.ndim != 1:
         raise PadfixError(
             f"Row {index}: {name} is not one-dimensional: {describe(value)}. Pass one flat list of ids a row."

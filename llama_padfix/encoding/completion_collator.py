@@ -1,4 +1,4 @@
-"""What old scripts pass as `data_collator`: a class that TRL has dropped, with masks that are right."""
+"""A collator with the interface of the class that TRL has dropped, for old scripts, with masks that are right."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 from llama_padfix.encoding.collator import PadCollator
 from llama_padfix.encoding.labels import find_markers
+from llama_padfix.encoding.span_labels import label_tokens
 from llama_padfix.tokens.control import special_ids
 
 __all__ = ["DataCollatorForCompletionOnlyLM"]
@@ -19,26 +20,34 @@ __all__ = ["DataCollatorForCompletionOnlyLM"]
 logger = logging.getLogger(__name__)
 
 _FIRST_MARK = 0xF0000  # of Unicode's private plane: one character stands for one control token
-_told: set[str] = set()
 
 
 class DataCollatorForCompletionOnlyLM:
-    """Pads a batch and trains what follows `response_template`: for scripts written for the class TRL has dropped.
+    """Pad a batch and train what follows `response_template`, for scripts written for the class that TRL has dropped.
 
-    A better way is `prepare(tokenizer).encode(dataset)` with its `collator`: it needs no template strings, trains
-    each answer of any chat template exactly, and counts what it drops. A warning says so once.
+    `prepare(tokenizer).encode(dataset)` with its `collator` needs no template strings, trains each answer of any chat
+    template exactly, and counts what it drops. A warning recommends it once.
 
-    With `response_template` alone, the text after its last place in a row is trained, to the row's end. With
-    `instruction_template` every answer is: from behind each response template to the next instruction template, or
-    to the next control token that opens a turn in the tokenizer's chat template (a tool's answer, say). Both are a
-    text or a list of ids. A text is looked up in the row's text, so it is found however its characters fell into
-    tokens, and a token that reaches beyond its end is not trained; a control token in it is only matched by the
-    token itself, never by a message that spells it. Lists are matched as they are.
+    A call takes rows with `input_ids` (and `attention_mask`) and returns what `PadCollator` does: int64 tensors of
+    shape (rows, width). Padding is masked by position, so a stop token that is the pad token too keeps its label. A
+    row without an answer is trained nowhere, and a warning shows it.
 
-    The call takes rows with `input_ids` (and `attention_mask`) and returns what `PadCollator` does: int64 tensors
-    of shape (rows, width). Padding is masked by position, so a stop token that is the pad token too keeps its
-    label. A row without an answer is trained nowhere, and a warning shows it. Raises `PadfixError` for rows that
-    bring labels, a tokenizer without pad token, and options that have no meaning here.
+    A template is a text or a list of ids. A text is found in the row's text, however its characters are split into
+    tokens; a token that reaches beyond its end is not trained. A control token in it matches the token itself, never
+    a message that spells it. A list is matched as it is.
+
+    Args:
+        response_template: What stands in front of an answer. Alone, it trains the text after its last place in a
+            row, to the row's end.
+        instruction_template: What ends an answer. With it every answer is trained: from behind each response template
+            to the next instruction template, or to the next control token that opens a turn in the tokenizer's chat
+            template (a tool's answer, say).
+        tokenizer: The tokenizer that made the rows; it needs a pad token.
+        mlm: Not supported, and neither are other values of `ignore_index`, `padding_free` and `return_tensors`.
+        pad_to_multiple_of: See `PadCollator`.
+
+    Raises:
+        PadfixError: A row brings labels, the tokenizer has no pad token, or an option is not supported.
     """
 
     def __init__(
@@ -70,12 +79,7 @@ class DataCollatorForCompletionOnlyLM:
             self.instruction_template = _require_template("instruction_template", instruction_template)
         self.padding = PadCollator(tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
         self.reader = _Reader(tokenizer)
-        if "better" not in _told:
-            _told.add("better")
-            logger.warning(
-                "llama_padfix: DataCollatorForCompletionOnlyLM is here for old scripts. Better: "
-                "prepared = prepare(tokenizer, model); prepared.encode(dataset); data_collator=prepared.collator"
-            )
+        _recommend_prepare()
 
     def __call__(self, rows: Sequence[Any], return_tensors: str | None = None) -> dict[str, Any]:
         """Return `input_ids`, `attention_mask` and `labels`; see the class."""
@@ -88,9 +92,7 @@ class DataCollatorForCompletionOnlyLM:
                     "data_collator=PadCollator(tokenizer.pad_token_id)"
                 )
             ids = [int(token_id) for token_id in row["input_ids"]]
-            labels = [IGNORE_INDEX] * len(ids)
-            for start, end in self._find_answers(ids):
-                labels[start:end] = ids[start:end]
+            labels = label_tokens(ids, [*self._find_answers(ids)])
             if all(label == IGNORE_INDEX for label in labels):
                 missed.append(number)
             mask = row.get("attention_mask")
@@ -118,6 +120,15 @@ class DataCollatorForCompletionOnlyLM:
         for _, start in opened:
             # A template that begins with such a token closes at its own beginning, which lies before its end.
             yield start, min((place for place in closed if place >= start), default=len(ids))
+
+
+@functools.cache
+def _recommend_prepare() -> None:
+    """Log once a process that `prepare` makes better batches."""
+    logger.warning(
+        "llama_padfix: DataCollatorForCompletionOnlyLM is here for old scripts. Better: "
+        "prepared = prepare(tokenizer, model); prepared.encode(dataset); data_collator=prepared.collator"
+    )
 
 
 class _Reader:
@@ -152,15 +163,15 @@ class _Reader:
                 if ids[start : start + len(template)] == template:
                     yield start, start + len(template)
             return
-        wanted = self._mark(template)
+        target = self._mark(template)
         pieces = [self._read(token_id) for token_id in ids]
         starts = [0, *itertools.accumulate(map(len, pieces))][:-1]
         text = "".join(pieces)
-        place = text.find(wanted)
+        place = text.find(target)
         while place >= 0:
-            end = place + len(wanted)
+            end = place + len(target)
             yield bisect_right(starts, place) - 1, bisect_left(starts, end)
-            place = text.find(wanted, end)
+            place = text.find(target, end)
 
     def _mark(self, template: str) -> str:
         """Return a template with each control token in it as the character that stands for it."""

@@ -2,76 +2,107 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import datetime
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
-from llama_padfix.chat.dates import pin_date
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.batch.chat_columns import Chats, read_chat_rows, read_chat_table
-from llama_padfix.encoding.batch.cross_check import (
-    Batch,
-    FastPathMismatch,
-    Rows,
-    encode_cross_checked,
-    encode_row_by_row,
-    make_table,
-)
-from llama_padfix.encoding.batch.encoder import BatchEncoder, make_batch_encoder
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.id_columns import is_table
-from llama_padfix.encoding.loss_selection import TrainOn, require_train_on
+from llama_padfix.encoding.learned import Learned, find_key
 from llama_padfix.encoding.record import Encoding, describe_encoding, hash_template, hash_tokenizer
-from llama_padfix.encoding.row_encoder import CAREFUL_SETTINGS, RowEncoder
+from llama_padfix.encoding.settings import (
+    OnError,
+    OnLoss,
+    SpecialTokens,
+    TrainOn,
+    Truncation,
+    find_text_end,
+    make_settings,
+    require_choice,
+)
 from llama_padfix.encoding.sources import split_batch
-from llama_padfix.tokens.calls import check_tokenizer, preserve_backend_state
-from llama_padfix.tokens.control import special_ids, text_end_id
-from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine
 
-__all__ = ["ChatEncoder", "OnError", "OnLoss", "SpecialTokens", "Truncation"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import TokenizerLike
 
-SpecialTokens = Literal["escape", "error", "allow"]
-Truncation = Literal["turns", "tokens", "error"]
-OnError = Literal["raise", "drop"]
-OnLoss = Literal["count", "error"]
+__all__ = ["ChatEncoder"]
 
 _Columns = dict[str, list[list[int]]]
-_LEARNED = ("counts", "_gave_up", "_known", "_careful", "_plain", "_tried_plain", "_engine", "_ahead", "_hash")
-_CHUNK_ROWS = 2000  # one call of an engine for many more takes twice the CPU, and memory
-_FEW = 2  # rows below which nothing is learned
+_T = TypeVar("_T")
+
+
+class _Setting(Generic[_T]):
+    """An attribute that is a field of `settings`; to set it makes new settings, which are checked."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, encoder: None, owner: type) -> _Setting[_T]: ...
+    @overload
+    def __get__(self, encoder: ChatEncoder, owner: type) -> _T: ...
+    def __get__(self, encoder: ChatEncoder | None, owner: type) -> _T | _Setting[_T]:
+        if encoder is None:
+            return self
+        value: _T = getattr(encoder.settings, self.name)
+        return value
+
+    def __set__(self, encoder: ChatEncoder, value: _T) -> None:
+        changed: Any = {self.name: value}
+        encoder.settings = replace(encoder.settings, **changed)
 
 
 class ChatEncoder:
-    """Encodes rows of any known shape into `input_ids` and `labels`, -100 outside what the model must produce.
+    """Encode rows of any known shape into `input_ids` and `labels`, -100 outside of what the model must produce.
 
     Use it on one conversation (`encoder(messages)`), on one row, on a list of rows, or as
     `dataset.map(encoder, batched=True, remove_columns=dataset.column_names)`. The ids are those of
-    `apply_chat_template(messages, tokenize=True)`; a control token that is only spelled in a message is encoded
-    as text. A `text` row gets exactly one BOS; where it is a rendered chat its assistant turns are trained, else
-    the whole text with an end of text behind it.
+    `apply_chat_template(messages, tokenize=True)`. A `text` row gets exactly one BOS; where it is a rendered chat its
+    assistant turns are trained, else the whole text with an end of text behind it.
 
-    `train_on` is "assistant" (every assistant turn), "last", {"roles": [...]} or a callable(message, index) -> bool
-    that is asked for each assistant message; a message with `train: false` or `weight: 0` is never trained, and
-    these keys are taken away before rendering. `special_tokens` says what a control token becomes that a message
-    spells: text ("escape"), an error ("error"), or the control token ("allow"); `allowed_tokens` (such as
-    `<|python_tag|>`) stay control tokens inside the trained turns. Rows longer than `max_length` tokens lose whole
-    turns from the end (`truncation="turns"`), are cut at the token ("tokens"), or raise ("error"); no stop token is
-    forged. A row that cannot be read raises `PadfixError` with its number, or is dropped and counted with
-    `on_error="drop"`. Where the chat template loses something without a word (a tool call, a message's text), the
-    row is encoded as it is rendered and counted, or raises with `on_loss="error"`. `template_kwargs` go to the chat
-    template. A template that prints today's date is pinned to `date` (a date or "2024-07-26"; by default the day on
-    which the encoder is made), which `template_kwargs` then holds; `encoding` records it with all other settings.
+    The settings are attributes that can be set. `settings` holds them all, and `encoding` is their record.
 
-    `counts` adds up what became of all rows so far, and names the first few.
+    Args:
+        tokenizer: The tokenizer, which is never changed.
+        max_length: Most tokens of a row (at least 2), or None.
+        train_on: The turns to train: "assistant" (every assistant message), "last", {"roles": [...]}, or a
+            callable(message, index) -> bool that is called for each assistant message. A message with `train: false`
+            or `weight: 0` is never trained; these keys are removed before rendering.
+        truncation: What becomes of a longer row: it loses whole turns from the end ("turns"), is cut at the token
+            ("tokens"), or raises ("error"). No stop token is added where a turn is cut.
+        on_error: "raise" for a row that cannot be read, with its number, or "drop" to drop and count it.
+        on_loss: "count" to encode and count a row as rendered where the chat template leaves something out (a tool
+            call, a message's text), or "error" to raise.
+        template_kwargs: Arguments of the chat template.
+        special_tokens: What a control token becomes that a message spells: text ("escape"), an error ("error"), or
+            the control token ("allow").
+        allowed_tokens: Tokens such as `<|python_tag|>` that stay control tokens inside trained turns.
+        date: For a template that prints today's date: the date it prints instead (a date or "2024-07-26"; by default
+            the day on which the encoder is made). `template_kwargs` then holds it.
+        engine: What makes ids of many texts: "tokenizers", "fastokens", or "auto"; see `choose_engine`.
+
+    Attributes:
+        counts: What became of all rows so far (`Counts`), with the first few of each kind by number.
+
+    Raises:
+        PadfixError: `tokenizer` is none, or a setting is not known.
     """
+
+    max_length = _Setting[int | None]()
+    train_on = _Setting[TrainOn]()
+    truncation = _Setting[Truncation]()
+    on_error = _Setting[OnError]()
+    on_loss = _Setting[OnLoss]()
+    template_kwargs = _Setting[Mapping[str, Any]]()
+    special_tokens = _Setting[SpecialTokens]()
+    allowed_tokens = _Setting[Sequence[str]]()
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: TokenizerLike,
         max_length: int | None = None,
         train_on: TrainOn = "assistant",
         *,
@@ -82,55 +113,47 @@ class ChatEncoder:
         special_tokens: SpecialTokens = "escape",
         allowed_tokens: Sequence[str] = (),
         date: datetime.date | str | None = None,
-        engine: EngineChoice = "auto",
+        engine: Literal["auto", "tokenizers", "fastokens"] = "auto",
     ) -> None:
-        check_tokenizer(tokenizer)
-        require_train_on(train_on)
-        _require_choice("special_tokens", special_tokens, ("escape", "error", "allow"))
-        _require_choice("truncation", truncation, ("turns", "tokens", "error"))
-        _require_choice("on_error", on_error, ("raise", "drop"))
-        _require_choice("on_loss", on_loss, ("count", "error"))
-        _require_choice("engine", engine, ("auto", "tokenizers", "fastokens"))
-        if max_length is not None and (not isinstance(max_length, int) or max_length < 2):
-            raise PadfixError(f"max_length={max_length!r}: a row needs at least 2 tokens. Pass an int, or None.")
+        require_choice("engine", engine, ("auto", "tokenizers", "fastokens"))
         self.tokenizer = tokenizer
-        self.max_length = max_length
-        self.train_on = train_on
-        self.truncation = truncation
-        self.on_error = on_error
-        self.on_loss = on_loss
-        self.special_tokens = special_tokens
-        self.allowed_tokens = tuple(allowed_tokens)
+        self.settings = make_settings(
+            tokenizer,
+            date,
+            template_kwargs,
+            allowed_tokens,
+            max_length=max_length,
+            train_on=train_on,
+            truncation=truncation,
+            on_error=on_error,
+            on_loss=on_loss,
+            special_tokens=special_tokens,
+        )
         self.engine = engine
-        self.template_kwargs = pin_date(tokenizer, template_kwargs, date)
-        self.text_end_id = text_end_id(special_ids(tokenizer), tokenizer.eos_token_id)
+        self.text_end_id = find_text_end(tokenizer)
         self._forget()
 
     def _forget(self) -> None:
         self.counts = Counts()
-        self._gave_up = False
-        self._known: tuple[Any, ...] = ()
-        self._careful: RowEncoder | None = None
-        self._plain: BatchEncoder | None = None
-        self._tried_plain = False
-        self._engine: Engine | None = None
-        self._ahead: int | None = None  # characters, where the work ahead is known
-        self._hash = ""  # of the tokenizer, which takes a while
+        self._learned: Learned | None = None
 
     @property
     def encoding(self) -> Encoding:
         """How this encoder encodes, the pinned date included; `encode_dataset` writes it into what it returns."""
-        self._hash = self._hash or hash_tokenizer(self.tokenizer)
-        return describe_encoding(vars(self), hash_template(self.tokenizer), self._hash)
+        learned = self._learn()
+        learned.tokenizer_hash = learned.tokenizer_hash or hash_tokenizer(self.tokenizer)
+        return describe_encoding(self.settings, hash_template(self.tokenizer), learned.tokenizer_hash)
 
     @property
     def doubtful(self) -> bool:
-        """Whether a fast way was given up because a row it encoded proved wrong: encode what went before again."""
-        return self._gave_up or (self._engine is not None and bool(self._engine.failed))
+        """Whether a fast path was given up because a row that it encoded proved wrong: encode earlier rows again."""
+        return self._learned is not None and self._learned.doubtful
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what was counted and learned, so that `datasets` knows an encoder again after its use."""
-        return {name: value for name, value in vars(self).items() if name not in _LEARNED}
+        """Leave out what was counted and learned, so that `datasets` finds an encoder unchanged after its use."""
+        state = vars(self).copy()
+        del state["counts"], state["_learned"]
+        return state
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__dict__.update(state)
@@ -198,25 +221,17 @@ class ChatEncoder:
                 f"carry names {missing[0]!r}, and the columns that can go along are {', '.join(table.column_names)}. "
                 "Name one of those, or leave carry out."
             )
-        with contextlib.suppress(pyarrow.ArrowException):  # some releases cannot measure views of strings
-            self._ahead = table.nbytes
-        counts = Counts()
-        parts = []
-        for start in range(0, max(table.num_rows, 1), _CHUNK_ROWS):
-            part = table.slice(start, min(_CHUNK_ROWS, table.num_rows - start))  # without columns it would be longer
-            numbers = range(first_row + start, first_row + start + part.num_rows)
-            rows = Rows(functools.partial(_take_rows, part), numbers)
-            batch = self._encode(rows, functools.partial(read_chat_table, part), strict)
-            parts.append(make_table(batch, part.select(list(carry))))
+        learned, counts = self._learn(), Counts()
+        parts = learned.encode_table(table, first_row, carry, strict)
+        for _, batch in parts:
             counts = counts + batch.counts
         self.counts = self.counts + counts
-        return pyarrow.concat_tables(parts), counts
+        return pyarrow.concat_tables([part for part, _ in parts]), counts
 
     def _encode_rows(
         self, rows: Sequence[Any], numbers: Sequence[int | None], of_batch: bool = False, strict: bool = False
     ) -> tuple[_Columns, Counts]:
-        together = Rows(lambda places: [rows[place] for place in places], numbers, of_batch)
-        batch = self._encode(together, lambda words: read_chat_rows(rows, words), strict)
+        batch = self._learn().encode_rows(rows, numbers, of_batch, strict)
         edges = [*pairwise(batch.bounds.tolist())]
         columns = {
             name: [flat[start:end] for start, end in edges]
@@ -225,64 +240,12 @@ class ChatEncoder:
         self.counts = self.counts + batch.counts
         return columns, batch.counts
 
-    def _encode(self, rows: Rows, read_chats: Callable[[Sequence[str]], Chats], strict: bool) -> Batch:
-        """Encode rows, of which `read_chats` finds the plain conversations that hold none of some words."""
-        careful, batch = self._renew_careful(), None
-        with preserve_backend_state(self.tokenizer):
-            if not self._tried_plain and len(rows.numbers) >= _FEW:
-                self._tried_plain = True
-                self._plain = self._find_plain_way(careful)
-            if self._plain is not None:
-                chats = read_chats(self._plain.forbidden)
-                if self._plain.learn(chats):
-                    chats = read_chats(self._plain.forbidden)
-                try:
-                    batch = encode_cross_checked(careful, self._plain, chats, rows)
-                except FastPathMismatch:
-                    self._plain, self._gave_up = None, True
-            if strict and self.doubtful:
-                raise FastPathMismatch("a fast path proved wrong, so what it encoded before may be wrong too")
-            return batch or encode_row_by_row(careful, rows)
-
-    def _find_plain_way(self, careful: RowEncoder) -> BatchEncoder | None:
-        try:
-            template = careful.template
-        except PadfixError:  # the careful way says so, where a row needs it
-            return None
-        return make_batch_encoder(template, self._encode_texts, self.train_on)
-
-    def _renew_careful(self) -> RowEncoder:
-        """Return the careful way with the settings of now; what was learned of other ones is forgotten."""
-        settings = {name: getattr(self, name) for name in CAREFUL_SETTINGS}
-        tokenizer, source = self.tokenizer, getattr(self.tokenizer, "chat_template", None)
-        added = len(getattr(tokenizer, "added_tokens_decoder", ()))  # len(tokenizer) takes 12 ms in tokenizers 0.19
-        chosen = (dict(self.template_kwargs), self.train_on, self.engine)
-        known = (tokenizer, added, tokenizer.special_tokens_map, copy.copy(source), chosen)
-        if self._careful is None or known != self._known:
-            self._gave_up = self.doubtful
-            self._known, self._careful = known, RowEncoder(**settings)
-            self._plain, self._tried_plain, self._engine = None, False, None
-        for name, value in settings.items():  # how to cut, say, changes nothing of what was learned
-            setattr(self._careful, name, value)
-        return self._careful
-
-    def _encode_texts(self, texts: Sequence[str]) -> tuple[Any, Any]:
-        if self._engine is None:
-            self._engine = choose_engine(self.tokenizer, self.engine, characters=self._ahead)
-        return self._engine.encode(texts)
-
-
-def _take_rows(table: Any, places: Sequence[int]) -> list[dict[str, Any]]:
-    import pyarrow
-
-    rows: list[dict[str, Any]]
-    try:
-        rows = table.take(list(places)).to_pylist()
-    except pyarrow.ArrowNotImplementedError:  # of columns of views
-        rows = [row for place in places for row in table.slice(place, 1).to_pylist()]
-    return rows
-
-
-def _require_choice(name: str, value: object, accepted: Sequence[str]) -> None:
-    if value not in accepted:
-        raise PadfixError(f"{name}={value!r} is not known. Use one of: {', '.join(map(repr, accepted))}.")
+    def _learn(self) -> Learned:
+        """Return what was learned for the tokenizer and settings of now; nothing yet where they are others."""
+        learned = self._learned
+        if learned is None or learned.key != find_key(self.tokenizer, self.settings, self.engine):
+            learned = self._learned = Learned(
+                self.tokenizer, self.settings, self.text_end_id, self.engine, doubtful=self.doubtful
+            )
+        learned.row_encoder.settings = self.settings
+        return learned

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from llama_padfix.chat.template_profile import observe_template
-from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
+from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.labels_from_ids import label_answers
 from llama_padfix.encoding.turns_in_ids import TurnMarkers
 from llama_padfix.tokens.calls import encode_raw, preserve_backend_state
 from llama_padfix.tokens.control import TEXT_END_TOKEN, find_control_text, special_ids
 
-__all__ = ["find_markers", "label_tokens", "mask_labels"]
+__all__ = ["find_markers", "mask_labels"]
 
 # A letter, a digit, a bracket, a quote, a line break in a code fence, other scripts and an emoji:
 # whatever follows the header must not melt into its last token.
@@ -85,16 +84,3 @@ def mask_labels(
     if train_on not in ("assistant", "last"):
         raise PadfixError(f"train_on={train_on!r} is not known. Use 'assistant' or 'last'.")
     return label_answers(input_ids, markers, last_only=train_on == "last", mask=attention_mask, lengths=lengths)
-
-
-def label_tokens(ids: Sequence[int], places: Sequence[tuple[int, int]]) -> list[int]:
-    """Return labels that train exactly the tokens at these (first, last) places.
-
-    Position 0 is not trained, since a label there shifts the loss scale in transformers 4.46 to 5.7.
-    """
-    labels = [IGNORE_INDEX] * len(ids)
-    for first, last in places:
-        labels[first:last] = ids[first:last]
-    if labels:
-        labels[0] = IGNORE_INDEX
-    return labels

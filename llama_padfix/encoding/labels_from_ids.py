@@ -9,6 +9,7 @@ from typing import Any
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 from llama_padfix.encoding.id_columns import pack_ids
+from llama_padfix.encoding.span_labels import write_labels
 from llama_padfix.encoding.turns_in_ids import TurnMarkers, find_answers, is_any
 
 __all__ = ["label_answers"]
@@ -19,13 +20,13 @@ _WINDOW = 4096  # ids looked at in one step for a stop token
 
 def label_answers(ids: Any, markers: TurnMarkers, *, last_only: bool, mask: Any = None, lengths: Any = None) -> Any:
     """Return the labels of ids: see `llama_padfix.mask_labels`."""
-    import numpy
+    import numpy as np
 
     if hasattr(ids, "new_tensor"):
         labels = label_answers(ids.detach().cpu().numpy(), markers, last_only=last_only, mask=mask, lengths=lengths)
         return sys.modules["torch"].from_numpy(labels).to(ids.device)
-    if isinstance(ids, numpy.ndarray) and ids.dtype != object:
-        return _mark_array(numpy, ids, markers, last_only, mask, lengths)
+    if isinstance(ids, np.ndarray) and ids.dtype != object:
+        return _mark_array(ids, markers, last_only, mask, lengths)
     if lengths is not None:
         raise PadfixError(
             f"lengths tell the rows of a flat array, and this is a {type(ids).__name__}. "
@@ -33,39 +34,39 @@ def label_answers(ids: Any, markers: TurnMarkers, *, last_only: bool, mask: Any 
         )
     rows = list(ids)
     if not rows or isinstance(rows[0], Integral):
-        return _mark_lists(numpy, [rows], [mask], markers, last_only)[0]
+        return _mark_lists([rows], [mask], markers, last_only)[0]
     masks = [None] * len(rows) if mask is None else list(mask)
     if len(masks) != len(rows):
         raise PadfixError(f"attention_mask has {len(masks)} rows and input_ids {len(rows)}. Pass those of one batch.")
     if all(type(row) is list and row and isinstance(row[0], Integral) for row in rows):
-        return _mark_lists(numpy, rows, masks, markers, last_only)
-    if mask is None and all(type(row) is numpy.ndarray and row.ndim == 1 for row in rows):
-        made = _mark_arrays(numpy, rows, markers, last_only)
+        return _mark_lists(rows, masks, markers, last_only)
+    if mask is None and all(type(row) is np.ndarray and row.ndim == 1 for row in rows):
+        made = _mark_arrays(rows, markers, last_only)
     else:
         made = [
             label_answers(row, markers, last_only=last_only, mask=own) for row, own in zip(rows, masks, strict=True)
         ]
-    if isinstance(ids, numpy.ndarray):  # of objects: rows of unlike lengths
-        labels = numpy.empty(len(made), dtype=object)
+    if isinstance(ids, np.ndarray):  # of objects: rows of unlike lengths
+        labels = np.empty(len(made), dtype=object)
         labels[:] = made
         return labels
     return made
 
 
-def _mark_lists(
-    numpy: Any, rows: list[list[Any]], masks: Sequence[Any], markers: TurnMarkers, last_only: bool
-) -> list[list[Any]]:
+def _mark_lists(rows: list[list[Any]], masks: Sequence[Any], markers: TurnMarkers, last_only: bool) -> list[list[Any]]:
+    import numpy as np
+
     arrays = []
     for row in rows:
         packed = pack_ids(row)
-        arrays.append(numpy.asarray(row, dtype=numpy.int64) if packed is None else packed)
-    counts = numpy.array(list(map(len, rows)))
+        arrays.append(np.asarray(row, dtype=np.int64) if packed is None else packed)
+    counts = np.array(list(map(len, rows)))
     real = [len(row) if mask is None else _real_length(mask, len(row)) for row, mask in zip(rows, masks, strict=True)]
     firsts = counts.cumsum() - counts
-    rows_of = (firsts, firsts + numpy.array(real))
-    starts, ends, _ = _find_spans(numpy, numpy.concatenate(arrays), rows_of, markers, last_only)
+    rows_of = (firsts, firsts + np.array(real))
+    starts, ends, _ = _find_spans(np.concatenate(arrays), rows_of, markers, last_only)
     labels = [[IGNORE_INDEX] * len(row) for row in rows]
-    owners = numpy.searchsorted(firsts, starts, side="right") - 1
+    owners = np.searchsorted(firsts, starts, side="right") - 1
     spans = (owners, starts - firsts[owners], ends - firsts[owners])
     for owner, start, end in zip(*(column.tolist() for column in spans), strict=True):
         labels[owner][start:end] = rows[owner][start:end]
@@ -77,16 +78,20 @@ def _real_length(mask: Sequence[Any], length: int) -> int:
     return next((place for place in range(min(len(mask), length), 0, -1) if mask[place - 1]), 0)
 
 
-def _mark_arrays(numpy: Any, rows: list[Any], markers: TurnMarkers, last_only: bool) -> list[Any]:
+def _mark_arrays(rows: list[Any], markers: TurnMarkers, last_only: bool) -> list[Any]:
     """Return the labels of 1-D arrays of unlike lengths; those of one dtype are views into one array."""
+    import numpy as np
+
     if len({row.dtype for row in rows}) != 1:
-        return [_mark_array(numpy, row, markers, last_only, None, None) for row in rows]
+        return [_mark_array(row, markers, last_only, None, None) for row in rows]
     counts = list(map(len, rows))
-    labels = _mark_array(numpy, numpy.concatenate(rows), markers, last_only, None, counts)
-    return list(numpy.split(labels, numpy.cumsum(counts[:-1])))
+    labels = _mark_array(np.concatenate(rows), markers, last_only, None, counts)
+    return list(np.split(labels, np.cumsum(counts[:-1])))
 
 
-def _mark_array(numpy: Any, ids: Any, markers: TurnMarkers, last_only: bool, mask: Any, lengths: Any) -> Any:
+def _mark_array(ids: Any, markers: TurnMarkers, last_only: bool, mask: Any, lengths: Any) -> Any:
+    import numpy as np
+
     if not ids.size:
         return ids.copy()
     if ids.dtype.kind not in "iu" or not ids.ndim:
@@ -96,39 +101,42 @@ def _mark_array(numpy: Any, ids: Any, markers: TurnMarkers, last_only: bool, mas
         )
     flat = ids.reshape(-1)
     if ids.dtype.kind == "u":
-        flat = flat.astype(numpy.int64)
-    counts = _read_lengths(numpy, ids, lengths)
+        flat = flat.astype(np.int64)
+    counts = _read_lengths(ids, lengths)
     firsts = counts.cumsum() - counts
     lasts = firsts + counts
     if mask is not None:
-        mask = numpy.asarray(mask.detach().cpu() if hasattr(mask, "detach") else mask)
+        mask = np.asarray(mask.detach().cpu() if hasattr(mask, "detach") else mask)
         if mask.shape != ids.shape:
             raise PadfixError(
                 f"attention_mask has shape {mask.shape} and input_ids {ids.shape}. Pass those of one batch."
             )
         real = mask.reshape(-1).nonzero()[0]
         # Behind the last real position of each row; its first position where none is real.
-        lasts = numpy.maximum(numpy.append(-1, real)[numpy.searchsorted(real, lasts)] + 1, firsts)
-    labels = numpy.empty_like(flat)
+        lasts = np.maximum(np.append(-1, real)[np.searchsorted(real, lasts)] + 1, firsts)
+    labels = np.empty_like(flat)
     stops = () if last_only else tuple(set(markers.stop_ids).difference(markers.header_ids))
-    for block, rows in _cut_into_blocks(numpy, flat, (firsts, lasts), stops):
+    for block, rows in _cut_into_blocks(flat, (firsts, lasts), stops):
         part, made = flat[block], labels[block]
         if len(rows[0]) == 1:  # nobody looks at what stands behind the real end of a single row
             end = int(rows[1][0])
             made[end:] = IGNORE_INDEX
             part, made = part[:end], made[:end]
-        _write_labels(numpy, part, *_find_spans(numpy, part, rows, markers, last_only), made)
+        starts, ends, negative = _find_spans(part, rows, markers, last_only)
+        write_labels(part, starts, ends, made, negative=negative)
     return labels.reshape(ids.shape)
 
 
 def _cut_into_blocks(
-    numpy: Any, flat: Any, rows: tuple[Any, Any], stops: Sequence[int]
+    flat: Any, rows: tuple[Any, Any], stops: Sequence[int]
 ) -> Iterator[tuple[slice, tuple[Any, Any]]]:
     """Yield the parts of joined rows to label one by one, and where in each its rows begin and really end.
 
     Each is of a size that the processor's cache holds. They are cut between rows, and a single row behind a token of
     `stops`: such a token ends every answer, and stands in no header, so that nothing reaches over the cut.
     """
+    import numpy as np
+
     firsts, lasts = rows
     row = begin = 0
     while begin < len(flat):
@@ -136,7 +144,7 @@ def _cut_into_blocks(
             end = _find_cut(flat, begin + _BLOCK, stops)
             part = slice(0, 1)
         else:
-            part = slice(row, int(numpy.searchsorted(firsts, begin + _BLOCK)))
+            part = slice(row, int(np.searchsorted(firsts, begin + _BLOCK)))
             end = int(firsts[part.stop]) if part.stop < len(firsts) else len(flat)
             row = part.stop
         inside = (firsts[part].clip(begin, end) - begin, lasts[part].clip(begin, end) - begin)
@@ -154,11 +162,13 @@ def _find_cut(flat: Any, place: int, stops: Sequence[int]) -> int:
     return len(flat)
 
 
-def _read_lengths(numpy: Any, ids: Any, lengths: Any) -> Any:
+def _read_lengths(ids: Any, lengths: Any) -> Any:
     """Return the lengths of the rows of an array, as an array of int64."""
+    import numpy as np
+
     if lengths is None:
-        return numpy.full(ids.size // ids.shape[-1], ids.shape[-1])
-    counts = numpy.asarray(lengths.cpu() if hasattr(lengths, "cpu") else lengths)
+        return np.full(ids.size // ids.shape[-1], ids.shape[-1])
+    counts = np.asarray(lengths.cpu() if hasattr(lengths, "cpu") else lengths)
     if ids.ndim != 1 or counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any():
         raise PadfixError(
             f"lengths={describe(lengths)} beside input_ids of {ids.ndim} dimensions, and they tell the rows of a flat "
@@ -169,37 +179,20 @@ def _read_lengths(numpy: Any, ids: Any, lengths: Any) -> Any:
             f"lengths add up to {counts.sum()} and there are {ids.size} input_ids. "
             "Pass lengths=[len(row) for row in rows]."
         )
-    return counts.astype(numpy.int64)
+    return counts.astype(np.int64)
 
 
-def _find_spans(
-    numpy: Any, flat: Any, rows: tuple[Any, Any], markers: TurnMarkers, last_only: bool
-) -> tuple[Any, Any, bool]:
+def _find_spans(flat: Any, rows: tuple[Any, Any], markers: TurnMarkers, last_only: bool) -> tuple[Any, Any, bool]:
     """Return where the trained tokens of joined rows begin and end, and whether any id is negative."""
+    import numpy as np
+
     one = len(rows[0]) == 1
     found = find_answers(flat[: rows[1][0]] if one else flat, markers, None if one else rows)
     starts, ends = found.start, found.end + found.stopped
     if found.opened.any():
         starts, ends = starts.compress(~found.opened), ends.compress(~found.opened)
     if last_only:
-        owners = numpy.searchsorted(rows[0], starts, side="right")
-        last = numpy.append(owners, 0)[1:] != owners
+        owners = np.searchsorted(rows[0], starts, side="right")
+        last = np.append(owners, 0)[1:] != owners
         starts, ends = starts.compress(last), ends.compress(last)
     return starts, ends, found.negative
-
-
-def _write_labels(numpy: Any, ids: Any, starts: Any, ends: Any, negative: bool, labels: Any) -> None:
-    """Write the ids between each start and its end, -100 elsewhere; the spans are in order and none overlaps.
-
-    A span is as long as its own two edges say: nothing is summed up over the row, where one wrong span would turn
-    the labels of all that follow it. The smaller of the id and of a cap is quicker than choosing by a mask.
-    """
-    edges = numpy.zeros(2 * len(starts) + 2, dtype=numpy.int64)
-    edges[1:-1:2] = starts
-    edges[2:-1:2] = ends
-    edges[-1] = len(ids)
-    caps = numpy.full(len(edges) - 1, IGNORE_INDEX, dtype=ids.dtype)
-    caps[1::2] = numpy.iinfo(ids.dtype).max
-    numpy.minimum(ids, caps.repeat(edges[1:] - edges[:-1]), out=labels)
-    if negative:  # an image's -200, say, is below the cap
-        numpy.maximum(labels, IGNORE_INDEX, out=labels)

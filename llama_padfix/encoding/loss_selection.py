@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
 
-__all__ = ["TrainOn", "choose_turns", "require_train_on"]
+if TYPE_CHECKING:
+    from llama_padfix.encoding.settings import TrainOn
 
-TrainOn = Literal["assistant", "last"] | Mapping[str, Sequence[str]] | Callable[[Mapping[str, Any], int], bool]
-"""Every assistant message, the last one, those of the roles, or those of which a callable says so."""
-
-
-def require_train_on(train_on: object) -> None:
-    """Raise `PadfixError` for a `train_on` that is not known."""
-    if callable(train_on) or train_on in ("assistant", "last"):
-        return
-    if isinstance(train_on, Mapping) and set(train_on) == {"roles"} and isinstance(train_on["roles"], list | tuple):
-        if set(train_on["roles"]) == {"assistant"}:
-            return
-        raise PadfixError(
-            f"train_on={train_on!r}: only the model's own turns can be trained, and a template marks no others. "
-            "Use {'roles': ['assistant']}, or train the whole text: rows of the shape {'text': ...}"
-        )
-    raise PadfixError(
-        f"train_on={train_on!r} is not known. Use one of: 'assistant', 'last', {{'roles': ['assistant']}}, "
-        "or a callable(message, index) -> bool."
-    )
+__all__ = ["choose_turns"]
 
 
 def choose_turns(

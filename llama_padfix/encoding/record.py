@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from llama_padfix.chat.dates import find_date
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.version import tool
+from llama_padfix.encoding.settings import EncodeSettings
 
 __all__ = ["Encoding", "describe_encoding", "hash_template", "hash_tokenizer", "read_encoding", "write_encoding"]
 
@@ -18,27 +19,25 @@ _MARK = "llama_padfix encoding: "
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoding:
+class Encoding(EncodeSettings):
     """The settings that decide the ids and labels of a dataset, and what they were applied to.
 
-    `template_kwargs` hold the pinned date (for some templates as a `chat_template` with a fixed clock).
-    `template_hash` and `tokenizer_hash` are SHA-256 in hex of the chat template's source and of what decides the
-    tokenizer's ids. `unrecorded` names the settings that cannot be written as JSON (a callable `train_on`), which
-    `arguments` asks for again.
+    `template_kwargs` hold the pinned date (for some templates as a `chat_template` with a fixed clock). `train_on` is
+    the name of a callable that cannot be written as JSON.
     """
 
-    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    max_length: int | None = None
     train_on: Any = "assistant"
-    truncation: str = "turns"
-    on_error: str = "raise"
-    on_loss: str = "count"
-    special_tokens: str = "escape"
-    allowed_tokens: tuple[str, ...] = ()
     template_hash: str = ""
+    """SHA-256 in hex of the chat template's source."""
     tokenizer_hash: str = ""
+    """SHA-256 in hex of what decides the tokenizer's ids."""
     version: str = ""
+    """Of this library."""
     unrecorded: tuple[str, ...] = ()
+    """Settings that cannot be written as JSON, such as a callable `train_on`; `arguments` needs them again."""
+
+    def __post_init__(self) -> None:
+        """Check nothing: a record may hold the name of a callable, and settings of a later version."""
 
     @property
     def date(self) -> str | None:
@@ -51,7 +50,7 @@ class Encoding:
         `template_kwargs` that are given are added to the recorded ones. Raises `PadfixError` while a setting that
         could not be recorded is not given.
         """
-        known = {name: getattr(self, name) for name in _ARGUMENTS}
+        known = {name: getattr(self, name) for name in _SETTINGS}
         known["template_kwargs"] = {**self.template_kwargs, **(given.pop("template_kwargs", None) or {})}
         missing = [
             name
@@ -98,21 +97,12 @@ class Encoding:
             ) from error
 
 
-_ARGUMENTS = (
-    "template_kwargs",
-    "max_length",
-    "train_on",
-    "truncation",
-    "on_error",
-    "on_loss",
-    "special_tokens",
-    "allowed_tokens",
-)
+_SETTINGS = tuple(item.name for item in fields(EncodeSettings))
 
 
-def describe_encoding(settings: Mapping[str, Any], template_hash: str, tokenizer_hash: str) -> Encoding:
-    """Return the record of an encoder's settings, which may hold more than is recorded."""
-    kept = {name: settings[name] for name in _ARGUMENTS}
+def describe_encoding(settings: EncodeSettings, template_hash: str, tokenizer_hash: str) -> Encoding:
+    """Return the record of an encoder's settings."""
+    kept = {name: getattr(settings, name) for name in _SETTINGS}
     if isinstance(kept["train_on"], Mapping):
         kept["train_on"] = {name: list(roles) for name, roles in kept["train_on"].items()}
     kept["template_kwargs"] = dict(kept["template_kwargs"])

@@ -1,29 +1,32 @@
-"""An encoded row, and how one that is too long is cut: whole turns, and never a forged end."""
+"""An encoded row, and how one that is too long is cut: behind whole turns, and with no forged end."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from llama_padfix.chat.render import Turn
 from llama_padfix.core.errors import PadfixError
+
+if TYPE_CHECKING:
+    from llama_padfix.chat.render import Turn
 
 __all__ = ["EncodedRow", "find_cuts", "fit_row"]
 
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """One encoded row: `trained` are the (first, last) places of its trained tokens.
+    """One encoded row: `trained` are the spans of its trained tokens.
 
     `turn_ends` are the positions after each trained message, in order, and may be left out of a row that fits.
-    `seen` holds what the row is counted for: a field of `Counts` and what is said of it.
+    `notes` holds the fields of `Counts` that count the row, each with the detail that is shown.
     """
 
     input_ids: list[int]
     labels: list[int]
     trained: Sequence[tuple[int, int]]
     turn_ends: Sequence[int] = ()
-    seen: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 def fit_row(row: EncodedRow, max_length: int | None, truncation: str, name: str) -> EncodedRow:
@@ -33,13 +36,13 @@ def fit_row(row: EncodedRow, max_length: int | None, truncation: str, name: str)
     """
     length = len(row.input_ids)
     if not any(last > first for first, last in row.trained):
-        return EncodedRow([], [], (), seen={"dropped_untrained": ""})
+        return EncodedRow([], [], (), notes={"dropped_untrained": ""})
     if max_length is None or length <= max_length:
         return row
-    said = f"{length} tokens"
+    seen = f"{length} tokens"
     if truncation == "error":
         raise PadfixError(
-            f"{name}{': ' if name else ''}{said} are more than max_length={max_length}. "
+            f"{name}{': ' if name else ''}{seen} are more than max_length={max_length}. "
             "Keep the whole turns that fit: truncation='turns'"
         )
     end = max_length
@@ -47,8 +50,8 @@ def fit_row(row: EncodedRow, max_length: int | None, truncation: str, name: str)
         end = max((turn_end for turn_end in row.turn_ends if turn_end <= max_length), default=0)
     trained = [(first, min(last, end)) for first, last in row.trained if first < min(last, end)]
     if not trained:
-        return EncodedRow([], [], (), seen={"dropped_too_long": said})
-    return EncodedRow(row.input_ids[:end], row.labels[:end], trained, seen={**row.seen, "cut": said})
+        return EncodedRow([], [], (), notes={"dropped_too_long": seen})
+    return EncodedRow(row.input_ids[:end], row.labels[:end], trained, notes={**row.notes, "cut": seen})
 
 
 def find_cuts(turns: Sequence[Turn]) -> list[int]:

@@ -67,7 +67,7 @@ def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = 
     `rows` parts the array into rows, as their first positions and the positions behind their last real ones; then no
     header and no answer reaches over the edge of one. Without it the array is one row.
     """
-    import numpy
+    import numpy as np
 
     header = markers.header_ids
     breaks = {*markers.stop_ids, *markers.turn_start_ids}
@@ -76,7 +76,7 @@ def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = 
     anchor = next((k for k, token_id in enumerate(header) if token_id in breaks), None)
     if anchor is None:
         anchor = max(range(len(header)), key=header.__getitem__, default=0)
-    places = _find_any(numpy, ids, breaks.union(header[anchor : anchor + 1]))
+    places = _find_any(ids, breaks.union(header[anchor : anchor + 1]))
     values = ids[places]
     below = values < 0
 
@@ -89,22 +89,22 @@ def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = 
             start, at = _keep(ids[start + (place - len(header))] == token_id, start, at)
     if rows is not None:
         firsts, lasts = rows
-        limit = lasts[numpy.searchsorted(firsts, start - len(header), side="right") - 1]
+        limit = lasts[np.searchsorted(firsts, start - len(header), side="right") - 1]
         start, at, limit = _keep(start <= limit, start, at, limit)
 
     is_end = is_any(values, tuple(breaks)) | below
-    ends = numpy.append(places.compress(is_end), len(ids))
+    ends = np.append(places.compress(is_end), len(ids))
     following = is_end.cumsum()[at]  # the first end behind the anchor, without a search
     if (ends[following] < start).any():  # the header holds another
-        following = numpy.searchsorted(ends, start)
-    end = numpy.minimum(ends[following], limit)
+        following = np.searchsorted(ends, start)
+    end = np.minimum(ends[following], limit)
     if (start[1:] < end[:-1] + len(header)).any():
-        kept = _keep_apart(numpy, start, end + len(header))
+        kept = _keep_apart(start, end + len(header))
         start, end = start[kept], end[kept]
         limit = limit if rows is None else limit[kept]
 
     inside = end < limit
-    at_end = ids[numpy.where(inside, end, 0)]
+    at_end = ids[np.where(inside, end, 0)]
     stopped = inside & is_any(at_end, markers.stop_ids)
     # Directly after the header only the template's own stop token makes a turn (an empty answer).
     opened = (end == start) & ~(stopped & is_any(at_end, markers.stop_ids[:1]))
@@ -116,9 +116,11 @@ def _keep(wanted: Any, *columns: Any) -> tuple[Any, ...]:
     return columns if wanted.all() else tuple(column.compress(wanted) for column in columns)
 
 
-def _keep_apart(numpy: Any, starts: Any, following: Any) -> list[int]:
+def _keep_apart(starts: Any, following: Any) -> list[int]:
     """Return which answers count: a header inside one opens none, and the next starts at `following` or later."""
-    after = numpy.searchsorted(starts, following).tolist()
+    import numpy as np
+
+    after = np.searchsorted(starts, following).tolist()
     kept, place = [], 0
     while place < len(after):
         kept.append(place)
@@ -126,18 +128,20 @@ def _keep_apart(numpy: Any, starts: Any, following: Any) -> list[int]:
     return kept
 
 
-def _find_any(numpy: Any, ids: Any, wanted: set[int]) -> Any:
+def _find_any(ids: Any, wanted: set[int]) -> Any:
     """Return the positions, in order, of the ids that are wanted or negative, among others that are as rare.
 
     Vocabularies keep their control tokens together, above or below the text, so that one comparison finds them.
     """
+    import numpy as np
+
     # A negative id is above all others when it is read as unsigned, and below them as it is.
     plain = ids.view(ids.dtype.str.replace("i", "u"))
     few = 64 + len(ids) // 8
     found = plain >= min(wanted)
-    if numpy.count_nonzero(found) > few:
+    if np.count_nonzero(found) > few:
         found = ids <= max(wanted)
-    if numpy.count_nonzero(found) > few:
+    if np.count_nonzero(found) > few:
         found = is_any(ids, tuple(wanted)) | (ids < 0)
     return found.nonzero()[0]
 

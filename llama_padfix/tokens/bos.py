@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections import UserDict
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
+from llama_padfix.tokens.calls import encode_raw
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import TokenizerLike
 
 __all__ = ["dedupe_bos"]
 
@@ -89,6 +93,19 @@ def dedupe_bos(
     if isinstance(value, UserDict):  # transformers' BatchEncoding
         return type(value)({**value, **done}) if changed else value
     return {**value, **done}
+
+
+def encode_with_one_bos(tokenizer: TokenizerLike, text: str) -> tuple[list[int], bool]:
+    """Return the ids of a text with exactly one BOS in front, and whether the text had several.
+
+    A tokenizer without BOS gives the ids of the text as it is. Control tokens in the text are recognized.
+    """
+    bos, bos_id = tokenizer.bos_token, tokenizer.bos_token_id
+    single = dedupe_bos(text, bos_token=bos) if bos is not None else text
+    ids = encode_raw(tokenizer, single)
+    if bos_id is not None and ids[:1] != [bos_id]:
+        ids = [bos_id, *ids]
+    return ids, single != text
 
 
 def _dedupe_text(text: str, bos: str | None) -> str:

@@ -17,8 +17,8 @@ from llama_padfix.doctor.runner import run_checks
 from llama_padfix.encoding.collator import PadCollator
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.dataset.encode import encode_dataset
-from llama_padfix.encoding.encoder import ChatEncoder, OnError, OnLoss, SpecialTokens, Truncation
-from llama_padfix.encoding.loss_selection import TrainOn
+from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
 from llama_padfix.hardware.precision import Precision, choose_precision
 from llama_padfix.training.adapters.lora import keep_trainable_float32
 from llama_padfix.training.adapters.row_training import complete_head

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from llama_padfix.chat.turns import render_turns
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
-from llama_padfix.encoding import row_encoder as careful_way
+from llama_padfix.encoding import chat_rows
 from llama_padfix.encoding.batch import encoder as plain_way
-from llama_padfix.encoding.batch.encoder import _mark
 from llama_padfix.encoding.batch.render_plan import learn_render_plan
 from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.encoding.span_labels import mark_spans
 from tests.conftest import INSTRUCT, fresh_tokenizer
 from tests.support.both import (
     ENGINES,
@@ -233,7 +233,7 @@ def test_a_difference_ends_the_plain_way_and_the_result_is_right(
     expected = encode_carefully(encoder, rows)
     with caplog.at_level(logging.WARNING, "llama_padfix"):
         assert encode_all(encoder, rows) == expected
-    assert encoder.doubtful and encoder._plain is None
+    assert encoder.doubtful and encoder._learned is not None and encoder._learned.batch_encoder is None
     assert [record.message for record in caplog.records if "the plain way encodes row" in record.message]
     assert encode_all(encoder, rows) == expected and len(caplog.records) == 1
 
@@ -247,7 +247,7 @@ def test_a_row_that_the_careful_way_alone_refuses_is_not_named_before_an_earlier
             raise PadfixError("Not this one")
         return render_turns(template, messages, *args, **settings)
 
-    monkeypatch.setattr(careful_way, "render_turns", refuse)
+    monkeypatch.setattr(chat_rows, "render_turns", refuse)
     for first, expected in ((talk("Hi"), "row 0: there is no"), (talk("Hi", "<|eot_id|>"), "row 1: Not this one")):
         rows: list[Any] = [first, talk("No", "Good"), talk("Hi", "Good")]
         encoder = ChatEncoder(shared("3.1-instruct"))
@@ -267,13 +267,13 @@ def test_a_span_that_is_wrong_moves_into_no_other(gaps: list[tuple[int, int]], d
         ends.append(position + gap + size)
         position = ends[-1]
     length = position + 3
-    right = _mark(numpy.array(starts), numpy.array(ends), length)
+    right = mark_spans(numpy.array(starts), numpy.array(ends), length)
     assert right.tolist() == [any(a <= n < b for a, b in zip(starts, ends, strict=True)) for n in range(length)]
     at = data.draw(st.integers(0, len(gaps) - 1))
     before, after = ([0, *ends][at], [*starts, length][at + 1])
     first = data.draw(st.integers(before, after))
     last = data.draw(st.integers(first, after))
-    wrong = _mark(
+    wrong = mark_spans(
         numpy.array([*starts[:at], first, *starts[at + 1 :]]), numpy.array([*ends[:at], last, *ends[at + 1 :]]), length
     )
     outside = [n for n in range(length) if not before <= n < after]
@@ -282,14 +282,14 @@ def test_a_span_that_is_wrong_moves_into_no_other(gaps: list[tuple[int, int]], d
 
 def test_spans_that_overlap_raise_and_mark_nothing() -> None:
     with pytest.raises(ValueError):
-        _mark(numpy.array([0, 3]), numpy.array([5, 8]), 10)
+        mark_spans(numpy.array([0, 3]), numpy.array([5, 8]), 10)
 
 
 def test_a_wrong_turn_in_one_row_leaves_all_other_rows_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = make_hard_rows(40, "fault")
     encoder = ChatEncoder(shared("3.1-instruct"), on_error="drop")
     right = encode_all(encoder, rows)
-    assert encoder._plain is not None
+    assert encoder._learned is not None and encoder._learned.batch_encoder is not None
     find = plain_way.BatchEncoder._find_turns
 
     def find_wrongly(self: Any, ids: Any, *args: Any) -> Any:

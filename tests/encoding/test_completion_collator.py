@@ -134,8 +134,8 @@ def test_a_row_without_an_answer_is_shown_and_trained_nowhere(llama: Any, said: 
     assert [line for line in said() if "1 of 2 rows" in line and "Only text." in line]
 
 
-def test_the_better_way_is_named_once(llama: Any, said: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(completion, "_told", set())
+def test_the_better_way_is_named_once(llama: Any, said: Any) -> None:
+    completion._recommend_prepare.cache_clear()
     for _ in range(2):
         DataCollatorForCompletionOnlyLM(ANSWERS, tokenizer=llama)
     assert [line for line in said() if "prepared.collator" in line] == said() and len(said()) == 1

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.labels import find_markers, label_tokens, mask_labels
+from llama_padfix.encoding.labels import find_markers, mask_labels
+from llama_padfix.encoding.span_labels import label_tokens
 from llama_padfix.encoding.turns_in_ids import TurnMarkers
 from llama_padfix.tokens.offsets import place_spans
 from tests.conftest import INSTRUCT, fresh_tokenizer

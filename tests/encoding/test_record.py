@@ -239,6 +239,14 @@ def test_the_hashes_tell_templates_and_vocabularies_apart_and_nothing_else() -> 
     assert hash_tokenizer(fresh_tokenizer("3.1-instruct-early")) != before[1]
 
 
+def test_the_record_notices_tokens_that_were_added_after_it_was_read() -> None:
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    encoder = ChatEncoder(tokenizer)
+    before = encoder.encoding.tokenizer_hash
+    tokenizer.add_tokens(["<new>"])
+    assert encoder.encoding.tokenizer_hash == hash_tokenizer(tokenizer) != before
+
+
 def test_the_record_is_of_the_template_that_the_tokenizer_has_now() -> None:
     tokenizer = fresh_tokenizer("3.1-instruct")
     encoder = ChatEncoder(tokenizer, template_kwargs={"date_string": "26 Jul 2024"})

@@ -13,7 +13,7 @@ import pyarrow
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cross_check import Batch, Rows, encode_row_by_row
 from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.row_encoder import CAREFUL_SETTINGS, RowEncoder
+from llama_padfix.encoding.row_encoder import RowEncoder
 from tests.support.conversations import Message, say, say_control
 
 Row = Any
@@ -110,7 +110,7 @@ class Encoded:
 
 def encode_carefully(encoder: ChatEncoder, rows: Sequence[Row]) -> Encoded:
     """Encode rows as the encoder's careful way does, which knows nothing of what the encoder learned."""
-    way = RowEncoder(**{name: getattr(encoder, name) for name in CAREFUL_SETTINGS})
+    way = RowEncoder(encoder.tokenizer, encoder.settings, encoder.text_end_id)
     try:
         made: Batch = encode_row_by_row(way, Rows(lambda places: [rows[place] for place in places], range(len(rows))))
     except PadfixError as error:
@@ -136,7 +136,8 @@ def encode_all(encoder: ChatEncoder, rows: Sequence[Row] | Table) -> Encoded:
 
 def count_plain(encoder: ChatEncoder) -> int:
     """How many rows went the plain way, from its beginning."""
-    return encoder._plain.rows if encoder._plain is not None else 0
+    used = encoder._learned.batch_encoder if encoder._learned is not None else None
+    return used.rows if used is not None else 0
 
 
 def assert_same(tokenizer: Any, rows: Sequence[Row] | Table, **settings: Any) -> tuple[Encoded, int]:

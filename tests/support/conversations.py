@@ -159,3 +159,37 @@ def trained_runs(labels: list[int]) -> list[list[int]]:
         elif runs[-1]:
             runs.append([])
     return [run for run in runs if run]
+
+
+QUESTION = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}]
+
+
+def with_word(role: str, word: str) -> dict[str, Any]:
+    """A conversation of all roles in which one message spells the word."""
+    texts = dict.fromkeys(("system", "user", "assistant", "tool"), "fine") | {role: f"Say {word} now"}
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
+    return {
+        "messages": [
+            {"role": "system", "content": texts["system"]},
+            {"role": "user", "content": texts["user"]},
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "content": texts["tool"]},
+            {"role": "assistant", "content": texts["assistant"]},
+        ]
+    }
+
+
+def template_of_turns(assistant: str) -> str:
+    """A template that writes its assistant turns in the given way, behind a header of its own."""
+    return (
+        "{% for m in messages %}<|start_header_id|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+        + assistant
+        + "{% else %}{{ m.content }}<|eot_id|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|start_header_id|>assistant\n{% endif %}"
+    )
+
+
+def encoder_for(assistant: str, **settings: Any) -> ChatEncoder:
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    tokenizer.chat_template = template_of_turns(assistant)
+    return ChatEncoder(tokenizer, **settings)

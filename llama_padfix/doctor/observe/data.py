@@ -14,19 +14,9 @@ from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.row_formats import Conversation, read_row
 from llama_padfix.tokens.control import find_control_text, special_ids
 
-__all__ = ["is_raw", "observe_data"]
-
 _EXAMPLES = 5  # rows of evidence that are kept
 _BATCH = 256
 _NO_LIMIT = 10**9  # transformers writes 1e30 where a tokenizer has no longest row
-
-
-def is_raw(dataset: Any) -> bool:
-    """Tell a dataset or list of rows without `input_ids`; a stream that does not say its columns is none."""
-    names = getattr(dataset, "column_names", None)
-    if isinstance(names, (list, tuple)):
-        return "input_ids" not in names
-    return isinstance(dataset, (list, tuple)) and bool(dataset) and "input_ids" not in dataset[0]
 
 
 def observe_data(

@@ -79,8 +79,8 @@ def _encode_rows(row_encoder: RowEncoder, rows: Rows, places: Sequence[int]) -> 
         if isinstance(row, PadfixError):
             outcomes.append((None, {"dropped_invalid": _shorten(plain(row))}))
             continue
-        fitted = fit_row(row, row_encoder.max_length, row_encoder.truncation, rows.name(place))
-        seen = {kind: _shorten(plain(detail)) for kind, detail in fitted.seen.items()} if fitted.seen else {}
+        fitted = fit_row(row, row_encoder.settings.max_length, row_encoder.settings.truncation, rows.name(place))
+        seen = {kind: _shorten(plain(detail)) for kind, detail in fitted.notes.items()} if fitted.notes else {}
         outcomes.append((fitted if fitted.trained else None, seen))
     return outcomes
 
@@ -97,7 +97,7 @@ def encode_cross_checked(row_encoder: RowEncoder, batch_encoder: BatchEncoder, c
     The first row, and then one of some thousand, is encoded by the row encoder too. Raises `FastPathMismatch` where
     its ids or labels differ: the batch encoder is then not to be used for this tokenizer again.
     """
-    flat = batch_encoder.encode_chats(chats, row_encoder.max_length, row_encoder.truncation)
+    flat = batch_encoder.encode_chats(chats, row_encoder.settings.max_length, row_encoder.settings.truncation)
     plain_places = [] if flat is None else flat.rows.tolist()
     taken = set(plain_places)
     others = [place for place in range(len(chats.signatures)) if place not in taken]

@@ -17,6 +17,7 @@ from llama_padfix.encoding.batch.chat_columns import Chats, Signature, read_role
 from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, write_chats
 from llama_padfix.encoding.batch.render_plan import RenderPlan, Segment, learn_render_plan
 from llama_padfix.encoding.batch.separable import parts_at_controls
+from llama_padfix.encoding.span_labels import mark_spans, write_labels
 from llama_padfix.tokens.control import special_ids
 
 if TYPE_CHECKING:
@@ -216,12 +217,12 @@ class BatchEncoder:
         )
         kept_ends, whole = _find_ends(row_starts, row_ends, first, last, max_length, truncation)
         left_out = ~proven if truncation != "error" else ~(proven & whole)
-        labels = np.where(_mark(first, last, len(ids)), ids, np.int32(IGNORE_INDEX))
+        labels = write_labels(ids, first, last, np.empty_like(ids))
         encoded_rows, lengths = np.asarray(rows)[~left_out], sizes[~left_out]
         trained = int((last - first).sum())
         if not whole.all() or left_out.any():
             kept_ends[left_out] = row_starts[left_out]
-            kept = _mark(row_starts, kept_ends, len(ids))
+            kept = mark_spans(row_starts, kept_ends, len(ids))
             ids, labels = ids[kept], labels[kept]
             trained = int(np.count_nonzero(labels != IGNORE_INDEX))
         return FlatRows(
@@ -311,17 +312,3 @@ def _find_ends(
     fits = (place >= 0) & (first[np.maximum(place, 0)] > row_starts[over])
     ends[over] = np.where(fits, cut, row_starts[over])
     return ends, whole
-
-
-def _mark(starts: LongArray, ends: LongArray, length: int) -> BoolArray:
-    """Return which places lie in spans that are in order and do not overlap, as booleans.
-
-    Each place is written by its own span alone: no running sum carries a fault of one span into the next.
-    """
-    import numpy as np
-
-    edges = np.empty(2 * len(starts) + 1, np.int64)
-    edges[0:-1:2], edges[1::2], edges[-1] = starts, ends, length
-    flags = np.zeros(len(edges), bool)
-    flags[1::2] = True
-    return np.repeat(flags, np.diff(edges, prepend=0))

@@ -17,7 +17,7 @@ from llama_padfix.chat.traced_render import source_of
 from llama_padfix.chat.turns import render_turns
 from llama_padfix.core.compat import gives_clock
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.row_notes import collect_row_notes
+from llama_padfix.encoding.chat_rows import collect_row_notes
 from llama_padfix.tokens.control import find_control_text
 
 __all__ = ["RenderPlan", "Segment", "learn_render_plan"]

@@ -1,0 +1,138 @@
+"""What an encoder learns of a tokenizer, and rows encoded with it: by the batch encoder where it is proven."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llama_padfix.encoding.batch.chat_columns import Chats, read_chat_rows, read_chat_table
+from llama_padfix.encoding.batch.cross_check import (
+    Batch,
+    FastPathMismatch,
+    Rows,
+    encode_cross_checked,
+    encode_row_by_row,
+    make_table,
+)
+from llama_padfix.encoding.batch.encoder import BatchEncoder, make_batch_encoder
+from llama_padfix.encoding.row_encoder import RowEncoder
+from llama_padfix.tokens.calls import preserve_backend_state
+from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from llama_padfix.core.types import IdArray, LongArray, TokenizerLike
+    from llama_padfix.encoding.settings import EncodeSettings
+
+__all__ = ["Learned", "find_key"]
+
+_CHUNK_ROWS = 2000  # one call of an engine for many more takes twice the CPU, and memory
+_FEW = 2  # rows below which nothing is learned
+
+
+def find_key(tokenizer: TokenizerLike, settings: EncodeSettings, engine: EngineChoice) -> tuple[object, ...]:
+    """Return what decides which things are learned: with another key they are learned anew.
+
+    Added tokens, the roles of special tokens and the chat template are compared; a changed normalizer is not noticed.
+    """
+    added = len(getattr(tokenizer, "added_tokens_decoder", ()))  # len(tokenizer) takes 12 ms in tokenizers 0.19
+    template = copy.copy(getattr(tokenizer, "chat_template", None))
+    chosen = (dict(settings.template_kwargs), settings.train_on, engine)
+    return tokenizer, added, tokenizer.special_tokens_map, template, chosen
+
+
+class Learned:
+    """What was learned for one `key`, and encodes rows with it."""
+
+    def __init__(
+        self,
+        tokenizer: TokenizerLike,
+        settings: EncodeSettings,
+        text_end_id: int | None,
+        engine: EngineChoice,
+        *,
+        doubtful: bool,
+    ) -> None:
+        self.key = find_key(tokenizer, settings, engine)
+        self.row_encoder = RowEncoder(tokenizer, settings, text_end_id)
+        self.batch_encoder: BatchEncoder | None = None
+        self.tokenizer_hash = ""  # takes a while to compute
+        self._engine_choice = engine
+        self._engine: Engine | None = None
+        self._tried_batch = False
+        self._gave_up = doubtful
+        self._characters_ahead: int | None = None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a fast path was given up because a row that it encoded proved wrong."""
+        return self._gave_up or (self._engine is not None and bool(self._engine.failed))
+
+    def encode_rows(self, rows: Sequence[Any], numbers: Sequence[int | None], of_batch: bool, strict: bool) -> Batch:
+        """Encode rows with their numbers; see `Rows`. With `strict` raise `FastPathMismatch` once it is `doubtful`."""
+        together = Rows(lambda places: [rows[place] for place in places], numbers, of_batch)
+        return self._encode(together, lambda words: read_chat_rows(rows, words), strict)
+
+    def encode_table(
+        self, table: pa.Table, first_row: int, carry: Sequence[str], strict: bool
+    ) -> list[tuple[pa.Table, Batch]]:
+        """Encode the rows of a table in parts, each as a table with the columns to `carry`; see `encode_rows`."""
+        import pyarrow
+
+        with contextlib.suppress(pyarrow.ArrowException):  # some releases cannot measure views of strings
+            self._characters_ahead = table.nbytes
+        parts = []
+        for start in range(0, max(table.num_rows, 1), _CHUNK_ROWS):
+            part = table.slice(start, min(_CHUNK_ROWS, table.num_rows - start))  # without columns it would be longer
+            numbers = range(first_row + start, first_row + start + part.num_rows)
+            rows = Rows(functools.partial(_take_rows, part), numbers)
+            batch = self._encode(rows, functools.partial(read_chat_table, part), strict)
+            parts.append((make_table(batch, part.select(list(carry))), batch))
+        return parts
+
+    def _encode(self, rows: Rows, read_chats: Callable[[Sequence[str]], Chats], strict: bool) -> Batch:
+        """Encode rows, of which `read_chats` finds the plain conversations that hold none of some words."""
+        batch = None
+        with preserve_backend_state(self.row_encoder.tokenizer):
+            if not self._tried_batch and len(rows.numbers) >= _FEW:
+                self._tried_batch = True
+                self.batch_encoder = self._make_batch_encoder()
+            if self.batch_encoder is not None:
+                chats = read_chats(self.batch_encoder.forbidden)
+                if self.batch_encoder.learn(chats):
+                    chats = read_chats(self.batch_encoder.forbidden)
+                try:
+                    batch = encode_cross_checked(self.row_encoder, self.batch_encoder, chats, rows)
+                except FastPathMismatch:
+                    self.batch_encoder, self._gave_up = None, True
+            if strict and self.doubtful:
+                raise FastPathMismatch("a fast path proved wrong, so what it encoded before may be wrong too")
+            return batch or encode_row_by_row(self.row_encoder, rows)
+
+    def _make_batch_encoder(self) -> BatchEncoder | None:
+        template = self.row_encoder.chats.find_template()  # the row encoder raises for a row that needs one
+        if template is None:
+            return None
+        return make_batch_encoder(template, self._encode_texts, self.row_encoder.settings.train_on)
+
+    def _encode_texts(self, texts: Sequence[str]) -> tuple[IdArray, LongArray]:
+        if self._engine is None:
+            self._engine = choose_engine(
+                self.row_encoder.tokenizer, self._engine_choice, characters=self._characters_ahead
+            )
+        return self._engine.encode(texts)
+
+
+def _take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:
+    import pyarrow
+
+    rows: list[dict[str, object]]
+    try:
+        rows = table.take(list(places)).to_pylist()
+    except pyarrow.ArrowNotImplementedError:  # of columns of views
+        rows = [row for place in places for row in table.slice(place, 1).to_pylist()]
+    return rows

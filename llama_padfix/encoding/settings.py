@@ -1,0 +1,99 @@
+"""How rows are encoded: the settings that decide ids and labels, checked when they are made."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from llama_padfix.chat.dates import pin_date
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.tokens.calls import check_tokenizer
+from llama_padfix.tokens.control import special_ids, text_end_id
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import TokenizerLike
+
+__all__ = ["EncodeSettings", "TrainOn", "find_text_end", "make_settings", "require_choice"]
+
+TrainOn = Literal["assistant", "last"] | Mapping[str, Sequence[str]] | Callable[[Mapping[str, Any], int], bool]
+"""Every assistant message, the last one, those of the roles, or those of which a callable says so."""
+
+SpecialTokens = Literal["escape", "error", "allow"]
+Truncation = Literal["turns", "tokens", "error"]
+OnError = Literal["raise", "drop"]
+OnLoss = Literal["count", "error"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeSettings:
+    """The settings of a `ChatEncoder` that decide the ids and labels of a row."""
+
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the chat template. The date of a template that prints today's is pinned in them."""
+    max_length: int | None = None
+    """Tokens above which a row is cut; None for rows of any length."""
+    train_on: TrainOn = "assistant"
+    """Which assistant messages are trained."""
+    truncation: Truncation = "turns"
+    """How a row is cut: behind the last whole turn that fits, at the token, or not at all."""
+    on_error: OnError = "raise"
+    """What becomes of a row that cannot be read."""
+    on_loss: OnLoss = "count"
+    """What becomes of a row of which the chat template leaves something out."""
+    special_tokens: SpecialTokens = "escape"
+    """What a control token becomes that a message spells: text, an error, or the control token."""
+    allowed_tokens: tuple[str, ...] = ()
+    """Control tokens that may be spelled inside trained turns and stay control tokens there."""
+
+    def __post_init__(self) -> None:
+        """Raise `PadfixError` for a setting that is not known."""
+        _require_train_on(self.train_on)
+        require_choice("special_tokens", self.special_tokens, ("escape", "error", "allow"))
+        require_choice("truncation", self.truncation, ("turns", "tokens", "error"))
+        require_choice("on_error", self.on_error, ("raise", "drop"))
+        require_choice("on_loss", self.on_loss, ("count", "error"))
+        if self.max_length is not None and (not isinstance(self.max_length, int) or self.max_length < 2):
+            raise PadfixError(f"max_length={self.max_length!r}: a row needs at least 2 tokens. Pass an int, or None.")
+
+
+def _require_train_on(train_on: object) -> None:
+    """Raise `PadfixError` for a `train_on` that is not known."""
+    if callable(train_on) or train_on in ("assistant", "last"):
+        return
+    if isinstance(train_on, Mapping) and set(train_on) == {"roles"} and isinstance(train_on["roles"], list | tuple):
+        if set(train_on["roles"]) == {"assistant"}:
+            return
+        raise PadfixError(
+            f"train_on={train_on!r}: only the model's own turns can be trained, and a template marks no others. "
+            "Use {'roles': ['assistant']}, or train the whole text: rows of the shape {'text': ...}"
+        )
+    raise PadfixError(
+        f"train_on={train_on!r} is not known. Use one of: 'assistant', 'last', {{'roles': ['assistant']}}, "
+        "or a callable(message, index) -> bool."
+    )
+
+
+def make_settings(
+    tokenizer: TokenizerLike,
+    date: datetime.date | str | None,
+    template_kwargs: Mapping[str, Any] | None,
+    allowed_tokens: Sequence[str],
+    **settings: Any,  # the other fields of EncodeSettings, which checks them
+) -> EncodeSettings:
+    """Check a tokenizer and settings, and return them with the date of the chat template pinned."""
+    check_tokenizer(tokenizer)
+    checked = EncodeSettings(allowed_tokens=tuple(allowed_tokens), **settings)
+    return replace(checked, template_kwargs=pin_date(tokenizer, template_kwargs, date))
+
+
+def find_text_end(tokenizer: TokenizerLike) -> int | None:
+    """Return the id that ends a plain text. It is fixed when an encoder is made: a patch may change the EOS later."""
+    return text_end_id(special_ids(tokenizer), tokenizer.eos_token_id)
+
+
+def require_choice(name: str, value: object, accepted: Sequence[str]) -> None:
+    """Raise `PadfixError` for a setting that has none of the accepted values."""
+    if value not in accepted:
+        raise PadfixError(f"{name}={value!r} is not known. Use one of: {', '.join(map(repr, accepted))}.")
