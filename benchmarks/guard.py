@@ -29,10 +29,10 @@ class Timed(TrainingGuard):
 
     spent = 0.0
 
-    def note(self, micro: Any) -> None:
-        """Hear a forward pass."""
+    def on_forward(self, micro: Any) -> None:
+        """Record a forward pass."""
         started = time.perf_counter()
-        super().note(micro)
+        super().on_forward(micro)
         self.spent += time.perf_counter() - started
 
     def _before_step(self, optimizer: Any) -> None:

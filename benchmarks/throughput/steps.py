@@ -87,7 +87,7 @@ with measure.Work() as work:
         (engines.Engine, "encode", "the engine's settings, its copies"),
         (plain_way.BatchEncoder, "_find_turns", "finding the turns in the ids"),
         (plain_way.BatchEncoder, "encode_chats", "labels"),
-        (both_ways, "_encode_carefully", "one row in 8,192 the careful way too"),
+        (both_ways, "_encode_rows", "one row in 8,192 by the row encoder too"),
         (encode.ChatEncoder, "encode_table", "the rest"),
     ):
         watch(owner, name, ENCODE, step)
@@ -105,7 +105,7 @@ with measure.Work() as work:
         (row_turns, "_find_any", "looking for control tokens"),
         (marking, "find_answers", "headers and answers among them"),
         (marking, "_write_labels", "writing the labels"),
-        (marking, "mark_answers", "the rest"),
+        (marking, "label_answers", "the rest"),
     ):
         watch(owner, name, LABELS, step)
     marking.label_answers(ids, markers, last_only=False)

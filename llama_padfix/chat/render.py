@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.template_profile import TemplateProfile
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.text import shown
+from llama_padfix.core.text import printable
 from llama_padfix.tokens.calls import apply_template
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _fit(text: str) -> list[str]:
     fitting: list[str] = []
     room = _COLUMNS // 2 - len("...")
     for char in text:
-        fitting.append(shown(char))
+        fitting.append(printable(char))
         room -= _width(fitting[-1])
         if room < 0:
             return fitting[:-1]

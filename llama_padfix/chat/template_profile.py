@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from llama_padfix.tokens.calls import apply_template, count_leading, encode_raw,
 from llama_padfix.tokens.control import find_control_text, special_ids
 
 if TYPE_CHECKING:
-    from llama_padfix.core.types import TokenizerLike
+    from llama_padfix.core.types import TokenizerLike, Tool
 
 
 @dataclass(frozen=True)
@@ -258,6 +259,16 @@ def _is_prompt_constant(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) 
         if len(uses) == 1 and all(isinstance(piece, (nodes.TemplateData, nodes.Const)) for piece in pieces):
             return True
     return False
+
+
+def read_sources(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> str:
+    """Return the sources of the templates without and with tools."""
+    found = ""
+    given: list[list[Tool] | None] = [None, [{}]]
+    for tools in given:
+        with contextlib.suppress(Exception):  # named templates of which none is the default
+            found += source_of(tokenizer, tools, kwargs)
+    return found
 
 
 def find_stop(tail: str, profile: TemplateProfile) -> int | None:

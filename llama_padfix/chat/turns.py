@@ -8,7 +8,6 @@ nothing, every prefix of the conversation is rendered; where that proves nothing
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,7 @@ from llama_padfix.chat.losses import find_losses
 from llama_padfix.chat.prefixes import find_by_prefixes
 from llama_padfix.chat.render import ChatTemplate, Rendered, RenderRequest, Turn, render_text
 from llama_padfix.chat.spans.by_origin import find_by_origin
-from llama_padfix.chat.template_profile import observe_template
-from llama_padfix.chat.traced_render import source_of
+from llama_padfix.chat.template_profile import observe_template, read_sources
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.control import common_prefix, find_control_text, find_rewritten, find_tags, special_ids
 
@@ -49,18 +47,8 @@ def read_template(tokenizer: TokenizerLike, kwargs: Mapping[str, Any] | None = N
             f"The chat template cannot be read: {profile.error}. Check it by hand: "
             "tokenizer.apply_chat_template([{'role': 'user', 'content': 'Hi'}], tokenize=False)"
         )
-    tags = find_tags(tokenizer, _sources(tokenizer, kwargs))
+    tags = find_tags(tokenizer, read_sources(tokenizer, kwargs))
     return ChatTemplate(tokenizer, profile, tuple(special_ids(tokenizer)), kwargs, tags)
-
-
-def _sources(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> str:
-    """Return the sources of the templates without and with tools."""
-    found = ""
-    given: list[list[Tool] | None] = [None, [{}]]
-    for tools in given:
-        with contextlib.suppress(Exception):  # named templates of which none is the default
-            found += source_of(tokenizer, tools, kwargs)
-    return found
 
 
 def render_turns(

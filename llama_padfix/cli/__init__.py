@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from llama_padfix import PadfixError, __version__
 from llama_padfix.cli import checks, demo, doctor, explain, mask, memory
-from llama_padfix.core.text import plain
+from llama_padfix.core.text import printable
 
 _SUBCOMMANDS = (doctor, mask, explain, checks, memory, demo)
 
@@ -45,6 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except Exception as error:  # Python's own exit status, 1, would mean findings
-        print(f"llama-padfix: {type(error).__name__}: {plain(error)}", file=sys.stderr)
+        print(f"llama-padfix: {type(error).__name__}: {printable(error)}", file=sys.stderr)
         print("This is a fault of llama-padfix or of the files; please report it.", file=sys.stderr)
     return 2

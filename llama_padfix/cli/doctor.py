@@ -11,7 +11,7 @@ from pathlib import Path
 from llama_padfix import PadfixError, Report, diagnose, heal_folder
 from llama_padfix.cli.arguments import Commands, add_command, names, row_count, status_of
 from llama_padfix.cli.environment import check_environment
-from llama_padfix.core.text import plain
+from llama_padfix.core.text import printable
 from llama_padfix.doctor.observe.files import open_rows
 from llama_padfix.doctor.observe.folder import fetch_folder
 from llama_padfix.doctor.report_formats import as_github, as_text, print_rich, summarize
@@ -67,9 +67,9 @@ def run(options: argparse.Namespace) -> int:
     if options.fix:
         repaired = heal_folder(folder, options.fix, unsafe=options.unsafe, **chosen)
         stream = sys.stderr if options.format == "json" else sys.stdout
-        print("", *map(plain, str(repaired).splitlines()), sep="\n", file=stream)
+        print("", *map(printable, str(repaired).splitlines()), sep="\n", file=stream)
         report = repaired.left if rows is None else diagnose(options.fix, **settings)
-        left = [plain(finding) for finding in report.findings]
+        left = [printable(finding) for finding in report.findings]
         print(f"left: {'; '.join(left) or 'nothing'}", file=stream)
     return status_of(report.findings)
 

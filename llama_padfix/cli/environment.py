@@ -7,7 +7,7 @@ import json
 
 from llama_padfix import PadfixError
 from llama_padfix.cli.arguments import status_of
-from llama_padfix.core.text import plain
+from llama_padfix.core.text import printable
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.observe.environment import observe_environment
 from llama_padfix.doctor.report_formats import as_github
@@ -33,6 +33,6 @@ def check_environment(options: argparse.Namespace) -> int:
     else:
         width = max(map(len, versions), default=0)
         lines = [f"{name:<{width}}  {version}" for name, version in versions.items()]
-        lines += [plain(finding) for finding in report.findings] or ["No combination of these is known to break."]
+        lines += [printable(finding) for finding in report.findings] or ["No combination of these is known to break."]
         print(*lines, sep="\n")
     return status_of(report.findings)

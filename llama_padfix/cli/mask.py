@@ -11,7 +11,7 @@ from llama_padfix import PadfixError, view_mask
 from llama_padfix.cli.arguments import Commands, add_command, row_numbers
 from llama_padfix.doctor.observe.files import open_rows
 from llama_padfix.doctor.observe.folder import fetch_folder, load_folder, observe_folder, saved_model
-from llama_padfix.view.terminal import describe_view, tell_problems
+from llama_padfix.view.terminal import describe_findings, describe_view
 
 _TERMINAL_ROWS, _PAGE_ROWS = 5, 200  # shown without --rows
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     title = f"{Path(options.data).name}: what is trained"
     view = view_mask(rows, tokenizer, row_numbers=numbers, model=saved_model(folder), title=title)
     if options.html:
-        print(f"{describe_view(view)}", *tell_problems(view), f"written to {view.save(options.html)}", sep="\n")
+        print(f"{describe_view(view)}", *describe_findings(view), f"written to {view.save(options.html)}", sep="\n")
     else:
         in_color = sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ
         print(view.to_text(color=in_color))

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["read_layer", "read_quantization_config", "text_config"]
-
-
-def text_config(model: Any) -> Any:
-    """Return the config that holds the special ids: that of the text part, where a model has several parts."""
-    return model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+if TYPE_CHECKING:
+    import torch
 
 
-def read_layer(model: Any, getter: str) -> Any:
-    """Return what the method `getter` of a model returns; None where the model has no such layer."""
+# `Any`: a config has the fields of its model type, and stand-ins for it have only some of them.
+def text_config(config: Any) -> Any:
+    """Return the config of the text part, where a model has several parts; else the config itself.
+
+    It holds the special ids and the sizes of the vocabulary and of the layers.
+    """
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def read_layer(model: object, getter: str) -> Any:  # `Any`: a module whose attributes differ by model type
+    """Return the layer that the method `getter` of a model returns; None if the model has no such layer.
+
+    Args:
+        model: A model, or a stand-in for one.
+        getter: `"get_input_embeddings"` or `"get_output_embeddings"`.
+    """
     try:
         return getattr(model, getter)()
-    except (AttributeError, NotImplementedError):  # a model without that layer
+    except (AttributeError, NotImplementedError):  # what models without that layer raise
         return None
 
 
+# `Any`: the values are those of config.json.
 def read_quantization_config(config: object) -> dict[str, Any]:
     """Return the entries of a config's `quantization_config`, `quant_method` as text; {} where it has none."""
     held = getattr(config, "quantization_config", None)
@@ -29,3 +40,8 @@ def read_quantization_config(config: object) -> dict[str, Any]:
     entries = dict(held) if isinstance(held, Mapping) else held.to_dict()
     method = entries.get("quant_method")
     return {**entries, "quant_method": getattr(method, "value", method)}
+
+
+def dtype_name(dtype: torch.dtype | str) -> str:
+    """Return the name of a torch dtype as configs and messages write it, such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")

@@ -4,39 +4,38 @@ from __future__ import annotations
 
 from llama_padfix.core.errors import PadfixError
 
-__all__ = ["is_unicode", "plain", "require_unicode", "shown"]
+
+def printable(value: object, keep: str = "") -> str:
+    r"""Return a value as text whose characters all show and none act: others are spelled as escapes.
+
+    Line breaks and tabs, bidirectional controls, zero-width characters, terminal escapes, line separators and halves
+    of surrogate pairs are not printable.
+
+    Args:
+        value: What to print, by its `str`.
+        keep: Characters that stay as they are, such as `"\n\t"`.
+
+    Returns:
+        One line of text, where `keep` has no line break.
+    """
+    text = str(value)
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def is_unicode(text: str) -> bool:
-    """Return True if every character of a text can be encoded (no half of a surrogate pair)."""
+    """Return True if every character of a text can be encoded: it holds no half of a surrogate pair."""
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
+    except UnicodeEncodeError:
         return False
     return True
 
 
 def require_unicode(text: str) -> None:
     """Raise `PadfixError` for a text that holds half of a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
+    if not is_unicode(text):
+        start = next(place for place, char in enumerate(text) if not is_unicode(char))
         raise PadfixError(
-            f"the text holds half of a surrogate pair at character {error.start}, which no tokenizer can encode. "
+            f"the text holds half of a surrogate pair at character {start}, which no tokenizer can encode. "
             "Clean it: text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
-        ) from error
-
-
-def plain(value: object) -> str:
-    """Return one line of printable characters: everything else (line breaks, terminal escapes) spelled out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(value))
-
-
-def shown(text: str, *, white: bool = True) -> str:
-    """Return a text whose every character can be seen and none can act: others are spelled as escapes.
-
-    Line breaks and tabs stay where `white` is false. Bidirectional controls, zero-width characters, terminal
-    escapes, line separators and halves of surrogate pairs are all not printable.
-    """
-    keep = "" if white else "\n\t"
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
+        )

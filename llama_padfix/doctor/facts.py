@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llama_padfix.chat.template_profile import TemplateProfile
-from llama_padfix.encoding.turns_in_ids import Turn, TurnMarkers
+from llama_padfix.doctor.row_facts import DataFacts, RowFacts, SampleFacts
+from llama_padfix.encoding.turns_in_ids import TurnMarkers
 
 __all__ = [
     "DataFacts",
@@ -41,165 +42,200 @@ class RowStatistics:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The settings of a model that must agree with its tokenizer, as they are held (an id, a tuple or None).
-
-    `generation_error` is what saving the generation config would raise. `original_rows` is the size of the
-    vocabulary that the checkpoint was saved with, None where that cannot be known. `rows` tells of the rows of
-    control tokens. `trained_rows` of the embedding and `trained_output_rows` of the head get gradients: all where
-    None. `says_tied` is the config's word for it that both are one matrix, `is_tied` whether they are.
-    `attention_installed` is None for an attention that needs no package.
-    """
+    """The settings of a model that must agree with its tokenizer, as they are held."""
 
     embedding_rows: int | None = None
+    """Rows of the input embedding, None where it cannot be read."""
+
     config_pad_token_id: int | None = None
+    """Of `config`."""
+
     config_eos_token_id: int | tuple[int, ...] | None = None
+    """Of `config`: an id, or a tuple in the order of the list."""
+
     has_generation_config: bool = False
+    """False for a model that has none."""
+
     generation_pad_token_id: int | None = None
+    """Of `generation_config`."""
+
     generation_eos_token_id: int | tuple[int, ...] | None = None
+    """Of `generation_config`: an id, or a tuple."""
+
     generation_error: str | None = None
+    """What saving the generation config would raise, None where it can be saved."""
+
     original_rows: int | None = None
+    """The vocabulary size that the checkpoint was saved with, None where it is not known."""
+
     rows: Mapping[int, RowStatistics] = field(default_factory=dict, repr=False)
+    """Statistics of the embedding rows of control tokens, by id."""
+
     trained_rows: tuple[int, ...] | None = None
+    """Rows of the embedding that get gradients; None for all."""
+
     trained_output_rows: tuple[int, ...] | None = None
+    """Rows of the output head that get gradients; None for all."""
+
     says_tied: bool = False
+    """The config's `tie_word_embeddings`."""
+
     is_tied: bool = False
+    """Embedding and output head are one matrix."""
+
     is_peft: bool = False
+    """The model carries a PEFT adapter."""
+
     attention: str | None = None
+    """The attention implementation."""
+
     attention_installed: bool | None = None
+    """Its package is installed; None for an attention that needs none."""
+
     floating_dtypes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class RowFacts:
-    """One encoded row as the loss will see it; int64 numpy arrays of one length, None where a column is missing.
-
-    `number` counts from 0 in what `source` names: "train batch", "eval batch", "batch" or "dataset". Rows of a
-    batch are padded; `attention_mask` tells where, and `position_ids` come from packing.
-    """
-
-    source: str
-    number: int
-    input_ids: Any
-    labels: Any = None
-    attention_mask: Any = None
-    position_ids: Any = None
-    found_turns: dict[TurnMarkers, tuple[Turn, ...]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-    """What `check_helpers.find_turns` found, by markers: most checks need the turns of the same row."""
-
-
-@dataclass(frozen=True)
-class SampleFacts:
-    """Which rows were looked at: `seen` of `total` (None for a stream), each column that a row had."""
-
-    source: str
-    seen: int
-    total: int | None
-    columns: tuple[str, ...] = ()
+    """The dtypes of floating parameters, as torch's names."""
 
 
 @dataclass(frozen=True)
 class TrainerFacts:
-    """How a trainer is set up to run.
-
-    `arguments` are the training arguments that are plain values. `collator` is the collator's class name with its
-    module; `given_labels_kept` tells, by trying, whether labels of a row survive the collator (None: could not be
-    tried), and `dataset_labels_masked` whether the first rows of the dataset bring labels of which some are -100.
-    `trainable_dtypes` and `frozen_dtypes` count parameters (elements) by dtype. `world_size` is what the trainer
-    runs with, `expected_world_size` what the launcher announced, `distributed_type` how accelerate runs it.
-    `mixed_precision` is what the trainer's own accelerator computes in; `autocast_dtype` is what the model's
-    forward was already wrapped with by an earlier trainer; `launched` tells whether `accelerate launch` started
-    the process. `advised_dtype` is what `choose_precision` says of the device that will train, `advised_reason`
-    why. `documents_isolated` tells whether attention keeps to a document of a packed row by its position ids.
-    `divided_again_by` is the number by which accelerate divides gradients that the Trainer has divided already.
-    `loader_errors` holds, by source, what drawing a batch raised, and `not_drawn` why nothing was drawn.
-    """
+    """How a trainer is set up to run."""
 
     class_name: str
+    """The class of the trainer."""
+
     arguments: Mapping[str, Any] = field(repr=False)
+    """The training arguments that are bool, int, float, str or None."""
+
     collator: str
+    """The collator's class name with its module."""
+
     given_labels_kept: bool | None
+    """Labels of a row survive the collator; None where that could not be tried."""
+
     collator_pad_token_id: int | None
+    """The id that the collator pads with."""
+
     device_type: str
+    """The type of the device that will train."""
+
     device_name: str
+    """Its name."""
+
     device_capability: tuple[int, int] | None
+    """Its compute capability, None for what is not CUDA."""
+
     trainable_dtypes: Mapping[str, int]
+    """Counts of trainable parameters (elements) by dtype."""
+
     frozen_dtypes: Mapping[str, int]
+    """Counts of frozen parameters (elements) by dtype."""
+
     attention: str | None
+    """The attention implementation of the model."""
+
     is_peft: bool
+    """The model carries a PEFT adapter."""
+
     quantization: str | None
+    """The quantization method of the model."""
+
     world_size: int
+    """The number of processes that the trainer runs with."""
+
     expected_world_size: int | None
+    """The number that the launcher announced, None without a launcher."""
+
     wrapper: str | None
+    """The class that wraps the model, None without one."""
+
     autocast_dtype: str | None
+    """The dtype of an autocast that an earlier trainer left around the model's forward."""
+
     dataset_columns: tuple[str, ...]
+    """The columns of the training set."""
+
     dataset_labels_masked: bool | None = None
+    """The first rows bring labels, some of them -100; None without labels."""
+
     label_names: tuple[str, ...] = ()
+    """The trainer's `label_names`."""
+
     mixed_precision: str = "no"
+    """What the trainer's accelerator computes in."""
+
     launched: bool = False
+    """`accelerate launch` started the process."""
+
     distributed_type: str = "NO"
+    """How accelerate runs the trainer."""
+
     sharding_asked: str | None = None
+    """`fsdp` or `deepspeed` where the arguments ask for it."""
+
     advised_dtype: str | None = None
+    """The dtype that `choose_precision` returns for the device."""
+
     advised_reason: str = ""
+    """Why it does."""
+
     documents_isolated: bool | None = None
+    """Attention separates the documents of a packed row by position ids; None where not known."""
+
     divided_again_by: int = 1
+    """By how much accelerate divides gradients that the trainer has divided already; 1 is right."""
+
     loader_errors: Mapping[str, str] = field(default_factory=dict)
+    """By source, what drawing a batch raised."""
+
     not_drawn: Mapping[str, str] = field(default_factory=dict)
+    """By source, why nothing was drawn."""
 
 
 @dataclass(frozen=True)
 class FolderFacts:
-    """What a run saved: file names, and what the JSON files say.
-
-    `tokenizer_config`, `config`, `generation_config` and `adapter_config` are the parsed files, empty where there
-    is none; `chat_template` is the text of chat_template.jinja and `saved_at` when each file was written (seconds).
-    `raw_ids` are the ids that the raw tokenizer.json gives a probe text and `loaded_ids` those of the tokenizer as
-    it loads, both empty where one could not be had; `load_error` says why. `byte_level`: tokenizer.json splits
-    bytes, as Llama 3's does and Llama 2's does not. `embedding_rows` comes from the header of the weights, or else
-    from config.json; `weights_seen` tells which.
-    """
+    """What a run saved: file names, and the contents of the JSON files."""
 
     path: str
+    """The folder."""
+
     files: tuple[str, ...]
+    """The names of its files, sorted."""
+
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """tokenizer_config.json, empty where it is missing."""
+
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """config.json, empty where it is missing."""
+
     generation_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """generation_config.json, empty where it is missing."""
+
     adapter_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """adapter_config.json, empty where it is missing."""
+
     raw_ids: tuple[int, ...] = ()
+    """The ids that tokenizer.json alone gives a probe text, empty where it cannot be read."""
+
     loaded_ids: tuple[int, ...] = ()
+    """The ids that the loaded tokenizer gives the same text, empty where it does not load."""
+
     load_error: str | None = None
+    """Why the tokenizer does not load."""
+
     chat_template: str | None = field(default=None, repr=False)
+    """The text of chat_template.jinja."""
+
     saved_at: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """When each file was written, in seconds."""
+
     byte_level: bool = False
+    """tokenizer.json splits bytes, as Llama 3's does and Llama 2's does not."""
+
     embedding_rows: int | None = None
+    """Rows of the embedding by the header of the weights, else by config.json."""
+
     weights_seen: bool = False
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What was seen in rows that are not encoded yet, and what the library's own encoder made of them.
-
-    `seen` of `total` rows were read; `shapes` counts them by shape. `unreadable` and `unanswered` hold (row, why)
-    and `spelled` (row, the control tokens that its text spells) of the first rows that have it; the counts beside
-    them are of all. `bos_in_text` counts `text` rows that begin with a written BOS. Of the rows that could be read
-    `cut` lost turns to `max_length`, and `too_long` have no turn that fits.
-    """
-
-    source: str
-    seen: int
-    total: int | None
-    shapes: Mapping[str, int]
-    unreadable: tuple[tuple[int, str], ...] = ()
-    unreadable_count: int = 0
-    unanswered: tuple[tuple[int, str], ...] = ()
-    unanswered_count: int = 0
-    spelled: tuple[tuple[int, str], ...] = ()
-    spelled_count: int = 0
-    bos_in_text: int = 0
-    max_length: int | None = None
-    cut: int = 0
-    too_long: int = 0
+    """`embedding_rows` comes from the weights."""
 
 
 @dataclass(frozen=True)
@@ -211,40 +247,82 @@ class EnvironmentFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was observed of everything that a diagnosis was given; a part that was not given is None or empty.
-
-    The tokenizer's part: `vocabulary` maps every token to its id and `special_ids` the special ones;
-    `pad_token_id` is looked up there, so it is None for a pad token that the vocabulary lacks. `bos_added` and
-    `eos_added` count what encoding a plain text puts before and after it. `probe_ids` are those of "Hello world" and
-    `probe_text` is what they decode as; `tokenizer_class` is the name of the loaded class. `template` is None
-    without a chat template; `markers` are the ids around its assistant turns, None where they have none of their own.
-    """
+    """What was observed of everything that a diagnosis was given; a part that was not given is None or empty."""
 
     vocab_size: int = 0
+    """Number of tokens, 0 without a tokenizer."""
+
     vocabulary: Mapping[str, int] = field(default_factory=dict, repr=False)
+    """Every token's id."""
+
     special_ids: Mapping[str, int] = field(default_factory=dict, repr=False)
+    """The ids of special tokens, by token."""
+
     bos_token: str | None = None
+    """The tokenizer's BOS."""
+
     bos_token_id: int | None = None
+    """Its id."""
+
     eos_token: str | None = None
+    """The tokenizer's EOS."""
+
     eos_token_id: int | None = None
+    """Its id."""
+
     pad_token: str | None = None
+    """The tokenizer's pad token."""
+
     pad_token_id: int | None = None
+    """Its id in `vocabulary`, None for a pad token that the vocabulary lacks."""
+
     unk_token_id: int | None = None
+    """The id of the unknown token."""
+
     padding_side: str = "right"
+    """"left" or "right"."""
+
     bos_added: int = 0
+    """How many BOS encoding puts before a plain text."""
+
     eos_added: int = 0
+    """How many EOS encoding puts after it."""
+
     tokenizer_class: str = ""
+    """The name of the loaded class."""
+
     probe_ids: tuple[int, ...] = ()
+    """The ids of "Hello world"."""
+
     probe_text: str = "Hello world"
+    """What `probe_ids` decode as."""
+
     requested_pad_token: str | None = None
+    """The pad token that the user asks for."""
+
     template: TemplateProfile | None = None
+    """What was learned about the chat template, None without one."""
+
     markers: TurnMarkers | None = None
+    """The ids around assistant turns, None where turns have none of their own."""
+
     model: ModelFacts | None = None
+    """Of the model."""
+
     trainer: TrainerFacts | None = None
+    """Of the trainer."""
+
     folder: FolderFacts | None = None
+    """Of the saved folder."""
+
     environment: EnvironmentFacts | None = None
+    """The installed versions."""
+
     samples: tuple[SampleFacts, ...] = ()
+    """The sources of encoded rows."""
+
     data: DataFacts | None = None
+    """Of rows that are not encoded."""
 
     @property
     def present(self) -> frozenset[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.version import tool
+from llama_padfix.core.version import library_info
 from llama_padfix.doctor import report_formats
 from llama_padfix.doctor.facts import (
     Facts,
@@ -18,28 +18,38 @@ from llama_padfix.doctor.facts import (
     SampleFacts,
 )
 
-__all__ = ["Change", "Check", "Evidence", "Finding", "Hit", "Plan", "Report", "Safety", "Severity"]
+__all__ = ["MAX_EVIDENCE", "Change", "Check", "Evidence", "Finding", "Hit", "Plan", "Report", "Safety", "Severity"]
 
 Safety = Literal["safe", "unsafe", "manual"]
 """`safe`: settings only. `unsafe`: a template, ids or weights. `manual`: shown, never run."""
 
 Severity = Literal["error", "warning", "note"]
 
+MAX_EVIDENCE = 5
+"""Rows of evidence that a finding keeps."""
+
 
 @dataclass(frozen=True)
 class Change:
-    """One assignment that heals a fault, as data.
-
-    `target` is a dotted path such as `model.generation_config.eos_token_id`; `before` and `after` are plain
-    values; `why` is one sentence for the person who reads the plan; `code` names the check that asked for it.
-    """
+    """One assignment that fixes a fault, as data."""
 
     target: str
+    """A dotted path such as `model.generation_config.eos_token_id`."""
+
     before: object
+    """The value that is held, a plain one."""
+
     after: object
+    """The value to set, a plain one."""
+
     why: str
+    """One sentence for the person who reads the plan."""
+
     safety: Safety = "safe"
+    """Whether `fix` may apply it."""
+
     code: str = ""
+    """The check that found it."""
 
     def __str__(self) -> str:
         return f"{self.target}: {self.before!r} -> {self.after!r}  ({self.why})"
@@ -100,22 +110,37 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault that was seen: which, how bad, the evidence in numbers, and the changes that would heal it.
-
-    For a fault of rows `where` names their source, `rows` of `seen` rows have it, `count` times in all, and
-    `evidence` shows the first few.
-    """
+    """One fault that was found: which, how severe, in numbers, and the changes that fix it."""
 
     code: str
+    """The code of the check."""
+
     name: str
+    """The name of the check."""
+
     severity: Severity
+    """How severe the fault is."""
+
     message: str
+    """What was found, with the numbers."""
+
     changes: tuple[Change, ...] = ()
+    """The assignments that fix it."""
+
     where: str = ""
+    """The source of the rows, empty where it is no fault of rows."""
+
     rows: int = 0
+    """How many rows have the fault."""
+
     seen: int = 0
+    """How many rows were read."""
+
     count: int = 0
+    """How many times it occurs in all."""
+
     evidence: tuple[Evidence, ...] = ()
+    """The first few rows that have it."""
 
     def __str__(self) -> str:
         return f"{self.severity} {self.code} {self.name}: {self.message}"
@@ -123,25 +148,40 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One trap: a pure function that finds it, and the page that explains it.
-
-    `find` reads `Facts` and yields findings. A check of rows has `inspect` instead, which is called with every
-    row and yields the places; its finding says `message`, in which `{rows}`, `{seen}`, `{count}` and `{where}`
-    are filled in. `needs` names the parts of the facts without which it is skipped (see `Facts.present`; "labels"
-    skips rows that carry none). `traps` are numbers in the table of traps, `bad` and `good` short examples.
-    """
+    """One trap: a pure function that finds it, and the page that explains it."""
 
     code: str
+    """Three letters of its family and a number."""
+
     name: str
+    """What is wrong, in words with hyphens."""
+
     severity: Severity
+    """How severe its findings are."""
+
     needs: tuple[str, ...]
+    """The parts of the facts without which it is skipped (`Facts.present`); "labels" skips rows without them."""
+
     explanation: str
+    """The page, in Markdown."""
+
     bad: str
+    """A short example of the fault."""
+
     good: str
+    """The same example without it."""
+
     find: Callable[[Facts], Iterator[Finding]] | None = None
+    """Reads `Facts` and yields findings."""
+
     inspect: Callable[[RowFacts, Facts], Iterator[Hit]] | None = None
+    """In a check of rows: reads one row and yields the places."""
+
     message: str = ""
+    """The message of a check of rows, with `{rows}`, `{seen}`, `{count}` and `{where}`."""
+
     traps: tuple[int, ...] = ()
+    """Its numbers in the table of traps."""
 
     def found(self, message: str, changes: tuple[Change, ...] = (), severity: Severity | None = None) -> Finding:
         """Return a finding of this check."""
@@ -187,7 +227,7 @@ class Report:
         levels = [finding.severity for finding in self.findings]
         return {
             "schema": report_formats.SCHEMA,
-            "tool": tool(),
+            "tool": library_info(),
             "summary": {level: levels.count(level) for level in ("error", "warning", "note")},
             "samples": [_plain(sample) for sample in self.samples],
             "findings": [_plain(finding) for finding in self.findings],

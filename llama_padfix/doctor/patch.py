@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 from llama_padfix.core.errors import PadfixError
@@ -14,12 +15,9 @@ from llama_padfix.core.hf_objects import text_config
 from llama_padfix.doctor.facts import Facts, ModelFacts
 from llama_padfix.doctor.findings import Change, Plan
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
+from llama_padfix.doctor.repair import repair_until_stable
 from llama_padfix.doctor.runner import run_checks
 from llama_padfix.doctor.token_policy import choose_pad_token
-
-__all__ = ["apply_changes", "padding_side", "patch_and_observe", "patch_tokenizer", "plan_patch"]
-
-_MAX_ROUNDS = 4  # a change may make room for another (a new EOS frees a pad token); more rounds than that is a loop
 
 
 def plan_patch(tokenizer: Any, model: Any = None, *, pad_token: str = "auto", add_bos: bool = False) -> Plan:
@@ -34,19 +32,13 @@ def plan_patch(tokenizer: Any, model: Any = None, *, pad_token: str = "auto", ad
 
 def _plan(facts: Facts, add_bos: bool) -> Plan:
     _require_pad_token(facts)
-    changes: list[Change] = []
-    for _ in range(_MAX_ROUNDS):
-        round_changes = _changes_for(facts, add_bos)
-        if not round_changes:
-            return Plan(_merge(changes))
-        for change in round_changes:
-            facts = _foresee(facts, change)
-        changes += round_changes
-    raise PadfixError(
-        "The checks keep asking for changes of the same settings: "
-        + "; ".join(str(change) for change in changes[-3:])
-        + ". Please report it with the tokenizer's name; meanwhile pass pad_token= by hand."
+    _, changes = repair_until_stable(
+        facts,
+        lambda facts: _changes_for(facts, add_bos),
+        lambda facts, changes: reduce(_foresee, changes, facts),
+        "Please report it with the tokenizer's name; meanwhile pass pad_token= by hand.",
     )
+    return Plan(_merge(changes))
 
 
 def patch_tokenizer(tokenizer: Any, model: Any = None, *, pad_token: str = "auto", add_bos: bool = False) -> Plan:
@@ -88,7 +80,7 @@ def patch_and_observe(
 
 def apply_changes(changes: Sequence[Change], tokenizer: Any, model: Any = None) -> Plan:
     """Apply changes that a report proposes and return them as a plan; all of them, or none when one raises."""
-    plan = Plan(_merge(list(changes)))
+    plan = Plan(_merge(changes))
     restore = _remember(tokenizer, model)
     try:
         for change in plan.changes:
@@ -146,7 +138,7 @@ def _changes_for(facts: Facts, add_bos: bool) -> list[Change]:
     return list(_merge(changes))
 
 
-def _merge(changes: list[Change]) -> tuple[Change, ...]:
+def _merge(changes: Iterable[Change]) -> tuple[Change, ...]:
     """Keep one change a target, from its first `before` to its last `after`, in the order of first mention."""
     merged: dict[str, Change] = {}
     for change in changes:
@@ -182,7 +174,7 @@ _MODEL_FIELDS = {
 
 def _remember(tokenizer: Any, model: Any) -> Callable[[], None]:
     """Return what puts back every setting that a patch may write, however far it came."""
-    configs = [] if model is None else [text_config(model), getattr(model, "generation_config", None)]
+    configs = [] if model is None else [text_config(model.config), getattr(model, "generation_config", None)]
     owners = [owner for owner in (tokenizer, *configs) if owner is not None]
     saved = [(vars(owner), {name: _copy_container(value) for name, value in vars(owner).items()}) for owner in owners]
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -213,7 +205,7 @@ def _apply(change: Change, tokenizer: Any, model: Any) -> None:
         if name == "padding_side":
             tokenizer.init_kwargs[name] = after  # transformers 4.x saves it from there alone
     elif change.target in _MODEL_FIELDS:
-        setattr(text_config(model) if owner == "model.config" else model.generation_config, name, after)
+        setattr(text_config(model.config) if owner == "model.config" else model.generation_config, name, after)
     else:
         raise PadfixError(f"No code knows how to apply a change of {change.target}.")
 

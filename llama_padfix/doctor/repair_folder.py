@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.files import scratch_folder
 from llama_padfix.doctor.diagnose import diagnose
 from llama_padfix.doctor.facts import FolderFacts
 from llama_padfix.doctor.findings import Change, Plan, Report
 from llama_padfix.doctor.observe.folder import SavedModel, load_folder, observe_folder
 from llama_padfix.doctor.patch import apply_changes
+from llama_padfix.doctor.repair import repair_until_stable
 
-__all__ = ["RepairedFolder", "heal_folder"]
-
-_MAX_ROUNDS = 4  # a change may make room for another, as in plan_patch
 _FILES = (
     "config.json",
     "generation_config.json",
@@ -72,48 +70,46 @@ def heal_folder(
         raise PadfixError(f"{str(out)!r} exists already, and nothing is written over it. Name a new folder.")
     rows = observe_folder(source).embedding_rows
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with scratch_folder(target.parent, f".{target.name}-") as scratch:
         for name in _FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, scratch / name)
-        changes, left = _heal(scratch, rows, ("safe", "unsafe") if unsafe else ("safe",), select, ignore)
+        changes, left = _repair(scratch, rows, ("safe", "unsafe") if unsafe else ("safe",), select, ignore)
         scratch.chmod(0o755)  # mkdtemp lets only the owner in
         scratch.rename(target)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
     files = tuple(sorted(item.name for item in target.iterdir()))
     return RepairedFolder(str(target), files, Plan(changes), left)
 
 
-def _heal(
+def _repair(
     scratch: Path,
     rows: int | None,
     safeties: Sequence[str],
     select: Sequence[str] | None,
     ignore: Sequence[str] | None,
 ) -> tuple[tuple[Change, ...], Report]:
+    """Apply changes to the files until none is left; return them and the report on what remains."""
     done: list[Change] = []
-    for _ in range(_MAX_ROUNDS):
-        report = diagnose(scratch, select=select, ignore=ignore)
-        asked = [change for f in report.findings for change in f.changes if change.safety in safeties]
-        in_config = [change for change in asked if change.target.startswith(_IN_CONFIG)]
-        settings = [change for change in asked if not change.target.startswith("folder.")]
-        if in_config:
-            _edit_config(scratch / "tokenizer_config.json", in_config)
-            done += in_config  # the class may load other ids now: look again before anything else is applied
-            continue
-        if not settings:
-            if not done:
-                _load(scratch)  # a copy of what cannot be loaded is not healed
-            return tuple(dict.fromkeys(done)), report
-        done += _apply(scratch, rows, settings)
-    raise PadfixError(
-        "The checks keep asking for changes of the same settings: "
-        + "; ".join(str(change) for change in done[-3:])
-        + ". Please report it with the tokenizer's name."
-    )
+
+    def find(report: Report) -> list[Change]:
+        changes = [c for finding in report.findings for c in finding.changes if c.safety in safeties]
+        in_config = [change for change in changes if change.target.startswith(_IN_CONFIG)]
+        # A changed class may load other ids, so nothing else is applied before the folder is observed again.
+        return in_config or [change for change in changes if not change.target.startswith("folder.")]
+
+    def apply(report: Report, changes: Sequence[Change]) -> Report:
+        if changes[0].target.startswith(_IN_CONFIG):
+            _edit_config(scratch / "tokenizer_config.json", changes)
+            done.extend(changes)
+        else:
+            done.extend(_apply(scratch, rows, changes))
+        return diagnose(scratch, select=select, ignore=ignore)
+
+    report = diagnose(scratch, select=select, ignore=ignore)
+    report, _ = repair_until_stable(report, find, apply, "Please report it with the tokenizer's name.")
+    if not done:
+        _load(scratch)  # a copy of what cannot be loaded is not repaired
+    return tuple(dict.fromkeys(done)), report
 
 
 def _apply(scratch: Path, rows: int | None, changes: Sequence[Change]) -> tuple[Change, ...]:

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llama_padfix.core.text import plain
+from llama_padfix.core.text import printable
 
 __all__ = ["SCHEMA", "as_github", "as_html", "as_text", "describe_sample", "print_rich", "summarize"]
 
@@ -41,19 +41,19 @@ def summarize(document: Mapping[str, Any]) -> str:
 def describe_sample(sample: Mapping[str, Any]) -> str:
     """Return "looked at 64 of 380 rows (train batch)"."""
     total = "a stream of" if sample["total"] is None else sample["total"]
-    return plain(f"looked at {sample['seen']} of {total} rows ({sample['source']})")
+    return printable(f"looked at {sample['seen']} of {total} rows ({sample['source']})")
 
 
 def as_text(document: Mapping[str, Any]) -> str:
     """Return a report for a log: one line a finding, indented under it the places and the changes."""
     lines: list[str] = []
     for finding in document["findings"]:
-        lines.append(plain(f"{finding['severity']} {finding['code']} {finding['name']}: {finding['message']}"))
+        lines.append(printable(f"{finding['severity']} {finding['code']} {finding['name']}: {finding['message']}"))
         lines += [f"    {line}" for line in _details(finding)]
     lines = lines or ["No findings."]
     lines += [describe_sample(sample) for sample in document["samples"]]
-    lines.append(plain(f"passed: {', '.join(document['passed']) or 'none'}"))
-    lines += [plain(f"skipped: {codes} ({reason})") for reason, codes in _by_reason(document)]
+    lines.append(printable(f"passed: {', '.join(document['passed']) or 'none'}"))
+    lines += [printable(f"skipped: {codes} ({reason})") for reason, codes in _by_reason(document)]
     return "\n".join(lines)
 
 
@@ -66,7 +66,7 @@ def as_github(document: Mapping[str, Any]) -> str:
         command = _COMMANDS[finding["severity"]]
         lines.append(f"::{command} title={title}::{_escape_command(chr(10).join(details))}")
     lines += [describe_sample(sample) for sample in document["samples"]]
-    lines += [plain(f"skipped: {codes} ({reason})") for reason, codes in _by_reason(document)]
+    lines += [printable(f"skipped: {codes} ({reason})") for reason, codes in _by_reason(document)]
     return "\n".join([*lines, summarize(document)])
 
 
@@ -98,7 +98,7 @@ def print_rich(document: Mapping[str, Any]) -> None:
         table.add_column(header)
     for finding in document["findings"]:
         severity = finding["severity"]
-        seen = "\n".join([plain(finding["message"]), *_details(finding)])
+        seen = "\n".join([printable(finding["message"]), *_details(finding)])
         named = text(f"{finding['code']}\n{finding['name']}")
         table.add_row(text(severity, style=_COLORS[severity]), named, text(seen))
     if document["findings"]:
@@ -106,7 +106,7 @@ def print_rich(document: Mapping[str, Any]) -> None:
     for sample in document["samples"]:
         console.print(text(describe_sample(sample)))
     for reason, codes in _by_reason(document):
-        console.print(text(plain(f"skipped: {codes} ({reason})"), style="dim"))
+        console.print(text(printable(f"skipped: {codes} ({reason})"), style="dim"))
     console.print(text(summarize(document), style="bold"))
 
 
@@ -114,10 +114,10 @@ def _details(finding: Mapping[str, Any]) -> Iterator[str]:
     for place in finding["evidence"]:
         remark = f"  ({place['remark']})" if place["remark"] else ""
         span = f"[{place['start']}:{place['end']}] " if place["end"] > place["start"] else ""
-        yield plain(f"row {place['row']} {span}{place['text']!r}{remark}")
+        yield printable(f"row {place['row']} {span}{place['text']!r}{remark}")
     for change in finding["changes"]:
         becomes = f"{change['before']!r} -> {change['after']!r}"
-        yield plain(f"{change['safety']} fix: {change['target']}: {becomes}  ({change['why']})")
+        yield printable(f"{change['safety']} fix: {change['target']}: {becomes}  ({change['why']})")
 
 
 def _by_reason(document: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
@@ -129,7 +129,7 @@ def _by_reason(document: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
 
 def _escape_command(text: str, in_property: bool = False) -> str:
     """Escape as GitHub's own toolkit does (actions/toolkit, command.ts); the rest of what is not printable too."""
-    lines = "\n".join(plain(line) for line in text.split("\n"))
+    lines = "\n".join(printable(line) for line in text.split("\n"))
     for character in "%\r\n:," if in_property else "%\r\n":
         lines = lines.replace(character, f"%{ord(character):02X}")
     return lines

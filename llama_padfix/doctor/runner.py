@@ -1,10 +1,10 @@
-"""Runs the catalogue of checks over facts and rows; a check that is skipped or that raises is listed, never hidden."""
+"""Run the catalogue of checks over rows and facts; a check that is skipped or that raises is listed."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from types import ModuleType
@@ -12,9 +12,7 @@ from types import ModuleType
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor import checks
 from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Evidence, Finding, Hit, Report
-
-__all__ = ["load_checks", "run_checks", "select_checks"]
+from llama_padfix.doctor.findings import MAX_EVIDENCE, Check, Evidence, Finding, Hit, Report
 
 _EXAMPLES = 5  # rows of evidence that a finding keeps
 _CONTEXT = 6  # positions shown on either side of a fault
@@ -61,67 +59,116 @@ def select_checks(
     )
 
 
-@dataclass
-class _Tally:
-    """What a check of rows has seen in one source so far."""
-
-    rows: int = 0
-    count: int = 0
-    evidence: list[Evidence] = field(default_factory=list)
-
-
 def run_checks(
     facts: Facts,
     catalogue: Sequence[Check] | None = None,
     *,
     rows: Iterable[RowFacts] = (),
     decode: Callable[[Sequence[int]], str] = lambda ids: " ".join(map(str, ids)),
+    complete: Callable[[Facts], Facts] | None = None,
 ) -> Report:
-    """Return what every check of the catalogue says of the facts and of each row.
+    """Return what every check finds in the rows and then in the facts.
 
-    The rows are read once, in constant memory; `decode` makes text of the ids around a fault. `facts.samples`
-    must name the sources of the rows.
+    Args:
+        facts: what was observed; `facts.samples` must name the sources of the rows.
+        catalogue: the checks to run, all by default.
+        rows: encoded rows, read once in constant memory.
+        decode: makes text of the ids around a fault.
+        complete: adds to the facts what is known only after the rows were read, before checks of facts run.
     """
+    selected = load_checks() if catalogue is None else catalogue
+    of_rows = [check for check in selected if check.inspect is not None]
+    skipped = _skip_without_needs(facts, selected if complete is None else of_rows)
+    hits = _inspect_rows(facts, [check for check in of_rows if check.code not in skipped], rows, decode, skipped)
+    if complete is not None:
+        facts = complete(facts)
+        skipped |= _skip_without_needs(facts, [check for check in selected if check.inspect is None])
+    found: dict[str, list[Finding]] = {}
+    for check in selected:
+        if check.find is not None and check.code not in skipped:
+            try:
+                found[check.code] = list(check.find(facts))
+            except Exception as error:  # one broken check must not hide what the others find
+                skipped[check.code] = _broken(error)
+    for check in of_rows:
+        if check.code not in skipped:
+            found.setdefault(check.code, []).extend(hits.findings_of(check))
+    unseen = _why_no_rows(facts)
+    skipped |= {check.code: unseen for check in of_rows if unseen is not None}
+    findings = [finding for check in selected for finding in found.get(check.code, ())]
+    passed = [check.code for check in selected if check.code not in skipped and not found.get(check.code)]
+    # A stream does not know beforehand how many rows it has: what was read counts.
+    samples = tuple(replace(sample, seen=hits.seen.get(sample.source, sample.seen)) for sample in facts.samples)
+    return Report(tuple(findings), tuple(passed), skipped, samples)
+
+
+def _skip_without_needs(facts: Facts, catalogue: Sequence[Check]) -> dict[str, str]:
+    """Return the checks whose facts are missing, with the reason."""
     skipped: dict[str, str] = {}
-    asked: list[Check] = []
-    for check in load_checks() if catalogue is None else catalogue:
+    for check in catalogue:
         needs = dict.fromkeys("rows" if need == "labels" else need for need in check.needs)
         missing = [need for need in needs if need not in facts.present]
         if missing:
             skipped[check.code] = f"no {' and no '.join(missing)} to look at"
-        else:
-            asked.append(check)
-    found: dict[str, list[Finding]] = {}
-    for check in asked:
-        if check.find is not None:
-            try:
-                found[check.code] = list(check.find(facts))
-            except Exception as error:  # one broken check must not hide what the others see
-                skipped[check.code] = _broken(error)
-    seen = _inspect_rows(facts, [check for check in asked if check.inspect is not None], rows, decode, found, skipped)
-    findings = [finding for check in asked for finding in found.get(check.code, ())]
-    passed = [check.code for check in asked if check.code not in skipped and not found.get(check.code)]
-    # A stream does not say beforehand how many rows it has: what was read counts.
-    samples = tuple(replace(sample, seen=seen.get(sample.source, sample.seen)) for sample in facts.samples)
-    return Report(tuple(findings), tuple(passed), skipped, samples)
+    return skipped
+
+
+def _why_no_rows(facts: Facts) -> str | None:
+    """Return why a trainer's dataloaders gave no row at all; None where they did, or where there is no trainer."""
+    if facts.trainer is None or any(sample.seen for sample in facts.samples):
+        return None
+    raised = {source: f"it raised {error}" for source, error in facts.trainer.loader_errors.items()}
+    reasons = {**facts.trainer.not_drawn, **raised}
+    return (
+        "; ".join(f"no rows of the {source}: {reason}" for source, reason in reasons.items()) or "no rows to look at"
+    )
+
+
+@dataclass
+class _Tally:
+    """What a check of rows found in one source so far."""
+
+    rows: int = 0
+    count: int = 0
+    evidence: list[Evidence] = field(default_factory=list)
+
+
+@dataclass
+class _Hits:
+    """What the checks of rows found, by check and source, and how many rows each source had."""
+
+    tallies: dict[tuple[str, str], _Tally] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
+
+    def findings_of(self, check: Check) -> Iterator[Finding]:
+        """Yield one finding of a check for each source."""
+        for (code, where), tally in self.tallies.items():
+            if code == check.code:
+                seen = self.seen[where]
+                yield replace(
+                    check.found(check.message.format(rows=tally.rows, seen=seen, count=tally.count, where=where)),
+                    where=where,
+                    rows=tally.rows,
+                    seen=seen,
+                    count=tally.count,
+                    evidence=tuple(tally.evidence),
+                )
 
 
 def _inspect_rows(
     facts: Facts,
-    asked: Sequence[Check],
+    checks_of_rows: Sequence[Check],
     rows: Iterable[RowFacts],
     decode: Callable[[Sequence[int]], str],
-    found: dict[str, list[Finding]],
     skipped: dict[str, str],
-) -> dict[str, int]:
-    """Let the checks read every row once, and return how many rows of each source there were."""
-    tallies: dict[tuple[str, str], _Tally] = {}
-    seen: dict[str, int] = {}
+) -> _Hits:
+    """Read every row once with each check; a check that raises is added to `skipped`."""
+    found = _Hits()
     labelled = False
     for row in rows:
-        seen[row.source] = seen.get(row.source, 0) + 1
+        found.seen[row.source] = found.seen.get(row.source, 0) + 1
         labelled = labelled or row.labels is not None
-        for check in asked:
+        for check in checks_of_rows:
             if check.code in skipped or ("labels" in check.needs and row.labels is None):
                 continue
             try:
@@ -130,32 +177,15 @@ def _inspect_rows(
                 skipped[check.code] = _broken(error)
                 continue
             if hits:
-                tally = tallies.setdefault((check.code, row.source), _Tally())
+                tally = found.tallies.setdefault((check.code, row.source), _Tally())
                 tally.rows += 1
                 tally.count += sum(hit.count for hit in hits)
-                if len(tally.evidence) < _EXAMPLES:
+                if len(tally.evidence) < MAX_EVIDENCE:
                     tally.evidence.append(_show(row, hits[0], decode))
-    for check in asked:
+    for check in checks_of_rows:
         if "labels" in check.needs and not labelled:
             skipped.setdefault(check.code, "no labels to look at")
-        for (code, where), tally in tallies.items():
-            if code != check.code or code in skipped:
-                continue
-            message = check.message.format(rows=tally.rows, seen=seen[where], count=tally.count, where=where)
-            found.setdefault(code, []).append(
-                Finding(
-                    code=code,
-                    name=check.name,
-                    severity=check.severity,
-                    message=message,
-                    where=where,
-                    rows=tally.rows,
-                    seen=seen[where],
-                    count=tally.count,
-                    evidence=tuple(tally.evidence),
-                )
-            )
-    return seen
+    return found
 
 
 def _broken(error: Exception) -> str:

@@ -102,9 +102,9 @@ class Learned:
                 self._tried_batch = True
                 self.batch_encoder = self._make_batch_encoder()
             if self.batch_encoder is not None:
-                chats = read_chats(self.batch_encoder.words)
+                chats = read_chats(self.batch_encoder.forbidden)
                 if self.batch_encoder.learn(chats):
-                    chats = read_chats(self.batch_encoder.words)
+                    chats = read_chats(self.batch_encoder.forbidden)
                 try:
                     batch = encode_cross_checked(self.row_encoder, self.batch_encoder, chats, rows)
                 except FastPathMismatch:

@@ -10,7 +10,7 @@ from typing import Any
 
 from llama_padfix.chat.dates import find_date
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.version import tool
+from llama_padfix.core.version import library_info
 from llama_padfix.encoding.settings import EncodeSettings
 
 __all__ = ["Encoding", "describe_encoding", "hash_template", "hash_tokenizer", "read_encoding", "write_encoding"]
@@ -106,7 +106,7 @@ def describe_encoding(settings: EncodeSettings, template_hash: str, tokenizer_ha
     if isinstance(kept["train_on"], Mapping):
         kept["train_on"] = {name: list(roles) for name, roles in kept["train_on"].items()}
     kept["template_kwargs"] = dict(kept["template_kwargs"])
-    version = tool()["version"]
+    version = library_info()["version"]
     return Encoding(**kept, template_hash=template_hash, tokenizer_hash=tokenizer_hash, version=version)
 
 

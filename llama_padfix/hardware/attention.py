@@ -7,6 +7,7 @@ from typing import Any
 
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.hf_objects import dtype_name, text_config
 from llama_padfix.hardware.devices import training_device
 
 __all__ = ["choose_attention"]
@@ -75,7 +76,7 @@ def _find_obstacle(name: str, dtype: Any, model_class: Any, config: Any) -> str 
             seen = f"{capability[0]}.{capability[1]}"
             return f"it needs compute capability {asked}, and {torch.cuda.get_device_name(indices[0])} has {seen}"
     if dtype not in (torch.float16, torch.bfloat16):
-        return f"it computes in float16 and bfloat16, and this run computes in {str(dtype).removeprefix('torch.')}"
+        return f"it computes in float16 and bfloat16, and this run computes in {dtype_name(dtype)}"
     head = _head_size(config)
     if head is not None and head > _LARGEST_HEAD:
         return f"its heads have at most {_LARGEST_HEAD} dimensions, and this model's have {head}"
@@ -106,7 +107,7 @@ def _is_installed(name: str, package: str) -> bool:
 def _head_size(config: Any) -> int | None:
     if config is None:
         return None
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(config)
     head = getattr(text, "head_dim", None)
     if head is None and getattr(text, "num_attention_heads", None):
         head = getattr(text, "hidden_size", 0) // text.num_attention_heads

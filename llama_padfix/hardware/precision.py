@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.core.hf_objects import dtype_name
 
 if TYPE_CHECKING:
     import torch
@@ -229,4 +230,4 @@ class Precision:
     reason: str
 
     def __str__(self) -> str:
-        return f"{str(self.dtype).removeprefix('torch.')}: {self.reason}"
+        return f"{dtype_name(self.dtype)}: {self.reason}"

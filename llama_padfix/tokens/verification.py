@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llama_padfix.core.files import write_whole
 from llama_padfix.tokens.probe_texts import hash_probe_texts
 
 if TYPE_CHECKING:
@@ -82,14 +82,7 @@ def keep_verdict(key: EngineKey, difference: str) -> None:
     with contextlib.suppress(OSError, RuntimeError):
         path = verdict_path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(record)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(path, record.encode())
 
 
 def verdict_path(key: EngineKey) -> Path:

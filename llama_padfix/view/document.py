@@ -1,99 +1,95 @@
-"""Encoded rows as a picture needs them: what each token reads, whose turn it stands in, what the loss asks of it."""
+"""Encoded rows as a picture needs them: the text of each token, the role of its turn, and whether it is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.doctor.check_helpers import real_part
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Report, Severity
-from llama_padfix.view.pieces import Piece, join_characters
-from llama_padfix.view.roles import Roles, find_roles
+from llama_padfix.doctor.findings import Report
+from llama_padfix.view.pieces import Piece, join_characters, read_pieces
+from llama_padfix.view.problems import CheckedRows, Problem
+from llama_padfix.view.read_rows import ReadRow
+from llama_padfix.view.roles import Roles, find_roles, learn_roles
 
-__all__ = ["MaskDocument", "MaskRow", "Problem", "make_row"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One place of a row where a check sees its fault: positions `start` to `end`, `count` times in the row.
-
-    `code` is empty for a row that could not be encoded; `remark` then says why.
-    """
-
-    code: str
-    severity: Severity
-    start: int
-    end: int
-    count: int = 1
-    remark: str = ""
+if TYPE_CHECKING:
+    from llama_padfix.core.types import BoolArray, LongArray, TokenizerLike
 
 
 @dataclass(frozen=True, eq=False)
 class MaskRow:
-    """One row: numpy arrays of one length, `input_ids` and `labels` int64, `padding` bool.
-
-    `labels` is None where the row has none. `turns` are (position, role) where a turn begins, in order, the first
-    at 0; a role is "" where none is known. `characters` are those that several tokens make up: position of the
-    first to (number of tokens, text). A row that could not be encoded has no tokens and a problem that says why.
-    """
+    """One row; its arrays have one length, which is 0 for a row that could not be encoded."""
 
     number: int
-    input_ids: Any
-    labels: Any
-    padding: Any
+    """The row's place in what was passed, from 0."""
+    input_ids: LongArray
+    labels: LongArray | None
+    """None where the row has none."""
+    padding: BoolArray
+    """Which positions are padding."""
     turns: tuple[tuple[int, str], ...] = ()
+    """Position and role of where turns start, in order, the first at 0; a role is "" where none is known."""
     characters: Mapping[int, tuple[int, str]] = field(default_factory=dict)
+    """Characters of several tokens: position of the first to number of tokens and text."""
     problems: tuple[Problem, ...] = ()
     note: str = ""
+    """How the row was read, where that needs a word."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     @property
-    def trained(self) -> Any:
-        """Which tokens the loss asks for, as booleans: those with a label."""
+    def trained(self) -> BoolArray:
+        """Which tokens count in the loss: those with a label."""
         return self.padding & False if self.labels is None else self.labels != IGNORE_INDEX
 
 
 @dataclass(frozen=True, eq=False)
 class MaskDocument:
-    """Rows that were looked at, what each of their ids reads, and what the checks of rows say of them.
-
-    `total` is how many rows there are, None for a stream; `source` is "dataset", "batch" or "batches".
-    """
+    """Rows, the text of their ids, and the findings of the checks of rows."""
 
     rows: tuple[MaskRow, ...]
     pieces: Mapping[int, Piece] = field(repr=False)
+    """The text of each id that occurs."""
     report: Report = field(repr=False)
     source: str = "dataset"
+    """"dataset", "batch" or "batches"."""
     total: int | None = None
+    """The number of all rows; None for a stream."""
     title: str = "What is trained"
 
 
-def make_row(
-    row: RowFacts,
-    facts: Facts,
-    roles: Roles,
-    pieces: Mapping[int, Piece],
-    problems: Sequence[Problem] = (),
-    note: str = "",
-) -> MaskRow:
-    """Return an encoded row with its turns, its padding as a turn of its own, and what checks say of it."""
+def make_rows(
+    read: Sequence[ReadRow], checked: CheckedRows, tokenizer: TokenizerLike
+) -> tuple[tuple[MaskRow, ...], dict[int, Piece]]:
+    """Return the rows with their turns and problems, and the text of each of their ids."""
+    ids = {token_id for item in read if item.facts is not None for token_id in item.facts.input_ids.tolist()}
+    pieces = read_pieces(tokenizer, checked.facts, ids)
+    roles = learn_roles(tokenizer, checked.facts)
+    return tuple(_make_row(item, checked, roles, pieces) for item in read), pieces
+
+
+def _make_row(item: ReadRow, checked: CheckedRows, roles: Roles, pieces: Mapping[int, Piece]) -> MaskRow:
+    """Return a row with its turns; padding is a turn of its own."""
+    import numpy as np
+
+    row, problems = item.facts, checked.problems[item.number]
+    if row is None:
+        nothing = np.zeros(0, dtype=np.int64)
+        return MaskRow(item.number, nothing, None, nothing != 0, problems=problems, note=item.note)
     length = len(row.input_ids)
     if row.labels is not None and len(row.labels) != length:
         raise PadfixError(f"row {row.number} has {len(row.labels)} labels beside {length} input_ids.")
     padding = ~real_part(row)
-    starts = dict(find_roles(row.input_ids, facts, roles, pieces))
+    starts = dict(find_roles(row.input_ids, checked.facts, roles, pieces))
     turns: list[tuple[int, str]] = []
-    role, padded = "", False
+    role = ""
     edges = {0, *starts, *((padding[1:] != padding[:-1]).nonzero()[0] + 1).tolist()} if length else set()
     for at in sorted(edges):
-        role, padded = starts.get(at, role), bool(padding[at])
-        if not padded or not turns or turns[-1][1] != "padding":
-            turns.append((at, "padding" if padded else role))
-    ids = row.input_ids.tolist()
-    characters = join_characters(ids, pieces)
-    return MaskRow(row.number, row.input_ids, row.labels, padding, tuple(turns), characters, tuple(problems), note)
+        role = starts.get(at, role)
+        if not padding[at] or not turns or turns[-1][1] != "padding":
+            turns.append((at, "padding" if padding[at] else role))
+    characters = join_characters(row.input_ids.tolist(), pieces)
+    return MaskRow(row.number, row.input_ids, row.labels, padding, tuple(turns), characters, problems, item.note)

@@ -1,8 +1,8 @@
 """The picture as one self-contained HTML page, and as a notebook's output without a script.
 
 Rows may hold anything. What is static is escaped; what the page's script draws travels as JSON in ASCII, in which no
-character has a meaning to HTML, and is put into the page as text only. The Content-Security-Policy allows the page's
-own script and style by their hashes and nothing else: no address, no image, no form, no HTML made of strings.
+character has a meaning to HTML, and becomes text of the page. The Content-Security-Policy allows the page's own script
+and style by their hashes and nothing else: no address, no image, no form, no HTML made of strings.
 """
 
 from __future__ import annotations
@@ -15,24 +15,27 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.core.text import plain, shown
-from llama_padfix.core.version import tool
+from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
+from llama_padfix.core.files import write_whole
+from llama_padfix.core.text import printable
+from llama_padfix.core.version import library_info
 from llama_padfix.doctor.runner import load_checks
 from llama_padfix.view.document import MaskDocument, MaskRow
 from llama_padfix.view.pieces import Piece
 from llama_padfix.view.terminal import (
     count_tokens,
+    describe_findings,
     describe_problem,
     describe_row,
     describe_view,
     share,
-    tell_problems,
 )
 
-__all__ = ["as_notebook", "as_page"]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _SCRIPTS = ("data.js", "draw.js", "navigate.js", "search.js", "start.js")
 _TRAINED, _PADDING = 1, 2  # as in page/data.js
@@ -47,13 +50,13 @@ _LEGEND = (
 
 
 def as_page(view: MaskDocument) -> str:
-    """Return the page."""
+    """Return the page as HTML."""
     script, style = _read_source(*_SCRIPTS), _read_source("page.css")
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; base-uri 'none'; "
         "form-action 'none'; require-trusted-types-for 'script'"
     )
-    made_by = _static(f"{tool()['name']} {tool()['version']}")
+    made_by = _static(f"{library_info()['name']} {library_info()['version']}")
     title = _static(view.title)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -88,6 +91,19 @@ def as_page(view: MaskDocument) -> str:
 """
 
 
+def save_page(view: MaskDocument, path: Path) -> Path:
+    """Write the page to a file, whole or not at all, and return the path."""
+    if path.is_dir():
+        raise PadfixError(f"{str(path)!r} is a folder. Name a file in it, such as {str(path / 'mask.html')!r}.")
+    try:
+        write_whole(path, as_page(view).encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise PadfixError(
+            f"{str(path)!r} cannot be written: {error.strerror or error}. Name a file in a folder that is there."
+        ) from error
+    return path
+
+
 @lru_cache
 def _read_source(*names: str) -> str:
     """Return files of the folder `page` as one text: the page holds one script and one style."""
@@ -99,11 +115,11 @@ def _hash(source: str) -> str:
 
 
 def _static(text: object) -> str:
-    return html.escape(plain(text))
+    return html.escape(printable(text))
 
 
-def _embed(value: Any) -> str:
-    """Return JSON in which nothing ends a script or begins a comment: ASCII, without <, > and &."""
+def _embed(value: object) -> str:
+    """Return JSON that cannot end a script or start a comment: ASCII, without <, > and &."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -121,14 +137,15 @@ def _findings(view: MaskDocument) -> str:
     checks = {check.code: check for check in load_checks()}
     parts = []
     for finding in view.report.findings:
-        told = checks[finding.code].explanation.strip() if finding.code in checks else ""
+        explanation = html.escape(checks[finding.code].explanation.strip() if finding.code in checks else "")
+        level = _static(finding.severity)
         parts.append(
-            f'<details class="finding {_static(finding.severity)}"><summary><span class="level '
-            f'{_static(finding.severity)}">{_static(finding.severity)}</span> {_static(finding.code)} '
-            f"{_static(finding.name)}: {_static(finding.message)}</summary><pre>{html.escape(told)}</pre></details>"
+            f'<details class="finding {level}"><summary><span class="level {level}">{level}</span> '
+            f"{_static(finding.code)} {_static(finding.name)}: {_static(finding.message)}</summary>"
+            f"<pre>{explanation}</pre></details>"
         )
     if not parts:
-        parts.append(f"<p>{_static(tell_problems(view)[0])}</p>")
+        parts.append(f"<p>{_static(describe_findings(view)[0])}</p>")
     if view.report.skipped:
         reasons = "; ".join(f"{code}: {reason}" for code, reason in view.report.skipped.items())
         count = len(view.report.skipped)
@@ -139,15 +156,15 @@ def _findings(view: MaskDocument) -> str:
     return "".join(parts)
 
 
-def _data(view: MaskDocument) -> dict[str, Any]:
+def _data(view: MaskDocument) -> dict[str, object]:
     """Return the rows as page/data.js reads them: ids as indices into a list of the ids that occur, by frequency."""
-    import numpy
+    import numpy as np
 
     ids = sorted(view.pieces)
     wide = len(ids) > 0xFFFF
-    table = numpy.asarray(ids, dtype=numpy.int64)
+    table = np.asarray(ids, dtype=np.int64)
     pieces = [view.pieces[token_id] for token_id in ids]
-    faces = {at: shown(piece.text, white=False) for at, piece in enumerate(pieces)}
+    faces = {at: printable(piece.text, keep="\n\t") for at, piece in enumerate(pieces)}
     return {
         "wide": wide,
         "ids": ids,
@@ -160,29 +177,31 @@ def _data(view: MaskDocument) -> dict[str, Any]:
     }
 
 
-def _row_data(row: MaskRow, table: Any, dtype: str, view: MaskDocument) -> dict[str, Any]:
-    import numpy
+def _row_data(row: MaskRow, table: npt.NDArray[np.int64], dtype: str, view: MaskDocument) -> dict[str, object]:
+    import numpy as np
 
     names = {finding.code: finding.name for finding in view.report.findings}
     trained = row.trained
     modes = trained * _TRAINED + row.padding * _PADDING
     starts = [0, *((modes[1:] != modes[:-1]).nonzero()[0] + 1).tolist()] if len(row) else []
     runs = [(int(modes[a]), b - a) for a, b in zip(starts, [*starts[1:], len(row)], strict=True)] if starts else []
-    differing = (trained & (row.labels != row.input_ids)).nonzero()[0].tolist() if row.labels is not None else []
+    differing = {}
+    if row.labels is not None:
+        differing = {at: int(row.labels[at]) for at in (trained & (row.labels != row.input_ids)).nonzero()[0].tolist()}
     characters = {}
     for at, (count, text) in row.characters.items():
-        face = shown(text, white=False)
+        face = printable(text, keep="\n\t")
         characters[at] = (count, text) if face == text else (count, text, face)
     return {
         "number": row.number,
-        "summary": plain(describe_row(row)),
+        "summary": printable(describe_row(row)),
         "share": float(trained.sum() / max((~row.padding | trained).sum(), 1)),
         "labelled": row.labels is not None,
-        "tokens": base64.b64encode(numpy.searchsorted(table, row.input_ids).astype(dtype).tobytes()).decode("ascii"),
+        "tokens": base64.b64encode(np.searchsorted(table, row.input_ids).astype(dtype).tobytes()).decode("ascii"),
         "modes": [number for run in runs for number in run],
-        "turns": [(at, plain(role)) for at, role in row.turns],
+        "turns": [(at, printable(role)) for at, role in row.turns],
         "characters": characters,
-        "differing": {at: int(row.labels[at]) for at in differing},
+        "differing": differing,
         "problems": [
             (p.severity, p.start, p.end, describe_problem(p, names).removeprefix(p.severity).lstrip(": "))
             for p in row.problems
@@ -205,7 +224,7 @@ _NOTEBOOK_STYLE = """
 
 
 def as_notebook(view: MaskDocument) -> str:
-    """Return the first rows as static HTML: no script, hover by `title`, and what is left out is said."""
+    """Return the first rows as static HTML without a script; it names what is left out, and `title` holds details."""
     names = {finding.code: finding.name for finding in view.report.findings}
     parts = [f'<div class="padfix-mask"><style>{_NOTEBOOK_STYLE}</style><p>{_static(describe_view(view))}</p>']
     parts.append('<p><mark>trained</mark> · context · <span class="s">control token</span> · ')
@@ -224,7 +243,7 @@ def as_notebook(view: MaskDocument) -> str:
         left -= end
     if rows < len(view.rows):
         parts.append(f"<p>… {len(view.rows) - rows} more rows are left out. All: view.save('mask.html')</p>")
-    parts += [f"<p>{html.escape(line)}</p>" for line in tell_problems(view)]
+    parts += [f"<p>{html.escape(line)}</p>" for line in describe_findings(view)]
     return "".join(parts) + "</div>"
 
 
@@ -243,12 +262,12 @@ def _static_tokens(row: MaskRow, pieces: Mapping[int, Piece], end: int) -> str:
             run += 1
         count, text = row.characters.get(at, (1, piece.text))
         covered = max(covered, at + count if count > 1 else 0)
-        face = "⁺" if at < covered and at not in row.characters else shown(text, white=False)
+        face = "⁺" if at < covered and at not in row.characters else printable(text, keep="\n\t")
         face = re.sub(r"\n+", lambda breaks: "⏎" * len(breaks[0]) + "\n", html.escape(face))
         label = int(row.labels[at]) if row.labels is not None else IGNORE_INDEX
         state = "trained" if trained[at] else "padding" if is_padding else "not trained"
         differs = f", label {label}" if trained[at] and label != token_id else ""
-        title = html.escape(plain(f"id {token_id}, position {at}, {role or 'no role'}, {state}{differs}"))
+        title = html.escape(printable(f"id {token_id}, position {at}, {role or 'no role'}, {state}{differs}"))
         names = " ".join(filter(None, ("s" * piece.is_special, "p" * bool(row.padding[at]))))
         tag = "mark" if trained[at] else "span"
         times = f"{run} × " if run > 1 else ""

@@ -5,31 +5,33 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.tokens.byte_level import read_byte_level
 
-__all__ = ["Piece", "join_characters", "read_pieces"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import TokenizerLike
+
 _LONGEST_CHARACTER = 32  # tokens that are tried together where one ends inside a character
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # SentencePiece's name of a byte
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One token of the vocabulary: its text, or its bytes where they are no whole characters.
-
-    `is_special` tells a control token, `is_known` whether the vocabulary has the id at all.
-    """
+    """The text of one token of the vocabulary."""
 
     text: str
     part: bytes = b""
+    """The bytes of the token, where they are no whole characters."""
     is_special: bool = False
+    """Whether it is a control token."""
     is_known: bool = True
+    """Whether the vocabulary has the id."""
 
 
-def read_pieces(tokenizer: Any, facts: Facts, token_ids: Iterable[int]) -> dict[int, Piece]:
-    """Return what each of the ids reads, one at a time."""
+def read_pieces(tokenizer: TokenizerLike, facts: Facts, token_ids: Iterable[int]) -> dict[int, Piece]:
+    """Return the text of each of the ids, one at a time."""
     tokens = {token_id: token for token, token_id in facts.vocabulary.items()}
     special = {token_id: token for token, token_id in facts.special_ids.items()}
     added = {int(token_id): str(token) for token_id, token in tokenizer.added_tokens_decoder.items()}
@@ -37,8 +39,7 @@ def read_pieces(tokenizer: Any, facts: Facts, token_ids: Iterable[int]) -> dict[
     pieces = {}
     for token_id in token_ids:
         if token_id in special or token_id in added:
-            text = special[token_id] if token_id in special else added[token_id]
-            pieces[token_id] = Piece(text, is_special=token_id in special)
+            pieces[token_id] = Piece(special.get(token_id, added.get(token_id, "")), is_special=token_id in special)
         elif token_id in tokens:
             pieces[token_id] = _read_piece(tokens[token_id], splits_bytes)
         else:
@@ -46,14 +47,14 @@ def read_pieces(tokenizer: Any, facts: Facts, token_ids: Iterable[int]) -> dict[
     return pieces
 
 
-def _read_piece(token: Any, splits_bytes: bool) -> Piece:
-    data: bytes | None = None
+def _read_piece(token: str | bytes, splits_bytes: bool) -> Piece:
     if isinstance(token, bytes):
-        data = token
+        data: bytes | None = token
     elif splits_bytes:
         data = read_byte_level(token)
-    elif match := _BYTE_TOKEN.fullmatch(token):
-        data = bytes.fromhex(match[1])
+    else:
+        match = _BYTE_TOKEN.fullmatch(token)
+        data = bytes.fromhex(match[1]) if match else None
     if data is None:
         return Piece(str(token).replace("\u2581", " "))  # SentencePiece's space
     try:
@@ -62,11 +63,11 @@ def _read_piece(token: Any, splits_bytes: bool) -> Piece:
         return Piece("".join(f"\\x{byte:02x}" for byte in data), part=data)
 
 
-def _splits_bytes(tokenizer: Any) -> bool:
-    """Tell a byte-level vocabulary by what it makes of the letter that stands for a space."""
+def _splits_bytes(tokenizer: TokenizerLike) -> bool:
+    """Return True for a byte-level vocabulary: its letter for a space decodes to a space."""
     try:
         return bool(tokenizer.convert_tokens_to_string(["Ġ"]) == " ")
-    except Exception:  # a tokenizer of somebody's own may refuse a token that it does not have
+    except Exception:  # a custom tokenizer may raise for a token that it does not have
         return False
 
 

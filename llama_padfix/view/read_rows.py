@@ -1,4 +1,4 @@
-"""What somebody passes to be looked at, read row by row: datasets, lists, streams, batches, raw rows, one row."""
+"""Reads what is passed to a view, row by row: datasets, lists, streams, batches, raw rows, one row."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.turns import read_template
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 from llama_padfix.doctor.facts import RowFacts
-from llama_padfix.doctor.observe.rows import is_batch, rows_of_batch, rows_of_dataset
+from llama_padfix.doctor.observe.rows import rows_of_batch, rows_of_dataset
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.row_formats import read_row
+from llama_padfix.encoding.sources import is_batch, is_encoded_row, is_one_row, is_splits, rows_of_mapping
 
-__all__ = ["ReadRow", "TakenRows", "read_rows", "take_rows"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import Row, Rows, TokenizerLike
 
 _MASKS = ("assistant_masks", "assistant_tokens_mask", "completion_mask")  # of which trainers make labels
 
 
 @dataclass(frozen=True)
 class TakenRows:
-    """What the user passed, as a sequence, and which places of it are shown."""
+    """The rows that were passed, as a sequence, and which of them are shown."""
 
-    rows: Sequence[Any]
+    rows: Sequence[object]
     numbers: Sequence[int]
     source: str = "dataset"
     total: int | None = None
@@ -33,7 +34,7 @@ class TakenRows:
 
 @dataclass(frozen=True)
 class ReadRow:
-    """One row as the checks see it, or why it cannot be shown."""
+    """One row as the checks read it, or why it cannot be shown."""
 
     number: int
     facts: RowFacts | None = None
@@ -42,10 +43,17 @@ class ReadRow:
     error: str = ""
 
 
-def take_rows(rows: Any, numbers: Sequence[int] | None, max_rows: int) -> TakenRows:
-    """Return the rows as a sequence with the numbers of those that are shown."""
+def take_rows(rows: Rows, numbers: Sequence[int] | None, max_rows: int) -> TakenRows:
+    """Return the rows as a sequence, with the numbers of those that are shown.
+
+    Raises:
+        PadfixError: There are no rows, or not those of `numbers`.
+    """
+    if max_rows < 1:
+        raise PadfixError(f"max_rows={max_rows!r} shows nothing. Pass an int above 0.")
     last = max_rows if numbers is None else max(numbers, default=-1) + 1
     source, total = "dataset", None
+    sequence: Sequence[Any]  # of `RowFacts`, or of rows of any shape
     if is_batch(rows):
         source, sequence = "batch", list(rows_of_batch(rows, "batch"))
     else:
@@ -64,17 +72,22 @@ def take_rows(rows: Any, numbers: Sequence[int] | None, max_rows: int) -> TakenR
     return TakenRows(sequence, tuple(dict.fromkeys(numbers)), source, total)
 
 
-def _as_sequence(rows: Any, last: int) -> Any:
-    """Return what can be asked for its rows by number; of a stream, its first `last` rows."""
+def _as_sequence(rows: Any, last: int) -> Any:  # `Any`: narrowed by what it has
+    """Return rows that can be read by number; of a stream, its first `last` rows."""
     if isinstance(rows, str) or hasattr(rows, "get_train_dataloader"):
         raise PadfixError(
             f"Got a {type(rows).__name__} {describe(rows)} where rows are needed. Pass a dataset, a list of rows or "
             "one batch; of a trainer: view_mask(next(iter(trainer.get_train_dataloader())), tokenizer)"
         )
+    if is_splits(rows):
+        splits = ", ".join(map(repr, rows))
+        raise PadfixError(f"Got the splits {splits}. Pass one of them: view_mask(dataset[{next(iter(rows))!r}], ...)")
     if isinstance(rows, Mapping):
-        return _rows_of_mapping(rows)
+        if found := rows_of_mapping(rows):
+            return found
+        raise PadfixError(f"Got a mapping of {describe(list(rows))}, which is neither a row nor a batch of columns.")
     if isinstance(rows, (list, tuple)):
-        return [rows] if _is_one_row(rows) else list(rows)
+        return [rows] if is_one_row(rows) else list(rows)
     if hasattr(rows, "with_format") and getattr(rows, "format", {}).get("type") != "custom":
         rows = rows.with_format(None)
     if hasattr(rows, "__getitem__") and hasattr(rows, "__len__"):
@@ -84,36 +97,7 @@ def _as_sequence(rows: Any, last: int) -> Any:
     return list(islice(iter(rows), last))
 
 
-def _rows_of_mapping(rows: Mapping[str, Any]) -> list[Any]:
-    """Return one row, or the rows of a batch of columns, as a list of rows."""
-    if any(hasattr(value, "column_names") for value in rows.values()):
-        splits = ", ".join(map(repr, rows))
-        raise PadfixError(f"Got the splits {splits}. Pass one of them: view_mask(dataset[{next(iter(rows))!r}], ...)")
-    ids = rows.get("input_ids")
-    nested = ids is not None and len(ids) > 0 and hasattr(ids[0], "__len__")
-    if (ids is not None and not nested) or (ids is None and _is_one_row(rows)):
-        return [dict(rows)]
-    columns = {name: value for name, value in rows.items() if isinstance(value, (list, tuple))}
-    length = min(map(len, columns.values()), default=0)
-    if not length:
-        raise PadfixError(f"Got a mapping of {describe(list(rows))}, which is neither a row nor a batch of columns.")
-    return [{name: values[place] for name, values in columns.items()} for place in range(length)]
-
-
-def _is_one_row(value: Any) -> bool:
-    """Tell one conversation or row from several by reading it."""
-    try:
-        read_row(value)
-    except PadfixError:
-        return isinstance(value, list) and bool(value) and _is_message(value[0])
-    return True
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool({"role", "from"} & set(value)) and "input_ids" not in value
-
-
-def _rows_of_batches(batches: Sequence[Any]) -> Iterator[RowFacts]:
+def _rows_of_batches(batches: Sequence[Row]) -> Iterator[RowFacts]:
     number = 0
     for batch in batches:
         for row in rows_of_batch(batch, "batches", number):
@@ -121,21 +105,22 @@ def _rows_of_batches(batches: Sequence[Any]) -> Iterator[RowFacts]:
             yield row
 
 
-def read_rows(taken: TakenRows, tokenizer: Any, encoder: ChatEncoder | None) -> list[ReadRow]:
+def read_rows(taken: TakenRows, tokenizer: TokenizerLike, encoder: ChatEncoder | None) -> list[ReadRow]:
     """Read each of the rows by itself, so that one bad row is one bad row; raw ones are encoded.
 
-    Raises `PadfixError` where raw rows cannot be encoded for want of a chat template.
+    Raises:
+        PadfixError: There are raw rows, and the tokenizer has no chat template.
     """
     own: ChatEncoder | None = None
     read = []
     for number in taken.numbers:
         is_raw = True
         try:
-            row = taken.rows[number]
+            row: Any = taken.rows[number]
         except PadfixError as error:  # a line of a file that is no JSON
             read.append(_refused(number, error, is_raw))
             continue
-        is_raw = not isinstance(row, RowFacts) and not (isinstance(row, Mapping) and row.get("input_ids") is not None)
+        is_raw = not isinstance(row, RowFacts) and not is_encoded_row(row)
         if is_raw and own is None:
             own = _make_encoder(tokenizer, encoder, row)
         try:
@@ -145,7 +130,7 @@ def read_rows(taken: TakenRows, tokenizer: Any, encoder: ChatEncoder | None) -> 
                 read.append(_encode(row, number, own, taken.source))
             else:
                 read.append(_read_encoded(row, number, taken.source))
-        except (PadfixError, ValueError, TypeError) as error:  # numpy's, for what are no numbers
+        except (PadfixError, ValueError, TypeError) as error:  # numpy raises these for what are no numbers
             read.append(_refused(number, error, is_raw))
     return read
 
@@ -154,33 +139,33 @@ def _refused(number: int, error: Exception, is_raw: bool) -> ReadRow:
     return ReadRow(number, is_raw=is_raw, error=str(error).removeprefix(f"row {number}: "))
 
 
-def _make_encoder(tokenizer: Any, encoder: ChatEncoder | None, row: Any) -> ChatEncoder:
-    """Return an encoder whose counts are its own; what is wrong with the template is no row's fault and raises."""
+def _make_encoder(tokenizer: TokenizerLike, encoder: ChatEncoder | None, row: object) -> ChatEncoder:
+    """Return an encoder with counts of its own; raise for a fault of the template, which concerns all rows."""
     own = copy.copy(encoder) if encoder is not None else ChatEncoder(tokenizer)
     if not (isinstance(row, Mapping) and row.get("text") is not None):
         read_template(tokenizer, own.template_kwargs)
     return own
 
 
-def _read_encoded(row: Mapping[str, Any], number: int, source: str) -> ReadRow:
+def _read_encoded(row: Row, number: int, source: str) -> ReadRow:
     note, columns = "", dict(row)
     masks = [name for name in _MASKS if columns.get(name) is not None]
     if columns.get("labels") is None and masks:
         ids, chosen = _as_list(columns["input_ids"]), [_as_list(columns[name]) for name in masks]
-        asked = [all(bits) for bits in zip(*chosen, strict=True)]
-        columns["labels"] = [i if bit else IGNORE_INDEX for i, bit in zip(ids, asked, strict=True)]
+        trained = [all(bits) for bits in zip(*chosen, strict=True)]
+        columns["labels"] = [i if bit else IGNORE_INDEX for i, bit in zip(ids, trained, strict=True)]
         note = f"labels made of {' and '.join(masks)}, as trainers do"
     elif columns.get("labels") is None:
-        note = "no labels: nothing says which tokens are trained"
+        note = "no labels: which tokens are trained is not known"
     [facts] = rows_of_dataset([columns], source)
     return ReadRow(number, replace(facts, number=number), note=note)
 
 
-def _as_list(values: Any) -> list[Any]:
+def _as_list(values: Any) -> list[Any]:  # numbers: a list, numpy's or torch's
     return list(values.tolist() if hasattr(values, "tolist") else values)
 
 
-def _encode(row: Any, number: int, encoder: ChatEncoder, source: str) -> ReadRow:
+def _encode(row: object, number: int, encoder: ChatEncoder, source: str) -> ReadRow:
     columns, counts = encoder.encode_rows([row], number)
     if not counts.kept:
         return ReadRow(number, is_raw=True, error=f"encoding drops the row: {_reason(counts)}")

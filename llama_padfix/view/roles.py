@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
-from llama_padfix.core.text import shown
+from llama_padfix.core.text import printable
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.encoding.turns_in_ids import find_turns_in
 from llama_padfix.tokens.calls import encode_raw
 from llama_padfix.view.pieces import Piece, read_pieces
 
-__all__ = ["Roles", "find_roles", "learn_roles"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import LongArray, TokenizerLike
 
 _LONGEST_NAME = 12  # tokens between what opens a turn and the end of its role
 
 
 @dataclass(frozen=True)
 class Roles:
-    """How turns begin in a row of ids.
+    """How turns start in a row of ids.
 
-    After `prefix` the name of the role is spelled out (Llama, ChatML, Gemma), and `names` translates the template's
-    own; or each header of `headers` opens the turn of its role (Mistral, DeepSeek, Phi).
+    After `prefix` the name of the role is written (Llama, ChatML, Gemma), and `names` translates the template's own;
+    or each of `headers` starts the turn of its role (Mistral, DeepSeek, Phi).
     """
 
     prefix: tuple[int, ...] = ()
@@ -30,7 +31,7 @@ class Roles:
     headers: Mapping[tuple[int, ...], str] = field(default_factory=dict)
 
 
-def learn_roles(tokenizer: Any, facts: Facts) -> Roles:
+def learn_roles(tokenizer: TokenizerLike, facts: Facts) -> Roles:
     """Return how the chat template opens turns, learned by rendering; empty where that cannot be learned."""
     controls = frozenset(facts.special_ids.values())
     headers_of_roles = facts.template.role_headers if facts.template is not None else {}
@@ -64,9 +65,9 @@ def _read_name(ids: Sequence[int], pieces: Mapping[int, Piece]) -> str:
     return name.partition("\n")[0].strip()
 
 
-def find_roles(ids: Any, facts: Facts, roles: Roles, pieces: Mapping[int, Piece]) -> list[tuple[int, str]]:
-    """Return where turns begin in the ids of a row, and whose they are."""
-    row = [int(token_id) for token_id in ids]
+def find_roles(ids: LongArray, facts: Facts, roles: Roles, pieces: Mapping[int, Piece]) -> list[tuple[int, str]]:
+    """Return where turns start in the ids of a row, with their roles."""
+    row = ids.tolist()
     turns: list[tuple[int, str]] = []
     firsts = {roles.prefix[0]} if roles.prefix else {header[0] for header in roles.headers}
     by_length = sorted(roles.headers, key=len, reverse=True)
@@ -75,7 +76,7 @@ def find_roles(ids: Any, facts: Facts, roles: Roles, pieces: Mapping[int, Piece]
             after = at + len(roles.prefix)
             if tuple(row[at:after]) == roles.prefix:
                 name = _read_name(row[after : after + _LONGEST_NAME], pieces)
-                turns.append((at, roles.names.get(name, shown(name))))
+                turns.append((at, roles.names.get(name, printable(name))))
         elif header := next((h for h in by_length if tuple(row[at : at + len(h)]) == h), None):
             turns.append((at, roles.headers[header]))
     if turns or facts.markers is None:

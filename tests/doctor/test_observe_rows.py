@@ -12,7 +12,8 @@ from datasets import Dataset, IterableDataset
 
 from llama_padfix import PadfixError
 from llama_padfix.doctor.diagnose import diagnose
-from llama_padfix.doctor.observe.rows import is_batch, is_encoded, rows_of_batch, rows_of_dataset, sample_of
+from llama_padfix.doctor.observe.rows import rows_of_batch, rows_of_dataset, sample_of
+from llama_padfix.encoding.sources import is_batch, is_encoded
 
 ROW = {"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}
 FAULTY = {"input_ids": [1, 2, 3], "labels": [-100, -100, -100]}

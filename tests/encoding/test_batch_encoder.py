@@ -214,10 +214,11 @@ def break_header(monkeypatch: pytest.MonkeyPatch) -> None:
     def learn_wrongly(*args: Any) -> Any:
         recipe = learn_render_plan(*args)
         assert recipe is not None
-        pieces = [
-            dataclasses.replace(piece, header=piece.header and len(piece.before.rstrip())) for piece in recipe.pieces
+        segments = [
+            dataclasses.replace(segment, header=segment.header and len(segment.before.rstrip()))
+            for segment in recipe.segments
         ]
-        return dataclasses.replace(recipe, pieces=tuple(pieces))
+        return dataclasses.replace(recipe, segments=tuple(segments))
 
     monkeypatch.setattr(plain_way, "learn_render_plan", learn_wrongly)
 

@@ -268,7 +268,7 @@ def test_rows_of_all_classes_together_keep_their_order_and_their_numbers() -> No
 def test_words_that_a_template_asks_for_are_looked_for_in_every_text() -> None:
     rows: list[Any] = [talk("yes", "b"), talk("a", "x yes"), talk("ye", "s"), talk("a", "b"), talk("YES", "\0")]
     for chats in (read_chat_rows(rows, ["yes", "."]), read_chat_table(table(rows), ["yes", "."])):
-        assert [speakers is not None for speakers in chats.speakers] == [False, False, True, True, True]
+        assert [signatures is not None for signatures in chats.signatures] == [False, False, True, True, True]
 
 
 def test_roles_are_those_that_reading_a_row_gives() -> None:

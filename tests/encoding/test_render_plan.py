@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from llama_padfix.chat.dates import pin_date
 from llama_padfix.chat.turns import read_template
 from llama_padfix.core.compat import gives_clock
-from llama_padfix.encoding.batch.render_plan import RenderPlan, learn_render_plan, parts_at_controls
+from llama_padfix.encoding.batch.render_plan import RenderPlan, learn_render_plan
+from llama_padfix.encoding.batch.separable import parts_at_controls
 from llama_padfix.encoding.encoder import ChatEncoder
 from tests.conformance.test_popular_templates import FAMILIES, tokenizer_of
 from tests.conftest import INSTRUCT, fresh_tokenizer
@@ -59,11 +60,11 @@ def learn(tokenizer: Any, roles: tuple[str, ...]) -> RenderPlan | None:
 
 def fill(recipe: RenderPlan, texts: list[str]) -> str:
     written = ""
-    for piece in recipe.pieces:
-        text = "" if piece.message is None else texts[piece.message]
-        for method, chars in piece.operations:
+    for segment in recipe.segments:
+        text = "" if segment.message is None else texts[segment.message]
+        for method, chars in segment.operations:
             text = getattr(text, method)(chars)
-        written += piece.before + text + piece.after
+        written += segment.before + text + segment.after
     return written
 
 
@@ -79,7 +80,7 @@ def check(tokenizer: Any) -> int:
         for seed in range(15):
             rng = random.Random(seed)
             texts = [say_hard(rng) for _ in roles]
-            if all(text.strip() and not any(word in text for word in recipe.lacks) for text in texts):
+            if all(text.strip() and not any(word in text for word in recipe.forbidden_substrings) for text in texts):
                 messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
                 assert fill(recipe, texts) == tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)
     return learned
@@ -99,7 +100,7 @@ def test_recipes_of_widely_used_templates_write_what_the_templates_write(name: s
 def test_the_releases_have_a_recipe_for_every_order_of_roles(release: str) -> None:
     assert check(shared(release)) == len(ORDERS)
     recipe = learn(shared(release), ORDERS[0])
-    assert recipe is not None and recipe.pieces[1].header == len("<|start_header_id|>assistant<|end_header_id|>\n\n")
+    assert recipe is not None and recipe.segments[1].header == len("<|start_header_id|>assistant<|end_header_id|>\n\n")
 
 
 def llama(source: str = LLAMA, *added: Any) -> Any:
@@ -270,7 +271,7 @@ def test_a_control_token_that_a_text_may_spell_unseen_is_looked_for(flag: str, n
     assert (tokenizer.backend_tokenizer.normalizer is None) == (normalizer is None)
     recipe = learn(tokenizer, ("user", "assistant"))
     unseen = flag == "single_word" or (flag == "normalized" and normalizer is not None)
-    assert recipe is not None and ("<turn>" in recipe.lacks) == unseen
+    assert recipe is not None and ("<turn>" in recipe.forbidden_substrings) == unseen
     rows = [
         talk("a", "b"),
         talk("x<turn>x", "b"),

@@ -1,4 +1,4 @@
-"""A guard stops true runs at their first sick update, keeps what is needed to see it again, and names the cause."""
+"""A guard stops real runs at their first bad update, keeps what is needed to see it again, and names the cause."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -28,10 +26,11 @@ from trl import SFTConfig, SFTTrainer
 from llama_padfix import IGNORE_INDEX, PadfixError, prepare
 from llama_padfix.core.compat import averages_by_tokens
 from llama_padfix.demo.run import load_rows
+from llama_padfix.training.guard.batch_report import count_trained
 from llama_padfix.training.guard.callback import TrainingGuard
-from llama_padfix.training.guard.evidence import count_trained, load_batch, show_batch
+from llama_padfix.training.guard.evidence import load_batch
 from llama_padfix.training.guard.incident import GuardError
-from llama_padfix.training.guard.loss_spikes import find_jump, score_jump
+from llama_padfix.view.batch_text import show_batch
 from tests.conftest import fresh_tokenizer
 from tests.support.versions import call_tokenizer
 
@@ -82,7 +81,7 @@ def prepared() -> tuple[Any, Any, list[dict[str, Any]]]:
 
 
 @pytest.fixture
-def heard(caplog: pytest.LogCaptureFixture) -> Any:
+def logged(caplog: pytest.LogCaptureFixture) -> Any:
     """What the guard logs."""
     caplog.set_level(logging.WARNING, logger="llama_padfix.training.guard.guard")
     return lambda: [
@@ -185,7 +184,7 @@ def test_a_true_fault_is_stopped_before_its_update_and_can_be_seen_again(
     assert not 0 < again < 20  # the fault is there again
 
 
-def test_what_the_trainer_says_without_a_guard(prepared: Any, make_model: Any, tmp_path: Path) -> None:
+def test_what_the_trainer_logs_without_a_guard(prepared: Any, make_model: Any, tmp_path: Path) -> None:
     rows = [masked(row) for row in prepared[2]]
     trainer = make_trainer("Trainer", make_model(), rows, prepared, tmp_path, None, max_steps=2)
     trainer.train()
@@ -347,22 +346,22 @@ def test_a_loss_that_only_the_log_shows(prepared: Any, make_model: Any, tmp_path
 
 
 def test_labels_that_equal_the_ids_are_named_and_stop_nothing(
-    prepared: Any, make_model: Any, tmp_path: Path, heard: Any
+    prepared: Any, make_model: Any, tmp_path: Path, logged: Any
 ) -> None:
     rows = [{**row, "labels": list(row["input_ids"])} for row in prepared[2]]
     guard = TrainingGuard()
     make_trainer("Trainer", make_model(), rows, prepared, tmp_path, guard, max_steps=3).train()
-    assert [line for line in heard() if "LBL004" in line] == heard() != []
+    assert [line for line in logged() if "LBL004" in line] == logged() != []
     assert guard.incidents == [] and guard.first_report is not None
     assert not (tmp_path / "guard").exists()
 
     silent = TrainingGuard(look_first=False)
     make_trainer("Trainer", make_model(), rows, prepared, tmp_path, silent, max_steps=1).train()
-    assert len(heard()) == 1 and silent.first_report is None
+    assert len(logged()) == 1 and silent.first_report is None
 
 
 def test_skipping_an_update_is_as_if_its_batches_had_never_come(
-    prepared: Any, make_model: Any, tmp_path: Path, heard: Any
+    prepared: Any, make_model: Any, tmp_path: Path, logged: Any
 ) -> None:
     rows = prepared[2]
     good = [rows[0], rows[1], rows[2], rows[3], rows[5], rows[6]]
@@ -381,7 +380,7 @@ def test_skipping_an_update_is_as_if_its_batches_had_never_come(
     [incident] = guard.incidents
     assert (incident.step, incident.micro_batch, incident.cause.code) == (2, 1, "LBL001")
     assert load_batch(str(incident.folder))["input_ids"].tolist() == [rows[2]["input_ids"]]
-    assert [line for line in heard() if line.startswith("Step 2")] == heard()
+    assert [line for line in logged() if line.startswith("Step 2")] == logged()
 
 
 def test_skipping_ends_where_nothing_trains_any_more(prepared: Any, make_model: Any, tmp_path: Path) -> None:
@@ -394,15 +393,13 @@ def test_skipping_ends_where_nothing_trains_any_more(prepared: Any, make_model: 
     assert len(list((tmp_path / "guard").iterdir())) == 1  # one folder for each cause
 
 
-def test_warning_goes_on_and_speaks_once_of_each_cause(
-    prepared: Any, make_model: Any, tmp_path: Path, heard: Any
-) -> None:
+def test_warning_goes_on_and_logs_each_cause_once(prepared: Any, make_model: Any, tmp_path: Path, logged: Any) -> None:
     guard = TrainingGuard(action="warn", look_first=False)
     rows = [masked(row) for row in prepared[2]]
     trainer = make_trainer("Trainer", make_model(), rows, prepared, tmp_path, guard, max_steps=6)
     trainer.train()
     assert trainer.state.global_step == 6 and guard.counts["loss-not-finite"] == 6 and guard.skipped_updates == 0
-    assert len([line for line in heard() if "the loss is nan" in line]) == 1
+    assert len([line for line in logged() if "the loss is nan" in line]) == 1
     assert len(list((tmp_path / "guard").glob("*loss-not-finite"))) == 1
 
 
@@ -447,7 +444,7 @@ def test_a_sudden_spike_of_one_batch(prepared: Any, make_model: Any, tmp_path: P
     assert incident.cause.code == "LBL007"  # labels that are neither -100 nor the id: the doctor's finding
 
 
-def test_a_run_as_it_should_be_raises_nothing(prepared: Any, make_model: Any, tmp_path: Path, heard: Any) -> None:
+def test_a_run_as_it_should_be_raises_nothing(prepared: Any, make_model: Any, tmp_path: Path, logged: Any) -> None:
     every = prepared[1].encode(load_rows(["chats.jsonl", "alpaca.jsonl"])[::3], progress=False)
     rows = sorted(every, key=lambda row: len(row["input_ids"]))[:48]
     guard = TrainingGuard()
@@ -471,14 +468,12 @@ def test_a_run_as_it_should_be_raises_nothing(prepared: Any, make_model: Any, tm
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert len(losses) == 24 and losses[-1] < losses[0] - 0.5
-    assert guard.incidents == [] and not guard.counts and heard() == []
+    assert guard.incidents == [] and not guard.counts and logged() == []
     assert list(guard._history) == pytest.approx(losses, rel=1e-4)  # it did look, at the losses that were logged
     assert not (tmp_path / "guard").exists() and count_hooks(trainer.model, trainer.optimizer) == 0
 
 
-def test_what_is_left_of_a_run_that_ended_in_somebody_elses_error(
-    prepared: Any, make_model: Any, tmp_path: Path
-) -> None:
+def test_what_is_left_of_a_run_that_ended_in_another_error(prepared: Any, make_model: Any, tmp_path: Path) -> None:
     class Trip(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 2:
@@ -501,7 +496,7 @@ def test_what_is_left_of_a_run_that_ended_in_somebody_elses_error(
     assert count_hooks(model, trainer.optimizer) == 0
 
 
-def test_hooks_of_a_guard_that_nobody_holds_come_off(prepared: Any, make_model: Any) -> None:
+def test_hooks_of_a_deleted_guard_are_removed(prepared: Any, make_model: Any) -> None:
     _, made, rows = prepared
     model = make_model(num_hidden_layers=1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
@@ -638,37 +633,6 @@ def test_it_is_a_callback_and_an_error_of_the_library(tmp_path: Path) -> None:
     )
     with pytest.raises(AttributeError, match="Nothing"):
         llama_padfix.training.guard.callback.Nothing  # noqa: B018
-
-
-def test_the_score_is_that_of_iglewicz_and_hoaglin() -> None:
-    earlier = [math.exp(value) for value in (1.0, 2.0, 3.0, 4.0, 100.0)]  # median 3, absolute deviations 2 1 0 1 97
-    assert score_jump(math.exp(7.0), earlier) == pytest.approx(0.6745 * 4 / 1)
-    assert score_jump(math.exp(2.0), earlier) == pytest.approx(-0.6745)
-    assert score_jump(2.0, [1.0] * 30) == pytest.approx(0.6745 * math.log(2) / 0.02)
-    assert score_jump(2.0, [1.0]) == score_jump(0.0, earlier) == score_jump(math.inf, earlier) == 0.0
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    start=st.floats(1.0, 12.0),
-    end=st.floats(0.005, 0.9),
-    speed=st.floats(5, 200),
-    noise=st.floats(0.0, 0.35),
-)
-def test_a_falling_curve_with_noise_never_spikes_and_a_broken_one_does(
-    seed: int, start: float, end: float, speed: float, noise: float
-) -> None:
-    source = torch.Generator().manual_seed(seed)
-    shakes = torch.exp(noise * torch.randn(300, generator=source)).tolist()
-    curve = [start * (end + (1 - end) * math.exp(-step / speed)) * shakes[step] for step in range(300)]
-    for step, loss in enumerate(curve):
-        assert find_jump(loss, curve[max(0, step - 64) : step], 10.0) == ""
-    middle = sorted(curve[-64:])[32]
-    if noise < 0.1 and speed < 60:
-        assert "robust z-score" in find_jump(max(4 * middle, middle + 0.6), curve[-64:], 10.0)
-    assert find_jump(24.0, [], 10.0, math.log(128_256)) != "" == find_jump(23.0, [], 10.0, math.log(128_256))
-    assert find_jump(2.0, [1.0] * 19, 10.0) == "" != find_jump(2.0, [1.0] * 20, 10.0)
 
 
 TWO = """

@@ -427,3 +427,11 @@ def test_a_dataloader_of_its_own_is_refused(tmp_path: Path) -> None:
     hungry.__class__ = type("Own", (Trainer,), {"get_train_dataloader": lambda self: fixed})
     with pytest.raises(PadfixError, match="does not take its batch from per_device_train_batch_size"):
         train_with_backoff(hungry)
+
+
+def test_the_private_parts_of_the_trainer_are_as_relied_upon() -> None:
+    release = f"transformers {transformers.__version__} changed what train_with_backoff relies on"
+    saves = inspect.signature(Trainer._save_optimizer_and_scheduler).parameters
+    assert list(saves) == ["self", "output_dir"], f"{release}: Trainer._save_optimizer_and_scheduler"
+    assert "_internal_call" in inspect.signature(Trainer.save_model).parameters, f"{release}: Trainer.save_model"
+    assert "self._train_batch_size = " in inspect.getsource(Trainer.__init__), f"{release}: Trainer._train_batch_size"

@@ -1,4 +1,4 @@
-"""The page in a real browser: mouse and keys work, it asks nobody for anything, and nothing in a row runs."""
+"""The page in a real browser: mouse and keys work, it is self-contained, and nothing in a row runs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FLAGS = (
 
 
 class Browser:
-    """Chromium, spoken to through its debugging pipe (file descriptors 3 and 4, messages that end in NUL)."""
+    """Chromium, driven through its debugging pipe (file descriptors 3 and 4, messages that end in NUL)."""
 
     def __init__(self, folder: str) -> None:
         to_browser, self._out = os.pipe()
@@ -135,7 +135,7 @@ class Browser:
         return int(self.run(f"document.querySelectorAll({json.dumps(selector)}).length"))
 
     def complaints(self) -> list[str]:
-        """What the console was told: errors of the script, and what the policy forbade."""
+        """What the console holds: errors of the script, and what the policy forbade."""
         self.settle()
         return [
             json.dumps(event["params"])
@@ -212,7 +212,7 @@ def large(llama: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return view_mask(rows, llama).save(tmp_path_factory.mktemp("large") / "page.html")
 
 
-# ---- nothing in a row runs, and nobody is asked for anything
+# ---- nothing in a row runs, and nothing is requested
 
 
 def test_nothing_in_a_hostile_row_runs(browser: Browser, hostile: MaskView, hostile_page: Path) -> None:
@@ -366,7 +366,7 @@ def test_only_rows_with_problems(browser: Browser, page: Path) -> None:
     assert browser.count("article:not([hidden])") == browser.count("nav li:not([hidden])") == 1
     browser.run("location.hash = '#row=2'")
     browser.settle()
-    assert browser.count("article:not([hidden])") == 2, "who asks for a row sees it"
+    assert browser.count("article:not([hidden])") == 2, "a row that the address names is shown"
 
 
 def test_search_in_text_and_by_id(browser: Browser, page: Path) -> None:

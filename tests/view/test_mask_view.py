@@ -19,7 +19,7 @@ import numpy
 import pytest
 
 from llama_padfix import IGNORE_INDEX, ChatEncoder, MaskView, PadCollator, PadfixError, view_mask
-from llama_padfix.core.text import shown
+from llama_padfix.core.text import printable
 from llama_padfix.doctor.observe.files import open_rows
 from tests.conftest import fresh_tokenizer
 
@@ -129,7 +129,7 @@ def test_half_a_character_is_shown_as_its_bytes(llama: Any) -> None:
     assert cut.pieces[ids[0]].part and "龘".encode().startswith(cut.pieces[ids[0]].part)
     assert "\\xe9" in cut.to_text() and "\ufffd" not in cut.to_text()
     half = view_mask({"input_ids": ids, "labels": [*[IGNORE_INDEX] * (len(ids) - 1), ids[-1]]}, llama)
-    assert "龘" not in half.to_text(), "a character that is trained in part is told apart"
+    assert "龘" not in half.to_text(), "a character that is trained in part is shown as bytes"
     assert f"⟦\\x{'龘'.encode()[-1]:02x}⟧" in half.to_text()
 
 
@@ -201,6 +201,7 @@ def test_encoded_rows_of_every_form(form: str, llama: Any, rows: list[dict[str, 
     assert [row.number for row in view.rows] == [0, 1, 2]
     for row, encoded in zip(view.rows, rows, strict=True):
         real = ~row.padding
+        assert row.labels is not None
         assert row.input_ids[real].tolist() == encoded["input_ids"]
         assert row.labels[real].tolist() == encoded["labels"]
     assert view.total == (None if form in ("stream", "generator", "loader") else 3)
@@ -212,7 +213,7 @@ def test_raw_rows_are_encoded(form: str, llama: Any) -> None:
     view = view_mask(FORMS[form](raw), llama)
     expected = ChatEncoder(llama)(CHAT)
     assert [row.input_ids.tolist() for row in view.rows] == [expected["input_ids"]] * 2
-    assert [row.labels.tolist() for row in view.rows] == [expected["labels"]] * 2
+    assert [row.labels.tolist() for row in view.rows if row.labels is not None] == [expected["labels"]] * 2
 
 
 @pytest.mark.parametrize(
@@ -228,7 +229,7 @@ def test_masks_of_which_trainers_make_labels(llama: Any, rows: list[dict[str, An
     mask = [int(label != IGNORE_INDEX) for label in labels]
     completion = [1] * (len(ids) - 1) + [0]
     [row] = view_mask([{"input_ids": ids, "assistant_masks": mask, "completion_mask": completion}], llama).rows
-    assert row.labels.tolist() == [*labels[:-1], IGNORE_INDEX]
+    assert row.labels is not None and row.labels.tolist() == [*labels[:-1], IGNORE_INDEX]
     assert "assistant_masks and completion_mask" in row.note
     [bare] = view_mask([{"input_ids": ids}], llama).rows
     assert bare.labels is None and not bare.trained.any() and "no labels" in bare.note
@@ -302,7 +303,7 @@ def test_splits_trainers_and_missing_rows_are_refused(llama: Any, rows: list[dic
     with pytest.raises(PadfixError, match="max_rows=0"):
         view_mask(rows, llama, max_rows=0)
     with pytest.raises(PadfixError, match="tokenizer is needed"):
-        view_mask(rows, "meta-llama/Llama-3.1-8B")
+        view_mask(rows, "meta-llama/Llama-3.1-8B")  # type: ignore[arg-type]
 
 
 def test_nothing_that_is_passed_changes(llama: Any, rows: list[dict[str, Any]], batch: dict[str, Any]) -> None:
@@ -315,7 +316,7 @@ def test_nothing_that_is_passed_changes(llama: Any, rows: list[dict[str, Any]], 
     assert all(bool((batch[name] == kept[name]).all()) for name in batch)
 
 
-# ---- what the checks say stands beside the row
+# ---- what the checks find is beside the row
 
 
 def test_problems_stand_at_their_row_and_position(llama: Any, rows: list[dict[str, Any]]) -> None:
@@ -563,12 +564,14 @@ def test_the_notebook_tells_each_token_by_its_title(llama: Any) -> None:
     assert titles[-1] == "id 128009, position 56, assistant, trained"
 
 
-def test_shown_leaves_nothing_that_acts() -> None:
+def test_printable_leaves_nothing_that_acts() -> None:
     for text in HOSTILE:
-        assert shown(text).isprintable()
-        assert not set(shown(text, white=False)) - {"\n", "\t"} & set("\x1b\u202e\u2028\x00")
-    assert shown("a\nb\tc", white=False) == "a\nb\tc" and shown("a\nb") == "a\\nb" and shown("é 你") == "é 你"
-    assert html.escape(shown("\ud800")) == "\\ud800"
+        assert printable(text).isprintable()
+        assert not set(printable(text, keep="\n\t")) - {"\n", "\t"} & set("\x1b\u202e\u2028\x00")
+    assert (
+        printable("a\nb\tc", keep="\n\t") == "a\nb\tc" and printable("a\nb") == "a\\nb" and printable("é 你") == "é 你"
+    )
+    assert html.escape(printable("\ud800")) == "\\ud800"
 
 
 # ---- the file

@@ -1,5 +1,6 @@
 """Live objects to `Facts`: by encoding, rendering and trying, never by trusting an attribute.
 
-One file for each kind of object: `tokenizer`, `model`, `trainer`, `rows`, `data`, `files`, `folder`, `environment`.
-`snapshot` puts back what looking at a trainer moves. Start: `tokenizer.observe_tokenizer`.
+`target` starts it, with one function for each kind of target. The facts come from `tokenizer`, `model`, `trainer`,
+`batches` (drawn from a trainer's dataloaders), `rows` (encoded), `data` (raw), `files`, `folder` and `environment`.
+`snapshot` puts back what reading moves. Start: `target.observe_target`.
 """

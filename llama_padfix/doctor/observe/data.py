@@ -9,24 +9,15 @@ from typing import Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import DataFacts
+from llama_padfix.doctor.findings import MAX_EVIDENCE
 from llama_padfix.doctor.observe.files import read_or_error
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.row_formats import Conversation, read_row
 from llama_padfix.tokens.control import find_control_text, special_ids
 
-__all__ = ["is_raw", "observe_data"]
-
 _EXAMPLES = 5  # rows of evidence that are kept
 _BATCH = 256
 _NO_LIMIT = 10**9  # transformers writes 1e30 where a tokenizer has no longest row
-
-
-def is_raw(dataset: Any) -> bool:
-    """Tell a dataset or list of rows without `input_ids`; a stream that does not say its columns is none."""
-    names = getattr(dataset, "column_names", None)
-    if isinstance(names, (list, tuple)):
-        return "input_ids" not in names
-    return isinstance(dataset, (list, tuple)) and bool(dataset) and "input_ids" not in dataset[0]
 
 
 def observe_data(
@@ -131,7 +122,7 @@ class _Tally:
 
     def _keep(self, kind: str, examples: list[tuple[int, str]], number: int, why: str) -> None:
         self.counts[kind] += 1
-        if len(examples) < _EXAMPLES:
+        if len(examples) < MAX_EVIDENCE:
             examples.append((number, why))
 
 

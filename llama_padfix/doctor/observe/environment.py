@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
+from llama_padfix.core.version import installed_versions
 from llama_padfix.doctor.facts import EnvironmentFacts
 
 __all__ = ["observe_environment"]
@@ -27,10 +26,4 @@ PACKAGES = (
 
 def observe_environment() -> EnvironmentFacts:
     """Return the installed versions of the packages that fine-tuning stands on; imports none of them."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return EnvironmentFacts(versions)
+    return EnvironmentFacts(installed_versions(PACKAGES))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.hf_objects import read_layer, text_config
+from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
 from llama_padfix.doctor.facts import ModelFacts, RowStatistics
 
 __all__ = ["blank_rows", "observe_model"]
@@ -46,7 +46,7 @@ def observe_model(model: ModelSettings, token_ids: Iterable[int] = ()) -> ModelF
             f"Got a {type(model).__name__} where a model is needed. "
             "Load one: model = transformers.AutoModelForCausalLM.from_pretrained(name)"
         )
-    config = text_config(model)
+    config = text_config(model.config)
     generation = getattr(model, "generation_config", None)
     embedding, head = read_layer(model, "get_input_embeddings"), read_layer(model, "get_output_embeddings")
     weight = getattr(embedding, "weight", None)
@@ -86,7 +86,7 @@ def _freeze(value: Any) -> int | tuple[int, ...] | None:
 def _dtypes(model: Any) -> set[str]:
     if not hasattr(model, "parameters"):
         return set()
-    return {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.dtype.is_floating_point}
+    return {dtype_name(p.dtype) for p in model.parameters() if p.dtype.is_floating_point}
 
 
 def _is_installed(attention: str | None) -> bool | None:

@@ -4,42 +4,62 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.doctor.facts import RowFacts, SampleFacts
+from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
+from llama_padfix.doctor.observe.data import observe_data
+from llama_padfix.doctor.observe.environment import observe_environment
+from llama_padfix.encoding.sources import is_batch, is_indexed, is_raw
 
-__all__ = ["is_batch", "is_encoded", "rows_of_batch", "rows_of_dataset", "sample_of"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import TokenizerLike
+
 
 _PER_TOKEN = ("labels", "attention_mask", "position_ids")  # besides input_ids
 _SEED = 0  # the same rows are looked at every time
 
 
-def is_batch(value: Any) -> bool:
-    """Tell one collated batch (a mapping with two-dimensional `input_ids`) from everything else."""
-    ids = value.get("input_ids") if isinstance(value, Mapping) else None
-    return getattr(ids, "ndim", None) == 2
+def observe_dataset(
+    facts: Facts, dataset: Any, tokenizer: TokenizerLike | None, max_rows: int | None
+) -> tuple[Facts, Iterable[RowFacts]]:
+    """Return the facts with those of a dataset, and its encoded rows that are to be read; None is no dataset.
 
-
-def is_encoded(dataset: Any) -> bool:
-    """Tell a dataset of encoded rows: its columns, or its first row, hold `input_ids`.
-
-    A stream that does not know its columns is asked for its first row, and begins anew when it is read.
+    Raw rows are read here, so that none are left. Encoded ones are read later, by the checks.
     """
-    names = getattr(dataset, "column_names", None)
-    if isinstance(names, (list, tuple)):
-        return "input_ids" in names
-    if isinstance(names, Mapping) or not (hasattr(dataset, "column_names") or _is_indexed(dataset)):
-        return False
-    first = dataset[0] if _is_indexed(dataset) and len(dataset) else next(iter(dataset), None)
-    return isinstance(first, Mapping) and "input_ids" in first
+    facts = replace(facts, environment=observe_environment())
+    if dataset is None:
+        return facts, ()
+    if is_batch(dataset):
+        drawn = list(rows_of_batch(dataset, "batch"))
+        return replace(facts, samples=(SampleFacts("batch", len(drawn), len(drawn), tuple(dataset)),)), drawn
+    sample, places = sample_of(dataset, "dataset", max_rows)
+    if is_raw(dataset):
+        data = observe_data(dataset, tokenizer, "dataset", places=places, max_rows=max_rows)
+        return replace(facts, data=data), ()
+    return replace(facts, samples=(sample,)), rows_of_dataset(dataset, "dataset", places, max_rows)
 
 
-def _is_indexed(dataset: Any) -> bool:
-    """Tell a list or a torch dataset: what has a length and rows by number."""
-    other = isinstance(dataset, (Mapping, str)) or hasattr(dataset, "column_names")
-    return not other and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+def refuse_unencoded(target: Any) -> None:
+    """Raise `PadfixError` for what is neither encoded nor a tokenizer, with the line that helps."""
+    if hasattr(target, "get_input_embeddings"):
+        raise PadfixError(
+            f"Got a {type(target).__name__} alone. Diagnose it with its tokenizer: diagnose((tokenizer, model))"
+        )
+    if isinstance(target, Mapping) and not hasattr(target, "get_vocab"):
+        parts = ", ".join(map(repr, list(target)[:8]))
+        raise PadfixError(
+            f"Got a mapping of {parts or 'nothing'}. Pass one split or one batch: diagnose(dataset['train'])"
+        )
+    if isinstance(target, (list, tuple)) and not target:
+        raise PadfixError("The dataset is empty: there is no row to look at.")
+    if isinstance(target, (list, tuple)) or any(hasattr(target, name) for name in ("column_names", "__getitem__")):
+        raise PadfixError(
+            "The dataset is not encoded: its rows have no input_ids. Encode it, or give it with its trainer: "
+            "diagnose(tokenizer, dataset=prepare(tokenizer).encode(dataset))"
+        )
 
 
 def rows_of_batch(batch: Mapping[str, Any], source: str, first: int = 0) -> Iterator[RowFacts]:
@@ -79,7 +99,7 @@ def rows_of_dataset(
         dataset = dataset.with_format(None)
     if places is not None:
         numbered: Iterable[tuple[int, Any]] = ((place, dataset[place]) for place in places)
-    elif _is_indexed(dataset):  # a torch dataset may know where it ends by its length only
+    elif is_indexed(dataset):  # a torch dataset may know where it ends by its length only
         numbered = ((place, dataset[place]) for place in range(len(dataset)))
     else:
         numbered = enumerate(dataset)

@@ -6,6 +6,8 @@ Attributes are not trusted: `add_bos_token` reads False in transformers 5.x alth
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.template_profile import observe_template
@@ -19,7 +21,6 @@ from llama_padfix.tokens.control import special_ids
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
     from llama_padfix.doctor.observe.model import ModelSettings
-    from llama_padfix.encoding.turns_in_ids import TurnMarkers
 
 
 def observe_tokenizer(
@@ -55,7 +56,7 @@ def observe_tokenizer(
         template = observe_template(tokenizer)
     pad_content = tokenizer.pad_token
     added = {*controls.values(), *tokenizer.added_tokens_decoder}
-    return Facts(
+    facts = Facts(
         vocab_size=len(tokenizer),
         vocabulary=vocabulary,
         special_ids=controls,
@@ -75,8 +76,11 @@ def observe_tokenizer(
         template=template,
         requested_pad_token=pad_token,
         model=observe_model(model, added) if model is not None else None,
-        markers=_markers_or_none(tokenizer) if with_markers else None,
     )
+    if with_markers:
+        with suppress(PadfixError):  # no template, or turns without ids of their own
+            return replace(facts, markers=find_markers(tokenizer))
+    return facts
 
 
 def make_decoder(tokenizer: TokenizerLike | None) -> Callable[[Sequence[int]], str]:
@@ -84,13 +88,6 @@ def make_decoder(tokenizer: TokenizerLike | None) -> Callable[[Sequence[int]], s
     if tokenizer is None:
         return lambda ids: " ".join(map(str, ids))
     return lambda ids: str(tokenizer.decode([i for i in ids if i >= 0]))
-
-
-def _markers_or_none(tokenizer: TokenizerLike) -> TurnMarkers | None:
-    try:
-        return find_markers(tokenizer)
-    except PadfixError:
-        return None  # no template, or turns without ids of their own: the checks that need them are skipped
 
 
 def _count_added(tokenizer: TokenizerLike) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""How a trainer is set up, and real batches out of its dataloaders, leaving it as it was."""
+"""How a trainer is set up to run."""
 
 from __future__ import annotations
 
@@ -6,26 +6,17 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llama_padfix.core.compat import count_second_division
+from llama_padfix.core.compat import count_second_division, find_tokenizer
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
-from llama_padfix.core.hf_objects import read_quantization_config
-from llama_padfix.doctor.facts import RowFacts, SampleFacts, TrainerFacts
-from llama_padfix.doctor.observe.rows import rows_of_batch
-from llama_padfix.doctor.observe.snapshot import find_read_once, remember_random_states, remember_state
+from llama_padfix.core.hf_objects import dtype_name, read_quantization_config
+from llama_padfix.doctor.facts import TrainerFacts
 from llama_padfix.hardware.precision import choose_precision
 
-__all__ = ["Draw", "observe_trainer", "preserve_state", "sample_batches"]
-
-_FEW_ROWS = 64  # what is drawn from a trainer's own loaders by default: its batches cost collation
 _FIRST_ROWS = 8  # rows of the dataset itself, to see whether it brings labels of its own
-_PER_TOKEN = ("input_ids", "labels", "attention_mask", "position_ids")
 
 
 def observe_trainer(trainer: Any) -> TrainerFacts:
@@ -68,105 +59,16 @@ def observe_trainer(trainer: Any) -> TrainerFacts:
     )
 
 
-@dataclass
-class Draw:
-    """Rows out of a trainer's loaders; what became of it is known once `rows` is used up."""
-
-    rows: Iterator[RowFacts] = field(default_factory=lambda: iter(()))
-    samples: list[SampleFacts] = field(default_factory=list)
-    errors: dict[str, str] = field(default_factory=dict)
-    not_drawn: dict[str, str] = field(default_factory=dict)
+def is_trainer(value: object) -> bool:
+    """Return True for a trainer: it has a training dataloader to draw batches from."""
+    return hasattr(value, "get_train_dataloader")
 
 
-def sample_batches(trainer: Any, max_rows: int | None) -> Draw:
-    """Return the rows of real training and evaluation batches, not yet drawn; at most 64 of each unless None.
-
-    A loader that raises ends its source and is noted in `errors`; a stream that can be read only once, and
-    batches without `input_ids`, are noted in `not_drawn`.
-    """
-    draw = Draw()
-    draw.rows = _draw(trainer, None if max_rows is None else min(max_rows, _FEW_ROWS), draw)
-    return draw
-
-
-def _draw(trainer: Any, limit: int | None, draw: Draw) -> Iterator[RowFacts]:
-    for source, make_loader, dataset in _loaders(trainer):
-        total = len(dataset) if hasattr(dataset, "__len__") else None
-        stream = None if total is not None else find_read_once(dataset)
-        names: dict[str, None] = {}
-        seen = 0
-        if stream is not None:
-            draw.not_drawn[source] = f"its dataset reads from a {stream}, which can be read only once"
-        else:
-            try:
-                for batch in _batches(make_loader):
-                    for row in _rows(batch, source, seen):
-                        seen += 1
-                        yield row
-                        if seen == limit:
-                            break
-                    names.update(dict.fromkeys(batch if isinstance(batch, Mapping) else ()))
-                    if seen == limit or not seen:
-                        break
-            except Exception as error:
-                draw.errors[source] = f"{type(error).__name__}: {error}"
-            if not seen and source not in draw.errors:
-                held = ", ".join(map(str, names)) or "none"
-                draw.not_drawn[source] = f"its batches hold no input_ids of rows (they hold: {held})"
-        columns = tuple(getattr(dataset, "column_names", None) or names)
-        draw.samples.append(SampleFacts(source, seen, total, columns))
-
-
-def _loaders(trainer: Any) -> Iterator[tuple[str, Callable[[], Any], Any]]:
-    if trainer.train_dataset is not None:
-        yield "train batch", trainer.get_train_dataloader, trainer.train_dataset
-    evaluation = getattr(trainer, "eval_dataset", None)
-    if isinstance(evaluation, dict):
-        for name, dataset in evaluation.items():
-            yield f"eval batch ({name})", partial(trainer.get_eval_dataloader, name), dataset
-    elif evaluation is not None:
-        yield "eval batch", trainer.get_eval_dataloader, evaluation
-
-
-def _batches(make_loader: Callable[[], Any]) -> Iterator[Any]:
-    """Yield the batches of a loader, and end its workers whenever the reader stops."""
-    batches = iter(make_loader())
-    try:
-        yield from batches
-    finally:
-        if hasattr(batches, "close"):
-            batches.close()
-
-
-def _rows(batch: Any, source: str, first: int) -> Iterator[RowFacts]:
-    """Yield the rows of a batch; of its columns, those that have a value a token."""
-    ids: Any = batch.get("input_ids") if isinstance(batch, Mapping) else None
-    if getattr(ids, "ndim", None) != 2 or 0 in ids.shape:
-        return
-    shaped = {name: batch[name] for name in _PER_TOKEN if getattr(batch.get(name), "shape", None) == ids.shape}
-    yield from rows_of_batch(shaped, source, first)
-
-
-@contextlib.contextmanager
-def preserve_state(trainer: Any) -> Iterator[None]:
-    """Put back whatever drawing batches moves, so that training runs as it would have run.
-
-    That is the random states, the accelerator's notes on dataloaders, what the trainer keeps, and the counters and
-    generators of its datasets and collator.
-    """
-    restore_random_states = remember_random_states()
-    accelerator, gradient_state = trainer.accelerator, trainer.accelerator.gradient_state
-    restore = remember_state(
-        trainer.train_dataset,
-        getattr(trainer, "eval_dataset", None),
-        trainer.data_collator,
-        shallow=(trainer, trainer.args, accelerator, gradient_state),
-    )
-    try:
-        yield
-    finally:
-        restore()
-        restore_random_states()
+def find_tokenizer_of(trainer: Any) -> Any:
+    """Return the tokenizer of a trainer or of its processor; None where it has none."""
+    tokenizer = find_tokenizer(trainer)
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+    return tokenizer if hasattr(tokenizer, "get_vocab") else None
 
 
 def find_device(trainer: Any) -> Any:
@@ -182,7 +84,7 @@ def _count_dtypes(model: Any, *, trainable: bool) -> dict[str, int]:
     counts: dict[str, int] = {}
     for parameter in model.parameters():
         if parameter.requires_grad == trainable:
-            name = str(parameter.dtype).removeprefix("torch.")
+            name = dtype_name(parameter.dtype)
             counts[name] = counts.get(name, 0) + parameter.numel()
     return counts
 
@@ -206,7 +108,7 @@ def _advise(device: Any) -> tuple[str | None, str]:
         advised = choose_precision(device)
     except PadfixError:  # a device that nobody can judge
         return None, ""
-    return str(advised.dtype).removeprefix("torch."), advised.reason
+    return dtype_name(advised.dtype), advised.reason
 
 
 def _announced_processes() -> int | None:
@@ -234,7 +136,7 @@ def _find_autocast(model: Any) -> str | None:
     while stack and len(seen) < 1000:
         value = stack.pop()
         if isinstance(value, torch.autocast):
-            return str(value.fast_dtype).removeprefix("torch.")
+            return dtype_name(value.fast_dtype)
         if id(value) in seen or isinstance(value, (torch.nn.Module, torch.Tensor)):
             continue
         seen.add(id(value))

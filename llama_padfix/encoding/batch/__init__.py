@@ -1,4 +1,4 @@
 """Many conversations at once: one rendering for each sequence of roles, one engine call for thousands of rows.
 
-Reading order: `render_plan`, `plan_arrays`, `chat_columns`, `encoder`, `cross_check`. Start: `encoder`.
+Reading order: `separable`, `render_plan`, `plan_arrays`, `chat_columns`, `encoder`, `cross_check`. Start: `encoder`.
 """

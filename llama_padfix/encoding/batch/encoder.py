@@ -1,244 +1,314 @@
 """Plain conversations to ids and labels in flat arrays: one text a row, one call of the engine, no list of ids.
 
-A conversation of roles and texts is written out by a recipe. Its control tokens part it, so that the ids of the whole
+A conversation of roles and texts is written out by a plan. Its control tokens part it, so that the ids of the whole
 are the ids of the parts; where they stand in the ids tells what is trained, and that no text spells one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.chat.render import ChatTemplate
 from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.encoding.batch.chat_columns import Chats, Speakers, read_roles
-from llama_padfix.encoding.batch.plan_arrays import Plan, PlanArrays, write_chats
-from llama_padfix.encoding.batch.render_plan import Piece, RenderPlan, learn_render_plan, parts_at_controls
+from llama_padfix.encoding.batch.chat_columns import Chats, Signature, read_roles
+from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, write_chats
+from llama_padfix.encoding.batch.render_plan import RenderPlan, Segment, learn_render_plan
+from llama_padfix.encoding.batch.separable import parts_at_controls
 from llama_padfix.encoding.span_labels import mark_spans, write_labels
 from llama_padfix.tokens.control import special_ids
 
-__all__ = ["BatchEncoder", "Flat", "make_batch_encoder"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import BoolArray, IdArray, LongArray
+    from llama_padfix.encoding.truncation import EncodedRow
+
+__all__ = ["BatchEncoder", "FlatRows", "make_batch_encoder"]
 
 _WORD = "Word"
 _MOST = 1000  # sequences of roles that are learned, at about a millisecond each
 
-Encode = Callable[[Sequence[str]], tuple[Any, Any]]
+Encode = Callable[[Sequence[str]], "tuple[IdArray, LongArray]"]
 
 
 @dataclass(frozen=True)
-class Flat:
+class FlatRows:
     """Encoded rows one behind the other: numpy arrays of ids and labels (int32) and of the rows' numbers and bounds.
 
     Row `rows[n]` is at `bounds[n] : bounds[n + 1]`, and was `lengths[n]` tokens long before it was cut; a row of no
     tokens was dropped, since no trained turn of it fits. `trained` is the number of trained tokens of all rows.
     """
 
-    rows: Any
-    bounds: Any
-    input_ids: Any
-    labels: Any
-    lengths: Any
+    rows: LongArray
+    bounds: LongArray
+    input_ids: IdArray
+    labels: IdArray
+    lengths: LongArray
     trained: int
+
+    @classmethod
+    def empty(cls) -> FlatRows:
+        """Return no rows."""
+        import numpy as np
+
+        none, no_ids = np.zeros(0, np.int64), np.zeros(0, np.int32)
+        return cls(none, np.zeros(1, np.int64), no_ids, no_ids, none, trained=0)
+
+    @property
+    def sizes(self) -> LongArray:
+        """The number of tokens of each row."""
+        sizes: LongArray = self.bounds[1:] - self.bounds[:-1]
+        return sizes
+
+    def keep(self, chosen: BoolArray) -> FlatRows:
+        """Return the chosen rows; no row that is left out may hold a token."""
+        import numpy as np
+
+        bounds = np.concatenate([[0], self.bounds[1:][chosen]])
+        return replace(self, rows=self.rows[chosen], bounds=bounds, lengths=self.lengths[chosen])
+
+    def insert(self, others: Mapping[int, EncodedRow]) -> FlatRows:
+        """Return these rows and `others`, which are named by their numbers, in the order of their numbers.
+
+        `trained` does not count the others.
+        """
+        import numpy as np
+
+        if not others:
+            return self
+        order = sorted(others)
+        places = np.searchsorted(self.rows, order)
+        cuts = self.bounds[places]
+        added = [others[number] for number in order]
+        added_sizes = [len(row.input_ids) for row in added]
+        sizes = np.insert(self.sizes, places, added_sizes)
+        return FlatRows(
+            rows=np.insert(self.rows, places, order),
+            bounds=np.concatenate([[0], np.cumsum(sizes)]),
+            input_ids=_weave(self.input_ids, cuts, [np.asarray(row.input_ids, np.int32) for row in added]),
+            labels=_weave(self.labels, cuts, [np.asarray(row.labels, np.int32) for row in added]),
+            lengths=np.insert(self.lengths, places, added_sizes),
+            trained=self.trained,
+        )
+
+
+def _weave(values: IdArray, cuts: LongArray, rows: Sequence[IdArray]) -> IdArray:
+    """Return the values with a row inserted at each of the cuts."""
+    import numpy as np
+
+    parts = []
+    for start, end, row in zip([0, *cuts], cuts, rows, strict=False):
+        parts += [values[start:end], row]
+    return np.concatenate([*parts, values[cuts[-1] :]])
 
 
 @dataclass
 class BatchEncoder:
     """What is known of a template's plain conversations; grows with each new sequence of roles.
 
-    `words` are what the template asks for in a text, so that no plain conversation may hold it. Added tokens that a
-    text spells show in the ids, which then hold more of them than the template writes.
+    `forbidden` are the substrings that the template looks for, so no plain conversation may hold one. Added tokens
+    that a text spells show in the ids, which then hold more of them than the template writes.
     """
 
     template: ChatTemplate
     encode: Encode
     last_only: bool
-    words: list[str] = field(default_factory=list)
-    plans: dict[Speakers, Plan | None] = field(default_factory=dict)
-    headers: list[Any] = field(default_factory=list)
+    forbidden: list[str] = field(default_factory=list)
+    tables: dict[Signature, SegmentTable | None] = field(default_factory=dict)
+    headers: list[IdArray] = field(default_factory=list)
     header_places: dict[str, int] = field(default_factory=dict)
-    recipes: dict[tuple[str, ...], Plan | None] = field(default_factory=dict)
-    layouts: PlanArrays = field(default_factory=PlanArrays)
+    tables_of_roles: dict[tuple[str, ...], SegmentTable | None] = field(default_factory=dict)
+    arrays: PlanArrays = field(default_factory=PlanArrays)
     lowest: int = 0
-    is_added: Any = None
-    rows: int = 0  # that went this way so far
-    compared: bool = False  # whether a whole row went both ways
+    is_added: BoolArray = field(init=False)
+    rows: int = 0  # encoded so far
+    compared: bool = False  # True once an uncut row was compared with the row encoder's
 
     def __post_init__(self) -> None:
-        import numpy
+        import numpy as np
 
         ids = list({**self.template.tokenizer.get_added_vocab(), **special_ids(self.template.tokenizer)}.values())
         self.lowest = min(ids)
-        self.is_added = numpy.zeros(max(ids) - self.lowest + 2, bool)  # the last one stands for all higher ids
+        self.is_added = np.zeros(max(ids) - self.lowest + 2, bool)  # the last one stands for all higher ids
         self.is_added[[token_id - self.lowest for token_id in ids]] = True
 
     def learn(self, chats: Chats) -> bool:
-        """Learn the recipes of all speakers; return whether there are new words that no conversation may spell."""
-        known = len(self.words)
-        for speakers in dict.fromkeys(chats.speakers):
-            if speakers is not None and speakers not in self.plans:
-                self.plans[speakers] = self._plan(speakers)
-        return len(self.words) > known
+        """Learn the plans of all signatures; return True if there are new substrings that no conversation may hold."""
+        known = len(self.forbidden)
+        for signature in dict.fromkeys(chats.signatures):
+            if signature is not None and signature not in self.tables:
+                self.tables[signature] = self._make_table(signature)
+        return len(self.forbidden) > known
 
-    def _plan(self, speakers: Speakers) -> Plan | None:
-        roles = read_roles(speakers) if len(self.plans) < _MOST else None
+    def _make_table(self, signature: Signature) -> SegmentTable | None:
+        roles = read_roles(signature) if len(self.tables) < _MOST else None
         if roles is None:
             return None
-        if roles not in self.recipes:
-            recipe = learn_render_plan(self.template, roles) if "assistant" in roles else None
-            self.recipes[roles] = self._lay_out(recipe) if recipe is not None else None
-        return self.recipes[roles]
+        if roles not in self.tables_of_roles:
+            plan = learn_render_plan(self.template, roles) if "assistant" in roles else None
+            self.tables_of_roles[roles] = self._tabulate(plan) if plan is not None else None
+        return self.tables_of_roles[roles]
 
-    def _lay_out(self, recipe: RenderPlan) -> Plan | None:
-        """Lay a recipe out; None where the added tokens that it writes do not part its pieces."""
-        headers = [-1 if piece.header is None else self._place_header(piece) for piece in recipe.pieces]
+    def _tabulate(self, plan: RenderPlan) -> SegmentTable | None:
+        """Lay a plan out; None where the added tokens that it writes do not part its segments."""
+        headers = [-1 if segment.header is None else self._place_header(segment) for segment in plan.segments]
         if not all(len(self.headers[header]) for header in headers if header >= 0):
             return None  # position 0 is never trained: something must stand in front of an answer
         if self.last_only:
             last = max(place for place, header in enumerate(headers) if header >= 0)
             headers = [header if place == last else -1 for place, header in enumerate(headers)]
-        spoken = [piece for piece in recipe.pieces if piece.message is not None]
-        closing = "".join(piece.before for piece in recipe.pieces if piece.message is None)
-        texts = [*accumulate(piece.before + _WORD + piece.after for piece in spoken)]
+        filled = [segment for segment in plan.segments if segment.message is not None]
+        closing = "".join(segment.before for segment in plan.segments if segment.message is None)
+        texts = [*accumulate(segment.before + _WORD + segment.after for segment in filled)]
         encoded = [self.encode([text])[0] for text in [*texts, texts[-1] + closing]]
         places = [self._find_added(ids) for ids in encoded]
         tokens = [ids[found].tolist() for ids, found in zip(encoded, places, strict=True)]
         for ids, found, written in zip(encoded[:-1], places, tokens, strict=False):
             if len(ids) - 1 not in found or tokens[-1][: len(written)] != written:
                 return None
-        self.words += sorted(recipe.lacks - set(self.words))
-        edges, befores = ["", *(piece.after for piece in spoken)], [*(piece.before for piece in spoken), closing]
+        self.forbidden += sorted(plan.forbidden_substrings - set(self.forbidden))
+        edges, befores = (
+            ["", *(segment.after for segment in filled)],
+            [*(segment.before for segment in filled), closing],
+        )
         literals = [after + before for after, before in zip(edges, befores, strict=True)]
-        messages = tuple(piece.message for piece in spoken if piece.message is not None)
-        operations = tuple(piece.operations for piece in spoken)
-        return Plan(
-            number=self.layouts.add(headers[: len(spoken)], [*map(len, tokens[:-1])], tokens[-1]),
+        messages = tuple(segment.message for segment in filled if segment.message is not None)
+        operations = tuple(segment.operations for segment in filled)
+        return SegmentTable(
+            number=self.arrays.add(headers[: len(filled)], [*map(len, tokens[:-1])], tokens[-1]),
             parts=tuple(part for literal in literals for part in (literal, ""))[:-1],
             messages=messages,
             operations=operations,
-            straight=messages == tuple(range(len(messages))) and {*operations} <= {(), (("strip", None),)},
+            in_message_order=messages == tuple(range(len(messages))) and {*operations} <= {(), (("strip", None),)},
         )
 
-    def _find_added(self, ids: Any) -> Any:
+    def _find_added(self, ids: IdArray) -> LongArray:
         """Return the places of all added tokens."""
-        import numpy
+        import numpy as np
 
-        places = numpy.flatnonzero(ids >= self.lowest)
-        return places[self.is_added[numpy.minimum(ids[places] - self.lowest, len(self.is_added) - 1)]]
+        places = np.flatnonzero(ids >= self.lowest)
+        return places[self.is_added[np.minimum(ids[places] - self.lowest, len(self.is_added) - 1)]]
 
-    def _place_header(self, piece: Piece) -> int:
-        text = piece.before[: piece.header]
+    def _place_header(self, segment: Segment) -> int:
+        text = segment.before[: segment.header]
         if text not in self.header_places:
             self.header_places[text] = len(self.headers)
             self.headers.append(self.encode([text])[0])
         return self.header_places[text]
 
-    def encode_chats(self, chats: Chats, max_length: int | None, truncation: str) -> Flat | None:
-        """Encode the rows whose recipe is known; rows that prove to be no plain ones are left out of the result.
+    def encode_chats(self, chats: Chats, max_length: int | None, truncation: str) -> FlatRows | None:
+        """Encode the rows whose plan is known; rows that prove to be no plain ones are left out of the result.
 
-        Such are rows with a blank text, rows whose header melts into the answer, and with `truncation="error"` those
-        that are too long. Returns None where no row is left.
+        Such are rows with a blank text, rows in which a merge joins the header and the answer, and with
+        `truncation="error"` those that are too long. Returns None where no row is left.
         """
-        import numpy
+        import numpy as np
 
-        plans = [None if speakers is None else self.plans.get(speakers) for speakers in chats.speakers]
-        written, rows = write_chats(chats, plans)
+        tables = [None if signature is None else self.tables.get(signature) for signature in chats.signatures]
+        written, rows = write_chats(chats, tables)
         if not rows:
             return None
         ids, sizes = self.encode(written)
-        row_ends = numpy.cumsum(sizes, dtype=numpy.int64)
+        row_ends = np.cumsum(sizes, dtype=np.int64)
         row_starts = row_ends - sizes
-        first, last, proven = self._find_turns(ids, row_starts, [plan.number for row in rows if (plan := plans[row])])
+        first, last, proven = self._find_turns(
+            ids, row_starts, [table.number for row in rows if (table := tables[row])]
+        )
         kept_ends, whole = _find_ends(row_starts, row_ends, first, last, max_length, truncation)
         left_out = ~proven if truncation != "error" else ~(proven & whole)
-        labels = write_labels(ids, first, last, numpy.empty_like(ids))
-        numbers, lengths = numpy.asarray(rows)[~left_out], sizes[~left_out]
+        labels = write_labels(ids, first, last, np.empty_like(ids))
+        encoded_rows, lengths = np.asarray(rows)[~left_out], sizes[~left_out]
         trained = int((last - first).sum())
         if not whole.all() or left_out.any():
             kept_ends[left_out] = row_starts[left_out]
             kept = mark_spans(row_starts, kept_ends, len(ids))
             ids, labels = ids[kept], labels[kept]
-            trained = int(numpy.count_nonzero(labels != IGNORE_INDEX))
-        return Flat(
-            rows=numbers,
-            bounds=numpy.concatenate([[0], numpy.cumsum((kept_ends - row_starts)[~left_out])]),
+            trained = int(np.count_nonzero(labels != IGNORE_INDEX))
+        return FlatRows(
+            rows=encoded_rows,
+            bounds=np.concatenate([[0], np.cumsum((kept_ends - row_starts)[~left_out])]),
             input_ids=ids,
             labels=labels,
             lengths=lengths,
             trained=trained,
         )
 
-    def _find_turns(self, ids: Any, row_starts: Any, numbers: Sequence[int]) -> tuple[Any, Any, Any]:
-        """Return the first and last places of what is trained, and which rows are as their plans say.
+    def _find_turns(
+        self, ids: IdArray, row_starts: LongArray, numbers: Sequence[int]
+    ) -> tuple[LongArray, LongArray, BoolArray]:
+        """Return the first and last places of what is trained, and which rows are as their tables say.
 
-        The added tokens of such a row are those that the template writes, one by one, and each piece ends with one.
-        The ids of a header are looked for where it must stand: where they are others, it melts into the answer.
+        The added tokens of such a row are those that the template writes, one by one, and each segment ends with one.
+        The ids of a header are looked for where it must stand: where they differ, a merge crosses its end.
         """
-        import numpy
+        import numpy as np
 
-        layouts, plans = self.layouts, numpy.asarray(numbers)
+        arrays, tables = self.arrays, np.asarray(numbers)
         places = self._find_added(ids)
-        before = numpy.searchsorted(places, row_starts)
-        found = numpy.append(before[1:], len(places)) - before
-        token_bounds = numpy.asarray(layouts.token_bounds)
-        proven = found == numpy.diff(token_bounds)[plans]
-        of_row = numpy.repeat(numpy.arange(len(plans)), found)
-        nth = numpy.arange(len(places)) - before[of_row]
-        wanted = numpy.asarray(layouts.tokens)[
-            numpy.minimum(token_bounds[plans][of_row] + nth, len(layouts.tokens) - 1)
-        ]
-        proven[of_row[ids[places] != wanted]] = False
+        before = np.searchsorted(places, row_starts)
+        found = np.append(before[1:], len(places)) - before
+        token_bounds = np.asarray(arrays.token_bounds)
+        proven = found == np.diff(token_bounds)[tables]
+        of_row = np.repeat(np.arange(len(tables)), found)
+        nth = np.arange(len(places)) - before[of_row]
+        expected = np.asarray(arrays.tokens)[np.minimum(token_bounds[tables][of_row] + nth, len(arrays.tokens) - 1)]
+        proven[of_row[ids[places] != expected]] = False
 
-        bounds = numpy.asarray(layouts.bounds)
-        counts = numpy.diff(bounds)[plans]
-        first_pieces = numpy.cumsum(counts) - counts
-        of_row = numpy.repeat(numpy.arange(len(plans)), counts)
-        pieces = numpy.arange(len(of_row)) + (bounds[plans] - first_pieces)[of_row]
-        headers, nth = numpy.asarray(layouts.headers)[pieces], numpy.asarray(layouts.ends)[pieces]
-        ends = numpy.append(places, 0)[numpy.minimum(before[of_row] + nth - 1, len(places))] + 1
-        starts = numpy.append(0, ends[:-1])
-        starts[first_pieces] = row_starts
-        trained = numpy.flatnonzero((headers >= 0) & proven[of_row])
+        bounds = np.asarray(arrays.bounds)
+        counts = np.diff(bounds)[tables]
+        first_segments = np.cumsum(counts) - counts
+        of_row = np.repeat(np.arange(len(tables)), counts)
+        segments = np.arange(len(of_row)) + (bounds[tables] - first_segments)[of_row]
+        headers, nth = np.asarray(arrays.headers)[segments], np.asarray(arrays.ends)[segments]
+        ends = np.append(places, 0)[np.minimum(before[of_row] + nth - 1, len(places))] + 1
+        starts = np.append(0, ends[:-1])
+        starts[first_segments] = row_starts
+        trained = np.flatnonzero((headers >= 0) & proven[of_row])
         headers, of_row, first, last = headers[trained], of_row[trained], starts[trained], ends[trained]
         for code, header in enumerate(self.headers):
-            mine = numpy.flatnonzero(headers == code)
-            window = numpy.minimum(first[mine, None] + numpy.arange(len(header)), len(ids) - 1)
-            melted = (ids[window] != header).any(axis=1) | (last[mine] - first[mine] <= len(header))
-            proven[of_row[mine[melted]]] = False
-            first[mine] += len(header)
-        sound = proven[of_row]
-        return first[sound], last[sound], proven
+            chosen = np.flatnonzero(headers == code)
+            window = np.minimum(first[chosen, None] + np.arange(len(header)), len(ids) - 1)
+            merged = (ids[window] != header).any(axis=1) | (last[chosen] - first[chosen] <= len(header))
+            proven[of_row[chosen[merged]]] = False
+            first[chosen] += len(header)
+        is_proven = proven[of_row]
+        return first[is_proven], last[is_proven], proven
 
 
-def make_batch_encoder(template: ChatTemplate, encode: Encode, train_on: Any) -> BatchEncoder | None:
-    """Return the plain way of a template; None where it has none: ids of parts differ, or each turn is asked for."""
+def make_batch_encoder(template: ChatTemplate, encode: Encode, train_on: object) -> BatchEncoder | None:
+    """Return the batch encoder of a template; None if ids of parts differ, or a callable chooses the trained turns."""
     if callable(train_on) or not parts_at_controls(template.tokenizer) or not special_ids(template.tokenizer):
         return None
     return BatchEncoder(template, encode, train_on == "last")
 
 
 def _find_ends(
-    row_starts: Any, row_ends: Any, first: Any, last: Any, max_length: int | None, truncation: str
-) -> tuple[Any, Any]:
+    row_starts: LongArray,
+    row_ends: LongArray,
+    first: LongArray,
+    last: LongArray,
+    max_length: int | None,
+    truncation: str,
+) -> tuple[LongArray, BoolArray]:
     """Return where each row ends when it is cut (where it starts, if nothing trained is left), and which are whole."""
-    import numpy
+    import numpy as np
 
     ends = row_ends.copy()
     if max_length is None:
-        return ends, numpy.ones(len(ends), bool)
+        return ends, np.ones(len(ends), bool)
     limits = row_starts + max_length
     whole = row_ends <= limits
-    over = numpy.flatnonzero(~whole)
+    over = np.flatnonzero(~whole)
     if not len(first):  # no row proved to be a plain one
         ends[over] = row_starts[over]
         return ends, whole
     if truncation == "tokens":
-        place = numpy.searchsorted(first, limits[over], side="left") - 1
+        place = np.searchsorted(first, limits[over], side="left") - 1
         cut = limits[over]
     else:
-        place = numpy.searchsorted(last, limits[over], side="right") - 1
-        cut = last[numpy.maximum(place, 0)]
-    fits = (place >= 0) & (first[numpy.maximum(place, 0)] > row_starts[over])
-    ends[over] = numpy.where(fits, cut, row_starts[over])
+        place = np.searchsorted(last, limits[over], side="right") - 1
+        cut = last[np.maximum(place, 0)]
+    fits = (place >= 0) & (first[np.maximum(place, 0)] > row_starts[over])
+    ends[over] = np.where(fits, cut, row_starts[over])
     return ends, whole

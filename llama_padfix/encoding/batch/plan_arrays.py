@@ -1,4 +1,4 @@
-"""Recipes laid out as arrays, so that many conversations are written out, and checked, in a few vectorised steps."""
+"""Render plans as arrays, so that many conversations are written out, and checked, in a few vectorised steps."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from dataclasses import dataclass, field
 from llama_padfix.chat.symbolic import trim
 from llama_padfix.encoding.batch.chat_columns import Chats
 
-__all__ = ["Plan", "PlanArrays", "write_chats"]
+__all__ = ["PlanArrays", "SegmentTable", "write_chats"]
 
 
 @dataclass(frozen=True)
-class Plan:
+class SegmentTable:
     """How conversations of one sequence of roles are written: literals and texts in turn.
 
     `parts` holds the literals at its even places. The texts are those of `messages`, in this order, each trimmed by
-    its `operations`. `straight` tells that texts without white space at their ends are written as they come.
-    `number` is the plan's place in `PlanArrays`.
+    its `operations`. With `in_message_order`, texts without white space at their ends are written as they come.
+    `number` is the table's place in `PlanArrays`.
     """
 
     number: int
     parts: tuple[str, ...]
     messages: tuple[int, ...]
     operations: tuple[tuple[tuple[str, str | None], ...], ...]
-    straight: bool
+    in_message_order: bool
 
 
 @dataclass
 class PlanArrays:
-    """The pieces of all plans, one behind the other; those of plan `n` are at `bounds[n] : bounds[n + 1]`.
+    """The segments of all tables, one after another; those of table `n` are at `bounds[n] : bounds[n + 1]`.
 
-    `headers` are the places of each piece's header in a list of headers, or -1 where nothing is trained. `tokens` are
-    the added tokens that the template writes, plan by plan (`token_bounds`), and `ends` the number of them from the
-    row's beginning to each piece's end.
+    `headers` are the places of each segment's header in a list of headers, or -1 where nothing is trained. `tokens`
+    are the added tokens that the template writes, table by table (`token_bounds`), and `ends` the number of them from
+    the row's beginning to each segment's end.
     """
 
     headers: list[int] = field(default_factory=list)
@@ -43,7 +43,7 @@ class PlanArrays:
     token_bounds: list[int] = field(default_factory=lambda: [0])
 
     def add(self, headers: Sequence[int], ends: Sequence[int], tokens: Sequence[int]) -> int:
-        """Add a plan and return its number."""
+        """Add a table and return its number."""
         self.headers += headers
         self.ends += ends
         self.bounds.append(len(self.ends))
@@ -52,17 +52,17 @@ class PlanArrays:
         return len(self.bounds) - 2
 
 
-def write_chats(chats: Chats, plans: Sequence[Plan | None]) -> tuple[list[str], list[int]]:
-    """Return the conversations that have a plan as texts, with their rows; those with a blank text are left out."""
+def write_chats(chats: Chats, tables: Sequence[SegmentTable | None]) -> tuple[list[str], list[int]]:
+    """Return the conversations that have a table as texts, with their rows; those with a blank text are left out."""
     written: list[str] = []
     rows: list[int] = []
     texts, bounds = chats.texts, chats.bounds.tolist()
-    for row, (plan, ragged) in enumerate(zip(plans, chats.ragged.tolist(), strict=True)):
-        if plan is None:
+    for row, (table, has_outer_whitespace) in enumerate(zip(tables, chats.has_outer_whitespace.tolist(), strict=True)):
+        if table is None:
             continue
-        parts = list(plan.parts)
-        said = texts[bounds[row] : bounds[row + 1]]
-        trimmed = _trim(plan, said) if ragged or not plan.straight else said
+        parts = list(table.parts)
+        contents = texts[bounds[row] : bounds[row + 1]]
+        trimmed = _trim(table, contents) if has_outer_whitespace or not table.in_message_order else contents
         if trimmed is None:
             continue
         parts[1::2] = trimmed
@@ -71,11 +71,11 @@ def write_chats(chats: Chats, plans: Sequence[Plan | None]) -> tuple[list[str], 
     return written, rows
 
 
-def _trim(plan: Plan, said: Sequence[str]) -> list[str] | None:
-    """Return the texts as they are written; None where one is blank, of which templates may think otherwise."""
+def _trim(table: SegmentTable, contents: Sequence[str]) -> list[str] | None:
+    """Return the texts as they are written; None where one is blank, which templates may treat differently."""
     trimmed = []
-    for place, operations in zip(plan.messages, plan.operations, strict=True):
-        text = said[place]
+    for place, operations in zip(table.messages, table.operations, strict=True):
+        text = contents[place]
         if not text or text.isspace():
             return None
         text = trim(text, operations)

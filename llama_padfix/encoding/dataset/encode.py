@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import functools
 import logging
 import os
 import time
@@ -42,40 +43,42 @@ def encode_dataset(
     num_proc: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Any:
-    """Encode a `Dataset`, `DatasetDict`, `IterableDataset`, `IterableDatasetDict` or list of rows.
+    """Encode a whole dataset in chunks of 1,000 rows, so that memory does not grow with their number.
 
-    Returns the same kind (a `Dataset` for a list) with the int32 columns `input_ids` and `labels` alone. What
-    was dropped, cut or repaired is logged as a warning, with the first rows of each kind, and added to
-    `encoder.counts`; for a stream that happens batch by batch, each time that the stream is read. How it was encoded
-    stands in the result's description (`read_encoding`). Raises `PadfixError` for a bad row, naming it (and `name`,
-    unless it is the default), when the rows are encoded already, and when no row is left.
+    What was dropped, cut or repaired is logged as a warning, with the first rows of each kind, and added to
+    `encoder.counts`; for a stream that happens batch by batch, each time that the stream is read.
 
-    Rows are read, encoded and written in chunks of 1,000, so that memory does not grow with their number. The result
-    of a dataset that lies in files is a file beside them, as that of `datasets.map` is, and any other's too with
-    `cache_dir`: a second call with the same rows, settings and tokenizer reads that file, with the same counts and
-    log, and a call that was stopped (an error, Ctrl-C, a killed process) goes on at the chunk where it stopped.
-    Rows from memory without a `cache_dir`, and any with `datasets.disable_caching()`, are encoded anew each time, into
-    memory up to 64 MB and into a file that goes with the process beyond. `num_proc` processes give the same bytes as
-    one. Where several encode the same rows into the same file, one does and the others wait for it.
+    The result of a dataset that lies in files is a file beside them, as that of `datasets.map` is, and any other's too
+    with `cache_dir`. A second call with the same rows, settings and tokenizer reads that file, with the same counts
+    and log. A call that was stopped (an error, Ctrl-C, a killed process) goes on at the chunk where it stopped. If
+    several processes encode the same rows into the same file, one does and the others wait for it.
+
+    Args:
+        encoder: Its settings and tokenizer decide the ids and labels.
+        dataset: A `Dataset`, `DatasetDict`, `IterableDataset`, `IterableDatasetDict`, list of rows, or mapping of
+            splits to any of these.
+        progress: Show a progress bar.
+        name: What errors and the log call the dataset.
+        num_proc: The number of processes; the bytes are those of one process. Not for a stream.
+        cache_dir: The folder of the result's file. Rows from memory without it, and any rows with
+            `datasets.disable_caching()`, are encoded anew each time, into memory up to 64 MB and into a file that is
+            deleted with the process beyond. Not for a stream.
+
+    Returns:
+        The same kind (a `Dataset` for a list) with the int32 columns `input_ids` and `labels` alone. Its description
+        records how it was encoded (`read_encoding`).
+
+    Raises:
+        PadfixError: For a bad row, naming it (and `name`, unless it is the default), if the rows are encoded already,
+            and if no row is left.
     """
     datasets = _import_datasets()
     if num_proc is not None and (not isinstance(num_proc, int) or isinstance(num_proc, bool) or num_proc < 1):
         raise PadfixError(f"num_proc={num_proc!r}: pass a number of processes, from 1 on, or None.")
     if isinstance(dataset, Mapping):
         kind: Any = type(dataset)
-        return kind(
-            {
-                split: encode_dataset(
-                    encoder,
-                    rows,
-                    progress=progress,
-                    name=f"split {split!r}",
-                    num_proc=num_proc,
-                    cache_dir=cache_dir,
-                )
-                for split, rows in dataset.items()
-            }
-        )
+        encode = functools.partial(encode_dataset, encoder, progress=progress, num_proc=num_proc, cache_dir=cache_dir)
+        return kind({split: encode(rows, name=f"split {split!r}") for split, rows in dataset.items()})
     if isinstance(dataset, datasets.IterableDataset):
         if num_proc is not None or cache_dir is not None:
             raise PadfixError(
@@ -83,26 +86,8 @@ def encode_dataset(
                 "num_proc and cache_dir out, and read it with DataLoader(dataset, num_workers=...)"
             )
         return _map_stream(datasets, encoder, dataset, name)
-    if not isinstance(dataset, (datasets.Dataset, list, tuple)):
-        raise PadfixError(
-            f"A {type(dataset).__name__} is not a dataset. Pass a datasets.Dataset, DatasetDict or IterableDataset "
-            "(datasets.load_dataset(name), datasets.Dataset.from_pandas(frame)), or a list of rows: list(rows)"
-        )
-    _refuse_encoded(column_names(dataset) or (), name)
-    if not len(dataset):
-        raise PadfixError(f"The {name} holds no rows. Check the files that it was read from.")
-
-    work = _Work(encoder, RowReader(dataset), name, progress, num_proc)
-    path = find_cache_file(encoder, dataset, cache_dir)
-    written, counts = work.encode() if path is None else work.encode_once(path)
-    _log(name, counts)
-    info = datasets.DatasetInfo(features=_features(datasets))
-    if isinstance(written, Path):
-        whole = datasets.Dataset.from_file(str(written), info=info)
-    else:
-        whole = datasets.Dataset.from_buffer(written, info=info)
-    write_encoding(whole, encoder.encoding)
-    return whole
+    _refuse_others(datasets, dataset, name)
+    return _encode_rows(_Work(encoder, RowReader(dataset), name, progress, num_proc), dataset, cache_dir)
 
 
 @dataclass(frozen=True)
@@ -204,9 +189,37 @@ class _Work:
                 )
 
 
+def _encode_rows(work: _Work, dataset: Any, cache_dir: str | os.PathLike[str] | None) -> Any:
+    """Return the encoded rows of a list or `Dataset`, from a file or from memory."""
+    import datasets
+
+    path = find_cache_file(work.encoder, dataset, cache_dir)
+    written, counts = work.encode() if path is None else work.encode_once(path)
+    _log(work.name, counts)
+    info = datasets.DatasetInfo(features=_features(datasets))
+    if isinstance(written, Path):
+        whole = datasets.Dataset.from_file(str(written), info=info)
+    else:
+        whole = datasets.Dataset.from_buffer(written, info=info)
+    write_encoding(whole, work.encoder.encoding)
+    return whole
+
+
 def _log(name: str, counts: Counts) -> None:
     level = logging.WARNING if counts.remarkable else logging.INFO
     logger.log(level, "llama_padfix: %s: %s", name, "\n  ".join([str(counts), *counts.name_rows()]))
+
+
+def _refuse_others(datasets: Any, dataset: Any, name: str) -> None:
+    """Raise `PadfixError` unless this is a dataset or list with rows that are not encoded."""
+    if not isinstance(dataset, (datasets.Dataset, list, tuple)):
+        raise PadfixError(
+            f"A {type(dataset).__name__} is not a dataset. Pass a datasets.Dataset, DatasetDict or IterableDataset "
+            "(datasets.load_dataset(name), datasets.Dataset.from_pandas(frame)), or a list of rows: list(rows)"
+        )
+    _refuse_encoded(column_names(dataset) or (), name)
+    if not len(dataset):
+        raise PadfixError(f"The {name} holds no rows. Check the files that it was read from.")
 
 
 def _refuse_encoded(columns: Iterable[Any], name: str) -> None:

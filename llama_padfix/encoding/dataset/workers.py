@@ -107,19 +107,21 @@ class _Carried:
     strict: bool
 
 
-_carried: _Carried | None = None  # in a worker
+class _Worker:
+    """What this process holds when it is a worker, set once by the pool's initializer."""
+
+    carried: _Carried
 
 
 def _start_worker(carried: _Carried | bytes, parent: int) -> None:
-    global _carried
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends its workers
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as many processes as wanted are at work
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the pool already uses as many processes as were asked for
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _carried = _load(carried) if isinstance(carried, bytes) else carried
+    _Worker.carried = _load(carried) if isinstance(carried, bytes) else carried
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent is gone: a killed one would leave it waiting for ever, its lock held."""
+    """End this process when its parent is gone: otherwise it would wait forever and hold the lock."""
     process = multiprocessing.parent_process()
     while process is not None and os.getppid() == parent and not wait([process.sentinel], timeout=1):
         pass
@@ -127,9 +129,9 @@ def _end_with(parent: int) -> None:
 
 
 def _work(start: int, stop: int, rows: Any) -> EncodedChunk:
-    assert _carried is not None
-    found = _receive(rows) if _carried.reader is None else _carried.reader.read(start, stop)
-    encoded = _encode(_carried.encoder, found, start, _carried.strict)
+    carried = _Worker.carried
+    found = _receive(rows) if carried.reader is None else carried.reader.read(start, stop)
+    encoded = _encode(carried.encoder, found, start, carried.strict)
     return replace(encoded, message=bytes(encoded.message))
 
 
@@ -158,7 +160,8 @@ def _dump(carried: _Carried) -> bytes:
     return bytes(dill.dumps(carried))
 
 
-def _load(carried: bytes) -> Any:
+def _load(carried: bytes) -> _Carried:
     import dill
 
-    return dill.loads(carried)
+    loaded: _Carried = dill.loads(carried)
+    return loaded

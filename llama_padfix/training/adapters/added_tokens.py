@@ -19,6 +19,7 @@ from llama_padfix.tokens.calls import check_tokenizer, encode_raw, preserve_back
 from llama_padfix.training.adapters.row_training import (
     Matrices,
     RowTraining,
+    TrainsRows,
     average_row,
     find_matrices,
     make_lora,
@@ -34,7 +35,7 @@ _PADDING_NAMES = frozenset({"pad", "padding", "padtoken", "padid", "rightpad", "
 
 
 @dataclass(frozen=True)
-class AddedTokens:
+class AddedTokens(TrainsRows):
     """What `add_tokens` did: the new tokens and those that were there already, by id, and how new rows are trained.
 
     `rows_before` and `rows_after` count the rows of the embedding. `notes` say what the caller may not expect.
@@ -46,16 +47,6 @@ class AddedTokens:
     rows_after: int
     training: RowTraining
     notes: tuple[str, ...] = ()
-
-    @property
-    def token_ids(self) -> tuple[int, ...]:
-        """The ids whose rows are new, in ascending order."""
-        return self.training.token_ids
-
-    @property
-    def lora(self) -> Any:
-        """The PEFT configuration that trains the new rows, for `peft_config=`; None with `lora=False`."""
-        return self.training.lora
 
     def __str__(self) -> str:
         added = ", ".join(f"{token!r} ({token_id})" for token, token_id in self.tokens.items())
@@ -257,7 +248,7 @@ def _remember_model(model: Any, matrices: Matrices) -> Callable[[], None]:
     layers = [layer for layer in (matrices.embedding, matrices.head) if layer is not None]
     held = [(layer, dict(vars(layer)), dict(layer._parameters)) for layer in layers]
     tensors = [(p, p.data) for _, _, parameters in held for p in parameters.values() if p is not None]
-    config, held_names = text_config(model), set(vars(model))
+    config, held_names = text_config(model.config), set(vars(model))
     sizes = [(owner, vars(owner).get("vocab_size")) for owner in (config, model) if "vocab_size" in vars(owner)]
 
     def restore() -> None:

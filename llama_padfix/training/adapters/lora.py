@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.compat import enable_checkpointing
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.core.hf_objects import read_layer, text_config
 from llama_padfix.hardware.precision import Precision
 
 __all__ = ["attach_lora", "choose_lora", "find_lora_targets", "keep_trainable_float32", "prepare_for_training"]
@@ -37,7 +39,7 @@ def find_lora_targets(model: Any) -> list[str] | str:
     """
     inside, others = [], set()
     stack = _text_stack(model)
-    head = _call(model, "get_output_embeddings")
+    head = read_layer(model, "get_output_embeddings")
     routers = _router_sizes(model)
     for path, module in _linear_modules(model):
         in_layer = path.startswith(stack) and _IN_A_LAYER.search(f".{path.removeprefix(stack)}")
@@ -160,12 +162,15 @@ def keep_trainable_float32(model: Any, precision: Precision) -> tuple[str, ...]:
 
 
 def _build_config(peft: Any, fields: Mapping[str, Any]) -> Any:
+    known = inspect.signature(peft.LoraConfig.__init__).parameters
+    unknown = [name for name in fields if name not in known]
     try:
         return peft.LoraConfig(**{**_DEFAULTS, **fields})
     except TypeError as error:
+        seen = f"LoraConfig knows no {', '.join(map(repr, unknown))}"
         raise PadfixError(
-            f"lora={describe(dict(fields))} is not understood: {error}. Pass fields of peft.LoraConfig, such as "
-            "lora={'r': 32, 'lora_alpha': 32}"
+            f"{seen if unknown else f'lora={describe(dict(fields))} is not understood: {error}'}. Pass fields of "
+            "peft.LoraConfig, such as lora={'r': 32, 'lora_alpha': 32}"
         ) from error
 
 
@@ -212,7 +217,7 @@ def _linear_modules(model: Any) -> Iterator[tuple[str, Any]]:
 
 def _text_stack(model: Any) -> str:
     """The path of the module that holds the input embedding, with its dot: what is not text lies outside of it."""
-    embedding = _call(model, "get_input_embeddings")
+    embedding = read_layer(model, "get_input_embeddings")
     for path, module in model.named_modules():
         if module is embedding and embedding is not None:
             parent = path.rpartition(".")[0]
@@ -228,7 +233,7 @@ def _holds_layers(model: Any, path: str) -> bool:
 
 def _router_sizes(model: Any) -> frozenset[int]:
     config = getattr(model, "config", None)
-    text: Any = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
+    text: Any = text_config(config)
     sizes = {getattr(text, name, None) for name in _EXPERTS}
     # A shared expert is weighed by a projection to one number.
     return frozenset({size for size in sizes if isinstance(size, int)} | {1}) if sizes - {None} else frozenset()
@@ -244,10 +249,3 @@ def _last(path: str) -> str:
 
 def _as_pattern(path: str) -> str:
     return r"\.".join(r"\d+" if part.isdigit() else re.escape(part) for part in path.split("."))
-
-
-def _call(model: Any, getter: str) -> Any:
-    try:
-        return getattr(model, getter)()
-    except (AttributeError, NotImplementedError):  # a model without such a layer
-        return None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llama_padfix.core.compat import ties_saved_copies, trains_rows_of_heads, trains_single_rows
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.core.hf_objects import text_config
+from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
 from llama_padfix.training.adapters.lora import choose_lora
 
 __all__ = ["Matrices", "RowTraining", "average_row", "complete_head", "find_matrices", "make_lora", "train_rows"]
@@ -74,6 +73,22 @@ class RowTraining:
         )
 
 
+class TrainsRows:
+    """What records of changed rows share: `training`, and what is read off it."""
+
+    training: RowTraining
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The ids whose rows changed, in ascending order, as for `trainable_token_indices`."""
+        return self.training.token_ids
+
+    @property
+    def lora(self) -> Any:
+        """The PEFT configuration that trains these rows, for `peft_config=`; None with `lora=False`."""
+        return self.training.lora
+
+
 def find_matrices(model: Any) -> Matrices:
     """Return the embedding and the head of a plain model.
 
@@ -91,7 +106,7 @@ def find_matrices(model: Any) -> Matrices:
             f"Got a {type(model).__name__} where a model is needed. "
             "Load one: model = transformers.AutoModelForCausalLM.from_pretrained(name)"
         )
-    embedding, head = model.get_input_embeddings(), _get_head(model)
+    embedding, head = model.get_input_embeddings(), read_layer(model, "get_output_embeddings")
     if hasattr(model, "peft_config") or any(hasattr(layer, "base_layer") for layer in (embedding, head)):
         raise PadfixError(
             "The model carries a PEFT adapter already, whose layers hold rows of their own. Do it first, and "
@@ -99,7 +114,7 @@ def find_matrices(model: Any) -> Matrices:
         )
     for place, layer in (("embedding", embedding), ("output head", head)):
         _require_weights(place, layer)
-    says_tied = bool(getattr(text_config(model), "tie_word_embeddings", False))
+    says_tied = bool(getattr(text_config(model.config), "tie_word_embeddings", False))
     tied = head is not None and head.weight is embedding.weight
     if head is not None and says_tied != tied:
         seen = "are two matrices, and the config says that they are one" if says_tied else "are one, config says two"
@@ -114,13 +129,6 @@ def find_matrices(model: Any) -> Matrices:
     )
 
 
-def _get_head(model: Any) -> Any:
-    try:
-        return model.get_output_embeddings()
-    except (AttributeError, NotImplementedError):  # a model without a head
-        return None
-
-
 def _require_weights(place: str, layer: Any) -> None:
     if layer is None and place == "output head":
         return
@@ -132,7 +140,7 @@ def _require_weights(place: str, layer: Any) -> None:
         )
     if not weight.is_floating_point():
         raise PadfixError(
-            f"The weights of the {place} are quantised ({str(weight.dtype).removeprefix('torch.')}), so no row of it "
+            f"The weights of the {place} are quantised ({dtype_name(weight.dtype)}), so no row of it "
             "can be set or trained. Keep it out of the quantisation: BitsAndBytesConfig(..., "
             "llm_int8_skip_modules=['lm_head', 'embed_tokens'])"
         )
@@ -166,10 +174,6 @@ def make_lora(lora: Any = None, model: Any = None) -> Any:
     if lora is None or lora is True:
         lora = {}
     if isinstance(lora, Mapping):
-        known = inspect.signature(peft.LoraConfig.__init__).parameters
-        unknown = [name for name in lora if name not in known]
-        if unknown:
-            raise PadfixError(f"LoraConfig knows no {', '.join(map(repr, unknown))}. Remove it from lora=.")
         return choose_lora(lora, model)[0]
     if not isinstance(lora, peft.PeftConfig) or not hasattr(lora, "modules_to_save"):
         raise PadfixError(
@@ -214,7 +218,7 @@ def train_rows(model: Any, token_ids: Iterable[int], lora: Any = None) -> RowTra
         by_rows=tuple(by_rows),
         whole=tuple(whole),
         shape=(count, width),
-        dtype=str(matrices.embedding.weight.dtype).removeprefix("torch."),
+        dtype=dtype_name(matrices.embedding.weight.dtype),
         rows_kept=rows_kept,
         rows_passing=2 * count * width * size,  # the head's copy waits for the backward pass, which adds its gradient
         whole_kept=len(matrices.layers) * count * width * size * 4,  # a copy, its gradient, two states of AdamW
@@ -283,7 +287,7 @@ def complete_head(model: Any) -> bool:
     while its adapter is active: AttributeError in the first step. The bias is None, as in the head itself. Call it on
     the model with its adapter: `complete_head(trainer.model)`. Does nothing to any other head.
     """
-    head = _get_head(model)
+    head = read_layer(model, "get_output_embeddings")
     original = getattr(head, "original_module", None)
     if original is None or hasattr(head, "bias") or getattr(original, "bias", None) is not None:
         return False

@@ -1,30 +1,28 @@
-"""Rows of the embedding that nobody ever trained, found by their weights, and set to the mean on request."""
+"""Rows of the embedding that were never trained, found by their weights, and set to the mean on request."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import dataclass
 from typing import Any
 
-from llama_padfix.chat.template_profile import observe_template
-from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.observe.model import blank_rows
-from llama_padfix.doctor.observe.rows import rows_of_dataset
-from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.labels import find_markers
-from llama_padfix.encoding.sources import is_encoded, is_iterable
-from llama_padfix.tokens.calls import check_tokenizer, encode_raw, preserve_backend_state, render_or_none
 from llama_padfix.tokens.control import special_ids
-from llama_padfix.training.adapters.row_training import Matrices, RowTraining, average_row, find_matrices, train_rows
+from llama_padfix.training.adapters.row_training import (
+    Matrices,
+    RowTraining,
+    TrainsRows,
+    average_row,
+    find_matrices,
+    train_rows,
+)
+from llama_padfix.training.adapters.used_ids import find_used_ids
 
 __all__ = ["MeanInit", "UntrainedRow", "find_untrained", "mean_init_untrained"]
 
 logger = logging.getLogger(__name__)
 
 _IN_HEAD = "zero in the head"
-_BATCH = 1000  # raw rows that are encoded at a time
-_CONVERSATIONS: tuple[tuple[str, ...], ...] = (("system", "user", "assistant", "user"), ("user", "assistant", "user"))
 
 
 @dataclass(frozen=True)
@@ -49,22 +47,12 @@ class UntrainedRow:
 
 
 @dataclass(frozen=True)
-class MeanInit:
+class MeanInit(TrainsRows):
     """Which rows were set to the mean, `before` and `after`, and how they are trained from there on."""
 
     before: tuple[UntrainedRow, ...]
     after: tuple[UntrainedRow, ...]
     training: RowTraining
-
-    @property
-    def token_ids(self) -> tuple[int, ...]:
-        """The ids whose rows changed, in ascending order: what `trainable_token_indices` wants."""
-        return self.training.token_ids
-
-    @property
-    def lora(self) -> Any:
-        """The PEFT configuration that trains these rows, for `peft_config=`; None with `lora=False`."""
-        return self.training.lora
 
     def __str__(self) -> str:
         if not self.before:
@@ -90,7 +78,7 @@ def find_untrained(model: Any, tokenizer: Any, dataset: Any = None) -> tuple[Unt
     tokens of the template are judged. Changes nothing; raises `PadfixError` for weights that cannot be read.
     """
     matrices = find_matrices(model)
-    return _look(matrices, tokenizer, _used_ids(tokenizer, dataset))
+    return _find_rows(matrices, tokenizer, find_used_ids(tokenizer, dataset))
 
 
 def mean_init_untrained(model: Any, tokenizer: Any, dataset: Any = None, *, lora: Any = None) -> MeanInit:
@@ -120,7 +108,7 @@ def mean_init_untrained(model: Any, tokenizer: Any, dataset: Any = None, *, lora
     return result
 
 
-def _look(matrices: Matrices, tokenizer: Any, used: set[int]) -> tuple[UntrainedRow, ...]:
+def _find_rows(matrices: Matrices, tokenizer: Any, used: set[int]) -> tuple[UntrainedRow, ...]:
     controls = {*special_ids(tokenizer).values(), *map(int, tokenizer.added_tokens_decoder)}
     reasons = blank_rows(matrices.embedding.weight, used, controls)
     if matrices.head_name is not None:
@@ -149,54 +137,3 @@ def _lengths(weight: Any, ids: list[int]) -> list[float]:
 
     rows = weight[torch.tensor(ids, device=weight.device)].float()
     return [float(length) for length in rows.norm(dim=1).tolist()]
-
-
-def _used_ids(tokenizer: Any, dataset: Any) -> set[int]:
-    check_tokenizer(tokenizer)
-    with preserve_backend_state(tokenizer):
-        used = _ids_of_template(tokenizer)
-    if tokenizer.eos_token_id is not None:
-        used.add(int(tokenizer.eos_token_id))
-    return used if dataset is None else used | _ids_of_data(tokenizer, dataset)
-
-
-def _ids_of_template(tokenizer: Any) -> set[int]:
-    """Return the ids that a rendered conversation holds, and those that may end a turn, as the check EMB004 does."""
-    facts = observe_template(tokenizer)
-    used: set[int] = set()
-    with contextlib.suppress(PadfixError):  # no template, or turns without ids of their own
-        markers = find_markers(tokenizer)
-        used |= {*markers.header_ids, *markers.stop_ids, *markers.turn_start_ids}
-    for roles in _CONVERSATIONS if facts is not None else ():
-        messages = [{"role": role, "content": "Word"} for role in roles]
-        text = render_or_none(tokenizer, messages, add_generation_prompt=True)
-        if text is not None:  # else the template knows no system message
-            return used | set(encode_raw(tokenizer, text))
-    return used
-
-
-def _ids_of_data(tokenizer: Any, dataset: Any) -> set[int]:
-    import numpy
-
-    used: set[int] = set()
-    if is_encoded(dataset):
-        for row in rows_of_dataset(dataset, "dataset", None, None):
-            ids = row.input_ids if row.attention_mask is None else row.input_ids[row.attention_mask != 0]
-            used.update(int(i) for i in numpy.unique(ids))
-        return used
-    if not is_iterable(dataset):
-        raise PadfixError(f"A {type(dataset).__name__} is no dataset. Pass one split, or a list of rows: [row, ...]")
-    encoder = ChatEncoder(tokenizer)
-    batch: list[Any] = []
-    number = 0
-    for number, row in enumerate(dataset):
-        batch.append(row)
-        if len(batch) == _BATCH:
-            used |= _encode(encoder, batch, number + 1 - len(batch))
-            batch = []
-    return used | _encode(encoder, batch, number + 1 - len(batch))
-
-
-def _encode(encoder: ChatEncoder, rows: list[Any], first: int) -> set[int]:
-    columns, _ = encoder.encode_rows(rows, first) if rows else ({"input_ids": []}, None)
-    return {token_id for ids in columns["input_ids"] for token_id in ids}

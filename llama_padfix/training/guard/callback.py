@@ -1,99 +1,129 @@
-"""Stops a run at the first sick update, keeps the evidence, and names the most likely cause."""
+"""The guard as a callback of a Trainer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.training.guard.guard import Guard
 
-__all__ = []
+if TYPE_CHECKING:
+    import torch
+    from transformers import TrainerState, TrainingArguments
+
+    from llama_padfix.core.types import TokenizerLike
 
 
 class _Callback(Guard):
-    """A `TrainerCallback` that stops a run at its first sick update, keeps the evidence, and names the likely cause.
+    """A `TrainerCallback` that stops a run before its first bad update, with the evidence and the likely cause.
 
-    `Trainer(callbacks=[TrainingGuard()])` is all; so for `SFTTrainer` and `build_trainer`. In a loop of your own
-    `with guard.attach(model, optimizer): ...` needs nothing else, and `guard.watch(loss, grad_norm)` judges the
-    numbers of one update that you give it.
+    Pass it to a trainer: `Trainer(callbacks=[TrainingGuard()])`, and so for `SFTTrainer` and `build_trainer`. In a
+    loop of your own use `with guard.attach(model, optimizer): ...`, or check the numbers of single updates with
+    `guard.watch(loss, grad_norm)`.
 
-    `folder` is where evidence goes: "guard" in the Trainer's output folder, or in the working directory, when None.
-    `action`: "raise" stops with `GuardError` before the update is made; "warn" logs and goes on; "skip" leaves the
-    update out (all gradients None, so that no optimizer moves anything), and stops after ten in a row.
-    `tokenizer` decodes the batch (a Trainer's own when None). `zero_gradient_steps` is how many updates in a row may
-    have a gradient norm of 0. `spike` is the robust z-score of a spike, None for no such rule. `look_first` has the
-    doctor read the first batch; what it finds is logged and stops nothing. Raises `PadfixError` for other settings.
+    It stops at a loss or gradient norm of nan or inf, a loss of exactly 0.0, a gradient norm of 0 over some updates,
+    a sudden spike of the loss, and an evaluation loss of nan or inf. `incidents` holds what it stopped at, `counts`
+    the number by kind, `skipped_updates` the updates left out, `first_report` the doctor's report on the first batch.
+    `docs/guard.md` has the thresholds, the causes and the files of the evidence.
 
-    Stops at a loss or gradient norm of nan or inf, a loss of exactly 0.0, a gradient norm of 0 over some updates, a
-    sudden spike of the loss, and an evaluation loss of nan or inf. What was seen is in `incidents`, and counted in
-    `counts` and `skipped_updates`. `docs/guard.md` has the thresholds, the causes and the files of the evidence.
+    Args:
+        folder: Where evidence goes. If None, "guard" in the Trainer's output folder, or in the working directory.
+        action: "raise" stops with `GuardError` before the update is made; "warn" logs and goes on; "skip" leaves the
+            update out (all gradients None, so that no optimizer moves anything), and stops after ten in a row.
+        tokenizer: Decodes the batch; a Trainer's own if None.
+        zero_gradient_steps: How many updates in a row may have a gradient norm of 0.
+        spike: The robust z-score of a spike, above 3.5; None for no such rule.
+        look_first: Let the doctor read the first batch; its findings are logged and stop nothing.
+
+    Raises:
+        PadfixError: A setting has another value.
     """
 
-    _wrapper: Any = None  # accelerate's optimizer, which knows whether a loss scaler left an update out
+    _wrapper: object = None  # accelerate's optimizer, which knows whether a loss scaler left an update out
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Hook onto the model and the optimizer; hooks of a run that ended in an error come off."""
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: object,
+        control: object,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        **kwargs: object,
+    ) -> None:
+        """Hook onto the model and the optimizer; hooks of a run that ended in an error are removed."""
         if self.action == "skip" and getattr(args, "deepspeed", None):
             raise PadfixError("DeepSpeed makes its updates itself, so that none can be skipped. Pass action='raise'")
         accumulation = args.gradient_accumulation_steps * max(1, getattr(args, "n_gpu", 1))
-        self.attach(kwargs.get("model"), kwargs.get("optimizer"), accumulation=accumulation)
+        self.attach(model, optimizer, accumulation=accumulation)
         self._parent = Path(self.folder if self.folder is not None else Path(args.output_dir) / "guard")
         if self.tokenizer is None:
-            reader = kwargs.get("processing_class") or kwargs.get("tokenizer")
-            reader = getattr(reader, "tokenizer", reader)  # of a processor
-            self.tokenizer = reader if hasattr(reader, "get_vocab") else None
-        self._wrapper = kwargs.get("optimizer")
+            held = kwargs.get("processing_class") or kwargs.get("tokenizer")
+            reader = getattr(held, "tokenizer", held)  # of a processor
+            self.tokenizer = cast("TokenizerLike", reader) if hasattr(reader, "get_vocab") else None
+        self._wrapper = optimizer
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the hooks off."""
+    def on_train_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
+        """Remove the hooks."""
         self._wrapper = None
         self.detach()
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_begin(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Count updates as the Trainer does."""
         self._step = state.global_step
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Judge an update that no optimizer of torch made: a loss scaler left it out, or an engine made it."""
+    def on_step_end(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
+        """Check an update that no optimizer of torch made: a loss scaler left it out, or an engine made it."""
         if self._pending:
             skipped = getattr(self._wrapper, "step_was_skipped", False)
-            self._judge(None, overflowed=bool(skipped), may_skip=False)
+            self._check_update(None, overflowed=bool(skipped), may_skip=False)
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any
+        self,
+        args: object,
+        state: TrainerState,
+        control: object,
+        logs: Mapping[str, object] | None = None,
+        **kwargs: object,
     ) -> None:
         """Read the logged loss where the model returns none, because the Trainer or its user computes it."""
         loss = (logs or {}).get("loss")
         if self._model is not None and not self.sees_loss and isinstance(loss, (int, float)):
             self._step = state.global_step
-            self.judge_log(float(loss))
+            self._check_logged_loss(float(loss))
 
     def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any] | None = None, **kwargs: Any
+        self,
+        args: object,
+        state: TrainerState,
+        control: object,
+        metrics: Mapping[str, object] | None = None,
+        **kwargs: object,
     ) -> None:
         """Stop at an evaluation whose loss is not finite."""
         for name, value in (metrics or {}).items():
             if name.endswith("loss") and isinstance(value, float) and not math.isfinite(value):
                 self._step = state.global_step
-                self._meet("eval-loss-not-finite", f"{name} is {value}", may_skip=False)
+                self._handle_incident("eval-loss-not-finite", f"{name} is {value}", may_skip=False)
 
 
 if TYPE_CHECKING:
 
     class TrainingGuard(_Callback):
-        """See `_Callback`: at run time it is a `transformers.TrainerCallback` too."""
+        """At run time also a `transformers.TrainerCallback`, see `__getattr__`."""
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type[_Callback]:
+    """Define `TrainingGuard` on first use (PEP 562): its base class is in transformers, which takes long to import."""
     if name != "TrainingGuard":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Here, since importing this module must not import transformers.
     from transformers import TrainerCallback
 
-    members = {"__module__": __name__, "__doc__": _Callback.__doc__, "__qualname__": name}
-    made = type(name, (_Callback, TrainerCallback), members)
-    globals()[name] = made
-    return made
+    class TrainingGuard(_Callback, TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+        __doc__ = _Callback.__doc__
+        __qualname__ = name  # an instance is pickled by it
+
+    globals()[name] = TrainingGuard
+    return TrainingGuard

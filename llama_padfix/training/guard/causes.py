@@ -1,4 +1,4 @@
-"""From what a guard saw to the most likely cause, with a code."""
+"""From the measurements of a guard to the most likely cause, with a code."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from llama_padfix.doctor.findings import Finding
 from llama_padfix.training.guard.incident import Cause, Health, Kind
-
-__all__ = ["GUARD_CODES", "find_cause"]
 
 GUARD_CODES = {
     "GRD000": "cause-not-found",
@@ -18,22 +16,22 @@ GUARD_CODES = {
     "GRD005": "loss-without-gradient",
     "GRD006": "batch-out-of-line",
 }
-"""The causes that only a running guard can tell, besides the codes of the catalogue of checks."""
+"""The causes that only a running guard can find, besides the codes of the catalogue of checks."""
 
-_GROWN = 3.0  # times the weights' norm at most 32 updates earlier: a sane run moves it by a few percent
+_GROWN = 3.0  # times the weights' norm at most 32 updates earlier: a stable run changes it by a few percent
 
 
 def find_cause(
-    kind: Kind,
-    health: Health,
-    trained_tokens: int | None = None,
-    findings: Sequence[Finding] = (),
-    tokens: str = "",
+    kind: Kind, health: Health, trained_tokens: int | None = None, findings: Sequence[Finding] = (), tokens: str = ""
 ) -> Cause:
-    """Return the most likely cause; the first that fits, from the plainest evidence to the weakest.
+    """Return the most likely cause: the first that fits, from the strongest evidence to the weakest.
 
-    `trained_tokens` counts the labels of the batch to blame that are not -100 (None where it has none to count),
-    `findings` are the doctor's on that batch, `tokens` names the tokens whose rows are broken.
+    Args:
+        kind: What the guard stopped at.
+        health: The state of weights, gradients and optimizer.
+        trained_tokens: The number of labels of the batch that are not -100; None where it has no labels.
+        findings: The doctor's, on that batch.
+        tokens: The tokens whose rows are broken, in words.
     """
     if trained_tokens == 0:
         return _masked()
@@ -66,7 +64,7 @@ def _masked() -> Cause:
         "LBL001",
         "row-without-trained-token",
         "Every label of the batch is -100, so that its loss is a mean over no token: nan, or 0 in some trainers.",
-        "Encode the data with prepare(tokenizer).encode(dataset), which counts such rows and lets none out.",
+        "Encode the data with prepare(tokenizer).encode(dataset), which counts such rows and leaves them out.",
     )
 
 
@@ -89,7 +87,7 @@ def _broken(health: Health, tokens: str) -> Cause:
         return _guard(
             "GRD001",
             f"{seen}{f', the rows of {tokens}' if tokens else ''}. They were there before the first step.",
-            "Download or merge the checkpoint again; new rows want add_tokens, which gives them the mean.",
+            "Download or merge the checkpoint again; add new rows with add_tokens, which gives them the mean.",
         )
     if "float16" in health.dtypes and health.loss_scale is None:
         return Cause(
@@ -151,9 +149,9 @@ def _no_gradient(health: Health) -> Cause:
 def _out_of_line(findings: Sequence[Finding]) -> Cause:
     worst = next((finding for finding in findings if finding.severity == "error" and finding.where), None)
     if worst is not None:
-        return Cause(worst.code, worst.name, worst.message, "Read the rows in batch.txt, and mend the data.")
+        return Cause(worst.code, worst.name, worst.message, "Read the rows in batch.txt, and fix the data.")
     return _guard(
         "GRD006",
-        "Weights and gradients are sane, and the doctor finds no fault in the batch: its text is unlike the rest.",
+        "Weights and gradients are finite, and the doctor finds no fault in the batch: its text is unlike the rest.",
         "Read it in batch.txt; where it belongs, clip gradients, or raise the guard's spike threshold.",
     )

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.training.guard.incident import BrokenWeight, Health, MicroBatch, Overflow
+from llama_padfix.core.hf_objects import dtype_name
+from llama_padfix.training.guard.incident import PLAIN_TYPES, BrokenWeight, Health, MicroBatch, Overflow
 
 if TYPE_CHECKING:
     import torch
+    from torch.optim import Optimizer
 
-__all__ = ["find_broken_weights", "observe_health", "read_numbers", "take_norm", "trace_overflow"]
-
-_SHOWN = 10  # names listed of parameters, rows and states
-_PLAIN = (bool, int, float, str, type(None))
+_MOST_LISTED = 10  # names of parameters, rows and states
 
 
 def take_norm(tensors: Iterable[torch.Tensor | None]) -> torch.Tensor | None:
@@ -26,7 +25,7 @@ def take_norm(tensors: Iterable[torch.Tensor | None]) -> torch.Tensor | None:
     """
     import torch
 
-    groups: dict[tuple[Any, Any], list[torch.Tensor]] = {}
+    groups: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
     for tensor in tensors:
         if tensor is None or not tensor.is_floating_point() or tensor.device.type == "meta":
             continue
@@ -48,7 +47,7 @@ def read_numbers(scalars: Sequence[torch.Tensor | None]) -> list[float | None]:
     import torch
 
     numbers: list[float | None] = [None] * len(scalars)
-    held: dict[Any, list[tuple[int, torch.Tensor]]] = {}
+    held: dict[torch.device, list[tuple[int, torch.Tensor]]] = {}
     for place, scalar in enumerate(scalars):
         if scalar is not None:
             held.setdefault(scalar.device, []).append((place, scalar))
@@ -59,7 +58,9 @@ def read_numbers(scalars: Sequence[torch.Tensor | None]) -> list[float | None]:
     return numbers
 
 
-def observe_health(model: Any, optimizer: Any, norm_before: float | None, finite_before: bool) -> Health:
+def observe_health(
+    model: torch.nn.Module | None, optimizer: Optimizer | None, norm_before: float | None, finite_before: bool
+) -> Health:
     """Return the state of weights, gradients and optimizer; reads every weight once, changes nothing."""
     import torch
 
@@ -68,24 +69,23 @@ def observe_health(model: Any, optimizer: Any, norm_before: float | None, finite
     gradients = {name: p.grad for name, p in trained.items() if p.grad is not None}
     norms = dict(zip(gradients, read_numbers([take_norm([g]) for g in gradients.values()]), strict=True))
     finite = sorted((n for n in norms.items() if n[1] is not None and math.isfinite(n[1])), key=lambda n: -(n[1] or 0))
-    groups = getattr(optimizer, "param_groups", None) or ()
     broken_states, largest_states = _observe_states(optimizer, named)
     scale = getattr(optimizer, "grad_scale", None)
     return Health(
         optimizer=type(optimizer).__name__ if optimizer is not None else "",
         groups=tuple(
             {
-                k: float(v) if isinstance(v, torch.Tensor) and v.numel() == 1 else v
-                for k, v in group.items()
-                if k != "params" and isinstance(v, (*_PLAIN, tuple, torch.Tensor))
+                name: float(value) if isinstance(value, torch.Tensor) and value.numel() == 1 else value
+                for name, value in group.items()
+                if name != "params" and isinstance(value, (*PLAIN_TYPES, tuple, torch.Tensor))
             }
-            for group in groups
+            for group in _groups(optimizer)
         ),
-        dtypes=dict(Counter(str(p.dtype).removeprefix("torch.") for p in trained.values())),
+        dtypes=dict(Counter(dtype_name(p.dtype) for p in trained.values())),
         parameters=len(trained),
         without_gradient=len(trained) - len(gradients),
         broken_gradients=tuple(name for name, norm in norms.items() if norm is not None and not math.isfinite(norm)),
-        largest_gradients={name: norm for name, norm in finite[:_SHOWN] if norm is not None},
+        largest_gradients={name: norm for name, norm in finite[:_MOST_LISTED] if norm is not None},
         norm_before=norm_before,
         norm_now=read_numbers([take_norm(trained.values())])[0],
         finite_before=finite_before,
@@ -96,14 +96,19 @@ def observe_health(model: Any, optimizer: Any, norm_before: float | None, finite
     )
 
 
-def _named_parameters(model: Any, optimizer: Any) -> dict[str, Any]:
+def _groups(optimizer: Optimizer | None) -> Sequence[Mapping[str, Any]]:  # `Any` as torch types them
+    """Return the parameter groups; none without an optimizer, or of an engine's own kind."""
+    return getattr(optimizer, "param_groups", None) or ()
+
+
+def _named_parameters(model: torch.nn.Module | None, optimizer: Optimizer | None) -> dict[str, torch.Tensor]:
     if model is not None:
         return dict(model.named_parameters())
-    held = [p for group in getattr(optimizer, "param_groups", None) or () for p in group["params"]]
+    held = [parameter for group in _groups(optimizer) for parameter in group["params"]]
     return {f"parameter {place}": parameter for place, parameter in enumerate(held)}
 
 
-def find_broken_weights(named: Mapping[str, Any]) -> Iterable[BrokenWeight]:
+def find_broken_weights(named: Mapping[str, torch.Tensor]) -> Iterable[BrokenWeight]:
     """Yield the parameters that hold nan or inf, with their rows; reads every weight once."""
     import torch
 
@@ -116,11 +121,13 @@ def find_broken_weights(named: Mapping[str, Any]) -> Iterable[BrokenWeight]:
             continue  # a sum of finite numbers may overflow
         rows = values.reshape(values.shape[0], -1) if values.ndim else values.reshape(1, 1)
         places = (~torch.isfinite(rows)).any(dim=1).nonzero().flatten()
-        yield BrokenWeight(name, len(places), tuple(places[:_SHOWN].tolist()))
+        yield BrokenWeight(name, len(places), tuple(places[:_MOST_LISTED].tolist()))
 
 
-def _observe_states(optimizer: Any, named: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, float]]:
-    """Which optimizer states hold nan or inf, and the largest magnitude of each kind of state."""
+def _observe_states(
+    optimizer: Optimizer | None, named: Mapping[str, torch.Tensor]
+) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Return which optimizer states hold nan or inf, and the largest finite magnitude of each kind of state."""
     import torch
 
     names = {id(parameter): name for name, parameter in named.items()}
@@ -136,13 +143,13 @@ def _observe_states(optimizer: Any, named: Mapping[str, Any]) -> tuple[tuple[str
                 largest[kind] = max(largest.get(kind, 0.0), top)
             else:
                 broken.append(f"{kind} of {names.get(id(parameter), 'a parameter')}")
-    return tuple(broken[:_SHOWN]), largest
+    return tuple(broken[:_MOST_LISTED]), largest
 
 
-def trace_overflow(model: Any, micro: MicroBatch) -> Overflow | None:
+def trace_overflow(model: torch.nn.Module, micro: MicroBatch) -> Overflow | None:
     """Return the first module whose output is not finite, found by running the batch through the model once more.
 
-    In evaluation mode (put back afterwards), without gradients, under the autocast of the step. None where every
+    In evaluation mode (restored afterwards), without gradients, under the autocast of the step. None where every
     module stays finite, and where the second run raises.
     """
     import torch
@@ -150,16 +157,18 @@ def trace_overflow(model: Any, micro: MicroBatch) -> Overflow | None:
     found: list[Overflow] = []
     handles = []
 
-    def look(name: str) -> Any:
-        def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            if found or all(bool(torch.isfinite(value).all()) for value in _floats(output)):
+    def make_hook(name: str) -> Callable[..., None]:
+        def hook(module: torch.nn.Module, args: object, kwargs: object, output: object) -> None:
+            if found:
                 return
-            before = list(_floats((args, kwargs)))
-            tops = [float(v[torch.isfinite(v)].abs().max()) for v in before if bool(torch.isfinite(v).any())]
-            finite = all(bool(torch.isfinite(v).all()) for v in before)
-            bad = next(v for v in _floats(output) if not bool(torch.isfinite(v).all()))
-            dtype = str(bad.dtype).removeprefix("torch.")
-            found.append(Overflow(f"{name} ({type(module).__name__})", dtype, max(tops, default=0.0), finite))
+            bad = next((v for v in _float_tensors(output) if not bool(torch.isfinite(v).all())), None)
+            if bad is None:
+                return
+            inputs = list(_float_tensors((args, kwargs)))
+            tops = [float(v[torch.isfinite(v)].abs().max()) for v in inputs if bool(torch.isfinite(v).any())]
+            finite = all(bool(torch.isfinite(v).all()) for v in inputs)
+            where = f"{name} ({type(module).__name__})"
+            found.append(Overflow(where, str(bad.dtype).removeprefix("torch."), max(tops, default=0.0), finite))
 
         return hook
 
@@ -167,11 +176,11 @@ def trace_overflow(model: Any, micro: MicroBatch) -> Overflow | None:
     device = next((v.device.type for v in micro.batch.values() if hasattr(v, "device")), "cpu")
     try:
         for name, module in model.named_modules():
-            handles.append(module.register_forward_hook(look(name or "the model"), with_kwargs=True))
+            handles.append(module.register_forward_hook(make_hook(name or "the model"), with_kwargs=True))
         model.eval()
         with torch.no_grad(), torch.autocast(device, dtype=micro.autocast, enabled=micro.autocast is not None):
             model(**micro.batch, **micro.arguments)
-    except Exception:  # a second look must not hide what the first one saw
+    except Exception:  # the second run must not hide what the first one showed
         return None
     finally:
         for handle in handles:
@@ -181,7 +190,7 @@ def trace_overflow(model: Any, micro: MicroBatch) -> Overflow | None:
     return found[0] if found else None
 
 
-def _floats(value: Any) -> Iterable[torch.Tensor]:
+def _float_tensors(value: object) -> Iterable[torch.Tensor]:
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -189,7 +198,7 @@ def _floats(value: Any) -> Iterable[torch.Tensor]:
             yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _floats(item)
+            yield from _float_tensors(item)
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from _floats(item)
+            yield from _float_tensors(item)

@@ -1,4 +1,4 @@
-"""What a guard saw of one update, what it holds to be the cause, and the error that stops the run."""
+"""The records of a guard: a forward pass, the state of health, an incident with its cause; and the error."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from llama_padfix.core.errors import PadfixError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BrokenWeight", "Cause", "GuardError", "Health", "Incident", "Kind", "MicroBatch", "Overflow"]
-
 Kind = Literal[
-    "loss-not-finite",
-    "zero-loss",
-    "loss-spike",
-    "gradient-not-finite",
-    "zero-gradient",
-    "eval-loss-not-finite",
+    "loss-not-finite", "zero-loss", "loss-spike", "gradient-not-finite", "zero-gradient", "eval-loss-not-finite"
 ]
-"""What a guard stops at, in the order in which it looks."""
+"""What a guard stops at, in the order of its checks."""
+
+PLAIN_TYPES = (bool, int, float, str, type(None))
+"""Types of values that are kept as they are, beside tensors."""
 
 
 @dataclass(frozen=True)
 class Cause:
-    """The most likely cause: a code of the catalogue of checks or of the guard (GRD...), and what mends it."""
+    """The most likely cause: a code of the catalogue of checks or of the guard (GRD...), and the fix.
+
+    The field names are keys of `incident.json`, hence `mend`.
+    """
 
     code: str
     name: str
@@ -39,16 +38,16 @@ class Cause:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward pass of a training step: the keywords of the model, its loss, and the autocast around it.
+    """One forward pass of a training step."""
 
-    `batch` holds the tensors, `arguments` the other keywords. `loss` is a detached scalar, or None where the model
-    returned none. `autocast` is the dtype of the innermost `torch.autocast`, None where there is none.
-    """
-
-    batch: Mapping[str, Any] = field(default_factory=dict)
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    batch: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """The tensors among the keywords of the model."""
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    """Its other keywords, of `PLAIN_TYPES`."""
     loss: torch.Tensor | None = None
+    """A detached scalar in nats; None where the model returned none."""
     autocast: torch.dtype | None = None
+    """The dtype of the innermost `torch.autocast`; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -75,32 +74,42 @@ class Overflow:
 
 @dataclass(frozen=True)
 class Health:
-    """The state of health of weights, gradients and optimizer, plain values.
-
-    `norm_before` is that of the trainable weights 16 to 32 updates earlier (at most when the guard was attached),
-    `norm_now` at the incident; `finite_before` is whether every weight was finite when the guard was attached.
-    `dtypes` counts the trainable parameters by type.
-    """
+    """The state of weights, gradients and optimizer at an incident, in plain values."""
 
     optimizer: str = ""
-    groups: tuple[Mapping[str, Any], ...] = ()
+    """The class of the optimizer."""
+    groups: tuple[Mapping[str, Any], ...] = ()  # `Any` as torch types them
+    """The settings of each parameter group."""
     dtypes: Mapping[str, int] = field(default_factory=dict)
+    """The number of trainable parameters by dtype."""
     parameters: int = 0
+    """The number of trainable parameters (tensors)."""
     without_gradient: int = 0
+    """How many of them have no gradient."""
     broken_gradients: tuple[str, ...] = ()
+    """The names of parameters whose gradient holds nan or inf."""
     largest_gradients: Mapping[str, float] = field(default_factory=dict)
+    """The largest finite gradient norms by parameter."""
     norm_before: float | None = None
+    """The norm of the trainable weights 16 to 32 updates earlier, or when the guard was attached."""
     norm_now: float | None = None
+    """That norm at the incident."""
     finite_before: bool = True
+    """Whether every weight was finite when the guard was attached."""
     broken_weights: tuple[BrokenWeight, ...] = ()
+    """The parameters that hold nan or inf."""
     broken_states: tuple[str, ...] = ()
+    """The optimizer states that hold nan or inf."""
     largest_states: Mapping[str, float] = field(default_factory=dict)
+    """The largest finite magnitude by kind of state."""
     loss_scale: float | None = None
+    """The scale of a loss scaler; None without one."""
     overflow: Overflow | None = None
+    """Where the batch stops being finite, if it went through the model once more."""
 
     @property
     def growth(self) -> float:
-        """How many times as large the trainable weights are as at most 32 updates earlier; 1.0 where unknown."""
+        """The norm of the trainable weights as a multiple of that at most 32 updates earlier; 1.0 if unknown."""
         if not self.norm_before or self.norm_now is None:
             return 1.0
         return self.norm_now / self.norm_before
@@ -108,21 +117,26 @@ class Health:
 
 @dataclass(frozen=True)
 class Incident:
-    """One update that a guard stopped at: what was seen, the most likely cause, and where the evidence lies.
-
-    `step` counts updates from 1. `losses` are those of its micro-batches, None for one whose loss was not seen;
-    `micro_batch` is the number of the one to blame. `folder` is None where nothing was written, and `remark` says why.
-    """
+    """One update that a guard stopped at."""
 
     kind: Kind
+    """What the guard stopped at."""
     step: int
+    """The number of the update, from 1."""
     seen: str
+    """What was measured, in words."""
     cause: Cause
+    """The most likely cause, with its code and the fix."""
     losses: tuple[float | None, ...] = ()
+    """The loss of each micro-batch in nats; None for one that the model did not return."""
     grad_norm: float | None = None
+    """The Euclidean norm of all gradients; None where it was not measured."""
     micro_batch: int = 0
+    """The number of the micro-batch with the fault, from 0."""
     folder: str | None = None
+    """The folder of the evidence; None where nothing was written."""
     remark: str = ""
+    """Why there is no evidence."""
 
     def __str__(self) -> str:
         kept = f"The evidence is in {self.folder}" if self.folder else self.remark
@@ -130,7 +144,11 @@ class Incident:
 
 
 class GuardError(PadfixError):
-    """A guard stopped the run before a sick update was made; `incident` holds what it saw."""
+    """A guard stopped the run before a bad update was made.
+
+    Args:
+        incident: What was measured, the most likely cause, and the folder of the evidence; kept as an attribute.
+    """
 
     def __init__(self, incident: Incident) -> None:
         super().__init__(str(incident))

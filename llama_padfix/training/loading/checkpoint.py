@@ -10,6 +10,7 @@ from typing import Any
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.compat import reads_paired_merges
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.hf_objects import text_config
 from llama_padfix.doctor.observe.folder import encode_probe, encode_with_file
 
 __all__ = ["build_shape", "load_tokenizer", "require_complete_folder", "require_length", "require_rows"]
@@ -47,7 +48,7 @@ def require_complete_folder(folder: Path) -> None:
 
 def require_rows(tokenizer: Any, config: Any, path: str) -> None:
     """Raise `PadfixError` where the tokenizer has an id for which the model's embedding has no row."""
-    rows = getattr(_text_config(config), "vocab_size", None)
+    rows = getattr(text_config(config), "vocab_size", None)
     vocabulary = tokenizer.get_vocab()
     if not isinstance(rows, int) or not vocabulary:
         return
@@ -67,7 +68,7 @@ def require_length(max_length: int | None, config: Any) -> None:
         return
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
         raise PadfixError(f"max_length={max_length!r} is no number of tokens. Pass one such as max_length=2048")
-    text = _text_config(config)
+    text = text_config(config)
     positions = getattr(text, "max_position_embeddings", None)
     if not isinstance(positions, int) or max_length <= positions:
         return
@@ -153,10 +154,6 @@ def _find_file(path: str, name: str, keywords: dict[str, Any]) -> Path | None:
 
     found = try_to_load_from_cache(path, name, cache_dir=keywords.get("cache_dir"), revision=keywords.get("revision"))
     return Path(found) if isinstance(found, str) else None
-
-
-def _text_config(config: Any) -> Any:
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _require_whole_weights(folder: Path) -> None:

@@ -9,8 +9,9 @@ from llama_padfix.core.choices import Choice, announce
 from llama_padfix.doctor.patch import patch_tokenizer
 from llama_padfix.hardware.precision import Precision
 from llama_padfix.training.adapters.lora import attach_lora, keep_trainable_float32, prepare_for_training
+from llama_padfix.training.loading.arguments import Backend, LoadSettings, naming_the_path
 from llama_padfix.training.loading.checkpoint import load_tokenizer, require_rows, verify_ids
-from llama_padfix.training.loading.plan import Backend, LoadPlan, naming_the_path, plan_load
+from llama_padfix.training.loading.plan import LoadPlan, plan_from_settings
 from llama_padfix.training.loading.unsloth import attach_unsloth_lora, load_with_unsloth
 
 __all__ = ["load"]
@@ -34,40 +35,35 @@ def load(
     verbose: bool = True,
     **from_pretrained: Any,
 ) -> tuple[Any, Any]:
-    """Load a causal language model and its tokenizer from a folder or the hub, ready to train: `(model, tokenizer)`.
+    """Load a causal language model and its tokenizer from a folder or the hub, ready to train.
 
-    - `quantization`: None, "nf4" (QLoRA), "int8", or a `BitsAndBytesConfig` of your own.
-    - `precision`: what `choose_precision()` returns; None asks it.
-    - `attention`: "auto", or a wish such as "flash_attention_2", which falls back with one warning.
-    - `lora`: None, True, a `peft.LoraConfig`, or its fields; its first values depend on `seed` alone.
-    - `device_map`: under torchrun and accelerate "auto" means the process's own device.
-    - `max_length`: the longest row that you train on. It becomes the tokenizer's `model_max_length` (and Unsloth's
-      `max_seq_length`), and is refused beyond the positions that the model has.
-    - `strict`: raise where a wish cannot be met, rather than fall back.
-    - `verbose`: print each choice with its reason, in the first process of a launch; else they are logged.
+    Args:
+        quantization: None, "nf4" (QLoRA), "int8", or a `BitsAndBytesConfig`, which is used as it is.
+        precision: What `choose_precision()` returns; None calls it.
+        attention: "auto", or a kernel such as "flash_attention_2", which falls back with one warning.
+        lora: None, True, a `peft.LoraConfig`, or its fields; its first values depend on `seed` alone.
+        device_map: Under torchrun and accelerate "auto" means the process's own device.
+        max_length: The longest row to train on, in tokens. It becomes the tokenizer's `model_max_length` (and
+            Unsloth's `max_seq_length`), and may not exceed the positions of the model.
+        strict: Raise where a setting cannot be met, rather than fall back.
+        pad_token: As for `patch_tokenizer`, which patches tokenizer and model.
+        verbose: Print each decision with its reason, in the first process of a launch; else log it.
+        from_pretrained: Passed to `AutoModelForCausalLM.from_pretrained`, `dtype` (or `torch_dtype`) under the name
+            that the installed transformers knows.
 
-    Weights are bfloat16 where the device really has it. In an fp16 run the frozen ones are float16 and all that is
-    trained is float32, or the gradient scaler stops with 'Attempting to unscale FP16 gradients'. A `dtype` (or
-    `torch_dtype`) of your own is passed under the name that the installed transformers knows, as other keywords are
-    to `AutoModelForCausalLM.from_pretrained`. Tokenizer and model are patched as by `patch_tokenizer`.
+    Returns:
+        `(model, tokenizer)`. Weights are bfloat16 where the device really has it. In an fp16 run the frozen ones
+        are float16 and the trained ones float32: the gradient scaler refuses float16 gradients.
 
-    Raises `PadfixError`, before any weight is read, for a folder without model or tokenizer, weights that are cut
-    short, ids without a row, a target of LoRA that is not there, an unknown name, and a package that is missing.
+    Raises:
+        PadfixError: Before any weight is read, for a folder without model or tokenizer, weights that are cut short,
+            ids without a row, an absent target of LoRA, an unknown name, and a missing package.
     """
-    plan = plan_load(
-        name_or_path,
-        quantization=quantization,
-        precision=precision,
-        attention=attention,
-        lora=lora,
-        device_map=device_map,
-        backend=backend,
-        max_length=max_length,
-        gradient_checkpointing=gradient_checkpointing,
-        strict=strict,
-        trust_remote_code=trust_remote_code,
-        **from_pretrained,
-    )
+    settings = LoadSettings(
+        quantization, precision, attention, lora, device_map, backend, max_length, gradient_checkpointing, strict,
+        trust_remote_code
+    )  # fmt: skip
+    plan = plan_from_settings(str(name_or_path), settings, from_pretrained)
     announce(plan.choices, verbose=verbose)
     tokenizer, healed = naming_the_path(
         plan.path, load_tokenizer, plan.path, strict=strict, **plan.tokenizer_arguments
@@ -76,9 +72,9 @@ def load(
     run = _load_unsloth if plan.backend == "unsloth" else _load_transformers
     model, tokenizer, done = run(plan, tokenizer, gradient_checkpointing, seed)
     patched = patch_tokenizer(tokenizer, model, pad_token=pad_token)
-    said = [choice for choice in (healed, *done) if choice is not None]
-    said += [Choice(change.target, repr(change.after), change.why) for change in patched]
-    announce(said, verbose=verbose)
+    done_last = [choice for choice in (healed, *done) if choice is not None]
+    done_last += [Choice(change.target, repr(change.after), change.why) for change in patched]
+    announce(done_last, verbose=verbose)
     return model, tokenizer
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.core.hf_objects import read_quantization_config
+from llama_padfix.core.hf_objects import dtype_name, read_quantization_config, text_config
 from llama_padfix.hardware.precision import Precision
 
 __all__ = ["choose_quantization", "read_quantization"]
@@ -65,8 +65,8 @@ def choose_quantization(
         bnb_4bit_quant_storage=storage,
     )
     reason = (
-        f"as asked: 4-bit NormalFloat, double quantisation, computes in {_name(precision.dtype)}, stored as "
-        f"{_name(storage)}, which FSDP can shard"
+        f"as asked: 4-bit NormalFloat, double quantisation, computes in {dtype_name(precision.dtype)}, stored as "
+        f"{dtype_name(storage)}, which FSDP can shard"
     )
     return made, Choice("quantization", "nf4", reason)
 
@@ -75,8 +75,7 @@ def read_quantization(config: Any) -> str | None:
     """Return how a checkpoint's config says that its weights are quantised; None when they are not."""
     if config is None:
         return None
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    entries = read_quantization_config(config) or read_quantization_config(text)
+    entries = read_quantization_config(config) or read_quantization_config(text_config(config))
     if not entries:
         return None
     bits = 4 if entries.get("load_in_4bit") else 8 if entries.get("load_in_8bit") else entries.get("bits")
@@ -91,7 +90,3 @@ def _require_packages() -> None:
     ):
         if importlib.util.find_spec(package) is None:
             raise PadfixError(f"The package {package} {what}, and is not installed. Run: pip install {package}")
-
-
-def _name(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.core.hf_objects import dtype_name, text_config
 from llama_padfix.training.memory.fake_model import build_model
 from llama_padfix.training.memory.step import trace_step
 from llama_padfix.training.memory.step_plan import StepPlan, StepShape, plan_step
@@ -244,7 +245,7 @@ def _find_longest(measure: _Measure, batch: int, length: int, room: float, confi
 
     The peak grows with the length and bends upwards, so a line through two lengths soon leads to the limit.
     """
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(config)
     limit = int(getattr(text, "max_position_embeddings", 0) or 131_072)
     if measure(batch, _LEAST_LENGTH) > room:
         return 0
@@ -288,7 +289,7 @@ def _name_savings(estimate: MemoryEstimate) -> tuple[str, ...]:
 def _draw(estimate: MemoryEstimate) -> Iterator[str]:
     plan, peak = estimate.plan, max(estimate.peak_bytes, 1)
     kind = getattr(plan.config, "model_type", "model")
-    traits = [plan.quantization or str(plan.dtype).removeprefix("torch.")]
+    traits = [plan.quantization or dtype_name(plan.dtype)]
     traits += ["LoRA"] * (plan.lora is not None) + ["checkpointing"] * plan.gradient_checkpointing
     yield (
         f"{kind}, {' + '.join(traits)}, {plan.optimizer}, batch {plan.batch} x {plan.length} tokens: "

@@ -1,0 +1,120 @@
+"""Real batches of a trainer's dataloaders, with the trainer left as it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from llama_padfix.doctor.facts import RowFacts, SampleFacts
+from llama_padfix.doctor.observe.rows import rows_of_batch
+from llama_padfix.doctor.observe.snapshot import find_read_once, remember_random_states, remember_state
+
+_FEW_ROWS = 64  # drawn from a trainer's own loaders by default: its batches cost collation
+_PER_TOKEN = ("input_ids", "labels", "attention_mask", "position_ids")
+
+
+@dataclass
+class DrawnRows:
+    """Rows of a trainer's dataloaders; the other fields are complete once `rows` is used up."""
+
+    rows: Iterator[RowFacts] = field(default_factory=lambda: iter(()))
+    samples: list[SampleFacts] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
+    not_drawn: dict[str, str] = field(default_factory=dict)
+
+
+def draw_batches(trainer: Any, max_rows: int | None) -> DrawnRows:
+    """Return the rows of real training and evaluation batches, not yet drawn; at most 64 of each unless None.
+
+    A loader that raises ends its source and is noted in `errors`; a stream that can be read only once, and
+    batches without `input_ids`, are noted in `not_drawn`.
+    """
+    drawn = DrawnRows()
+    drawn.rows = _draw(trainer, None if max_rows is None else min(max_rows, _FEW_ROWS), drawn)
+    return drawn
+
+
+def _draw(trainer: Any, limit: int | None, drawn: DrawnRows) -> Iterator[RowFacts]:
+    for source, make_loader, dataset in _loaders(trainer):
+        total = len(dataset) if hasattr(dataset, "__len__") else None
+        stream = None if total is not None else find_read_once(dataset)
+        names: dict[str, None] = {}
+        seen = 0
+        if stream is not None:
+            drawn.not_drawn[source] = f"its dataset reads from a {stream}, which can be read only once"
+        else:
+            try:
+                for batch in _batches(make_loader):
+                    for row in _rows(batch, source, seen):
+                        seen += 1
+                        yield row
+                        if seen == limit:
+                            break
+                    names.update(dict.fromkeys(batch if isinstance(batch, Mapping) else ()))
+                    if seen == limit or not seen:
+                        break
+            except Exception as error:
+                drawn.errors[source] = f"{type(error).__name__}: {error}"
+            if not seen and source not in drawn.errors:
+                held = ", ".join(map(str, names)) or "none"
+                drawn.not_drawn[source] = f"its batches hold no input_ids of rows (they hold: {held})"
+        columns = tuple(getattr(dataset, "column_names", None) or names)
+        drawn.samples.append(SampleFacts(source, seen, total, columns))
+
+
+def _loaders(trainer: Any) -> Iterator[tuple[str, Callable[[], Any], Any]]:
+    if trainer.train_dataset is not None:
+        yield "train batch", trainer.get_train_dataloader, trainer.train_dataset
+    evaluation = getattr(trainer, "eval_dataset", None)
+    if isinstance(evaluation, dict):
+        for name, dataset in evaluation.items():
+            yield f"eval batch ({name})", partial(trainer.get_eval_dataloader, name), dataset
+    elif evaluation is not None:
+        yield "eval batch", trainer.get_eval_dataloader, evaluation
+
+
+def _batches(make_loader: Callable[[], Any]) -> Iterator[Any]:
+    """Yield the batches of a loader, and end its workers whenever the reader stops."""
+    batches = iter(make_loader())
+    try:
+        yield from batches
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()
+
+
+def _rows(batch: Any, source: str, first: int) -> Iterator[RowFacts]:
+    """Yield the rows of a batch; of its columns, those that have a value a token."""
+    ids: Any = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    if getattr(ids, "ndim", None) != 2 or 0 in ids.shape:
+        return
+    shaped = {name: batch[name] for name in _PER_TOKEN if getattr(batch.get(name), "shape", None) == ids.shape}
+    yield from rows_of_batch(shaped, source, first)
+
+
+@contextlib.contextmanager
+def preserve_state(target: Any) -> Iterator[None]:
+    """Put back whatever drawing batches of a trainer moves; nothing is drawn from a target of another kind.
+
+    That is the random states, the accelerator's record of dataloaders, the trainer's attributes, and the counters
+    and generators of its datasets and collator. Training then runs as it would have run.
+    """
+    if not hasattr(target, "get_train_dataloader"):
+        yield
+        return
+    restore_random_states = remember_random_states()
+    accelerator, gradient_state = target.accelerator, target.accelerator.gradient_state
+    restore = remember_state(
+        target.train_dataset,
+        getattr(target, "eval_dataset", None),
+        target.data_collator,
+        shallow=(target, target.args, accelerator, gradient_state),
+    )
+    try:
+        yield
+    finally:
+        restore()
+        restore_random_states()

@@ -1,0 +1,101 @@
+"""What `diagnose` is given, as facts and rows: one function for each kind of target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
+from llama_padfix.doctor.observe.batches import draw_batches
+from llama_padfix.doctor.observe.folder import load_folder, observe_folder, saved_model
+from llama_padfix.doctor.observe.model import observe_model
+from llama_padfix.doctor.observe.rows import observe_dataset, refuse_unencoded
+from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
+from llama_padfix.doctor.observe.trainer import find_tokenizer_of, is_trainer, observe_trainer
+from llama_padfix.encoding.sources import is_batch, is_encoded, rows_of_mapping
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is known of a target, and the rows that are still to be read."""
+
+    facts: Facts
+    """What was observed before any row was read."""
+
+    rows: Iterable[RowFacts] = ()
+    """The rows to read, once."""
+
+    complete: Callable[[Facts], Facts] | None = None
+    """Adds to the facts what is known only after the rows were read; None where nothing is."""
+
+    tokenizer: Any = None
+    """The live tokenizer that changes apply to, None without one."""
+
+    model: Any = None
+    """The live model that changes apply to, None without one."""
+
+    is_folder: bool = False
+    """A saved folder was observed, which is never changed in place."""
+
+
+def observe_target(target: Any, model: Any = None, dataset: Any = None, max_rows: int | None = 1000) -> Observation:
+    """Return what is known of a target of any kind, with the model and the rows beside it.
+
+    Args:
+        target: what `diagnose` takes.
+        model: the model of a tokenizer.
+        dataset: rows beside a tokenizer or folder: encoded, raw, or one batch.
+        max_rows: the most rows to read; None for all.
+
+    Raises:
+        PadfixError: the target is of another kind.
+    """
+    if isinstance(target, (str, Path)):
+        return _observe_saved(target, dataset, max_rows)
+    if is_trainer(target):
+        return _observe_run(target, max_rows)
+    if isinstance(target, tuple) and len(target) == 2 and not isinstance(target[0], Mapping):
+        target, model = target
+    if isinstance(target, Mapping) and isinstance(ids := target.get("input_ids"), (list, tuple)) and ids:
+        target = rows_of_mapping(target)  # what a tokenizer returns for one text or for several
+    if is_batch(target) or is_encoded(target):
+        return _observe_rows(Facts(), target, max_rows)
+    refuse_unencoded(target)
+    facts = observe_tokenizer(target, model, with_markers=True)
+    return replace(_observe_rows(facts, dataset, max_rows, target), model=model)
+
+
+def _observe_saved(path: str | Path, dataset: Any, max_rows: int | None) -> Observation:
+    tokenizer, folder = load_folder(observe_folder(path))
+    model = saved_model(folder)
+    facts = replace(_observe_pair(tokenizer, model), folder=folder)
+    return replace(_observe_rows(facts, dataset, max_rows, tokenizer), model=model, is_folder=True)
+
+
+def _observe_pair(tokenizer: Any, model: Any) -> Facts:
+    """Return the facts about a tokenizer and its model, either of which may be missing."""
+    if tokenizer is not None:
+        return observe_tokenizer(tokenizer, model, with_markers=True)
+    return Facts(model=observe_model(model) if model is not None else None)
+
+
+def _observe_rows(facts: Facts, dataset: Any, max_rows: int | None, tokenizer: Any = None) -> Observation:
+    facts, rows = observe_dataset(facts, dataset, tokenizer, max_rows)
+    return Observation(facts, rows, tokenizer=tokenizer)
+
+
+def _observe_run(trainer: Any, max_rows: int | None) -> Observation:
+    tokenizer = find_tokenizer_of(trainer)
+    facts = _observe_pair(tokenizer, trainer.model)
+    at_rest = observe_trainer(trainer)
+    drawn = draw_batches(trainer, max_rows)
+
+    def complete(facts: Facts) -> Facts:
+        observed = replace(at_rest, loader_errors=drawn.errors, not_drawn=drawn.not_drawn)
+        return replace(facts, trainer=observed, samples=tuple(drawn.samples))
+
+    # One source that is not drawn yet: checks of rows are to run.
+    facts = replace(facts, trainer=at_rest, samples=(SampleFacts("train batch", 0, None),))
+    return Observation(facts, drawn.rows, complete, tokenizer, trainer.model)

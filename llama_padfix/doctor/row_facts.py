@@ -1,0 +1,94 @@
+"""What was observed of rows, encoded or not. `facts` re-exports these records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llama_padfix.encoding.turns_in_ids import Turn, TurnMarkers
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """One encoded row as the loss will see it: int64 numpy arrays of one length, None for a missing column."""
+
+    source: str
+    """What the row was read from: "train batch", "eval batch", "batch" or "dataset"."""
+
+    number: int
+    """Its number in the source, from 0."""
+
+    input_ids: Any
+    """Ids, with the padding of a batch."""
+
+    labels: Any = None
+    """Ids to predict, -100 where there is none."""
+
+    attention_mask: Any = None
+    """0 where the row is padded."""
+
+    position_ids: Any = None
+    """Positions within each document of a packed row."""
+
+    found_turns: dict[TurnMarkers, tuple[Turn, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What `check_helpers.find_turns` found, by markers: most checks need the turns of the same row."""
+
+
+@dataclass(frozen=True)
+class SampleFacts:
+    """Which rows were looked at: `seen` of `total` (None for a stream), each column that a row had."""
+
+    source: str
+    seen: int
+    total: int | None
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What was found in rows that are not encoded yet, and what the library's encoder made of them."""
+
+    source: str
+    """What the rows were read from."""
+
+    seen: int
+    """Rows that were read."""
+
+    total: int | None
+    """All rows, None for a stream."""
+
+    shapes: Mapping[str, int]
+    """Counts of rows by shape."""
+
+    unreadable: tuple[tuple[int, str], ...] = ()
+    """The first rows that cannot be read: (row, reason)."""
+
+    unreadable_count: int = 0
+    """All of them."""
+
+    unanswered: tuple[tuple[int, str], ...] = ()
+    """The first rows without an answer: (row, its roles)."""
+
+    unanswered_count: int = 0
+    """All of them."""
+
+    spelled: tuple[tuple[int, str], ...] = ()
+    """The first rows whose text spells control tokens: (row, tokens)."""
+
+    spelled_count: int = 0
+    """All of them."""
+
+    bos_in_text: int = 0
+    """`text` rows that begin with a written BOS."""
+
+    max_length: int | None = None
+    """The longest row that the tokenizer declares, None without a limit."""
+
+    cut: int = 0
+    """Rows that lost turns to `max_length`."""
+
+    too_long: int = 0
+    """Rows in which no turn fits `max_length`."""

@@ -1,0 +1,71 @@
+"""Whether a tokenizer's ids of a text are those of its parts, when it is cut beside its control tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from llama_padfix.tokens.calls import is_of_transformers, preserve_backend_state
+from llama_padfix.tokens.offsets import is_trimmed
+
+if TYPE_CHECKING:
+    from tokenizers.models import Model
+
+    from llama_padfix.core.types import TokenizerLike
+
+# Pre-tokenizers that depend on nothing but the text that they are given, and keep all of it.
+_LOCAL = {"ByteLevel", "Split", "Digits", "Punctuation", "UnicodeScripts"}
+_LOSSLESS = ({"type": "NFC"}, {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"})
+
+
+def parts_at_controls(tokenizer: TokenizerLike) -> bool:
+    """Return True if a text's ids are those of its parts, when it is cut beside a control token, and spell the text.
+
+    The backend cuts control tokens out of a text first, and then treats what is between them one by one; only a
+    pre-tokenizer that knows a text's beginning (`Metaspace`) or a random model (BPE with dropout) gives
+    others. Ids spell the text where they are those of BPE on all bytes: equal ids in front of an answer
+    then stand for equal characters. A normalizer goes with tokens that cover characters only: what it changes can
+    else be encoded in this way and in no other, and which rows are an error would depend on those beside them.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or not getattr(tokenizer, "is_fast", False) or not is_of_transformers(tokenizer):
+        return False
+    try:
+        normalizers, pre_tokenizers = _kinds(backend.normalizer), _kinds(backend.pre_tokenizer)
+    except Exception:  # one that is rendered_literals in Python
+        return False
+    return (
+        all(one.get("type") in _LOCAL and one.get("behavior") != "Removed" for one in pre_tokenizers)
+        and not any(one.get("add_prefix_space") for one in pre_tokenizers)
+        and all(one in _LOSSLESS for one in normalizers)
+        and _knows_all_bytes(backend.model, any(one.get("type") == "ByteLevel" for one in pre_tokenizers))
+        and not (normalizers and _is_trimmed(tokenizer))
+    )
+
+
+def _is_trimmed(tokenizer: TokenizerLike) -> bool:
+    with preserve_backend_state(tokenizer):
+        return is_trimmed(tokenizer)
+
+
+def _knows_all_bytes(model: Model, by_bytes: bool) -> bool:
+    from tokenizers import models, pre_tokenizers
+
+    if not isinstance(model, models.BPE) or model.dropout:
+        return False
+    if model.continuing_subword_prefix or model.end_of_word_suffix or not (by_bytes or model.byte_fallback):
+        return False
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if by_bytes else [f"<0x{byte:02X}>" for byte in range(256)]
+    return all(model.token_to_id(char) is not None for char in alphabet)
+
+
+def _kinds(part: Any) -> list[Mapping[str, Any]]:
+    """Return the settings of a normalizer or pre-tokenizer, or of those that it is a sequence of."""
+    found = [json.loads(part.__getstate__())] if part is not None else []
+    return [one for settings in found for one in _flatten(settings)]
+
+
+def _flatten(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    inner = settings.get("normalizers", settings.get("pretokenizers"))
+    return [settings] if inner is None else [one for part in inner for one in _flatten(part)]

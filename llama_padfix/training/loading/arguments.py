@@ -1,0 +1,169 @@
+"""The keywords of `load` and of `from_pretrained`: read, held against each other, and named for transformers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from llama_padfix.core.choices import Choice
+from llama_padfix.core.compat import name_dtype_argument
+from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.hardware.attention import choose_attention
+from llama_padfix.hardware.precision import Precision
+
+Backend = Literal["transformers", "unsloth"]
+
+_OLD_QUANTIZATION = {"load_in_4bit": "nf4", "load_in_8bit": "int8"}
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """The keywords that `load` and `plan_load` share, in the order of their signatures; `load` describes each."""
+
+    quantization: Any  # a BitsAndBytesConfig, a name or None
+    precision: Precision | None
+    attention: str
+    lora: Any  # a LoraConfig, its fields, True or None
+    device_map: Any  # what accelerate reads: a name, a number, a mapping
+    backend: Backend
+    max_length: int | None
+    gradient_checkpointing: bool
+    strict: bool
+    trust_remote_code: bool
+
+
+def require_known(backend: object, precision: object) -> None:
+    """Raise `PadfixError` for a backend or a precision that is none."""
+    if backend not in ("transformers", "unsloth"):
+        raise PadfixError(f"backend={backend!r} is neither 'transformers' nor 'unsloth'. Usually: leave it out")
+    if precision is not None and not isinstance(precision, Precision):
+        raise PadfixError(f"precision={describe(precision)} is no Precision. Pass choose_precision(), or None")
+
+
+def choose_flash(
+    attention: str, quantization: Any, number: Any, shape: object, config: Any, strict: bool
+) -> Choice | None:
+    """Return the attention kernel; None leaves it to a model whose class is not known."""
+    computes_in = getattr(quantization, "bnb_4bit_compute_dtype", None) or number
+    kind = type(shape) if shape is not None else None
+    kernel = choose_attention(attention, computes_in, model_class=kind, config=config, strict=strict)
+    return kernel if attention != "auto" or shape is not None else None
+
+
+def name_arguments(
+    dtype: object, quantization: object, device_map: object, attention: Choice | None
+) -> dict[str, Any]:
+    """Return the keywords of `AutoModelForCausalLM.from_pretrained` for these decisions; None leaves one out."""
+    arguments = {
+        "attn_implementation": None if attention is None else attention.taken,
+        "quantization_config": quantization,
+        "device_map": device_map,
+    }
+    return {name_dtype_argument(): dtype, **{name: value for name, value in arguments.items() if value is not None}}
+
+
+def switch_cache_off(keywords: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Return the keyword that switches the cache off, which would hold what checkpointing discards.
+
+    A config among the keywords is replaced by a copy that has it off; `use_cache` among them is kept.
+    """
+    if "use_cache" in keywords:
+        return {}
+    if "config" not in keywords:
+        return {"use_cache": False}
+    keywords["config"] = copy.deepcopy(config)
+    keywords["config"].use_cache = False
+    return {}
+
+
+def naming_the_path(path: str, read: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """Call `read`; what transformers raises becomes a `PadfixError` with the path and the line that mends it."""
+    try:
+        return read(*arguments, **keywords)
+    except PadfixError:
+        raise
+    except (OSError, ValueError, ImportError) as error:
+        raise PadfixError(f"{path!r} could not be loaded: {error} {_mend(path)}") from error
+
+
+def read_config(path: str, keywords: Mapping[str, Any], trust_remote_code: bool) -> Any:
+    """Return the config of a checkpoint, or the one among the keywords."""
+    from transformers import AutoConfig
+
+    if "config" in keywords:
+        return keywords["config"]
+    # Fields of the config may stand among the keywords, as in the model's own from_pretrained.
+    fields = {name: value for name, value in keywords.items() if name != "quantization_config"}
+    config, _ = AutoConfig.from_pretrained(
+        path, trust_remote_code=trust_remote_code, return_unused_kwargs=True, **fields
+    )
+    return config
+
+
+def take_wishes(keywords: dict[str, Any], quantization: Any, attention: str) -> tuple[Any, str]:
+    """Take the same settings under the names of transformers out of the keywords."""
+    for old, new in _OLD_QUANTIZATION.items():
+        if keywords.pop(old, False):
+            raise PadfixError(f"{old}=True is gone from newer versions of transformers. Pass quantization={new!r}")
+    for name, mine, unset in (("quantization_config", quantization, None), ("attn_implementation", attention, "auto")):
+        if keywords.get(name) is not None and mine != unset:
+            mine_is = "quantization" if name == "quantization_config" else "attention"
+            raise PadfixError(f"{name}= and {mine_is}={describe(mine)} ask for the same thing. Pass one of them")
+    own = keywords.get("quantization_config")
+    if type(own).__name__ == "BitsAndBytesConfig":  # another library's is passed on as it is
+        quantization = keywords.pop("quantization_config")
+    return quantization, keywords.pop("attn_implementation", None) or attention
+
+
+def take_dtype(keywords: dict[str, Any]) -> Any:
+    """Take the type of the weights out of the keywords, under either of its names; None where there is none."""
+    asked = [keywords.pop(name, None) for name in ("dtype", "torch_dtype")]
+    return next((_read_dtype(value) for value in asked if value is not None), None)
+
+
+def _read_dtype(value: Any) -> Any:
+    import torch
+
+    if not isinstance(value, str) or value == "auto":
+        return value
+    read = getattr(torch, value, None)
+    if not isinstance(read, torch.dtype):
+        raise PadfixError(f"dtype={value!r} is not a type that torch knows. Pass one such as 'bfloat16', or 'auto'.")
+    return read
+
+
+def choose_dtype(own: Any, precision: Precision, trains_all: bool) -> tuple[Any, Choice]:
+    """Return the type of the weights, and the reason."""
+    import torch
+
+    if own is not None:
+        return own, Choice("weights", name_dtype(own), "as asked")
+    if precision.fp16 and trains_all:
+        return torch.float32, Choice(
+            "weights", "float32", "all of them are trained, and the fp16 scaler refuses float16"
+        )
+    return precision.dtype, Choice("weights", name_dtype(precision.dtype), "the type that the run computes in")
+
+
+def name_dtype(dtype: object) -> str:
+    """Return the name of a torch type, such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _mend(path: str) -> str:
+    """Return the line that mends a failed load."""
+    from huggingface_hub import constants
+
+    if Path(path).is_dir():
+        return "Save it there again: model.save_pretrained(folder); tokenizer.save_pretrained(folder)"
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1 or "\\" in path:
+        return f"There is no such folder. Pass one that exists (from here: {Path.cwd()}), or a name on the hub."
+    if constants.HF_HUB_OFFLINE:
+        return (
+            "It is no folder here, and HF_HUB_OFFLINE=1 keeps the hub switched off. "
+            f"Download it once with a connection: HF_HUB_OFFLINE=0 hf download {path}"
+        )
+    return "It is no folder here. Check the name and the connection; a gated model needs: hf auth login"
