@@ -61,12 +61,11 @@ class MemoryAdvice:
     """What else saves memory."""
 
     def __str__(self) -> str:
-        lines = [
+        fits = (
             f"{self.gpu_gib:g} GiB hold batch {self.batch} x {self.gradient_accumulation_steps} accumulated, "
-            f"{self.length} tokens a row ({self.peak_gib:.2f} GiB at the peak); rows up to {self.longest} tokens",
-            *(f"- {hint}" for hint in self.hints),
-        ]
-        return "\n".join(lines)
+            f"{self.length} tokens a row ({self.peak_gib:.2f} GiB at the peak); rows up to {self.longest} tokens"
+        )
+        return "\n- ".join([fits, *self.hints])
 
 
 @dataclass(frozen=True)
