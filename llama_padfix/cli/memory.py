@@ -7,7 +7,7 @@ import json
 
 from llama_padfix import estimate_memory
 from llama_padfix.cli.arguments import Commands, add_command, positive
-from llama_padfix.training.memory.step import OPTIMIZERS
+from llama_padfix.training.memory.step_plan import OPTIMIZERS
 
 
 def add_parser(commands: Commands) -> None:

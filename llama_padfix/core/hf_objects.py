@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,17 @@ def read_layer(model: object, getter: str) -> Any:  # `Any`: a module whose attr
         return getattr(model, getter)()
     except (AttributeError, NotImplementedError):  # what models without that layer raise
         return None
+
+
+# `Any`: the values are those of config.json.
+def read_quantization_config(config: object) -> dict[str, Any]:
+    """Return the entries of a config's `quantization_config`, `quant_method` as text; {} where it has none."""
+    held = getattr(config, "quantization_config", None)
+    if not held:
+        return {}
+    entries = dict(held) if isinstance(held, Mapping) else held.to_dict()
+    method = entries.get("quant_method")
+    return {**entries, "quant_method": getattr(method, "value", method)}
 
 
 def dtype_name(dtype: torch.dtype | str) -> str:

@@ -1,7 +1,7 @@
 """The usual script and the prepared one, side by side: the same tiny Llama, the same conversations, measured.
 
-The vocabulary is Llama 3.1's own 128,256 tokens; the model is random and small enough for a CPU. What is counted
-is counted in the batches that the two trainers really draw, and in the text that the two models really generate.
+The vocabulary is that of Llama 3.1, 128,256 tokens; the model is random and small enough for a CPU. Everything is
+counted in the batches that the two trainers draw, and in the text that the two models generate.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import name_tokenizer_argument
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
@@ -23,7 +23,14 @@ from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
 from llama_padfix.encoding.row_formats import to_messages
 from llama_padfix.training.prepare import prepare
 
-__all__ = ["Measures", "count_stops", "format_table", "load_rows", "measure_batches", "run_demo", "train"]
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, Trainer
+
+    from llama_padfix.core.types import Row, Rows, TokenizerLike
+
+    Batch = Mapping[str, torch.Tensor]
+    Collator = Callable[[list[Row]], Batch]
 
 STEPS = 110
 BATCH_SIZE = 4
@@ -35,23 +42,42 @@ _TRAIN_FILES = ("chats.jsonl", "sharegpt.jsonl", "alpaca.jsonl", "prompt_complet
 
 @dataclass(frozen=True)
 class Measures:
-    """What was counted in the batches of one run, and in what its model generated afterwards."""
+    """The counts in the batches of one run, and in the texts that its model generated afterwards."""
 
     rows: int
+    """Rows in the batches."""
     doubled_bos: int
+    """Rows that start with two BOS."""
     turns: int
+    """Assistant turns that end with a stop token."""
     trained_ends: int
+    """Stop tokens of these turns that are trained."""
     trained_tokens: int
+    """All trained tokens."""
     trained_outside: int
+    """Trained tokens outside of assistant turns, without padding."""
     trained_padding: int
+    """Trained padding tokens."""
     final_loss: float = 0.0
+    """The mean loss of the last steps."""
     prompts: int = 0
+    """Prompts that were held back."""
     stopped: int = 0
+    """Prompts whose answer ends by itself."""
     seconds: float = 0.0
+    """The duration of the run."""
 
 
 def run_demo(steps: int = STEPS, *, announce: Callable[[str], None] = lambda line: None) -> tuple[Measures, Measures]:
-    """Run both scripts and return what was measured: (usual, prepared). Takes a few minutes on two cores."""
+    """Run both scripts; this takes a few minutes on two cores.
+
+    Args:
+        steps: The training steps of each run.
+        announce: Called with each line of progress.
+
+    Returns:
+        The counts of the usual script and of the prepared one.
+    """
     rows, held_back = load_rows(_TRAIN_FILES), load_rows(("held_back.jsonl",))
     announce(f"{len(rows)} conversations to train on, {len(held_back)} prompts held back, {steps} steps each")
     announce("1/2 the usual script: pad = eos, chats rendered and tokenised again, the plain LM collator")
@@ -61,7 +87,7 @@ def run_demo(steps: int = STEPS, *, announce: Callable[[str], None] = lambda lin
     return usual, prepared
 
 
-def run_usual(rows: Sequence[Any], held_back: Sequence[Any], steps: int) -> Measures:
+def run_usual(rows: Sequence[Row], held_back: Sequence[Row], steps: int) -> Measures:
     """Train as most scripts do, and measure."""
     from transformers import DataCollatorForLanguageModeling
 
@@ -73,7 +99,7 @@ def run_usual(rows: Sequence[Any], held_back: Sequence[Any], steps: int) -> Meas
     return _train_and_measure(model, tokenizer, dataset, collator, {}, held_back, steps)
 
 
-def run_prepared(rows: Sequence[Any], held_back: Sequence[Any], steps: int) -> Measures:
+def run_prepared(rows: Sequence[Row], held_back: Sequence[Row], steps: int) -> Measures:
     """Train the same through `prepare`, and measure."""
     tokenizer, model = reference.build_tokenizer(), reference.make_tiny_llama()
     prepared = prepare(tokenizer, model, max_length=MAX_LENGTH)
@@ -82,12 +108,12 @@ def run_prepared(rows: Sequence[Any], held_back: Sequence[Any], steps: int) -> M
 
 
 def _train_and_measure(
-    model: Any,
-    tokenizer: Any,
-    dataset: Any,
-    collator: Any,
-    arguments: dict[str, Any],
-    held_back: Sequence[Any],
+    model: PreTrainedModel,
+    tokenizer: TokenizerLike,
+    dataset: Rows,
+    collator: Collator,
+    arguments: Mapping[str, object],
+    held_back: Sequence[Row],
     steps: int,
 ) -> Measures:
     started = time.perf_counter()
@@ -95,46 +121,41 @@ def _train_and_measure(
     counted = measure_batches(trainer.get_train_dataloader(), find_markers(tokenizer), tokenizer.bos_token_id)
     last = losses[-_LAST_STEPS:]
     stopped = count_stops(model, tokenizer, held_back)
-    return Measures(
-        **{
-            **vars(counted),
-            "final_loss": sum(last) / len(last),
-            "prompts": len(held_back),
-            "stopped": stopped,
-            "seconds": time.perf_counter() - started,
-        }
-    )
+    seconds = time.perf_counter() - started
+    final_loss = sum(last) / len(last)
+    return replace(counted, final_loss=final_loss, prompts=len(held_back), stopped=stopped, seconds=seconds)
 
 
-def load_rows(names: Iterable[str]) -> list[Any]:
-    """Return the rows of the example files, each in the shape in which it was written."""
+def load_rows(names: Iterable[str]) -> list[Row]:
+    """Return the rows of the example files, in the shape of each file."""
     package = Path(__file__).parents[1]
     for folder in (package / "data", package.parent / "examples" / "data"):
         if folder.is_dir():
-            return [
-                json.loads(line)
-                for name in names
-                for line in (folder / name).read_text(encoding="utf-8").splitlines()
-                if line.strip()
-            ]
+            files = [(folder / name).read_text(encoding="utf-8") for name in names]
+            return [json.loads(line) for text in files for line in text.splitlines() if line.strip()]
     raise PadfixError("The demo's conversations are not installed. Run: pip install --force-reinstall llama-padfix")
 
 
 def train(
-    model: Any, tokenizer: Any, dataset: Any, collator: Any, steps: int, arguments: dict[str, Any]
-) -> tuple[Any, list[float]]:
-    """Train with the plain `Trainer`; return it and the loss of every step."""
+    model: PreTrainedModel,
+    tokenizer: TokenizerLike,
+    dataset: Rows,
+    collator: Collator,
+    steps: int,
+    arguments: Mapping[str, object],
+) -> tuple[Trainer, list[float]]:
+    """Train with transformers' `Trainer`; return it and the loss of every step."""
     from tqdm.auto import tqdm
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     losses: list[float] = []
     bar = tqdm(total=steps, desc="Training", unit="step", mininterval=1.0)
 
     class Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-        """Keeps the losses and moves the bar."""
+        """Records the losses and updates the bar."""
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            """Take the loss of the step that was logged."""
+        def on_log(self, *_: object, logs: Mapping[str, float] | None = None, **__: object) -> None:
+            """Record the loss of the step."""
             if logs and "loss" in logs:
                 losses.append(float(logs["loss"]))
                 bar.set_postfix(loss=f"{losses[-1]:.2f}", refresh=False)
@@ -163,17 +184,15 @@ def train(
             callbacks=[Watch()],
             **{name_tokenizer_argument(Trainer): tokenizer},
         )
-        for callback in list(trainer.callback_handler.callbacks):
-            if type(callback).__name__ == "PrinterCallback":
-                trainer.remove_callback(callback)  # the bar says it
+        trainer.remove_callback(PrinterCallback)  # the bar shows the loss
         trainer.train()
     return trainer, losses
 
 
-def measure_batches(batches: Iterable[Any], markers: TurnMarkers, bos_token_id: int) -> Measures:
-    """Count, in padded batches of tensors, what the loss sees.
+def measure_batches(batches: Iterable[Batch], markers: TurnMarkers, bos_token_id: int | None) -> Measures:
+    """Count what is trained in padded batches.
 
-    Which tokens lie in an assistant turn is read off the ids by `mask_labels`, whatever the labels say.
+    `mask_labels` finds the assistant turns in the ids, independently of the labels.
     """
     rows = doubled = turns = ends = trained = outside = padding = 0
     for batch in batches:
@@ -192,8 +211,10 @@ def measure_batches(batches: Iterable[Any], markers: TurnMarkers, bos_token_id: 
     return Measures(rows, doubled, turns, ends, trained, outside, padding)
 
 
-def count_stops(model: Any, tokenizer: Any, held_back: Sequence[Any], new_tokens: int = NEW_TOKENS) -> int:
-    """Return for how many prompts greedy generation stops by itself within `new_tokens` tokens."""
+def count_stops(
+    model: PreTrainedModel, tokenizer: TokenizerLike, held_back: Sequence[Row], new_tokens: int = NEW_TOKENS
+) -> int:
+    """Return the number of prompts for which greedy generation stops by itself within `new_tokens` tokens."""
     stop_ids = model.generation_config.eos_token_id
     stop_ids = {stop_ids} if isinstance(stop_ids, int) else set(stop_ids)
     prompts = [to_messages(row)[:-1] for row in held_back]

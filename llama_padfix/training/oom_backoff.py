@@ -14,6 +14,7 @@ from typing import Any
 
 from llama_padfix.core.choices import Choice, announce
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.training.memory.estimate import ALLOCATOR
 
 __all__ = ["train_with_backoff"]
 
@@ -24,10 +25,9 @@ _SAID = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
 )
-_ALLOCATOR = "PYTORCH_ALLOC_CONF=expandable_segments:True (PYTORCH_CUDA_ALLOC_CONF where torch does not know that)"
 _SAVE_MORE = (
     "What else saves memory: gradient_checkpointing=True, shorter rows (max_length), a base model in 4 bits "
-    f'(load(..., quantization="nf4", lora=True)), optim="adamw_8bit", and {_ALLOCATOR}.'
+    f'(load(..., quantization="nf4", lora=True)), optim="adamw_8bit", and {ALLOCATOR}.'
 )
 
 
@@ -102,7 +102,7 @@ def _train_until_it_fits(trainer: Any, recorder: Any, arguments: dict[str, Any],
                 Choice(
                     "batch",
                     f"{batch} x {accumulation} accumulated, from update {step + 1} on",
-                    f"{batch * accumulation} rows an update as before; {failure} Advised: {_ALLOCATOR}",
+                    f"{batch * accumulation} rows an update as before; {failure} Advised: {ALLOCATOR}",
                     "warning",
                 )
             ]

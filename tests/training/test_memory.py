@@ -14,7 +14,7 @@ import torch
 from llama_padfix.cli import main
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.training.memory.estimate import estimate_memory
-from llama_padfix.training.memory.tracker import CATEGORIES, make_tally
+from llama_padfix.training.memory.tracker import CATEGORIES, Tally
 from tests.support.measured import make_config, measure_run
 
 BOUND = 0.01  # promised are 10 percent; this tight, a part that is forgotten shows
@@ -340,7 +340,7 @@ def test_the_command_prints_the_estimate(
 
 
 def test_a_tensor_counts_once_and_as_long_as_anything_holds_it() -> None:
-    tally = make_tally(vocab_size=7, tokens=1000, rounding=512)
+    tally = Tally(vocab_size=7, tokens=1000, rounding=512)
     with tally:
         one = torch.zeros(1000)  # 4,000 bytes are 8 blocks
         view = one[10:]

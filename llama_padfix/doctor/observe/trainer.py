@@ -12,7 +12,7 @@ from typing import Any
 
 from llama_padfix.core.compat import count_second_division, find_tokenizer
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
-from llama_padfix.core.hf_objects import dtype_name
+from llama_padfix.core.hf_objects import dtype_name, read_quantization_config
 from llama_padfix.doctor.facts import TrainerFacts
 from llama_padfix.hardware.precision import choose_precision
 
@@ -90,9 +90,8 @@ def _count_dtypes(model: Any, *, trainable: bool) -> dict[str, int]:
 
 
 def _name_quantization(model: Any) -> str | None:
-    config = getattr(getattr(model, "config", None), "quantization_config", None)
-    method = config.get("quant_method") if isinstance(config, dict) else getattr(config, "quant_method", None)
-    return str(getattr(method, "value", method)) if method is not None else None
+    method = read_quantization_config(getattr(model, "config", None)).get("quant_method")
+    return str(method) if method is not None else None
 
 
 def _describe_device(device: Any) -> tuple[str, tuple[int, int] | None]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.core.hf_objects import dtype_name, text_config
+from llama_padfix.core.hf_objects import dtype_name, read_quantization_config, text_config
 from llama_padfix.hardware.precision import Precision
 
 __all__ = ["choose_quantization", "read_quantization"]
@@ -75,14 +75,11 @@ def read_quantization(config: Any) -> str | None:
     """Return how a checkpoint's config says that its weights are quantised; None when they are not."""
     if config is None:
         return None
-    text = text_config(config)
-    held = getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)
-    if held is None:
+    entries = read_quantization_config(config) or read_quantization_config(text_config(config))
+    if not entries:
         return None
-    entries = held if isinstance(held, dict) else held.to_dict()
-    method = entries.get("quant_method") or "bitsandbytes"
     bits = 4 if entries.get("load_in_4bit") else 8 if entries.get("load_in_8bit") else entries.get("bits")
-    return f"{getattr(method, 'value', method)}{f', {bits} bits' if bits else ''}"
+    return f"{entries['quant_method'] or 'bitsandbytes'}{f', {bits} bits' if bits else ''}"
 
 
 def _require_packages() -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name, text_config
-from llama_padfix.hardware.precision import Precision
 from llama_padfix.training.memory.fake_model import build_model
 from llama_padfix.training.memory.step import trace_step
-from llama_padfix.training.memory.step_plan import plan_step
-from llama_padfix.training.memory.step_plan_record import StepPlan
+from llama_padfix.training.memory.step_plan import StepPlan, StepShape, plan_step
 from llama_padfix.training.memory.tracker import CATEGORIES
 
-__all__ = ["MemoryAdvice", "MemoryEstimate", "estimate_memory"]
+if TYPE_CHECKING:
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from llama_padfix.hardware.precision import Precision
+    from llama_padfix.training.memory.step_plan import Lora, ModelSource, Quantization
 
 _GIB = 2**30
 _LETTERS = dict(zip(CATEGORIES, "WQAGOXLD", strict=True))
@@ -30,8 +34,8 @@ _MEANING = {
     "workspace": "weights written out again",
 }
 _WIDTH = 64  # columns of the bar
-_CONTEXT_GIB = 0.5  # what the CUDA context takes outside of torch; 0.3 to 0.6 on the cards that are common
-_FRAGMENTED = 0.05  # the share of memory that the caching allocator cannot use; an allowance, not a measurement
+_CONTEXT_GIB = 0.5  # taken by the CUDA context outside of torch; 0.3 to 0.6 on common cards
+_FRAGMENTED = 0.05  # the share that the caching allocator cannot use; an allowance, not a measurement
 _LEAST_LENGTH = 64
 ALLOCATOR = "PYTORCH_ALLOC_CONF=expandable_segments:True (PYTORCH_CUDA_ALLOC_CONF where torch does not know that)"
 """The allocator setting that keeps rows of changing length from fragmenting the memory."""
@@ -39,19 +43,22 @@ ALLOCATOR = "PYTORCH_ALLOC_CONF=expandable_segments:True (PYTORCH_CUDA_ALLOC_CON
 
 @dataclass(frozen=True)
 class MemoryAdvice:
-    """The largest batch that fits, with the same number of rows an update.
-
-    `length` is the length that was asked for, or the longest that fits with one row where that one does not.
-    `longest` is the longest that fits with this batch, found to about 3 percent.
-    """
+    """The largest batch that fits, with the same number of rows an update."""
 
     batch: int
+    """Rows of a micro-batch."""
     gradient_accumulation_steps: int
+    """Micro-batches of an update."""
     length: int
+    """Tokens a row: the requested length, or the longest that fits with one row where that one does not."""
     longest: int
+    """The longest row that fits with this batch, found to about 3 percent."""
     peak_gib: float
+    """The peak of a step with this batch and length, in GiB."""
     gpu_gib: float
+    """The memory of the GPU, in GiB."""
     hints: tuple[str, ...]
+    """What else saves memory."""
 
     def __str__(self) -> str:
         lines = [
@@ -64,24 +71,32 @@ class MemoryAdvice:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """The bytes that live at the peak of a step, by what they are for; they add up to `peak_bytes`.
-
-    `workspace` is weights that exist once more, dequantised or cast. `paged` lies outside of the peak: optimiser state
-    in memory that the GPU shares with the CPU. `phase` is where the peak falls: forward, backward or optimizer.
-    """
+    """The bytes that live at the peak of a step, by category; the first eight add up to `peak_bytes`."""
 
     weights: int
+    """All weights that are not an adapter's."""
     quantization_state: int
+    """Scales and tables of quantized weights."""
     adapter: int
+    """The weights of the adapter."""
     gradients: int
+    """Gradients of trained weights."""
     optimizer: int
+    """The optimizer's state, and its temporaries."""
     activations: int
+    """What the forward pass keeps, and temporaries."""
     logits: int
+    """Logits and their gradients."""
     workspace: int
+    """Weights that exist once more, dequantized or cast."""
     paged: int
+    """Optimizer state in memory that the GPU shares with the CPU, outside of the peak."""
     phase: str
+    """Where the peak falls: forward, backward or optimizer."""
     assumed: tuple[str, ...]
+    """What the estimate assumes."""
     plan: StepPlan = field(repr=False)
+    """The step that was measured."""
 
     @property
     def peak_bytes(self) -> int:
@@ -93,23 +108,24 @@ class MemoryEstimate:
         """`peak_bytes` in GiB (2**30 bytes), without the CUDA context and what fragmentation loses."""
         return self.peak_bytes / _GIB
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the bytes by category, `peak_bytes`, `paged`, `phase` and what is assumed, as plain values."""
-        sizes = {category: getattr(self, category) for category in CATEGORIES}
-        return {
-            **sizes,
-            "peak_bytes": self.peak_bytes,
-            "paged": self.paged,
-            "phase": self.phase,
-            "assumed": list(self.assumed),
-        }
+    def to_dict(self) -> dict[str, int | str | list[str]]:
+        """Return the bytes by category, `peak_bytes`, `paged`, `phase` and `assumed`, ready for JSON."""
+        sizes: dict[str, int | str | list[str]] = {category: getattr(self, category) for category in CATEGORIES}
+        sizes |= {"peak_bytes": self.peak_bytes, "paged": self.paged, "phase": self.phase}
+        return {**sizes, "assumed": list(self.assumed)}
 
     def advise(self, gpu_gib: float, *, reserve_gib: float | None = None) -> MemoryAdvice:
-        """Return the largest batch, and the longest rows, that fit into `gpu_gib` GiB.
+        """Return the largest batch, and the longest rows, that fit into a GPU.
 
-        The rows an update (batch times accumulation) stay what they are, so only their divisors are tried, each by
-        following a step. `reserve_gib` is kept free for the CUDA context and fragmentation; None means 0.5 GiB and
-        5 percent. Raises `PadfixError` when not even one row of 64 tokens fits.
+        The rows an update (batch times accumulation) stay the same, so only their divisors are tried, each by
+        following a step.
+
+        Args:
+            gpu_gib: The memory of the GPU in GiB.
+            reserve_gib: GiB kept free for the CUDA context and fragmentation; None means 0.5 GiB and 5 percent.
+
+        Raises:
+            PadfixError: Not even one row of 64 tokens fits, or `gpu_gib` is not a size.
         """
         if not gpu_gib > 0:
             raise PadfixError(f"gpu_gib={describe(gpu_gib)} is not a size. Pass the GPU's memory in GiB: advise(24)")
@@ -142,48 +158,51 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    model: Any,
+    model: ModelSource,
     *,
     batch: int = 1,
     length: int = 2048,
     gradient_accumulation_steps: int = 1,
-    quantization: Any = None,
-    lora: Any = None,
+    quantization: Quantization = None,
+    lora: Lora = None,
     precision: Precision | str | None = None,
     gradient_checkpointing: bool = True,
     optimizer: str = "adamw_torch_fused",
     attention: str = "sdpa",
-    dtype: Any = None,
+    dtype: torch.dtype | None = None,
     device: str = "cuda",
 ) -> MemoryEstimate:
     """Return the memory that one training step of a causal language model needs at its peak.
 
-    `model` is a name on the hub or a folder (only config.json is read), a configuration, or a model, whose own types,
-    adapter and quantisation are then taken where the keywords leave them open. `batch` rows of `length` tokens go
-    through the model at once. `quantization`, `lora` and `precision` are those of `load` (`precision` may also be
-    "bf16", "fp16" or "fp32"; None asks `choose_precision` where there is a CUDA device and means bf16 elsewhere).
-    `optimizer` is a name in `OPTIMIZERS`, as in `TrainingArguments(optim=...)`. `dtype` holds the weights; None means
-    the type that `load` takes. `device` is "cuda", or "cpu" for what a CPU's kernels allocate.
+    Nothing is computed and no weight is read: the model is built without numbers, and every tensor of a forward pass,
+    a backward pass and an update is followed while it lives. A model of 8 billion parameters takes about ten seconds.
+    Only the layers and optimizers of bitsandbytes are imitated.
 
-    Nothing is computed and no weight is read: the model is built without numbers, and every tensor of a forward, a
-    backward and an update is followed while it lives. A model of 8 billion parameters takes about ten seconds. Only
-    bitsandbytes' layers and optimisers are imitated. Raises `PadfixError` for an argument that is unknown, a
-    configuration that cannot be read or built, and a model whose operations depend on the data.
+    Args:
+        model: A name on the hub or a folder (only config.json is read), a configuration, or a model. The types,
+            adapter and quantization of a model count where the keywords leave them open.
+        batch: Rows that go through the model at once.
+        length: Tokens of a row.
+        gradient_accumulation_steps: Micro-batches of an update.
+        quantization: As in `load`.
+        lora: As in `load`.
+        precision: As in `load`, or "bf16", "fp16" or "fp32". None calls `choose_precision` where there is a CUDA
+            device, and means bf16 elsewhere.
+        gradient_checkpointing: Activations are computed again in the backward pass.
+        optimizer: A name in `OPTIMIZERS`, as in `TrainingArguments(optim=...)`.
+        attention: The attention implementation, by its name in transformers.
+        dtype: The type of the weights; None means the type that `load` takes.
+        device: "cuda", or "cpu" for what the kernels of a CPU allocate.
+
+    Returns:
+        The bytes at the peak by category, and `advise` for the batch that fits.
+
+    Raises:
+        PadfixError: An argument is unknown, the configuration cannot be read or built, or the operations of the model
+            depend on the data.
     """
-    plan, assumed = plan_step(
-        model,
-        batch=batch,
-        length=length,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        quantization=quantization,
-        lora=lora,
-        precision=precision,
-        gradient_checkpointing=gradient_checkpointing,
-        optimizer=optimizer,
-        attention=attention,
-        dtype=dtype,
-        device=device,
-    )
+    shape = StepShape(batch, length, gradient_accumulation_steps, gradient_checkpointing, optimizer, attention, device)
+    plan, assumed = plan_step(model, shape, quantization, lora, precision, dtype)
     twin, mode = build_model(plan)
     tally = trace_step(twin, mode, plan)
     sizes = {category: int(tally.at_peak[category]) for category in CATEGORIES}
@@ -196,7 +215,7 @@ class _Measure:
     def __init__(self, plan: StepPlan) -> None:
         self._plan = plan
         self._rows = plan.batch * plan.gradient_accumulation_steps
-        self._built: Any = None
+        self._built: tuple[PreTrainedModel, FakeTensorMode] | None = None
         self._known: dict[tuple[int, int], float] = {}
 
     def __call__(self, batch: int, length: int) -> float:
@@ -209,8 +228,8 @@ class _Measure:
         return self._known[batch, length]
 
 
-def _count_fitting(sizes: list[int], fits: Any) -> int:
-    """How many of the rising sizes fit, by halving."""
+def _count_fitting(sizes: list[int], fits: Callable[[int], bool]) -> int:
+    """Return how many of the rising sizes fit, by halving."""
     low, high = 0, len(sizes)
     while low < high:
         middle = (low + high) // 2
@@ -221,10 +240,10 @@ def _count_fitting(sizes: list[int], fits: Any) -> int:
     return low
 
 
-def _find_longest(measure: Any, batch: int, length: int, room: float, config: Any) -> int:
-    """The longest row that fits, in steps of about 3 percent; 0 when there is none.
+def _find_longest(measure: _Measure, batch: int, length: int, room: float, config: PretrainedConfig) -> int:
+    """Return the longest row that fits, in steps of about 3 percent; 0 when there is none.
 
-    The peak grows with the length and bends upwards, so a line through two lengths soon leads to the edge.
+    The peak grows with the length and bends upwards, so a line through two lengths soon leads to the limit.
     """
     text = text_config(config)
     limit = int(getattr(text, "max_position_embeddings", 0) or 131_072)
@@ -247,7 +266,7 @@ def _find_longest(measure: Any, batch: int, length: int, room: float, config: An
         if high is not None and guess >= high:
             guess = high - _LEAST_LENGTH
         if guess <= low:
-            # The line says that the edge is here: look a step further, and be done.
+            # By the line the limit is reached: one step further decides.
             guess = min(low + step, limit, *([high - 1] if high is not None else []))
 
 
@@ -270,11 +289,10 @@ def _name_savings(estimate: MemoryEstimate) -> tuple[str, ...]:
 def _draw(estimate: MemoryEstimate) -> Iterator[str]:
     plan, peak = estimate.plan, max(estimate.peak_bytes, 1)
     kind = getattr(plan.config, "model_type", "model")
-    how = [plan.quantization or dtype_name(plan.dtype), *(["LoRA"] if plan.lora is not None else [])]
-    if plan.gradient_checkpointing:
-        how.append("checkpointing")
+    traits = [plan.quantization or dtype_name(plan.dtype)]
+    traits += ["LoRA"] * (plan.lora is not None) + ["checkpointing"] * plan.gradient_checkpointing
     yield (
-        f"{kind}, {' + '.join(how)}, {plan.optimizer}, batch {plan.batch} x {plan.length} tokens: "
+        f"{kind}, {' + '.join(traits)}, {plan.optimizer}, batch {plan.batch} x {plan.length} tokens: "
         f"{estimate.peak_gib:.2f} GiB at the peak ({estimate.phase})"
     )
     shares = sorted(((getattr(estimate, c), c) for c in CATEGORIES), reverse=True)
@@ -289,7 +307,7 @@ def _draw(estimate: MemoryEstimate) -> Iterator[str]:
 
 
 def _fill(shares: list[tuple[int, str]], peak: int) -> str:
-    """One bar of `_WIDTH` letters, each share as wide as it is large."""
+    """Return a bar of `_WIDTH` letters, each share as wide as it is large."""
     bar, reached = "", 0
     for size, letter in shares:
         reached += size

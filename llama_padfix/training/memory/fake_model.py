@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import name_dtype_argument
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.training.adapters.lora import attach_lora, choose_lora
 from llama_padfix.training.memory.kernels import autocast_flag, define_4bit, define_int8, kernels_of
-from llama_padfix.training.memory.step_plan_record import StepPlan
 
-__all__ = ["build_model"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import PreTrainedModel
+
+    from llama_padfix.training.memory.step_plan import StepPlan
 
 
-def build_model(plan: StepPlan) -> tuple[Any, Any]:
-    """Return `(model, fake mode)`: the plan's model in training mode, all of its tensors fake and on the CPU.
+def build_model(plan: StepPlan) -> tuple[PreTrainedModel, FakeTensorMode]:
+    """Build the model of a plan without its numbers: nothing is read, and only the modules are allocated.
 
-    Nothing is read or allocated but the modules themselves. Raises `PadfixError` for a configuration that
-    `AutoModelForCausalLM` does not build, and for a missing peft or bitsandbytes.
+    Returns:
+        The model in training mode, with all tensors fake and on the CPU, and the mode of these tensors.
+
+    Raises:
+        PadfixError: `AutoModelForCausalLM` does not build the configuration, or peft or bitsandbytes is missing.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -43,12 +52,12 @@ def build_model(plan: StepPlan) -> tuple[Any, Any]:
     return model, mode
 
 
-def _build_on_meta(plan: StepPlan) -> Any:
+def _build_on_meta(plan: StepPlan) -> PreTrainedModel:
     import copy
 
     from transformers import AutoModelForCausalLM
 
-    # A flash kernel's package is not needed to know what it allocates; see memory_step.
+    # A flash kernel's package is not needed to know what it allocates; see `step`.
     attention = "eager" if plan.attention == "eager" else "sdpa"
     try:
         # A copy: the model writes its attention and its cache into it.
@@ -63,7 +72,7 @@ def _build_on_meta(plan: StepPlan) -> Any:
         ) from error
 
 
-def _copy_settings(model: Any, settings: Mapping[str, tuple[Any, bool]]) -> None:
+def _copy_settings(model: PreTrainedModel, settings: Mapping[str, tuple[torch.dtype, bool]]) -> None:
     own = dict(model.named_parameters())
     if own.keys() != settings.keys():
         odd = sorted(own.keys() ^ settings.keys())
@@ -78,7 +87,7 @@ def _copy_settings(model: Any, settings: Mapping[str, tuple[Any, bool]]) -> None
             parameter.requires_grad_(trained)
 
 
-def _hold_rest_in_float32(model: Any) -> None:
+def _hold_rest_in_float32(model: PreTrainedModel) -> None:
     # As peft.prepare_model_for_kbit_training does, which would write to the packed weights here as well.
     import torch
 
@@ -88,13 +97,12 @@ def _hold_rest_in_float32(model: Any) -> None:
             parameter.data = parameter.data.to(torch.float32)
 
 
-def _checkpoint(model: Any, plan: StepPlan) -> None:
+def _checkpoint(model: PreTrainedModel, plan: StepPlan) -> None:
     # preserve_rng_state would read the true generator, which fake tensors cannot; it holds a few kilobytes.
     settings = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": _recompute_alike(plan)}
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    enable: Any = getattr(base, "activation_checkpointing_enable", None)  # the name from transformers 5.23
-    if enable is None:
-        enable = getattr(base, "gradient_checkpointing_enable", None)
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # the first from transformers 5.23 on
+    enable = next((getattr(base, name) for name in names if hasattr(base, name)), None)
     try:
         if enable is None:
             raise ValueError("the class has no gradient_checkpointing_enable")
@@ -105,20 +113,23 @@ def _checkpoint(model: Any, plan: StepPlan) -> None:
         ) from error
 
 
-def _recompute_alike(plan: StepPlan) -> Any:
-    # checkpoint restores the autocast that it knows of; torch's function modes are switched off in a backward.
+def _recompute_alike(
+    plan: StepPlan,
+) -> Callable[[], tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]]:
+    # checkpoint restores its own autocast only; torch's function modes are off in a backward pass.
     @contextlib.contextmanager
     def again() -> Iterator[None]:
-        with kernels_of(plan), autocast_flag(plan) if plan.autocast is not None else contextlib.nullcontext():
+        flag = autocast_flag(plan.device) if plan.autocast is not None else contextlib.nullcontext()
+        with kernels_of(plan.device, plan.autocast), flag:
             yield
 
     return lambda: (contextlib.nullcontext(), again())
 
 
-def _give_fake_tensors(model: Any) -> None:
+def _give_fake_tensors(model: PreTrainedModel) -> None:
     import torch
 
-    given: dict[Any, Any] = {}  # tied weights stay tied
+    given: dict[torch.Tensor, torch.Tensor] = {}  # tied weights stay tied
     for module in model.modules():
         for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():
@@ -132,11 +143,14 @@ def _give_fake_tensors(model: Any) -> None:
                 tensors[name] = given[tensor]
 
 
-def _quantize(model: Any, plan: StepPlan) -> None:
-    """Put layers that allocate what bitsandbytes' do in the place of all linear layers but the output layer."""
+def _quantize(model: PreTrainedModel, plan: StepPlan) -> None:
+    """Replace all linear layers but the output layer by layers that allocate what bitsandbytes' do."""
     import torch
 
-    make_layer = define_4bit(plan) if plan.quantization != "int8" else define_int8(plan)
+    if plan.quantization == "int8":
+        make_layer = define_int8(plan.device)
+    else:
+        make_layer = define_4bit(str(plan.quantization), double=plan.double_quantization, autocast=plan.autocast)
     head = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
         if type(module) is not torch.nn.Linear or module is head:
@@ -145,6 +159,6 @@ def _quantize(model: Any, plan: StepPlan) -> None:
             continue
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, make_layer(module))
-    # What peft looks at to choose its 4-bit and 8-bit layers.
+    # peft reads these to choose its 4-bit and 8-bit layers.
     model.is_loaded_in_8bit = plan.quantization == "int8"
     model.is_loaded_in_4bit = not model.is_loaded_in_8bit

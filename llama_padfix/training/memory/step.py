@@ -3,46 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.training.memory.kernels import autocast_flag, kernels_of
-from llama_padfix.training.memory.step_plan_record import StepPlan
-from llama_padfix.training.memory.tracker import make_tally
+from llama_padfix.training.memory.tracker import Tally
 
-__all__ = ["OPTIMIZERS", "trace_step"]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.nn import Parameter
+    from transformers import PreTrainedModel
+
+    from llama_padfix.training.memory.step_plan import StepPlan
+
+    Update: TypeAlias = Callable[[], object]
 
 _CUDA_BLOCK = 512  # bytes; torch's CUDA caching allocator hands out multiples of it (kMinBlockSize)
 _CPU_BLOCK = 1
 _SMALLEST_8BIT = 4096  # elements; bitsandbytes keeps the state of smaller tensors in float32 (min_8bit_size)
 _SMALLEST_PAGED = 100_000  # elements; smaller ones are not paged
 _BLOCK_8BIT = 256  # elements that share a scale
-_CPU_COPIES = 5
-
-OPTIMIZERS = (
-    "adamw_torch",
-    "adamw_torch_fused",
-    "adamw_8bit",
-    "adamw_bnb_8bit",
-    "paged_adamw_32bit",
-    "paged_adamw_8bit",
-    "adafactor",
-    "sgd",
-)
-"""The names of `TrainingArguments.optim` whose memory is known here."""
+_CPU_COPIES = 5  # float32 copies of a parameter
 
 
-def trace_step(model: Any, mode: Any, plan: StepPlan) -> Any:
-    """Run one step of `plan` on `build_model`'s model and return the tally (see `memory_trace.make_tally`).
+def trace_step(model: PreTrainedModel, mode: FakeTensorMode, plan: StepPlan) -> Tally:
+    """Run one step of a plan on fake tensors and return the tally of what it allocates.
 
-    The rows are full; with more than one, they are padded, so that the attention gets a mask. The optimiser has
-    its state, and with accumulation the gradients of an earlier micro-batch exist. `tally.paged` is what a paged
-    optimiser keeps in memory that the CPU shares. Raises `PadfixError` for a model whose operations depend on data.
+    The rows are full; several rows get an attention mask as padded rows would. The optimizer has its state, and with
+    accumulation the gradients of an earlier micro-batch exist. `Tally.paged` is what a paged optimizer keeps in memory
+    that the CPU shares.
+
+    Args:
+        model: The model of `build_model`.
+        mode: The fake mode of `build_model`.
+        plan: The plan of the step.
+
+    Raises:
+        PadfixError: The operations of the model depend on the data, or none of its parameters is trained.
     """
     from torch._subclasses import fake_tensor
 
     rounding = _CUDA_BLOCK if plan.device == "cuda" else _CPU_BLOCK
-    tally = make_tally(
+    tally = Tally(
         vocab_size=model.get_output_embeddings().weight.shape[0], tokens=plan.batch * plan.length, rounding=rounding
     )
     cannot = [
@@ -56,14 +61,14 @@ def trace_step(model: Any, mode: Any, plan: StepPlan) -> Any:
     hooks = [p.register_post_accumulate_grad_hook(lambda p: tally.claim(p.grad, "gradients")) for p in trained]
     _choose_attention(model, plan)
     try:
-        with mode, kernels_of(plan), tally:
+        with mode, kernels_of(plan.device, plan.autocast), tally:
             _claim_model(model, plan, tally)
             _run(model, plan, tally, trained)
     except (*cannot, NotImplementedError, RuntimeError) as error:  # what a model may raise on fake tensors
         kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
-        seen = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise PadfixError(
-            f"A step of {kind} cannot be followed without data ({seen}). "
+            f"A step of {kind} cannot be followed without data ({reason}). "
             "Measure it instead: torch.cuda.max_memory_allocated() after one step."
         ) from error
     finally:
@@ -74,14 +79,14 @@ def trace_step(model: Any, mode: Any, plan: StepPlan) -> Any:
     return tally
 
 
-def _choose_attention(model: Any, plan: StepPlan) -> None:
-    """Let rows without padding go without a mask.
+def _choose_attention(model: PreTrainedModel, plan: StepPlan) -> None:
+    """Make the model build no mask for rows without padding.
 
-    transformers takes fake tensors for a compilation, where it always builds one. Releases without
-    `AttentionMaskInterface` (before 4.53) do not look.
+    transformers takes fake tensors for a compilation, where it always builds a mask. Releases without
+    `AttentionMaskInterface` (before 4.53) do not.
     """
     name = plan.attention if plan.attention == "eager" else "sdpa"
-    if name == "sdpa" and not _is_padded(plan):
+    if name == "sdpa" and not plan.is_padded:
         try:
             from transformers import AttentionInterface
             from transformers.masking_utils import AttentionMaskInterface
@@ -96,11 +101,7 @@ def _choose_attention(model: Any, plan: StepPlan) -> None:
             module.config._attn_implementation = name
 
 
-def _is_padded(plan: StepPlan) -> bool:
-    return plan.batch > 1 and not plan.attention.startswith("flash")
-
-
-def _claim_model(model: Any, plan: StepPlan, tally: Any) -> None:
+def _claim_model(model: PreTrainedModel, plan: StepPlan, tally: Tally) -> None:
     for parameter in model.parameters():
         tally.claim(parameter, "adapter" if plan.lora is not None and parameter.requires_grad else "weights")
     state = ("absmax", "nested_absmax", "code", "nested_code", "offset", "scales")
@@ -109,7 +110,7 @@ def _claim_model(model: Any, plan: StepPlan, tally: Any) -> None:
         tally.claim(buffer, "quantization_state" if quantized else "weights")
 
 
-def _run(model: Any, plan: StepPlan, tally: Any, trained: list[Any]) -> None:
+def _run(model: PreTrainedModel, plan: StepPlan, tally: Tally, trained: list[Parameter]) -> None:
     import torch
 
     def hold_gradients() -> None:
@@ -130,39 +131,41 @@ def _run(model: Any, plan: StepPlan, tally: Any, trained: list[Any]) -> None:
     tally.phase = "forward"
     ids = torch.zeros(plan.batch, plan.length, dtype=torch.long)
     inputs = {"input_ids": ids, "labels": torch.zeros_like(ids)}
-    if _is_padded(plan):
+    if plan.is_padded:
         inputs["attention_mask"] = torch.ones_like(ids)
     loss = _forward(model, plan, inputs)
     tally.phase = "backward"
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
     del loss
     tally.phase = "optimizer"
     torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=plan.device == "cuda")
     update()
 
 
-def _forward(model: Any, plan: StepPlan, inputs: dict[str, Any]) -> Any:
+def _forward(model: PreTrainedModel, plan: StepPlan, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     import torch
 
     if plan.autocast is None:
-        return model(**inputs).loss
-    with autocast_flag(plan), torch.autocast("cpu", dtype=plan.autocast):
+        whole: torch.Tensor = model(**inputs).loss
+        return whole
+    with autocast_flag(plan.device), torch.autocast("cpu", dtype=plan.autocast):
         outputs = model(**inputs)
     # accelerate's convert_outputs_to_fp32 stands around the forward of every mixed-precision run.
-    loss, outputs = outputs.loss, outputs.logits.float()
+    loss: torch.Tensor = outputs.loss
+    outputs = outputs.logits.float()
     del outputs
     return loss
 
 
-def _make_optimizer(model: Any, plan: StepPlan, trained: list[Any]) -> tuple[Callable[[], Any], int]:
-    """Return what makes a step, and the bytes of state that lie in paged memory."""
+def _make_optimizer(model: PreTrainedModel, plan: StepPlan, trained: list[Parameter]) -> tuple[Update, int]:
+    """Return the function that makes an update, and the bytes of state in paged memory."""
     import torch
 
     if plan.optimizer.startswith("adamw_torch"):
         fused = plan.optimizer.endswith("fused")
         # Without fused, torch updates all tensors at once on CUDA and one after another on a CPU.
-        how: dict[str, Any] = {"fused": True} if fused else {"foreach": plan.device == "cuda"}
-        return torch.optim.AdamW(trained, lr=1e-5, **how).step, 0
+        foreach = None if fused else plan.device == "cuda"
+        return torch.optim.AdamW(trained, lr=1e-5, fused=fused or None, foreach=foreach).step, 0
     if plan.optimizer == "sgd":
         return torch.optim.SGD(trained, lr=1e-5, foreach=plan.device == "cuda").step, 0
     if plan.optimizer == "adafactor":
@@ -172,15 +175,17 @@ def _make_optimizer(model: Any, plan: StepPlan, trained: list[Any]) -> tuple[Cal
     return _make_bitsandbytes_optimizer(model, plan, trained)
 
 
-def _make_bitsandbytes_optimizer(model: Any, plan: StepPlan, trained: list[Any]) -> tuple[Callable[[], Any], int]:
-    # By formula: its kernels take pointers. Two states a parameter; no temporaries on CUDA.
+def _make_bitsandbytes_optimizer(
+    model: PreTrainedModel, plan: StepPlan, trained: list[Parameter]
+) -> tuple[Update, int]:
+    # By formula, because its kernels take pointers. Two states a parameter; no temporaries on CUDA.
     import torch
 
     # The Trainer keeps the state of embeddings in 32 bits.
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    held: list[Any] = []
+    state: list[torch.Tensor] = []
     paged = 0
-    layout: list[tuple[int, Any]] = []
+    layout: list[tuple[int, torch.dtype]] = []
     for parameter in trained:
         n = parameter.numel()
         narrow = "8bit" in plan.optimizer and n >= _SMALLEST_8BIT and id(parameter) not in embeddings
@@ -193,8 +198,8 @@ def _make_bitsandbytes_optimizer(model: Any, plan: StepPlan, trained: list[Any])
             layout += [(-(-n // _BLOCK_8BIT), torch.float32)] * 2
 
     def update() -> None:
-        if not held:
-            held.extend(torch.empty(n, dtype=dtype) for n, dtype in layout)
+        if not state:
+            state.extend(torch.empty(n, dtype=dtype) for n, dtype in layout)
         if plan.device == "cpu":  # backends/cpu/ops.py works on float32 copies, one parameter after another
             torch.empty(_CPU_COPIES, max(parameter.numel() for parameter in trained))
 

@@ -1,86 +1,155 @@
-"""What a user says of a training step, read and checked: names, folders, models, precisions and quantisations."""
+"""The plan of a training step, made from checked arguments: names, folders, models, precisions and quantizations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.core.hf_objects import read_quantization_config
 from llama_padfix.hardware.precision import Precision, choose_precision
-from llama_padfix.training.memory.step import OPTIMIZERS
-from llama_padfix.training.memory.step_plan_record import StepPlan
 
-__all__ = ["plan_step"]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import torch
+    from peft import LoraConfig
+    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+
+    ModelSource: TypeAlias = str | Path | PretrainedConfig | PreTrainedModel
+    Lora: TypeAlias = bool | Mapping[str, object] | LoraConfig | None
+    Quantization: TypeAlias = str | BitsAndBytesConfig | None
 
 _ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
+OPTIMIZERS = (
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adamw_8bit",
+    "adamw_bnb_8bit",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "adafactor",
+    "sgd",
+)
+"""The names of `TrainingArguments.optim` whose memory is known here."""
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """The settings of a step that need no model. Raises `PadfixError` for one that is unknown or no number."""
+
+    batch: int
+    """Rows of a micro-batch."""
+    length: int
+    """Tokens of a row."""
+    gradient_accumulation_steps: int
+    """Micro-batches of an update."""
+    gradient_checkpointing: bool
+    """Activations are computed again in the backward pass."""
+    optimizer: str
+    """A name in `OPTIMIZERS`."""
+    attention: str
+    """The attention implementation, by its name in transformers."""
+    device: str
+    """"cuda" or "cpu"."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "length", "gradient_accumulation_steps"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise PadfixError(f"{name}={describe(value)} is not a whole number above 0. For one: {name}=1")
+        for name, known in (("optimizer", OPTIMIZERS), ("attention", _ATTENTIONS), ("device", ("cuda", "cpu"))):
+            if (value := getattr(self, name)) not in known:
+                raise PadfixError(f"{name}={describe(value)} is not known here. Known are: {', '.join(known)}.")
+
+    @property
+    def is_padded(self) -> bool:
+        """Rows are padded, so that the attention gets a mask."""
+        return self.batch > 1 and not self.attention.startswith("flash")
+
+
+@dataclass(frozen=True)
+class StepPlan(StepShape):
+    """What decides the memory of a step."""
+
+    config: PretrainedConfig
+    """The model's configuration."""
+    quantization: str | None
+    """"nf4", "fp4" or "int8"; None for whole weights."""
+    double_quantization: bool
+    """The scales of 4-bit weights are quantized as well."""
+    unquantized: tuple[str, ...]
+    """The names of modules that stay whole."""
+    lora: Lora
+    """What `choose_lora` takes."""
+    precision: Precision
+    """The precision of the run."""
+    dtype: torch.dtype
+    """The type of the weights."""
+    parameters: Mapping[str, tuple[torch.dtype, bool]] | None
+    """For a model that exists: the type of each parameter, and whether it is trained."""
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """The type of the Trainer's mixed precision; None where there is none."""
+        return self.precision.dtype if self.precision.bf16 or self.precision.fp16 else None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a configuration or a live model sets where the arguments leave it open."""
+
+    config: PretrainedConfig
+    dtype: torch.dtype | None = None
+    parameters: Mapping[str, tuple[torch.dtype, bool]] | None = None
+    lora: Lora = None
 
 
 def plan_step(
-    model: Any,
-    *,
-    batch: int,
-    length: int,
-    gradient_accumulation_steps: int,
-    quantization: Any,
-    lora: Any,
-    precision: Any,
-    gradient_checkpointing: bool,
-    optimizer: str,
-    attention: str,
-    dtype: Any,
-    device: str,
+    model: ModelSource,
+    shape: StepShape,
+    quantization: Quantization,
+    lora: Lora,
+    precision: Precision | str | None,
+    dtype: torch.dtype | None,
 ) -> tuple[StepPlan, tuple[str, ...]]:
     """Return the plan of a step and what it assumes; see `estimate_memory` for the arguments and errors."""
-    _require_torch()
-    _check(batch=batch, length=length, gradient_accumulation_steps=gradient_accumulation_steps)
-    for name, value, known in (
-        ("optimizer", optimizer, OPTIMIZERS),
-        ("attention", attention, _ATTENTIONS),
-        ("device", device, ("cuda", "cpu")),
-    ):
-        if value not in known:
-            raise PadfixError(f"{name}={describe(value)} is not known here. Known are: {', '.join(known)}.")
-    config, found = _read_model(model)
+    try:
+        import torch
+    except ImportError as error:
+        raise PadfixError("The estimate needs torch. Run: pip install torch") from error
+    found = _read_model(model)
     as_found = quantization is None and lora is None and dtype is None
-    lora = found.get("lora") if lora is None else lora
-    if lora is not None and lora is not False and "lora" in found and lora is not found["lora"]:
+    if found.lora is not None and lora is not None and lora is not False and lora is not found.lora:
         raise PadfixError("The model has an adapter already. Leave lora= out, or pass model.config.")
-    quantized, double, unquantized = _read_quantization(
-        found.get("quantization") if quantization is None else quantization
-    )
-    chosen, why = _read_precision(precision, device)
-    trains_all = not lora and quantized is None
+    lora = found.lora if lora is None else lora
+    kind, double, unquantized = _read_quantization(quantization, found.config)
+    chosen, why = _read_precision(precision, shape.device)
+    in_float32 = chosen.fp16 and not lora and kind is None  # as load does
     plan = StepPlan(
-        config=config,
-        batch=batch,
-        length=length,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        quantization=quantized,
+        **vars(shape),
+        config=found.config,
+        quantization=kind,
         double_quantization=double,
         unquantized=unquantized,
         lora=lora or None,
         precision=chosen,
-        dtype=dtype or found.get("dtype") or _hold_weights(chosen, trains_all),
-        gradient_checkpointing=gradient_checkpointing,
-        optimizer=optimizer,
-        attention=attention,
-        device=device,
-        parameters=found.get("parameters") if as_found else None,
+        dtype=dtype or found.dtype or (torch.float32 if in_float32 else chosen.dtype),
+        parameters=found.parameters if as_found else None,
     )
     return plan, (*why, *_name_assumptions(plan))
 
 
-def _read_model(model: Any) -> tuple[Any, dict[str, Any]]:
-    """The configuration, and what a live model says of itself."""
+def _read_model(model: ModelSource) -> _Found:
     from transformers import AutoConfig, PretrainedConfig
 
     if isinstance(model, PretrainedConfig):
-        return model, _read_saved_quantization(model)
+        return _Found(model)
     if isinstance(model, (str, Path)):
         try:
-            config = AutoConfig.from_pretrained(str(model))
-            return config, _read_saved_quantization(config)
+            return _Found(AutoConfig.from_pretrained(str(model)))
         except (OSError, ValueError) as error:
             raise PadfixError(
                 f"No configuration could be read from {str(model)!r}: {error} Pass a folder that holds config.json, a "
@@ -94,43 +163,34 @@ def _read_model(model: Any) -> tuple[Any, dict[str, Any]]:
     adapters = getattr(model, "peft_config", None)
     named = {name: (p.dtype, p.requires_grad) for name, p in model.named_parameters()}
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    found: dict[str, Any] = {"dtype": base.dtype, "parameters": named}
-    if isinstance(adapters, Mapping) and adapters:
-        found["lora"] = next(iter(adapters.values()))
-    return base.config, found | _read_saved_quantization(base.config)
+    lora = next(iter(adapters.values())) if isinstance(adapters, Mapping) and adapters else None
+    return _Found(base.config, base.dtype, named, lora)
 
 
-def _read_saved_quantization(config: Any) -> dict[str, Any]:
-    saved = getattr(config, "quantization_config", None)
-    if saved is None:
-        return {}
-    from transformers import BitsAndBytesConfig
-
-    method = saved.get("quant_method") if isinstance(saved, Mapping) else getattr(saved, "quant_method", None)
-    method = getattr(method, "value", method)
-    if method != "bitsandbytes":
+def _read_quantization(asked: Quantization, config: PretrainedConfig) -> tuple[str | None, bool, tuple[str, ...]]:
+    """Return the kind, whether the scales are quantized too, and the names of modules that stay whole."""
+    entries = read_quantization_config(config)
+    if entries and entries["quant_method"] != "bitsandbytes":
         raise PadfixError(
-            f"The weights are quantised with {method}, whose layers are not known here. Measure it instead: "
-            "torch.cuda.max_memory_allocated() after one step."
+            f"The weights are quantised with {entries['quant_method']}, whose layers are not known here. Measure it "
+            "instead: torch.cuda.max_memory_allocated() after one step."
         )
-    return {"quantization": BitsAndBytesConfig.from_dict(dict(saved)) if isinstance(saved, Mapping) else saved}
-
-
-def _read_quantization(asked: Any) -> tuple[str | None, bool, tuple[str, ...]]:
-    if asked is None or asked in ("nf4", "int8"):
+    if asked == "nf4" or asked == "int8":
         return asked, True, ()
-    if isinstance(asked, str) or not hasattr(asked, "load_in_4bit"):
-        raise PadfixError(
-            f"quantization={describe(asked)} is not known here. Known are: None, 'nf4', 'int8' and a "
-            "BitsAndBytesConfig."
-        )
-    kept = tuple(asked.llm_int8_skip_modules or ())
-    if asked.load_in_4bit:
-        return str(asked.bnb_4bit_quant_type), bool(asked.bnb_4bit_use_double_quant), kept
-    return ("int8" if asked.load_in_8bit else None), True, kept
+    if asked is not None:
+        if isinstance(asked, str) or not hasattr(asked, "load_in_4bit"):
+            raise PadfixError(
+                f"quantization={describe(asked)} is not known here. Known are: None, 'nf4', 'int8' and a "
+                "BitsAndBytesConfig."
+            )
+        entries = asked.to_dict()
+    whole = tuple(entries.get("llm_int8_skip_modules") or ())
+    if entries.get("load_in_4bit"):  # the defaults are those of BitsAndBytesConfig
+        return str(entries.get("bnb_4bit_quant_type", "fp4")), bool(entries.get("bnb_4bit_use_double_quant")), whole
+    return ("int8" if entries.get("load_in_8bit") else None), True, whole
 
 
-def _read_precision(asked: Any, device: str) -> tuple[Precision, tuple[str, ...]]:
+def _read_precision(asked: Precision | str | None, device: str) -> tuple[Precision, tuple[str, ...]]:
     import torch
 
     if isinstance(asked, Precision):
@@ -148,30 +208,10 @@ def _read_precision(asked: Any, device: str) -> tuple[Precision, tuple[str, ...]
     return chosen, () if asked else (reason,)
 
 
-def _hold_weights(precision: Precision, trains_all: bool) -> Any:
-    import torch
-
-    return torch.float32 if precision.fp16 and trains_all else precision.dtype  # as load does
-
-
 def _name_assumptions(plan: StepPlan) -> Iterator[str]:
-    padded = plan.batch > 1 and not plan.attention.startswith("flash")
-    yield "rows are full" + (", and shorter ones are padded, so the attention gets a mask" if padded else "")
+    yield "rows are full" + (", and shorter ones are padded, so the attention gets a mask" if plan.is_padded else "")
     yield "the loss is transformers' own, in float32 over all tokens"
     if plan.attention != "eager":
         yield "attention runs in a fused kernel, which keeps no length x length scores"
     if plan.quantization == "int8":
         yield "no column of the activations is an outlier"
-
-
-def _check(**numbers: Any) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise PadfixError(f"{name}={describe(value)} is not a whole number above 0. For one: {name}=1")
-
-
-def _require_torch() -> None:
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise PadfixError("The estimate needs torch. Run: pip install torch") from error
