@@ -13,22 +13,22 @@ from llama_padfix.doctor.patch import patch_tokenizer as patch_tokenizer
 from llama_padfix.doctor.patch import plan_patch as plan_patch
 from llama_padfix.doctor.repair_folder import heal_folder as heal_folder
 from llama_padfix.encoding.collator import PadCollator as PadCollator
-from llama_padfix.encoding.completion_collator import (
-    DataCollatorForCompletionOnlyLM as DataCollatorForCompletionOnlyLM,
-)
 from llama_padfix.encoding.counts import CountedRow as CountedRow
 from llama_padfix.encoding.counts import Counts as Counts
 from llama_padfix.encoding.dataset.encode import encode_dataset as encode_dataset
 from llama_padfix.encoding.encoder import ChatEncoder as ChatEncoder
-from llama_padfix.encoding.labels import find_markers as find_markers
-from llama_padfix.encoding.labels import mask_labels as mask_labels
+from llama_padfix.encoding.masking.completion_collator import (
+    DataCollatorForCompletionOnlyLM as DataCollatorForCompletionOnlyLM,
+)
+from llama_padfix.encoding.masking.labels import find_markers as find_markers
+from llama_padfix.encoding.masking.labels import mask_labels as mask_labels
+from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers as TurnMarkers
 from llama_padfix.encoding.record import Encoding as Encoding
 from llama_padfix.encoding.record import read_encoding as read_encoding
 from llama_padfix.encoding.record import write_encoding as write_encoding
 from llama_padfix.encoding.row_formats import Conversation as Conversation
 from llama_padfix.encoding.row_formats import read_row as read_row
 from llama_padfix.encoding.row_formats import to_messages as to_messages
-from llama_padfix.encoding.turns_in_ids import TurnMarkers as TurnMarkers
 from llama_padfix.hardware.attention import choose_attention as choose_attention
 from llama_padfix.hardware.optimizers import choose_optimizer as choose_optimizer
 from llama_padfix.hardware.precision import Precision as Precision

@@ -68,11 +68,11 @@ with measure.Work() as work:
     lap(COLD, f"encoding {len(small):,} rows")
 
     from llama_padfix.encoding import encoder as encode
-    from llama_padfix.encoding import labels_from_ids as marking
-    from llama_padfix.encoding import turns_in_ids as row_turns
     from llama_padfix.encoding.batch import chat_columns as chats
     from llama_padfix.encoding.batch import cross_check as both_ways
     from llama_padfix.encoding.batch import encoder as plain_way
+    from llama_padfix.encoding.masking import labels_from_ids as marking
+    from llama_padfix.encoding.masking import turns_in_ids as row_turns
     from llama_padfix.tokens import engine as engines
     from llama_padfix.tokens import fastokens as fast_engine
 

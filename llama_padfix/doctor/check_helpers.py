@@ -6,7 +6,7 @@ from typing import Any
 
 from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.encoding.turns_in_ids import Turn, TurnMarkers, find_turns_in
+from llama_padfix.encoding.masking.turns_in_ids import Turn, TurnMarkers, find_turns_in
 
 __all__ = ["everything_is_trained", "find_turns", "pad_ids", "real_part", "real_span"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from llama_padfix.chat.template_profile import TemplateProfile
 from llama_padfix.doctor.row_facts import DataFacts, RowFacts, SampleFacts
-from llama_padfix.encoding.turns_in_ids import TurnMarkers
+from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
 
 __all__ = [
     "DataFacts",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from llama_padfix.encoding.turns_in_ids import Turn, TurnMarkers
+from llama_padfix.encoding.masking.turns_in_ids import Turn, TurnMarkers
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from llama_padfix.doctor import checks
 from llama_padfix.doctor.facts import Facts, RowFacts
 from llama_padfix.doctor.findings import MAX_EVIDENCE, Check, Evidence, Finding, Hit, Report
 
-_EXAMPLES = 5  # rows of evidence that a finding keeps
 _CONTEXT = 6  # positions shown on either side of a fault
 _LONGEST = 40  # positions shown of the fault itself
 

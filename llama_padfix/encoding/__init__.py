@@ -1,11 +1,10 @@
 """From rows of any shape to `input_ids` and `labels`, -100 where a token is not trained.
 
-Reading order: `encoder` (`ChatEncoder`) with its `settings`; `sources` (what kind of rows), `row_formats`
-(a row's shape), `loss_selection` (which
-messages are trained); `row_encoder` (one row: `chat_rows` renders, `chat_ids` and `text_rows` make ids, `truncation`
-labels and cuts) or `batch/` (many rows), held by `learned`; `counts` (what became of rows), `record` (how they were
-encoded), `dataset/` (a whole dataset). Ids that exist already: `turns_in_ids`, `labels`, `labels_from_ids`,
-`id_columns`. A batch: `collator`, `completion_collator`.
+Reading order: `encoder` (`ChatEncoder`) with its `settings`; `sources` (what kind of rows), `row_formats` (a row's
+shape), `loss_selection` (which messages are trained); `row_encoder` (one row: `chat_rows` renders, `chat_ids` and
+`text_rows` make ids, `span_labels` and `truncation` label and cut) or `batch/` (many rows), held by `learned`;
+`counts` (what became of rows), `record` (how they were encoded), `dataset/` (a whole dataset). Ids that exist already:
+`id_columns`, `masking/`. A batch: `collator`.
 
 Ids and labels are int32, one row after another, with bounds; batches are int64 of shape (rows, width).
 """

@@ -84,11 +84,7 @@ class PadCollator:
         ids, masks, labels = columns
 
         if np.concatenate(ids).min() < 0:
-            first = next(i for i, row in enumerate(ids) if row.min() < 0)
-            raise PadfixError(
-                f"Row {first}: input_ids hold {ids[first].min()}, which no embedding has. "
-                "Pass the tokenizer's ids; -100 belongs in labels only."
-            )
+            raise _negative_id(ids)
         lengths = list(map(len, ids))
         step = self.pad_to_multiple_of or 1
         width = -(-max(lengths) // step) * step
@@ -114,6 +110,15 @@ class PadCollator:
             "attention_mask": torch.from_numpy(out_mask),
             "labels": torch.from_numpy(out_labels),
         }
+
+
+def _negative_id(ids: Sequence[Any]) -> PadfixError:
+    """Return the error that names the first row with an id below 0."""
+    first = next(i for i, row in enumerate(ids) if row.min() < 0)
+    return PadfixError(
+        f"Row {first}: input_ids hold {ids[first].min()}, which no embedding has. "
+        "Pass the tokenizer's ids; -100 belongs in labels only."
+    )
 
 
 def _open_tables(rows: Any) -> Any:

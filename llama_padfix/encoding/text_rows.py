@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.chat.template_profile import observe_template
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.core.text import require_unicode
-from llama_padfix.encoding.labels import find_markers, mask_labels
+from llama_padfix.encoding.masking.labels import find_markers, mask_labels
 from llama_padfix.encoding.truncation import EncodedRow
 from llama_padfix.tokens.bos import encode_with_one_bos
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
-    from llama_padfix.encoding.turns_in_ids import TurnMarkers
+    from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
 
 __all__ = ["TextEncoder"]
 

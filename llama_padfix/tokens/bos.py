@@ -92,6 +92,11 @@ def dedupe_bos(
         raise _no_bos("bos_token_id=128000")
     if not isinstance(value, Mapping):
         return _dedupe_columns({"input_ids": value}, bos_id, pad_id)["input_ids"]
+    return _dedupe_mapping(value, bos_id, pad_id)
+
+
+def _dedupe_mapping(value: Mapping[str, Any], bos_id: int, pad_id: int | None) -> Mapping[str, Any]:
+    """Return a row or a batch of columns whose `input_ids` and every column of the same length are cut together."""
     if value.get("input_ids") is None:
         raise PadfixError(
             f"The mapping has the keys {describe(list(value))} but no input_ids, so there is nothing to cut. "

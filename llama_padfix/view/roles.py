@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.text import printable
 from llama_padfix.doctor.facts import Facts
-from llama_padfix.encoding.turns_in_ids import find_turns_in
+from llama_padfix.encoding.masking.turns_in_ids import find_turns_in
 from llama_padfix.tokens.calls import encode_raw
 from llama_padfix.view.pieces import Piece, read_pieces
 

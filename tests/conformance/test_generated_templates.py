@@ -100,8 +100,20 @@ CHOICES: dict[str, list[Any]] = {
 STYLES = st.builds(Style, **{name: st.sampled_from(values) for name, values in CHOICES.items()})
 
 
-def write(style: Style, marked: bool = False) -> str:
-    """Return the source of a template, with the marks where `marked`."""
+@dataclass(frozen=True)
+class Words:
+    """The parts of one style's turns, as text and as jinja expressions."""
+
+    prompt: str
+    asked: str
+    stop: str
+    behind: str
+    answer: list[str]
+    question: list[str]
+
+
+def word(style: Style, marked: bool) -> Words:
+    """Return how a style writes questions and answers, with the marks around what is generated where `marked`."""
     begins, ends = (quote(BEGINS), quote(ENDS)) if marked else ("", "")
     name = {
         "as they are": "m.role",
@@ -142,8 +154,11 @@ def write(style: Style, marked: bool = False) -> str:
     can = closes[style.closes]
     answer += [f"({quote(stop)} if {can} else '')", ends, f"({quote(behind)} if {can} else '')"]
     question = [quote(opening), name, quote(closing_header), "c", quote(asked)]
-    whole = [piece for piece in answer if piece]
+    return Words(prompt, asked, stop, behind, [piece for piece in answer if piece], question)
 
+
+def write_cleaning(style: Style) -> str:
+    """Return jinja that sets `c` to the content as the template writes it."""
     clean = "{% set c = m.content %}{% set c = " + style.content + " %}"
     if style.thought == "dropped early":
         clean += "{% if m.role == 'assistant' and not loop.last %}{% set c = c.split('</think>')[-1] %}{% endif %}"
@@ -152,7 +167,12 @@ def write(style: Style, marked: bool = False) -> str:
     if style.system == "into the question":
         clean += "{% if m.role == 'user' and ns.system %}{% set c = ns.system ~ '\\n\\n' ~ c %}"
         clean += "{% set ns.system = '' %}{% endif %}"
+    return clean
 
+
+def write_beginning(style: Style, words: Words) -> str:
+    """Return jinja that stands before the loop: BOS, tools, a default system message."""
+    opening, closing_header = style.header
     source = "{%- set ns = namespace(text='', last='', system='') -%}"
     source += "{% macro put(x) %}{{ x }}{% endmacro %}{% macro wrap(x) %}{{ x }}{{ caller() }}{% endmacro %}"
     source += style.bos
@@ -163,36 +183,34 @@ def write(style: Style, marked: bool = False) -> str:
     elif style.system == "default":
         source += (
             "{% if messages[0].role != 'system' %}"
-            + put(style, [quote(opening + "system" + closing_header + "Be kind." + asked)])
+            + put(style, [quote(opening + "system" + closing_header + "Be kind." + words.asked)])
             + "{% endif %}"
         )
     elif style.system == "decoy":
-        source += "{{ " + quote(f"Turns look like {prompt}this{style.closing}.\n") + " }}"
+        source += "{{ " + quote(f"Turns look like {words.prompt}this{style.closing}.\n") + " }}"
     elif style.system == "apart":
         source += "{% set ms = messages %}{% if messages[0].role == 'system' %}{% set ms = messages[1:] %}"
         source += "{{ '[[' ~ (messages[0].content | trim) ~ ']]\\n' }}{% endif %}"
     elif style.system == "into the question":
         source += "{% set ms = messages %}{% if messages[0].role == 'system' %}{% set ms = messages[1:] %}"
         source += "{% set ns.system = messages[0].content %}{% endif %}"
-    given_messages = "ms" if style.system in ("apart", "into the question") else "messages"
-    source += {
-        "messages": f"{{% for m in {given_messages} %}}",
-        "slice": f"{{% for m in {given_messages}[0:] %}}",
-        "set": f"{{% set all = {given_messages}[:] %}}{{% for m in all %}}",
-        "range": f"{{% for i in range({given_messages} | length) %}}{{% set m = {given_messages}[i] %}}",
-    }[style.loop]
-    source += clean
-    ask = "{{ " + quote(prompt) + " }}"
+    return source
+
+
+def write_body(style: Style, words: Words, ends: str) -> str:
+    """Return jinja for one message, and what ends the loop."""
+    whole, question = words.answer, words.question
+    source = ""
     if style.merges:
-        whole_stop = [piece for piece in (quote(stop), ends, quote(behind)) if piece]
+        whole_stop = [piece for piece in (quote(words.stop), ends, quote(words.behind)) if piece]
         close = (
             "{% if ns.last == 'assistant' %}"
             + put(style, whole_stop)
             + "{% elif ns.last %}"
-            + put(style, [quote(asked)])
+            + put(style, [quote(words.asked)])
             + "{% endif %}"
         )
-        at = next(place for place, piece in enumerate(whole) if piece.startswith(f"({quote(stop)} if"))
+        at = next(place for place, piece in enumerate(whole) if piece.startswith(f"({quote(words.stop)} if"))
         source += "{% if m.role != ns.last %}" + close
         source += (
             "{% if m.role == 'assistant' %}"
@@ -207,7 +225,7 @@ def write(style: Style, marked: bool = False) -> str:
                 "{% if loop.last %}"
                 + close
                 + "{% if add_generation_prompt %}"
-                + put(style, [quote(prompt)])
+                + put(style, [quote(words.prompt)])
                 + "{% endif %}{% endif %}"
             )
         source += "{% endfor %}" + (close if style.prompt != "in the loop" else "")
@@ -220,12 +238,30 @@ def write(style: Style, marked: bool = False) -> str:
             + "{% endif %}"
         )
         if style.prompt == "in the loop":
-            source += "{% if loop.last and add_generation_prompt %}" + put(style, [quote(prompt)]) + "{% endif %}"
+            source += (
+                "{% if loop.last and add_generation_prompt %}" + put(style, [quote(words.prompt)]) + "{% endif %}"
+            )
         source += "{% endfor %}"
+    return source
+
+
+def write(style: Style, marked: bool = False) -> str:
+    """Return the source of a template, with the marks where `marked`."""
+    words = word(style, marked)
+    source = write_beginning(style, words)
+    given_messages = "ms" if style.system in ("apart", "into the question") else "messages"
+    source += {
+        "messages": f"{{% for m in {given_messages} %}}",
+        "slice": f"{{% for m in {given_messages}[0:] %}}",
+        "set": f"{{% set all = {given_messages}[:] %}}{{% for m in all %}}",
+        "range": f"{{% for i in range({given_messages} | length) %}}{{% set m = {given_messages}[i] %}}",
+    }[style.loop]
+    source += write_cleaning(style) + write_body(style, words, quote(ENDS) if marked else "")
+    ask = "{{ " + quote(words.prompt) + " }}"
     source += "{{ ns.text }}"
     source += {
         "if": "{% if add_generation_prompt %}" + ask + "{% endif %}",
-        "inline": "{{ " + quote(prompt) + " if add_generation_prompt else '' }}",
+        "inline": "{{ " + quote(words.prompt) + " if add_generation_prompt else '' }}",
         "after a question": "{% if add_generation_prompt and messages[-1].role != 'assistant' %}"
         + ask
         + "{% endif %}",

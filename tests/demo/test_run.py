@@ -10,7 +10,7 @@ import torch
 
 from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.demo import run as demo
-from llama_padfix.encoding.turns_in_ids import TurnMarkers
+from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 
 from llama_padfix import Change, Counts, Finding, PadfixError, Plan, Precision, Report
 from llama_padfix.core.errors import describe
-from llama_padfix.doctor import findings as records
+from llama_padfix.doctor import facts, findings, row_facts
 
 CHANGE = Change("tokenizer.pad_token", None, "<|end_of_text|>", "it ends a text", code="PAD001")
 
@@ -77,8 +77,9 @@ def test_describe_is_short() -> None:
 
 
 def _dataclasses() -> list[Any]:
-    values = [getattr(records, name) for name in records.__all__]
-    return [value for value in values if dataclasses.is_dataclass(value)]
+    modules = (findings, facts, row_facts)
+    values = {value for module in modules for value in vars(module).values() if dataclasses.is_dataclass(value)}
+    return sorted(values, key=lambda value: str(value.__name__))
 
 
 @pytest.mark.parametrize("record", _dataclasses(), ids=lambda record: record.__name__)

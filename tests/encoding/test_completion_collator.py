@@ -14,7 +14,7 @@ import trl
 
 from llama_padfix import IGNORE_INDEX, ChatEncoder, DataCollatorForCompletionOnlyLM, PadfixError
 from llama_padfix.demo.reference import build_tokenizer
-from llama_padfix.encoding import completion_collator as completion
+from llama_padfix.encoding.masking import completion_collator as completion
 from tests.conftest import fresh_tokenizer
 from tests.support.conversations import make_conversation, rows_for, say_control
 from tests.support.versions import template_ids
@@ -33,9 +33,11 @@ def llama() -> Any:
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Any:
-    caplog.set_level(logging.WARNING, logger="llama_padfix.encoding.completion_collator")
+    caplog.set_level(logging.WARNING, logger="llama_padfix.encoding.masking.completion_collator")
     return lambda: [
-        record.getMessage() for record in caplog.records if record.name == "llama_padfix.encoding.completion_collator"
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "llama_padfix.encoding.masking.completion_collator"
     ]
 
 

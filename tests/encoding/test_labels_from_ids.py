@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
-from llama_padfix.encoding import labels_from_ids as marking
-from llama_padfix.encoding.labels import mask_labels
-from llama_padfix.encoding.turns_in_ids import Turn, TurnMarkers, find_turns_in
+from llama_padfix.encoding.masking import labels_from_ids as marking
+from llama_padfix.encoding.masking.labels import mask_labels
+from llama_padfix.encoding.masking.turns_in_ids import Turn, TurnMarkers, find_turns_in
 
 X = IGNORE_INDEX
 BOS, TEXT_END, START, EOM, EOT = 128000, 128001, 128006, 128008, 128009

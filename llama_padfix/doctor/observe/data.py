@@ -15,7 +15,6 @@ from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.row_formats import Conversation, read_row
 from llama_padfix.tokens.control import find_control_text, special_ids
 
-_EXAMPLES = 5  # rows of evidence that are kept
 _BATCH = 256
 _NO_LIMIT = 10**9  # transformers writes 1e30 where a tokenizer has no longest row
 

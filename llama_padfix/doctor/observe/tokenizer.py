@@ -14,7 +14,7 @@ from llama_padfix.chat.template_profile import observe_template
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.observe.model import observe_model
-from llama_padfix.encoding.labels import find_markers
+from llama_padfix.encoding.masking.labels import find_markers
 from llama_padfix.tokens.calls import check_tokenizer, count_leading, encode_raw, preserve_backend_state
 from llama_padfix.tokens.control import special_ids
 

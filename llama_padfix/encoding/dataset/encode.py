@@ -5,33 +5,27 @@ from __future__ import annotations
 import copy
 import errno
 import functools
-import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from llama_padfix.core.compat import list_feature
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cross_check import FastPathMismatch
-from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.dataset.arrow_stream import EncodedFile, encoded_schema, read_counts
 from llama_padfix.encoding.dataset.cache import find_cache_file, locked, name_temporary_file
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader
+from llama_padfix.encoding.dataset.streams import log_counts, make_features, map_stream, refuse_encoded
 from llama_padfix.encoding.dataset.workers import EncodedChunk, encode_chunks
-from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.id_columns import is_table
 from llama_padfix.encoding.record import write_encoding
-from llama_padfix.encoding.sources import column_names, rows_of
 
-__all__ = ["encode_dataset"]
-
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from llama_padfix.encoding.counts import Counts
+    from llama_padfix.encoding.encoder import ChatEncoder
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_BATCH_ROWS = 1000  # of a stream, as in datasets.map
 
 
 def encode_dataset(
@@ -85,7 +79,7 @@ def encode_dataset(
                 f"The {name} is a stream: it is encoded while it is read, by whoever reads it, and not cached. Leave "
                 "num_proc and cache_dir out, and read it with DataLoader(dataset, num_workers=...)"
             )
-        return _map_stream(datasets, encoder, dataset, name)
+        return map_stream(datasets, encoder, dataset, name)
     _refuse_others(datasets, dataset, name)
     return _encode_rows(_Work(encoder, RowReader(dataset), name, progress, num_proc), dataset, cache_dir)
 
@@ -123,7 +117,7 @@ class _Work:
         import datasets
 
         before = self.encoder.counts
-        header = encoded_schema(_features(datasets), path.stem.removeprefix("cache-") if path else None)
+        header = encoded_schema(make_features(datasets), path.stem.removeprefix("cache-") if path else None)
         file = EncodedFile(path, header, self._count_rows, spill=name_temporary_file)
         try:
             self._fill_reliably(file)
@@ -195,19 +189,14 @@ def _encode_rows(work: _Work, dataset: Any, cache_dir: str | os.PathLike[str] | 
 
     path = find_cache_file(work.encoder, dataset, cache_dir)
     written, counts = work.encode() if path is None else work.encode_once(path)
-    _log(work.name, counts)
-    info = datasets.DatasetInfo(features=_features(datasets))
+    log_counts(work.name, counts)
+    info = datasets.DatasetInfo(features=make_features(datasets))
     if isinstance(written, Path):
         whole = datasets.Dataset.from_file(str(written), info=info)
     else:
         whole = datasets.Dataset.from_buffer(written, info=info)
     write_encoding(whole, work.encoder.encoding)
     return whole
-
-
-def _log(name: str, counts: Counts) -> None:
-    level = logging.WARNING if counts.remarkable else logging.INFO
-    logger.log(level, "llama_padfix: %s: %s", name, "\n  ".join([str(counts), *counts.name_rows()]))
 
 
 def _refuse_others(datasets: Any, dataset: Any, name: str) -> None:
@@ -217,17 +206,9 @@ def _refuse_others(datasets: Any, dataset: Any, name: str) -> None:
             f"A {type(dataset).__name__} is not a dataset. Pass a datasets.Dataset, DatasetDict or IterableDataset "
             "(datasets.load_dataset(name), datasets.Dataset.from_pandas(frame)), or a list of rows: list(rows)"
         )
-    _refuse_encoded(column_names(dataset) or (), name)
+    refuse_encoded(dataset, name)
     if not len(dataset):
         raise PadfixError(f"The {name} holds no rows. Check the files that it was read from.")
-
-
-def _refuse_encoded(columns: Iterable[Any], name: str) -> None:
-    if "input_ids" in columns:
-        raise PadfixError(
-            f"The {name} has a column input_ids, so it is encoded already. Train on it as it is, or encode the rows "
-            'that it was made from; dataset.remove_columns("input_ids") keeps only those.'
-        )
 
 
 def _import_datasets() -> Any:
@@ -236,47 +217,3 @@ def _import_datasets() -> Any:
     except ImportError as error:
         raise PadfixError("Encoding a dataset needs the package datasets. Run: pip install datasets") from error
     return datasets
-
-
-def _features(datasets: Any) -> Any:
-    sequence = list_feature(datasets)
-    return datasets.Features({name: sequence(datasets.Value("int32")) for name in ("input_ids", "labels")})
-
-
-def _map_stream(datasets: Any, encoder: ChatEncoder, dataset: Any, name: str) -> Any:
-    # Nothing is read here: a stream need not declare its columns, and some can be read only once.
-    _refuse_encoded(column_names(dataset) or (), name)
-    # One in Arrow's format hands its tables over; else rows come as plain Python values, whatever the user's format.
-    as_table = getattr(getattr(dataset, "_formatting", None), "format_type", None) == "arrow"
-    encoded = dataset.with_format("arrow" if as_table else None).map(
-        _StreamEncoder(encoder, name),
-        batched=True,
-        with_indices=True,
-        batch_size=_BATCH_ROWS,
-    )
-    # The types come last: given to `map`, datasets 3.3 looks for each column of the stream among them.
-    encoded = encoded.with_format(None).select_columns(["input_ids", "labels"]).cast(_features(datasets))
-    write_encoding(encoded, encoder.encoding)
-    return encoded
-
-
-@dataclass(frozen=True)
-class _StreamEncoder:
-    """Encodes a batch of a stream when it is read; a class and no closure, for the workers of a dataloader."""
-
-    encoder: ChatEncoder
-    name: str
-
-    def __call__(self, batch: Any, numbers: Sequence[int]) -> Any:
-        as_table = is_table(batch)
-        _refuse_encoded(batch.column_names if as_table else batch, self.name)
-        try:
-            if as_table:
-                encoded, counts = self.encoder.encode_chunk(batch, numbers[0])
-            else:
-                encoded, counts = self.encoder.encode_rows(rows_of(batch), numbers)
-        except PadfixError as error:
-            raise PadfixError(str(error) if self.name == "dataset" else f"{self.name}, {error}") from error
-        _log(f"{self.name}, rows {numbers[0]} to {numbers[-1]}", counts)
-        # `map` keeps what it is not given anew, and rows that were dropped would leave the columns unequal.
-        return encoded if as_table else {**dict.fromkeys(batch, [None] * counts.kept), **encoded}

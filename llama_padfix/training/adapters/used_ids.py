@@ -9,7 +9,7 @@ from llama_padfix.chat.template_profile import observe_template
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.observe.rows import rows_of_dataset
 from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.labels import find_markers
+from llama_padfix.encoding.masking.labels import find_markers
 from llama_padfix.encoding.sources import is_encoded, is_iterable
 from llama_padfix.tokens.calls import check_tokenizer, encode_raw, preserve_backend_state, render_or_none
 

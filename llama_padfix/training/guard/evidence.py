@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.files import scratch_folder
+from llama_padfix.core.hf_objects import dtype_name
+from llama_padfix.core.version import installed_versions
 from llama_padfix.training.guard.incident import Health, Incident, MicroBatch
 
 _SCHEMA = 1
@@ -55,8 +56,8 @@ def write_evidence(
             "rank": rank,
             "history": list(history),
             "arguments": [micro.arguments for micro in batches],
-            "autocast": [micro.autocast and str(micro.autocast).removeprefix("torch.") for micro in batches],
-            "versions": dict(_installed_versions()),
+            "autocast": [micro.autocast and dtype_name(micro.autocast) for micro in batches],
+            "versions": installed_versions(_PACKAGES),
         }
         files = {**texts, "optimizer.json": _to_json(asdict(health)), "incident.json": _to_json(about)}
         for name, text in files.items():
@@ -119,11 +120,3 @@ def _simplify(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if value is None or isinstance(value, (str, int)) else repr(value)
-
-
-def _installed_versions() -> Iterator[tuple[str, str]]:
-    for name in _PACKAGES:
-        try:
-            yield name, metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from llama_padfix.core.hf_objects import text_config
 from llama_padfix.training.guard.incident import PLAIN_TYPES, MicroBatch
 
 if TYPE_CHECKING:
@@ -100,8 +101,5 @@ def find_innermost(optimizer: torch.optim.Optimizer | None) -> torch.optim.Optim
 
 def uniform_loss(model: object) -> float | None:
     """Return the loss of a uniform guess over the model's vocabulary, in nats; None where its size is not known."""
-    config = getattr(model, "config", None)
-    if config is not None and hasattr(config, "get_text_config"):
-        config = config.get_text_config()
-    size = getattr(config, "vocab_size", None)
+    size = getattr(text_config(getattr(model, "config", None)), "vocab_size", None)
     return math.log(size) if isinstance(size, int) and size > 1 else None

@@ -138,19 +138,13 @@ def define_4bit(kind: str, *, double: bool, autocast: torch.dtype | None) -> Lay
     # peft looks for this class.
     class Linear4bit(bnb.nn.Linear4bit):  # type: ignore[misc, name-defined]  # bitsandbytes is untyped here
         def __init__(self, dense: torch.nn.Linear) -> None:
-            super().__init__(
-                dense.in_features, dense.out_features, dense.bias is not None, compute_dtype=compute, device="meta"
-            )
+            shape = (dense.in_features, dense.out_features, dense.bias is not None)
+            super().__init__(*shape, compute_dtype=compute, device="meta")
             n = dense.weight.numel()
             scales = -(-n // _BLOCK)
             packed = torch.empty((n + 1) // 2, 1, dtype=torch.uint8)
-            self.weight = bnb.nn.Params4bit(
-                packed,
-                requires_grad=False,
-                compress_statistics=double,
-                quant_type=kind,
-                bnb_quantized=True,
-            )
+            stored = {"compress_statistics": double, "quant_type": kind, "bnb_quantized": True}
+            self.weight = bnb.nn.Params4bit(packed, requires_grad=False, **stored)
             self.register_buffer("code", torch.empty(16))
             if double:
                 self.register_buffer("absmax", torch.empty(scales, dtype=torch.uint8))

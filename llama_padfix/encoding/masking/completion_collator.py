@@ -11,7 +11,7 @@ from typing import Any
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 from llama_padfix.encoding.collator import PadCollator
-from llama_padfix.encoding.labels import find_markers
+from llama_padfix.encoding.masking.labels import find_markers
 from llama_padfix.encoding.span_labels import label_tokens
 from llama_padfix.tokens.control import special_ids
 

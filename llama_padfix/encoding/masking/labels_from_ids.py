@@ -9,8 +9,8 @@ from typing import Any
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 from llama_padfix.encoding.id_columns import pack_ids
+from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers, find_answers, is_any
 from llama_padfix.encoding.span_labels import write_labels
-from llama_padfix.encoding.turns_in_ids import TurnMarkers, find_answers, is_any
 
 __all__ = ["label_answers"]
 

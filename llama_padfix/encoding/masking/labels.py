@@ -6,8 +6,8 @@ from typing import Any
 
 from llama_padfix.chat.template_profile import observe_template
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.labels_from_ids import label_answers
-from llama_padfix.encoding.turns_in_ids import TurnMarkers
+from llama_padfix.encoding.masking.labels_from_ids import label_answers
+from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
 from llama_padfix.tokens.calls import encode_raw, preserve_backend_state
 from llama_padfix.tokens.control import TEXT_END_TOKEN, find_control_text, special_ids
 
