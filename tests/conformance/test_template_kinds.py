@@ -1,0 +1,207 @@
+"""Kinds of chat templates whose turns are easy to get wrong, each as small as the kind allows, with the right labels."""
+# ruff: noqa: E501  # a template is read whole
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from llama_padfix import ChatEncoder
+
+USER: dict[str, Any] = {"role": "user", "content": "Hi"}
+ANSWER: dict[str, Any] = {"role": "assistant", "content": "Yes"}
+RESULT = {"role": "tool", "name": "look", "tool_call_id": "abcdefghi", "content": "blue"}
+
+
+def call(**arguments: Any) -> dict[str, Any]:
+    function = {"name": "look", "arguments": arguments}
+    return {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "id": "abcdefghi", "function": function}],
+    }
+
+
+def make_byte_tokenizer(template: str, special: Sequence[str], eos: str = "<end>") -> Any:
+    """A tokenizer with a token for each byte and the special tokens of a template: ids show every character."""
+    letters = {char: at for at, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(letters, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=eos, additional_special_tokens=[*special])
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def show(tokenizer: Any, row: Mapping[str, Sequence[int]]) -> str:
+    """Return the text of a row, with its trained stretches in guillemets."""
+    shown, inside = "", False
+    for token, label in zip(row["input_ids"], row["labels"], strict=True):
+        if (label != -100) != inside:
+            shown, inside = shown + ("»" if inside else "«"), not inside
+        shown += tokenizer.decode([token])
+    return shown + ("»" if inside else "")
+
+
+SHARED_CLOSERS = (
+    "{% for m in messages %}<turn>{{ m.role }}:<text>{{ m.content }}<end_text><end>{% endfor %}"
+    "{% if add_generation_prompt %}<turn>assistant:<text>{% endif %}"
+)
+RESULT_INSIDE_THE_TURN = (
+    "{% for m in messages %}{% if m.role=='assistant' and not (loop.index0 and loop.previtem.role=='tool') %}"
+    "<turn>model\n{% endif %}{% if m.role=='assistant' %}{% for c in m.tool_calls or [] %}"
+    "<call>{{ c.function.name }}{{ c.function.arguments|tojson }}</call>{% endfor %}"
+    "{% if loop.nextitem is defined and loop.nextitem.role=='tool' %}<result>{{ loop.nextitem.content }}</result>"
+    "{% elif m.tool_calls %}<result>{% endif %}{{ m.content }}{% if not m.tool_calls %}<end>\n{% endif %}"
+    "{% elif m.role=='user' %}<turn>user\n{{ m.content }}<end>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt and messages[-1].role=='user' %}<turn>model\n{% endif %}"
+)
+RESULT_NAMES_THE_CALL = (
+    "{% for m in messages %}{% if m.role=='assistant' %}"
+    "{% if not (loop.index0 and messages[loop.index0-1].role=='tool') %}<turn>model\n{% endif %}"
+    "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}</call><result>{{ c.function.name }}:{% endfor %}"
+    "{% if not m.tool_calls %}{{ m.content }}<end>\n{% endif %}{% elif m.role=='tool' %}{{ m.content }}</result>"
+    "{% else %}<turn>user\n{{ m.content }}<end>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt and messages[-1].role=='user' %}<turn>model\n{% endif %}"
+)
+CLOSED_WHEN_FOLLOWED = (
+    "{% for m in messages %}{{ '<S>'+m.role+'\n'+m.content }}"
+    "{% if not loop.last or add_generation_prompt %}{{ '<E>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt and messages[-1].role!='assistant' %}{{ '<S>assistant\n' }}{% endif %}"
+)
+SPACE_BEFORE_THE_PROMPT = (
+    "{% for m in messages %}{{ '<|h|>'+m.role+'<|/h|>\n\n'+m.content+'\n<|eot|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n<|h|>assistant<|/h|>\n\n' }}{% endif %}"
+)
+LONGER_PROMPT = (
+    "{% for m in messages %}{{ 'From: '+m.role+'\n\n '+m.content+' <end> ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'From: assistant\nTo: user\n\n ' }}{% endif %}"
+)
+HISTORY_HOLDS_THE_END_OF_THE_PROMPT = (
+    "{% for m in messages %}{% if m.role=='user' %}<U>{{ m.content }}{% else %}<A></think>{{ m.content }}<end>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<A><think></think>{% endif %}"
+)
+PROMPT_WITH_WORDS = (
+    "{% for m in messages %}<{{ m.role }}>\n{{ m.content }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>\nHere are my steps:\n{% endif %}"
+)
+NO_CLOSER_FOR_QUESTIONS = (
+    "{% for m in messages %}{% if m.role=='user' %}###Instruction:\n{{ m.content }}{% else %}###Response:\n{{ m.content }}</s>"
+    "{% endif %}{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n\n###Response:\n' }}{% endif %}"
+)
+EMPTY_ANSWER_LEFT_OUT_WHEN_LAST = (
+    "{% for m in messages %}{% if m.role=='user' %}<user>\n{{ m.content }}\n{% elif m.content or not loop.last %}<assistant>\n"
+    "{% if m.content %}{{ m.content }}{% endif %}<end>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>\n<think>\n{% endif %}"
+)
+LOST_ORIGIN = (
+    "{% for m in messages %}<S>{{ m.role }}\n{% if m.tool_calls %}{% for c in m.tool_calls %}{% for k in c.function.arguments %}"
+    "{{ c.function.name }}({{ k }}={{ '%s'|format(c.function.arguments[k]) }}){% endfor %}{% endfor %}{% else %}{{ m.content }}"
+    "{% endif %}<E>{% endfor %}{% if add_generation_prompt %}<S>assistant\n{% endif %}"
+)
+THOUGHT_BESIDE_A_CLOSED_ONE = (
+    "{% for m in messages %}{% if m.role=='user' %}<user>{{ m.content }}</user>\n{% else %}<assistant>\n"
+    "{% if m.reasoning_content %}<think>\n{{ m.reasoning_content }}\n</think>\n{% else %}</think>\n{% endif %}"
+    "{{ m.content }}</assistant>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>\n</think>{% endif %}"
+)
+
+KINDS = {
+    "shared closers": (
+        SHARED_CLOSERS,
+        ["<turn>", "<text>", "<end_text>", "<end>"],
+        "<end>",
+        [USER, ANSWER],
+        "<turn>user:<text>Hi<end_text><end><turn>assistant:<text>«Yes<end_text><end>»",
+    ),
+    "a result inside the turn": (
+        RESULT_INSIDE_THE_TURN,
+        ["<turn>", "<end>", "<call>", "</call>", "<result>", "</result>"],
+        "<end>",
+        [USER, call(at="sky"), RESULT, ANSWER],
+        '<turn>user\nHi<end>\n<turn>model\n«<call>look{"at": "sky"}</call>»<result>blue</result>«Yes<end>»\n',
+    ),
+    "a result that names the call": (
+        RESULT_NAMES_THE_CALL,
+        ["<turn>", "<end>", "<call>", "</call>", "<result>", "</result>"],
+        "<end>",
+        [USER, {**call(at="sky"), "content": None}, RESULT, ANSWER],
+        "<turn>user\nHi<end>\n<turn>model\n«<call>look</call>»<result>look:blue</result>«Yes<end>»\n",
+    ),
+    "closed when followed": (
+        CLOSED_WHEN_FOLLOWED,
+        ["<S>", "<E>"],
+        "<E>",
+        [USER, ANSWER, ANSWER, USER, ANSWER],
+        "<S>user\nHi<E>\n<S>assistant\n«Yes<E>»\n<S>assistant\n«Yes<E>»\n<S>user\nHi<E>\n<S>assistant\n«Yes»",
+    ),
+    "white space before the prompt's header": (
+        SPACE_BEFORE_THE_PROMPT,
+        ["<|h|>", "<|/h|>", "<|eot|>"],
+        "<|eot|>",
+        [USER, ANSWER],
+        "<|h|>user<|/h|>\n\nHi\n<|eot|><|h|>assistant<|/h|>\n\n«Yes\n<|eot|>»",
+    ),
+    "a prompt longer than the header": (
+        LONGER_PROMPT,
+        ["<end>"],
+        "<end>",
+        [USER, ANSWER],
+        "From: user\n\n Hi <end> From: assistant\n\n «Yes <end>» ",
+    ),
+    "a history that holds the prompt's end": (
+        HISTORY_HOLDS_THE_END_OF_THE_PROMPT,
+        ["<U>", "<A>", "<end>"],
+        "<end>",
+        [USER, ANSWER],
+        "<U>Hi<A></think>«Yes<end>»",
+    ),
+    "a first word that the prompt has too": (
+        PROMPT_WITH_WORDS,
+        ["<user>", "<assistant>", "<end>"],
+        "<end>",
+        [USER, {**ANSWER, "content": "Here it is."}],
+        "<user>\nHi<end>\n<assistant>\n«Here it is.<end>»\n",
+    ),
+    "the assistant first": (
+        NO_CLOSER_FOR_QUESTIONS,
+        ["</s>"],
+        "</s>",
+        [ANSWER, USER, ANSWER],
+        "###Response:\n«Yes</s>»\n\n###Instruction:\nHi\n\n###Response:\n«Yes</s>»",
+    ),
+    "an empty answer in the history": (
+        EMPTY_ANSWER_LEFT_OUT_WHEN_LAST,
+        ["<user>", "<assistant>", "<end>"],
+        "<end>",
+        [USER, {**ANSWER, "content": ""}, USER, ANSWER],
+        "<user>\nHi\n<assistant>\n«<end>»\n<user>\nHi\n<assistant>\n«Yes<end>»\n",
+    ),
+    "a value whose origin is lost": (
+        LOST_ORIGIN,
+        ["<S>", "<E>"],
+        "<E>",
+        [USER, call(x=[1, "b"])],
+        "<S>user\nHi<E><S>assistant\n«look(x=[1, 'b'])<E>»",
+    ),
+    "a thought beside a closed one": (
+        THOUGHT_BESIDE_A_CLOSED_ONE,
+        ["<user>", "</user>", "<assistant>", "</assistant>"],
+        "</assistant>",
+        [USER, {**ANSWER, "reasoning_content": "hm"}],
+        "<user>Hi</user>\n<assistant>\n«<think>\nhm\n</think>\nYes</assistant>»\n",
+    ),
+}
+
+
+# Known faults: each of these rows gets other labels today, or is refused. A fix shows as an unexpected pass, and ends this.
+@pytest.mark.xfail(strict=True, reason="these kinds of templates are labeled wrongly or refused")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_labels_of_each_kind_are_right(kind: str) -> None:
+    template, special, eos, messages, expected = KINDS[kind]
+    tokenizer = make_byte_tokenizer(template, special, eos)
+    assert show(tokenizer, ChatEncoder(tokenizer, special_tokens="allow")(messages)) == expected
