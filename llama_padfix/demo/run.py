@@ -14,14 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llama_padfix import TurnMarkers, find_markers, mask_labels, padding_side, prepare, to_messages
 from llama_padfix.core.compat import name_tokenizer_argument
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.demo import reference
-from llama_padfix.doctor.patch import padding_side
-from llama_padfix.encoding.masking.labels import find_markers, mask_labels
-from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
-from llama_padfix.encoding.row_formats import to_messages
-from llama_padfix.training.prepare import prepare
 
 if TYPE_CHECKING:
     import torch
