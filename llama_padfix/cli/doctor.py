@@ -38,7 +38,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--select", metavar="C,..", type=names, help="only these codes, beginnings or names")
     parser.add_argument("--ignore", metavar="C,..", type=names, help="all but these")
     parser.add_argument("--max-rows", metavar="N", type=row_count, default=1000, help="rows to sample, or all (1000)")
-    parser.add_argument("--fix", metavar="OUT", help="write a healed copy of the settings into a new folder")
+    parser.add_argument("--fix", metavar="OUT", help="write a repaired copy of the settings into a new folder")
     parser.add_argument("--unsafe", action="store_true", help="with --fix: also change the class, ids, a template")
     parser.set_defaults(run=run)
 

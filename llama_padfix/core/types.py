@@ -6,7 +6,7 @@ under `TYPE_CHECKING`; nothing here is needed while a program runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import tokenizers
-    import torch
 
     IdArray: TypeAlias = npt.NDArray[np.int32]
     """Ids or labels of rows, one row after another, shape (tokens,)."""
@@ -94,52 +93,6 @@ class TokenizerLike(Protocol):
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int: ...
 
     def save_pretrained(self, save_directory: str | Path) -> Any: ...
-
-
-class ConfigLike(Protocol):
-    """What is used of `transformers.PretrainedConfig`; other settings are read with `getattr` and a default."""
-
-    model_type: str
-
-    def to_dict(self) -> dict[str, Any]: ...
-
-    def get_text_config(self) -> ConfigLike: ...
-
-
-class ModelLike(Protocol):
-    """What is used of `transformers.PreTrainedModel`, or of a PEFT model around one."""
-
-    config: Any  # a ConfigLike whose fields differ by model type
-    generation_config: Any  # transformers.GenerationConfig, or None
-    training: bool
-
-    def __call__(self, *inputs: Any, **named: Any) -> Any: ...  # a ModelOutput whose fields differ by model
-
-    def get_input_embeddings(self) -> torch.nn.Module: ...
-
-    def get_output_embeddings(self) -> torch.nn.Module | None: ...
-
-    def resize_token_embeddings(self, new_num_tokens: int, **settings: Any) -> torch.nn.Module: ...
-
-    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
-
-    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
-
-    def named_modules(self) -> Iterator[tuple[str, torch.nn.Module]]: ...
-
-    def modules(self) -> Iterator[torch.nn.Module]: ...
-
-    def save_pretrained(self, save_directory: str | Path, **settings: Any) -> Any: ...
-
-
-class DatasetLike(Protocol):
-    """What `datasets.Dataset` and `IterableDataset` have in common, as far as it is used."""
-
-    column_names: list[str] | None
-
-    def map(self, function: Callable[..., Any], **settings: Any) -> Any: ...
-
-    def __iter__(self) -> Iterator[Any]: ...
 
 
 Rows = Iterable[Any]

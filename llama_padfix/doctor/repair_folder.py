@@ -1,4 +1,4 @@
-"""A healed copy of a saved folder: tokenizer, config.json and generation_config.json, written whole or not at all."""
+"""A repaired copy of a saved folder: tokenizer, config.json, generation_config.json; written whole or not at all."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _apply(scratch: Path, rows: int | None, changes: Sequence[Change]) -> tuple[
 def _load(scratch: Path) -> tuple[Any, FolderFacts]:
     tokenizer, folder = load_folder(observe_folder(scratch))
     if tokenizer is None:
-        raise PadfixError(f"The tokenizer does not load, so it cannot be healed ({folder.load_error}).")
+        raise PadfixError(f"The tokenizer does not load, so it cannot be repaired ({folder.load_error}).")
     return tokenizer, folder
 
 

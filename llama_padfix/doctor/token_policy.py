@@ -1,4 +1,4 @@
-"""The house rules on pad and stop tokens, as pure functions of the facts; every check that heals one asks here."""
+"""The house rules on pad and stop tokens, as pure functions of the facts; every check that changes one calls these."""
 
 from __future__ import annotations
 

@@ -39,6 +39,6 @@ tokenizer_config.json. On 4.x, which many servers still run, loading raises that
 both. It is not written unasked, since whoever stays on 5.x needs nothing.
 """,
     bad='"tokenizer_class": "TokenizersBackend"',
-    good="llama-padfix doctor FOLDER --fix HEALED --unsafe  # PreTrainedTokenizerFast",
+    good="llama-padfix doctor FOLDER --fix FIXED --unsafe  # PreTrainedTokenizerFast",
     find=_find,
 )

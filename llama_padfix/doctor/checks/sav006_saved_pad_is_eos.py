@@ -36,7 +36,7 @@ CHECK = Check(
     explanation="""\
 A trainer that finds no pad token sets pad = EOS in the tokenizer that it was given, and saves it so: TRL does. The
 stop-gap of one run becomes the setting of the next, where a collator masks every pad id and the model never learns
-to stop. The folder is healed with a pad token that no row holds as itself.
+to stop. The fix sets a pad token that no row holds as itself.
 """,
     bad='tokenizer_config.json: "eos_token": "<|eot_id|>", "pad_token": "<|eot_id|>"',
     good="prepare(tokenizer, model)  # before the trainer sees the tokenizer",

@@ -168,7 +168,7 @@ def trace_overflow(model: torch.nn.Module, micro: MicroBatch) -> Overflow | None
             tops = [float(v[torch.isfinite(v)].abs().max()) for v in inputs if bool(torch.isfinite(v).any())]
             finite = all(bool(torch.isfinite(v).all()) for v in inputs)
             where = f"{name} ({type(module).__name__})"
-            found.append(Overflow(where, str(bad.dtype).removeprefix("torch."), max(tops, default=0.0), finite))
+            found.append(Overflow(where, dtype_name(bad.dtype), max(tops, default=0.0), finite))
 
         return hook
 

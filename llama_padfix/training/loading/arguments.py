@@ -11,6 +11,7 @@ from typing import Any, Literal
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.compat import name_dtype_argument
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.core.hf_objects import dtype_name
 from llama_padfix.hardware.attention import choose_attention
 from llama_padfix.hardware.precision import Precision
 
@@ -140,17 +141,12 @@ def choose_dtype(own: Any, precision: Precision, trains_all: bool) -> tuple[Any,
     import torch
 
     if own is not None:
-        return own, Choice("weights", name_dtype(own), "as asked")
+        return own, Choice("weights", dtype_name(own), "as asked")
     if precision.fp16 and trains_all:
         return torch.float32, Choice(
             "weights", "float32", "all of them are trained, and the fp16 scaler refuses float16"
         )
-    return precision.dtype, Choice("weights", name_dtype(precision.dtype), "the type that the run computes in")
-
-
-def name_dtype(dtype: object) -> str:
-    """Return the name of a torch type, such as "bfloat16"."""
-    return str(dtype).removeprefix("torch.")
+    return precision.dtype, Choice("weights", dtype_name(precision.dtype), "the type that the run computes in")
 
 
 def _mend(path: str) -> str:
