@@ -38,6 +38,7 @@ def rows(data: Any) -> list[dict[str, Any]]:
     return list(data.make_rows(ROWS))
 
 
+@pytest.mark.slow
 def test_a_row_depends_on_its_number_and_the_seed_alone(data: Any, rows: list[dict[str, Any]]) -> None:
     assert list(data.make_rows(20)) == rows[:20]
     other = list(data.make_rows(20, seed=data.SEED + 1))

@@ -73,6 +73,7 @@ def test_demo_without_its_packages_says_what_to_install(
     assert "pip install 'llama-padfix[demo]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_demo_prints_its_table_without_a_terminal() -> None:
     result = run("demo", "--steps=2")
     assert result.returncode == 0, result.stderr
@@ -84,6 +85,7 @@ def test_demo_prints_its_table_without_a_terminal() -> None:
 # ---- doctor, in processes of its own
 
 
+@pytest.mark.slow
 def test_a_clean_folder_exits_0(clean: str) -> None:
     result = run("doctor", clean, NO_COLOR="1")
     assert result.returncode == 0, result.stderr
@@ -92,6 +94,7 @@ def test_a_clean_folder_exits_0(clean: str) -> None:
     assert "\x1b" not in result.stdout
 
 
+@pytest.mark.slow
 def test_findings_exit_1_and_json_is_nothing_but_json(ill: str, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "rows.jsonl", [CHAT, {"conversations": [{"from": HOSTILE, "value": "x"}]}])
     result = run("doctor", ill, "--json", "--data", data, "--html", str(tmp_path / "page.html"))
@@ -103,6 +106,7 @@ def test_findings_exit_1_and_json_is_nothing_but_json(ill: str, tmp_path: Path) 
     assert "<script" not in page and "&lt;script&gt;" in page
 
 
+@pytest.mark.slow
 def test_github_format_is_one_command_a_finding(ill: str, tmp_path: Path) -> None:
     rows = [{"messages": [{"role": HOSTILE, "content": ""}]}]
     data = write_rows(tmp_path / "rows.jsonl", rows)
@@ -268,6 +272,7 @@ CHATS = [
 ]
 
 
+@pytest.mark.slow
 def test_mask_prints_the_first_rows(clean: str, tmp_path: Path) -> None:
     result = run("mask", clean, write_rows(tmp_path / "rows.jsonl", CHATS))
     assert result.returncode == 0, result.stderr

@@ -62,6 +62,7 @@ def check_saved(out: Path) -> None:
     assert (tokenizer.pad_token, tokenizer.eos_token) == ("<|end_of_text|>", "<|eot_id|>")
 
 
+@pytest.mark.slow
 def test_the_trl_recipe_trains_and_saves(tmp_path: Path) -> None:
     printed = run_recipe("qlora_trl.py", tmp_path / "out")
     assert "llama_padfix: quantization: nf4" in printed

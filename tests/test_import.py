@@ -48,6 +48,7 @@ def test_importing_takes_under_50_ms_and_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("heavy", ["torch", "numpy"])
+@pytest.mark.slow
 def test_that_test_can_fail(heavy: str) -> None:
     seconds, loaded = import_cost(f"import llama_padfix, {heavy}", runs=1)
     assert heavy in loaded

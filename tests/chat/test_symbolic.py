@@ -441,6 +441,7 @@ def make_body(rng: random.Random) -> str:
 
 @settings(max_examples=250, deadline=None, derandomize=True)
 @given(st.integers(0, 10**9))
+@pytest.mark.slow
 def test_whatever_a_template_does_with_a_text_what_is_learned_holds(seed: int) -> None:
     rng = random.Random(seed)
     source = whole(make_body(rng))

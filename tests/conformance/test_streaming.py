@@ -45,6 +45,7 @@ def row(number: int) -> dict[str, Any]:
 
 
 UNREADABLE: dict[str, Any] = {"messages": [{"role": "user", "content": None}, {"role": "assistant", "content": "Yes"}]}
+pytestmark = pytest.mark.slow
 ROWS = [row(number) for number in range(3 * CHUNK_ROWS + 400)]
 LAST = len(ROWS) - 1
 

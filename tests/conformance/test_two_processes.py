@@ -43,6 +43,7 @@ def run(launcher: list[str], folder: Path, out: Path, rows: int) -> list[dict[st
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("seen-*.json"))]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_of_one(folder: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

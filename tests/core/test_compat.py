@@ -262,6 +262,7 @@ def reads_own_checkpoints() -> bool:
 
 
 @pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.slow
 def test_a_run_is_taken_up_again_where_it_is_said_to_be(
     forced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

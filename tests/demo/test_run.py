@@ -18,6 +18,7 @@ def measured() -> tuple[demo.Measures, demo.Measures]:
     return demo.run_demo()
 
 
+@pytest.mark.slow
 def test_the_usual_script_fails_in_every_way(measured: tuple[demo.Measures, demo.Measures]) -> None:
     usual, _ = measured
     assert usual.doubled_bos == usual.rows > 300
@@ -57,6 +58,7 @@ def test_every_example_row_is_used() -> None:
     assert len(demo.load_rows(["held_back.jsonl"])) == 24
 
 
+@pytest.mark.slow
 def test_the_quickstart_runs_the_same_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = Path(__file__).parents[2] / "examples" / "quickstart.py"
     short = source.read_text(encoding="utf-8").replace("STEPS = 110", "STEPS = 2")

@@ -253,6 +253,7 @@ def test_lod005_a_class_that_splits_its_own_way(tmp_path: Path) -> None:
     assert load(Path(healed.path))(PROBE, add_special_tokens=False)["input_ids"] == right
 
 
+@pytest.mark.slow
 def test_lod005_on_the_real_vocabulary(tmp_path: Path) -> None:
     run = save(tmp_path / "run", fresh_tokenizer("3.1-instruct"))
     [good] = [report for report in [diagnose(run)] if "LOD005" in report.passed]

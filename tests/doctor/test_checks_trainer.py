@@ -252,6 +252,7 @@ def in_its_own_process(code: str, *arguments: str, folder: Path) -> list[str]:
     return [line for line in done.stdout.splitlines() if not line.startswith("{")]
 
 
+@pytest.mark.slow
 def test_prc005_autocast_of_an_earlier_trainer(tmp_path: Path) -> None:
     assert in_its_own_process(EARLIER, "reused", folder=tmp_path) == [
         "[]",
@@ -318,6 +319,7 @@ def test_lod001_judges_the_gpu(parts: Any, tmp_path: Path) -> None:
     assert said("sdpa", on_gpu) == []
 
 
+@pytest.mark.slow
 def test_lod002_effective_batch_may_change(parts: Any, tmp_path: Path) -> None:
     sizes = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
     rows = Dataset.from_list([dict(row) for row in parts[1]] * 16)
@@ -376,6 +378,7 @@ def test_trn002_gradients_divided_twice(parts: Any, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="only Linux tells who started a process")
+@pytest.mark.slow
 def test_lod003_two_processes_that_are_one(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(LAUNCHED)
     launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes"]
@@ -556,6 +559,7 @@ def test_pck002_knows_older_transformers(parts: Any, tmp_path: Path, monkeypatch
     assert finding.severity == "error" and "packing=True with sdpa attention" in finding.message
 
 
+@pytest.mark.slow
 def test_tpl005_assistant_only_loss_without_effect(parts: Any, tmp_path: Path) -> None:
     parts = marked(parts)
     rows = Dataset.from_list(

@@ -190,6 +190,7 @@ def settings_of(trainer: Any) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("make", RUNS, ids=lambda make: str(make.__name__))
+@pytest.mark.slow
 def test_training_after_diagnose_is_the_training_without_it(make: Any, parts: Any, tmp_path: Path) -> None:
     weights, moments, logs, order, after = run(make, parts, tmp_path, look=False)
     weights2, moments2, logs2, order2, after2 = run(make, parts, tmp_path, look=True)
@@ -313,6 +314,7 @@ def test_without_a_training_set_or_a_tokenizer(parts: Any, tmp_path: Path) -> No
 # ---- targets
 
 
+@pytest.mark.slow
 def test_every_kind_of_target(parts: Any, tmp_path: Path) -> None:
     tokenizer, rows = parts
     model = tiny()

@@ -108,6 +108,7 @@ def count_bos(ids: list[int]) -> int:
 
 
 @pytest.mark.parametrize("release", ALL)
+@pytest.mark.slow
 def test_patch_sets_all_of_it_once_and_for_good(release: str, patched: Callable[[str], Patched]) -> None:
     import torch
 
@@ -185,6 +186,7 @@ def _adds_eos(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_without_template, _no_processor, _adds_eos])
+@pytest.mark.slow
 def test_add_bos_on_request(spoil: Callable[[Any], None], tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -227,6 +229,7 @@ def _without_bos(ids: list[int]) -> list[int]:
 
 @pytest.mark.parametrize("add_bos_token", [True, False])
 @pytest.mark.parametrize("tokenizer_class", ["LlamaTokenizerFast", "PreTrainedTokenizerFast"])
+@pytest.mark.slow
 def test_tokenizers_that_another_class_loads(
     saved_release: Path, tmp_path: Path, tokenizer_class: str, add_bos_token: bool
 ) -> None:
@@ -265,6 +268,7 @@ def test_tokenizers_that_another_class_loads(
     assert not plan_patch(reloaded)
 
 
+@pytest.mark.slow
 def test_bos_switched_on_by_keyword_when_loaded(saved_release: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

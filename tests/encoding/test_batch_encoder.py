@@ -73,6 +73,7 @@ def test_most_rows_that_can_go_the_plain_way_do() -> None:
 
 @ENGINE
 @pytest.mark.parametrize("release", ["3-instruct-early", "3.2-instruct"])
+@pytest.mark.slow
 def test_both_engines_give_what_the_careful_way_gives(release: str, engine: str) -> None:
     rows = [*make_hard_rows(40, release), {"messages": talk("a", "<|eot_id|> b")}, {"messages": talk("a", "b")}]
     made, plain = assert_same(shared(release), rows, engine=engine)

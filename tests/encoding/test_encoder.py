@@ -276,6 +276,7 @@ def assert_text_is_right(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("release", ALL)
+@pytest.mark.slow
 def test_plain_text_gets_one_bos_and_one_end_also_patched_and_reloaded(release: str, tmp_path: Path) -> None:
     assert_text_is_right(shared(release))
     assert_text_is_right(shared(release, True))

@@ -109,6 +109,7 @@ def test_an_encoder_hashes_the_same_before_and_after_use_and_differently_for_oth
     assert len(hashes | {before}) == 5
 
 
+@pytest.mark.slow
 def test_the_hash_is_the_same_in_another_process() -> None:
     code = (
         "from tests.conftest import fresh_tokenizer; from llama_padfix.encoding.encoder import ChatEncoder;"

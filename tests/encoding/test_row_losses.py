@@ -32,6 +32,7 @@ EOT = 128009
 
 @pytest.mark.parametrize("train_on", ["assistant", "last"])
 @pytest.mark.parametrize("release", INSTRUCT)
+@pytest.mark.slow
 def test_a_cut_row_is_a_prefix_that_ends_a_trained_turn_with_its_stop_token(release: str, train_on: Any) -> None:
     rows, whole = rows_for(release)[:120], encoded_rows(release)
     for max_length in (2, 40, 80, 150, 400):

@@ -404,6 +404,7 @@ def test_never_both_switches_and_always_a_reason_that_names_the_device() -> None
     assert seen == {torch.bfloat16, torch.float16, torch.float32}
 
 
+@pytest.mark.slow
 def test_the_real_answer_of_this_machine_is_taken_by_training_arguments(tmp_path: Path) -> None:
     # In a process of its own: accelerate keeps the precision of the last Accelerator in shared state.
     code = (

@@ -16,6 +16,7 @@ from tests.scale_out.conftest import LENGTH, ROOT, Rows, RunExample, read_rows
 EXAMPLE = ROOT / "examples" / "scale_out" / "streams.py"
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_and_doubles_nothing(
     run_example: RunExample, single: tuple[Rows, Counts], tmp_path: Path
 ) -> None:
@@ -34,6 +35,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize("machines", [2, 4])
+@pytest.mark.slow
 def test_each_machine_encodes_its_part(
     machines: int,
     conversations: tuple[Path, Any],

@@ -531,6 +531,7 @@ CHATS = [
 
 
 @pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.slow
 def test_a_trl_run_trains_the_new_rows_and_its_adapter_loads_again(tied: bool, tmp_path: Path) -> None:
     tiny(tied).save_pretrained(tmp_path / "base")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
@@ -600,6 +601,7 @@ def test_a_model_in_4_bits(tmp_path: Path) -> None:
 # ---- the page
 
 
+@pytest.mark.slow
 def test_the_page_is_true() -> None:
     """Run the page's Python, block after block, and compare what it prints with the text block behind it."""
     parts = re.findall(r"```(python|text)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)

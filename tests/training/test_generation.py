@@ -93,6 +93,7 @@ def count_new_tokens(model: Any, tokenizer: Any, token_id: int) -> int:
     ("release", "stops"),
     [("3-instruct-early", [128001, 128009]), ("3.1-instruct", [128001, 128008, 128009])],
 )
+@pytest.mark.slow
 def test_reloaded_checkpoint_stops_at_every_stop_token_and_at_no_other(
     release: str, stops: list[int], make_model: Any, tmp_path: Path
 ) -> None:
@@ -112,6 +113,7 @@ def test_reloaded_checkpoint_stops_at_every_stop_token_and_at_no_other(
         assert count_new_tokens(again, reloaded, token_id) == 4
 
 
+@pytest.mark.slow
 def test_generation_stops_where_its_own_config_says_and_not_where_the_models_does(
     make_model: Any, tmp_path: Path
 ) -> None:

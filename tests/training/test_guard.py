@@ -444,6 +444,7 @@ def test_a_sudden_spike_of_one_batch(prepared: Any, make_model: Any, tmp_path: P
     assert incident.cause.code == "LBL007"  # labels that are neither -100 nor the id: the doctor's finding
 
 
+@pytest.mark.slow
 def test_a_run_as_it_should_be_raises_nothing(prepared: Any, make_model: Any, tmp_path: Path, logged: Any) -> None:
     every = prepared[1].encode(load_rows(["chats.jsonl", "alpaca.jsonl"])[::3], progress=False)
     rows = sorted(every, key=lambda row: len(row["input_ids"]))[:48]
@@ -669,6 +670,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

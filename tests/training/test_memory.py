@@ -74,6 +74,7 @@ def estimate(config: Any, **settings: Any) -> Any:
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_estimate_is_what_a_real_run_allocates(case: str) -> None:
     shape, settings = CASES[case]
     real = measure_run(make_config(**shape), **settings)
@@ -117,6 +118,7 @@ def test_the_logits_are_the_largest_part_of_a_small_model() -> None:
     ],
     ids=lambda settings: next(f"{name}-{value}" for name, value in settings.items()),
 )
+@pytest.mark.slow
 def test_what_saves_activations_is_seen_to(less: dict[str, Any], more: dict[str, Any]) -> None:
     basis = {"batch": 2, "length": 256, "device": "cuda", "lora": True}
     small = estimate(make_config(**DEEP), **{**basis, **less})
@@ -144,6 +146,7 @@ def test_optimizers_hold_what_they_should_on_a_gpu() -> None:
     assert sizes["sgd"].gradients == pytest.approx(4 * parameters, rel=0.1)  # all but what is still to come
 
 
+@pytest.mark.slow
 def test_llama_8b_needs_no_weights_and_little_memory() -> None:
     config = make_llama_8b()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -201,6 +204,7 @@ def test_advice_fits_and_the_next_size_does_not() -> None:
     assert found.advise(room * 1.01, reserve_gib=room * 0.3).batch < 4
 
 
+@pytest.mark.slow
 def test_advice_finds_the_longest_row() -> None:
     config = make_config()
     room = estimate(config, batch=1, length=700, device="cuda").peak_gib
@@ -324,6 +328,7 @@ def test_what_is_no_model_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("gpu", "status"), [("80", 0), ("0.9", 1)])
+@pytest.mark.slow
 def test_the_command_prints_the_estimate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], gpu: str, status: int
 ) -> None:

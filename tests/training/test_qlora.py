@@ -60,6 +60,7 @@ def to_bytes(weight: Any) -> torch.Tensor:
     return packed
 
 
+@pytest.mark.slow
 def test_a_qlora_run_halves_the_loss_on_the_demos_data(folder: Path, tmp_path: Path) -> None:
     model, tokenizer = load(folder, quantization="nf4", lora=True, max_length=64)
     base = {name: to_bytes(p) for name, p in model.named_parameters() if not p.requires_grad}
@@ -95,6 +96,7 @@ def test_a_qlora_run_halves_the_loss_on_the_demos_data(folder: Path, tmp_path: P
     assert kinds == {(False, torch.float32), (True, torch.uint8)}
 
 
+@pytest.mark.slow
 def test_int8_weights_train_their_adapters(folder: Path) -> None:
     model, _ = load(folder, quantization="int8", lora=True, verbose=False)
     assert linear_types(model.base_model.model) >= {"Linear8bitLt"}
@@ -110,6 +112,7 @@ def test_int8_weights_train_their_adapters(folder: Path) -> None:
     assert losses[2] < losses[0]
 
 
+@pytest.mark.slow
 def test_a_quantised_checkpoint_is_loaded_as_it_is_and_not_quantised_again(folder: Path, tmp_path: Path) -> None:
     model, tokenizer = load(folder, quantization="nf4", verbose=False)
     assert not any(p.requires_grad for p in model.parameters())
@@ -123,6 +126,7 @@ def test_a_quantised_checkpoint_is_loaded_as_it_is_and_not_quantised_again(folde
     assert {p.dtype for p in again.parameters() if p.requires_grad} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_trl_casts_the_adapters_and_they_can_be_kept(folder: Path, tmp_path: Path) -> None:
     model, tokenizer = load(folder, quantization="nf4", lora=True, verbose=False)
     trainer = build_trainer(model, tokenizer, SHORT, output_dir=str(tmp_path), max_steps=1, **QUIET)

@@ -191,6 +191,7 @@ def test_missing_trl_gives_the_line_that_installs_it(
     assert state(tokenizer, model) == before
 
 
+@pytest.mark.slow
 def test_both_argument_classes_take_the_dicts_in_a_process_of_their_own(tmp_path: Path) -> None:
     code = """
 from llama_padfix import choose_precision

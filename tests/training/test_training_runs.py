@@ -233,6 +233,7 @@ def heard() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("release", ["3-instruct-early", "3.1-base"])
+@pytest.mark.slow
 def test_training_and_saving_change_no_setting_that_prepare_made(
     release: str, make_model: Any, tmp_path: Path, heard: list[str]
 ) -> None:

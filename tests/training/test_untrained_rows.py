@@ -171,6 +171,7 @@ def test_bad_input(tokenizer: Any) -> None:
         mean_init_untrained(adapter, tokenizer)
 
 
+@pytest.mark.slow
 def test_a_trl_run_trains_these_rows_and_the_new_ones(tmp_path: Any) -> None:
     model, tokenizer = base(tied=False), fresh_tokenizer("3.1-instruct")
     added = add_tokens(model, tokenizer, ["<tool>"], special=False)

@@ -149,6 +149,11 @@ def choose_dtype(own: Any, precision: Precision, trains_all: bool) -> tuple[Any,
     return precision.dtype, Choice("weights", dtype_name(precision.dtype), "the type that the run computes in")
 
 
+def describe_precision(precision: Precision) -> Choice:
+    """Return the type that the run computes in, with the reason."""
+    return Choice("precision", dtype_name(precision.dtype), precision.reason)
+
+
 def _mend(path: str) -> str:
     """Return the line that mends a failed load."""
     from huggingface_hub import constants

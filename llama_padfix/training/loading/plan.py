@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.choices import Choice
-from llama_padfix.core.hf_objects import dtype_name
 from llama_padfix.hardware.devices import choose_device_map, read_launch
 from llama_padfix.hardware.precision import Precision, choose_precision, import_torch
 from llama_padfix.training.adapters.lora import choose_lora
@@ -18,6 +17,7 @@ from llama_padfix.training.loading.arguments import (
     LoadSettings,
     choose_dtype,
     choose_flash,
+    describe_precision,
     name_arguments,
     naming_the_path,
     read_config,
@@ -135,7 +135,7 @@ def plan_from_settings(path: str, settings: LoadSettings, from_pretrained: Mappi
     shape = build_shape(config, settings.trust_remote_code)
     adapter, why_lora = choose_lora(settings.lora, shape)
     places, why_places = choose_device_map(settings.device_map, launch, quantized=quantized)
-    choices = [Choice("precision", dtype_name(precision.dtype), precision.reason), why_bits, why_dtype, why_places]
+    choices = [describe_precision(precision), why_bits, why_dtype, why_places]
 
     if backend == "unsloth":
         taken = places if launch.is_distributed or settings.device_map != "auto" else None
