@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from llama_padfix.chat.template_probes import TracedProbes
-from llama_padfix.chat.trace import Trace, common_start, count_equal
+from llama_padfix.chat.trace import Trace, common_end, common_start, count_equal, find_header_end
 from llama_padfix.tokens.control import find_control_text
 
 _MARKS = re.compile(r"[^\w\s]+ *$")  # with which headers of words open, such as "### "
@@ -44,6 +44,15 @@ class Evidence:
         """The generation prompt where the template writes it without being asked, else nothing."""
         return self.prompt if self.ignores_prompt else ""
 
+    @property
+    def closing(self) -> str:
+        """What stands between an answer of the history and the opening of the next question; nothing if unknown."""
+        longer = self.probes.asked_again
+        if longer is None:
+            return ""
+        after, opening = longer.gap(1, 2), longer.scaffold[: longer.content_spans[0][0]]
+        return after[: len(after) - common_end(after, opening)]
+
 
 TextRule = Callable[[Evidence], "str | None"]
 
@@ -65,7 +74,18 @@ def _prompt_on_request(evidence: Evidence) -> str | None:
     if evidence.ignores_prompt:
         return None
     tail = evidence.probes.prompted.tail
-    return tail[common_start(tail, evidence.probes.asked.tail) :]
+    prompt = tail[common_start(tail, evidence.probes.asked.tail) :]
+    return _without_closing(prompt, evidence.closing)
+
+
+def _without_closing(prompt: str, closing: str) -> str:
+    r"""Return a prompt without the end of the turn before it, which some templates write only when something follows.
+
+    `<E>\n<S>assistant\n` -> `<S>assistant\n`, where an answer of the history is closed by `<E>\n`
+    """
+    sizes = (size for size in range(min(len(prompt), len(closing)), 0, -1) if prompt.startswith(closing[-size:]))
+    rest = prompt[next(sizes, 0) :]
+    return rest if any(char.isalnum() for char in rest) else prompt
 
 
 def _prompt_behind_everything(evidence: Evidence) -> str | None:
@@ -147,9 +167,12 @@ def _header_of_prompt(evidence: Evidence) -> str | None:
         return None
     tail = evidence.probes.prompted.tail
     seam = len(tail) - len(evidence.prompt)
-    return min(
-        (tail[seam : max(seam, common_start(tail, gap))] for gap in evidence.probes.in_front_of_answers), key=len
-    )
+    headers = []
+    for gap in evidence.probes.in_front_of_answers:
+        end = find_header_end(tail, gap) if gap.startswith(tail[:seam]) else None
+        shared = tail[seam : max(seam, common_start(tail, gap))]
+        headers.append(shared if end is None or end - seam <= len(shared) else gap[seam:end])
+    return min(headers, key=len)
 
 
 def _header_of_history(evidence: Evidence) -> str | None:
@@ -199,8 +222,8 @@ class AnswerEnd:
     evidence: Evidence
     tail: str
     """What follows a last answer, without a prompt that is always there."""
-    shared: frozenset[str]
-    """The control tokens between a question and the header of its answer: they end turns of others too."""
+    shared: tuple[str, ...]
+    """The control tokens between a question and the header of its answer, in order: they end turns of others too."""
     closers: tuple[str, ...]
     """The control tokens that end an answer in the history."""
 
@@ -216,8 +239,8 @@ StopRule = Callable[[AnswerEnd, Sequence[str]], "str | None"]
 def find_answer_end(evidence: Evidence, header: str) -> AnswerEnd:
     """Return what the stop rules read, for a template with this header."""
     probes, between = evidence.probes, evidence.probes.between
-    asked_end = between[: between.find(header)] if header else ""
-    shared = frozenset(token for _, _, token in find_control_text(asked_end, evidence.controls))
+    asked_end = between[: max(between.find(header), 0)] if header else ""
+    shared = tuple(token for _, _, token in find_control_text(asked_end, evidence.controls))
     longer = probes.asked_again
     closers = _find_closers(longer, shared, evidence.controls) if longer is not None else []
     return AnswerEnd(evidence, probes.answered.tail.removesuffix(evidence.added_prompt), shared, tuple(closers))
@@ -234,7 +257,7 @@ def _stop_of_history(end: AnswerEnd, stops: Sequence[str]) -> str | None:
     Last:    `Probeanswer<|return|>`
     History: `Probeanswer<|end|><|start|>user`
     """
-    known = {*end.shared, *stops, end.evidence.eos}
+    known = {*end.shared[-1:], *stops, end.evidence.eos}
     return next((token for token in end.closers if token in known), end.closers[-1]) if end.closers else None
 
 
@@ -243,7 +266,7 @@ def _stop_of_tool_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
     called = end.evidence.probes.called
     if called is None:
         return None
-    found = _choose(called.tail.removesuffix(end.evidence.added_prompt), frozenset(stops), (), end.evidence)
+    found = _choose(called.tail.removesuffix(end.evidence.added_prompt), tuple(stops), (), end.evidence)
     return found[1] if found else None
 
 
@@ -277,29 +300,39 @@ def find_ending(end: AnswerEnd) -> str:
     return ending if longest is None or longest.gap(1, 2).startswith(ending) else ""
 
 
-def _find_closers(longer: Trace, shared: Collection[str], controls: tuple[str, ...]) -> list[str]:
+def _run(tokens: Sequence[str], shared: Sequence[str]) -> Sequence[str]:
+    """Return the first of some tokens and those behind it that follow it in `shared` too: `<end_text><end>`."""
+    place = shared.index(tokens[0])
+    return tokens[: count_equal(tokens, shared[place:])]
+
+
+def _find_closers(longer: Trace, shared: Sequence[str], controls: tuple[str, ...]) -> list[str]:
     """Return the control tokens that end an answer in the history, in front of what opens the next question."""
     after, opening = longer.gap(1, 2), longer.scaffold[: longer.content_spans[0][0]]
     found = find_control_text(after, controls)
     tokens = [token for _, _, token in found]
     ends = [place for place, token in enumerate(tokens) if token in shared]
     if ends:  # the opening may end a default system turn in the same manner
-        return tokens[: ends[0] + 1]
+        return tokens[: ends[0] + len(_run(tokens[ends[0] :], shared))]
     opened = len(after) - count_equal(after[::-1], opening[::-1])
     return [token for start, _, token in found if start < opened]
 
 
 def _choose(
-    tail: str, shared: Collection[str], closers: Collection[str], evidence: Evidence
+    tail: str, shared: Sequence[str], closers: Collection[str], evidence: Evidence
 ) -> tuple[int, str] | None:
     """Return where the stop token of a turn ends in what follows its text, and which it is.
 
-    A token that also ends a question ends a turn; else what ends answers in the history does, the tokenizer's end
+    A token that also ends a question ends a turn, with those that follow it there too; else what ends answers in the history does, the tokenizer's end
     of sequence if it is there, or its last token; else the end of sequence; else the last one.
     """
     found = find_control_text(tail, evidence.controls)
     sure = {evidence.eos} & set(closers)
-    for accepted, candidates in ((shared, found), (sure, found), (closers, found[::-1]), ((evidence.eos,), found)):
+    for place, (_, _, token) in enumerate(found):
+        if token in shared:
+            last = found[place + len(_run([token for _, _, token in found[place:]], shared)) - 1]
+            return last[1], last[2]
+    for accepted, candidates in ((sure, found), (closers, found[::-1]), ((evidence.eos,), found)):
         for _, end, token in candidates:
             if token in accepted:
                 return end, token

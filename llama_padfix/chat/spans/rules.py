@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from llama_padfix.chat.template_profile import TemplateProfile, find_stop
-from llama_padfix.chat.trace import Render, Trace, align, common_start, is_prefix
+from llama_padfix.chat.trace import Render, Trace, common_start, find_header_end, is_prefix
 from llama_padfix.tokens.control import find_control_text
 
 
@@ -35,6 +35,8 @@ class Part:
     last: int
     seen: int
     """How many messages stand in front of the part; more than `index` where it goes on behind a tool's answer."""
+    result: int | None = None
+    """Where the block opens that holds a tool's answer, if one stands inside the turn: `<result>blue</result>`."""
 
     @cached_property
     def whole(self) -> Trace:
@@ -65,7 +67,8 @@ class Part:
     def after(self) -> int:
         """Where the content behind the part begins."""
         spans = self.whole.content_spans
-        return spans[self.last + 1][0] if self.last + 1 < len(spans) else len(self.whole.text)
+        behind = spans[self.last + 1][0] if self.last + 1 < len(spans) else len(self.whole.text)
+        return behind if self.result is None else self.result
 
     @cached_property
     def gap(self) -> str:
@@ -145,6 +148,17 @@ def _behind_equal_prompt(part: Part) -> int | None:
     return _skip_header(part, part.before + len(seam)) if seam and part.gap.startswith(seam) else None
 
 
+def _behind_whole_header(part: Part) -> int | None:
+    r"""Begin behind a header that the prompt extends, or that differs from it in white space.
+
+    Prompted:     `<|A|><think></think>`     `### Question:\nHi\n### Answer:`
+    Conversation: `<|A|></think>Hello`       `### Question:\nHi\n\n### Answer:\nHello`
+                                ^                                             ^
+    """
+    end = None if part.prompted is None else find_header_end(part.seam, part.gap)
+    return None if end is None else part.before + end
+
+
 def _behind_shared_header(part: Part) -> int | None:
     r"""Begin where prompt and history part, behind the header: Nemotron 3, whose history holds empty thoughts.
 
@@ -152,8 +166,16 @@ def _behind_shared_header(part: Part) -> int | None:
     Conversation: `<|im_start|>assistant\n<think></think>Hello<|im_end|>`
                                                  ^
     """
-    shared, header = common_start(part.seam, part.gap), part.profile.history_header
-    return part.before + shared if header and header in part.seam[:shared] else None
+    shared, header = part.seam[: common_start(part.seam, part.gap)], part.profile.history_header
+    if header and header in shared:
+        return part.before + len(shared)
+    at = part.seam.rfind(_find_opening(part))
+    opened = shared[at:]
+    if at < 0 or not any(char.isalnum() for char in opened):
+        return None
+    if opened.strip() in part.profile.role_headers.get("user", ""):  # both open with the same words
+        return None
+    return part.before + len(shared)
 
 
 def _behind_only_header(part: Part) -> int | None:
@@ -169,29 +191,17 @@ def _behind_only_header(part: Part) -> int | None:
     return None
 
 
-def _behind_prompt_but_for_space(part: Part) -> int | None:
-    r"""Begin behind what equals the prompt but for white space: templates written by hand.
-
-    Prompted:     `### Question:\nHi\n### Answer:`
-    Conversation: `### Question:\nHi\n\n### Answer:\nHello`
-                                                    ^
-    """
-    same = None if part.prompted is None else align(part.seam, part.gap)
-    if same is None or (part.seam[same[0] :].strip() and part.gap[same[1] :].strip()):
-        return None
-    return part.before + same[1]
-
-
 def _behind_first_header(part: Part) -> int | None:
     r"""Begin behind a header without what parts it from an earlier message: a conversation that an answer opens.
 
     `Falcon: Hello\nUser: Hi` where the header of the history is `\nFalcon: ` (Falcon)
             ^
     """
-    opening, header = part.whole.scaffold[: part.begin], part.profile.history_header.strip()
-    if part.index or not header or opening.count(header) != 1:
-        return None
-    return opening.index(header) + len(header)
+    opening = part.whole.scaffold[: part.begin]
+    for header in (part.profile.history_header.lstrip(), part.profile.history_header.strip()):
+        if not part.index and header and opening.count(header) == 1:
+            return opening.index(header) + len(header)
+    return None
 
 
 def _at_beginning(part: Part) -> int | None:
@@ -236,9 +246,9 @@ START_RULES: tuple[StartRule, ...] = (
     _behind_rendered_prompt,
     _inside_supplied_text,
     _behind_equal_prompt,
+    _behind_whole_header,
     _behind_shared_header,
     _behind_only_header,
-    _behind_prompt_but_for_space,
     _behind_first_header,
     _at_beginning,
     _at_previous_answer,
@@ -291,10 +301,14 @@ def header_without_prompt(conversation: TracedConversation, start: int, end: int
 
 
 def _count_supplied(part: Part, rest: str) -> int:
-    """Return how many characters of the content the prompt supplies already, such as an opened thought."""
+    """Return how many characters of the content the prompt supplies already, such as an opened thought.
+
+    It supplies all that it writes, but for white space at its end, or nothing: a content may share its first word.
+    """
     found = find_control_text(rest, part.profile.controls)
     rest = rest[: found[0][0]] if found else rest  # spelled by a message it is no control token
-    return common_start(rest, part.whole.text[part.begin : part.end])
+    supplied = common_start(rest, part.whole.text[part.begin : part.end])
+    return supplied if supplied >= len(rest.rstrip()) else 0
 
 
 def _find_opening(part: Part) -> str:
@@ -342,6 +356,9 @@ def find_end(part: Part) -> tuple[int, bool]:
 
     A turn without a stop token ends where what follows it alone and in the conversation differ: `[assistant] Hi\n`.
     """
+    if part.result is not None:
+        found = find_control_text(part.gap_behind, part.profile.controls)
+        return part.end + (found[-1][1] if found else len(part.gap_behind.rstrip())), bool(found)
     for rule in END_RULES:
         place = rule(part)
         if place is not None:

@@ -100,7 +100,7 @@ def find_silent_turn(conversation: TracedConversation, index: int) -> Place | Li
     until = conversation.render(index + 1, False)
     if conversation.whole.lost or until is None or (index and asked is None):
         return Refusal.SILENT
-    if asked is not None and asked.text == until.text:
-        return None
     silent = SilentMessage(conversation, index, asked, until)
+    if asked is not None and asked.text == until.text:  # left out at the end, which the history need not do
+        return _behind_own_header(silent)
     return next((place for rule in SILENT_RULES if (place := rule(silent)) is not None), Refusal.SILENT)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from llama_padfix.chat.render import Refusal
+from llama_padfix.chat.spans.results import find_result_block
 from llama_padfix.chat.spans.rules import Part, TracedConversation, find_end, find_resumed, find_start
 from llama_padfix.chat.spans.silent import find_silent_turn
 from llama_padfix.chat.trace import Trace, pair_in_order
@@ -74,7 +75,8 @@ def _find_message(conversation: TracedConversation, index: int) -> list[Assistan
     spans: list[AssistantSpan] = []
     for first, last in segments:
         seen = 1 + max((origin for _, _, origin in whole.content_spans[:first]), default=0) if spans else index
-        part = Part(conversation, index, first, last, seen)
+        last, result = find_result_block(conversation, first, last)
+        part = Part(conversation, index, first, last, seen, result)
         start = find_resumed(part) if spans else find_start(part)
         if start is None:
             refusal = Refusal.HEADLESS if index else Refusal.FIRST

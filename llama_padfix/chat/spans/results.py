@@ -1,0 +1,51 @@
+"""A tool's answer that a template writes inside the model's turn, in a block of its own."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llama_padfix.chat.spans.rules import TracedConversation
+
+_TAG = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,30}\]")
+
+
+def find_result_block(conversation: TracedConversation, first: int, last: int) -> tuple[int, int | None]:
+    r"""Return the last of content spans `first` to `last` that the model writes, and where an answer's block opens.
+
+    `<call>look{"at": "sky"}</call><result>look:blue</result>Yes<end>` (Gemma 4)
+                                   ^
+    The block is what a tag opens behind the first span and the same tag closes behind the text of others. A text
+    inside it that belongs to the model's own message is repeated there, and not the model's. There is none where
+    another's text does not follow, or stands in no block.
+    """
+    whole, spans = conversation.whole, conversation.whole.content_spans
+    following = last + 1
+    if following >= len(spans) or spans[following][2] in conversation.assistant_indices:
+        return last, None
+    opened: list[tuple[int, str]] = []
+    start = spans[first][1]
+    for found in _TAG.finditer(whole.scaffold, start, spans[following][0]):
+        if opened and _name(opened[-1][1]) == _name(found.group()):
+            opened.pop()
+        else:
+            opened.append((found.start(), found.group()))
+    for place in range(following, len(spans)):
+        if spans[place][2] in conversation.assistant_indices and spans[place][1] > spans[place][0]:
+            break
+        end = spans[place + 1][0] if place + 1 < len(spans) else len(whole.text)
+        closing = _TAG.search(whole.scaffold, spans[place][1], end)
+        if closing is None:
+            continue
+        pairs = ((at, tag) for at, tag in opened if _name(tag) == _name(closing.group()) and tag != closing.group())
+        opener, tag = next(pairs, (None, ""))
+        if opener is None or tag in conversation.profile.stops:  # Gemma 4 stops with the tag that opens an answer
+            break
+        return max(at for at in range(first, last + 1) if spans[at][1] <= opener), opener
+    return last, None
+
+
+def _name(tag: str) -> str:
+    """Return the word of a tag: `result` of `<result>`, `</result>`, `<|result>` and `[/result]`."""
+    return "".join(char for char in tag if char.isalnum() or char == "_")
