@@ -25,6 +25,8 @@ class Evidence:
     probes: TracedProbes
     controls: tuple[str, ...]
     """The control tokens of the tokenizer."""
+    bos: str
+    """The tokenizer's begin of sequence, or nothing."""
     eos: str | None
     """The tokenizer's end of sequence."""
     plain_header: str
@@ -43,6 +45,12 @@ class Evidence:
     def added_prompt(self) -> str:
         """The generation prompt where the template writes it without being asked, else nothing."""
         return self.prompt if self.ignores_prompt else ""
+
+    @property
+    def opener(self) -> str:
+        """The control token that opens the first turn, if one does."""
+        opening = self.probes.asked.scaffold[: self.probes.asked.content_spans[0][0]]
+        return next((token for _, _, token in find_control_text(opening.removeprefix(self.bos), self.controls)), "")
 
     @property
     def closing(self) -> str:
@@ -330,7 +338,10 @@ def _choose(
     sure = {evidence.eos} & set(closers)
     for place, (_, _, token) in enumerate(found):
         if token in shared:
-            last = found[place + len(_run([token for _, _, token in found[place:]], shared)) - 1]
+            run = _run([token for _, _, token in found[place:]], shared)
+            last = found[place]
+            for following in found[place + 1 : place + len(run)]:
+                last = following if following[0] == last[1] and following[2] != evidence.opener else last
             return last[1], last[2]
     for accepted, candidates in ((sure, found), (closers, found[::-1]), ((evidence.eos,), found)):
         for _, end, token in candidates:

@@ -139,7 +139,8 @@ def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplatePr
         if probes is None:
             continue
         controls = tuple(special_ids(tokenizer))
-        evidence = Evidence(probes, controls, tokenizer.eos_token, profile.header, profile.always_adds_prompt)
+        bos = tokenizer.bos_token or ""
+        evidence = Evidence(probes, controls, bos, tokenizer.eos_token, profile.header, profile.always_adds_prompt)
         evidence = replace(evidence, prompt=first_of(PROMPT_RULES, evidence))
         header = find_history_header(evidence)
         end = find_answer_end(evidence, header)
@@ -155,7 +156,7 @@ def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplatePr
             ending=find_ending(end),
             stops=find_stops(end, header),
             controls=controls,
-            bos=tokenizer.bos_token or "",
+            bos=bos,
         )
     return profile
 

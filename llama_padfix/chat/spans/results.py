@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from llama_padfix.tokens.control import find_control_text
+
 if TYPE_CHECKING:
     from llama_padfix.chat.spans.rules import TracedConversation
 
@@ -24,8 +26,10 @@ def find_result_block(conversation: TracedConversation, first: int, last: int) -
     following = last + 1
     if following >= len(spans) or spans[following][2] in conversation.assistant_indices:
         return last, None
-    opened: list[tuple[int, str]] = []
     start = spans[first][1]
+    if find_control_text(whole.scaffold[start : spans[following][0]], conversation.profile.stops):
+        return last, None  # the turn ends in front of the answer
+    opened: list[tuple[int, str]] = []
     for found in _TAG.finditer(whole.scaffold, start, spans[following][0]):
         if opened and _name(opened[-1][1]) == _name(found.group()):
             opened.pop()
