@@ -13,12 +13,10 @@ from weakref import WeakKeyDictionary
 from llama_padfix.chat.profile_rules import (
     PROMPT_RULES,
     Evidence,
-    find_answer_end,
-    find_ending,
     find_history_header,
-    find_stops,
     first_of,
 )
+from llama_padfix.chat.stop_rules import find_answer_end, find_ending, find_stops
 from llama_padfix.chat.template_probes import ANSWER, ASSISTANT, QUESTION, USER, trace_probes
 from llama_padfix.chat.traced_render import parse_template, source_of
 from llama_padfix.tokens.calls import apply_template, count_leading, encode_raw, is_of_transformers, render_or_none

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.render import Refusal, Rendered, RenderRequest, Turn, refuse
-from llama_padfix.chat.spans.rules import TracedConversation
+from llama_padfix.chat.spans.lost import place_lost
+from llama_padfix.chat.spans.parts import TracedConversation
 from llama_padfix.chat.spans.spans import find_spans
 from llama_padfix.chat.spans.spelled import find_spelled
 from llama_padfix.chat.trace import Trace, count_equal, read_trace
@@ -40,6 +41,7 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
         return refuse(first, Refusal.UNTRACED)
     if whole.text != text:
         return refuse(first, Refusal.UNTRACED, text, count_equal(whole.text, text))
+    whole = place_lost(whole, messages, follow)
     spelled = find_spelled(template, messages, tools, whole, request.rewritten)
     if isinstance(spelled, int):
         return refuse(first, Refusal.REWRITTEN, text, spelled)

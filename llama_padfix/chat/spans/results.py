@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from llama_padfix.tokens.control import find_control_text
 
 if TYPE_CHECKING:
-    from llama_padfix.chat.spans.rules import TracedConversation
+    from llama_padfix.chat.spans.parts import TracedConversation
 
 _TAG = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,30}\]")
 
@@ -18,7 +18,7 @@ def find_result_block(conversation: TracedConversation, first: int, last: int) -
 
     `<call>look{"at": "sky"}</call><result>look:blue</result>Yes<end>` (Gemma 4)
                                    ^
-    The block is what a tag opens behind the first span and the same tag closes behind the text of others. A text
+    The block is what the one open tag behind the first span opens, and closes behind the text of others. A text
     inside it that belongs to the model's own message is repeated there, and not the model's. There is none where
     another's text does not follow, or stands in no block.
     """
@@ -30,11 +30,15 @@ def find_result_block(conversation: TracedConversation, first: int, last: int) -
     if find_control_text(whole.scaffold[start : spans[following][0]], conversation.profile.stops):
         return last, None  # the turn ends in front of the answer
     opened: list[tuple[int, str]] = []
-    for found in _TAG.finditer(whole.scaffold, start, spans[following][0]):
+    for found in _TAG.finditer(whole.scaffold, spans[first - 1][1] if first else 0, spans[following][0]):
         if opened and _name(opened[-1][1]) == _name(found.group()):
             opened.pop()
         else:
             opened.append((found.start(), found.group()))
+    opened = [(at, tag) for at, tag in opened if at >= start]
+    if len(opened) != 1 or opened[0][1] in conversation.profile.stops:
+        return last, None
+    [(opener, tag)] = opened
     for place in range(following, len(spans)):
         if spans[place][2] in conversation.assistant_indices and spans[place][1] > spans[place][0]:
             break
@@ -42,9 +46,7 @@ def find_result_block(conversation: TracedConversation, first: int, last: int) -
         closing = _TAG.search(whole.scaffold, spans[place][1], end)
         if closing is None:
             continue
-        pairs = ((at, tag) for at, tag in opened if _name(tag) == _name(closing.group()) and tag != closing.group())
-        opener, tag = next(pairs, (None, ""))
-        if opener is None or tag in conversation.profile.stops:  # Gemma 4 stops with the tag that opens an answer
+        if _name(tag) != _name(closing.group()) or tag == closing.group():
             break
         return max(at for at in range(first, last + 1) if spans[at][1] <= opener), opener
     return last, None

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llama_padfix.chat.render import Refusal
-from llama_padfix.chat.spans.rules import TracedConversation, header_without_prompt
+from llama_padfix.chat.spans.parts import TracedConversation
+from llama_padfix.chat.spans.start_rules import header_without_prompt
 from llama_padfix.chat.template_profile import find_stop
 from llama_padfix.chat.trace import Trace, common_start, is_prefix
 from llama_padfix.tokens.control import find_control_text
@@ -64,23 +65,12 @@ def _behind_own_header(silent: SilentMessage) -> Place | None:
     `<|im_start|>assistant\n<|im_end|>\n<|im_start|>user\nMore<|im_end|>`, where the text before it is written differently
                             ^^^^^^^^^^
     """  # noqa: E501
-    conversation, index = silent.conversation, silent.index
-    whole, profile, assistants = conversation.whole, conversation.profile, conversation.assistant_indices
-    header = profile.history_header
-    if not header or not profile.stops:
-        return None
-    spans = whole.content_spans
-    before, left = max(((end, origin) for _, end, origin in spans if origin < index), default=(0, -1))
-    after, right = min(
-        ((start, origin) for start, _, origin in spans if origin > index), default=(len(whole.text), -1)
-    )
-    gap = whole.scaffold[before:after]
-    last = right if right >= 0 else max(assistants)
-    silents = [other for other in sorted(assistants) if left < other <= last and other != right]
-    if gap.count(header) != len(silents) + (right in assistants):
+    profile, header = silent.conversation.profile, silent.conversation.profile.history_header
+    before, gap, silents, others = _neighborhood(silent)
+    if not header or not profile.stops or gap.count(header) != len(silents) + others:
         return None
     at = 0
-    for _ in range(silents.index(index)):
+    for _ in range(silents.index(silent.index)):
         at = gap.index(header, at) + len(header)
     at = gap.index(header, at)
     own = gap[at:]
@@ -89,6 +79,19 @@ def _behind_own_header(silent: SilentMessage) -> Place | None:
     found = find_control_text(own[skip : following if following >= 0 else len(own)], profile.stops)
     start = before + at + skip
     return (start, start + found[0][1], True) if found else None
+
+
+def _neighborhood(silent: SilentMessage) -> tuple[int, str, list[int], int]:
+    """Return where the gap around the message begins, the gap, its assistant messages, and how many more begin."""
+    whole, assistants = silent.conversation.whole, silent.conversation.assistant_indices
+    spans, index = whole.content_spans, silent.index
+    before, left = max(((end, origin) for _, end, origin in spans if origin < index), default=(0, -1))
+    after, right = min(
+        ((start, origin) for start, _, origin in spans if origin > index), default=(len(whole.text), -1)
+    )
+    last = right if right >= 0 else max(assistants)
+    silents = [other for other in sorted(assistants) if left < other <= last and other != right]
+    return before, whole.scaffold[before:after], silents, int(right in assistants)
 
 
 SILENT_RULES: tuple[SilentRule, ...] = (_between_prefixes, _behind_own_header)
@@ -101,6 +104,11 @@ def find_silent_turn(conversation: TracedConversation, index: int) -> Place | Li
     if conversation.whole.lost or until is None or (index and asked is None):
         return Refusal.SILENT
     silent = SilentMessage(conversation, index, asked, until)
+    rules = SILENT_RULES
     if asked is not None and asked.text == until.text:  # left out at the end, which the history need not do
-        return _behind_own_header(silent)
-    return next((place for rule in SILENT_RULES if (place := rule(silent)) is not None), Refusal.SILENT)
+        _, gap, _, others = _neighborhood(silent)
+        header = conversation.profile.history_header
+        if not header or gap.count(header) == others:
+            return None
+        rules = (_behind_own_header,)
+    return next((place for rule in rules if (place := rule(silent)) is not None), Refusal.SILENT)

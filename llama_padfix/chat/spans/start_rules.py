@@ -1,101 +1,16 @@
-"""The rules that find where a turn begins (`START_RULES`) and ends (`END_RULES`), strongest evidence first.
+"""The rules that find where a turn begins, strongest evidence first.
 
-A rule looks at one part of a turn: a run of characters of one message, with what the template wrote before and behind
-it. It returns a place in the rendered text, or None where it does not apply; the first place counts.
+A rule looks at one part of a turn: a run of characters of one message, with what the template wrote before it. It
+returns a place in the rendered text, or None where it does not apply; the first place counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 
-from llama_padfix.chat.template_profile import TemplateProfile, find_stop
-from llama_padfix.chat.trace import Render, Trace, common_start, find_header_end, is_prefix
+from llama_padfix.chat.spans.parts import Part, TracedConversation
+from llama_padfix.chat.trace import common_start, find_header_end, is_prefix
 from llama_padfix.tokens.control import find_control_text
-
-
-@dataclass(frozen=True)
-class TracedConversation:
-    """A traced conversation, and what is known about it."""
-
-    whole: Trace
-    profile: TemplateProfile
-    assistant_indices: Collection[int]
-    render: Render
-
-
-@dataclass(frozen=True)
-class Part:
-    """Content spans `first` to `last` of a traced conversation, which are one part of the turn of message `index`."""
-
-    conversation: TracedConversation
-    index: int
-    first: int
-    last: int
-    seen: int
-    """How many messages stand in front of the part; more than `index` where it goes on behind a tool's answer."""
-    result: int | None = None
-    """Where the block opens that holds a tool's answer, if one stands inside the turn: `<result>blue</result>`."""
-
-    @cached_property
-    def whole(self) -> Trace:
-        """The rendered conversation."""
-        return self.conversation.whole
-
-    @cached_property
-    def profile(self) -> TemplateProfile:
-        """What is known about the template."""
-        return self.conversation.profile
-
-    @property
-    def before(self) -> int:
-        """Where the content in front of the part ends."""
-        return self.whole.content_spans[self.first - 1][1] if self.first else 0
-
-    @property
-    def begin(self) -> int:
-        """Where the part's own characters begin."""
-        return self.whole.content_spans[self.first][0]
-
-    @property
-    def end(self) -> int:
-        """Where the part's own characters end."""
-        return self.whole.content_spans[self.last][1]
-
-    @property
-    def after(self) -> int:
-        """Where the content behind the part begins."""
-        spans = self.whole.content_spans
-        behind = spans[self.last + 1][0] if self.last + 1 < len(spans) else len(self.whole.text)
-        return behind if self.result is None else self.result
-
-    @cached_property
-    def gap(self) -> str:
-        """What the template wrote in front of the part."""
-        return self.whole.scaffold[self.before : self.begin]
-
-    @cached_property
-    def prompted(self) -> Trace | None:
-        """The conversation up to the message, with a generation prompt."""
-        return self.conversation.render(self.index, True) if self.index else None
-
-    @property
-    def seam(self) -> str:
-        """What the template writes behind the last content of `prompted`."""
-        return self.prompted.tail if self.prompted is not None else ""
-
-    @property
-    def gap_behind(self) -> str:
-        """What the template wrote behind the part's last character, up to the next content."""
-        return self.whole.scaffold[self.end : self.after]
-
-    @cached_property
-    def tail(self) -> str:
-        """What the template writes behind the turn when nothing follows, without a prompt that is always there."""
-        alone = self.conversation.render(max(self.seen, self.index + 1), False)
-        return "" if alone is None else alone.tail.removesuffix(self.profile.added_prompt)
-
 
 StartRule = Callable[[Part], "int | None"]
 
@@ -156,7 +71,12 @@ def _behind_whole_header(part: Part) -> int | None:
                                 ^                                             ^
     """
     end = None if part.prompted is None else find_header_end(part.seam, part.gap)
-    return None if end is None else part.before + end
+    if end is None:
+        return None
+    header = part.profile.history_header
+    known = part.gap.rfind(header) + len(header) if header and header in part.gap else end
+    # White space behind the header that probes show belongs to the message.
+    return part.before + (known if known < end and not part.gap[known:end].strip() else end)
 
 
 def _behind_shared_header(part: Part) -> int | None:
@@ -315,52 +235,3 @@ def _find_opening(part: Part) -> str:
     """Return what opens a turn: the first control token of the prompt, or all of the header."""
     opens = find_control_text(part.profile.prompt or part.profile.history_header, part.profile.controls)
     return opens[0][2] if opens else part.profile.history_header
-
-
-EndRule = Callable[[Part], "int | None"]
-
-
-def _at_constant_ending(part: Part) -> int | None:
-    r"""End behind the ending that every answer has: ChatML, `Hello<|im_end|>`, without the line break behind it."""
-    profile = part.profile
-    if not (profile.prompt_is_constant and profile.ending):
-        return None
-    found = find_control_text(part.gap_behind, profile.controls)
-    is_whole = part.gap_behind.startswith(profile.ending)
-    if not is_whole and not (found and found[0][2] in profile.stops):
-        return None
-    return part.end + max(found[0][1], len(profile.ending) * is_whole)
-
-
-def _at_ending_alone(part: Part) -> int | None:
-    r"""End behind the stop token that the turn has when nothing follows: Mistral, `[INST] Hi[/INST] Hello</s>`."""
-    stop = find_stop(part.tail, part.profile)
-    return part.end + stop if stop is not None and part.gap_behind.startswith(part.tail[:stop]) else None
-
-
-def _at_stop_of_history(part: Part) -> int | None:
-    r"""End behind the first stop token, where the next message ends the turn: gpt-oss.
-
-    Last:    `<|channel|>final<|message|>Hello<|return|>`
-    History: `<|channel|>final<|message|>Hello<|end|><|start|>user`
-    """
-    found = find_control_text(part.gap_behind, part.profile.stops) if part.profile.stops else []
-    return part.end + found[0][1] if found else None
-
-
-END_RULES: tuple[EndRule, ...] = (_at_constant_ending, _at_ending_alone, _at_stop_of_history)
-
-
-def find_end(part: Part) -> tuple[int, bool]:
-    """Return where the turn ends, between the part's last character and the next content; and if it stops.
-
-    A turn without a stop token ends where what follows it alone and in the conversation differ: `[assistant] Hi\n`.
-    """
-    if part.result is not None:
-        found = find_control_text(part.gap_behind, part.profile.controls)
-        return part.end + (found[-1][1] if found else len(part.gap_behind.rstrip())), bool(found)
-    for rule in END_RULES:
-        place = rule(part)
-        if place is not None:
-            return place, True
-    return part.end + common_start(part.tail, part.gap_behind), False
