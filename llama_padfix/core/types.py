@@ -6,7 +6,7 @@ under `TYPE_CHECKING`; nothing here is needed while a program runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import tokenizers
+    from torch import nn
 
     IdArray: TypeAlias = npt.NDArray[np.int32]
     """Ids or labels of rows, one row after another, shape (tokens,)."""
@@ -93,6 +94,38 @@ class TokenizerLike(Protocol):
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int: ...
 
     def save_pretrained(self, save_directory: str | Path) -> Any: ...
+
+
+class ModelLike(Protocol):
+    """What is used of `transformers.PreTrainedModel`, and of a `peft.PeftModel` around one."""
+
+    config: Any  # a `PretrainedConfig`, whose fields differ by model type
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def named_modules(self, *, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module]]: ...
+
+    def get_submodule(self, target: str) -> nn.Module: ...
+
+    def requires_grad_(self, requires_grad: bool = True) -> object: ...
+
+    def enable_input_require_grads(self) -> object: ...
+
+    def gradient_checkpointing_enable(self, *, gradient_checkpointing_kwargs: dict[str, object]) -> object: ...
+
+    def get_input_embeddings(self) -> nn.Embedding: ...
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None: ...
+
+    def get_output_embeddings(self) -> nn.Linear | None: ...
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None: ...
+
+    def resize_token_embeddings(self, new_num_tokens: int, **settings: bool) -> object: ...
 
 
 Rows = Iterable[Any]
