@@ -16,9 +16,8 @@ from llama_padfix.core.errors import PadfixError
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from transformers import Trainer
 
-    from llama_padfix.core.types import ModelLike, TokenizerLike
+    from llama_padfix.core.types import ModelLike, TokenizerLike, TrainerLike
 
 # Names of one argument in two versions.
 _SAME = (
@@ -44,7 +43,7 @@ def name_tokenizer_argument(trainer_class: Callable[..., object]) -> str:
     return "processing_class" if "processing_class" in parameters else "tokenizer"
 
 
-def find_tokenizer(trainer: Trainer) -> Any:  # `Any`: a tokenizer or a processor of any class
+def find_tokenizer(trainer: TrainerLike) -> Any:  # `Any`: a tokenizer or a processor of any class
     """Return the tokenizer or processor of a trainer; None where it has none."""
     held = getattr(trainer, "processing_class", None)
     return held if held is not None else getattr(trainer, "tokenizer", None)
@@ -131,7 +130,7 @@ def averages_by_tokens() -> bool:
     return "num_items_in_batch" in inspect.signature(Trainer.compute_loss).parameters
 
 
-def count_second_division(trainer: Trainer) -> int:
+def count_second_division(trainer: TrainerLike) -> int:
     """Return by what accelerate divides accumulated gradients that the trainer has divided already; 1 for not at all.
 
     transformers 5.2 to 5.5 passes the number of accumulated batches to accelerate, which divides the loss by it
@@ -142,7 +141,7 @@ def count_second_division(trainer: Trainer) -> int:
     return 1 if once else steps
 
 
-def divide_once(trainer: Trainer) -> bool:
+def divide_once(trainer: TrainerLike) -> bool:
     """Let accumulated gradients be divided once; return True if the trainer would have done it twice."""
     twice = count_second_division(trainer) > 1
     if twice:

@@ -6,7 +6,7 @@ under `TYPE_CHECKING`; nothing here is needed while a program runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import tokenizers
-    from torch import nn
+    import torch
 
     IdArray: TypeAlias = npt.NDArray[np.int32]
     """Ids or labels of rows, one row after another, shape (tokens,)."""
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
     Tool: TypeAlias = Mapping[str, Any]
     """The JSON schema of one tool, or what a template takes for one."""
+
+    JsonObject: TypeAlias = dict[str, Any]
+    """An object that was read from JSON or will be written as JSON; its values are what the file holds."""
 
 
 class AddedTokenLike(Protocol):
@@ -96,20 +99,25 @@ class TokenizerLike(Protocol):
     def save_pretrained(self, save_directory: str | Path) -> Any: ...
 
 
-class ModelLike(Protocol):
-    """What is used of `transformers.PreTrainedModel`, and of a `peft.PeftModel` around one."""
+class ConfiguredModel(Protocol):
+    """A model, or a stand-in for one that has the settings alone; a Transformers config differs by model type."""
 
-    config: Any  # a `PretrainedConfig`, whose fields differ by model type
+    config: Any
+    generation_config: Any  # None where the model does not generate
 
-    def parameters(self) -> Iterator[nn.Parameter]: ...
 
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+class ModelLike(ConfiguredModel, Protocol):
+    """What is used of `transformers.PreTrainedModel`, with or without a PEFT adapter."""
 
-    def modules(self) -> Iterator[nn.Module]: ...
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
-    def named_modules(self, *, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module]]: ...
+    def modules(self) -> Iterator[torch.nn.Module]: ...
 
-    def get_submodule(self, target: str) -> nn.Module: ...
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
+
+    def named_modules(self, *, remove_duplicate: bool = True) -> Iterator[tuple[str, torch.nn.Module]]: ...
+
+    def get_submodule(self, target: str) -> torch.nn.Module: ...
 
     def requires_grad_(self, requires_grad: bool = True) -> object: ...
 
@@ -117,15 +125,30 @@ class ModelLike(Protocol):
 
     def gradient_checkpointing_enable(self, *, gradient_checkpointing_kwargs: dict[str, object]) -> object: ...
 
-    def get_input_embeddings(self) -> nn.Embedding: ...
+    def get_input_embeddings(self) -> torch.nn.Embedding: ...
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None: ...
+    def set_input_embeddings(self, value: torch.nn.Embedding) -> None: ...
 
-    def get_output_embeddings(self) -> nn.Linear | None: ...
+    def get_output_embeddings(self) -> torch.nn.Linear | None: ...
 
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None: ...
+    def set_output_embeddings(self, new_embeddings: torch.nn.Linear) -> None: ...
 
     def resize_token_embeddings(self, new_num_tokens: int, **settings: bool) -> object: ...
+
+
+class TrainerLike(Protocol):
+    """What is used of `transformers.Trainer`."""
+
+    model: ModelLike
+    model_wrapped: object
+    args: Any  # transformers.TrainingArguments, whose fields differ by version
+    accelerator: Any  # accelerate.Accelerator, which is untyped
+    data_collator: Callable[[list[Any]], Mapping[str, Any]]
+    train_dataset: Rows | None
+
+    def get_train_dataloader(self) -> Iterable[object]: ...
+
+    def get_eval_dataloader(self, eval_dataset: str | None = None) -> Iterable[object]: ...
 
 
 Rows = Iterable[Any]

@@ -25,7 +25,7 @@ def choose_optimizer(wish: str = "adamw_8bit", device: object = None, *, strict:
     Args:
         wish: A name that transformers knows. One of bitsandbytes that cannot run becomes plain AdamW, "adamw_torch",
             and a paged one the same without pages where memory is not paged (on a CPU), with one warning.
-        device: A string or a `torch.device`: where the step is taken. None means the device that this process trains on.
+        device: A string or a `torch.device`, where the step is taken; None means the one that this process trains on.
         strict: Raise for an optimizer that cannot run, rather than fall back.
 
     Raises:
