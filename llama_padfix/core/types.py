@@ -6,7 +6,7 @@ under `TYPE_CHECKING`; nothing here is needed while a program runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import tokenizers
+    import torch
 
     IdArray: TypeAlias = npt.NDArray[np.int32]
     """Ids or labels of rows, one row after another, shape (tokens,)."""
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
     Tool: TypeAlias = Mapping[str, Any]
     """The JSON schema of one tool, or what a template takes for one."""
+
+    JsonObject: TypeAlias = dict[str, Any]
+    """An object that was read from JSON or will be written as JSON; its values are what the file holds."""
 
 
 class AddedTokenLike(Protocol):
@@ -99,6 +103,36 @@ class TokenizerLike(Protocol):
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int: ...
 
     def save_pretrained(self, save_directory: str | Path) -> Any: ...
+
+
+class ConfiguredModel(Protocol):
+    """A model, or a stand-in for one that has the settings alone; a Transformers config differs by model type."""
+
+    config: Any
+    generation_config: Any  # None where the model does not generate
+
+
+class ModelLike(ConfiguredModel, Protocol):
+    """What is used of `transformers.PreTrainedModel`, with or without a PEFT adapter."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+    def modules(self) -> Iterator[torch.nn.Module]: ...
+
+
+class TrainerLike(Protocol):
+    """What is used of `transformers.Trainer`."""
+
+    model: ModelLike
+    model_wrapped: object
+    args: Any  # transformers.TrainingArguments, whose fields differ by version
+    accelerator: Any  # accelerate.Accelerator, which is untyped
+    data_collator: Callable[[list[Any]], Mapping[str, Any]]
+    train_dataset: Rows | None
+
+    def get_train_dataloader(self) -> Iterable[object]: ...
+
+    def get_eval_dataloader(self, eval_dataset: str | None = None) -> Iterable[object]: ...
 
 
 Rows = Iterable[Any]
