@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
+    IntArray: TypeAlias = npt.NDArray[np.integer]
+    """Integers of any width, as a user's arrays hold them."""
+
     Row: TypeAlias = Mapping[str, object]
     """One row of a dataset, by column."""
 
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
     """One chat message; its values are a user's data and a template's business."""
 
     Messages: TypeAlias = Sequence[Message]
+
+    MessageDict: TypeAlias = dict[str, Any]
+    """A message that the library made from a user's, in the keys that chat templates know."""
 
     Tool: TypeAlias = Mapping[str, Any]
     """The JSON schema of one tool, or what a template takes for one."""
