@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
+    IntArray: TypeAlias = npt.NDArray[np.integer]
+    """Integers of any width, as a user's arrays hold them."""
+
     Row: TypeAlias = Mapping[str, object]
     """One row of a dataset, by column."""
 
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
     """One chat message; its values are a user's data and a template's business."""
 
     Messages: TypeAlias = Sequence[Message]
+
+    MessageDict: TypeAlias = dict[str, Any]
+    """A message that the library made from a user's, in the keys that chat templates know."""
 
     Tool: TypeAlias = Mapping[str, Any]
     """The JSON schema of one tool, or what a template takes for one."""
@@ -116,6 +122,28 @@ class ModelLike(ConfiguredModel, Protocol):
     def parameters(self) -> Iterator[torch.nn.Parameter]: ...
 
     def modules(self) -> Iterator[torch.nn.Module]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
+
+    def named_modules(self, *, remove_duplicate: bool = True) -> Iterator[tuple[str, torch.nn.Module]]: ...
+
+    def get_submodule(self, target: str) -> torch.nn.Module: ...
+
+    def requires_grad_(self, requires_grad: bool = True) -> object: ...
+
+    def enable_input_require_grads(self) -> object: ...
+
+    def gradient_checkpointing_enable(self, *, gradient_checkpointing_kwargs: dict[str, object]) -> object: ...
+
+    def get_input_embeddings(self) -> torch.nn.Embedding: ...
+
+    def set_input_embeddings(self, value: torch.nn.Embedding) -> None: ...
+
+    def get_output_embeddings(self) -> torch.nn.Linear | None: ...
+
+    def set_output_embeddings(self, new_embeddings: torch.nn.Linear) -> None: ...
+
+    def resize_token_embeddings(self, new_num_tokens: int, **settings: bool) -> object: ...
 
 
 class TrainerLike(Protocol):

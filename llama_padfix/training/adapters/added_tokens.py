@@ -26,8 +26,6 @@ from llama_padfix.training.adapters.row_training import (
     train_rows,
 )
 
-__all__ = ["AddedTokens", "add_tokens"]
-
 logger = logging.getLogger(__name__)
 
 # What somebody calls a token that only pads, its brackets and lines taken away.

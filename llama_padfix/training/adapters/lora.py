@@ -15,8 +15,6 @@ from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import read_layer, text_config
 from llama_padfix.hardware.precision import Precision
 
-__all__ = ["attach_lora", "choose_lora", "find_lora_targets", "keep_trainable_float32", "prepare_for_training"]
-
 _DEFAULTS: Mapping[str, Any] = {
     "r": 16,
     "lora_alpha": 16,

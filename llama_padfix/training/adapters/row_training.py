@@ -12,8 +12,6 @@ from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
 from llama_padfix.training.adapters.lora import choose_lora
 
-__all__ = ["Matrices", "RowTraining", "average_row", "complete_head", "find_matrices", "make_lora", "train_rows"]
-
 _MIB = 2**20
 _CHUNK = 8192  # rows that are read as float32 at a time
 _NOTHING = 1e-4  # of an ordinary row's length

@@ -18,8 +18,6 @@ from llama_padfix.training.adapters.row_training import (
 )
 from llama_padfix.training.adapters.used_ids import find_used_ids
 
-__all__ = ["MeanInit", "UntrainedRow", "find_untrained", "mean_init_untrained"]
-
 logger = logging.getLogger(__name__)
 
 _IN_HEAD = "zero in the head"

@@ -13,8 +13,6 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import text_config
 from llama_padfix.doctor.observe.folder import encode_probe, encode_with_file
 
-__all__ = ["build_shape", "load_tokenizer", "require_complete_folder", "require_length", "require_rows"]
-
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 _POINTER = b"version https://git-lfs"
 

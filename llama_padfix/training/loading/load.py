@@ -14,8 +14,6 @@ from llama_padfix.training.loading.checkpoint import load_tokenizer, require_row
 from llama_padfix.training.loading.plan import LoadPlan, plan_from_settings
 from llama_padfix.training.loading.unsloth import attach_unsloth_lora, load_with_unsloth
 
-__all__ = ["load"]
-
 
 def load(
     name_or_path: str | Path,

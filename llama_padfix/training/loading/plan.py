@@ -30,8 +30,6 @@ from llama_padfix.training.loading.checkpoint import build_shape, require_comple
 from llama_padfix.training.loading.quantization import choose_quantization, read_quantization
 from llama_padfix.training.loading.unsloth import name_unsloth_arguments, require_unsloth
 
-__all__ = ["LoadPlan", "plan_from_settings", "plan_load"]
-
 if TYPE_CHECKING:
     from peft import LoraConfig
 

@@ -10,8 +10,6 @@ from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name, read_quantization_config, text_config
 from llama_padfix.hardware.precision import Precision
 
-__all__ = ["choose_quantization", "read_quantization"]
-
 _KINDS = ("nf4", "int8")
 
 

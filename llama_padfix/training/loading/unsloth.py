@@ -10,8 +10,6 @@ from typing import Any
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.errors import PadfixError, describe
 
-__all__ = ["attach_unsloth_lora", "load_with_unsloth", "name_unsloth_arguments", "require_unsloth"]
-
 _SHARED = ("token", "revision")  # besides those that the choices fill in
 # The fields of a LoraConfig that both functions take. Any other that differs from its default cannot be passed on.
 _LORA_FIELDS = (
