@@ -176,9 +176,13 @@ def _header_of_prompt(evidence: Evidence) -> str | None:
     seam = len(tail) - len(evidence.prompt)
     headers = []
     for gap in evidence.probes.in_front_of_answers:
-        end = find_header_end(tail, gap) if gap.startswith(tail[:seam]) else None
+        end = find_header_end(tail, gap)
         shared = tail[seam : max(seam, common_start(tail, gap))]
-        headers.append(shared if end is None or end - seam <= len(shared) else gap[seam:end])
+        if end is not None and gap[:end].endswith(evidence.prompt):
+            shared = evidence.prompt
+        elif end is not None and gap.startswith(tail[:seam]) and end - seam > len(shared):
+            shared = gap[seam:end]
+        headers.append(shared)
     return min(headers, key=len)
 
 
@@ -215,5 +219,7 @@ def find_history_header(evidence: Evidence) -> str:
     header = first_of(HEADER_RULES, evidence)
     if any(char.isalnum() for char in header):
         return header
-    bare = evidence.prompt.strip()  # white space may stand elsewhere in the history
-    return bare if bare and all(bare in gap for gap in evidence.probes.in_front_of_answers) else ""
+    for bare in (evidence.prompt.lstrip(), evidence.prompt.strip()):  # white space may stand elsewhere in the history
+        if bare and all(bare in gap for gap in evidence.probes.in_front_of_answers):
+            return bare
+    return ""

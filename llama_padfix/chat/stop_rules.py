@@ -125,10 +125,13 @@ def _choose(tail: str, shared: Sequence[str], closers: Collection[str], evidence
     sure = {evidence.eos} & set(closers)
     for place, (_, _, token) in enumerate(found):
         if token in shared:
-            run = _run([token for _, _, token in found[place:]], shared)
-            last = found[place]
-            for following in found[place + 1 : place + len(run)]:
-                if last[2] == evidence.eos or following[0] != last[1] or following[2] == evidence.opener:
+            run = found[place : place + len(_run([token for _, _, token in found[place:]], shared))]
+            last = run[0]
+            for following in run[1:]:
+                to_eos = any(one[2] == evidence.eos and one[0] >= following[0] for one in run)
+                if last[2] == evidence.eos or following[2] == evidence.opener:
+                    break
+                if following[0] != last[1] and not (to_eos and tail[last[1] : following[0]].isspace()):
                     break
                 last = following
             return last[1], last[2]

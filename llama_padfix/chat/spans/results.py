@@ -12,13 +12,15 @@ if TYPE_CHECKING:
 
 _TAG = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,30}\]")
 
+_CLOSES = re.compile(r"[<\[]\|?/.*|<[^|/].*\|>").fullmatch  # `</result>`, `[/RESULT]`, `<result|>`
+
 
 def find_result_block(conversation: TracedConversation, first: int, last: int) -> tuple[int, int | None]:
     r"""Return the last of content spans `first` to `last` that the model writes, and where an answer's block opens.
 
     `<call>look{"at": "sky"}</call><result>look:blue</result>Yes<end>` (Gemma 4)
                                    ^
-    The block is what the one open tag behind the first span opens, and closes behind the text of others. A text
+    The block is what the last open tag behind the first span opens, and closes behind the text of others. A text
     inside it that belongs to the model's own message is repeated there, and not the model's. There is none where
     another's text does not follow, or stands in no block.
     """
@@ -31,14 +33,16 @@ def find_result_block(conversation: TracedConversation, first: int, last: int) -
         return last, None  # the turn ends in front of the answer
     opened: list[tuple[int, str]] = []
     for found in _TAG.finditer(whole.scaffold, spans[first - 1][1] if first else 0, spans[following][0]):
-        if opened and _name(opened[-1][1]) == _name(found.group()):
-            opened.pop()
-        else:
+        if not _CLOSES(found.group()):
             opened.append((found.start(), found.group()))
-    opened = [(at, tag) for at, tag in opened if at >= start]
-    if len(opened) != 1 or opened[0][1] in conversation.profile.stops:
+        elif opened and _name(opened[-1][1]) == _name(found.group()):
+            opened.pop()
+    if not opened or opened[-1][0] < start or opened[-1][1] in conversation.profile.stops:
         return last, None
-    [(opener, tag)] = opened
+    opener, tag = opened[-1]
+    own = max(at for at in range(first, last + 1) if spans[at][1] <= opener)
+    if len(opened) > 1 and opened[-2][0] >= spans[own][1]:  # another header stands in front of the block
+        return last, None
     for place in range(following, len(spans)):
         if spans[place][2] in conversation.assistant_indices and spans[place][1] > spans[place][0]:
             break
@@ -46,9 +50,9 @@ def find_result_block(conversation: TracedConversation, first: int, last: int) -
         closing = _TAG.search(whole.scaffold, spans[place][1], end)
         if closing is None:
             continue
-        if _name(tag) != _name(closing.group()) or tag == closing.group():
+        if _name(tag) != _name(closing.group()) or not _CLOSES(closing.group()):
             break
-        return max(at for at in range(first, last + 1) if spans[at][1] <= opener), opener
+        return own, opener
     return last, None
 
 

@@ -55,8 +55,22 @@ def _between_prefixes(silent: SilentMessage) -> Place | None:
     stop = find_stop(tail, conversation.profile)
     end = start + (len(tail) if stop is None else stop)
     whole = conversation.whole
+    if stop is None:  # a turn may be closed only where something follows
+        stop = _find_stop_behind(conversation, silent.index, end)
+        end += stop or 0
+        until = whole
     same = whole.text[:end] == until.text[:end] and whole.scaffold[:end] == until.scaffold[:end]
     return (start, end, stop is not None) if same else None
+
+
+def _find_stop_behind(conversation: TracedConversation, index: int, end: int) -> int | None:
+    """Return how far behind a place of the conversation its first stop token ends, in front of the next header."""
+    whole, header = conversation.whole, conversation.profile.history_header
+    after = min((start for start, _, origin in whole.content_spans if origin > index), default=len(whole.text))
+    gap = whole.scaffold[end:after]
+    gap = gap[: gap.index(header)] if header and header in gap else gap
+    found = find_control_text(gap, conversation.profile.stops)
+    return found[0][1] if found and not gap[: found[0][0]].strip() else None
 
 
 def _behind_own_header(silent: SilentMessage) -> Place | None:

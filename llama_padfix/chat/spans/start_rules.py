@@ -87,8 +87,17 @@ def _behind_shared_header(part: Part) -> int | None:
                                                  ^
     """
     shared, header = part.seam[: common_start(part.seam, part.gap)], part.profile.history_header
-    if header and header in shared:
-        return part.before + len(shared)
+    return part.before + len(shared) if header and header in shared else None
+
+
+def _behind_shared_opening(part: Part) -> int | None:
+    r"""Begin where prompt and history part, behind what opens the turn: a thought where the prompt closes an empty one.
+
+    Prompted:     `<assistant>\n</think>`
+    Conversation: `<assistant>\n<think>\nHm\n</think>\nHello</assistant>`
+                               ^
+    """
+    shared = part.seam[: common_start(part.seam, part.gap)]
     at = part.seam.rfind(_find_opening(part))
     opened = shared[at:]
     if at < 0 or not any(char.isalnum() for char in opened):
@@ -169,6 +178,7 @@ START_RULES: tuple[StartRule, ...] = (
     _behind_whole_header,
     _behind_shared_header,
     _behind_only_header,
+    _behind_shared_opening,
     _behind_first_header,
     _at_beginning,
     _at_previous_answer,
