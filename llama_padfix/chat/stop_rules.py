@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from llama_padfix.chat.profile_rules import Evidence
+from llama_padfix.chat.tag_pairs import TAG, is_pair
 from llama_padfix.chat.trace import Trace, count_equal
 from llama_padfix.tokens.control import find_control_text
 
@@ -62,7 +63,10 @@ def _stop_of_tool_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
     if called is None:
         return None
     found = _choose(called.tail.removesuffix(end.evidence.added_prompt), tuple(stops), (), end.evidence)
-    return found[1] if found else None
+    opened = [tag.group() for tag in TAG.finditer(called.scaffold)]
+    if found is None or any(is_pair(tag, found[1]) for tag in opened):  # the end of the call's block, not of the turn
+        return None
+    return found[1]
 
 
 def _stop_of_built_in_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:

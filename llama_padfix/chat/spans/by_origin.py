@@ -36,16 +36,19 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
         except Exception:  # a template may refuse a part of a conversation
             return None
 
-    whole = follow(len(messages), False)
+    def render(count: int, prompt: bool, blank_message: int | None = None) -> Trace | None:
+        trace = follow(count, prompt, blank_message)
+        return None if trace is None else place_lost(trace, messages, follow)
+
+    whole = render(len(messages), False)
     if whole is None:
         return refuse(first, Refusal.UNTRACED)
     if whole.text != text:
         return refuse(first, Refusal.UNTRACED, text, count_equal(whole.text, text))
-    whole = place_lost(whole, messages, follow)
     spelled = find_spelled(template, messages, tools, whole, request.rewritten)
     if isinstance(spelled, int):
         return refuse(first, Refusal.REWRITTEN, text, spelled)
-    conversation = TracedConversation(whole, template.profile, request.assistant_indices, follow)
+    conversation = TracedConversation(whole, template.profile, request.assistant_indices, render)
     spans = find_spans(conversation, request.trained_indices)
     for span in spans:
         if span.refusal is not None:

@@ -27,7 +27,12 @@ def _at_constant_ending(part: Part) -> int | None:
 def _at_ending_alone(part: Part) -> int | None:
     r"""End behind the stop token that the turn has when nothing follows: Mistral, `[INST] Hi[/INST] Hello</s>`."""
     stop = find_stop(part.tail, part.profile)
-    return part.end + stop if stop is not None and part.gap_behind.startswith(part.tail[:stop]) else None
+    if stop is None or not part.gap_behind.startswith(part.tail[:stop]):
+        return None
+    known = find_control_text(part.gap_behind, part.profile.stops)
+    if known and stop <= known[0][0]:  # the last token of a turn that is closed only where something follows
+        return None
+    return part.end + stop
 
 
 def _at_stop_of_history(part: Part) -> int | None:

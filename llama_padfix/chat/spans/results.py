@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
+from llama_padfix.chat.tag_pairs import TAG, is_closing, is_pair
 from llama_padfix.tokens.control import find_control_text
 
 if TYPE_CHECKING:
     from llama_padfix.chat.spans.parts import TracedConversation
-
-_TAG = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,30}\]")
-
-_CLOSES = re.compile(r"[<\[]\|?/.*|<[^|/].*\|>").fullmatch  # `</result>`, `[/RESULT]`, `<result|>`
 
 
 def find_result_block(conversation: TracedConversation, first: int, last: int) -> tuple[int, int | None]:
@@ -32,30 +28,27 @@ def find_result_block(conversation: TracedConversation, first: int, last: int) -
     if find_control_text(whole.scaffold[start : spans[following][0]], conversation.profile.stops):
         return last, None  # the turn ends in front of the answer
     opened: list[tuple[int, str]] = []
-    for found in _TAG.finditer(whole.scaffold, spans[first - 1][1] if first else 0, spans[following][0]):
-        if not _CLOSES(found.group()):
+    for found in TAG.finditer(whole.scaffold, spans[first - 1][1] if first else 0, spans[following][0]):
+        if not is_closing(found.group()):
             opened.append((found.start(), found.group()))
-        elif opened and _name(opened[-1][1]) == _name(found.group()):
+        elif opened and is_pair(opened[-1][1], found.group()):
             opened.pop()
     if not opened or opened[-1][0] < start or opened[-1][1] in conversation.profile.stops:
         return last, None
     opener, tag = opened[-1]
     own = max(at for at in range(first, last + 1) if spans[at][1] <= opener)
-    if len(opened) > 1 and opened[-2][0] >= spans[own][1]:  # another header stands in front of the block
-        return last, None
+    if len(opened) > 1 and opened[-2][0] >= spans[own][1]:
+        between = whole.text[opened[-2][0] + len(opened[-2][1]) : opener].strip()
+        if not between or any(char.isalnum() for char in between):  # another header stands in front of the block
+            return last, None
     for place in range(following, len(spans)):
         if spans[place][2] in conversation.assistant_indices and spans[place][1] > spans[place][0]:
             break
         end = spans[place + 1][0] if place + 1 < len(spans) else len(whole.text)
-        closing = _TAG.search(whole.scaffold, spans[place][1], end)
+        closing = TAG.search(whole.scaffold, spans[place][1], end)
         if closing is None:
             continue
-        if _name(tag) != _name(closing.group()) or not _CLOSES(closing.group()):
+        if not is_pair(tag, closing.group()):
             break
         return own, opener
     return last, None
-
-
-def _name(tag: str) -> str:
-    """Return the word of a tag: `result` of `<result>`, `</result>`, `<|result>` and `[/result]`."""
-    return "".join(char for char in tag if char.isalnum() or char == "_")
