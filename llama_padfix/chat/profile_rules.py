@@ -52,13 +52,15 @@ class Evidence:
         return next((token for _, _, token in find_control_text(opening.removeprefix(self.bos), self.controls)), "")
 
     @property
-    def closing(self) -> str:
-        """What stands between an answer of the history and the opening of the next question; nothing if unknown."""
-        longer = self.probes.asked_again
-        if longer is None:
-            return ""
-        after, opening = longer.gap(1, 2), longer.scaffold[: longer.content_spans[0][0]]
-        return after[: len(after) - common_end(after, opening)]
+    def closings(self) -> list[str]:
+        """What stands between an answer, or a question, of the history and what opens the question behind it."""
+        longer, fronts = self.probes.asked_again, self.probes.before_question
+        seams = [] if longer is None else [(longer, longer.gap(1, 2))]
+        found = []
+        for trace, after in [*seams, *((front, front.gap(0, 1)) for front in fronts)]:
+            opening = trace.scaffold[: trace.content_spans[0][0]]
+            found.append(after[: len(after) - common_end(after, opening)])
+        return found
 
 
 TextRule = Callable[[Evidence], "str | None"]
@@ -82,16 +84,16 @@ def _prompt_on_request(evidence: Evidence) -> str | None:
         return None
     tail = evidence.probes.prompted.tail
     prompt = tail[common_start(tail, evidence.probes.asked.tail) :]
-    return _without_closing(prompt, evidence.closing)
+    return _without_closing(prompt, evidence.closings)
 
 
-def _without_closing(prompt: str, closing: str) -> str:
+def _without_closing(prompt: str, closings: Sequence[str]) -> str:
     r"""Return a prompt without the end of the turn before it, which some templates write only when something follows.
 
     `<E>\n<S>assistant\n` -> `<S>assistant\n`, where an answer of the history is closed by `<E>\n`
     """
-    sizes = (size for size in range(min(len(prompt), len(closing)), 0, -1) if prompt.startswith(closing[-size:]))
-    rest = prompt[next(sizes, 0) :]
+    ends = {closing[at:] for closing in closings for at in range(len(closing)) if prompt.startswith(closing[at:])}
+    rest = prompt[len(max(ends, key=len, default="")) :]
     return rest if any(char.isalnum() for char in rest) else prompt
 
 
@@ -182,8 +184,20 @@ def _header_of_prompt(evidence: Evidence) -> str | None:
             shared = evidence.prompt
         elif end is not None and gap.startswith(tail[:seam]) and end - seam > len(shared):
             shared = gap[seam:end]
+        if not any(char.isalnum() for char in shared):
+            shared = _shared_from_opening(evidence, gap)
         headers.append(shared)
     return min(headers, key=len)
+
+
+def _shared_from_opening(evidence: Evidence, gap: str) -> str:
+    r"""Return what a gap of the history shares with the prompt, from its first control token on, or nothing."""
+    opens = find_control_text(evidence.prompt, evidence.controls)
+    at = gap.rfind(opens[0][2]) if opens else -1
+    if at < 0 or evidence.prompt[: opens[0][0]].strip():
+        return ""
+    prompt, own = evidence.prompt.lstrip(), gap[at:]
+    return own[: find_header_end(prompt, own) or common_start(prompt, own)]
 
 
 def _header_of_history(evidence: Evidence) -> str | None:
@@ -198,7 +212,7 @@ def _header_of_history(evidence: Evidence) -> str | None:
     header = between[len(asked_tail) :]
     for gap in evidence.probes.in_front_of_answers:  # the last answer may begin with a thought that the history lacks
         header = header[: common_start(header, gap[len(asked_tail) :])] or header
-    return header
+    return _without_closing(header, evidence.closings)
 
 
 def _header_of_plain_probes(evidence: Evidence) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from llama_padfix.chat.profile_rules import Evidence
-from llama_padfix.chat.tag_pairs import TAG, is_pair
+from llama_padfix.chat.tag_pairs import TAG, is_closing, is_pair
 from llama_padfix.chat.trace import Trace, count_equal
 from llama_padfix.tokens.control import find_control_text
 
@@ -69,6 +69,21 @@ def _stop_of_tool_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
     return found[1]
 
 
+def _stop_of_answered_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
+    r"""Add what ends a tool call that is answered, where a last call has no end: `</call><K>\n<S>tool\n`."""
+    answered = end.evidence.probes.called_again
+    if answered is None:
+        return None
+    after = answered.gap(1, 2)
+    opened = [tag.group() for tag in TAG.finditer(answered.scaffold)]
+    for _, _, token in find_control_text(after, end.evidence.controls):
+        if token in stops or token == end.evidence.opener or is_closing(token):
+            return None
+        if not any(is_pair(token, tag) for tag in opened):
+            return token
+    return None
+
+
 def _stop_of_built_in_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
     r"""Add what ends a call of a built-in tool in Llama 3.1: `<|python_tag|>look.call(at="sky")<|eom_id|>`."""
     return "<|eom_id|>" if "<|eom_id|>" in end.evidence.controls else None
@@ -78,6 +93,7 @@ STOP_RULES: tuple[StopRule, ...] = (
     _stop_of_last_answer,
     _stop_of_history,
     _stop_of_tool_call,
+    _stop_of_answered_call,
     _stop_of_built_in_call,
 )
 
@@ -132,10 +148,7 @@ def _choose(tail: str, shared: Sequence[str], closers: Collection[str], evidence
             run = found[place : place + len(_run([token for _, _, token in found[place:]], shared))]
             last = run[0]
             for following in run[1:]:
-                to_eos = any(one[2] == evidence.eos and one[0] >= following[0] for one in run)
-                if last[2] == evidence.eos or following[2] == evidence.opener:
-                    break
-                if following[0] != last[1] and not (to_eos and tail[last[1] : following[0]].isspace()):
+                if last[2] == evidence.eos or following[2] == evidence.opener or tail[last[1] : following[0]].strip():
                     break
                 last = following
             return last[1], last[2]

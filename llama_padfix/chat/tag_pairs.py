@@ -1,4 +1,4 @@
-"""Tags that open and close a block of a rendered text: `<call>` and `</call>`, `<|call>` and `<call|>`, `[R]` and `[/R]`."""
+"""Tags that open and close a block of a text: `<call>` and `</call>`, `<|call>` and `<call|>`, `[R]` and `[/R]`."""
 
 from __future__ import annotations
 

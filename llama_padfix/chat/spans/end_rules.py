@@ -54,8 +54,8 @@ def find_end(part: Part) -> tuple[int, bool]:
     A turn without a stop token ends where what follows it alone and in the conversation differ: `[assistant] Hi\n`.
     """
     if part.result is not None:
-        found = find_control_text(part.gap_behind, part.profile.controls)
-        return part.end + (found[-1][1] if found else len(part.gap_behind.rstrip())), bool(found)
+        own = part.gap_behind.rstrip()
+        return part.end + len(own), own.endswith(part.profile.controls)
     for rule in END_RULES:
         place = rule(part)
         if place is not None:

@@ -91,7 +91,7 @@ def _behind_shared_header(part: Part) -> int | None:
 
 
 def _behind_shared_opening(part: Part) -> int | None:
-    r"""Begin where prompt and history part, behind what opens the turn: a thought where the prompt closes an empty one.
+    r"""Begin where prompt and history part, behind what opens the turn: a thought where the prompt ends an empty one.
 
     Prompted:     `<assistant>\n</think>`
     Conversation: `<assistant>\n<think>\nHm\n</think>\nHello</assistant>`
