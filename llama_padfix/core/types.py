@@ -6,7 +6,7 @@ under `TYPE_CHECKING`; nothing here is needed while a program runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import tokenizers
+    import torch
 
     IdArray: TypeAlias = npt.NDArray[np.int32]
     """Ids or labels of rows, one row after another, shape (tokens,)."""
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
+    IntArray: TypeAlias = npt.NDArray[np.integer]
+    """Integers of any width, as a user's arrays hold them."""
+
     Row: TypeAlias = Mapping[str, object]
     """One row of a dataset, by column."""
 
@@ -33,8 +37,17 @@ if TYPE_CHECKING:
 
     Messages: TypeAlias = Sequence[Message]
 
+    MessageDict: TypeAlias = dict[str, Any]
+    """A message that the library made from a user's, in the keys that chat templates know."""
+
     Tool: TypeAlias = Mapping[str, Any]
     """The JSON schema of one tool, or what a template takes for one."""
+
+    Collator: TypeAlias = Callable[[list[Any]], Mapping[str, Any]]
+    """What makes a batch of rows: tensors by column."""
+
+    JsonObject: TypeAlias = dict[str, Any]
+    """An object that was read from JSON or will be written as JSON; its values are what the file holds."""
 
 
 class AddedTokenLike(Protocol):
@@ -69,6 +82,7 @@ class TokenizerLike(Protocol):
     all_special_ids: Sequence[int]
     special_tokens_map: Mapping[str, str]
     backend_tokenizer: tokenizers.Tokenizer
+    init_kwargs: dict[str, Any]
 
     def __len__(self) -> int: ...
 
@@ -93,6 +107,58 @@ class TokenizerLike(Protocol):
     def add_tokens(self, new_tokens: Any, special_tokens: bool = False) -> int: ...
 
     def save_pretrained(self, save_directory: str | Path) -> Any: ...
+
+
+class ConfiguredModel(Protocol):
+    """A model, or a stand-in for one that has the settings alone; a Transformers config differs by model type."""
+
+    config: Any
+    generation_config: Any  # None where the model does not generate
+
+
+class ModelLike(ConfiguredModel, Protocol):
+    """What is used of `transformers.PreTrainedModel`, with or without a PEFT adapter."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]: ...
+
+    def modules(self) -> Iterator[torch.nn.Module]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
+
+    def named_modules(self, *, remove_duplicate: bool = True) -> Iterator[tuple[str, torch.nn.Module]]: ...
+
+    def get_submodule(self, target: str) -> torch.nn.Module: ...
+
+    def requires_grad_(self, requires_grad: bool = True) -> object: ...
+
+    def enable_input_require_grads(self) -> object: ...
+
+    def gradient_checkpointing_enable(self, *, gradient_checkpointing_kwargs: dict[str, object]) -> object: ...
+
+    def get_input_embeddings(self) -> torch.nn.Embedding: ...
+
+    def set_input_embeddings(self, value: torch.nn.Embedding) -> None: ...
+
+    def get_output_embeddings(self) -> torch.nn.Linear | None: ...
+
+    def set_output_embeddings(self, new_embeddings: torch.nn.Linear) -> None: ...
+
+    def resize_token_embeddings(self, new_num_tokens: int, **settings: bool) -> object: ...
+
+
+class TrainerLike(Protocol):
+    """What is used of `transformers.Trainer`."""
+
+    model: ModelLike
+    model_wrapped: object
+    args: Any  # transformers.TrainingArguments, whose fields differ by version
+    accelerator: Any  # accelerate.Accelerator, which is untyped
+    data_collator: Collator
+    train_dataset: Rows | None
+
+    def get_train_dataloader(self) -> Iterable[object]: ...
+
+    def get_eval_dataloader(self, eval_dataset: str | None = None) -> Iterable[object]: ...
 
 
 Rows = Iterable[Any]

@@ -10,9 +10,14 @@ from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 from llama_padfix.encoding.id_columns import columns_of_table, from_arrow, is_table, read_column, rows_of_table
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import torch
 
-__all__ = ["PadCollator"]
+    from llama_padfix.core.types import IntArray, LongArray, Row
+
+    Columns: TypeAlias = tuple[Sequence[IntArray], Sequence[IntArray] | None, Sequence[IntArray] | None]
+    """Ids, masks and labels; None where no row brings any."""
 
 _NAMES = ("input_ids", "attention_mask", "labels")
 
@@ -21,9 +26,15 @@ _NAMES = ("input_ids", "attention_mask", "labels")
 class PadCollator:
     """Pad rows to one length, for `Trainer(data_collator=...)` or a `DataLoader(collate_fn=...)`.
 
-    `pad_token_id` fills `input_ids`; `pad_to_multiple_of` rounds the width up (8 or 64 suit tensor cores);
-    `padding_side` is "right" (training) or "left" (generation). Holds plain values only, so that it travels to
-    the workers of a dataloader. Raises `PadfixError` for a setting that cannot work.
+    It holds plain values only, so that it travels to the workers of a dataloader.
+
+    Args:
+        pad_token_id: What fills `input_ids`.
+        pad_to_multiple_of: The width is rounded up to a multiple of it (8 or 64 suit tensor cores).
+        padding_side: "right" (training) or "left" (generation).
+
+    Raises:
+        PadfixError: A setting cannot work.
     """
 
     pad_token_id: int
@@ -50,19 +61,23 @@ class PadCollator:
                 'Pass "right" for training or "left" for generation.'
             )
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return `input_ids`, `attention_mask` and `labels`, each an int64 tensor of shape (len(rows), width).
+    def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """Return one padded batch. `rows` is never changed.
 
-        A row holds `input_ids` and optionally `labels` and `attention_mask`: lists, 1-D numpy arrays, torch tensors,
-        Arrow arrays or list scalars of integers. Arrow tables are read too: one as the batch, or a sequence of them,
-        which is what a `datasets` stream `with_format("arrow")` hands over. Other columns are ignored. Labels are -100
-        at padded positions (those that the row's own mask marks with 0 too) and at each row's first real token, and
-        nowhere else: a stop token keeps its label even where its id is `pad_token_id`. Without `labels` a row's ids
-        are its labels. Masks keep their values, 1 where a row brings none. `rows` is never changed.
+        Args:
+            rows: Mappings with `input_ids` and optionally `labels` and `attention_mask`: lists, 1-D numpy arrays,
+                torch tensors, Arrow arrays or list scalars of integers. Other columns are ignored. An Arrow table is
+                read too, and a sequence of them, which is what a `datasets` stream `with_format("arrow")` hands over.
 
-        Raises `PadfixError`, naming the row, for an empty batch or row, for ids that are no integers or negative,
-        for a column whose length differs from that of `input_ids`, for labels in some rows only, and when torch
-        is missing.
+        Returns:
+            `input_ids`, `attention_mask` and `labels`, each an int64 tensor of shape (len(rows), width). Labels are
+            -100 at padded positions (those that the row's own mask marks with 0 too) and at each row's first real
+            token, and nowhere else: a stop token keeps its label even where its id is `pad_token_id`. Without
+            `labels` a row's ids are its labels. Masks keep their values, 1 where a row brings none.
+
+        Raises:
+            PadfixError: The batch or a row is empty, ids are no integers or negative, a column's length differs from
+                that of `input_ids`, only some rows have labels, or torch is missing. The row is named.
         """
         try:
             import numpy as np
@@ -72,39 +87,31 @@ class PadCollator:
                 "PadCollator makes torch tensors and torch is missing. Run: pip install torch"
             ) from error
 
-        columns = _read_together(columns_of_table(rows, _NAMES)) if is_table(rows) else None
-        if columns is None:
-            rows = _open_tables(rows)
-            if type(rows) is not list or set(map(type, rows)) != {dict}:  # reading a dict tells what it lacks
-                _require_rows(rows)
-            columns = _read_together({name: [row.get(name) for row in rows] for name in _NAMES})
-        if columns is None:
-            _require_rows(rows)
-            columns = _read_one_by_one(rows)
-        ids, masks, labels = columns
-
+        ids, masks, labels = _read_columns(rows)
         if np.concatenate(ids).min() < 0:
-            raise _negative_id(ids)
+            first = next(i for i, row in enumerate(ids) if row.min() < 0)
+            raise PadfixError(
+                f"Row {first}: input_ids hold {ids[first].min()}, which no embedding has. "
+                "Pass the tokenizer's ids; -100 belongs in labels only."
+            )
         lengths = list(map(len, ids))
         step = self.pad_to_multiple_of or 1
         width = -(-max(lengths) // step) * step
+        is_padded = masks is not None and not np.concatenate(masks).all()  # the rows come with padding
         if masks is None:
             ones = np.ones(width, dtype=np.int64)
             masks = [ones[:length] for length in lengths]
-            as_given = True
-        else:
-            as_given = bool(np.concatenate(masks).all())
         left = self.padding_side == "left"
         out_ids = _pad(ids, self.pad_token_id, width, left)
         out_mask = _pad(masks, 0, width, left)
         out_labels = _pad(labels or ids, IGNORE_INDEX, width, left)
-        if not as_given:  # rows that somebody else has padded
+        if is_padded:
             out_labels[out_mask == 0] = IGNORE_INDEX
         # No loss can use the first label; in transformers 4.46 to 5.7 it still counts when the mean is taken.
-        if as_given and not left:
-            out_labels[:, 0] = IGNORE_INDEX
-        else:
+        if is_padded or left:
             out_labels[np.arange(len(ids)), (out_mask != 0).argmax(axis=1)] = IGNORE_INDEX
+        else:
+            out_labels[:, 0] = IGNORE_INDEX
         return {
             "input_ids": torch.from_numpy(out_ids),
             "attention_mask": torch.from_numpy(out_mask),
@@ -112,33 +119,32 @@ class PadCollator:
         }
 
 
-def _negative_id(ids: Sequence[Any]) -> PadfixError:
-    """Return the error that names the first row with an id below 0."""
-    first = next(i for i, row in enumerate(ids) if row.min() < 0)
-    return PadfixError(
-        f"Row {first}: input_ids hold {ids[first].min()}, which no embedding has. "
-        "Pass the tokenizer's ids; -100 belongs in labels only."
-    )
+def _read_columns(rows: Any) -> Columns:  # Any: what a user passes, which is checked
+    """Return ids, masks and labels, None where no row brings any; raise for rows that cannot be padded."""
+    columns = _read_together(columns_of_table(rows, _NAMES)) if is_table(rows) else None
+    if columns is None:
+        if is_table(rows):
+            rows = rows_of_table(rows, _NAMES)
+        elif type(rows) is list and rows and is_table(rows[0]) and all(map(is_table, rows)):
+            rows = [row for table in rows for row in rows_of_table(table, _NAMES)]
+        if type(rows) is not list or set(map(type, rows)) != {dict}:  # reading a dict shows what it lacks
+            _require_rows(rows)
+        columns = _read_together({name: [row.get(name) for row in rows] for name in _NAMES})
+    if columns is None:
+        _require_rows(rows)
+        columns = _read_one_by_one(rows)
+    return columns
 
 
-def _open_tables(rows: Any) -> Any:
-    """Return the rows of an Arrow table, or of a sequence of them; anything else as it is."""
-    if is_table(rows):
-        return rows_of_table(rows, _NAMES)
-    if type(rows) is list and rows and is_table(rows[0]) and all(map(is_table, rows)):
-        return [row for table in rows for row in rows_of_table(table, _NAMES)]
-    return rows
-
-
-def _pad(arrays: Sequence[Any], value: int, width: int, left: bool) -> Any:
-    """Return an int64 array of shape (rows, width) of one column's arrays, filled up with a value.
+def _pad(arrays: Sequence[IntArray], value: int, width: int, left: bool) -> LongArray:
+    """Return an array of shape (rows, width) of one column's arrays, filled up with a value.
 
     Memory decides the time: each place is written once, by one call.
     """
     import numpy as np
 
     filling = np.full(width, value, dtype=np.int64)
-    pieces: list[Any] = []
+    pieces: list[IntArray] = []
     for array in arrays:
         pieces += (filling[len(array) :], array) if left else (array, filling[len(array) :])
     out = np.empty((len(arrays), width), dtype=np.int64)
@@ -146,43 +152,41 @@ def _pad(arrays: Sequence[Any], value: int, width: int, left: bool) -> Any:
     return out
 
 
-def _read_together(values_of: Mapping[str, Sequence[Any]]) -> tuple[Any, Any, Any] | None:
-    """Return ids, masks and labels (None where no row has any) of columns of well-formed rows; else None."""
-    columns: list[Any] = []
+def _read_together(values_of: Mapping[str, Sequence[object]]) -> Columns | None:
+    """Return the columns of well-formed rows; None where each row has to be read on its own."""
+    found: dict[str, Sequence[IntArray]] = {}
     for name in _NAMES:
         values = values_of.get(name, ())
         if name != "input_ids" and not set(map(type, values)) - {type(None)}:
-            columns.append(None)
             continue
         arrays = read_column(values, "iub" if name == "attention_mask" else "iu")
         if arrays is None:
             return None
         lengths = list(map(len, arrays))
-        if not all(lengths) or (columns and lengths != list(map(len, columns[0]))):
+        if not all(lengths) or (found and lengths != list(map(len, found["input_ids"]))):
             return None
-        columns.append(arrays)
-    ids, masks, labels = columns
-    return ids, masks, labels
+        found[name] = arrays
+    return found["input_ids"], found.get("attention_mask"), found.get("labels")
 
 
-def _read_one_by_one(rows: Sequence[Mapping[str, Any]]) -> tuple[Any, Any, Any]:
-    """Return ids, masks and labels of rows of any kinds, or raise for the first that cannot be padded."""
+def _read_one_by_one(rows: Sequence[Row]) -> Columns:
+    """Return the columns of rows of any kinds; raise for the first row that cannot be padded."""
     import numpy as np
 
     ids = [_read(row, "input_ids", i) for i, row in enumerate(rows)]
     masks = [_read(row, "attention_mask", i, ids[i]) for i, row in enumerate(rows)]
     labels = [_read(row, "labels", i, ids[i]) for i, row in enumerate(rows)]
-    unlabelled = [i for i, own in enumerate(labels) if own is None]
-    if 0 < len(unlabelled) < len(labels):
+    unlabeled = [i for i, own in enumerate(labels) if own is None]
+    if 0 < len(unlabeled) < len(labels):
         raise PadfixError(
-            f"{len(unlabelled)} of {len(labels)} rows have no labels (the first is row {unlabelled[0]}), so it is "
+            f"{len(unlabeled)} of {len(labels)} rows have no labels (the first is row {unlabeled[0]}), so it is "
             "unclear what trains there. Encode all rows in the same way: `prepare(tokenizer).encode(dataset)`."
         )
     masks = [np.ones(len(own), dtype=bool) if mask is None else mask for own, mask in zip(ids, masks, strict=True)]
-    return ids, masks, None if unlabelled else labels
+    return ids, masks, None if unlabeled else labels
 
 
-def _require_rows(rows: Any) -> None:
+def _require_rows(rows: object) -> None:
     if type(rows) is not list and (isinstance(rows, Mapping) or not isinstance(rows, Sequence)):
         raise PadfixError(
             f"A batch is a sequence of rows, and this is a {type(rows).__name__}. Pass a list: collator([row])."
@@ -190,12 +194,12 @@ def _require_rows(rows: Any) -> None:
     if not rows:
         raise PadfixError("The batch has no rows, so it has no width. Pass one row or more: collator([row]).")
     for i, row in enumerate(rows):
-        # The type first: asking an abstract class takes as long as padding the row.
+        # The type first: a check against an abstract class takes as long as padding the row.
         if (type(row) is not dict and not isinstance(row, Mapping)) or row.get("input_ids") is None:
             raise _without_ids(i, row)
 
 
-def _without_ids(index: int, row: Any) -> PadfixError:
+def _without_ids(index: int, row: object) -> PadfixError:
     seen = list(row) if isinstance(row, Mapping) else row
     return PadfixError(
         f"Row {index} has no input_ids: {describe(seen)}. "
@@ -203,7 +207,7 @@ def _without_ids(index: int, row: Any) -> PadfixError:
     )
 
 
-def _read(row: Mapping[str, Any], name: str, index: int, ids: Any = None) -> Any:
+def _read(row: Row, name: str, index: int, ids: IntArray | None = None) -> Any:  # an IntArray or None
     """Return a column of a row as a 1-D integer array as long as `ids`; None where the row lacks it."""
     import numpy as np
 

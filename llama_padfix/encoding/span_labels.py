@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from llama_padfix.core.errors import IGNORE_INDEX
 
 if TYPE_CHECKING:
-    from llama_padfix.core.types import BoolArray, IdArray, LongArray
+    from llama_padfix.core.types import BoolArray, IntArray, LongArray
 
-__all__ = ["label_tokens", "mark_spans", "write_labels"]
+_Ids = TypeVar("_Ids", bound="IntArray")
 
 
 def label_tokens(ids: Sequence[int], places: Sequence[tuple[int, int]]) -> list[int]:
@@ -26,9 +26,7 @@ def label_tokens(ids: Sequence[int], places: Sequence[tuple[int, int]]) -> list[
     return labels
 
 
-def write_labels(
-    ids: IdArray, starts: LongArray, ends: LongArray, labels: IdArray, *, negative: bool = False
-) -> IdArray:
+def write_labels(ids: _Ids, starts: LongArray, ends: LongArray, labels: _Ids, *, negative: bool = False) -> _Ids:
     """Write the ids inside the spans into `labels`, -100 elsewhere, and return it.
 
     `negative` must be given where an id may be negative. Raises `ValueError` for spans that overlap or are not in

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.template_profile import observe_template
 from llama_padfix.core.errors import PadfixError
@@ -11,24 +11,33 @@ from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
 from llama_padfix.tokens.calls import encode_raw, preserve_backend_state
 from llama_padfix.tokens.control import TEXT_END_TOKEN, find_control_text, special_ids
 
-__all__ = ["find_markers", "mask_labels"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from llama_padfix.core.types import TokenizerLike
+    from llama_padfix.encoding.masking.labels_from_ids import Numbers
 
 # A letter, a digit, a bracket, a quote, a line break in a code fence, other scripts and an emoji:
-# whatever follows the header must not melt into its last token.
+# whatever follows the header, its last token must stay the same.
 _PROBES = ("Word", "7", "(x)", '"', "```\ncode\n```", "你好", "🙂", "é")
 
 
-def find_markers(tokenizer: Any) -> TurnMarkers:
+def find_markers(tokenizer: TokenizerLike) -> TurnMarkers:
     """Return the ids that stand around an assistant turn in the tokenizer's chat template.
 
     They are learned by rendering, and verified on answers of many kinds: the ids before each must be the same.
-    Raises `PadfixError` where there is no template, or where the header has no ids of its own.
+
+    Args:
+        tokenizer: The tokenizer, which is left as it is.
+
+    Raises:
+        PadfixError: There is no chat template, or its header has no ids of its own.
     """
     with preserve_backend_state(tokenizer):
         return _find_markers(tokenizer)
 
 
-def _find_markers(tokenizer: Any) -> TurnMarkers:
+def _find_markers(tokenizer: TokenizerLike) -> TurnMarkers:
     facts = observe_template(tokenizer)
     if facts is None or facts.error is not None:
         seen = "has no chat template" if facts is None else f"has a chat template that cannot be read: {facts.error}"
@@ -60,22 +69,33 @@ def _find_markers(tokenizer: Any) -> TurnMarkers:
 
 
 def mask_labels(
-    input_ids: Any,
+    input_ids: Iterable[object],
     markers: TurnMarkers,
     *,
     train_on: str = "assistant",
-    attention_mask: Any = None,
-    lengths: Any = None,
-) -> Any:
+    attention_mask: Numbers | Sequence[Numbers] | None = None,
+    lengths: Numbers | None = None,
+) -> Any:  # in the type of `input_ids`
     """Return labels for ids that are already encoded: each assistant turn with its stop token, else -100.
 
-    `input_ids` is a sequence of ints, a batch of them, or a numpy or torch array whose last axis is the row; the
-    labels have its type (int64 for an unsigned one) and shape. Arrays are quickest: many rows joined into a flat one
-    are labelled at the speed of memory, with `lengths` telling how long each row is. `train_on="last"` trains the
-    last turn of a row only. `attention_mask` tells where a row is padding, which matters for a row that was cut
-    inside a turn. A header with nothing after it, or with an end of text that somebody appended, opens no turn.
-    Raises `PadfixError` for an unknown `train_on`, for markers without a header, for an array of anything but
-    integers, and for lengths or a mask that do not fit the ids.
+    A header with nothing behind it, or with an end of text that was appended, opens no turn. Arrays are quickest: many
+    rows joined into a flat one, with their `lengths`, are labeled at the speed of memory.
+
+    Args:
+        input_ids: A sequence of ints, a batch of them, or a numpy or torch array of integers whose last axis is the
+            row.
+        markers: The ids around a turn, by `find_markers`.
+        train_on: "assistant" trains every turn, "last" the last one of each row.
+        attention_mask: 0 where a row is padding, in the shape of `input_ids`. It matters for a row that was cut
+            inside a turn.
+        lengths: The number of ids of each row in a flat array of several rows.
+
+    Returns:
+        The labels, in the type (int64 for an unsigned one) and shape of `input_ids`.
+
+    Raises:
+        PadfixError: `train_on` is not known, the markers have no header, an array holds anything but integers, or
+            lengths or a mask do not fit the ids.
     """
     if not markers.header_ids:
         raise PadfixError(

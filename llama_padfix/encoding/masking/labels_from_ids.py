@@ -3,45 +3,66 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
-from llama_padfix.encoding.id_columns import pack_ids
+from llama_padfix.encoding.id_columns import is_tensor, pack_ids
 from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers, find_answers, is_any
 from llama_padfix.encoding.span_labels import write_labels
 
-__all__ = ["label_answers"]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import torch
+
+    from llama_padfix.core.types import IntArray, LongArray
+
+    Numbers: TypeAlias = Sequence[int] | IntArray | torch.Tensor
+    """Numbers of a row, or of rows, in what the caller holds them."""
+
+    Edges: TypeAlias = tuple[LongArray, LongArray]
+    """The first position of each row among joined ones, and the position behind its last real one."""
 
 _BLOCK = 1 << 18  # ids labelled at once: with what is made of them they fit into a processor's cache
-_WINDOW = 4096  # ids looked at in one step for a stop token
+_WINDOW = 4096  # ids compared in one step of the search for a stop token
 
 
-def label_answers(ids: Any, markers: TurnMarkers, *, last_only: bool, mask: Any = None, lengths: Any = None) -> Any:
+def label_answers(
+    ids: Iterable[object],
+    markers: TurnMarkers,
+    *,
+    last_only: bool,
+    mask: Numbers | Sequence[Numbers] | None = None,
+    lengths: Numbers | None = None,
+) -> Any:  # in the type of `ids`
     """Return the labels of ids: see `llama_padfix.mask_labels`."""
     import numpy as np
 
-    if hasattr(ids, "new_tensor"):
+    if is_tensor(ids):
         labels = label_answers(ids.detach().cpu().numpy(), markers, last_only=last_only, mask=mask, lengths=lengths)
         return sys.modules["torch"].from_numpy(labels).to(ids.device)
     if isinstance(ids, np.ndarray) and ids.dtype != object:
-        return _mark_array(ids, markers, last_only, mask, lengths)
+        return _label_array(ids, markers, last_only, mask, lengths)
     if lengths is not None:
         raise PadfixError(
             f"lengths tell the rows of a flat array, and this is a {type(ids).__name__}. "
             "Pass numpy.concatenate(rows), or the rows as they are without lengths."
         )
-    rows = list(ids)
+    rows: list[Any] = list(ids)  # ints, or rows of any type
     if not rows or isinstance(rows[0], Integral):
-        return _mark_lists([rows], [mask], markers, last_only)[0]
-    masks = [None] * len(rows) if mask is None else list(mask)
+        return _label_lists([rows], [mask], markers, last_only)[0]
+    masks: list[Any] = [None] * len(rows) if mask is None else list(mask)  # in the types of masks
     if len(masks) != len(rows):
         raise PadfixError(f"attention_mask has {len(masks)} rows and input_ids {len(rows)}. Pass those of one batch.")
     if all(type(row) is list and row and isinstance(row[0], Integral) for row in rows):
-        return _mark_lists(rows, masks, markers, last_only)
-    if mask is None and all(type(row) is np.ndarray and row.ndim == 1 for row in rows):
-        made = _mark_arrays(rows, markers, last_only)
+        return _label_lists(rows, masks, markers, last_only)
+    arrays = mask is None and all(type(row) is np.ndarray and row.ndim == 1 for row in rows)
+    if arrays and len({row.dtype for row in rows}) == 1:  # the labels are views into one array
+        counts = np.array(list(map(len, rows)))
+        joined = _label_array(np.concatenate(rows), markers, last_only, None, counts)
+        made: Sequence[Any] = np.split(joined, np.cumsum(counts[:-1]))
     else:
         made = [
             label_answers(row, markers, last_only=last_only, mask=own) for row, own in zip(rows, masks, strict=True)
@@ -53,18 +74,16 @@ def label_answers(ids: Any, markers: TurnMarkers, *, last_only: bool, mask: Any 
     return made
 
 
-def _mark_lists(rows: list[list[Any]], masks: Sequence[Any], markers: TurnMarkers, last_only: bool) -> list[list[Any]]:
+def _label_lists(
+    rows: Sequence[list[int]], masks: Sequence[Any], markers: TurnMarkers, last_only: bool
+) -> list[list[int]]:
     import numpy as np
 
-    arrays = []
-    for row in rows:
-        packed = pack_ids(row)
-        arrays.append(np.asarray(row, dtype=np.int64) if packed is None else packed)
+    arrays = [np.asarray(row, dtype=np.int64) if (packed := pack_ids(row)) is None else packed for row in rows]
     counts = np.array(list(map(len, rows)))
     real = [len(row) if mask is None else _real_length(mask, len(row)) for row, mask in zip(rows, masks, strict=True)]
     firsts = counts.cumsum() - counts
-    rows_of = (firsts, firsts + np.array(real))
-    starts, ends, _ = _find_spans(np.concatenate(arrays), rows_of, markers, last_only)
+    starts, ends, _ = _find_spans(np.concatenate(arrays), (firsts, firsts + np.array(real)), markers, last_only)
     labels = [[IGNORE_INDEX] * len(row) for row in rows]
     owners = np.searchsorted(firsts, starts, side="right") - 1
     spans = (owners, starts - firsts[owners], ends - firsts[owners])
@@ -73,23 +92,14 @@ def _mark_lists(rows: list[list[Any]], masks: Sequence[Any], markers: TurnMarker
     return labels
 
 
-def _real_length(mask: Sequence[Any], length: int) -> int:
+def _real_length(mask: Sequence[int], length: int) -> int:
     """Return where the padding on the right begins."""
     return next((place for place in range(min(len(mask), length), 0, -1) if mask[place - 1]), 0)
 
 
-def _mark_arrays(rows: list[Any], markers: TurnMarkers, last_only: bool) -> list[Any]:
-    """Return the labels of 1-D arrays of unlike lengths; those of one dtype are views into one array."""
-    import numpy as np
-
-    if len({row.dtype for row in rows}) != 1:
-        return [_mark_array(row, markers, last_only, None, None) for row in rows]
-    counts = list(map(len, rows))
-    labels = _mark_array(np.concatenate(rows), markers, last_only, None, counts)
-    return list(np.split(labels, np.cumsum(counts[:-1])))
-
-
-def _mark_array(ids: Any, markers: TurnMarkers, last_only: bool, mask: Any, lengths: Any) -> Any:
+def _label_array(
+    ids: IntArray, markers: TurnMarkers, last_only: bool, mask: object, lengths: Numbers | None
+) -> IntArray:
     import numpy as np
 
     if not ids.size:
@@ -106,7 +116,7 @@ def _mark_array(ids: Any, markers: TurnMarkers, last_only: bool, mask: Any, leng
     firsts = counts.cumsum() - counts
     lasts = firsts + counts
     if mask is not None:
-        mask = np.asarray(mask.detach().cpu() if hasattr(mask, "detach") else mask)
+        mask = np.asarray(mask.detach().cpu() if is_tensor(mask) else mask)
         if mask.shape != ids.shape:
             raise PadfixError(
                 f"attention_mask has shape {mask.shape} and input_ids {ids.shape}. Pass those of one batch."
@@ -115,10 +125,10 @@ def _mark_array(ids: Any, markers: TurnMarkers, last_only: bool, mask: Any, leng
         # Behind the last real position of each row; its first position where none is real.
         lasts = np.maximum(np.append(-1, real)[np.searchsorted(real, lasts)] + 1, firsts)
     labels = np.empty_like(flat)
-    stops = () if last_only else tuple(set(markers.stop_ids).difference(markers.header_ids))
+    stops = () if last_only else {*markers.stop_ids}.difference(markers.header_ids)
     for block, rows in _cut_into_blocks(flat, (firsts, lasts), stops):
         part, made = flat[block], labels[block]
-        if len(rows[0]) == 1:  # nobody looks at what stands behind the real end of a single row
+        if len(rows[0]) == 1:  # what stands behind the real end of a single row is not searched
             end = int(rows[1][0])
             made[end:] = IGNORE_INDEX
             part, made = part[:end], made[:end]
@@ -127,9 +137,7 @@ def _mark_array(ids: Any, markers: TurnMarkers, last_only: bool, mask: Any, leng
     return labels.reshape(ids.shape)
 
 
-def _cut_into_blocks(
-    flat: Any, rows: tuple[Any, Any], stops: Sequence[int]
-) -> Iterator[tuple[slice, tuple[Any, Any]]]:
+def _cut_into_blocks(flat: IntArray, rows: Edges, stops: Collection[int]) -> Iterator[tuple[slice, Edges]]:
     """Yield the parts of joined rows to label one by one, and where in each its rows begin and really end.
 
     Each is of a size that the processor's cache holds. They are cut between rows, and a single row behind a token of
@@ -147,12 +155,11 @@ def _cut_into_blocks(
             part = slice(row, int(np.searchsorted(firsts, begin + _BLOCK)))
             end = int(firsts[part.stop]) if part.stop < len(firsts) else len(flat)
             row = part.stop
-        inside = (firsts[part].clip(begin, end) - begin, lasts[part].clip(begin, end) - begin)
-        yield slice(begin, end), inside
+        yield slice(begin, end), (firsts[part].clip(begin, end) - begin, lasts[part].clip(begin, end) - begin)
         begin = end
 
 
-def _find_cut(flat: Any, place: int, stops: Sequence[int]) -> int:
+def _find_cut(flat: IntArray, place: int, stops: Collection[int]) -> int:
     """Return the position behind the first of the stop tokens from a place on; the length where there is none."""
     while stops and place < len(flat):
         found = is_any(flat[place : place + _WINDOW], stops).nonzero()[0]
@@ -162,13 +169,13 @@ def _find_cut(flat: Any, place: int, stops: Sequence[int]) -> int:
     return len(flat)
 
 
-def _read_lengths(ids: Any, lengths: Any) -> Any:
-    """Return the lengths of the rows of an array, as an array of int64."""
+def _read_lengths(ids: IntArray, lengths: Numbers | None) -> LongArray:
+    """Return the lengths of the rows of an array."""
     import numpy as np
 
     if lengths is None:
         return np.full(ids.size // ids.shape[-1], ids.shape[-1])
-    counts = np.asarray(lengths.cpu() if hasattr(lengths, "cpu") else lengths)
+    counts = np.asarray(lengths.cpu() if is_tensor(lengths) else lengths)
     if ids.ndim != 1 or counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any():
         raise PadfixError(
             f"lengths={describe(lengths)} beside input_ids of {ids.ndim} dimensions, and they tell the rows of a flat "
@@ -182,7 +189,9 @@ def _read_lengths(ids: Any, lengths: Any) -> Any:
     return counts.astype(np.int64)
 
 
-def _find_spans(flat: Any, rows: tuple[Any, Any], markers: TurnMarkers, last_only: bool) -> tuple[Any, Any, bool]:
+def _find_spans(
+    flat: IntArray, rows: Edges, markers: TurnMarkers, last_only: bool
+) -> tuple[LongArray, LongArray, bool]:
     """Return where the trained tokens of joined rows begin and end, and whether any id is negative."""
     import numpy as np
 

@@ -1,20 +1,24 @@
-"""Where the assistant turns of an encoded row stand, and which of its positions are real: what checks of rows ask."""
+"""Where the assistant turns of an encoded row stand, found by the ids around them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["Answers", "Turn", "TurnMarkers", "find_answers", "find_turns_in", "is_any"]
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from llama_padfix.core.types import BoolArray, IntArray, LongArray
 
 
 @dataclass(frozen=True)
 class TurnMarkers:
     """What stands around an assistant turn in a row of ids, learned by rendering and encoding the template.
 
-    `header_ids` open the turn (the generation prompt), `stop_ids` are the ids one of which ends it, and
-    `turn_start_ids` are control ids that begin any turn, so that a turn without a stop token ends before them.
+    Args:
+        header_ids: What opens the turn (the generation prompt).
+        stop_ids: The ids of which one ends the turn; the template's own comes first.
+        turn_start_ids: Control ids that begin any turn, so that a turn without a stop token ends before them.
     """
 
     header_ids: tuple[int, ...]
@@ -25,7 +29,7 @@ class TurnMarkers:
 class Turn(NamedTuple):
     """An assistant turn: its header from `header` to `start`, its answer to `end`, where `stop_id` stands if any.
 
-    `opened` tells a header that nothing answers: the row ends there, or somebody appended an end of text.
+    `opened` is True for a header without an answer: the row ends there, or an end of text was appended.
     """
 
     header: int
@@ -35,8 +39,8 @@ class Turn(NamedTuple):
     opened: bool
 
 
-def find_turns_in(ids: Any, length: int, markers: TurnMarkers) -> tuple[Turn, ...]:
-    """Return the assistant turns among the first `length` of an array of ids, in order."""
+def find_turns_in(ids: IntArray, length: int, markers: TurnMarkers) -> tuple[Turn, ...]:
+    """Return the assistant turns among the first `length` ids of a 1-D array, in order."""
     found = find_answers(ids[: max(length, 0)], markers)
     width = len(markers.header_ids)
     columns = (found.start, found.end, found.at_end, found.stopped, found.opened)
@@ -47,21 +51,23 @@ def find_turns_in(ids: Any, length: int, markers: TurnMarkers) -> tuple[Turn, ..
 
 
 class Answers(NamedTuple):
-    """What stands behind each assistant header of an array of ids, in order, as arrays of one length.
+    """What stands behind each assistant header of an array of ids, in order, as arrays of one length."""
 
-    An answer lies between `start` and `end`; where it is `stopped`, the stop token `at_end` stands at `end`. `opened`
-    tells a header that nothing answers, as in `Turn`. `negative` tells whether the array holds what is no token.
-    """
-
-    start: Any
-    end: Any
-    at_end: Any
-    stopped: Any
-    opened: Any
+    start: LongArray
+    """Where the answer begins."""
+    end: LongArray
+    """Where it ends: at its stop token, where it is `stopped`."""
+    at_end: IntArray
+    """The id at `end`."""
+    stopped: BoolArray
+    """Whether a stop token stands at `end`."""
+    opened: BoolArray
+    """Whether nothing answers the header, as in `Turn`."""
     negative: bool
+    """Whether the array of ids holds a number below 0, which is no token."""
 
 
-def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = None) -> Answers:
+def find_answers(ids: IntArray, markers: TurnMarkers, rows: tuple[LongArray, LongArray] | None = None) -> Answers:
     """Return the answers in a 1-D array of ids, found by comparing arrays: no step is taken for each token.
 
     `rows` parts the array into rows, as their first positions and the positions behind their last real ones; then no
@@ -82,7 +88,7 @@ def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = 
 
     at = is_any(values, header[anchor : anchor + 1]).nonzero()[0]
     start = places[at] + (len(header) - anchor)
-    limit: Any = len(ids)
+    limit: int | LongArray = len(ids)
     start, at = _keep((start >= len(header)) & (start <= limit), start, at)
     for place, token_id in enumerate(header):
         if place != anchor:
@@ -92,7 +98,7 @@ def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = 
         limit = lasts[np.searchsorted(firsts, start - len(header), side="right") - 1]
         start, at, limit = _keep(start <= limit, start, at, limit)
 
-    is_end = is_any(values, tuple(breaks)) | below
+    is_end = is_any(values, breaks) | below
     ends = np.append(places.compress(is_end), len(ids))
     following = is_end.cumsum()[at]  # the first end behind the anchor, without a search
     if (ends[following] < start).any():  # the header holds another
@@ -101,7 +107,7 @@ def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = 
     if (start[1:] < end[:-1] + len(header)).any():
         kept = _keep_apart(start, end + len(header))
         start, end = start[kept], end[kept]
-        limit = limit if rows is None else limit[kept]
+        limit = limit if isinstance(limit, int) else limit[kept]
 
     inside = end < limit
     at_end = ids[np.where(inside, end, 0)]
@@ -111,12 +117,12 @@ def find_answers(ids: Any, markers: TurnMarkers, rows: tuple[Any, Any] | None = 
     return Answers(start, end, at_end, stopped, opened, bool(below.any()))
 
 
-def _keep(wanted: Any, *columns: Any) -> tuple[Any, ...]:
-    """Return the wanted elements of each column; mostly all of them are."""
-    return columns if wanted.all() else tuple(column.compress(wanted) for column in columns)
+def _keep(chosen: BoolArray, *columns: LongArray) -> tuple[LongArray, ...]:
+    """Return the chosen elements of each column; mostly all of them are."""
+    return columns if chosen.all() else tuple(column.compress(chosen) for column in columns)
 
 
-def _keep_apart(starts: Any, following: Any) -> list[int]:
+def _keep_apart(starts: LongArray, following: LongArray) -> list[int]:
     """Return which answers count: a header inside one opens none, and the next starts at `following` or later."""
     import numpy as np
 
@@ -128,27 +134,27 @@ def _keep_apart(starts: Any, following: Any) -> list[int]:
     return kept
 
 
-def _find_any(ids: Any, wanted: set[int]) -> Any:
-    """Return the positions, in order, of the ids that are wanted or negative, among others that are as rare.
+def _find_any(ids: IntArray, targets: set[int]) -> LongArray:
+    """Return the positions, in order, of the ids that are in `targets` or negative.
 
     Vocabularies keep their control tokens together, above or below the text, so that one comparison finds them.
     """
     import numpy as np
 
     # A negative id is above all others when it is read as unsigned, and below them as it is.
-    plain = ids.view(ids.dtype.str.replace("i", "u"))
+    unsigned = ids.view(ids.dtype.str.replace("i", "u"))
     few = 64 + len(ids) // 8
-    found = plain >= min(wanted)
+    found = unsigned >= min(targets)
     if np.count_nonzero(found) > few:
-        found = ids <= max(wanted)
+        found = ids <= max(targets)
     if np.count_nonzero(found) > few:
-        found = is_any(ids, tuple(wanted)) | (ids < 0)
+        found = is_any(ids, targets) | (ids < 0)
     return found.nonzero()[0]
 
 
-def is_any(values: Any, wanted: Sequence[int]) -> Any:
-    """Return which values are among a few wanted ones, as booleans; comparing with each is quicker than `isin`."""
-    found = values != values
-    for token_id in wanted:
+def is_any(values: IntArray, targets: Collection[int]) -> BoolArray:
+    """Return which values are among a few targets, as booleans; comparing with each is quicker than `isin`."""
+    found: BoolArray = values != values
+    for token_id in targets:
         found |= values == token_id
     return found
