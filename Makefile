@@ -44,7 +44,7 @@ quick: $(VENV)/.test
 conformance: ROWS = 100000
 conformance: export OMP_NUM_THREADS := 1
 conformance: $(VENV)/.test
-	$(BIN)/python -m tests.conformance.grammar_run --rows $(ROWS) --seed $(SEED)
+	$(BIN)/python -m tests.conformance.grammar.run --rows $(ROWS) --seed $(SEED)
 
 # The pages of the checks and the README's table, from the catalogue.
 docs: $(VENV)/.test

@@ -7,7 +7,9 @@ import json
 
 import pytest
 
-from tests.conformance.grammar_run import (
+from tests.conformance.grammar.compose import compose, mask_supplied
+from tests.conformance.grammar.options import DIMENSIONS, PLAIN, normalize
+from tests.conformance.grammar.run import (
     Fault,
     judge,
     label,
@@ -17,7 +19,6 @@ from tests.conformance.grammar_run import (
     tokenizer_for,
     verdict,
 )
-from tests.conformance.template_grammar import DIMENSIONS, PLAIN, compose, mask_supplied, normalize
 
 ROWS, SEED = 5_000, 0
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
@@ -44,7 +45,7 @@ def name_fault(fault: Fault) -> str:
 
 
 # A fix shows as an unexpected pass: take the fault out of known_faults.json, or write the file anew with
-# `python -m tests.conformance.grammar_run --record --rows 5000`.
+# `python -m tests.conformance.grammar.run --record --rows 5000`.
 @pytest.mark.xfail(strict=True, reason="these compositions are labeled wrongly or refused")
 @pytest.mark.parametrize("fault", read_faults(), ids=name_fault)
 def test_a_known_fault_is_labeled_exactly(fault: Fault) -> None:

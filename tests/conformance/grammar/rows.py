@@ -1,4 +1,4 @@
-"""Random recipes and conversations for `template_grammar`: what a recipe writes is what its conversations hold."""
+"""Random recipes and conversations for the grammar: what a recipe writes is what its conversations hold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from tests.conformance.template_grammar import DIMENSIONS, PLAIN, Message, Recipe, normalize
+from tests.conformance.grammar.options import DIMENSIONS, PLAIN, normalize
+from tests.conformance.grammar.parts import Message, Recipe
 
 TEXTS = (
     *("Yes", "Hi", "Yes", "Two words.", "", " ", "\n", "x\n\ny", "\n\nQ\n", "ends in space ", "ends in lines\n\n"),

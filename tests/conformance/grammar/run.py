@@ -15,19 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from llama_padfix import ChatEncoder, PadfixError
-from tests.conformance.grammar_rows import make_conversation, make_recipe, simpler, takes
-from tests.conformance.template_grammar import (
-    CONTROLS,
-    DIMENSIONS,
-    PLAIN,
-    SOFT,
-    Composed,
-    Message,
-    Piece,
-    Recipe,
-    compose,
-    normalize,
-)
+from tests.conformance.grammar.compose import Composed, compose
+from tests.conformance.grammar.options import CONTROLS, DIMENSIONS, PLAIN, SOFT, normalize
+from tests.conformance.grammar.parts import Message, Piece, Recipe
+from tests.conformance.grammar.rows import make_conversation, make_recipe, simpler, takes
 from tests.support.byte_tokenizer import MERGES, make_byte_tokenizer
 
 ROWS_OF_A_TEMPLATE = 20
