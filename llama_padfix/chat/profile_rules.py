@@ -14,6 +14,7 @@ from llama_padfix.chat.template_probes import TracedProbes
 from llama_padfix.chat.trace import Trace, common_end, common_start, find_header_end
 from llama_padfix.tokens.control import find_control_text
 
+_OPENING = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|[^\w\s]*\w+")  # a tag, or a word with the marks before it
 _MARKS = re.compile(r"[^\w\s]+ *$")  # with which headers of words open, such as "### "
 
 
@@ -59,6 +60,7 @@ class Evidence:
         found = []
         for trace, after in [*seams, *((front, front.gap(0, 1)) for front in fronts)]:
             opening = trace.scaffold[: trace.content_spans[0][0]]
+            opening = opening[max(opening.rfind(self.opener), 0) :] if self.opener else opening
             found.append(after[: len(after) - common_end(after, opening)])
         return found
 
@@ -191,12 +193,11 @@ def _header_of_prompt(evidence: Evidence) -> str | None:
 
 
 def _shared_from_opening(evidence: Evidence, gap: str) -> str:
-    r"""Return what a gap of the history shares with the prompt, from its first control token on, or nothing."""
-    opens = find_control_text(evidence.prompt, evidence.controls)
-    at = gap.rfind(opens[0][2]) if opens else -1
-    if at < 0 or evidence.prompt[: opens[0][0]].strip():
-        return ""
-    prompt, own = evidence.prompt.lstrip(), gap[at:]
+    r"""Return what a gap of the history shares with the prompt, from where the prompt's first word stands; or nothing."""
+    prompt = evidence.prompt.lstrip()
+    opens = _OPENING.match(prompt)
+    at = gap.rfind(opens.group()) if opens else -1
+    own = gap[at:] if at >= 0 else ""
     return own[: find_header_end(prompt, own) or common_start(prompt, own)]
 
 

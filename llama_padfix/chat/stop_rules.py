@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from llama_padfix.chat.profile_rules import Evidence
-from llama_padfix.chat.tag_pairs import TAG, is_closing, is_pair
+from llama_padfix.chat.tag_pairs import TAG, is_pair
 from llama_padfix.chat.trace import Trace, count_equal
 from llama_padfix.tokens.control import find_control_text
 
@@ -76,12 +76,13 @@ def _stop_of_answered_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
         return None
     after = answered.gap(1, 2)
     opened = [tag.group() for tag in TAG.finditer(answered.scaffold)]
-    for _, _, token in find_control_text(after, end.evidence.controls):
-        if token in stops or token == end.evidence.opener or is_closing(token):
-            return None
-        if not any(is_pair(token, tag) for tag in opened):
-            return token
-    return None
+    tokens = [token for _, _, token in find_control_text(after, end.evidence.controls)]
+    tokens = [
+        token for token in tokens if not any(is_pair(tag, token) for tag in opened)
+    ]  # the end of the call's block
+    if not tokens or set(tokens) & {*stops} or tokens[0] == end.evidence.opener:
+        return None
+    return None if any(is_pair(tokens[0], tag) for tag in opened) else tokens[0]
 
 
 def _stop_of_built_in_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:

@@ -114,6 +114,12 @@ def find_header_end(prompt: str, gap: str) -> int | None:
         is_word = any(char.isalnum() for char in common)
         if start + end == len(shorter) and is_word and (longer is prompt or not between.strip()):
             return len(gap)
+    start = common_start(prompt, gap)
+    rest = prompt[start:]
+    for size in range(min(len(rest), len(gap) - start), 0, -1):
+        tail = gap[start : start + size]
+        if rest.endswith(tail) and _PIECES.match(tail) and tail.rstrip().endswith(("]", ">")) and tail[0] in "[<":
+            return start + size
     same = align(prompt, gap)
     return None if same is None or (prompt[same[0] :].strip() and gap[same[1] :].strip()) else same[1]
 

@@ -41,13 +41,10 @@ def _between_prefixes(silent: SilentMessage) -> Place | None:
                                                                     ^^^^^^^^^^
     """
     conversation, asked, until = silent.conversation, silent.asked, silent.until
-    prompted = conversation.render(silent.index, True) if silent.index else None
-    if prompted is None or asked is None or not (is_prefix(asked, until) and is_prefix(asked, prompted)):
+    if asked is None or not is_prefix(asked, until):
         return None
-    turn = until.scaffold[len(asked.text) :]
-    opened = common_start(prompted.scaffold[len(asked.text) :], turn)
-    has_word = any(char.isalnum() for char in turn[:opened])
-    if not has_word and len(prompted.text) != len(asked.text) + opened:
+    opened = _find_opened(silent, until.scaffold[len(asked.text) :], asked)
+    if opened is None:
         return None
     start = len(asked.text) + opened
     start += len(header_without_prompt(conversation, start, len(until.text)))
@@ -61,6 +58,20 @@ def _between_prefixes(silent: SilentMessage) -> Place | None:
         until = whole
     same = whole.text[:end] == until.text[:end] and whole.scaffold[:end] == until.scaffold[:end]
     return (start, end, stop is not None) if same else None
+
+
+def _find_opened(silent: SilentMessage, turn: str, asked: Trace) -> int | None:
+    """Return how much of what a message adds is its header; None where that is not known."""
+    profile, header = silent.conversation.profile, silent.conversation.profile.history_header
+    if header and turn.count(header) == 1:
+        at = turn.index(header)
+        return at + max(len(header), common_start(profile.prompt, turn[at:]))
+    prompted = silent.conversation.render(silent.index, True)
+    if prompted is None or not is_prefix(asked, prompted):
+        return None
+    opened = common_start(prompted.scaffold[len(asked.text) :], turn)
+    has_word = any(char.isalnum() for char in turn[:opened])
+    return opened if has_word or len(prompted.text) == len(asked.text) + opened else None
 
 
 def _find_stop_behind(conversation: TracedConversation, index: int, end: int) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llama_padfix.chat.spans.parts import Part, TracedConversation
+from llama_padfix.chat.tag_pairs import TAG, is_pair
 from llama_padfix.chat.trace import common_start, find_header_end, is_prefix
 from llama_padfix.tokens.control import find_control_text
 
@@ -49,7 +50,21 @@ def _inside_supplied_text(part: Part) -> int | None:
     shared = common_start(part.seam, part.gap)
     if part.prompted is None or shared < len(part.gap):
         return None
-    return part.begin + _count_supplied(part, part.seam[shared:])
+    supplied = _count_supplied(part, part.seam[shared:])
+    return part.begin + supplied if supplied else part.before + _find_open_block(part.gap, part.seam[shared:])
+
+
+def _find_open_block(gap: str, rest: str) -> int:
+    r"""Return where the block opens that the prompt closes and the message fills, or the end of the gap.
+
+    Prompted:     `<|im_start|>assistant\n<think>\n\n</think>\n\n`
+    Conversation: `<|im_start|>assistant\n<think>\nHm\n</think>\n\nHello<|im_end|>`
+                                         ^
+    """
+    closing = TAG.search(rest)
+    opening = list(TAG.finditer(gap))[-1:]
+    is_block = closing is not None and opening and is_pair(opening[0].group(), closing.group())
+    return opening[0].start() if is_block else len(gap)
 
 
 def _behind_equal_prompt(part: Part) -> int | None:
@@ -233,12 +248,12 @@ def header_without_prompt(conversation: TracedConversation, start: int, end: int
 def _count_supplied(part: Part, rest: str) -> int:
     """Return how many characters of the content the prompt supplies already, such as an opened thought.
 
-    It supplies all that it writes, but for white space at its end, or nothing: a content may share its first word.
+    It supplies all that it writes, but for white space behind a tag, or nothing: a content may share its first word.
     """
     found = find_control_text(rest, part.profile.controls)
     rest = rest[: found[0][0]] if found else rest  # spelled by a message it is no control token
     supplied = common_start(rest, part.whole.text[part.begin : part.end])
-    return supplied if supplied >= len(rest.rstrip()) else 0
+    return supplied if supplied >= len(rest.rstrip() if rest.rstrip().endswith(">") else rest) else 0
 
 
 def _find_opening(part: Part) -> str:
