@@ -193,7 +193,7 @@ def _header_of_prompt(evidence: Evidence) -> str | None:
 
 
 def _shared_from_opening(evidence: Evidence, gap: str) -> str:
-    r"""Return what a gap of the history shares with the prompt, from where the prompt's first word stands; or nothing."""
+    r"""Return what a gap of the history shares with the prompt, from the first word of the prompt on"""
     prompt = evidence.prompt.lstrip()
     opens = _OPENING.match(prompt)
     at = gap.rfind(opens.group()) if opens else -1

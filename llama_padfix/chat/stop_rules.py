@@ -77,12 +77,10 @@ def _stop_of_answered_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
     after = answered.gap(1, 2)
     opened = [tag.group() for tag in TAG.finditer(answered.scaffold)]
     tokens = [token for _, _, token in find_control_text(after, end.evidence.controls)]
-    tokens = [
-        token for token in tokens if not any(is_pair(tag, token) for tag in opened)
-    ]  # the end of the call's block
-    if not tokens or set(tokens) & {*stops} or tokens[0] == end.evidence.opener:
+    tokens = [token for token in tokens if not any(is_pair(tag, token) for tag in opened)]  # those end blocks
+    if tokens[1:2] != [end.evidence.opener] or tokens[0] in (*stops, end.evidence.opener):
         return None
-    return None if any(is_pair(tokens[0], tag) for tag in opened) else tokens[0]
+    return tokens[0]
 
 
 def _stop_of_built_in_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
