@@ -43,10 +43,12 @@ def _between_prefixes(silent: SilentMessage) -> Place | None:
     conversation, asked, until = silent.conversation, silent.asked, silent.until
     if asked is None or not is_prefix(asked, until):
         return None
-    opened = _find_opened(silent, until.scaffold[len(asked.text) :], asked)
+    added = conversation.profile.added_prompt
+    before = len(asked.scaffold.removesuffix(added))
+    opened = _find_opened(silent, until.scaffold.removesuffix(added)[before:], asked)
     if opened is None:
         return None
-    start = len(asked.text) + opened
+    start = before + opened
     start += len(header_without_prompt(conversation, start, len(until.text)))
     tail = until.scaffold[start:].removesuffix(conversation.profile.added_prompt)
     stop = find_stop(tail, conversation.profile)
@@ -80,8 +82,12 @@ def _find_stop_behind(conversation: TracedConversation, index: int, end: int) ->
     after = min((start for start, _, origin in whole.content_spans if origin > index), default=len(whole.text))
     gap = whole.scaffold[end:after]
     gap = gap[: gap.index(header)] if header and header in gap else gap
-    found = find_control_text(gap, conversation.profile.stops)
-    return found[0][1] if found and not gap[: found[0][0]].strip() else None
+    for start, end, token in find_control_text(gap, conversation.profile.controls):
+        if gap[:start].strip() and not gap[:start].rstrip().endswith(conversation.profile.controls):
+            return None
+        if token in conversation.profile.stops:
+            return end
+    return None
 
 
 def _behind_own_header(silent: SilentMessage) -> Place | None:

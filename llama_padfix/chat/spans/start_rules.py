@@ -90,8 +90,11 @@ def _behind_whole_header(part: Part) -> int | None:
         return None
     header = part.profile.history_header
     known = part.gap.rfind(header) + len(header) if header and header in part.gap else end
-    # White space behind the header that probes show belongs to the message.
-    return part.before + (known if known < end and not part.gap[known:end].strip() else end)
+    if known < end and not part.gap[known:end].strip():  # white space behind the header is the message's
+        return part.before + known
+    prompt, opening = part.profile.prompt.lstrip(), header.lstrip()
+    supplies = end == len(part.gap) and opening and prompt.startswith(opening)
+    return part.before + end + (_count_supplied(part, prompt[len(opening) :]) if supplies else 0)
 
 
 def _behind_shared_header(part: Part) -> int | None:
@@ -229,7 +232,9 @@ def _skip_header_of_history(part: Part, at: int) -> int:
     prompt = part.profile.prompt
     shared = common_start(prompt, part.whole.scaffold[at : part.begin])
     if at + shared == part.begin:
-        return part.begin + _count_supplied(part, prompt[shared:])
+        supplied = _count_supplied(part, prompt[shared:])
+        opened = at + _find_open_block(part.whole.scaffold[at : part.begin], prompt[shared:])
+        return part.begin + supplied if supplied else max(at + len(part.profile.history_header), opened)
     return at + max(len(part.profile.history_header), shared)
 
 
