@@ -37,10 +37,8 @@ def find_result_block(conversation: TracedConversation, first: int, last: int) -
         return last, None
     opener, tag = opened[-1]
     own = max(at for at in range(first, last + 1) if spans[at][1] <= opener)
-    if len(opened) > 1 and opened[-2][0] >= spans[own][1]:
-        between = whole.text[opened[-2][0] + len(opened[-2][1]) : opener].strip()
-        if not between or any(char.isalnum() for char in between):  # another header stands in front of the block
-            return last, None
+    if _has_header(whole.scaffold[spans[own][1] : opener]):
+        return last, None
     for place in range(following, len(spans)):
         if spans[place][2] in conversation.assistant_indices and spans[place][1] > spans[place][0]:
             break
@@ -52,3 +50,13 @@ def find_result_block(conversation: TracedConversation, first: int, last: int) -
             break
         return own, opener
     return last, None
+
+
+def _has_header(gap: str) -> bool:
+    """Return True if a header stands between a call and the block of its answer: `</call><|tool|>`, `</call>USER: `."""
+    tags = list(TAG.finditer(gap))
+    closings = [tag.end() for tag in tags if is_closing(tag.group())]
+    if closings:
+        return bool(gap[closings[-1] :].strip())
+    own = gap[tags[-1].end() :].strip() if tags else "call"
+    return not own or (bool(tags) and any(char.isalnum() for char in own))

@@ -93,8 +93,11 @@ def _behind_whole_header(part: Part) -> int | None:
     if known < end and not part.gap[known:end].strip():  # white space behind the header is the message's
         return part.before + known
     prompt, opening = part.profile.prompt.lstrip(), header.lstrip()
-    supplies = end == len(part.gap) and opening and prompt.startswith(opening)
-    return part.before + end + (_count_supplied(part, prompt[len(opening) :]) if supplies else 0)
+    if end < len(part.gap) or not opening or not prompt.startswith(opening):
+        return part.before + end
+    rest = prompt[common_start(prompt, part.gap[part.gap.rfind(opening) :]) :]
+    supplied = _count_supplied(part, rest)
+    return part.begin + supplied if supplied else part.before + _find_open_block(part.gap, rest)
 
 
 def _behind_shared_header(part: Part) -> int | None:
