@@ -138,7 +138,7 @@ def test_what_is_no_tokenizer_is_refused_with_the_line_that_mends_it(
             raise AssertionError("a processor is not asked to encode")
 
     with pytest.raises(PadfixError, match=r"processor\.tokenizer"):
-        prepare(Processor(), device="cpu")
+        prepare(Processor(), device="cpu")  # type: ignore[arg-type]
     with pytest.raises(PadfixError, match="Got a LlamaForCausalLM where a Hugging Face tokenizer is needed"):
         prepare(make_model(num_hidden_layers=1), tokenizer, device="cpu")
 

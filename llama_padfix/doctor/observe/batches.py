@@ -10,7 +10,8 @@ from typing import Any
 
 from llama_padfix.doctor.facts import RowFacts, SampleFacts
 from llama_padfix.doctor.observe.rows import rows_of_batch
-from llama_padfix.doctor.observe.snapshot import find_read_once, remember_random_states, remember_state
+from llama_padfix.doctor.observe.snapshot import find_read_once, remember_state
+from llama_padfix.hardware.random_states import remember_random_states
 
 _FEW_ROWS = 64  # drawn from a trainer's own loaders by default: its batches cost collation
 _PER_TOKEN = ("input_ids", "labels", "attention_mask", "position_ids")

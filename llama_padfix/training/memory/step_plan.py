@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import read_quantization_config
+from llama_padfix.core.version import import_package
 from llama_padfix.hardware.precision import Precision, choose_precision
 
 if TYPE_CHECKING:
@@ -116,10 +117,7 @@ def plan_step(
     dtype: torch.dtype | None,
 ) -> tuple[StepPlan, tuple[str, ...]]:
     """Return the plan of a step and what it assumes; see `estimate_memory` for the arguments and errors."""
-    try:
-        import torch
-    except ImportError as error:
-        raise PadfixError("The estimate needs torch. Run: pip install torch") from error
+    torch = import_package("torch", "The estimate needs torch. Run: pip install torch")
     found = _read_model(model)
     as_found = quantization is None and lora is None and dtype is None
     if found.lora is not None and lora is not None and lora is not False and lora is not found.lora:
