@@ -137,29 +137,24 @@ class _Recorder:
         self.beginning: _Beginning | None = None
         self.tokens_seen: object = 0
         self.epochs = 0
-        # Each puts back the states of one moment: the last one, and the one to replay.
-        self._of_epoch: Callable[[], None] | None = None
-        self._of_update: Callable[[], None] | None = None
-        self._replayed_epoch: Callable[[], None] | None = None
-        self._replayed_update: Callable[[], None] | None = None
+        # By moment ("epoch", "update"), what puts back its states: of the last such moment, and of the next to replay.
+        self._last: dict[str, Callable[[], None]] = {}
+        self._replayed: dict[str, Callable[[], None]] = {}
 
     def replay(self, step: int) -> None:
         """Return to the states of now in the next run, which begins at the update `step`."""
         self.epochs = 0
-        self._replayed_epoch = self._of_epoch
         # The first update's own state follows from the epoch's; it may depend on how rows are fetched.
-        self._replayed_update = self._of_update if step else None
+        self._replayed = {moment: restore for moment, restore in self._last.items() if step or moment == "epoch"}
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: object,
-        train_dataloader: Sized | None = None,
-        **kwargs: object,
-    ) -> None:
+    def _pass(self, moment: str) -> None:
+        if moment in self._replayed:
+            self._replayed.pop(moment)()
+        self._last[moment] = remember_random_states()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: object, **kwargs: object) -> None:
         try:
-            batches = len(cast("Sized", train_dataloader))
+            batches = len(cast("Sized", kwargs.get("train_dataloader")))
         except TypeError:  # a stream
             batches = None
         now = _Beginning(int(state.max_steps), batches, *_read_batch(args))
@@ -169,16 +164,10 @@ class _Recorder:
 
     def on_epoch_begin(self, args: object, state: object, control: object, **kwargs: object) -> None:
         self.epochs += 1
-        if self._replayed_epoch is not None:
-            self._replayed_epoch()
-            self._replayed_epoch = None
-        self._of_epoch = remember_random_states()
+        self._pass("epoch")
 
     def on_step_begin(self, args: object, state: object, control: object, **kwargs: object) -> None:
-        if self._replayed_update is not None:
-            self._replayed_update()
-            self._replayed_update = None
-        self._of_update = remember_random_states()
+        self._pass("update")
         self.tokens_seen = getattr(state, "num_input_tokens_seen", 0)
 
 

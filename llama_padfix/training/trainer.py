@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import averages_by_tokens, make_checkpointing_arguments, rename_arguments
@@ -18,24 +17,22 @@ if TYPE_CHECKING:
     from trl import SFTConfig
 
 # TRL would drop these in silence, or break on them: it gets rows that are encoded already.
-_DONE_BEFORE_TRL: Mapping[str, str] = MappingProxyType(
-    {
-        "args": "Pass the fields of SFTConfig as keywords: learning_rate=..., output_dir=...",
-        "processing_class": "Pass the tokenizer as the second argument",
-        "max_seq_length": "Pass max_length=..., whatever the installed TRL calls it",
-        "truncation_mode": "Pass truncation='turns' or 'tokens'",
-        "assistant_only_loss": "Leave it out: train_on='assistant' is the default",
-        "completion_only_loss": "Leave it out: the prompt of a prompt/completion row is never trained",
-        "dataset_kwargs": "Leave it out: the rows are encoded before TRL sees them",
-        "dataset_text_field": "Rename the column: dataset.rename_column(name, 'text')",
-        "formatting_func": "Write the rows out first: dataset.map(lambda row: {'messages': ...})",
-        "chat_template_path": "Set it first: tokenizer.chat_template = Path(...).read_text()",
-        "eos_token": "Leave it out: it is found from the chat template; else set tokenizer.eos_token first",
-        "packing": "Leave it out: rows are padded, each on its own",
-        "eval_packing": "Leave it out: rows are padded, each on its own",
-        "padding_free": "Leave it out: rows are padded, each on its own",
-    }
-)
+_DONE_BEFORE_TRL = {
+    "args": "Pass the fields of SFTConfig as keywords: learning_rate=..., output_dir=...",
+    "processing_class": "Pass the tokenizer as the second argument",
+    "max_seq_length": "Pass max_length=..., whatever the installed TRL calls it",
+    "truncation_mode": "Pass truncation='turns' or 'tokens'",
+    "assistant_only_loss": "Leave it out: train_on='assistant' is the default",
+    "completion_only_loss": "Leave it out: the prompt of a prompt/completion row is never trained",
+    "dataset_kwargs": "Leave it out: the rows are encoded before TRL sees them",
+    "dataset_text_field": "Rename the column: dataset.rename_column(name, 'text')",
+    "formatting_func": "Write the rows out first: dataset.map(lambda row: {'messages': ...})",
+    "chat_template_path": "Set it first: tokenizer.chat_template = Path(...).read_text()",
+    "eos_token": "Leave it out: it is found from the chat template; else set tokenizer.eos_token first",
+    "packing": "Leave it out: rows are padded, each on its own",
+    "eval_packing": "Leave it out: rows are padded, each on its own",
+    "padding_free": "Leave it out: rows are padded, each on its own",
+}
 
 
 def trainer_arguments_for(precision: Precision) -> dict[str, object]:

@@ -68,6 +68,11 @@ def _masked() -> Cause:
     )
 
 
+def _unscaled(message: str, other: str = "") -> Cause:
+    fix = f"Load in float32 (dtype='float32') and train with fp16=True{other}."
+    return Cause("PRC006", "float16-weights-without-scaler", message, fix)
+
+
 def _too_fast(message: str) -> Cause:
     return _guard("GRD003", message, "Lower the learning rate: 2e-4 suits LoRA, 1e-5 whole models; add warm-up.")
 
@@ -90,11 +95,9 @@ def _broken(health: Health, tokens: str) -> Cause:
             "Download or merge the checkpoint again; add new rows with add_tokens, which gives them the mean.",
         )
     if "float16" in health.dtypes and health.loss_scale is None:
-        return Cause(
-            "PRC006",
-            "float16-weights-without-scaler",
+        return _unscaled(
             f"{seen}. They came with an update of float16 weights, where Adam's epsilon is 0.",
-            "Load in float32 (dtype='float32') and train with fp16=True, or in bfloat16 where it is real.",
+            ", or in bfloat16 where it is real",
         )
     return _too_fast(f"{seen}. The weights were finite at the start, and an update broke them. {_rates(health)}")
 
@@ -133,11 +136,8 @@ def _no_gradient(health: Health) -> Cause:
             "Call model.enable_input_require_grads() with gradient checkpointing; look for detach() and no_grad().",
         )
     if "float16" in health.dtypes and health.loss_scale is None:
-        return Cause(
-            "PRC006",
-            "float16-weights-without-scaler",
-            "The gradients of float16 weights are exactly 0: below 6e-8 all is 0 there, and nothing scales the loss.",
-            "Load in float32 (dtype='float32') and train with fp16=True.",
+        return _unscaled(
+            "The gradients of float16 weights are exactly 0: below 6e-8 all is 0 there, and nothing scales the loss."
         )
     return _guard(
         "GRD004",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     import torch
-    from transformers import BitsAndBytesConfig, PretrainedConfig
+    from transformers import BitsAndBytesConfig
 
     Quantization: TypeAlias = str | BitsAndBytesConfig | None
     """What `quantization=` takes: "nf4", "int8", a configuration, or None."""
@@ -23,11 +23,7 @@ _KINDS = ("nf4", "int8")
 
 
 def choose_quantization(
-    asked: Quantization,
-    precision: Precision,
-    config: PretrainedConfig | None = None,
-    *,
-    weights: torch.dtype | None = None,
+    asked: Quantization, precision: Precision, config: object = None, *, weights: torch.dtype | None = None
 ) -> tuple[Any, Choice]:  # a `BitsAndBytesConfig`; None only where none was asked for
     """Return the `BitsAndBytesConfig` to load with (None for none), and the reason.
 
@@ -72,22 +68,27 @@ def choose_quantization(
     if asked == "int8":
         reason = "as asked: 8-bit weights (LLM.int8), outliers in 16 bits"
         return BitsAndBytesConfig(load_in_8bit=True), Choice("quantization", "int8", reason)
-    storage = precision.dtype if weights is None else weights
+    return _make_nf4(precision.dtype, precision.dtype if weights is None else weights)
+
+
+def _make_nf4(dtype: torch.dtype, storage: torch.dtype) -> tuple[BitsAndBytesConfig, Choice]:
+    from transformers import BitsAndBytesConfig
+
     made = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=precision.dtype,
+        bnb_4bit_compute_dtype=dtype,
         bnb_4bit_quant_storage=storage,
     )
     reason = (
-        f"as asked: 4-bit NormalFloat, double quantisation, computes in {dtype_name(precision.dtype)}, stored as "
+        f"as asked: 4-bit NormalFloat, double quantisation, computes in {dtype_name(dtype)}, stored as "
         f"{dtype_name(storage)}, which FSDP can shard"
     )
     return made, Choice("quantization", "nf4", reason)
 
 
-def read_quantization(config: PretrainedConfig | None) -> str | None:
+def read_quantization(config: object) -> str | None:
     """Return how the weights of a checkpoint are quantized, by its config; None when they are not."""
     if config is None:
         return None

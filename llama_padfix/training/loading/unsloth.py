@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from llama_padfix.hardware.devices import DeviceMap
-    from llama_padfix.training.loading.arguments import Keywords
+    from llama_padfix.training.loading.arguments import Keywords, LoadSettings
     from llama_padfix.training.loading.quantization import Quantization
 
 _SHARED = ("token", "revision")  # besides those that the choices fill in
@@ -40,7 +40,7 @@ def require_unsloth(keywords: Mapping[str, object], quantization: Quantization, 
 
     Imports Unsloth, which patches transformers, TRL and PEFT as it is imported.
     """
-    others = [name for name in keywords if name not in _SHARED]
+    others = [name for name in keywords if name not in (*_SHARED, "trust_remote_code")]
     if attention != "auto":
         others.append("attention")
     if not (quantization is None or isinstance(quantization, str)):
@@ -59,17 +59,15 @@ def require_unsloth(keywords: Mapping[str, object], quantization: Quantization, 
 
 
 def name_unsloth_arguments(
-    *,
+    settings: LoadSettings,
     quantization: Quantization,
     dtype: torch.dtype | str | None,
     device_map: DeviceMap,
-    max_length: int | None,
     trains_all: bool,
-    gradient_checkpointing: bool,
 ) -> tuple[Keywords, list[Choice]]:
     """Return the keywords of `FastLanguageModel.from_pretrained`, and the reasons.
 
-    `dtype`, `device_map` and `max_length` None leave the choice to Unsloth.
+    `dtype`, `device_map` and `settings.max_length` None leave the choice to Unsloth.
     """
     from importlib.metadata import version
 
@@ -78,16 +76,16 @@ def name_unsloth_arguments(
         "load_in_4bit": quantization == "nf4",
         "load_in_8bit": quantization == "int8",
         "full_finetuning": trains_all,
-        "use_gradient_checkpointing": _checkpointing(gradient_checkpointing),
+        "use_gradient_checkpointing": _checkpointing(settings.gradient_checkpointing),
     }
-    optional = {"max_seq_length": max_length, "device_map": device_map}
+    optional = {"max_seq_length": settings.max_length, "device_map": device_map}
     arguments |= {name: value for name, value in optional.items() if value is not None}
     choices = [
         Choice("backend", f"unsloth {version('unsloth')}", "as asked; its own chat templates are not used"),
         Choice("weights, attention", "Unsloth's own", "it picks both by the device" if dtype is None else "as asked"),
         Choice("gradient checkpointing", str(arguments["use_gradient_checkpointing"]), "as asked"),
     ]
-    if max_length is None:
+    if settings.max_length is None:
         choices.append(Choice("max_length", "2048", "Unsloth's own, since none was given"))
     return arguments, choices
 
