@@ -11,11 +11,7 @@ from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.hardware.precision import resolve_device
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import TypeAlias
-
-    DeviceMap: TypeAlias = str | int | Mapping[str, str | int] | None
-    """What `from_pretrained(device_map=...)` takes."""
+    from llama_padfix.core.types import DeviceMap
 
 _SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")  # what accelerate's `infer_auto_device_map` knows
 

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import AddedToken
 
-    from llama_padfix.core.types import ModelLike, TokenizerLike
-    from llama_padfix.training.adapters.lora import Lora
+    from llama_padfix.core.types import Lora, ModelLike, TokenizerLike
 
 logger = logging.getLogger(__name__)
 

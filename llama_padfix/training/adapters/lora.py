@@ -16,15 +16,10 @@ from llama_padfix.core.hf_objects import read_layer, text_config
 from llama_padfix.hardware.precision import Precision
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     import torch
     from peft import LoraConfig, PeftModel
 
     from llama_padfix.core.types import ModelLike
-
-    Lora: TypeAlias = bool | Mapping[str, object] | LoraConfig | None
-    """What `lora=` takes: True for the defaults, fields that replace those, a configuration, or nothing."""
 
 _DEFAULTS = {"r": 16, "lora_alpha": 16, "lora_dropout": 0.0, "bias": "none", "task_type": "CAUSAL_LM"}
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
 
-    from llama_padfix.core.types import ModelLike
-    from llama_padfix.training.adapters.lora import Lora
+    from llama_padfix.core.types import Lora, ModelLike
 
 _MIB = 2**20
 _CHUNK = 8192  # rows that are read as float32 at a time

@@ -19,8 +19,7 @@ from llama_padfix.training.adapters.row_training import (
 from llama_padfix.training.adapters.used_ids import find_used_ids
 
 if TYPE_CHECKING:
-    from llama_padfix.core.types import ModelLike, Rows, TokenizerLike
-    from llama_padfix.training.adapters.lora import Lora
+    from llama_padfix.core.types import Lora, ModelLike, Rows, TokenizerLike
 
 logger = logging.getLogger(__name__)
 

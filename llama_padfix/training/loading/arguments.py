@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
-    from llama_padfix.hardware.devices import DeviceMap
-    from llama_padfix.training.adapters.lora import Lora
-    from llama_padfix.training.loading.quantization import Quantization
+    from llama_padfix.core.types import DeviceMap, Lora, Quantization
 
     Keywords: TypeAlias = dict[str, Any]
     """Keywords of `from_pretrained`, which differ by model class."""
@@ -157,6 +155,11 @@ def choose_dtype(
         reason = "all of them are trained, and the fp16 scaler refuses float16"
         return torch.float32, Choice("weights", "float32", reason)
     return precision.dtype, Choice("weights", dtype_name(precision.dtype), "the type that the run computes in")
+
+
+def describe_precision(precision: Precision) -> Choice:
+    """Return the type that the run computes in, with the reason."""
+    return Choice("precision", dtype_name(precision.dtype), precision.reason)
 
 
 def _advise(path: str) -> str:

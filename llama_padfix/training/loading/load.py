@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from llama_padfix.hardware.devices import DeviceMap
-    from llama_padfix.training.adapters.lora import Lora
-    from llama_padfix.training.loading.quantization import Quantization
+    from llama_padfix.core.types import DeviceMap, Lora, Quantization
 
     Pair = tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]
 

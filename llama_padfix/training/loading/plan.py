@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.choices import Choice
-from llama_padfix.core.hf_objects import dtype_name
 from llama_padfix.hardware.devices import choose_device_map, read_launch
 from llama_padfix.hardware.precision import Precision, choose_precision, import_torch
 from llama_padfix.training.adapters.lora import choose_lora
@@ -18,6 +17,7 @@ from llama_padfix.training.loading.arguments import (
     LoadSettings,
     choose_dtype,
     choose_kernel,
+    describe_precision,
     name_arguments,
     name_path_in_errors,
     read_config,
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PretrainedConfig
 
-    from llama_padfix.hardware.devices import DeviceMap
-    from llama_padfix.training.adapters.lora import Lora
-    from llama_padfix.training.loading.quantization import Quantization
+    from llama_padfix.core.types import DeviceMap, Lora, Quantization
 
 _SHARED = ("trust_remote_code", "revision", "token", "cache_dir", "local_files_only")  # for the tokenizer as well
 
@@ -130,8 +128,7 @@ def plan_from_settings(path: str, settings: LoadSettings, /, **keywords: Any) ->
     shape = build_shape(config, keywords["trust_remote_code"])
     adapter, why_lora = choose_lora(settings.lora, shape)
     places, why_places = choose_device_map(settings.device_map, launch, quantized=quantized)
-    why_precision = Choice("precision", dtype_name(precision.dtype), precision.reason)
-    choices = [why_precision, why_bits, why_dtype, why_places]
+    choices = [describe_precision(precision), why_bits, why_dtype, why_places]
 
     if backend == "unsloth":
         taken = places if launch.is_distributed or settings.device_map != "auto" else None

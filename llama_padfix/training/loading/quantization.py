@@ -11,13 +11,10 @@ from llama_padfix.core.hf_objects import dtype_name, read_quantization_config, t
 from llama_padfix.hardware.precision import Precision
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     import torch
     from transformers import BitsAndBytesConfig
 
-    Quantization: TypeAlias = str | BitsAndBytesConfig | None
-    """What `quantization=` takes: "nf4", "int8", a configuration, or None."""
+    from llama_padfix.core.types import Quantization
 
 _KINDS = ("nf4", "int8")
 

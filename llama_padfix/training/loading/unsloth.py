@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from llama_padfix.hardware.devices import DeviceMap
+    from llama_padfix.core.types import DeviceMap, Quantization
     from llama_padfix.training.loading.arguments import Keywords, LoadSettings
-    from llama_padfix.training.loading.quantization import Quantization
 
 _SHARED = ("token", "revision")  # besides those that the choices fill in
 # The fields of a LoraConfig that both functions take. Any other that differs from its default cannot be passed on.

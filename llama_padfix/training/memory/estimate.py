@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
+    from llama_padfix.core.types import Lora, Quantization
     from llama_padfix.hardware.precision import Precision
-    from llama_padfix.training.adapters.lora import Lora
-    from llama_padfix.training.loading.quantization import Quantization
     from llama_padfix.training.memory.step_plan import ModelSource
 
 _GIB = 2**30

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from llama_padfix.training.adapters.lora import Lora
-    from llama_padfix.training.loading.quantization import Quantization
+    from llama_padfix.core.types import Lora, Quantization
 
     ModelSource: TypeAlias = str | Path | PretrainedConfig | PreTrainedModel
 
