@@ -71,7 +71,7 @@ def train_with_backoff(trainer: Trainer, **train_arguments: object) -> TrainOutp
         )
     if train_arguments.get("resume_from_checkpoint") and args.ignore_data_skip:
         raise PadfixError(
-            "With ignore_data_skip=True nobody knows which rows an update of a resumed run has seen. "
+            "With ignore_data_skip=True it is not known which rows an update of a resumed run has seen. "
             "Resume with ignore_data_skip=False"
         )
     before = _read_batch(args)
@@ -147,7 +147,7 @@ class _Recorder:
         # The first update's own state follows from the epoch's; it may depend on how rows are fetched.
         self._replayed = {moment: restore for moment, restore in self._last.items() if step or moment == "epoch"}
 
-    def _pass(self, moment: str) -> None:
+    def _begin(self, moment: str) -> None:
         if moment in self._replayed:
             self._replayed.pop(moment)()
         self._last[moment] = remember_random_states()
@@ -164,10 +164,10 @@ class _Recorder:
 
     def on_epoch_begin(self, args: object, state: object, control: object, **kwargs: object) -> None:
         self.epochs += 1
-        self._pass("epoch")
+        self._begin("epoch")
 
     def on_step_begin(self, args: object, state: object, control: object, **kwargs: object) -> None:
-        self._pass("update")
+        self._begin("update")
         self.tokens_seen = getattr(state, "num_input_tokens_seen", 0)
 
 

@@ -113,7 +113,7 @@ def prepare(
     truncation: Truncation = "turns",
     on_error: OnError = "raise",
     on_loss: OnLoss = "count",
-    template_kwargs: Mapping[str, Any] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,  # of any template
     special_tokens: SpecialTokens = "escape",
     allowed_tokens: Sequence[str] = (),
     date: datetime.date | str | None = None,

@@ -44,7 +44,8 @@ class _Callback(Guard):
         PadfixError: A setting has another value.
     """
 
-    _wrapper: object = None  # accelerate's optimizer, which knows whether a loss scaler left an update out
+    # accelerate's optimizer; its `step_was_skipped` is True where a loss scaler left an update out.
+    _wrapper: object = None
 
     def on_train_begin(
         self,

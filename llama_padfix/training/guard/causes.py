@@ -55,8 +55,8 @@ def find_cause(
     return _out_of_line(findings)
 
 
-def _guard(code: str, message: str, mend: str) -> Cause:
-    return Cause(code, GUARD_CODES[code], message, mend)
+def _guard(code: str, message: str, fix: str) -> Cause:
+    return Cause(code, GUARD_CODES[code], message, fix)
 
 
 def _masked() -> Cause:
@@ -104,15 +104,15 @@ def _broken(health: Health, tokens: str) -> Cause:
 
 def _overflow(kind: Kind, health: Health) -> Cause:
     overflow = health.overflow
-    mend = "Train in bfloat16 where it is real or in float32; else clip at 0.3 and lower the learning rate."
+    fix = "Train in bfloat16 where it is real or in float32; else clip at 0.3 and lower the learning rate."
     if overflow is not None and overflow.dtype == "float16":
         return _guard(
             "GRD002",
             f"{overflow.module} goes beyond 65504, the end of float16, on inputs of up to {overflow.largest:.3g}.",
-            mend,
+            fix,
         )
     if kind == "gradient-not-finite" and (health.loss_scale is not None or "float16" in health.dtypes):
-        return _guard("GRD002", f"{_gradients(health)} The loss is finite, the backward pass in float16 is not.", mend)
+        return _guard("GRD002", f"{_gradients(health)} The loss is finite, the backward pass in float16 is not.", fix)
     where = f"The first output that is not finite is that of {overflow.module}." if overflow is not None else ""
     if kind == "gradient-not-finite":
         where = _gradients(health)

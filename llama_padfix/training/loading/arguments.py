@@ -55,11 +55,11 @@ def require_known(backend: object, precision: object) -> None:
         raise PadfixError(f"precision={describe(precision)} is no Precision. Pass choose_precision(), or None")
 
 
-def choose_kernel(wish: str, dtype: torch.dtype, shape: object, config: object, strict: bool) -> Choice | None:
+def choose_kernel(requested: str, dtype: torch.dtype, shape: object, config: object, strict: bool) -> Choice | None:
     """Return the attention kernel; None leaves it to a model whose class is not known (`shape` None)."""
     kind = type(shape) if shape is not None else None
-    kernel = choose_attention(wish, dtype, model_class=kind, config=config, strict=strict)
-    return kernel if wish != "auto" or shape is not None else None
+    kernel = choose_attention(requested, dtype, model_class=kind, config=config, strict=strict)
+    return kernel if requested != "auto" or shape is not None else None
 
 
 def name_arguments(dtype: object, quantization: object, device_map: object, attention: Choice | None) -> Keywords:
@@ -128,8 +128,8 @@ def take_renamed(keywords: Keywords, quantization: Quantization, attention: str)
 
 def take_dtype(keywords: Keywords) -> torch.dtype | str | None:
     """Take the type of the weights out of the keywords, under either of its names; None where there is none."""
-    asked = [keywords.pop(name, None) for name in ("dtype", "torch_dtype")]
-    return next((_read_dtype(value) for value in asked if value is not None), None)
+    requested = [keywords.pop(name, None) for name in ("dtype", "torch_dtype")]
+    return next((_read_dtype(value) for value in requested if value is not None), None)
 
 
 def _read_dtype(value: torch.dtype | str) -> torch.dtype | str:

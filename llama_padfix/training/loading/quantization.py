@@ -20,12 +20,12 @@ _KINDS = ("nf4", "int8")
 
 
 def choose_quantization(
-    asked: Quantization, precision: Precision, config: object = None, *, weights: torch.dtype | None = None
+    requested: Quantization, precision: Precision, config: object = None, *, weights: torch.dtype | None = None
 ) -> tuple[Any, Choice]:  # a `BitsAndBytesConfig`; None only where none was asked for
     """Return the `BitsAndBytesConfig` to load with (None for none), and the reason.
 
     Args:
-        asked: None, "nf4", "int8" or a `BitsAndBytesConfig`, which is used as it is. nf4 is that of QLoRA: 4-bit
+        requested: None, "nf4", "int8" or a `BitsAndBytesConfig`, which is used as it is. nf4 is that of QLoRA: 4-bit
             NormalFloat with double quantization.
         precision: Names the type that nf4 computes in.
         config: The config of the checkpoint.
@@ -37,20 +37,20 @@ def choose_quantization(
             missing.
     """
     held = read_quantization(config)
-    if asked is None:
+    if requested is None:
         if held is not None:
             return None, Choice("quantization", held, "the checkpoint was saved so")
         return None, Choice("quantization", "none", 'not asked for; quantization="nf4" needs a quarter of the memory')
-    if not isinstance(asked, str) and type(asked).__name__ != "BitsAndBytesConfig":
+    if not isinstance(requested, str) and type(requested).__name__ != "BitsAndBytesConfig":
         raise PadfixError(
-            f"quantization={describe(asked)} is no quantisation: pass {' or '.join(map(repr, _KINDS))}, a "
+            f"quantization={describe(requested)} is no quantisation: pass {' or '.join(map(repr, _KINDS))}, a "
             'BitsAndBytesConfig, or None. For QLoRA: quantization="nf4"'
         )
-    if isinstance(asked, str) and asked not in _KINDS:
-        close = "int8" if "8" in asked else "nf4"
+    if isinstance(requested, str) and requested not in _KINDS:
+        close = "int8" if "8" in requested else "nf4"
         raise PadfixError(
-            f"quantization={asked!r} is not known, only {' and '.join(map(repr, _KINDS))} and a BitsAndBytesConfig "
-            f"of your own. Probably: quantization={close!r}"
+            f"quantization={requested!r} is not known, only {' and '.join(map(repr, _KINDS))} and a "
+            f"BitsAndBytesConfig of your own. Probably: quantization={close!r}"
         )
     if held is not None:
         raise PadfixError(
@@ -60,9 +60,9 @@ def choose_quantization(
     _require_packages()
     from transformers import BitsAndBytesConfig
 
-    if not isinstance(asked, str):
-        return asked, Choice("quantization", "a BitsAndBytesConfig", "as asked")
-    if asked == "int8":
+    if not isinstance(requested, str):
+        return requested, Choice("quantization", "a BitsAndBytesConfig", "as asked")
+    if requested == "int8":
         reason = "as asked: 8-bit weights (LLM.int8), outliers in 16 bits"
         return BitsAndBytesConfig(load_in_8bit=True), Choice("quantization", "int8", reason)
     return _make_nf4(precision.dtype, precision.dtype if weights is None else weights)

@@ -35,7 +35,7 @@ _MADE_BY_PEFT = ("peft_type", "auto_mapping", "base_model_name_or_path", "peft_v
 
 
 def require_unsloth(keywords: Mapping[str, object], quantization: Quantization, attention: str) -> None:
-    """Raise `PadfixError` where Unsloth is missing, or is asked for what it does not do on every device.
+    """Raise `PadfixError` where Unsloth is missing, or does not have an argument on every device.
 
     Imports Unsloth, which patches transformers, TRL and PEFT as it is imported.
     """
@@ -90,16 +90,16 @@ def name_unsloth_arguments(
 
 
 def load_with_unsloth(path: str, **arguments: object) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return what `FastLanguageModel.from_pretrained` gives: `(model, tokenizer)`, truly in 4 or 8 bits if asked.
+    """Return the `(model, tokenizer)` of `FastLanguageModel.from_pretrained`.
 
-    Raises `PadfixError` where it falls back to 16 bits though 4 or 8 were asked for, as it does on a CPU for 8 bits
-    and for layers narrower than 64.
+    Raises `PadfixError` where it falls back to 16 bits from 4 or 8, as it does on a CPU for 8 bits and for layers
+    narrower than 64.
     """
     model, tokenizer = _import_unsloth().FastLanguageModel.from_pretrained(model_name=path, **arguments)
-    for asked, expected in (("load_in_4bit", "Linear4bit"), ("load_in_8bit", "Linear8bitLt")):
-        if arguments[asked] and not any(type(module).__name__ == expected for module in model.modules()):
+    for requested, expected in (("load_in_4bit", "Linear4bit"), ("load_in_8bit", "Linear8bitLt")):
+        if arguments[requested] and not any(type(module).__name__ == expected for module in model.modules()):
             raise PadfixError(
-                f"Unsloth loaded no {expected} layer, though {asked} was asked for: it does not do that for this "
+                f"Unsloth loaded no {expected} layer, though {requested} was asked for: it does not do that for this "
                 "model on this device. Load with backend='transformers', or with quantization=None"
             )
     # Its tokenizer may come inside of a processor.

@@ -125,7 +125,7 @@ def define_4bit(kind: str, *, double: bool, autocast: torch.dtype | None) -> Lay
     class Matmul4bit(torch.autograd.Function):
         # bitsandbytes 0.50's MatMul4Bit: the weight is written out in full in the forward and in the backward pass.
         @staticmethod
-        def forward(ctx: Context, x: Tensor, layer: Any) -> Tensor:
+        def forward(ctx: Context, x: Tensor, layer: Any) -> Tensor:  # a layer of bitsandbytes, which is untyped
             ctx.layer = layer
             return torch.nn.functional.linear(x, layer.dequantize(x.dtype), layer.bias)
 
@@ -180,7 +180,7 @@ def define_int8(device: str) -> LayerClass:
         # MatMul8bitLt, and MatMul8bitFp on a CPU. Both keep the layer's input, in a plain attribute. How many
         # columns hold outliers depends on the data; none are assumed.
         @staticmethod
-        def forward(ctx: Context, x: Tensor, layer: Any) -> Tensor:
+        def forward(ctx: Context, x: Tensor, layer: Any) -> Tensor:  # a layer of bitsandbytes, which is untyped
             ctx.layer, ctx.x = layer, x
             if on_cpu:
                 return torch.nn.functional.linear(x, layer.dequantize(x.dtype), layer.bias)
