@@ -10,13 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.row_formats import SHAPES, read_row
+from llama_padfix.encoding.row_formats import CONVERSATION_COLUMNS, read_row
 
 if TYPE_CHECKING:
     from typing import TypeGuard
-
-CONVERSATION_COLUMNS = tuple(name for names in (*SHAPES["messages"], *SHAPES["sharegpt"]) for name in names)
-"""The columns that hold whole conversations, in the order in which they are looked for."""
 
 
 def is_batch(value: object) -> TypeGuard[Mapping[str, Any]]:
