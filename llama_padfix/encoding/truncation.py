@@ -1,4 +1,4 @@
-"""An encoded row, and how one that is too long is cut: behind whole turns, and with no forged end."""
+"""An encoded row, and how rows that are too long are cut: behind whole turns, and with no forged end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from llama_padfix.core.errors import PadfixError
 
 if TYPE_CHECKING:
     from llama_padfix.chat.render import Turn
-
-__all__ = ["EncodedRow", "find_cuts", "fit_row"]
+    from llama_padfix.core.types import BoolArray, LongArray
 
 
 @dataclass(frozen=True)
@@ -65,3 +64,38 @@ def find_cuts(turns: Sequence[Turn]) -> list[int]:
         if place == reach and not goes_on:
             cuts.append(place)
     return cuts
+
+
+def find_ends(
+    row_starts: LongArray,
+    row_ends: LongArray,
+    first: LongArray,
+    last: LongArray,
+    max_length: int | None,
+    truncation: str,
+) -> tuple[LongArray, BoolArray]:
+    """Cut joined rows as `fit_row` cuts one, each turn by its last trained token.
+
+    `first` and `last` are where the trained spans of all rows begin and end. Returns where each row ends (where it
+    starts, if nothing trained is left), and which rows are whole.
+    """
+    import numpy as np
+
+    ends = row_ends.copy()
+    if max_length is None:
+        return ends, np.ones(len(ends), bool)
+    limits = row_starts + max_length
+    whole = row_ends <= limits
+    over = np.flatnonzero(~whole)
+    if not len(first):  # no row proved to be a plain one
+        ends[over] = row_starts[over]
+        return ends, whole
+    if truncation == "tokens":
+        place = np.searchsorted(first, limits[over], side="left") - 1
+        cut = limits[over]
+    else:
+        place = np.searchsorted(last, limits[over], side="right") - 1
+        cut = last[np.maximum(place, 0)]
+    fits = (place >= 0) & (first[np.maximum(place, 0)] > row_starts[over])
+    ends[over] = np.where(fits, cut, row_starts[over])
+    return ends, whole

@@ -1,19 +1,27 @@
-"""Streams of rows encoded while they are read, and what every encoded dataset shares: types, log, refusals."""
+"""Streams of rows encoded while they are read, and what every encoded dataset shares: its log and refusals."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from llama_padfix.core.compat import list_feature
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.counts import Counts
+from llama_padfix.encoding.dataset.arrow_stream import COLUMNS, make_features
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.id_columns import is_table
 from llama_padfix.encoding.record import write_encoding
 from llama_padfix.encoding.sources import column_names, rows_of
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import datasets
+    import pyarrow as pa
+
+    Columns: TypeAlias = dict[str, list[object]]
 
 logger = logging.getLogger(__name__)
 
@@ -36,26 +44,17 @@ def refuse_encoded(rows: object, name: str) -> None:
         )
 
 
-def make_features(datasets: Any) -> Any:  # the module, imported by the caller; a `datasets.Features`
-    """Return the types of the columns `input_ids` and `labels`."""
-    sequence = list_feature(datasets)
-    return datasets.Features({name: sequence(datasets.Value("int32")) for name in ("input_ids", "labels")})
-
-
-def map_stream(datasets: Any, encoder: ChatEncoder, dataset: Any, name: str) -> Any:
+def map_stream(encoder: ChatEncoder, dataset: datasets.IterableDataset, name: str) -> datasets.IterableDataset:
     """Return the stream encoded while it is read."""
     # Nothing is read here: a stream need not declare its columns, and some can be read only once.
     refuse_encoded(dataset, name)
-    # One in Arrow's format hands its tables over; else rows come as plain Python values, whatever the user's format.
+    # One in Arrow's format hands its tables over; else rows come as Python values, whatever the user's format.
     as_table = getattr(getattr(dataset, "_formatting", None), "format_type", None) == "arrow"
     encoded = dataset.with_format("arrow" if as_table else None).map(
-        _StreamEncoder(encoder, name),
-        batched=True,
-        with_indices=True,
-        batch_size=_BATCH_ROWS,
+        _StreamEncoder(encoder, name), batched=True, with_indices=True, batch_size=_BATCH_ROWS
     )
     # The types come last: given to `map`, datasets 3.3 looks for each column of the stream among them.
-    encoded = encoded.with_format(None).select_columns(["input_ids", "labels"]).cast(make_features(datasets))
+    encoded = encoded.with_format(None).select_columns([*COLUMNS]).cast(make_features())
     write_encoding(encoded, encoder.encoding)
     return encoded
 
@@ -67,16 +66,16 @@ class _StreamEncoder:
     encoder: ChatEncoder
     name: str
 
-    def __call__(self, batch: Any, numbers: Sequence[int]) -> Any:
-        as_table = is_table(batch)
+    def __call__(self, batch: pa.Table | Columns, numbers: Sequence[int]) -> pa.Table | Columns:
         refuse_encoded(batch, self.name)
         try:
-            if as_table:
+            if is_table(batch):
                 encoded, counts = self.encoder.encode_chunk(batch, numbers[0])
             else:
-                encoded, counts = self.encoder.encode_rows(rows_of(batch), numbers)
+                columns, counts = self.encoder.encode_rows(rows_of(batch), numbers)
+                # `map` keeps what it is not given anew, and rows that were dropped would leave the columns unequal.
+                encoded = {**dict.fromkeys(batch, [None] * counts.kept), **columns}
         except PadfixError as error:
             raise PadfixError(str(error) if self.name == "dataset" else f"{self.name}, {error}") from error
         log_counts(f"{self.name}, rows {numbers[0]} to {numbers[-1]}", counts)
-        # `map` keeps what it is not given anew, and rows that were dropped would leave the columns unequal.
-        return encoded if as_table else {**dict.fromkeys(batch, [None] * counts.kept), **encoded}
+        return encoded
