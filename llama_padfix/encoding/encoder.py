@@ -6,7 +6,8 @@ import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.counts import Counts
@@ -24,28 +25,16 @@ if TYPE_CHECKING:
     from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
 
 _Columns = dict[str, list[list[int]]]
-_T = TypeVar("_T")
 
 
-class _Setting(Generic[_T]):
-    """An attribute that is a field of `settings`; to set it makes new settings, which are checked."""
+def _setting(name: str) -> Any:  # a property, whose value has the type that the class declares
+    """Return an attribute that is a field of `settings`; to set it makes new settings, which are checked."""
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, encoder: None, owner: type) -> _Setting[_T]: ...
-    @overload
-    def __get__(self, encoder: ChatEncoder, owner: type) -> _T: ...
-    def __get__(self, encoder: ChatEncoder | None, owner: type) -> _T | _Setting[_T]:
-        if encoder is None:
-            return self
-        value: _T = getattr(encoder.settings, self.name)
-        return value
-
-    def __set__(self, encoder: ChatEncoder, value: _T) -> None:
-        changed: dict[str, Any] = {self.name: value}  # a field of any type
+    def change(encoder: ChatEncoder, value: object) -> None:
+        changed: dict[str, Any] = {name: value}  # a field of any type
         encoder.settings = replace(encoder.settings, **changed)
+
+    return property(attrgetter(f"settings.{name}"), change)
 
 
 class ChatEncoder:
@@ -84,14 +73,14 @@ class ChatEncoder:
         PadfixError: `tokenizer` is none, or a setting is not known.
     """
 
-    max_length: _Setting[int | None] = _Setting()
-    train_on: _Setting[TrainOn] = _Setting()
-    truncation: _Setting[Truncation] = _Setting()
-    on_error: _Setting[OnError] = _Setting()
-    on_loss: _Setting[OnLoss] = _Setting()
-    template_kwargs: _Setting[Mapping[str, object]] = _Setting()
-    special_tokens: _Setting[SpecialTokens] = _Setting()
-    allowed_tokens: _Setting[Sequence[str]] = _Setting()
+    max_length: int | None = _setting("max_length")
+    train_on: TrainOn = _setting("train_on")
+    truncation: Truncation = _setting("truncation")
+    on_error: OnError = _setting("on_error")
+    on_loss: OnLoss = _setting("on_loss")
+    template_kwargs: Mapping[str, object] = _setting("template_kwargs")
+    special_tokens: SpecialTokens = _setting("special_tokens")
+    allowed_tokens: Sequence[str] = _setting("allowed_tokens")
 
     def __init__(
         self,

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.chat_rows import ChatRenderer, RenderedChat
+from llama_padfix.encoding.encoded_rows import EncodedRow, find_cuts, label_tokens
 from llama_padfix.encoding.row_formats import read_row
-from llama_padfix.encoding.span_labels import label_tokens
 from llama_padfix.encoding.text_rows import TextEncoder
-from llama_padfix.encoding.truncation import EncodedRow, find_cuts
 from llama_padfix.tokens.offsets import EncodedText, encode_spans, require_fast
 from llama_padfix.tokens.spelled import TextBackend, encode_around, make_text_backend
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from llama_padfix.chat.template_profile import observe_template
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.core.text import require_unicode
+from llama_padfix.encoding.encoded_rows import EncodedRow, label_tokens
 from llama_padfix.encoding.masking.labels import find_markers, mask_labels
-from llama_padfix.encoding.span_labels import label_tokens
-from llama_padfix.encoding.truncation import EncodedRow
 from llama_padfix.tokens.bos import encode_with_one_bos
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from llama_padfix.core.text import printable
 from llama_padfix.encoding.batch.chat_columns import Chats
 from llama_padfix.encoding.batch.encoder import BatchEncoder, FlatRows
 from llama_padfix.encoding.counts import Counts, count_rows
+from llama_padfix.encoding.encoded_rows import EncodedRow, fit_row
 from llama_padfix.encoding.row_encoder import RowEncoder
-from llama_padfix.encoding.truncation import EncodedRow, fit_row
 
 if TYPE_CHECKING:
     import pyarrow as pa

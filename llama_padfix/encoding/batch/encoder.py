@@ -11,17 +11,16 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.render import ChatTemplate
 from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.encoding.batch.chat_columns import Chats, Signature, read_roles
 from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, write_chats
 from llama_padfix.encoding.batch.render_plan import RenderPlan, Segment, learn_render_plan
 from llama_padfix.encoding.batch.separable import parts_at_controls
-from llama_padfix.encoding.span_labels import mark_spans, write_labels
-from llama_padfix.encoding.truncation import EncodedRow, find_ends
+from llama_padfix.encoding.encoded_rows import EncodedRow, find_ends, mark_spans, write_labels
 from llama_padfix.tokens.control import special_ids
 
 if TYPE_CHECKING:
+    from llama_padfix.chat.render import ChatTemplate
     from llama_padfix.core.types import BoolArray, IdArray, LongArray
 
 _WORD = "Word"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 from llama_padfix.encoding.collator import PadCollator
+from llama_padfix.encoding.encoded_rows import label_tokens
 from llama_padfix.encoding.masking.labels import find_markers
-from llama_padfix.encoding.span_labels import label_tokens
 from llama_padfix.tokens.calls import encode_raw
 from llama_padfix.tokens.control import special_ids
 
