@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.counts import Counts
-from llama_padfix.encoding.id_columns import is_table
 from llama_padfix.encoding.learned import Learned, find_key
 from llama_padfix.encoding.record import Encoding, describe_encoding, hash_template, hash_tokenizer
 from llama_padfix.encoding.settings import find_text_end, make_settings, require_choice
-from llama_padfix.encoding.sources import split_batch
+from llama_padfix.encoding.sources import is_table, split_batch
 from llama_padfix.tokens.engine import EngineChoice
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
 """What kind of rows a value holds: one row or many, encoded or not, a batch, splits, a stream.
 
-`id_columns.is_table` recognizes Arrow's tables. Nothing here reads more than one row, and only `is_encoded` reads one
-of a stream.
+Nothing here reads more than one row, and only `is_encoded` reads one of a stream.
 """
 
 from __future__ import annotations
@@ -15,9 +14,19 @@ from llama_padfix.encoding.row_formats import CONVERSATION_COLUMNS, read_row
 if TYPE_CHECKING:
     from typing import TypeGuard
 
+    import pyarrow as pa
     import torch
+    from typing_extensions import TypeIs
 
     from llama_padfix.core.types import IntArray, Row
+
+
+def is_table(value: object) -> TypeIs[pa.Table | pa.RecordBatch]:
+    """Return True for an Arrow table or record batch.
+
+    `datasets` streams hand them out one by one `with_format("arrow")`.
+    """
+    return type(value).__module__ == "pyarrow.lib" and hasattr(type(value), "column_names")
 
 
 def is_batch(value: object) -> TypeGuard[Mapping[str, IntArray | torch.Tensor]]:
@@ -63,6 +72,16 @@ def is_encoded(rows: Any) -> bool:  # whatever holds rows
         first = next(iter(rows), None)
         names = tuple(first) if isinstance(first, Mapping) else ()
     return "input_ids" in (names or ())
+
+
+def refuse_encoded(rows: object, name: str) -> None:
+    """Raise `PadfixError` for a dataset, table or batch of columns that holds `input_ids`."""
+    columns: Iterable[object] = rows if isinstance(rows, Mapping) else column_names(rows) or ()
+    if "input_ids" in columns:
+        raise PadfixError(
+            f"The {name} has a column input_ids, so it is encoded already. Train on it as it is, or encode the rows "
+            'that it was made from; dataset.remove_columns("input_ids") keeps only those.'
+        )
 
 
 def is_raw(rows: object) -> bool:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import copy
 import errno
 import functools
+import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cross_check import FastPathMismatch
-from llama_padfix.encoding.dataset.arrow_stream import EncodedFile, encoded_schema, make_features, read_counts
+from llama_padfix.encoding.dataset.arrow_stream import COLUMNS, EncodedFile, encoded_schema, make_features, read_counts
 from llama_padfix.encoding.dataset.cache import find_cache_file, locked, name_temporary_file
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader
-from llama_padfix.encoding.dataset.streams import log_counts, map_stream, refuse_encoded
 from llama_padfix.encoding.dataset.workers import encode_chunks
 from llama_padfix.encoding.record import write_encoding
+from llama_padfix.encoding.sources import is_table, refuse_encoded, rows_of
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     import datasets
     import pyarrow as pa
 
@@ -29,6 +32,11 @@ if TYPE_CHECKING:
     from llama_padfix.encoding.counts import Counts
     from llama_padfix.encoding.encoder import ChatEncoder
 
+    Columns: TypeAlias = dict[str, list[object]]
+
+logger = logging.getLogger(__name__)
+
+_STREAM_ROWS = 1000  # encoded at once of a stream, as in datasets.map
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -86,9 +94,46 @@ def encode_dataset(
                 f"The {name} is a stream: it is encoded while it is read, by whoever reads it, and not cached. Leave "
                 "num_proc and cache_dir out, and read it with DataLoader(dataset, num_workers=...)"
             )
-        return map_stream(encoder, dataset, name)
+        return _map_stream(encoder, dataset, name)
     _refuse_others(dataset, name)
     return _encode_rows(_Work(encoder, RowReader(dataset), name, progress, num_proc), dataset, cache_dir)
+
+
+def _map_stream(encoder: ChatEncoder, dataset: datasets.IterableDataset, name: str) -> datasets.IterableDataset:
+    """Return the stream encoded while it is read."""
+    # Nothing is read here: a stream need not declare its columns, and some can be read only once.
+    refuse_encoded(dataset, name)
+    # One in Arrow's format hands its tables over; else rows come as Python values, whatever the user's format.
+    as_table = getattr(getattr(dataset, "_formatting", None), "format_type", None) == "arrow"
+    encoded = dataset.with_format("arrow" if as_table else None).map(
+        _StreamEncoder(encoder, name), batched=True, with_indices=True, batch_size=_STREAM_ROWS
+    )
+    # The types come last: given to `map`, datasets 3.3 looks for each column of the stream among them.
+    encoded = encoded.with_format(None).select_columns([*COLUMNS]).cast(make_features())
+    write_encoding(encoded, encoder.encoding)
+    return encoded
+
+
+@dataclass(frozen=True)
+class _StreamEncoder:
+    """Encodes a batch of a stream when it is read; a class and no closure, for the workers of a dataloader."""
+
+    encoder: ChatEncoder
+    name: str
+
+    def __call__(self, batch: pa.Table | Columns, numbers: Sequence[int]) -> pa.Table | Columns:
+        refuse_encoded(batch, self.name)
+        try:
+            if is_table(batch):
+                encoded, counts = self.encoder.encode_chunk(batch, numbers[0])
+            else:
+                columns, counts = self.encoder.encode_rows(rows_of(batch), numbers)
+                # `map` keeps what it is not given anew, and rows that were dropped would leave the columns unequal.
+                encoded = {**dict.fromkeys(batch, [None] * counts.kept), **columns}
+        except PadfixError as error:
+            raise PadfixError(str(error) if self.name == "dataset" else f"{self.name}, {error}") from error
+        _log_counts(f"{self.name}, rows {numbers[0]} to {numbers[-1]}", counts)
+        return encoded
 
 
 @dataclass(frozen=True)
@@ -185,7 +230,7 @@ def _encode_rows(
 
     path = find_cache_file(work.encoder, dataset, cache_dir)
     written, counts = work.encode() if path is None else work.encode_once(path)
-    log_counts(work.name, counts)
+    _log_counts(work.name, counts)
     info = datasets.DatasetInfo(features=make_features())
     if isinstance(written, Path):
         whole = datasets.Dataset.from_file(str(written), info=info)
@@ -193,6 +238,12 @@ def _encode_rows(
         whole = datasets.Dataset.from_buffer(written, info=info)
     write_encoding(whole, work.encoder.encoding)
     return whole
+
+
+def _log_counts(name: str, counts: Counts) -> None:
+    """Log what became of the rows, with the first of each kind; as a warning where one was dropped, cut or changed."""
+    level = logging.WARNING if counts.remarkable else logging.INFO
+    logger.log(level, "llama_padfix: %s: %s", name, "\n  ".join([str(counts), *counts.name_rows()]))
 
 
 def _refuse_others(dataset: object, name: str) -> None:
