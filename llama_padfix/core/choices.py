@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Choice", "announce"]
-
 logger = logging.getLogger(__name__)
 
 Level = Literal["info", "warning"]

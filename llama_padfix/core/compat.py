@@ -1,7 +1,7 @@
 """What differs between the supported versions of transformers, TRL, PEFT and datasets, each named once.
 
 Every difference is found by a signature or by trying, not by a version number; the version that brought it is named
-for the reader. What an old version cannot do at all is refused where it is asked for, by whoever asks.
+for the reader. What an old version cannot do at all is refused by the function that needs it.
 """
 
 from __future__ import annotations
@@ -10,37 +10,23 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 
-__all__ = [
-    "averages_by_tokens",
-    "count_second_division",
-    "divide_once",
-    "enable_checkpointing",
-    "find_tokenizer",
-    "gives_clock",
-    "list_feature",
-    "make_checkpointing_arguments",
-    "name_dtype_argument",
-    "name_tokenizer_argument",
-    "reads_paired_merges",
-    "rename_arguments",
-    "resizes_to_mean",
-    "ties_saved_copies",
-    "trains_rows_of_heads",
-    "trains_single_rows",
-]
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
-# What a version calls otherwise, either way round.
+    from llama_padfix.core.types import ModelLike, TokenizerLike, TrainerLike
+
+# Names of one argument in two versions.
 _SAME = (
     ("evaluation_strategy", "eval_strategy"),  # transformers 4.41
     ("gradient_checkpointing", "activation_checkpointing"),  # transformers 5.23
     ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
     ("no_cuda", "use_cpu"),  # transformers 4.34; the old name left in 5.0
 )
-_ASK_CLOCK = "{{ strftime_now is defined }}"
+_CLOCK_PROBE = "{{ strftime_now is defined }}"
 _CLOCKS: dict[type, bool] = {}  # by the class of tokenizer, which decides
 
 
@@ -51,19 +37,19 @@ def name_dtype_argument() -> str:
     return "dtype" if "dtype" in inspect.signature(PretrainedConfig.__init__).parameters else "torch_dtype"
 
 
-def name_tokenizer_argument(trainer_class: Callable[..., Any]) -> str:
+def name_tokenizer_argument(trainer_class: Callable[..., object]) -> str:
     """Return what a trainer class calls its tokenizer: `processing_class`, before transformers 4.46 `tokenizer`."""
     parameters = inspect.signature(trainer_class).parameters
     return "processing_class" if "processing_class" in parameters else "tokenizer"
 
 
-def find_tokenizer(trainer: Any) -> Any:
-    """Return what a trainer holds as its tokenizer or processor; None where it holds none."""
+def find_tokenizer(trainer: TrainerLike) -> Any:  # `Any`: a tokenizer or a processor of any class
+    """Return the tokenizer or processor of a trainer; None where it has none."""
     held = getattr(trainer, "processing_class", None)
     return held if held is not None else getattr(trainer, "tokenizer", None)
 
 
-def make_checkpointing_arguments() -> dict[str, Any]:
+def make_checkpointing_arguments() -> dict[str, object]:
     """Return the keywords of `TrainingArguments` that make checkpointing, where it is on, the non-reentrant kind.
 
     That is the default from transformers 5.23 on, which calls it activation checkpointing.
@@ -75,7 +61,7 @@ def make_checkpointing_arguments() -> dict[str, Any]:
     return {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
 
 
-def enable_checkpointing(model: Any, how: dict[str, Any]) -> None:
+def enable_checkpointing(model: ModelLike, how: dict[str, object]) -> None:
     """Switch checkpointing on under the name that the model knows; the old one warns from transformers 5.23 on."""
     enable = getattr(model, "activation_checkpointing_enable", None)
     if enable is not None:
@@ -84,7 +70,7 @@ def enable_checkpointing(model: Any, how: dict[str, Any]) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
 
 
-def rename_arguments(arguments: Mapping[str, Any], config_class: Callable[..., Any]) -> dict[str, Any]:
+def rename_arguments(arguments: Mapping[str, object], config_class: Callable[..., object]) -> dict[str, object]:
     """Return the keywords under the names that this `TrainingArguments` class knows, older and newer ones alike.
 
     `evaluation_strategy`, `gradient_checkpointing`, `no_cuda`; `warmup_ratio`, which is a `warmup_steps` below 1
@@ -92,16 +78,17 @@ def rename_arguments(arguments: Mapping[str, Any], config_class: Callable[..., A
     passed through. Raises `PadfixError` where two keywords mean the same.
     """
     known = inspect.signature(config_class).parameters
-    renamed: dict[str, Any] = {}
+    renamed: dict[str, object] = {}
     for given, value in arguments.items():
-        for name, said in _rename(given, value, known).items():
-            if name in renamed and renamed[name] != said:
+        for name, new_value in _rename(given, value, known).items():
+            if name in renamed and renamed[name] != new_value:
                 raise PadfixError(f"{given}={value!r} and {name}={renamed[name]!r} mean the same. Pass one of them.")
-            renamed[name] = said
+            renamed[name] = new_value
     return renamed
 
 
-def _rename(name: str, value: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+# `Any`: a value of any argument, compared with a number where it is one.
+def _rename(name: str, value: Any, known: Mapping[str, inspect.Parameter]) -> dict[str, object]:
     for older, newer in _SAME:
         if name in (older, newer):
             # Where both are known, the older one warns.
@@ -119,42 +106,43 @@ def _rename(name: str, value: Any, known: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value}
 
 
-def gives_clock(tokenizer: Any) -> bool:
-    """Tell whether chat templates are given `strftime_now` (transformers 4.45); Llama 3.2 prints a fixed date else."""
+def gives_clock(tokenizer: TokenizerLike) -> bool:
+    """Return True if chat templates get `strftime_now` (transformers 4.45); without, Llama 3.2 prints a fixed date."""
     kind = type(tokenizer)
     if kind not in _CLOCKS:
         probe = [{"role": "user", "content": "Hi"}]
         try:
-            shown = tokenizer.apply_chat_template(probe, chat_template=_ASK_CLOCK, tokenize=False)
+            shown = tokenizer.apply_chat_template(probe, chat_template=_CLOCK_PROBE, tokenize=False)
             _CLOCKS[kind] = shown != str(False)
-        except Exception:  # a tokenizer that renders in a way of its own
+        except Exception:  # a tokenizer that renders by code of its own
             _CLOCKS[kind] = True
     return _CLOCKS[kind]
 
 
 def averages_by_tokens() -> bool:
-    """Tell whether an accumulated update is the mean over its trained tokens: `num_items_in_batch`, transformers 4.46.
+    """Return True if an accumulated update is the mean over its trained tokens (transformers 4.46).
 
-    Before, it is the mean of the batches' means, in which a row with few trained tokens counts for more.
+    The sign is the argument `num_items_in_batch`. Before, an update is the mean of the batches' means, in which a row
+    with few trained tokens counts for more.
     """
     from transformers import Trainer
 
     return "num_items_in_batch" in inspect.signature(Trainer.compute_loss).parameters
 
 
-def count_second_division(trainer: Any) -> int:
+def count_second_division(trainer: TrainerLike) -> int:
     """Return by what accelerate divides accumulated gradients that the trainer has divided already; 1 for not at all.
 
-    transformers 5.2 to 5.5 tells accelerate how many batches are accumulated, and accelerate divides the loss by them
-    although it is divided by the update's tokens already: the gradient of N batches is 1/N of what it should be.
+    transformers 5.2 to 5.5 passes the number of accumulated batches to accelerate, which divides the loss by it
+    although the loss is divided by the update's tokens already: the gradient of N batches is 1/N of what it should be.
     """
     steps = int(getattr(trainer.accelerator, "gradient_accumulation_steps", 1))
     once = not averages_by_tokens() or getattr(trainer, "is_deepspeed_enabled", False)
     return 1 if once else steps
 
 
-def divide_once(trainer: Any) -> bool:
-    """Let accumulated gradients be divided once; tell whether the trainer would have done it twice."""
+def divide_once(trainer: TrainerLike) -> bool:
+    """Let accumulated gradients be divided once; return True if the trainer would have done it twice."""
     twice = count_second_division(trainer) > 1
     if twice:
         trainer.accelerator.gradient_accumulation_steps = 1
@@ -163,9 +151,9 @@ def divide_once(trainer: Any) -> bool:
 
 @functools.cache
 def reads_paired_merges() -> bool:
-    """Tell whether a tokenizer.json whose merges are pairs can be read: tokenizers 0.20 (transformers 4.45).
+    """Return True if a tokenizer.json whose merges are pairs can be read: tokenizers 0.20 (transformers 4.45).
 
-    That is how these versions and newer ones write it; older ones read `"a b"` only.
+    These versions and newer ones write it so; older ones read `"a b"` only.
     """
     from tokenizers import Tokenizer
 
@@ -177,19 +165,19 @@ def reads_paired_merges() -> bool:
     return True
 
 
-def resizes_to_mean(model: Any) -> bool:
-    """Tell whether `resize_token_embeddings` can make new rows the mean of the old ones (transformers 4.46)."""
+def resizes_to_mean(model: ModelLike) -> bool:
+    """Return True if `resize_token_embeddings` can make new rows the mean of the old ones (transformers 4.46)."""
     return "mean_resizing" in inspect.signature(model.resize_token_embeddings).parameters
 
 
-def trains_single_rows(lora: Any) -> bool:
-    """Tell whether a PEFT configuration can train single rows of a matrix: `trainable_token_indices`, PEFT 0.15."""
+def trains_single_rows(lora: PeftConfig) -> bool:
+    """Return True if a PEFT configuration can train single rows of a matrix: `trainable_token_indices`, PEFT 0.15."""
     return hasattr(lora, "trainable_token_indices")
 
 
 @functools.cache
 def trains_rows_of_heads() -> bool:
-    """Tell whether PEFT can train single rows of an output head (PEFT 0.18); before, only those of an embedding."""
+    """Return True if PEFT can train single rows of an output head (PEFT 0.18); before, only those of an embedding."""
     import peft
     import torch
 
@@ -203,11 +191,11 @@ def trains_rows_of_heads() -> bool:
     return True
 
 
-def ties_saved_copies(lora: Any) -> bool:
-    """Tell whether PEFT keeps a tied head with the trained copy of its embedding: `ensure_weight_tying`, PEFT 0.18."""
+def ties_saved_copies(lora: PeftConfig) -> bool:
+    """Return True if PEFT ties a head to the trained copy of its embedding: `ensure_weight_tying`, PEFT 0.18."""
     return hasattr(lora, "ensure_weight_tying")
 
 
-def list_feature(datasets: Any) -> Any:
+def list_feature(datasets: Any) -> Any:  # `Any`: the package, which is untyped, and one of its classes
     """Return the feature of a column of lists: `List` since datasets 4.0, where `Sequence` warns; else that."""
     return getattr(datasets, "List", None) or datasets.Sequence

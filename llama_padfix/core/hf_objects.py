@@ -9,8 +9,7 @@ if TYPE_CHECKING:
     import torch
 
 
-# `Any`: a config has the fields of its model type, and stand-ins for it have only some of them.
-def text_config(config: Any) -> Any:
+def text_config(config: object) -> Any:  # `Any`: the fields of a config differ by model type
     """Return the config of the text part, where a model has several parts; else the config itself.
 
     It holds the special ids and the sizes of the vocabulary and of the layers.
@@ -31,8 +30,7 @@ def read_layer(model: object, getter: str) -> Any:  # `Any`: a module whose attr
         return None
 
 
-# `Any`: the values are those of config.json.
-def read_quantization_config(config: object) -> dict[str, Any]:
+def read_quantization_config(config: object) -> dict[str, Any]:  # `Any`: the values of config.json
     """Return the entries of a config's `quantization_config`, `quant_method` as text; {} where it has none."""
     held = getattr(config, "quantization_config", None)
     if not held:

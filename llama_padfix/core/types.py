@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     Tool: TypeAlias = Mapping[str, Any]
     """The JSON schema of one tool, or what a template takes for one."""
 
+    Collator: TypeAlias = Callable[[list[Any]], Mapping[str, Any]]
+    """What makes a batch of rows: tensors by column."""
+
     JsonObject: TypeAlias = dict[str, Any]
     """An object that was read from JSON or will be written as JSON; its values are what the file holds."""
 
@@ -79,6 +82,7 @@ class TokenizerLike(Protocol):
     all_special_ids: Sequence[int]
     special_tokens_map: Mapping[str, str]
     backend_tokenizer: tokenizers.Tokenizer
+    init_kwargs: dict[str, Any]
 
     def __len__(self) -> int: ...
 
@@ -119,6 +123,28 @@ class ModelLike(ConfiguredModel, Protocol):
 
     def modules(self) -> Iterator[torch.nn.Module]: ...
 
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]: ...
+
+    def named_modules(self, *, remove_duplicate: bool = True) -> Iterator[tuple[str, torch.nn.Module]]: ...
+
+    def get_submodule(self, target: str) -> torch.nn.Module: ...
+
+    def requires_grad_(self, requires_grad: bool = True) -> object: ...
+
+    def enable_input_require_grads(self) -> object: ...
+
+    def gradient_checkpointing_enable(self, *, gradient_checkpointing_kwargs: dict[str, object]) -> object: ...
+
+    def get_input_embeddings(self) -> torch.nn.Embedding: ...
+
+    def set_input_embeddings(self, value: torch.nn.Embedding) -> None: ...
+
+    def get_output_embeddings(self) -> torch.nn.Linear | None: ...
+
+    def set_output_embeddings(self, new_embeddings: torch.nn.Linear) -> None: ...
+
+    def resize_token_embeddings(self, new_num_tokens: int, **settings: bool) -> object: ...
+
 
 class TrainerLike(Protocol):
     """What is used of `transformers.Trainer`."""
@@ -127,7 +153,7 @@ class TrainerLike(Protocol):
     model_wrapped: object
     args: Any  # transformers.TrainingArguments, whose fields differ by version
     accelerator: Any  # accelerate.Accelerator, which is untyped
-    data_collator: Callable[[list[Any]], Mapping[str, Any]]
+    data_collator: Collator
     train_dataset: Rows | None
 
     def get_train_dataloader(self) -> Iterable[object]: ...

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import dtype_name, text_config
 from llama_padfix.hardware.devices import training_device
 
-__all__ = ["choose_attention"]
+if TYPE_CHECKING:
+    import torch
 
 # Package, lowest and highest NVIDIA compute capability. FlashAttention 2: "Ampere, Ada, or Hopper GPUs" and newer;
 # FlashAttention 3: "H100 / H800 GPU" (both from the README of Dao-AILab/flash-attention).
@@ -18,47 +19,54 @@ _FLASH = {
     "flash_attention_3": ("flash_attn_interface", (9, 0), (9, 9)),
     "flash_attention_2": ("flash_attn", (8, 0), (99, 0)),
 }
-_FALLBACK = {"flash_attention_3": "flash_attention_2", "flash_attention_2": "sdpa", "sdpa": "eager"}
+_KERNELS = (*_FLASH, "sdpa", "eager")  # the fastest first; a kernel falls back to those behind it
 _INSTALL = {"flash_attention_3": "build hopper/ of flash-attention", "flash_attention_2": "pip install flash-attn"}
 _LARGEST_HEAD = 256  # the README of flash-attention: "all head dimensions up to 256"
 
 
 def choose_attention(
-    wish: str, dtype: Any, *, model_class: Any = None, config: Any = None, strict: bool = False
+    wish: str, dtype: torch.dtype, *, model_class: type | None = None, config: object = None, strict: bool = False
 ) -> Choice:
     """Return the `attn_implementation` to load with, as the choice's `taken`, and the reason.
 
-    `wish` is "auto" (the first that can run of FlashAttention 3, 2, sdpa and eager), one of those names, or
-    another name that transformers registers or a kernel's repository ("kernels-community/..."), which is passed on.
-    `dtype` is the one that attention computes in. A wish that cannot be met falls back to the next that can, with
-    one warning, or raises `PadfixError` with `strict`; so does an unknown name in any case.
+    Args:
+        wish: "auto" (the first that can run of FlashAttention 3, 2, sdpa and eager), one of those names, or another
+            name that transformers registers or a kernel's repository ("kernels-community/..."), which is passed on.
+        dtype: The type that attention computes in.
+        model_class: The class of the model; None means any.
+        config: The model's config, for the size of its heads.
+        strict: Raise for a kernel that cannot run, rather than fall back to the next that can, with one warning.
+
+    Raises:
+        PadfixError: The name is unknown, or, with `strict`, the kernel cannot run here.
     """
-    if wish == "auto":
-        refused: list[str] = []
-        for name in (*_FLASH, "sdpa", "eager"):
-            obstacle = _find_obstacle(name, dtype, model_class, config)
-            if obstacle is None:
-                return Choice("attention", name, "; ".join(refused) or "the fastest that this GPU runs")
-            refused.append(f"no {name}: {obstacle}")
-    if wish not in (*_FLASH, "sdpa", "eager"):
+    if wish not in ("auto", *_KERNELS):
         _require_known(wish)
         return Choice("attention", wish, "as asked")
-    obstacle = _find_obstacle(wish, dtype, model_class, config)
-    if obstacle is None:
+    obstacles: dict[str, str] = {}
+    taken = "eager"
+    for name in _KERNELS if wish == "auto" else _KERNELS[_KERNELS.index(wish) :]:
+        obstacle = _find_obstacle(name, dtype, model_class, config)
+        if obstacle is None:
+            taken = name
+            break
+        obstacles[name] = obstacle
+    if wish == "auto":
+        refused = "; ".join(f"no {name}: {obstacle}" for name, obstacle in obstacles.items())
+        return Choice("attention", taken, refused or "the fastest that this GPU runs")
+    if taken == wish:
         return Choice("attention", wish, "as asked, and it can run here")
-    taken = wish
-    while _find_obstacle(taken, dtype, model_class, config) is not None:
-        taken = _FALLBACK[taken]
     if strict:
-        raise PadfixError(f"attention={wish!r} cannot run here: {obstacle}. What can: attention={taken!r}")
-    return Choice("attention", taken, f"{wish} was asked for and cannot run here: {obstacle}", "warning")
+        raise PadfixError(f"attention={wish!r} cannot run here: {obstacles[wish]}. What can: attention={taken!r}")
+    return Choice("attention", taken, f"{wish} was asked for and cannot run here: {obstacles[wish]}", "warning")
 
 
-def _find_obstacle(name: str, dtype: Any, model_class: Any, config: Any) -> str | None:
-    """Why this attention cannot run here; None when it can."""
+def _find_obstacle(name: str, dtype: torch.dtype, model_class: type | None, config: object) -> str | None:
+    """Return why this attention cannot run here; None when it can."""
     if name == "eager":
         return None
-    if not _is_supported(name, model_class):
+    # Code from the hub that could not be built without weights has no class here; loading checks it.
+    if model_class is not None and not _is_supported(name, model_class):
         return f"{model_class.__name__} does not know it"
     if name == "sdpa":
         return None
@@ -85,9 +93,7 @@ def _find_obstacle(name: str, dtype: Any, model_class: Any, config: Any) -> str 
     return None
 
 
-def _is_supported(name: str, model_class: Any) -> bool:
-    if model_class is None:
-        return True  # code from the hub that could not be built without weights: loading will tell
+def _is_supported(name: str, model_class: type) -> bool:
     if name == "sdpa":
         return bool(getattr(model_class, "_supports_sdpa", True))
     # One attribute for every FlashAttention since transformers 4.54, one for each before.
@@ -97,14 +103,14 @@ def _is_supported(name: str, model_class: Any) -> bool:
 
 
 def _is_installed(name: str, package: str) -> bool:
-    # transformers looks at version and distribution as well: flash_attn may be another package's (FlashAttention 4).
+    # transformers checks version and distribution as well: flash_attn may be another package's (FlashAttention 4).
     from transformers import utils
 
-    ask = getattr(utils, f"is_{name.replace('flash_attention', 'flash_attn')}_available", None)
-    return importlib.util.find_spec(package) is not None and ask is not None and bool(ask())
+    check = getattr(utils, f"is_{name.replace('flash_attention', 'flash_attn')}_available", None)
+    return importlib.util.find_spec(package) is not None and check is not None and bool(check())
 
 
-def _head_size(config: Any) -> int | None:
+def _head_size(config: object) -> int | None:
     if config is None:
         return None
     text = text_config(config)
@@ -115,7 +121,7 @@ def _head_size(config: Any) -> int | None:
 
 
 def _require_known(wish: str) -> None:
-    known = {"auto", *_FLASH, "sdpa", "eager"}
+    known = {"auto", *_KERNELS}
     try:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.hardware.precision import resolve_device
 
-__all__ = ["Launch", "choose_device_map", "read_launch", "training_device"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import TypeAlias
+
+    DeviceMap: TypeAlias = str | int | Mapping[str, str | int] | None
+    """What `from_pretrained(device_map=...)` takes."""
 
 _SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")  # what accelerate's `infer_auto_device_map` knows
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How this process was started: its place among the processes, and what shards the weights over them."""
+    """How this process was started."""
 
     local_rank: int
+    """Its number among the processes of this machine."""
     world_size: int
+    """How many processes there are on all machines."""
     sharded_by: str | None
+    """What shards the weights over them: "FSDP", "DeepSpeed" or None."""
 
     @property
     def is_distributed(self) -> bool:
-        """Whether there is more than one process."""
+        """True if there is more than one process."""
         return self.world_size > 1
 
 
@@ -33,54 +41,54 @@ def read_launch() -> Launch:
     """Return what torchrun or `accelerate launch` wrote into the environment of this process.
 
     Both set `LOCAL_RANK` and `WORLD_SIZE`; `accelerate launch` sets `ACCELERATE_USE_FSDP` and
-    `ACCELERATE_USE_DEEPSPEED` as well. Raises `PadfixError` where a number is none.
+    `ACCELERATE_USE_DEEPSPEED` as well. Raises `PadfixError` for a value that is not a number.
     """
-    numbers = {}
-    for name, default in (("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
-        text = os.environ.get(name, default)
-        try:
-            numbers[name] = int(text)
-        except ValueError as error:
-            raise PadfixError(f"{name}={text!r} is no number. Start with torchrun, or: unset {name}") from error
     on = ("1", "true", "yes", "on")
     engines = (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"))
     sharded_by = next((engine for name, engine in engines if os.environ.get(name, "").lower() in on), None)
-    return Launch(max(numbers["LOCAL_RANK"], 0), max(numbers["WORLD_SIZE"], 1), sharded_by)
+    return Launch(_read_number("LOCAL_RANK", 0), _read_number("WORLD_SIZE", 1), sharded_by)
+
+
+def _read_number(name: str, least: int) -> int:
+    text = os.environ.get(name, str(least))
+    try:
+        return max(int(text), least)
+    except ValueError as error:
+        raise PadfixError(f"{name}={text!r} is no number. Start with torchrun, or: unset {name}") from error
 
 
 def training_device() -> tuple[str, tuple[int, ...]]:
     """Return the backend that this process will train on ("cuda", "cpu", ...) and the indices that it can see."""
-    import torch
-
-    kind, indices = resolve_device(torch, None)
+    kind, indices = resolve_device(None)
     return kind, tuple(indices)
 
 
-def choose_device_map(wish: Any, launch: Launch, *, quantized: bool = False) -> tuple[Any, Choice]:
+def choose_device_map(wish: object, launch: Launch, *, quantized: bool = False) -> tuple[DeviceMap, Choice]:
     """Return the `device_map` for `from_pretrained`, and the reason.
 
-    "auto" and the other names of accelerate spread one model over all devices, which several processes must not
-    do: each of them gets the whole model on its own device, `{"": local_rank}`. Where the launcher shards the
-    weights (FSDP, DeepSpeed) it is None, since that places them itself. A dict or None is passed on as it is.
-    Raises `PadfixError` for a name that accelerate does not know, and for a local rank without a device.
+    Args:
+        wish: "auto" and the other names of accelerate spread one model over all devices, which several processes
+            must not do: each of them gets the whole model on its own device, `{"": local_rank}`. Where the launcher
+            shards the weights (FSDP, DeepSpeed) the map is None, since that places them itself. A dict or None is
+            passed on as it is, and a device is one for the whole model.
+        launch: How this process was started.
+        quantized: The weights are quantized, and need a place on a CPU too.
+
+    Raises:
+        PadfixError: accelerate does not know the name, or the local rank has no device.
     """
     if wish is None or isinstance(wish, dict):
         return wish, Choice("device_map", str(wish), "as asked")
-    if not isinstance(wish, str):
-        device = _as_index(wish)
-        return {"": device}, Choice("device_map", str({"": device}), "as asked")
-    if wish not in _SPREAD:
-        return {"": _as_index(wish)}, Choice("device_map", str({"": wish}), "as asked")
+    if not isinstance(wish, str) or wish not in _SPREAD:
+        return _on_one(_as_index(wish), "as asked")
     if launch.sharded_by:
         return None, Choice("device_map", "None", f"{launch.sharded_by} places the weights itself")
     kind, indices = training_device()
     if kind == "cpu":
-        taken = {"": "cpu"} if quantized else None
-        return taken, Choice("device_map", "cpu", "this process trains on the CPU")
+        return {"": "cpu"} if quantized else None, Choice("device_map", "cpu", "this process trains on the CPU")
     if launch.is_distributed:
-        device = _own_device(kind, indices, launch)
         reason = f"process {launch.local_rank} of {launch.world_size} trains on its own device, so not {wish!r}"
-        return {"": device}, Choice("device_map", str({"": device}), reason)
+        return _on_one(_own_device(kind, indices, launch), reason)
     if kind == "cuda" and len(indices) > 1:
         reason = (
             f"one process sees {len(indices)} GPUs, and the layers are spread over them; to train with all of them at "
@@ -88,8 +96,11 @@ def choose_device_map(wish: Any, launch: Launch, *, quantized: bool = False) -> 
         )
         return wish, Choice("device_map", wish, reason)
     # Not "auto": on one device that would move layers to the CPU when they do not fit, where they cannot train.
-    only: str | int = 0 if kind == "cuda" else kind
-    return {"": only}, Choice("device_map", str({"": only}), f"{kind} is the only device")
+    return _on_one(0 if kind == "cuda" else kind, f"{kind} is the only device")
+
+
+def _on_one(device: str | int, reason: str) -> tuple[DeviceMap, Choice]:
+    return {"": device}, Choice("device_map", str({"": device}), reason)
 
 
 def _own_device(kind: str, indices: tuple[int, ...], launch: Launch) -> str | int:
@@ -103,7 +114,7 @@ def _own_device(kind: str, indices: tuple[int, ...], launch: Launch) -> str | in
     return launch.local_rank if kind == "cuda" else f"{kind}:{launch.local_rank}"
 
 
-def _as_index(wish: Any) -> Any:
+def _as_index(wish: object) -> str | int:
     import torch
 
     try:

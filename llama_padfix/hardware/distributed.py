@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["agree", "count_processes", "get_rank"]
-
 
 def count_processes() -> int:
     """Return how many processes torch.distributed has joined; 1 without it."""
@@ -28,9 +26,7 @@ def agree(flags: Sequence[bool]) -> list[bool]:
 
     if count_processes() == 1:
         return list(flags)
-    device = "cpu"
-    if "nccl" in together.get_backend():
-        device = f"cuda:{torch.cuda.current_device()}"
+    device = f"cuda:{torch.cuda.current_device()}" if "nccl" in together.get_backend() else "cpu"
     votes = torch.tensor([float(flag) for flag in flags], device=device)
     together.all_reduce(votes, op=together.ReduceOp.MAX)
     return [vote > 0 for vote in votes.tolist()]

@@ -1,4 +1,4 @@
-"""Which optimiser the platform really has: 8-bit and paged ones by bitsandbytes, else plain AdamW."""
+"""Which optimizer the platform really has: 8-bit and paged ones by bitsandbytes, else plain AdamW."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import difflib
 import importlib.util
 import re
 import warnings
-from typing import Any
 
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.hardware.devices import training_device
-
-__all__ = ["choose_optimizer"]
 
 _PLAIN = "adamw_torch"  # torch's own, in every version of transformers
 _OF_BITSANDBYTES = re.compile(r"(paged_)?(adamw|lion|ademamix|rmsprop)(?:_bnb)?_(8|32)bit")
@@ -20,14 +17,19 @@ _CLASSES = {"adamw": "AdamW", "lion": "Lion", "ademamix": "AdEMAMix", "rmsprop":
 _SIDE = 64  # bitsandbytes keeps the state of a tensor with fewer than 4,096 elements in 32 bits
 
 
-def choose_optimizer(wish: str = "adamw_8bit", device: Any = None, *, strict: bool = False) -> Choice:
+def choose_optimizer(wish: str = "adamw_8bit", device: object = None, *, strict: bool = False) -> Choice:
     """Return the name for `TrainingArguments(optim=...)`, as the choice's `taken`, and the reason.
 
-    Whether the platform has an optimiser of bitsandbytes is found by taking one step with it, on a 64 x 64 matrix
-    on `device` (None: the one that this process trains on). Without it the choice is plain AdamW, "adamw_torch";
-    a paged one becomes the same without pages where memory is not paged (on a CPU). Other names that
-    transformers knows are passed on. Raises `PadfixError` for a name that it does not know, and, with `strict`, for a
-    wish that cannot be met.
+    An optimizer of bitsandbytes is tried by taking one step with it, on a 64 x 64 matrix.
+
+    Args:
+        wish: A name that transformers knows. One of bitsandbytes that cannot run becomes plain AdamW, "adamw_torch",
+            and a paged one the same without pages where memory is not paged (on a CPU), with one warning.
+        device: A string or a `torch.device`, where the step is taken; None means the one that this process trains on.
+        strict: Raise for an optimizer that cannot run, rather than fall back.
+
+    Raises:
+        PadfixError: transformers does not know the name, or, with `strict`, the optimizer cannot run here.
     """
     from transformers.training_args import OptimizerNames
 
@@ -55,14 +57,14 @@ def choose_optimizer(wish: str = "adamw_8bit", device: Any = None, *, strict: bo
 
 
 def _try_step(parts: re.Match[str], place: str) -> tuple[str | None, bool]:
-    """Take one step; return what keeps the optimiser from running, and whether it gave up its pages."""
+    """Take one step; return what keeps the optimizer from running, and True if it gave up its pages."""
     if importlib.util.find_spec("bitsandbytes") is None:
         return "bitsandbytes is not installed (pip install bitsandbytes)", False
     import torch
 
     paged, family, bits = parts.groups()
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             from bitsandbytes import optim
 
@@ -70,8 +72,8 @@ def _try_step(parts: re.Match[str], place: str) -> tuple[str | None, bool]:
             weight.grad = torch.ones_like(weight)
             make = getattr(optim, _CLASSES[family])
             pages = {"is_paged": True} if paged else {}  # not every class has the parameter
-            # The third group: a Trainer before this one has told bitsandbytes, for the whole process, that the first
-            # parameters of its two groups (its embeddings) keep their state in 32 bits (`GlobalOptimManager`).
+            # The third group: an earlier Trainer of this process set the first parameters of its two groups (its
+            # embeddings) to keep their state in 32 bits, for the whole process (`GlobalOptimManager`).
             others = [{"params": [torch.nn.Parameter(torch.zeros(1, device=place))]} for _ in range(2)]
             stepper = make([*others, {"params": [weight]}], lr=1e-3, optim_bits=int(bits), **pages)
             stepper.step()
@@ -79,4 +81,4 @@ def _try_step(parts: re.Match[str], place: str) -> tuple[str | None, bool]:
         return f"bitsandbytes cannot take a step with it on {place} ({type(error).__name__}: {error})", False
     if bits == "8" and stepper.state[weight]["state1"].dtype != torch.uint8:
         return f"bitsandbytes keeps its state in 32 bits on {place}", False
-    return None, bool(paged) and any("not supported" in str(warning.message) for warning in said)
+    return None, bool(paged) and any("not supported" in str(warning.message) for warning in warned)

@@ -5,59 +5,63 @@ from __future__ import annotations
 import inspect
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name
 
 if TYPE_CHECKING:
-    import torch
+    from types import ModuleType
 
-__all__ = ["Precision", "choose_precision", "import_torch", "resolve_device"]
+    import torch
 
 # In the order of `TrainingArguments._setup_devices` and accelerate's `PartialState.default_device`. Their
 # torch modules exist only once the vendor's plugin is installed.
 _PLUGINS = ("mlu", "sdaa", "musa", "npu", "hpu", "neuron")
-_MEND = "Let the library look instead: choose_precision()"
+_FIX = "Let the library find the device: choose_precision()"
 
 
 def choose_precision(device: object = None) -> Precision:
     """Return the type to train in on `device`, its `TrainingArguments` switches, and why.
 
-    `device` None means what the process will train on: the CPU when `ACCELERATE_USE_CPU` says so, else MPS,
-    XPU, a vendor's plugin, every visible CUDA or ROCm device, and the CPU last (the order of transformers'
-    `TrainingArguments._setup_devices`). Otherwise a string, a `torch.device` (such as a parameter's) or the
-    int index of an accelerator; a type without an index means all devices of that type. The weakest decides.
-
     - NVIDIA: bf16 from compute capability 8.0, fp16 from 5.3, else float32 (CUDA C++ Programming Guide,
       throughput of arithmetic instructions).
     - ROCm: bf16 on gfx908, gfx90a, gfx94x, gfx95x, gfx11 and newer (OpenXLA's `has_bf16_dtype_support`), else
       fp16. `torch.cuda.is_bf16_supported` is always True there, with `including_emulation=False` too (torch
-      2.13's source; unslothai/unsloth#7682), so only its no is believed.
+      2.13's source; unslothai/unsloth#7682), so only False counts.
     - XPU: bf16 where the device has bfloat16 conversions (torch 2.13's non-emulated answer), else fp16.
-    - MPS, CPU and backends that this library does not judge: float32, with the reason.
+    - MPS, CPU and backends that this library does not know: float32, with the reason.
 
     Gradients are clipped at 0.3 with fp16 (the value of QLoRA's `qlora.py`, "tuned and works well for all
     models tested") and at 1.0 (the `TrainingArguments` default) otherwise.
 
-    Raises `PadfixError` when torch is missing, and for a device that is unknown, absent or `meta`.
+    Args:
+        device: A string, a `torch.device` (such as a parameter's) or the int index of an accelerator; a type without
+            an index means all devices of that type, of which the weakest decides. None means what the process will
+            train on: the CPU when `ACCELERATE_USE_CPU` is set, else MPS, XPU, a vendor's plugin, every visible CUDA
+            or ROCm device, and the CPU last (the order of transformers' `TrainingArguments._setup_devices`).
+
+    Raises:
+        PadfixError: torch is missing, or the device is unknown, absent or `meta`.
     """
     torch = import_torch()
-    kind, indices = resolve_device(torch, device)
+    kind, indices = resolve_device(device)
     if kind == "cuda":
-        return _rocm(torch, indices) if getattr(torch.version, "hip", None) else _nvidia(torch, indices)
+        return _rocm(indices) if getattr(torch.version, "hip", None) else _nvidia(indices)
     if kind == "xpu":
-        return _xpu(torch, indices)
+        return _xpu(indices)
     if kind in ("mps", "cpu"):
-        return _mps(torch) if kind == "mps" else _cpu(torch)
-    return _float32(
+        return _mps() if kind == "mps" else _cpu()
+    reason = (
         f"{kind} is not judged by this library: float32 is right everywhere. Where the vendor documents native "
         "bfloat16, choose by hand: bf16=True in the training arguments and dtype='bfloat16' when loading."
     )
+    return _make("float32", reason)
 
 
-def import_torch() -> Any:
+def import_torch() -> ModuleType:
     """Return torch, or raise `PadfixError` with the line that installs it."""
     try:
         import torch
@@ -68,44 +72,55 @@ def import_torch() -> Any:
     return torch
 
 
-def resolve_device(torch: Any, device: object) -> tuple[str, list[int]]:
-    """Return the backend's name and the indices that take part (empty where a backend has only one device)."""
+def resolve_device(device: object) -> tuple[str, list[int]]:
+    """Return the backend's name and the indices that take part (empty where a backend has only one device).
+
+    Args:
+        device: As for `choose_precision`.
+
+    Raises:
+        PadfixError: The device is unknown, absent or `meta`.
+    """
+    import torch
+
     index: int | None = None
     if device is None:
         # transformers and accelerate read this switch before they look for any device.
         stay = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("y", "yes", "t", "true", "on", "1")
-        kind = "cpu" if stay else _accelerator(torch)
+        kind = "cpu" if stay else _accelerator()
     elif isinstance(device, int) and not isinstance(device, bool):
         # Not `torch.device(int)`: what that means changed between releases (always CUDA, then the accelerator).
-        kind, index = _accelerator(torch), device
+        kind, index = _accelerator(), device
         if kind == "cpu":
-            raise PadfixError(f"There is no accelerator {device}: torch sees the CPU only. {_MEND}")
+            raise PadfixError(f"There is no accelerator {device}: torch sees the CPU only. {_FIX}")
     elif isinstance(device, (str, torch.device)):
         try:
             parsed = torch.device(device)
         except RuntimeError as error:
-            raise PadfixError(f"{describe(device)} is not a device that torch knows. {_MEND}") from error
+            raise PadfixError(f"{describe(device)} is not a device that torch knows. {_FIX}") from error
         kind, index = parsed.type, parsed.index
     else:
-        raise PadfixError(f"A device was expected, not {describe(device)}. {_MEND}")
+        raise PadfixError(f"A device was expected, not {describe(device)}. {_FIX}")
 
     if kind == "meta":
-        raise PadfixError(f"The meta device holds no numbers, so nothing trains there. {_MEND}")
+        raise PadfixError(f"The meta device holds no numbers, so nothing trains there. {_FIX}")
     if kind not in ("cuda", "xpu", "mps"):
         return kind, []
-    count = _count(torch, kind)
+    count = _count(kind)
     if count == 0:
-        raise PadfixError(f"No {kind} device is visible to torch. {_MEND}")
+        raise PadfixError(f"No {kind} device is visible to torch. {_FIX}")
     if index is not None and not 0 <= index < count:
-        raise PadfixError(f"{kind}:{index} does not exist: torch sees {count} ({kind}:0 first). {_MEND}")
+        raise PadfixError(f"{kind}:{index} does not exist: torch sees {count} ({kind}:0 first). {_FIX}")
     return kind, list(range(count)) if index is None else [index]
 
 
-def _accelerator(torch: Any) -> str:
-    return next((kind for kind in ("mps", "xpu", *_PLUGINS, "cuda") if _count(torch, kind)), "cpu")
+def _accelerator() -> str:
+    return next((kind for kind in ("mps", "xpu", *_PLUGINS, "cuda") if _count(kind)), "cpu")
 
 
-def _count(torch: Any, kind: str) -> int:
+def _count(kind: str) -> int:
+    import torch
+
     if kind == "mps":
         return int(torch.backends.mps.is_available())
     module = getattr(torch, kind, None)
@@ -114,25 +129,28 @@ def _count(torch: Any, kind: str) -> int:
     return 1 if kind in _PLUGINS else int(module.device_count())
 
 
-def _nvidia(torch: Any, indices: list[int]) -> Precision:
-    weakest = min(indices, key=lambda index: tuple(torch.cuda.get_device_capability(index)))
-    major, minor = torch.cuda.get_device_capability(weakest)
-    seen = f"{_name(torch.cuda, 'cuda', weakest, indices)} has compute capability {major}.{minor}"
+def _nvidia(indices: list[int]) -> Precision:
+    import torch
+
+    (major, minor), weakest = min((torch.cuda.get_device_capability(index), index) for index in indices)
+    seen = f"{_name('cuda', weakest, indices)} has compute capability {major}.{minor}"
     if (major, minor) < (5, 3):
-        return _float32(f"{seen}: fp16 arithmetic needs 5.3 and bfloat16 needs 8.0.")
+        return _make("float32", f"{seen}: fp16 arithmetic needs 5.3 and bfloat16 needs 8.0.")
     if major < 8:
-        return _fp16(f"{seen}: bfloat16 needs 8.0 and would only be emulated.")
-    return _bf16_unless_denied(torch.cuda, indices, f"{seen} (bfloat16 needs 8.0)")
+        return _make("float16", f"{seen}: bfloat16 needs 8.0 and would only be emulated.")
+    return _bf16_unless_denied(indices, f"{seen} (bfloat16 needs 8.0)")
 
 
-def _rocm(torch: Any, indices: list[int]) -> Precision:
+def _rocm(indices: list[int]) -> Precision:
+    import torch
+
     names = {i: str(getattr(torch.cuda.get_device_properties(i), "gcnArchName", "")) for i in indices}
     weakest = min(indices, key=lambda index: _amd_has_bf16(names[index]))
     architecture = names[weakest].split(":")[0] or "of unknown architecture"
-    seen = f"{_name(torch.cuda, 'cuda', weakest, indices)} is {architecture} (ROCm)"
+    seen = f"{_name('cuda', weakest, indices)} is {architecture} (ROCm)"
     if not _amd_has_bf16(names[weakest]):
-        return _fp16(f"{seen}: no bfloat16 of its own is known for it, so bfloat16 may be emulated.")
-    return _bf16_unless_denied(torch.cuda, indices, seen)
+        return _make("float16", f"{seen}: no bfloat16 of its own is known for it, so bfloat16 may be emulated.")
+    return _bf16_unless_denied(indices, seen)
 
 
 def _amd_has_bf16(architecture: str) -> bool:
@@ -145,88 +163,84 @@ def _amd_has_bf16(architecture: str) -> bool:
     return major >= 11 or (major == 9 and (minor >= 4 or (minor == 0 and step in "8a")))
 
 
-def _xpu(torch: Any, indices: list[int]) -> Precision:
+def _xpu(indices: list[int]) -> Precision:
+    import torch
+
     # The property is per device; the call answers for the current one, and only its non-emulated form counts.
-    ask: Any = getattr(torch.xpu, "is_bf16_supported", None)
-    answer = _can_exclude_emulation(ask) and bool(ask(including_emulation=False))
+    answer = _computes_bf16(getattr(torch.xpu, "is_bf16_supported", None)) or False
 
     def has_bf16(index: int) -> bool:
         return bool(getattr(torch.xpu.get_device_properties(index), "has_bfloat16_conversions", answer))
 
     weakest = min(indices, key=has_bf16)
-    seen = _name(torch.xpu, "xpu", weakest, indices)
+    seen = _name("xpu", weakest, indices)
     if has_bf16(weakest):
-        return _bf16(f"{seen} has bfloat16 conversions of its own.")
-    return _fp16(f"{seen} is not known to compute bfloat16 without emulation.")
+        return _make("bfloat16", f"{seen} has bfloat16 conversions of its own.")
+    return _make("float16", f"{seen} is not known to compute bfloat16 without emulation.")
 
 
-def _mps(torch: Any) -> Precision:
+def _mps() -> Precision:
+    import torch
+
     # transformers 5 and accelerate 1 accept bf16=True here (macOS 14, torch 2.6), but transformers'
-    # `is_torch_bf16_gpu_available` notes that Metal emulates it on M1 and M2, and torch does not tell which.
+    # `is_torch_bf16_gpu_available` notes that Metal emulates it on M1 and M2, and torch does not expose the chip.
+    reason = "mps: bfloat16 needs macOS 14 (and a torch that can tell); fp16 is not tested there."
     if getattr(torch.backends.mps, "is_macos_or_newer", lambda major, minor: False)(14, 0):
-        return _float32(
+        reason = (
             "mps: Metal emulates bfloat16 in float32 on M1 and M2 and torch does not say which chips do not. "
             "To save memory all the same, choose bf16=True by hand (torch 2.6 or newer)."
         )
-    return _float32("mps: bfloat16 needs macOS 14 (and a torch that can tell); fp16 is not tested there.")
+    return _make("float32", reason)
 
 
-def _cpu(torch: Any) -> Precision:
-    other = _accelerator(torch)
+def _cpu() -> Precision:
+    other = _accelerator()
     hint = "" if other == "cpu" else f" The Trainer would move to {other} unless use_cpu=True is passed."
-    return _float32(f"cpu: float32 is exact, and 16-bit types are slow or emulated on most CPUs.{hint}")
+    return _make("float32", f"cpu: float32 is exact, and 16-bit types are slow or emulated on most CPUs.{hint}")
 
 
-def _can_exclude_emulation(ask: Any) -> bool:
-    return ask is not None and "including_emulation" in inspect.signature(ask).parameters
+def _computes_bf16(check: Callable[..., bool] | None) -> bool | None:
+    """Return torch's answer for the current device, emulation left out; None where it cannot be left out."""
+    if check is None or "including_emulation" not in inspect.signature(check).parameters:
+        return None
+    return bool(check(including_emulation=False))
 
 
-def _bf16_unless_denied(module: Any, indices: list[int], seen: str) -> Precision:
-    # The call answers for the current device only, so it may not judge another one.
-    ask: Any = module.is_bf16_supported
-    asked = _can_exclude_emulation(ask) and module.current_device() in indices
-    if asked and not ask(including_emulation=False):
-        return _fp16(f"{seen}, but torch says that it would emulate bfloat16.")
-    return _bf16(f"{seen}: it computes bfloat16 itself.")
+def _bf16_unless_denied(indices: list[int], seen: str) -> Precision:
+    import torch
+
+    # The answer holds for the current device only.
+    if torch.cuda.current_device() in indices and _computes_bf16(torch.cuda.is_bf16_supported) is False:
+        return _make("float16", f"{seen}, but torch says that it would emulate bfloat16.")
+    return _make("bfloat16", f"{seen}: it computes bfloat16 itself.")
 
 
-def _name(module: Any, kind: str, index: int, indices: list[int]) -> str:
-    name = f"{module.get_device_name(index)} ({kind}:{index})"
+def _name(kind: str, index: int, indices: list[int]) -> str:
+    import torch
+
+    name = f"{getattr(torch, kind).get_device_name(index)} ({kind}:{index})"
     return name if len(indices) == 1 else f"{name}, the weakest of {len(indices)} devices,"
 
 
-def _bf16(reason: str) -> Precision:
+def _make(name: str, reason: str) -> Precision:
     import torch
 
-    return Precision(torch.bfloat16, bf16=True, fp16=False, max_grad_norm=1.0, reason=reason)
-
-
-def _fp16(reason: str) -> Precision:
-    import torch
-
-    # torch's GradScaler raises "Attempting to unscale FP16 gradients" for trainable weights in float16.
-    need = "fp16 needs float32 trainable weights (the loss scaler refuses fp16 gradients) and tight clipping."
-    return Precision(torch.float16, bf16=False, fp16=True, max_grad_norm=0.3, reason=f"{reason} {need}")
-
-
-def _float32(reason: str) -> Precision:
-    import torch
-
-    return Precision(torch.float32, bf16=False, fp16=False, max_grad_norm=1.0, reason=reason)
+    fp16 = name == "float16"
+    if fp16:  # torch's GradScaler raises "Attempting to unscale FP16 gradients" for trainable weights in float16
+        reason += " fp16 needs float32 trainable weights (the loss scaler refuses fp16 gradients) and tight clipping."
+    return Precision(getattr(torch, name), name == "bfloat16", fp16, 0.3 if fp16 else 1.0, reason)
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The floating point type to train in, the two `TrainingArguments` switches that ask for it, and why.
-
-    `dtype` is `torch.bfloat16`, `torch.float16` or `torch.float32`; `max_grad_norm` is the gradient clipping that
-    goes with it.
-    """
+    """The floating point type to train in, the two `TrainingArguments` switches for it, and why."""
 
     dtype: torch.dtype
+    """`torch.bfloat16`, `torch.float16` or `torch.float32`."""
     bf16: bool
     fp16: bool
     max_grad_norm: float
+    """The gradient clipping that goes with the type."""
     reason: str
 
     def __str__(self) -> str:

@@ -16,8 +16,6 @@ from llama_padfix.core.choices import Choice, announce
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.training.memory.estimate import ALLOCATOR
 
-__all__ = ["train_with_backoff"]
-
 _SAID = (
     "out of memory",  # CUDA, ROCm, XPU and MPS
     "CUBLAS_STATUS_ALLOC_FAILED",

@@ -31,8 +31,6 @@ from llama_padfix.training.trainer import (
     trainer_arguments_for,
 )
 
-__all__ = ["Prepared", "build_trainer", "prepare"]
-
 
 @dataclass(frozen=True)
 class Prepared:

@@ -11,8 +11,6 @@ from llama_padfix.core.compat import averages_by_tokens, make_checkpointing_argu
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.hardware.precision import Precision
 
-__all__ = ["sft_arguments_for", "trainer_arguments_for"]
-
 # TRL would drop these in silence, or break on them: it gets rows that are encoded already.
 _DONE_BEFORE_TRL: Mapping[str, str] = MappingProxyType(
     {

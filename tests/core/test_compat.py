@@ -150,6 +150,7 @@ def test_checkpointing_is_switched_on_under_the_name_that_the_model_knows() -> N
             self.how = {**activation_checkpointing_kwargs, "named": "activation"}
 
     earlier, later = Earlier(), Later()
+    model: Any
     for model in (earlier, later):
         compat.enable_checkpointing(model, {"use_reentrant": False})
     assert (earlier.how, later.how) == ({"use_reentrant": False}, {"use_reentrant": False, "named": "activation"})

@@ -131,8 +131,9 @@ def test_what_is_no_lora_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_lora(16)
     with pytest.raises(PadfixError, match=r"rank.*Pass fields of peft\.LoraConfig"):
         choose_lora({"rank": 8})
+    embedding: Any = torch.nn.Embedding(4, 4)
     with pytest.raises(PadfixError, match="no linear projections"):
-        find_lora_targets(torch.nn.Embedding(4, 4))
+        find_lora_targets(embedding)
     hide(monkeypatch, "peft")
     with pytest.raises(PadfixError, match=r"^lora= needs PEFT, and it is not installed. Run: pip install peft$"):
         choose_lora(True)

@@ -158,6 +158,7 @@ def test_the_mean_is_of_rows_that_hold_something() -> None:
 def test_bad_input(tokenizer: Any) -> None:
     model = base()
     before = rows_of(model)
+    rows: Any
     for rows, message in (("text", "no dataset"), (7, "no dataset"), ([{"messages": []}], "row 0"), ([7], "row 0")):
         with pytest.raises(PadfixError, match=message):
             mean_init_untrained(model, tokenizer, rows)

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import resizes_to_mean
 from llama_padfix.core.errors import PadfixError, describe
@@ -26,27 +26,35 @@ from llama_padfix.training.adapters.row_training import (
     train_rows,
 )
 
-__all__ = ["AddedTokens", "add_tokens"]
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import AddedToken
+
+    from llama_padfix.core.types import ModelLike, TokenizerLike
+    from llama_padfix.training.adapters.lora import Lora
 
 logger = logging.getLogger(__name__)
 
-# What somebody calls a token that only pads, its brackets and lines taken away.
+# Names of tokens that only pad, without their brackets and lines.
 _PADDING_NAMES = frozenset({"pad", "padding", "padtoken", "padid", "rightpad", "rightpadid", "finetunerightpadid"})
 
 
 @dataclass(frozen=True)
 class AddedTokens(TrainsRows):
-    """What `add_tokens` did: the new tokens and those that were there already, by id, and how new rows are trained.
-
-    `rows_before` and `rows_after` count the rows of the embedding. `notes` say what the caller may not expect.
-    """
+    """What `add_tokens` did."""
 
     tokens: Mapping[str, int]
+    """The ids of the new tokens, and of tokens that had no row."""
     existing: Mapping[str, int]
+    """The ids of the tokens that were there already."""
     rows_before: int
+    """The rows of the embedding before."""
     rows_after: int
+    """The rows of the embedding after."""
     training: RowTraining
+    """How the new rows are trained."""
     notes: tuple[str, ...] = ()
+    """Effects that the caller may not expect."""
 
     def __str__(self) -> str:
         added = ", ".join(f"{token!r} ({token_id})" for token, token_id in self.tokens.items())
@@ -58,34 +66,43 @@ class AddedTokens(TrainsRows):
 
 
 def add_tokens(
-    model: Any,
-    tokenizer: Any,
-    tokens: Sequence[Any],
+    model: ModelLike,
+    tokenizer: TokenizerLike,
+    tokens: Sequence[str | AddedToken],
     *,
-    lora: Any = None,
+    lora: Lora = None,
     special: bool = True,
     pad_to_multiple_of: int | None = None,
 ) -> AddedTokens:
-    """Add tokens to a tokenizer and rows for them to its model, in place, and say how to train just these rows.
+    """Add tokens to a tokenizer and rows for them to its model, in place; return how to train just these rows.
 
-    `tokens` are strings (or `AddedToken`s, taken as they are). With `special` they are control tokens: `ChatEncoder`
-    and `prepare` then write them where the chat template does, and as text where a message only spells them (see
-    `allowed_tokens`); tokens that messages are to hold want `special=False`. The embedding is resized once, and not at
-    all where it has rows to spare; new rows start from the mean of the others, in the head as well, and tied weights
-    stay tied. `lora` is that of `train_rows`. Tokens that are there already are reported and left alone, unless the
-    embedding lacks their rows. Raises `PadfixError`, and leaves model and tokenizer as they were, for anything that
-    cannot be done, and where the only new token is for padding, which needs none.
+    The embedding is resized once, and not at all where it has rows to spare. New rows start from the mean of the
+    others, in the head as well, and tied weights stay tied. Tokens that are there already are reported and left alone,
+    unless the embedding lacks their rows.
+
+    Args:
+        model: A model without an adapter, with its weights.
+        tokenizer: The tokenizer of the model.
+        tokens: Strings, or `AddedToken`s, which are taken as they are.
+        lora: As for `train_rows`.
+        special: The strings become control tokens: `ChatEncoder` and `prepare` write them where the chat template
+            does, and as text where a message only spells them (see `allowed_tokens`). Tokens for messages need False.
+        pad_to_multiple_of: Round the rows of a resized embedding up to a multiple of this.
+
+    Raises:
+        PadfixError: Something cannot be done, or the only new token is for padding, which needs none; model and
+            tokenizer are as they were.
     """
     check_tokenizer(tokenizer)
-    wanted = _read_tokens(tokens, special)
+    requested = _read_tokens(tokens, special)
     if pad_to_multiple_of is not None and (not isinstance(pad_to_multiple_of, int) or pad_to_multiple_of < 1):
         raise PadfixError(f"pad_to_multiple_of={pad_to_multiple_of!r} must be a positive int, such as 64, or None.")
     matrices = find_matrices(model)
     config = make_lora(lora, model)
     rows_before = int(matrices.embedding.weight.shape[0])
     with preserve_backend_state(tokenizer):
-        known = {text: _find_token(tokenizer, text) for text in wanted}
-    missing = [token for text, token in wanted.items() if known[text] is None]
+        known = {text: _find_token(tokenizer, text) for text in requested}
+    missing = [token for text, token in requested.items() if known[text] is None]
     _refuse_padding_alone(tokenizer, model, missing)
 
     restore = [_remember_model(model, matrices)]
@@ -104,20 +121,20 @@ def add_tokens(
         raise
     rows_after = int(model.get_input_embeddings().weight.shape[0])
     existing = {text: token_id for text, token_id in known.items() if token_id is not None and text not in given}
-    unasked = [token for token in given if token not in wanted]
-    notes = _take_notes(tokenizer, existing, unasked, resized=rows_after > rows_before)
+    others = [token for token in given if token not in requested]
+    notes = _take_notes(tokenizer, existing, others, resized=rows_after > rows_before)
     result = AddedTokens(given, existing, rows_before, rows_after, training, notes)
     logger.info("llama_padfix: %s", result)
     return result
 
 
-def _read_tokens(tokens: Any, special: bool) -> dict[str, Any]:
+def _read_tokens(tokens: object, special: bool) -> dict[str, AddedToken]:
     """Return the tokens by their text, each once, as `AddedToken`s."""
     from tokenizers import AddedToken
 
     if isinstance(tokens, (str, AddedToken)) or not isinstance(tokens, Iterable):
         raise PadfixError(f"tokens={describe(tokens)} is not a list of tokens. Pass one: ['<tool>', '</tool>']")
-    read: dict[str, Any] = {}
+    read: dict[str, AddedToken] = {}
     for token in tokens:
         if not isinstance(token, (str, AddedToken)):
             raise PadfixError(f"{describe(token)} is no token. Pass strings, or tokenizers.AddedToken.")
@@ -140,13 +157,13 @@ def _read_tokens(tokens: Any, special: bool) -> dict[str, Any]:
     return read
 
 
-def _find_token(tokenizer: Any, text: str) -> int | None:
+def _find_token(tokenizer: TokenizerLike, text: str) -> int | None:
     """Return the id of a text that is one token already, control token or ordinary; found by encoding it."""
     ids = encode_raw(tokenizer, text)
     return ids[0] if len(ids) == 1 and tokenizer.decode(ids, skip_special_tokens=False) == text else None
 
 
-def _refuse_padding_alone(tokenizer: Any, model: Any, missing: Sequence[Any]) -> None:
+def _refuse_padding_alone(tokenizer: TokenizerLike, model: ModelLike, missing: Sequence[AddedToken]) -> None:
     names = {re.sub("[^a-z]", "", str(token).lower()) for token in missing}
     if not names or not names <= _PADDING_NAMES:
         return
@@ -158,7 +175,7 @@ def _refuse_padding_alone(tokenizer: Any, model: Any, missing: Sequence[Any]) ->
         )
 
 
-def _add(tokenizer: Any, missing: Sequence[Any]) -> dict[str, int]:
+def _add(tokenizer: TokenizerLike, missing: Sequence[AddedToken]) -> dict[str, int]:
     """Add tokens and return them by id, verified by encoding each alone and within a text."""
     if not missing:
         return {}
@@ -179,7 +196,7 @@ def _add(tokenizer: Any, missing: Sequence[Any]) -> dict[str, int]:
 
 
 def _give_rows(
-    model: Any, matrices: Matrices, ids: set[int], multiple: int | None, restore: list[Callable[[], None]]
+    model: ModelLike, matrices: Matrices, ids: set[int], multiple: int | None, restore: list[Callable[[], None]]
 ) -> None:
     """Give each id a row from the mean of the others: by one resize, or among the rows that are there to spare."""
     import torch
@@ -213,7 +230,7 @@ def _give_rows(
             layer.weight.data = layer.weight.data.contiguous()
 
 
-def _warn_of_resize(model: Any, before: int, after: int) -> None:
+def _warn_of_resize(model: ModelLike, before: int, after: int) -> None:
     logger.warning(
         "llama_padfix: %s is resized from %d to %d rows: whoever loads the adapter has to resize the base model too.",
         type(model).__name__,
@@ -222,7 +239,7 @@ def _warn_of_resize(model: Any, before: int, after: int) -> None:
     )
 
 
-def _remember_tokenizer(tokenizer: Any) -> Callable[[], None]:
+def _remember_tokenizer(tokenizer: TokenizerLike) -> Callable[[], None]:
     """Return what puts the tokenizer back: `tokenizers` cannot take a token away, so a copy is kept."""
     kept = copy.deepcopy(tokenizer)
 
@@ -234,7 +251,7 @@ def _remember_tokenizer(tokenizer: Any) -> Callable[[], None]:
     return restore
 
 
-def _remember_rows(weight: Any, places: Any) -> Callable[[], None]:
+def _remember_rows(weight: torch.Tensor, places: torch.Tensor) -> Callable[[], None]:
     kept = weight.data[places].clone()
 
     def restore() -> None:
@@ -243,13 +260,13 @@ def _remember_rows(weight: Any, places: Any) -> Callable[[], None]:
     return restore
 
 
-def _remember_model(model: Any, matrices: Matrices) -> Callable[[], None]:
+def _remember_model(model: ModelLike, matrices: Matrices) -> Callable[[], None]:
     """Return what puts embedding, head and the sizes noted in configs back; the old weights are kept, not copied."""
     layers = [layer for layer in (matrices.embedding, matrices.head) if layer is not None]
     held = [(layer, dict(vars(layer)), dict(layer._parameters)) for layer in layers]
     tensors = [(p, p.data) for _, _, parameters in held for p in parameters.values() if p is not None]
     config, held_names = text_config(model.config), set(vars(model))
-    sizes = [(owner, vars(owner).get("vocab_size")) for owner in (config, model) if "vocab_size" in vars(owner)]
+    sizes = [(vars(owner), vars(owner)["vocab_size"]) for owner in (config, model) if "vocab_size" in vars(owner)]
 
     def restore() -> None:
         for parameter, data in tensors:
@@ -261,8 +278,8 @@ def _remember_model(model: Any, matrices: Matrices) -> Callable[[], None]:
         model.set_input_embeddings(matrices.embedding)
         if matrices.head is not None:
             model.set_output_embeddings(matrices.head)
-        for owner, size in sizes:
-            owner.vocab_size = size
+        for attributes, size in sizes:
+            attributes["vocab_size"] = size
         if "vocab_size" not in held_names:
             vars(model).pop("vocab_size", None)
 
@@ -270,14 +287,14 @@ def _remember_model(model: Any, matrices: Matrices) -> Callable[[], None]:
 
 
 def _take_notes(
-    tokenizer: Any, existing: Mapping[str, int], unasked: Sequence[str], *, resized: bool
+    tokenizer: TokenizerLike, existing: Mapping[str, int], others: Sequence[str], *, resized: bool
 ) -> tuple[str, ...]:
     notes = []
     if existing:
         named = ", ".join(f"{text!r} ({token_id})" for text, token_id in existing.items())
         notes.append(f"There already, and left alone: {named}. Were their rows ever trained? find_untrained tells.")
-    if unasked:
-        notes.append(f"Tokens added before, which had no rows, got theirs too: {', '.join(map(repr, unasked))}.")
+    if others:
+        notes.append(f"Tokens added before, which had no rows, got theirs too: {', '.join(map(repr, others))}.")
     reserved = [token for token in tokenizer.get_vocab() if "reserved_special_token" in token]
     if resized and reserved:
         notes.append(

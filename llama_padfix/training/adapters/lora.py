@@ -6,8 +6,8 @@ import copy
 import importlib.util
 import inspect
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.compat import enable_checkpointing
@@ -15,27 +15,38 @@ from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import read_layer, text_config
 from llama_padfix.hardware.precision import Precision
 
-__all__ = ["attach_lora", "choose_lora", "find_lora_targets", "keep_trainable_float32", "prepare_for_training"]
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
-_DEFAULTS: Mapping[str, Any] = {
-    "r": 16,
-    "lora_alpha": 16,
-    "lora_dropout": 0.0,
-    "bias": "none",
-    "task_type": "CAUSAL_LM",
-}
+    import torch
+    from peft import LoraConfig, PeftModel
+
+    from llama_padfix.core.types import ModelLike
+
+    Lora: TypeAlias = bool | Mapping[str, object] | LoraConfig | None
+    """What `lora=` takes: True for the defaults, fields that replace those, a configuration, or nothing."""
+
+_DEFAULTS = {"r": 16, "lora_alpha": 16, "lora_dropout": 0.0, "bias": "none", "task_type": "CAUSAL_LM"}
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _IN_A_LAYER = re.compile(r"\.\d+\.")
 _ROUTER = re.compile(r"gate|router")
 
 
-def find_lora_targets(model: Any) -> list[str] | str:
+def find_lora_targets(model: ModelLike) -> list[str] | str:
     """Return what `LoraConfig(target_modules=...)` needs to adapt every linear projection of the text layers.
 
-    The names are looked up in the model: the seven of Llama (q, k, v, o, gate, up and down projection), for other
-    families theirs. The output layer, embeddings, vision and audio towers, their connectors and the routers of a
-    mixture of experts are left out. A list of names, or one regular expression where a module outside of the text
-    layers has such a name too. A model on the meta device will do. Raises `PadfixError` where there is none.
+    The output layer, embeddings, vision and audio towers, their connectors and the routers of a mixture of experts
+    are left out.
+
+    Args:
+        model: A model of any family; one on the meta device will do.
+
+    Returns:
+        The names as the model has them, for Llama the seven of its projections (q, k, v, o, gate, up, down); one
+        regular expression where a module outside of the text layers has such a name too.
+
+    Raises:
+        PadfixError: The model has no linear projection in its layers.
     """
     inside, others = [], set()
     stack = _text_stack(model)
@@ -59,13 +70,17 @@ def find_lora_targets(model: Any) -> list[str] | str:
     return "|".join(dict.fromkeys(map(_as_pattern, inside)))
 
 
-def choose_lora(asked: Any, model: Any = None) -> tuple[Any, Choice | None]:
+# `Any`: a `LoraConfig`, and None only for a caller that asked for none.
+def choose_lora(asked: object, model: ModelLike | None = None) -> tuple[Any, Choice | None]:
     """Return the `peft.LoraConfig` to attach (None for none), and the reason.
 
-    `asked` is None or False, True (r 16, alpha 16, dropout 0, every projection that `find_lora_targets` finds), a
-    mapping of fields that replace those, or a `LoraConfig`, which is used as it is but for targets that it does not
-    name. `model` is the model, or its shape on the meta device; with it the targets are verified. Raises
-    `PadfixError` for a target that is not in the model, an unknown field, and where PEFT is missing.
+    Args:
+        asked: None or False, True (r 16, alpha 16, dropout 0, every projection that `find_lora_targets` finds), a
+            mapping of fields that replace those, or a `LoraConfig`, of which only missing targets are filled in.
+        model: The model, or its shape on the meta device, to find and to verify the targets.
+
+    Raises:
+        PadfixError: A target is not in the model, a field is unknown, or PEFT is missing.
     """
     if asked is None or asked is False:
         return None, None
@@ -76,7 +91,7 @@ def choose_lora(asked: Any, model: Any = None) -> tuple[Any, Choice | None]:
     if isinstance(asked, peft.LoraConfig):
         config = copy.deepcopy(asked)
     elif asked is True or isinstance(asked, Mapping):
-        config = _build_config(peft, {} if asked is True else asked)
+        config = _build_config({} if asked is True else asked)
     else:
         raise PadfixError(
             f"lora={describe(asked)} is neither True nor a LoraConfig nor its fields. The usual one: lora=True"
@@ -93,11 +108,11 @@ def choose_lora(asked: Any, model: Any = None) -> tuple[Any, Choice | None]:
 
 
 def prepare_for_training(
-    model: Any, *, quantized: bool, gradient_checkpointing: bool = True, sharded: bool = False
+    model: ModelLike, *, quantized: bool, gradient_checkpointing: bool = True, sharded: bool = False
 ) -> Choice:
-    """Freeze and upcast quantised weights as PEFT does, and switch gradient checkpointing on; return what was done.
+    """Freeze and upcast quantized weights as PEFT does, and switch gradient checkpointing on; return what was done.
 
-    Checkpointing is the non-reentrant kind, which works with frozen inputs, DDP and FSDP. With `sharded` quantised
+    Checkpointing is the non-reentrant kind, which works with frozen inputs, DDP and FSDP. With `sharded` quantized
     weights are frozen only: FSDP flattens tensors of one type, and the upcast would give it two.
     """
     can = bool(getattr(model, "supports_gradient_checkpointing", False))
@@ -117,8 +132,8 @@ def prepare_for_training(
 
 
 def attach_lora(
-    model: Any, config: Any, precision: Precision, *, gradient_checkpointing: bool = True, seed: int = 0
-) -> Any:
+    model: ModelLike, config: LoraConfig, precision: Precision, *, gradient_checkpointing: bool = True, seed: int = 0
+) -> PeftModel:
     """Return the `PeftModel` of `model` with fresh adapters, the same for the same seed in every process.
 
     Trainable weights are float32 unless the run computes in bfloat16, where PEFT's own choice stays: the scaler of
@@ -143,11 +158,18 @@ def attach_lora(
     return adapted
 
 
-def keep_trainable_float32(model: Any, precision: Precision) -> tuple[str, ...]:
-    """Cast trainable weights of 16 bits to float32 where the run does not compute in bfloat16; return their names.
+def keep_trainable_float32(model: ModelLike, precision: Precision) -> tuple[str, ...]:
+    """Cast trainable weights of 16 bits to float32 where the run does not compute in bfloat16, in place.
 
-    Call it again once a trainer is built and before it trains: TRL casts the adapters of a quantised model to
+    Call it again once a trainer is built and before it trains: TRL casts the adapters of a quantized model to
     bfloat16 in every run, also in fp16 and float32 ones.
+
+    Args:
+        model: A model with its adapter.
+        precision: What the run computes in; with bfloat16 nothing is cast.
+
+    Returns:
+        The names of the parameters that were cast.
     """
     import torch
 
@@ -161,7 +183,9 @@ def keep_trainable_float32(model: Any, precision: Precision) -> tuple[str, ...]:
     return tuple(cast)
 
 
-def _build_config(peft: Any, fields: Mapping[str, Any]) -> Any:
+def _build_config(fields: Mapping[str, object]) -> LoraConfig:
+    import peft
+
     known = inspect.signature(peft.LoraConfig.__init__).parameters
     unknown = [name for name in fields if name not in known]
     try:
@@ -174,7 +198,7 @@ def _build_config(peft: Any, fields: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _describe_targets(config: Any) -> str:
+def _describe_targets(config: LoraConfig) -> str:
     targets = config.target_modules
     if targets is None:
         return "the modules are those of PEFT's own table, or the parameters that were named"
@@ -182,7 +206,7 @@ def _describe_targets(config: Any) -> str:
     return f"on {named if len(named) < 200 else named[:200] + '...'}; dropout {config.lora_dropout}"
 
 
-def _require_targets(config: Any, model: Any) -> None:
+def _require_targets(config: LoraConfig, model: ModelLike) -> None:
     targets = config.target_modules
     if targets is None or targets == "all-linear":
         return
@@ -193,7 +217,7 @@ def _require_targets(config: Any, model: Any) -> None:
         absent = [name for name in sorted(targets) if not any(_names(path, name) for path in paths)]
     if absent:
         try:
-            found: Sequence[str] | str = find_lora_targets(model)
+            found = find_lora_targets(model)
         except PadfixError:
             found = "none"
         raise PadfixError(
@@ -206,7 +230,7 @@ def _names(path: str, target: str) -> bool:
     return path == target or path.endswith(f".{target}")
 
 
-def _linear_modules(model: Any) -> Iterator[tuple[str, Any]]:
+def _linear_modules(model: ModelLike) -> Iterator[tuple[str, torch.nn.Module]]:
     import torch
 
     for path, module in model.named_modules():
@@ -215,8 +239,8 @@ def _linear_modules(model: Any) -> Iterator[tuple[str, Any]]:
             yield path, module
 
 
-def _text_stack(model: Any) -> str:
-    """The path of the module that holds the input embedding, with its dot: what is not text lies outside of it."""
+def _text_stack(model: ModelLike) -> str:
+    """Return the path of the module that holds the input embedding, with its dot: other parts lie outside of it."""
     embedding = read_layer(model, "get_input_embeddings")
     for path, module in model.named_modules():
         if module is embedding and embedding is not None:
@@ -227,19 +251,18 @@ def _text_stack(model: Any) -> str:
     return ""
 
 
-def _holds_layers(model: Any, path: str) -> bool:
+def _holds_layers(model: ModelLike, path: str) -> bool:
     return any(_IN_A_LAYER.search(f".{inner}.") for inner, _ in model.get_submodule(path).named_modules())
 
 
-def _router_sizes(model: Any) -> frozenset[int]:
-    config = getattr(model, "config", None)
-    text: Any = text_config(config)
+def _router_sizes(model: ModelLike) -> frozenset[int]:
+    text = text_config(getattr(model, "config", None))
     sizes = {getattr(text, name, None) for name in _EXPERTS}
-    # A shared expert is weighed by a projection to one number.
+    # A projection to one number weighs a shared expert.
     return frozenset({size for size in sizes if isinstance(size, int)} | {1}) if sizes - {None} else frozenset()
 
 
-def _is_router(path: str, module: Any, sizes: frozenset[int]) -> bool:
+def _is_router(path: str, module: torch.nn.Module, sizes: frozenset[int]) -> bool:
     return getattr(module, "out_features", None) in sizes and _ROUTER.search(_last(path)) is not None
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.compat import ties_saved_copies, trains_rows_of_heads, trains_single_rows
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
 from llama_padfix.training.adapters.lora import choose_lora
 
-__all__ = ["Matrices", "RowTraining", "average_row", "complete_head", "find_matrices", "make_lora", "train_rows"]
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftConfig
+
+    from llama_padfix.core.types import ModelLike
+    from llama_padfix.training.adapters.lora import Lora
 
 _MIB = 2**20
 _CHUNK = 8192  # rows that are read as float32 at a time
@@ -26,38 +31,41 @@ class Matrices:
     `head` is None in a model without one, and `head_name` None where the head is the same matrix (`tied`).
     """
 
-    embedding: Any
+    embedding: torch.nn.Embedding
     embedding_name: str
-    head: Any
+    head: torch.nn.Linear | None
     head_name: str | None
     tied: bool
 
     @property
-    def layers(self) -> dict[str, Any]:
+    def layers(self) -> dict[str, torch.nn.Embedding | torch.nn.Linear]:
         """The layers by name, a tied pair once."""
-        named = {self.embedding_name: self.embedding}
-        return named if self.head_name is None else {**named, self.head_name: self.head}
+        pairs = ((self.embedding_name, self.embedding), (self.head_name, self.head))
+        return {name: layer for name, layer in pairs if name is not None and layer is not None}
 
 
 @dataclass(frozen=True)
 class RowTraining:
-    """How some rows of the embedding and of the head are trained.
+    """How some rows of the embedding and of the head are trained, and what that costs."""
 
-    `lora` is the PEFT configuration, None where the whole model is trained. `by_rows` names the matrices of which
-    it trains just the rows of `token_ids`, `whole` those that it trains whole. Sizes are bytes: `kept` lasts as long
-    as the training (weights, gradients and AdamW's two states), `passing` comes and goes in each step, because PEFT
-    writes the trained rows into a copy of the matrix and autograd makes that copy a gradient.
-    """
-
-    lora: Any
+    lora: Any  # not `PeftConfig | None`: the caller knows whether it passed `lora=False`
+    """The `PeftConfig`; None where the whole model is trained."""
     token_ids: tuple[int, ...]
+    """The rows, in ascending order."""
     by_rows: tuple[str, ...]
+    """The matrices of which just these rows are trained (`trainable_token_indices`)."""
     whole: tuple[str, ...]
+    """The matrices that are trained whole (`modules_to_save`)."""
     shape: tuple[int, int]
+    """Rows and columns of a matrix."""
     dtype: str
+    """The type of its numbers."""
     rows_kept: int
+    """Bytes held during the whole training, trained by rows: weights, gradients and AdamW's two states."""
     rows_passing: int
+    """Bytes held during a step: PEFT writes the trained rows into a copy of the matrix, which gets a gradient."""
     whole_kept: int
+    """Bytes held during the whole training, trained whole."""
 
     def __str__(self) -> str:
         rows, width = self.shape
@@ -74,7 +82,7 @@ class RowTraining:
 
 
 class TrainsRows:
-    """What records of changed rows share: `training`, and what is read off it."""
+    """The part that records of changed rows share: `training`, and what is read off it."""
 
     training: RowTraining
 
@@ -84,16 +92,17 @@ class TrainsRows:
         return self.training.token_ids
 
     @property
-    def lora(self) -> Any:
+    def lora(self) -> Any:  # as that of `RowTraining`
         """The PEFT configuration that trains these rows, for `peft_config=`; None with `lora=False`."""
         return self.training.lora
 
 
-def find_matrices(model: Any) -> Matrices:
-    """Return the embedding and the head of a plain model.
+def find_matrices(model: ModelLike) -> Matrices:
+    """Return the embedding and the head of a model without an adapter.
 
-    Raises `PadfixError` for a model that is wrapped for PEFT or for several devices, and where the weights are
-    quantised, offloaded or split, so that their rows can be neither read nor written.
+    Raises:
+        PadfixError: The model is wrapped for PEFT or for several devices, or the weights are quantized, offloaded or
+            split, so that their rows can be neither read nor written.
     """
     wrapped = next((name for name in ("module", "_orig_mod") if hasattr(model, name)), None)
     if wrapped is not None:
@@ -114,11 +123,11 @@ def find_matrices(model: Any) -> Matrices:
         )
     for place, layer in (("embedding", embedding), ("output head", head)):
         _require_weights(place, layer)
-    says_tied = bool(getattr(text_config(model.config), "tie_word_embeddings", False))
+    config_tied = bool(getattr(text_config(model.config), "tie_word_embeddings", False))
     tied = head is not None and head.weight is embedding.weight
-    if head is not None and says_tied != tied:
-        seen = "are two matrices, and the config says that they are one" if says_tied else "are one, config says two"
-        line = "model.tie_weights()" if says_tied else "model.config.tie_word_embeddings = True"
+    if head is not None and config_tied != tied:
+        seen = "are two matrices, and the config says that they are one" if config_tied else "are one, config says two"
+        line = "model.tie_weights()" if config_tied else "model.config.tie_word_embeddings = True"
         raise PadfixError(f"Embedding and head {seen}: one of them would be lost when saved. Run: {line}")
     return Matrices(
         embedding=embedding,
@@ -129,7 +138,7 @@ def find_matrices(model: Any) -> Matrices:
     )
 
 
-def _require_weights(place: str, layer: Any) -> None:
+def _require_weights(place: str, layer: torch.nn.Module | None) -> None:
     if layer is None and place == "output head":
         return
     weight = getattr(layer, "weight", None)
@@ -146,7 +155,7 @@ def _require_weights(place: str, layer: Any) -> None:
         )
 
 
-def _name_layer(model: Any, layer: Any) -> str:
+def _name_layer(model: ModelLike, layer: torch.nn.Module) -> str:
     """Return the shortest end of a layer's name that no other layer's name ends in: PEFT matches ends."""
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     full = next(name for name, module in model.named_modules() if module is layer)
@@ -155,12 +164,18 @@ def _name_layer(model: Any, layer: Any) -> str:
     return next((end for end in ends if sum(name.endswith(end) for name in names) == 1), full)
 
 
-def make_lora(lora: Any = None, model: Any = None) -> Any:
-    """Return a PEFT configuration of the caller's own: a default, one from a dict, or a copy of the one given.
+def make_lora(lora: Lora = None, model: ModelLike | None = None) -> PeftConfig | None:
+    """Return a new PEFT configuration: the default, one from a dict, or a copy of the one given.
 
-    Targets that nobody named are the linear projections of the model's layers (`find_lora_targets`), and the default
-    is that of `load(lora=True)`: r 16, alpha 16, no dropout. None for `lora=False`, which means that
-    the whole model is trained. Raises `PadfixError` without PEFT, and for keywords that its `LoraConfig` lacks.
+    Args:
+        lora: As for `train_rows`; the default is that of `load(lora=True)`: r 16, alpha 16, no dropout.
+        model: Where missing targets are found (`find_lora_targets`).
+
+    Returns:
+        None for `lora=False`: the whole model is trained.
+
+    Raises:
+        PadfixError: PEFT is missing, or its `LoraConfig` lacks a field.
     """
     if lora is False:
         return None
@@ -183,15 +198,22 @@ def make_lora(lora: Any = None, model: Any = None) -> Any:
     return copy.deepcopy(lora)
 
 
-def train_rows(model: Any, token_ids: Iterable[int], lora: Any = None) -> RowTraining:
+def train_rows(model: ModelLike, token_ids: Iterable[int], lora: Lora = None) -> RowTraining:
     """Return the PEFT configuration that trains the rows of some tokens, and what it costs; the model stays as it is.
 
-    `lora` is a `LoraConfig` (a copy of it is extended), a dict of its arguments, None for the default, or False for
-    training the whole model. Just the rows are trained (`trainable_token_indices`, PEFT 0.15 and newer) in the
-    embedding and, unless both are one matrix, in the head. A matrix is trained whole (`modules_to_save`) where the
-    configuration says so already or has no such field, where the head has a bias, which PEFT's way drops, and, before
-    PEFT 0.18, where it is a head of its own.
-    Raises `PadfixError` for an id without a row and where a matrix is a LoRA target too.
+    Just the rows are trained (`trainable_token_indices`, PEFT 0.15 and newer) in the embedding and, unless both are
+    one matrix, in the head. A matrix is trained whole (`modules_to_save`) where the configuration has it among them or
+    lacks that field, where the head has a bias, which PEFT would drop, and, before PEFT 0.18, where it is a head of
+    its own.
+
+    Args:
+        model: A model without an adapter, with its weights.
+        token_ids: The ids of the tokens, in any order.
+        lora: A `LoraConfig` (a copy of it is extended), a dict of its arguments, None for the default, or False for
+            training the whole model.
+
+    Raises:
+        PadfixError: An id has no row, or a matrix is a LoRA target too.
     """
     matrices = find_matrices(model)
     count, width = (int(size) for size in matrices.embedding.weight.shape)
@@ -206,7 +228,7 @@ def train_rows(model: Any, token_ids: Iterable[int], lora: Any = None) -> RowTra
     by_rows: list[str] = []
     whole: list[str] = []
     if config is not None and ids:
-        by_rows, whole = _choose_ways(model, matrices, config)
+        by_rows, whole = _split_matrices(model, matrices, config)
         _write_rows(matrices, config, by_rows, ids)
         _write_whole(matrices, config, whole)
     size = matrices.embedding.weight.element_size()
@@ -225,7 +247,8 @@ def train_rows(model: Any, token_ids: Iterable[int], lora: Any = None) -> RowTra
     )
 
 
-def _choose_ways(model: Any, matrices: Matrices, config: Any) -> tuple[list[str], list[str]]:
+def _split_matrices(model: ModelLike, matrices: Matrices, config: PeftConfig) -> tuple[list[str], list[str]]:
+    """Return the names of the matrices of which single rows are trained, and of those that are trained whole."""
     by_rows: list[str] = []
     whole: list[str] = []
     has_bias = getattr(matrices.head, "bias", None) is not None
@@ -245,13 +268,13 @@ def _choose_ways(model: Any, matrices: Matrices, config: Any) -> tuple[list[str]
     return by_rows, whole
 
 
-def _is_named(full: str, names: Any) -> bool:
+def _is_named(full: str, names: str | Iterable[str] | None) -> bool:
     if isinstance(names, str) or names is None:
         return False  # "all-linear" leaves the head out, and a pattern is the caller's own
     return any(full == name or full.endswith(f".{name}") for name in names)
 
 
-def _write_rows(matrices: Matrices, config: Any, by_rows: list[str], ids: list[int]) -> None:
+def _write_rows(matrices: Matrices, config: PeftConfig, by_rows: list[str], ids: list[int]) -> None:
     """Add the rows to those that the configuration trains already; under one name where both are one matrix."""
     if not by_rows:
         return
@@ -267,7 +290,7 @@ def _write_rows(matrices: Matrices, config: Any, by_rows: list[str], ids: list[i
     config.trainable_token_indices = merged
 
 
-def _write_whole(matrices: Matrices, config: Any, whole: list[str]) -> None:
+def _write_whole(matrices: Matrices, config: PeftConfig, whole: list[str]) -> None:
     if not whole:
         return
     config.modules_to_save = list(dict.fromkeys([*(config.modules_to_save or ()), *whole]))
@@ -280,12 +303,17 @@ def _write_whole(matrices: Matrices, config: Any, whole: list[str]) -> None:
         config.ensure_weight_tying = True
 
 
-def complete_head(model: Any) -> bool:
-    """Give a head of which PEFT trains single rows the `bias` that TRL reads; tell whether it was missing.
+def complete_head(model: ModelLike) -> bool:
+    """Give a head of which PEFT trains single rows the `bias` that TRL reads: None, as in the head itself.
 
     TRL 1.16 computes every loss from `lm_head.weight` and `lm_head.bias`, and PEFT's layer (0.21.2) has no `bias`
-    while its adapter is active: AttributeError in the first step. The bias is None, as in the head itself. Call it on
-    the model with its adapter: `complete_head(trainer.model)`. Does nothing to any other head.
+    while its adapter is active: AttributeError in the first step.
+
+    Args:
+        model: The model with its adapter: `complete_head(trainer.model)`. Any other head stays as it is.
+
+    Returns:
+        True if the bias was missing.
     """
     head = read_layer(model, "get_output_embeddings")
     original = getattr(head, "original_module", None)
@@ -295,12 +323,12 @@ def complete_head(model: Any) -> bool:
     return True
 
 
-def average_row(weight: Any, count: int) -> Any:
-    """Return the mean of the first `count` rows that hold anything, as float32 on the weight's device."""
+def average_row(weight: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the mean of the first `count` rows that are not zero, as float32 on the weight's device."""
     import torch
 
     with torch.no_grad():
-        lengths = torch.cat([part.float().norm(dim=1) for part in weight[:count].split(_CHUNK)])
+        lengths = torch.cat([part.float().norm(dim=1) for part in torch.split(weight[:count], _CHUNK)])
         held = lengths > _NOTHING * lengths.median()
         if not bool(held.any()):
             raise PadfixError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.doctor.observe.model import blank_rows
 from llama_padfix.tokens.control import special_ids
@@ -18,7 +18,11 @@ from llama_padfix.training.adapters.row_training import (
 )
 from llama_padfix.training.adapters.used_ids import find_used_ids
 
-__all__ = ["MeanInit", "UntrainedRow", "find_untrained", "mean_init_untrained"]
+if TYPE_CHECKING:
+    import torch
+
+    from llama_padfix.core.types import ModelLike, Rows, TokenizerLike
+    from llama_padfix.training.adapters.lora import Lora
 
 logger = logging.getLogger(__name__)
 
@@ -27,18 +31,18 @@ _IN_HEAD = "zero in the head"
 
 @dataclass(frozen=True)
 class UntrainedRow:
-    """A token whose row holds nothing: `reason` is "zero", "the same as another", or "zero in the head".
-
-    `norm` is the length of its row in the embedding and `head_norm` that in the head, None where both are one matrix;
-    `usual_norm` is the median length in the embedding.
-    """
+    """A token whose row was never trained."""
 
     token: str
     token_id: int
     reason: str
+    """"zero", "the same as another", or "zero in the head"."""
     norm: float
+    """The length of its row in the embedding."""
     head_norm: float | None
+    """The length of its row in the head; None where both are one matrix."""
     usual_norm: float
+    """The median length of the rows of the embedding."""
 
     def __str__(self) -> str:
         seen = f"{self.token!r} ({self.token_id}): {self.reason}, length {self.norm:.3g}"
@@ -65,7 +69,9 @@ class MeanInit(TrainsRows):
         return "\n".join([f"Set to the mean of the trained rows: {len(lines)}.", *lines, str(self.training)])
 
 
-def find_untrained(model: Any, tokenizer: Any, dataset: Any = None) -> tuple[UntrainedRow, ...]:
+def find_untrained(
+    model: ModelLike, tokenizer: TokenizerLike, dataset: Rows | None = None
+) -> tuple[UntrainedRow, ...]:
     """Return the tokens that the chat template, the EOS or the data use, and whose rows were never trained.
 
     A row is untrained when it is shorter than a ten-thousandth of the median row, or when it is the row of another
@@ -74,20 +80,38 @@ def find_untrained(model: Any, tokenizer: Any, dataset: Any = None) -> tuple[Unt
     rows of the head are of ordinary length there: the embedding decides, since a token that was never read was never a
     target either; a head's row of zero counts as well. No token is left out for being EOS, BOS or the pad token.
 
-    `dataset` is read whole: encoded rows, or raw ones in any shape that `ChatEncoder` reads. Without it, only the
-    tokens of the template are judged. Changes nothing; raises `PadfixError` for weights that cannot be read.
+    Args:
+        model: A model without an adapter, with its weights; it stays as it is.
+        tokenizer: The tokenizer of the model.
+        dataset: Encoded rows, or raw ones in any shape that `ChatEncoder` reads; all are read. Without it, only the
+            tokens of the template and the EOS are looked up.
+
+    Raises:
+        PadfixError: The weights cannot be read.
     """
     matrices = find_matrices(model)
     return _find_rows(matrices, tokenizer, find_used_ids(tokenizer, dataset))
 
 
-def mean_init_untrained(model: Any, tokenizer: Any, dataset: Any = None, *, lora: Any = None) -> MeanInit:
-    """Set the rows that `find_untrained` names to the mean of the trained rows, in place, and say how to train them.
+def mean_init_untrained(
+    model: ModelLike, tokenizer: TokenizerLike, dataset: Rows | None = None, *, lora: Lora = None
+) -> MeanInit:
+    """Set the rows that `find_untrained` names to the mean of the trained rows, in place, before `get_peft_model`.
 
     Embedding and head each get their own mean, once where both are one matrix; an embedding row stays where only the
-    head's is zero. `lora` is that of `train_rows`: pass
-    `add_tokens(...).lora` to train both kinds of rows. Do it before `get_peft_model`. Raises `PadfixError`, and leaves
-    the model as it was, for anything that cannot be done.
+    head's is zero.
+
+    Args:
+        model: As for `find_untrained`.
+        tokenizer: As for `find_untrained`.
+        dataset: As for `find_untrained`.
+        lora: As for `train_rows`; pass `add_tokens(...).lora` to train both kinds of rows.
+
+    Returns:
+        The rows before and after, and the configuration that trains them.
+
+    Raises:
+        PadfixError: Something cannot be done; the model is as it was.
     """
     import torch
 
@@ -108,15 +132,15 @@ def mean_init_untrained(model: Any, tokenizer: Any, dataset: Any = None, *, lora
     return result
 
 
-def _find_rows(matrices: Matrices, tokenizer: Any, used: set[int]) -> tuple[UntrainedRow, ...]:
+def _find_rows(matrices: Matrices, tokenizer: TokenizerLike, used: set[int]) -> tuple[UntrainedRow, ...]:
     controls = {*special_ids(tokenizer).values(), *map(int, tokenizer.added_tokens_decoder)}
     reasons = blank_rows(matrices.embedding.weight, used, controls)
-    if matrices.head_name is not None:
+    if matrices.head is not None and not matrices.tied:
         reasons = {**dict.fromkeys(blank_rows(matrices.head.weight, used, ()), _IN_HEAD), **reasons}
     return _measure(matrices, tokenizer, dict(sorted(reasons.items())))
 
 
-def _measure(matrices: Matrices, tokenizer: Any, reasons: dict[int, str]) -> tuple[UntrainedRow, ...]:
+def _measure(matrices: Matrices, tokenizer: TokenizerLike, reasons: dict[int, str]) -> tuple[UntrainedRow, ...]:
     import torch
 
     if not reasons:
@@ -132,7 +156,7 @@ def _measure(matrices: Matrices, tokenizer: Any, reasons: dict[int, str]) -> tup
     )
 
 
-def _lengths(weight: Any, ids: list[int]) -> list[float]:
+def _lengths(weight: torch.Tensor, ids: list[int]) -> list[float]:
     import torch
 
     rows = weight[torch.tensor(ids, device=weight.device)].float()

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-__all__ = ["FEWEST_LOSSES", "WINDOW", "find_jump", "score_jump"]
-
 WINDOW = 64  # losses looked back on: long enough for a steady median, short enough to follow a falling loss
 FEWEST_LOSSES = 20  # below that the median absolute deviation of a few lucky batches means nothing
 _LEAST_SPREAD = 0.02  # of the log loss, 2 percent: a loss that stands still has a deviation of 0

@@ -1,12 +1,13 @@
-"""The keywords of `load` and of `from_pretrained`: read, held against each other, and named for transformers."""
+"""The keywords of `load` and of `from_pretrained`: read, compared with each other, and named for transformers."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.compat import name_dtype_argument
@@ -14,6 +15,19 @@ from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name
 from llama_padfix.hardware.attention import choose_attention
 from llama_padfix.hardware.precision import Precision
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import torch
+    from transformers import BitsAndBytesConfig, PretrainedConfig
+
+    from llama_padfix.hardware.devices import DeviceMap
+    from llama_padfix.training.adapters.lora import Lora
+    from llama_padfix.training.loading.quantization import Quantization
+
+    Keywords: TypeAlias = dict[str, Any]
+    """Keywords of `from_pretrained`, which differ by model class."""
 
 Backend = Literal["transformers", "unsloth"]
 
@@ -24,11 +38,11 @@ _OLD_QUANTIZATION = {"load_in_4bit": "nf4", "load_in_8bit": "int8"}
 class LoadSettings:
     """The keywords that `load` and `plan_load` share, in the order of their signatures; `load` describes each."""
 
-    quantization: Any  # a BitsAndBytesConfig, a name or None
+    quantization: Quantization
     precision: Precision | None
     attention: str
-    lora: Any  # a LoraConfig, its fields, True or None
-    device_map: Any  # what accelerate reads: a name, a number, a mapping
+    lora: Lora
+    device_map: DeviceMap
     backend: Backend
     max_length: int | None
     gradient_checkpointing: bool
@@ -37,7 +51,7 @@ class LoadSettings:
 
 
 def require_known(backend: object, precision: object) -> None:
-    """Raise `PadfixError` for a backend or a precision that is none."""
+    """Raise `PadfixError` for an unknown backend, and for a precision that is no `Precision`."""
     if backend not in ("transformers", "unsloth"):
         raise PadfixError(f"backend={backend!r} is neither 'transformers' nor 'unsloth'. Usually: leave it out")
     if precision is not None and not isinstance(precision, Precision):
@@ -45,7 +59,12 @@ def require_known(backend: object, precision: object) -> None:
 
 
 def choose_flash(
-    attention: str, quantization: Any, number: Any, shape: object, config: Any, strict: bool
+    attention: str,
+    quantization: BitsAndBytesConfig | None,
+    number: torch.dtype,
+    shape: object,
+    config: PretrainedConfig,
+    strict: bool,
 ) -> Choice | None:
     """Return the attention kernel; None leaves it to a model whose class is not known."""
     computes_in = getattr(quantization, "bnb_4bit_compute_dtype", None) or number
@@ -54,9 +73,7 @@ def choose_flash(
     return kernel if attention != "auto" or shape is not None else None
 
 
-def name_arguments(
-    dtype: object, quantization: object, device_map: object, attention: Choice | None
-) -> dict[str, Any]:
+def name_arguments(dtype: object, quantization: object, device_map: object, attention: Choice | None) -> Keywords:
     """Return the keywords of `AutoModelForCausalLM.from_pretrained` for these decisions; None leaves one out."""
     arguments = {
         "attn_implementation": None if attention is None else attention.taken,
@@ -66,8 +83,8 @@ def name_arguments(
     return {name_dtype_argument(): dtype, **{name: value for name, value in arguments.items() if value is not None}}
 
 
-def switch_cache_off(keywords: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Return the keyword that switches the cache off, which would hold what checkpointing discards.
+def switch_cache_off(keywords: Keywords, config: PretrainedConfig) -> Keywords:
+    """Return the keyword that switches the cache off, which would keep what checkpointing discards.
 
     A config among the keywords is replaced by a copy that has it off; `use_cache` among them is kept.
     """
@@ -80,17 +97,18 @@ def switch_cache_off(keywords: dict[str, Any], config: Any) -> dict[str, Any]:
     return {}
 
 
-def naming_the_path(path: str, read: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-    """Call `read`; what transformers raises becomes a `PadfixError` with the path and the line that mends it."""
+@contextmanager
+def name_path_in_errors(path: str) -> Iterator[None]:
+    """Turn what transformers raises inside into a `PadfixError` with the path and the line that fixes it."""
     try:
-        return read(*arguments, **keywords)
+        yield
     except PadfixError:
         raise
     except (OSError, ValueError, ImportError) as error:
-        raise PadfixError(f"{path!r} could not be loaded: {error} {_mend(path)}") from error
+        raise PadfixError(f"{path!r} could not be loaded: {error} {_advise(path)}") from error
 
 
-def read_config(path: str, keywords: Mapping[str, Any], trust_remote_code: bool) -> Any:
+def read_config(path: str, keywords: Keywords, trust_remote_code: bool) -> PretrainedConfig:
     """Return the config of a checkpoint, or the one among the keywords."""
     from transformers import AutoConfig
 
@@ -104,28 +122,30 @@ def read_config(path: str, keywords: Mapping[str, Any], trust_remote_code: bool)
     return config
 
 
-def take_wishes(keywords: dict[str, Any], quantization: Any, attention: str) -> tuple[Any, str]:
-    """Take the same settings under the names of transformers out of the keywords."""
+def take_renamed(keywords: Keywords, quantization: Quantization, attention: str) -> tuple[Quantization, str]:
+    """Take quantization and attention out of the keywords, where they stand under their names in transformers."""
     for old, new in _OLD_QUANTIZATION.items():
         if keywords.pop(old, False):
             raise PadfixError(f"{old}=True is gone from newer versions of transformers. Pass quantization={new!r}")
-    for name, mine, unset in (("quantization_config", quantization, None), ("attn_implementation", attention, "auto")):
-        if keywords.get(name) is not None and mine != unset:
-            mine_is = "quantization" if name == "quantization_config" else "attention"
-            raise PadfixError(f"{name}= and {mine_is}={describe(mine)} ask for the same thing. Pass one of them")
+    for name, ours, given, unset in (
+        ("quantization_config", "quantization", quantization, None),
+        ("attn_implementation", "attention", attention, "auto"),
+    ):
+        if keywords.get(name) is not None and given != unset:
+            raise PadfixError(f"{name}= and {ours}={describe(given)} ask for the same thing. Pass one of them")
     own = keywords.get("quantization_config")
     if type(own).__name__ == "BitsAndBytesConfig":  # another library's is passed on as it is
         quantization = keywords.pop("quantization_config")
     return quantization, keywords.pop("attn_implementation", None) or attention
 
 
-def take_dtype(keywords: dict[str, Any]) -> Any:
+def take_dtype(keywords: Keywords) -> torch.dtype | str | None:
     """Take the type of the weights out of the keywords, under either of its names; None where there is none."""
     asked = [keywords.pop(name, None) for name in ("dtype", "torch_dtype")]
     return next((_read_dtype(value) for value in asked if value is not None), None)
 
 
-def _read_dtype(value: Any) -> Any:
+def _read_dtype(value: torch.dtype | str) -> torch.dtype | str:
     import torch
 
     if not isinstance(value, str) or value == "auto":
@@ -136,8 +156,10 @@ def _read_dtype(value: Any) -> Any:
     return read
 
 
-def choose_dtype(own: Any, precision: Precision, trains_all: bool) -> tuple[Any, Choice]:
-    """Return the type of the weights, and the reason."""
+def choose_dtype(
+    own: torch.dtype | str | None, precision: Precision, trains_all: bool
+) -> tuple[torch.dtype | str, Choice]:
+    """Return the type of the weights ("auto" for that of the checkpoint), and the reason."""
     import torch
 
     if own is not None:
@@ -149,13 +171,8 @@ def choose_dtype(own: Any, precision: Precision, trains_all: bool) -> tuple[Any,
     return precision.dtype, Choice("weights", dtype_name(precision.dtype), "the type that the run computes in")
 
 
-def describe_precision(precision: Precision) -> Choice:
-    """Return the type that the run computes in, with the reason."""
-    return Choice("precision", dtype_name(precision.dtype), precision.reason)
-
-
-def _mend(path: str) -> str:
-    """Return the line that mends a failed load."""
+def _advise(path: str) -> str:
+    """Return the line that fixes a failed load."""
     from huggingface_hub import constants
 
     if Path(path).is_dir():

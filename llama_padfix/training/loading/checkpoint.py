@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.compat import reads_paired_merges
@@ -13,7 +13,11 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import text_config
 from llama_padfix.doctor.observe.folder import encode_probe, encode_with_file
 
-__all__ = ["build_shape", "load_tokenizer", "require_complete_folder", "require_length", "require_rows"]
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from llama_padfix.core.types import TokenizerLike
+    from llama_padfix.training.loading.arguments import Keywords
 
 _LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 _POINTER = b"version https://git-lfs"
@@ -22,8 +26,8 @@ _POINTER = b"version https://git-lfs"
 def require_complete_folder(folder: Path) -> None:
     """Raise `PadfixError` for a folder without config.json or tokenizer, and for weights that are cut or missing.
 
-    A name that is no path here is taken for one on the hub, and not looked at. Of safetensors files the header is
-    read and held against the size of the file; no tensor is.
+    A name that is no path here is one on the hub, and is not checked. Of safetensors files the header is read and
+    compared with the size of the file; no tensor is.
     """
     if not folder.exists():
         return
@@ -46,7 +50,7 @@ def require_complete_folder(folder: Path) -> None:
     _require_whole_weights(folder)
 
 
-def require_rows(tokenizer: Any, config: Any, path: str) -> None:
+def require_rows(tokenizer: TokenizerLike, config: PretrainedConfig, path: str) -> None:
     """Raise `PadfixError` where the tokenizer has an id for which the model's embedding has no row."""
     rows = getattr(text_config(config), "vocab_size", None)
     vocabulary = tokenizer.get_vocab()
@@ -62,8 +66,8 @@ def require_rows(tokenizer: Any, config: Any, path: str) -> None:
         )
 
 
-def require_length(max_length: int | None, config: Any) -> None:
-    """Raise `PadfixError` for a length that is none, or beyond the positions that the model was made for."""
+def require_length(max_length: int | None, config: PretrainedConfig) -> None:
+    """Raise `PadfixError` for a length below 1, or beyond the positions that the model was trained with."""
     if max_length is None:
         return
     if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
@@ -74,18 +78,16 @@ def require_length(max_length: int | None, config: Any) -> None:
         return
     scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
     kind = scaling.get("rope_type") or scaling.get("type") or "default" if isinstance(scaling, dict) else "default"
-    if kind in ("default", "llama3"):  # the others say by a factor how far beyond them they reach
+    if kind in ("default", "llama3"):  # the others have a factor by which they reach beyond them
         raise PadfixError(
             f"max_length={max_length} is beyond the {positions} positions (max_position_embeddings) that the model "
             f"was trained with. Pass a shorter one, max_length={positions}, or a rope scaling of your own with config="
         )
 
 
-def build_shape(config: Any, trust_remote_code: bool = False) -> Any:
-    """Return the model of a config on the meta device: its modules and their names, and no numbers.
-
-    None where its code cannot be built so.
-    """
+# `Any`: a `PreTrainedModel`; None only for code from the hub.
+def build_shape(config: PretrainedConfig, trust_remote_code: bool = False) -> Any:
+    """Return the model of a config on the meta device, with no numbers; None where its code cannot be built so."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -96,13 +98,18 @@ def build_shape(config: Any, trust_remote_code: bool = False) -> Any:
         return None
 
 
-def load_tokenizer(path: str, *, strict: bool = False, **from_pretrained: Any) -> tuple[Any, Choice | None]:
-    """Return the tokenizer, with the ids that its tokenizer.json has, and what had to be done for that.
+def load_tokenizer(
+    path: str, *, strict: bool = False, **from_pretrained: object
+) -> tuple[PreTrainedTokenizerBase, Choice | None]:
+    """Return the tokenizer, with the ids that its tokenizer.json has, and a choice where that took another class.
 
     transformers 5.0 to 5.21 rebuild the splitting of some classes (`LlamaTokenizerFast` on Llama 3's vocabulary
     among them), so the ids of a probe text are compared with those that the package tokenizers reads from the file.
-    Where they differ the file is loaded as `PreTrainedTokenizerFast`. Raises `PadfixError` where that gives others
-    too, or with `strict`, and where the file is of a form that the installed tokenizers cannot read.
+    Where they differ the file is loaded as `PreTrainedTokenizerFast`.
+
+    Raises:
+        PadfixError: That gives other ids too, they differ and `strict` is set, or the installed tokenizers cannot read
+            the form of the file.
     """
     from transformers import AutoTokenizer
 
@@ -119,8 +126,8 @@ def load_tokenizer(path: str, *, strict: bool = False, **from_pretrained: Any) -
 
 
 def verify_ids(
-    tokenizer: Any, path: str, *, strict: bool = False, **from_pretrained: Any
-) -> tuple[Any, Choice | None]:
+    tokenizer: PreTrainedTokenizerBase, path: str, *, strict: bool = False, **from_pretrained: object
+) -> tuple[PreTrainedTokenizerBase, Choice | None]:
     """Return this tokenizer if its ids are those of tokenizer.json, else one that has them (see `load_tokenizer`)."""
     file = _find_file(path, "tokenizer.json", from_pretrained)
     raw = encode_with_file(file)[0] if file is not None else ()
@@ -135,19 +142,18 @@ def verify_ids(
     if strict:
         raise PadfixError(f"{seen}. Upgrade: pip install 'transformers>=5.22' (5.0 to 5.21 rebuild the splitting)")
     keywords = {name: value for name, value in from_pretrained.items() if name != "trust_remote_code"}
-    healed = transformers.PreTrainedTokenizerFast.from_pretrained(path, **keywords)
-    if encode_probe(healed) != raw:
+    repaired = transformers.PreTrainedTokenizerFast.from_pretrained(path, **keywords)
+    if encode_probe(repaired) != raw:
         raise PadfixError(
             f"{seen}, and so does PreTrainedTokenizerFast. What is trained on them reads another language than the "
             "model knows. Upgrade: pip install 'transformers>=5.22'"
         )
-    return healed, Choice(
-        "tokenizer", "PreTrainedTokenizerFast", f"{seen}; this class takes the file as it is", "warning"
-    )
+    taken = Choice("tokenizer", "PreTrainedTokenizerFast", f"{seen}; this class takes the file as it is", "warning")
+    return repaired, taken
 
 
-def _find_file(path: str, name: str, keywords: dict[str, Any]) -> Path | None:
-    """The file in the folder, or in the cache of the hub, where loading has just put it."""
+def _find_file(path: str, name: str, keywords: Keywords) -> Path | None:
+    """Return the file in the folder, or in the cache of the hub, where loading has just put it."""
     if Path(path).is_dir():
         return Path(path) / name
     from huggingface_hub import try_to_load_from_cache
@@ -174,7 +180,7 @@ def _require_whole_weights(folder: Path) -> None:
 
 
 def _require_whole_file(path: Path) -> None:
-    """Hold the header of a safetensors file against its size: 8 bytes of length, JSON, then the tensors' bytes."""
+    """Compare the header of a safetensors file with its size: 8 bytes of length, JSON, then the tensors' bytes."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(len(_POINTER))

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.choices import Choice, announce
 from llama_padfix.doctor.patch import patch_tokenizer
 from llama_padfix.hardware.precision import Precision
 from llama_padfix.training.adapters.lora import attach_lora, keep_trainable_float32, prepare_for_training
-from llama_padfix.training.loading.arguments import Backend, LoadSettings, naming_the_path
+from llama_padfix.training.loading.arguments import Backend, LoadSettings, name_path_in_errors
 from llama_padfix.training.loading.checkpoint import load_tokenizer, require_rows, verify_ids
 from llama_padfix.training.loading.plan import LoadPlan, plan_from_settings
 from llama_padfix.training.loading.unsloth import attach_unsloth_lora, load_with_unsloth
 
-__all__ = ["load"]
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from llama_padfix.hardware.devices import DeviceMap
+    from llama_padfix.training.adapters.lora import Lora
+    from llama_padfix.training.loading.quantization import Quantization
+
+    Pair = tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]
 
 
 def load(
     name_or_path: str | Path,
     *,
-    quantization: Any = None,
+    quantization: Quantization = None,
     precision: Precision | None = None,
     attention: str = "auto",
-    lora: Any = None,
-    device_map: Any = "auto",
+    lora: Lora = None,
+    device_map: DeviceMap = "auto",
     backend: Backend = "transformers",
     max_length: int | None = None,
     gradient_checkpointing: bool = True,
@@ -33,20 +41,25 @@ def load(
     trust_remote_code: bool = False,
     seed: int = 0,
     verbose: bool = True,
-    **from_pretrained: Any,
-) -> tuple[Any, Any]:
+    **from_pretrained: object,
+) -> Pair:
     """Load a causal language model and its tokenizer from a folder or the hub, ready to train.
 
     Args:
+        name_or_path: A folder, or a name on the hub.
         quantization: None, "nf4" (QLoRA), "int8", or a `BitsAndBytesConfig`, which is used as it is.
         precision: What `choose_precision()` returns; None calls it.
         attention: "auto", or a kernel such as "flash_attention_2", which falls back with one warning.
-        lora: None, True, a `peft.LoraConfig`, or its fields; its first values depend on `seed` alone.
+        lora: None, True, a `peft.LoraConfig`, or its fields.
         device_map: Under torchrun and accelerate "auto" means the process's own device.
+        backend: "transformers", or "unsloth", which loads the weights and attaches the adapter by its own functions.
         max_length: The longest row to train on, in tokens. It becomes the tokenizer's `model_max_length` (and
             Unsloth's `max_seq_length`), and may not exceed the positions of the model.
+        gradient_checkpointing: Compute activations again in the backward pass: less memory, more time.
         strict: Raise where a setting cannot be met, rather than fall back.
         pad_token: As for `patch_tokenizer`, which patches tokenizer and model.
+        trust_remote_code: Run the code of a model from the hub.
+        seed: Decides the first values of the adapter, alone.
         verbose: Print each decision with its reason, in the first process of a launch; else log it.
         from_pretrained: Passed to `AutoModelForCausalLM.from_pretrained`, `dtype` (or `torch_dtype`) under the name
             that the installed transformers knows.
@@ -65,41 +78,43 @@ def load(
     )  # fmt: skip
     plan = plan_from_settings(str(name_or_path), settings, from_pretrained)
     announce(plan.choices, verbose=verbose)
-    tokenizer, healed = naming_the_path(
-        plan.path, load_tokenizer, plan.path, strict=strict, **plan.tokenizer_arguments
-    )
+    with name_path_in_errors(plan.path):
+        tokenizer, replaced = load_tokenizer(plan.path, strict=strict, **plan.tokenizer_arguments)
     require_rows(tokenizer, plan.config, plan.path)
-    run = _load_unsloth if plan.backend == "unsloth" else _load_transformers
-    model, tokenizer, done = run(plan, tokenizer, gradient_checkpointing, seed)
+    if plan.backend == "unsloth":
+        model, tokenizer, done = _load_unsloth(plan, gradient_checkpointing, seed)
+    else:
+        model, done = _load_transformers(plan, gradient_checkpointing, seed)
     patched = patch_tokenizer(tokenizer, model, pad_token=pad_token)
-    done_last = [choice for choice in (healed, *done) if choice is not None]
+    done_last = [choice for choice in (replaced, done) if choice is not None]
     done_last += [Choice(change.target, repr(change.after), change.why) for change in patched]
     announce(done_last, verbose=verbose)
     return model, tokenizer
 
 
 def _load_transformers(
-    plan: LoadPlan, tokenizer: Any, gradient_checkpointing: bool, seed: int
-) -> tuple[Any, Any, list[Any]]:
+    plan: LoadPlan, gradient_checkpointing: bool, seed: int
+) -> tuple[PreTrainedModel | PeftModel, Choice]:
     from transformers import AutoModelForCausalLM
 
-    read = AutoModelForCausalLM.from_pretrained
-    model = naming_the_path(plan.path, read, plan.path, **plan.model_arguments)
+    with name_path_in_errors(plan.path):
+        model = AutoModelForCausalLM.from_pretrained(plan.path, **plan.model_arguments)
     done = prepare_for_training(
         model, quantized=plan.quantized, gradient_checkpointing=gradient_checkpointing, sharded=plan.sharded
     )
     if plan.lora is not None:
         on = done.taken != "off"
         model = attach_lora(model, plan.lora, plan.precision, gradient_checkpointing=on, seed=seed)
-    return model, tokenizer, [done]
+    return model, done
 
 
 def _load_unsloth(
-    plan: LoadPlan, tokenizer: Any, gradient_checkpointing: bool, seed: int
-) -> tuple[Any, Any, list[Any]]:
-    model, theirs = naming_the_path(plan.path, load_with_unsloth, plan.path, **plan.model_arguments)
-    theirs, healed = verify_ids(theirs, plan.path, **plan.tokenizer_arguments)
+    plan: LoadPlan, gradient_checkpointing: bool, seed: int
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase, Choice | None]:
+    with name_path_in_errors(plan.path):
+        model, tokenizer = load_with_unsloth(plan.path, **plan.model_arguments)
+    tokenizer, replaced = verify_ids(tokenizer, plan.path, **plan.tokenizer_arguments)
     if plan.lora is not None:
         model = attach_unsloth_lora(model, plan.lora, gradient_checkpointing=gradient_checkpointing, seed=seed)
         keep_trainable_float32(model, plan.precision)
-    return model, theirs, [healed]
+    return model, tokenizer, replaced

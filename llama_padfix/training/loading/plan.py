@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.choices import Choice
+from llama_padfix.core.hf_objects import dtype_name
 from llama_padfix.hardware.devices import choose_device_map, read_launch
 from llama_padfix.hardware.precision import Precision, choose_precision, import_torch
 from llama_padfix.training.adapters.lora import choose_lora
@@ -17,23 +18,26 @@ from llama_padfix.training.loading.arguments import (
     LoadSettings,
     choose_dtype,
     choose_flash,
-    describe_precision,
     name_arguments,
-    naming_the_path,
+    name_path_in_errors,
     read_config,
     require_known,
     switch_cache_off,
     take_dtype,
-    take_wishes,
+    take_renamed,
 )
 from llama_padfix.training.loading.checkpoint import build_shape, require_complete_folder, require_length
 from llama_padfix.training.loading.quantization import choose_quantization, read_quantization
 from llama_padfix.training.loading.unsloth import name_unsloth_arguments, require_unsloth
 
-__all__ = ["LoadPlan", "plan_from_settings", "plan_load"]
-
 if TYPE_CHECKING:
     from peft import LoraConfig
+    from transformers import PretrainedConfig
+
+    from llama_padfix.hardware.devices import DeviceMap
+    from llama_padfix.training.adapters.lora import Lora
+    from llama_padfix.training.loading.arguments import Keywords
+    from llama_padfix.training.loading.quantization import Quantization
 
 _SHARED = ("revision", "token", "cache_dir", "local_files_only")  # what the tokenizer's download needs as well
 
@@ -48,7 +52,7 @@ class LoadPlan:
     """What loads the weights."""
     precision: Precision
     """What the run computes in."""
-    model_arguments: Mapping[str, Any]
+    model_arguments: Mapping[str, Any]  # as `Keywords`, for this and the next
     """The keywords of `AutoModelForCausalLM.from_pretrained`, or of Unsloth's function."""
     tokenizer_arguments: Mapping[str, Any]
     """The keywords of `AutoTokenizer.from_pretrained`."""
@@ -58,7 +62,7 @@ class LoadPlan:
     """True for a checkpoint that was saved quantized, too."""
     sharded: bool
     """True where FSDP or DeepSpeed spreads the weights."""
-    config: Any = field(repr=False)  # a PretrainedConfig, whose fields differ by model type
+    config: PretrainedConfig = field(repr=False)
     """The config of the checkpoint."""
     choices: tuple[Choice, ...] = ()
     """Each decision with its reason."""
@@ -73,17 +77,17 @@ class LoadPlan:
 def plan_load(
     name_or_path: str | Path,
     *,
-    quantization: Any = None,
+    quantization: Quantization = None,
     precision: Precision | None = None,
     attention: str = "auto",
-    lora: Any = None,
-    device_map: Any = "auto",
+    lora: Lora = None,
+    device_map: DeviceMap = "auto",
     backend: Backend = "transformers",
     max_length: int | None = None,
     gradient_checkpointing: bool = True,
     strict: bool = False,
     trust_remote_code: bool = False,
-    **from_pretrained: Any,
+    **from_pretrained: object,
 ) -> LoadPlan:
     """Return what `load` would do, and why: nothing is loaded but the config, nothing is printed.
 
@@ -112,11 +116,12 @@ def plan_load(
     return plan_from_settings(str(name_or_path), settings, from_pretrained)
 
 
-def plan_from_settings(path: str, settings: LoadSettings, from_pretrained: Mapping[str, Any]) -> LoadPlan:
+def plan_from_settings(path: str, settings: LoadSettings, from_pretrained: Mapping[str, object]) -> LoadPlan:
     """Return the plan for the keywords of `load`, held in one object; `from_pretrained` is left as it is."""
-    keywords, backend, size = dict(from_pretrained), settings.backend, settings.max_length
+    keywords: Keywords = dict(from_pretrained)
+    backend, size = settings.backend, settings.max_length
     require_known(backend, settings.precision)
-    quantization, attention = take_wishes(keywords, settings.quantization, settings.attention)
+    quantization, attention = take_renamed(keywords, settings.quantization, settings.attention)
     torch = import_torch()
     own_dtype = take_dtype(keywords)
     require_complete_folder(Path(path))
@@ -125,7 +130,8 @@ def plan_from_settings(path: str, settings: LoadSettings, from_pretrained: Mappi
     launch = read_launch()
     precision = settings.precision or choose_precision()
     shared = {name: keywords[name] for name in _SHARED if name in keywords}
-    config = naming_the_path(path, read_config, path, keywords, settings.trust_remote_code)
+    with name_path_in_errors(path):
+        config = read_config(path, keywords, settings.trust_remote_code)
     require_length(size, config)
     quantized = quantization is not None or read_quantization(config) is not None
     trains_all = not settings.lora and not quantized
@@ -135,7 +141,8 @@ def plan_from_settings(path: str, settings: LoadSettings, from_pretrained: Mappi
     shape = build_shape(config, settings.trust_remote_code)
     adapter, why_lora = choose_lora(settings.lora, shape)
     places, why_places = choose_device_map(settings.device_map, launch, quantized=quantized)
-    choices = [describe_precision(precision), why_bits, why_dtype, why_places]
+    computes = Choice("precision", dtype_name(precision.dtype), precision.reason)
+    choices = [computes, why_bits, why_dtype, why_places]
 
     if backend == "unsloth":
         taken = places if launch.is_distributed or settings.device_map != "auto" else None

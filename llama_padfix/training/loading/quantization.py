@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name, read_quantization_config, text_config
 from llama_padfix.hardware.precision import Precision
 
-__all__ = ["choose_quantization", "read_quantization"]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import torch
+    from transformers import BitsAndBytesConfig, PretrainedConfig
+
+    Quantization: TypeAlias = str | BitsAndBytesConfig | None
+    """What `quantization=` takes: "nf4", "int8", a configuration, or None."""
 
 _KINDS = ("nf4", "int8")
 
 
 def choose_quantization(
-    asked: Any, precision: Precision, config: Any = None, *, weights: Any = None
-) -> tuple[Any, Choice]:
+    asked: Quantization,
+    precision: Precision,
+    config: PretrainedConfig | None = None,
+    *,
+    weights: torch.dtype | None = None,
+) -> tuple[Any, Choice]:  # a `BitsAndBytesConfig`; None only where none was asked for
     """Return the `BitsAndBytesConfig` to load with (None for none), and the reason.
 
-    `asked` is None, "nf4", "int8" or a `BitsAndBytesConfig`, which is used as it is. nf4 is that of QLoRA: 4-bit
-    NormalFloat with double quantisation, computing in the type that `precision` names. The packed weights are
-    stored in `weights` (the type of all other weights; None means the computing one), because FSDP flattens and
-    shards only floating point tensors of one type, and uint8, the default, is none.
-    `config` is that of the checkpoint. Raises `PadfixError` for an unknown name, for a checkpoint that is
-    quantised already, and where bitsandbytes, accelerate or PEFT is missing.
+    Args:
+        asked: None, "nf4", "int8" or a `BitsAndBytesConfig`, which is used as it is. nf4 is that of QLoRA: 4-bit
+            NormalFloat with double quantization.
+        precision: Names the type that nf4 computes in.
+        config: The config of the checkpoint.
+        weights: The type of all other weights, in which packed ones are stored: FSDP flattens and shards only floating
+            point tensors of one type, and the default, uint8, is none. None means the computing type.
+
+    Raises:
+        PadfixError: The name is unknown, the checkpoint is quantized already, or bitsandbytes, accelerate or PEFT is
+            missing.
     """
     held = read_quantization(config)
     if asked is None:
@@ -71,8 +87,8 @@ def choose_quantization(
     return made, Choice("quantization", "nf4", reason)
 
 
-def read_quantization(config: Any) -> str | None:
-    """Return how a checkpoint's config says that its weights are quantised; None when they are not."""
+def read_quantization(config: PretrainedConfig | None) -> str | None:
+    """Return how the weights of a checkpoint are quantized, by its config; None when they are not."""
     if config is None:
         return None
     entries = read_quantization_config(config) or read_quantization_config(text_config(config))

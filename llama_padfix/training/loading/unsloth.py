@@ -5,12 +5,19 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.errors import PadfixError, describe
 
-__all__ = ["attach_unsloth_lora", "load_with_unsloth", "name_unsloth_arguments", "require_unsloth"]
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from llama_padfix.hardware.devices import DeviceMap
+    from llama_padfix.training.loading.arguments import Keywords
+    from llama_padfix.training.loading.quantization import Quantization
 
 _SHARED = ("token", "revision")  # besides those that the choices fill in
 # The fields of a LoraConfig that both functions take. Any other that differs from its default cannot be passed on.
@@ -28,7 +35,7 @@ _LORA_FIELDS = (
 _MADE_BY_PEFT = ("peft_type", "auto_mapping", "base_model_name_or_path", "peft_version", "task_type", "inference_mode")
 
 
-def require_unsloth(keywords: Mapping[str, Any], quantization: Any = None, attention: str = "auto") -> None:
+def require_unsloth(keywords: Mapping[str, object], quantization: Quantization, attention: str) -> None:
     """Raise `PadfixError` where Unsloth is missing, or is asked for what it does not do on every device.
 
     Imports Unsloth, which patches transformers, TRL and PEFT as it is imported.
@@ -53,20 +60,20 @@ def require_unsloth(keywords: Mapping[str, Any], quantization: Any = None, atten
 
 def name_unsloth_arguments(
     *,
-    quantization: str | None,
-    dtype: Any,
-    device_map: Any,
+    quantization: Quantization,
+    dtype: torch.dtype | str | None,
+    device_map: DeviceMap,
     max_length: int | None,
     trains_all: bool,
     gradient_checkpointing: bool,
-) -> tuple[dict[str, Any], list[Choice]]:
+) -> tuple[Keywords, list[Choice]]:
     """Return the keywords of `FastLanguageModel.from_pretrained`, and the reasons.
 
     `dtype`, `device_map` and `max_length` None leave the choice to Unsloth.
     """
     from importlib.metadata import version
 
-    arguments = {
+    arguments: Keywords = {
         "dtype": dtype,
         "load_in_4bit": quantization == "nf4",
         "load_in_8bit": quantization == "int8",
@@ -85,24 +92,26 @@ def name_unsloth_arguments(
     return arguments, choices
 
 
-def load_with_unsloth(path: str, **arguments: Any) -> tuple[Any, Any]:
+def load_with_unsloth(path: str, **arguments: object) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return what `FastLanguageModel.from_pretrained` gives: `(model, tokenizer)`, truly in 4 or 8 bits if asked.
 
     Raises `PadfixError` where it falls back to 16 bits though 4 or 8 were asked for, as it does on a CPU for 8 bits
     and for layers narrower than 64.
     """
     model, tokenizer = _import_unsloth().FastLanguageModel.from_pretrained(model_name=path, **arguments)
-    for asked, wanted in (("load_in_4bit", "Linear4bit"), ("load_in_8bit", "Linear8bitLt")):
-        if arguments[asked] and not any(type(module).__name__ == wanted for module in model.modules()):
+    for asked, expected in (("load_in_4bit", "Linear4bit"), ("load_in_8bit", "Linear8bitLt")):
+        if arguments[asked] and not any(type(module).__name__ == expected for module in model.modules()):
             raise PadfixError(
-                f"Unsloth loaded no {wanted} layer, though {asked} was asked for: it does not do that for this model "
-                "on this device. Load with backend='transformers', or with quantization=None"
+                f"Unsloth loaded no {expected} layer, though {asked} was asked for: it does not do that for this "
+                "model on this device. Load with backend='transformers', or with quantization=None"
             )
     # Its tokenizer may come inside of a processor.
     return model, getattr(tokenizer, "tokenizer", tokenizer)
 
 
-def attach_unsloth_lora(model: Any, config: Any, *, gradient_checkpointing: bool, seed: int) -> Any:
+def attach_unsloth_lora(
+    model: PreTrainedModel, config: LoraConfig, *, gradient_checkpointing: bool, seed: int
+) -> PeftModel:
     """Return the adapted model of `FastLanguageModel.get_peft_model`, from the fields of a `peft.LoraConfig`.
 
     Raises `PadfixError` for a field that Unsloth does not take on every device.
@@ -130,7 +139,7 @@ def attach_unsloth_lora(model: Any, config: Any, *, gradient_checkpointing: bool
     )
 
 
-def _import_unsloth() -> Any:
+def _import_unsloth() -> Any:  # a package that is not a dependency
     return importlib.import_module("unsloth")
 
 

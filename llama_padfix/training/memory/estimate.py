@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from llama_padfix.hardware.precision import Precision
-    from llama_padfix.training.memory.step_plan import Lora, ModelSource, Quantization
+    from llama_padfix.training.adapters.lora import Lora
+    from llama_padfix.training.loading.quantization import Quantization
+    from llama_padfix.training.memory.step_plan import ModelSource
 
 _GIB = 2**30
 _LETTERS = dict(zip(CATEGORIES, "WQAGOXLD", strict=True))

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     import torch
-    from peft import LoraConfig
-    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from llama_padfix.training.adapters.lora import Lora
+    from llama_padfix.training.loading.quantization import Quantization
 
     ModelSource: TypeAlias = str | Path | PretrainedConfig | PreTrainedModel
-    Lora: TypeAlias = bool | Mapping[str, object] | LoraConfig | None
-    Quantization: TypeAlias = str | BitsAndBytesConfig | None
 
 _ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
 OPTIMIZERS = (
