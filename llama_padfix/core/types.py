@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     Tool: TypeAlias = Mapping[str, Any]
     """The JSON schema of one tool, or what a template takes for one."""
 
+    Collator: TypeAlias = Callable[[list[Any]], Mapping[str, Any]]
+    """What makes a batch of rows: tensors by column."""
+
     JsonObject: TypeAlias = dict[str, Any]
     """An object that was read from JSON or will be written as JSON; its values are what the file holds."""
 
@@ -90,6 +93,7 @@ class TokenizerLike(Protocol):
     all_special_ids: Sequence[int]
     special_tokens_map: Mapping[str, str]
     backend_tokenizer: tokenizers.Tokenizer
+    init_kwargs: dict[str, Any]
 
     def __len__(self) -> int: ...
 
@@ -160,7 +164,7 @@ class TrainerLike(Protocol):
     model_wrapped: object
     args: Any  # transformers.TrainingArguments, whose fields differ by version
     accelerator: Any  # accelerate.Accelerator, which is untyped
-    data_collator: Callable[[list[Any]], Mapping[str, Any]]
+    data_collator: Collator
     train_dataset: Rows | None
 
     def get_train_dataloader(self) -> Iterable[object]: ...

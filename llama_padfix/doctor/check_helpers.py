@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.facts import Facts, RowFacts
 from llama_padfix.encoding.masking.turns_in_ids import Turn, TurnMarkers, find_turns_in
 
-__all__ = ["everything_is_trained", "find_turns", "pad_ids", "real_part", "real_span"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import BoolArray
 
 
-def real_part(row: RowFacts) -> Any:
-    """Return which positions are no padding, as booleans: what the attention mask says, all where there is none."""
-    return row.input_ids == row.input_ids if row.attention_mask is None else row.attention_mask != 0
+def real_part(row: RowFacts) -> BoolArray:
+    """Return which positions the attention mask shows, as booleans of shape (tokens,); all without a mask."""
+    mask = row.attention_mask
+    real: BoolArray = row.input_ids == row.input_ids if mask is None else mask != 0
+    return real
 
 
 def real_span(row: RowFacts) -> tuple[int, int]:

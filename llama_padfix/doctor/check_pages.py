@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.doctor.findings import Check
 
-__all__ = ["describe_check", "index_page", "page", "table"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import JsonObject
 
 _FAMILIES: Mapping[str, str] = {
     "PAD": "padding",
@@ -62,7 +63,7 @@ def index_page(checks: Sequence[Check]) -> str:
     return "\n".join(parts)
 
 
-def describe_check(check: Check) -> dict[str, Any]:
+def describe_check(check: Check) -> JsonObject:
     """Return a check as plain values for JSON."""
     names = ("code", "name", "severity", "explanation", "bad", "good")
     return {

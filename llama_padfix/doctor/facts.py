@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.chat.template_profile import TemplateProfile
+from llama_padfix.doctor.model_facts import ModelFacts, RowStatistics
 from llama_padfix.doctor.row_facts import DataFacts, RowFacts, SampleFacts
 from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
 
+if TYPE_CHECKING:
+    from llama_padfix.core.types import JsonObject
+
 __all__ = [
     "DataFacts",
-    "EnvironmentFacts",
     "Facts",
     "FolderFacts",
     "ModelFacts",
@@ -26,74 +29,7 @@ __all__ = [
     "TrainerFacts",
 ]
 
-
-@dataclass(frozen=True)
-class RowStatistics:
-    """A row of the embedding in ratios to ordinary rows: 1 is ordinary, 0 is nothing.
-
-    `norm` is its length, `to_mean` its distance to the mean of ordinary rows in units of theirs, `to_twin` the
-    distance to the nearest row of another control token in the same units.
-    """
-
-    norm: float
-    to_mean: float
-    to_twin: float
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """The settings of a model that must agree with its tokenizer, as they are held."""
-
-    embedding_rows: int | None = None
-    """Rows of the input embedding, None where it cannot be read."""
-
-    config_pad_token_id: int | None = None
-    """Of `config`."""
-
-    config_eos_token_id: int | tuple[int, ...] | None = None
-    """Of `config`: an id, or a tuple in the order of the list."""
-
-    has_generation_config: bool = False
-    """False for a model that has none."""
-
-    generation_pad_token_id: int | None = None
-    """Of `generation_config`."""
-
-    generation_eos_token_id: int | tuple[int, ...] | None = None
-    """Of `generation_config`: an id, or a tuple."""
-
-    generation_error: str | None = None
-    """What saving the generation config would raise, None where it can be saved."""
-
-    original_rows: int | None = None
-    """The vocabulary size that the checkpoint was saved with, None where it is not known."""
-
-    rows: Mapping[int, RowStatistics] = field(default_factory=dict, repr=False)
-    """Statistics of the embedding rows of control tokens, by id."""
-
-    trained_rows: tuple[int, ...] | None = None
-    """Rows of the embedding that get gradients; None for all."""
-
-    trained_output_rows: tuple[int, ...] | None = None
-    """Rows of the output head that get gradients; None for all."""
-
-    says_tied: bool = False
-    """The config's `tie_word_embeddings`."""
-
-    is_tied: bool = False
-    """Embedding and output head are one matrix."""
-
-    is_peft: bool = False
-    """The model carries a PEFT adapter."""
-
-    attention: str | None = None
-    """The attention implementation."""
-
-    attention_installed: bool | None = None
-    """Its package is installed; None for an attention that needs none."""
-
-    floating_dtypes: tuple[str, ...] = ()
-    """The dtypes of floating parameters, as torch's names."""
+_TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"})
 
 
 @dataclass(frozen=True)
@@ -103,7 +39,7 @@ class TrainerFacts:
     class_name: str
     """The class of the trainer."""
 
-    arguments: Mapping[str, Any] = field(repr=False)
+    arguments: JsonObject = field(repr=False)
     """The training arguments that are bool, int, float, str or None."""
 
     collator: str
@@ -201,16 +137,16 @@ class FolderFacts:
     files: tuple[str, ...]
     """The names of its files, sorted."""
 
-    tokenizer_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    tokenizer_config: JsonObject = field(default_factory=dict, repr=False)
     """tokenizer_config.json, empty where it is missing."""
 
-    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    config: JsonObject = field(default_factory=dict, repr=False)
     """config.json, empty where it is missing."""
 
-    generation_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    generation_config: JsonObject = field(default_factory=dict, repr=False)
     """generation_config.json, empty where it is missing."""
 
-    adapter_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    adapter_config: JsonObject = field(default_factory=dict, repr=False)
     """adapter_config.json, empty where it is missing."""
 
     raw_ids: tuple[int, ...] = ()
@@ -236,6 +172,11 @@ class FolderFacts:
 
     weights_seen: bool = False
     """`embedding_rows` comes from the weights."""
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """The folder holds a file of a tokenizer."""
+        return not _TOKENIZER_FILES.isdisjoint(self.files)
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,20 @@
-"""Plain frozen data that flows through the library: no torch, no transformers, nothing that acts."""
+"""What a check is and returns: changes, findings, and the report of them, as plain frozen data."""
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.version import library_info
 from llama_padfix.doctor import report_formats
-from llama_padfix.doctor.facts import (
-    Facts,
-    RowFacts,
-    SampleFacts,
-)
+from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 
-__all__ = ["MAX_EVIDENCE", "Change", "Check", "Evidence", "Finding", "Hit", "Plan", "Report", "Safety", "Severity"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import JsonObject
 
 Safety = Literal["safe", "unsafe", "manual"]
 """`safe`: settings only. `unsafe`: a template, ids or weights. `manual`: shown, never run."""
@@ -43,7 +39,7 @@ class Change:
     """The value to set, a plain one."""
 
     why: str
-    """One sentence for the person who reads the plan."""
+    """The reason, in one sentence."""
 
     safety: Safety = "safe"
     """Whether `fix` may apply it."""
@@ -80,11 +76,8 @@ class Plan:
     def _repr_html_(self) -> str:
         if not self.changes:
             return "<p>Nothing to change.</p>"
-        rows = [
-            (change.target, repr(change.before), repr(change.after), change.why, change.code)
-            for change in self.changes
-        ]
-        return _html_table(("setting", "before", "after", "why", "check"), rows)
+        rows = ((c.target, repr(c.before), repr(c.after), c.why, c.code) for c in self.changes)
+        return report_formats.html_table(("setting", "before", "after", "why", "check"), rows)
 
 
 @dataclass(frozen=True)
@@ -190,30 +183,50 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """What the catalogue of checks said; a check that could not look is listed in `skipped` with its reason.
-
-    `samples` says which rows were looked at. `apply` is what `fix` calls with the changes, None where nothing
-    can be changed (a dataset, a batch).
-    """
+    """What the checks found, with the rows that were read."""
 
     findings: tuple[Finding, ...] = ()
+    """The faults, in the order of the codes."""
+
     passed: tuple[str, ...] = ()
+    """The codes of the checks that found nothing."""
+
     skipped: Mapping[str, str] = field(default_factory=dict)
+    """By code, why a check did not run, or what it raised."""
+
     samples: tuple[SampleFacts, ...] = ()
+    """Which rows were read, by source."""
+
     apply: Callable[[Sequence[Change]], Plan] | None = field(default=None, repr=False, compare=False)
+    """What `fix` calls with the changes; None where nothing can be changed (a dataset, a batch)."""
 
     def raise_for_errors(self) -> None:
-        """Raise `PadfixError` listing every finding of severity error; do nothing when there is none."""
+        """Do nothing if no finding is an error.
+
+        Raises:
+            PadfixError: there are errors; the message lists every one.
+        """
         errors = [str(finding) for finding in self.findings if finding.severity == "error"]
         if errors:
             raise PadfixError("\n".join(errors))
 
     def changes(self, safety: Safety = "safe") -> tuple[Change, ...]:
-        """Return the changes of that safety that the findings ask for."""
+        """Return the changes of one safety that fix the findings."""
         return tuple(change for f in self.findings for change in f.changes if change.safety == safety)
 
     def fix(self, safety: Safety = "safe") -> Plan:
-        """Apply the findings' changes of that safety to the objects that were diagnosed; return what was done."""
+        """Apply the findings' changes of one safety to the objects that were diagnosed.
+
+        Args:
+            safety: "safe" for settings, "unsafe" for a template, ids or weights.
+
+        Returns:
+            The changes that were made.
+
+        Raises:
+            PadfixError: the target cannot be changed, or `safety` is "manual". All settings are put back where one
+                change raises.
+        """
         if self.apply is None:
             raise PadfixError(
                 "There is no tokenizer or model here to fix. Diagnose those: diagnose(tokenizer, model=...)"
@@ -222,15 +235,15 @@ class Report:
             raise PadfixError("A manual change is shown and never run. Apply 'safe' or 'unsafe' ones.")
         return self.apply(self.changes(safety))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values for JSON; `schema` is the version of its keys."""
+    def to_dict(self) -> JsonObject:
+        """Return the report as values that JSON knows; `schema` is the version of its keys."""
         levels = [finding.severity for finding in self.findings]
         return {
             "schema": report_formats.SCHEMA,
             "tool": library_info(),
             "summary": {level: levels.count(level) for level in ("error", "warning", "note")},
-            "samples": [_plain(sample) for sample in self.samples],
-            "findings": [_plain(finding) for finding in self.findings],
+            "samples": [_to_json(sample) for sample in self.samples],
+            "findings": [_to_json(finding) for finding in self.findings],
             "passed": list(self.passed),
             "skipped": dict(self.skipped),
         }
@@ -240,7 +253,7 @@ class Report:
         return json.dumps(self.to_dict(), indent=indent)
 
     def to_html(self) -> str:
-        """Return a page that stands alone, without a script, everything in it escaped."""
+        """Return a self-contained HTML page without a script; everything in it is escaped."""
         return report_formats.as_html(self.to_dict())
 
     def __str__(self) -> str:
@@ -249,22 +262,16 @@ class Report:
     def _repr_html_(self) -> str:
         rows: list[Sequence[str]] = [(f.severity, f.code, f.name, f.message) for f in self.findings]
         rows += [("skipped", code, "", reason) for code, reason in self.skipped.items()]
-        return _html_table(("severity", "code", "name", "what was seen"), rows)
+        return report_formats.html_table(("severity", "code", "name", "what was seen"), rows)
 
 
-def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _plain(value: Any) -> Any:
+def _to_json(value: object) -> object:
     """Return a record as a dict, a sequence as a list, and what JSON does not know as its `repr`."""
     if is_dataclass(value):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+        return {item.name: _to_json(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_to_json(item) for item in value]
     known = value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
     return value if known else repr(value)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import text_config
@@ -19,13 +19,33 @@ from llama_padfix.doctor.repair import repair_until_stable
 from llama_padfix.doctor.runner import run_checks
 from llama_padfix.doctor.token_policy import choose_pad_token
 
+if TYPE_CHECKING:
+    from tokenizers.processors import PostProcessor
 
-def plan_patch(tokenizer: Any, model: Any = None, *, pad_token: str = "auto", add_bos: bool = False) -> Plan:
-    """Return every change that `patch_tokenizer` would make, and touch nothing.
+    from llama_padfix.core.types import ConfiguredModel, JsonObject, TokenizerLike
+    from llama_padfix.doctor.findings import Check
 
-    `pad_token` overrides the policy with a token of the vocabulary; `add_bos` lets encoding add a BOS to plain
-    text where the family has one and no chat template writes it. Raises `PadfixError` for a pad token that the
-    vocabulary lacks, and where the vocabulary offers none.
+_MODEL_FIELDS = {
+    "model.config.pad_token_id": "config_pad_token_id",
+    "model.config.eos_token_id": "config_eos_token_id",
+    "model.generation_config.pad_token_id": "generation_pad_token_id",
+    "model.generation_config.eos_token_id": "generation_eos_token_id",
+}
+
+
+def plan_patch(
+    tokenizer: TokenizerLike, model: ConfiguredModel | None = None, *, pad_token: str = "auto", add_bos: bool = False
+) -> Plan:
+    """Return every change that `patch_tokenizer` would make, without making any.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        model: its model, whose config and generation config are planned for as well.
+        pad_token: a token of the vocabulary to pad with, or "auto" for the one that the policy chooses.
+        add_bos: let encoding add a BOS to plain text, where the family has one and no chat template writes it.
+
+    Raises:
+        PadfixError: the vocabulary lacks `pad_token`, or holds no token that is free to pad with.
     """
     return _plan(observe_tokenizer(tokenizer, model, pad_token=None if pad_token == "auto" else pad_token), add_bos)
 
@@ -41,17 +61,29 @@ def _plan(facts: Facts, add_bos: bool) -> Plan:
     return Plan(_merge(changes))
 
 
-def patch_tokenizer(tokenizer: Any, model: Any = None, *, pad_token: str = "auto", add_bos: bool = False) -> Plan:
-    """Apply `plan_patch` in place, verify it by observing again, and return what was changed.
+def patch_tokenizer(
+    tokenizer: TokenizerLike, model: ConfiguredModel | None = None, *, pad_token: str = "auto", add_bos: bool = False
+) -> Plan:
+    """Set the special tokens of a tokenizer and its model in place, and verify them by observing both again.
 
-    Idempotent: a second call returns an empty plan. When anything raises on the way, every setting is put back
-    before the error leaves.
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        model: its model; its config and generation config are set, and no weight is changed.
+        pad_token: a token of the vocabulary to pad with, or "auto" for the one that the policy chooses.
+        add_bos: let encoding add a BOS to plain text, where the family has one and no chat template writes it.
+
+    Returns:
+        The changes that were made; a second call returns an empty plan.
+
+    Raises:
+        PadfixError: the vocabulary lacks `pad_token`, holds no token that is free to pad with, or the tokenizer does
+            not keep a setting. Whatever is raised, every setting is put back first.
     """
     return patch_and_observe(tokenizer, model, pad_token=pad_token, add_bos=add_bos)[0]
 
 
 def patch_and_observe(
-    tokenizer: Any, model: Any = None, *, pad_token: str = "auto", add_bos: bool = False
+    tokenizer: TokenizerLike, model: ConfiguredModel | None = None, *, pad_token: str = "auto", add_bos: bool = False
 ) -> tuple[Plan, Facts]:
     """Do what `patch_tokenizer` does, and return the plan with the facts that were observed last."""
     requested = None if pad_token == "auto" else pad_token
@@ -59,9 +91,8 @@ def patch_and_observe(
     plan = _plan(facts, add_bos)
     if not plan:
         return plan, facts
-    restore = _remember(tokenizer, model)
-    try:
-        for change in plan.changes:
+    with _all_or_nothing(tokenizer, model):
+        for change in plan:
             _apply(change, tokenizer, model)
         facts = observe_tokenizer(tokenizer, model, pad_token=requested, earlier=facts)
         left = _plan(facts, add_bos)
@@ -72,28 +103,46 @@ def patch_and_observe(
                 + f". Its class {type(tokenizer).__name__} overrides it; load it with "
                 "transformers.PreTrainedTokenizerFast.from_pretrained(name)"
             )
-    except BaseException:
-        restore()
-        raise
     return plan, facts
 
 
-def apply_changes(changes: Sequence[Change], tokenizer: Any, model: Any = None) -> Plan:
+def apply_changes(changes: Sequence[Change], tokenizer: TokenizerLike, model: ConfiguredModel | None = None) -> Plan:
     """Apply changes that a report proposes and return them as a plan; all of them, or none when one raises."""
     plan = Plan(_merge(changes))
-    restore = _remember(tokenizer, model)
-    try:
-        for change in plan.changes:
+    with _all_or_nothing(tokenizer, model):
+        for change in plan:
             _apply(change, tokenizer, model)
-    except BaseException:
-        restore()
-        raise
     return plan
 
 
+def apply_until_stable(
+    changes: Sequence[Change], tokenizer: TokenizerLike, model: ConfiguredModel | None, catalogue: Sequence[Check]
+) -> Plan:
+    """Apply changes, and those of the same safety that these make room for: a new EOS may free a pad token."""
+    safeties = {change.safety for change in changes}
+
+    def find(plan: Plan) -> list[Change]:
+        report = run_checks(observe_tokenizer(tokenizer, model, with_markers=True), catalogue)
+        return [change for each in report.findings for change in each.changes if change.safety in safeties]
+
+    def apply(plan: Plan, more: Sequence[Change]) -> Plan:
+        return apply_changes([*plan, *more], tokenizer, model)
+
+    plan = apply_changes(changes, tokenizer, model)
+    return repair_until_stable(plan, find, apply, "The tokenizer does not keep them.")[0]
+
+
 @contextlib.contextmanager
-def padding_side(tokenizer: Any, side: str) -> Iterator[Any]:
-    """Pad on `side` ("left" for generation) within the block, and put the old side back, whatever happens."""
+def padding_side(tokenizer: TokenizerLike, side: str) -> Iterator[TokenizerLike]:
+    """Set the padding side within a block, and put the old one back when the block ends or raises.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        side: "left" for generation, "right" for training.
+
+    Raises:
+        PadfixError: `side` is neither.
+    """
     if side not in ("left", "right"):
         raise PadfixError(f"padding_side got {side!r}; it is 'left' (generation) or 'right' (training).")
     before = tokenizer.padding_side
@@ -149,11 +198,10 @@ def _merge(changes: Iterable[Change]) -> tuple[Change, ...]:
 
 def _foresee(facts: Facts, change: Change) -> Facts:
     """Return the facts as they will be once the change is applied."""
-    after: Any = change.after
-    if change.target == "tokenizer.pad_token":
-        return replace(facts, pad_token=after, pad_token_id=facts.vocabulary.get(after))
-    if change.target == "tokenizer.eos_token":
-        return replace(facts, eos_token=after, eos_token_id=facts.vocabulary.get(after))
+    after: Any = change.after  # of the type that its target holds
+    if change.target in ("tokenizer.pad_token", "tokenizer.eos_token"):
+        name = change.target.removeprefix("tokenizer.")
+        return replace(facts, **{name: after, f"{name}_id": facts.vocabulary.get(after)})
     if change.target == "tokenizer.padding_side":
         return replace(facts, padding_side=after)
     if change.target == "tokenizer.adds_bos":
@@ -164,37 +212,30 @@ def _foresee(facts: Facts, change: Change) -> Facts:
     return replace(facts, model=replace(facts.model or ModelFacts(), **{field: after}))
 
 
-_MODEL_FIELDS = {
-    "model.config.pad_token_id": "config_pad_token_id",
-    "model.config.eos_token_id": "config_eos_token_id",
-    "model.generation_config.pad_token_id": "generation_pad_token_id",
-    "model.generation_config.eos_token_id": "generation_eos_token_id",
-}
-
-
-def _remember(tokenizer: Any, model: Any) -> Callable[[], None]:
-    """Return what puts back every setting that a patch may write, however far it came."""
+@contextlib.contextmanager
+def _all_or_nothing(tokenizer: TokenizerLike, model: ConfiguredModel | None) -> Iterator[None]:
+    """Put back every setting that a patch may write if the block raises."""
     configs = [] if model is None else [text_config(model.config), getattr(model, "generation_config", None)]
     owners = [owner for owner in (tokenizer, *configs) if owner is not None]
-    saved = [(vars(owner), {name: _copy_container(value) for name, value in vars(owner).items()}) for owner in owners]
+    containers = (dict, list, set)
+    saved = [
+        (vars(owner), {n: copy.copy(v) if isinstance(v, containers) else v for n, v in vars(owner).items()})
+        for owner in owners
+    ]
     backend = getattr(tokenizer, "backend_tokenizer", None)
     processor = backend.post_processor if backend is not None else None
-
-    def restore() -> None:
+    try:
+        yield
+    except BaseException:
         for settings, before in saved:
             settings.clear()
             settings.update(before)
         if backend is not None:
             backend.post_processor = processor
-
-    return restore
-
-
-def _copy_container(value: Any) -> Any:
-    return copy.copy(value) if isinstance(value, (dict, list, set)) else value
+        raise
 
 
-def _apply(change: Change, tokenizer: Any, model: Any) -> None:
+def _apply(change: Change, tokenizer: TokenizerLike, model: ConfiguredModel | None) -> None:
     """Apply one change of a whitelisted target."""
     owner, _, name = change.target.rpartition(".")
     after = list(change.after) if isinstance(change.after, tuple) else change.after
@@ -204,13 +245,13 @@ def _apply(change: Change, tokenizer: Any, model: Any) -> None:
         setattr(tokenizer, name, after)
         if name == "padding_side":
             tokenizer.init_kwargs[name] = after  # transformers 4.x saves it from there alone
-    elif change.target in _MODEL_FIELDS:
+    elif change.target in _MODEL_FIELDS and model is not None:
         setattr(text_config(model.config) if owner == "model.config" else model.generation_config, name, after)
     else:
         raise PadfixError(f"No code knows how to apply a change of {change.target}.")
 
 
-def _set_automatic_bos(tokenizer: Any, add: bool) -> None:
+def _set_automatic_bos(tokenizer: TokenizerLike, add: bool) -> None:
     """Edit the post-processor, which decides in every version whether encoding adds a BOS and is saved with it.
 
     `add_bos_token` reads False in transformers 5.x although BOS is added, and setting it does nothing in 4.x;
@@ -229,7 +270,7 @@ def _set_automatic_bos(tokenizer: Any, add: bool) -> None:
         tokenizer.init_kwargs["add_bos_token"] = add
 
 
-def _edit_bos(processor: Any, bos: str, bos_id: int, add: bool) -> Any:
+def _edit_bos(processor: PostProcessor | None, bos: str | None, bos_id: int | None, add: bool) -> PostProcessor | None:
     """Return a copy of the post-processor that writes a BOS before each sequence, or none; the rest of it is kept."""
     from tokenizers import processors
 
@@ -247,23 +288,21 @@ def _edit_bos(processor: Any, bos: str, bos_id: int, add: bool) -> Any:
             template[kind] = _put_before_sequences(pieces, bos) if add and template is templates[-1] else pieces
         if add:
             tokens[bos] = {"id": bos, "ids": [bos_id], "tokens": [bos]}
-    if not templates:
+    if processor is None or not templates:
         return processor
     edited = copy.deepcopy(processor)
     edited.__setstate__(json.dumps(state).encode())
     return edited
 
 
-def _find_templates(state: Any) -> list[dict[str, Any]]:
+def _find_templates(state: JsonObject | None) -> list[JsonObject]:
     if state is None or state["type"] == "Sequence":
         return [template for part in (state or {}).get("processors", ()) for template in _find_templates(part)]
     return [state] if state["type"] == "TemplateProcessing" else []
 
 
-def _put_before_sequences(pieces: list[dict[str, Any]], bos: str) -> list[dict[str, Any]]:
-    with_bos = []
-    for piece in pieces:
-        if "Sequence" in piece:
-            with_bos.append({"SpecialToken": {"id": bos, "type_id": piece["Sequence"]["type_id"]}})
-        with_bos.append(piece)
-    return with_bos
+def _put_before_sequences(pieces: list[JsonObject], bos: str | None) -> list[JsonObject]:
+    def bos_of(piece: JsonObject) -> list[JsonObject]:
+        return [{"SpecialToken": {"id": bos, "type_id": piece["Sequence"]["type_id"]}}] if "Sequence" in piece else []
+
+    return [part for piece in pieces for part in (*bos_of(piece), piece)]

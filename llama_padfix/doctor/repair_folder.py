@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.files import scratch_folder
@@ -17,6 +17,9 @@ from llama_padfix.doctor.findings import Change, Plan, Report
 from llama_padfix.doctor.observe.folder import SavedModel, load_folder, observe_folder
 from llama_padfix.doctor.patch import apply_changes
 from llama_padfix.doctor.repair import repair_until_stable
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import JsonObject, TokenizerLike
 
 _FILES = (
     "config.json",
@@ -138,7 +141,7 @@ def _apply(scratch: Path, rows: int | None, changes: Sequence[Change]) -> tuple[
     return plan.changes
 
 
-def _load(scratch: Path) -> tuple[Any, FolderFacts]:
+def _load(scratch: Path) -> tuple[TokenizerLike, FolderFacts]:
     tokenizer, folder = load_folder(observe_folder(scratch))
     if tokenizer is None:
         raise PadfixError(f"The tokenizer does not load, so it cannot be repaired ({folder.load_error}).")
@@ -156,5 +159,5 @@ def _edit_config(path: Path, changes: Sequence[Change]) -> None:
     _write(path, content)
 
 
-def _write(path: Path, content: Any) -> None:
+def _write(path: Path, content: JsonObject) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

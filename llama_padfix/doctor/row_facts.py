@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.encoding.masking.turns_in_ids import Turn, TurnMarkers
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import LongArray
 
 
 @dataclass(frozen=True)
 class RowFacts:
-    """One encoded row as the loss will see it: int64 numpy arrays of one length, None for a missing column."""
+    """One encoded row as the loss will read it: int64 arrays of shape (tokens,), None for a missing column."""
 
     source: str
     """What the row was read from: "train batch", "eval batch", "batch" or "dataset"."""
@@ -19,16 +22,16 @@ class RowFacts:
     number: int
     """Its number in the source, from 0."""
 
-    input_ids: Any
+    input_ids: LongArray
     """Ids, with the padding of a batch."""
 
-    labels: Any = None
+    labels: Any = None  # `Any`: a LongArray in every row that a check with "labels" in its needs reads
     """Ids to predict, -100 where there is none."""
 
-    attention_mask: Any = None
+    attention_mask: LongArray | None = None
     """0 where the row is padded."""
 
-    position_ids: Any = None
+    position_ids: LongArray | None = None
     """Positions within each document of a packed row."""
 
     found_turns: dict[TurnMarkers, tuple[Turn, ...]] = field(
@@ -39,7 +42,7 @@ class RowFacts:
 
 @dataclass(frozen=True)
 class SampleFacts:
-    """Which rows were looked at: `seen` of `total` (None for a stream), each column that a row had."""
+    """Which rows were read: `seen` of `total` (None for a stream), and the columns that a row had."""
 
     source: str
     seen: int

@@ -166,7 +166,7 @@ def build_trainer(
     tokenizer: TokenizerLike,
     dataset: Rows,
     *,
-    eval_dataset: object = None,
+    eval_dataset: Rows | None = None,
     **sft_arguments: Any,  # of three functions
 ) -> SFTTrainer:
     """Return TRL's `SFTTrainer`, ready to train on a raw dataset or list of rows in any known shape.

@@ -130,7 +130,7 @@ def test_a_batch_is_read_with_its_padding() -> None:
     }
     first, second = rows_of_batch(batch, "train batch", 6)
     assert (first.source, first.number, second.number) == ("train batch", 6, 7)
-    assert second.attention_mask.tolist() == [1, 0, 0]
+    assert second.attention_mask is not None and second.attention_mask.tolist() == [1, 0, 0]
     assert second.position_ids is None
 
 

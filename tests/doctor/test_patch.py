@@ -410,7 +410,7 @@ def test_adapters_are_patched_like_the_model_inside(instruct: Any, make_model: M
 def test_a_model_that_is_none(instruct: Any) -> None:
     before = settings_of(instruct)
     with pytest.raises(PadfixError, match=r"Got a str where a model is needed.*AutoModelForCausalLM"):
-        patch_tokenizer(instruct, "meta-llama/Llama-3.1-8B")
+        patch_tokenizer(instruct, "meta-llama/Llama-3.1-8B")  # type: ignore[arg-type]
     assert settings_of(instruct) == before
 
 

@@ -5,16 +5,14 @@ from collections.abc import Iterator
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.findings import Check, Finding
 
-_NOTHING = 1e-4  # a row that was never anything, as the reserved ones of a base model, was not added
-_MEAN_LIKE = 0.05  # `resize_token_embeddings` draws new rows from very near the mean of the old ones
-
 
 def _find(facts: Facts) -> Iterator[Finding]:
     model = facts.model
     if model is None or not model.is_peft or model.embedding_rows is None:
         return
     names = {token_id: token for token, token_id in facts.vocabulary.items()}
-    added = {i for i, row in model.rows.items() if row.to_mean < _MEAN_LIKE and row.norm > _NOTHING}
+    # A row of zeros is one of the reserved tokens of a base model, which was not added.
+    added = {i for i, row in model.rows.items() if row.is_mean_like and not row.is_zero}
     if model.original_rows is not None:
         added |= {i for i in names if model.original_rows <= i < model.embedding_rows}
     added -= {facts.pad_token_id}  # never in the loss, never attended to

@@ -5,10 +5,6 @@ from collections.abc import Iterator
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.findings import Check, Finding
 
-_NOTHING = 1e-4  # of an ordinary row's length
-_TWIN = 0.001  # of an ordinary row's distance to the mean
-_MEAN_LIKE = 0.05  # somebody set these rows to the mean, which makes them alike
-
 
 def _find(facts: Facts) -> Iterator[Finding]:
     model, template = facts.model, facts.template
@@ -18,12 +14,8 @@ def _find(facts: Facts) -> Iterator[Finding]:
     if facts.markers is not None:
         used |= {*facts.markers.header_ids, *facts.markers.stop_ids, *facts.markers.turn_start_ids}
     names = {token_id: token for token, token_id in facts.special_ids.items()}
-    blank = {i: "zero" for i, row in model.rows.items() if row.norm < _NOTHING}
-    blank |= {
-        i: "the same as another"
-        for i, row in model.rows.items()
-        if i not in blank and row.to_twin < _TWIN and row.to_mean > _MEAN_LIKE
-    }
+    blank = {i: "the same as another" for i, row in model.rows.items() if row.is_twin}
+    blank |= {i: "zero" for i, row in model.rows.items() if row.is_zero}
     found = sorted(i for i in used & set(blank) if i is not None and i in names)
     missed = [i for i in found if model.trained_rows is not None and i not in model.trained_rows]
     if not found:

@@ -12,7 +12,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
     folder = facts.folder
     if folder is None or folder.load_error is None:
         return
-    if {"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"} & set(folder.files):
+    if folder.has_tokenizer:
         reason = " ".join(folder.load_error.split())
         versions = facts.environment.versions if facts.environment is not None else {}
         if "enum ModelWrapper" in reason and versions.get("tokenizers", "").startswith(_READ_NO_PAIRS):

@@ -8,9 +8,7 @@ from llama_padfix.doctor.findings import Change, Check, Finding
 
 def _find(facts: Facts) -> Iterator[Finding]:
     folder = facts.folder
-    if folder is None or not folder.adapter_config:
-        return
-    if {"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"} & set(folder.files):
+    if folder is None or not folder.adapter_config or folder.has_tokenizer:
         return
     base = folder.adapter_config.get("base_model_name_or_path")
     why = "the adapter was trained with the pad token, the EOS and the template of this tokenizer"

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.doctor.facts import RowFacts, SampleFacts
-from llama_padfix.doctor.observe.rows import rows_of_batch
+from llama_padfix.doctor.observe.rows import PER_TOKEN, rows_of_batch
 from llama_padfix.doctor.observe.snapshot import find_read_once, remember_state
+from llama_padfix.doctor.observe.trainer import is_trainer
+from llama_padfix.encoding.sources import is_batch
 from llama_padfix.hardware.random_states import remember_random_states
 
-_FEW_ROWS = 64  # drawn from a trainer's own loaders by default: its batches cost collation
-_PER_TOKEN = ("input_ids", "labels", "attention_mask", "position_ids")
+if TYPE_CHECKING:
+    from llama_padfix.core.types import TrainerLike
+
+_FEW_ROWS = 64  # drawn from each of a trainer's dataloaders: collating a batch takes time
 
 
 @dataclass
@@ -27,7 +31,7 @@ class DrawnRows:
     not_drawn: dict[str, str] = field(default_factory=dict)
 
 
-def draw_batches(trainer: Any, max_rows: int | None) -> DrawnRows:
+def draw_batches(trainer: TrainerLike, max_rows: int | None) -> DrawnRows:
     """Return the rows of real training and evaluation batches, not yet drawn; at most 64 of each unless None.
 
     A loader that raises ends its source and is noted in `errors`; a stream that can be read only once, and
@@ -38,7 +42,7 @@ def draw_batches(trainer: Any, max_rows: int | None) -> DrawnRows:
     return drawn
 
 
-def _draw(trainer: Any, limit: int | None, drawn: DrawnRows) -> Iterator[RowFacts]:
+def _draw(trainer: TrainerLike, limit: int | None, drawn: DrawnRows) -> Iterator[RowFacts]:
     for source, make_loader, dataset in _loaders(trainer):
         total = len(dataset) if hasattr(dataset, "__len__") else None
         stream = None if total is not None else find_read_once(dataset)
@@ -66,7 +70,7 @@ def _draw(trainer: Any, limit: int | None, drawn: DrawnRows) -> Iterator[RowFact
         drawn.samples.append(SampleFacts(source, seen, total, columns))
 
 
-def _loaders(trainer: Any) -> Iterator[tuple[str, Callable[[], Any], Any]]:
+def _loaders(trainer: TrainerLike) -> Iterator[tuple[str, Callable[[], Iterable[object]], object]]:
     if trainer.train_dataset is not None:
         yield "train batch", trainer.get_train_dataloader, trainer.train_dataset
     evaluation = getattr(trainer, "eval_dataset", None)
@@ -77,8 +81,8 @@ def _loaders(trainer: Any) -> Iterator[tuple[str, Callable[[], Any], Any]]:
         yield "eval batch", trainer.get_eval_dataloader, evaluation
 
 
-def _batches(make_loader: Callable[[], Any]) -> Iterator[Any]:
-    """Yield the batches of a loader, and end its workers whenever the reader stops."""
+def _batches(make_loader: Callable[[], Iterable[object]]) -> Iterator[object]:
+    """Yield the batches of a loader, and end its workers when the reader stops."""
     batches = iter(make_loader())
     try:
         yield from batches
@@ -87,23 +91,21 @@ def _batches(make_loader: Callable[[], Any]) -> Iterator[Any]:
             batches.close()
 
 
-def _rows(batch: Any, source: str, first: int) -> Iterator[RowFacts]:
-    """Yield the rows of a batch; of its columns, those that have a value a token."""
-    ids: Any = batch.get("input_ids") if isinstance(batch, Mapping) else None
-    if getattr(ids, "ndim", None) != 2 or 0 in ids.shape:
-        return
-    shaped = {name: batch[name] for name in _PER_TOKEN if getattr(batch.get(name), "shape", None) == ids.shape}
-    yield from rows_of_batch(shaped, source, first)
+def _rows(batch: object, source: str, first: int) -> Iterator[RowFacts]:
+    """Yield the rows of a batch; of its columns, those that have one value for each token."""
+    if is_batch(batch) and 0 not in (shape := batch["input_ids"].shape):
+        shaped = {name: batch[name] for name in PER_TOKEN if getattr(batch.get(name), "shape", None) == shape}
+        yield from rows_of_batch(shaped, source, first)
 
 
 @contextlib.contextmanager
-def preserve_state(target: Any) -> Iterator[None]:
-    """Put back whatever drawing batches of a trainer moves; nothing is drawn from a target of another kind.
+def preserve_state(target: object) -> Iterator[None]:
+    """Put back the state that drawing batches of a trainer changes; a target of another kind has none.
 
     That is the random states, the accelerator's record of dataloaders, the trainer's attributes, and the counters
-    and generators of its datasets and collator. Training then runs as it would have run.
+    and generators of its datasets and collator. Training then runs as if no batch had been drawn.
     """
-    if not hasattr(target, "get_train_dataloader"):
+    if not is_trainer(target):
         yield
         return
     restore_random_states = remember_random_states()

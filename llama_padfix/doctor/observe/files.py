@@ -3,42 +3,67 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
 
-__all__ = ["open_rows", "read_or_error"]
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
-def open_rows(path: str | Path) -> Sequence[Any]:
-    """Return the rows of a .jsonl, .json or .parquet file, each read when it is asked for.
+def open_rows(path: str | Path) -> Sequence[object]:
+    """Return the rows of a file; those of .jsonl and .parquet are read one by one, when they are indexed.
 
-    Raises `PadfixError` for a file that is not there, of another kind, empty or unreadable.
+    Args:
+        path: a file that ends in .jsonl, .ndjson, .json or .parquet.
+
+    Raises:
+        PadfixError: the file is missing, of another kind, empty or unreadable.
     """
     file = Path(path)
-    readers = {".jsonl": _JsonLines, ".ndjson": _JsonLines, ".json": _read_json, ".parquet": _ParquetRows}
+    readers: dict[str, Callable[[Path], Sequence[object]]] = {
+        ".jsonl": _JsonLines,
+        ".ndjson": _JsonLines,
+        ".json": _read_json,
+        ".parquet": _ParquetRows,
+    }
     if not file.is_file():
         raise PadfixError(f"There is no file {str(path)!r}. Pass --data FILE.jsonl, .json or .parquet.")
     reader = readers.get(file.suffix.lower())
     if reader is None:
         raise PadfixError(f"{str(path)!r} is of no known kind. Pass a file that ends in {', '.join(readers)}.")
-    rows: Sequence[Any] = reader(file)
+    rows = reader(file)
     if not len(rows):
         raise PadfixError(f"{str(path)!r} holds no rows.")
     return rows
 
 
-def read_or_error(rows: Any, place: int) -> Any:
-    """Return one row, or the error that reading it raised."""
+def read_or_error(rows: Sequence[object], place: int) -> object:
+    """Return one row, or the error that reading it raised: a line that is no JSON is one unreadable row."""
     try:
         return rows[place]
-    except PadfixError as error:  # a line that is no JSON is one bad row, not the end
+    except PadfixError as error:
         return error
 
 
-class _JsonLines(Sequence[Any]):
+class _NumberedRows(Sequence[object]):
+    """Rows that are read by number, never by slices."""
+
+    def read(self, place: int) -> object:
+        """Return one row; `place` is below the length."""
+        raise NotImplementedError
+
+    def __getitem__(self, place: Any) -> Any:  # `Any`: `Sequence` also declares slices
+        if place >= len(self):
+            raise IndexError(place)  # which ends a loop over a sequence
+        return self.read(place)
+
+
+class _JsonLines(_NumberedRows):
     """The lines of a file by their offsets, so that a sample of a large one costs little memory."""
 
     def __init__(self, path: Path) -> None:
@@ -53,30 +78,28 @@ class _JsonLines(Sequence[Any]):
     def __len__(self) -> int:
         return len(self._starts)
 
-    def __getitem__(self, place: Any) -> Any:
-        if place >= len(self._starts):
-            raise IndexError(place)  # what ends a loop over a sequence
+    def read(self, place: int) -> object:
+        """Return what the line at that place holds."""
         self._file.seek(self._starts[place])
         line = self._file.readline()
         try:
-            return json.loads(line)
+            row: object = json.loads(line)
         except ValueError as error:
             raise PadfixError(f"row {place}: the line is not valid JSON ({error}): {describe(line)}") from error
+        return row
 
     @property
     def column_names(self) -> list[str]:
         """The columns of the first row that can be read."""
-        row = next(
-            (row for row in (read_or_error(self, place) for place in range(len(self))) if isinstance(row, dict)), {}
-        )
-        return list(row)
+        rows = (read_or_error(self, place) for place in range(len(self)))
+        return list(next((row for row in rows if isinstance(row, dict)), {}))
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> Sequence[object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        lines = _JsonLines(path)  # many tools call JSON lines .json
+        lines = _JsonLines(path)  # JSON lines are often saved as .json
         if len(lines) > 1 and isinstance(read_or_error(lines, 0), dict):
             return lines
         raise PadfixError(f"{str(path)!r} is not valid JSON: {error}.") from error
@@ -85,7 +108,7 @@ def _read_json(path: Path) -> Any:
     return content
 
 
-class _ParquetRows(Sequence[Any]):
+class _ParquetRows(_NumberedRows):
     """The rows of a parquet file; one row group is held at a time."""
 
     def __init__(self, path: Path) -> None:
@@ -95,23 +118,21 @@ class _ParquetRows(Sequence[Any]):
             raise PadfixError("Reading parquet needs pyarrow. Run: pip install pyarrow") from error
         try:
             self._file = parquet.ParquetFile(path)
-        except Exception as error:  # pyarrow has its own kinds of error for each broken part
+        except Exception as error:  # pyarrow raises other errors for each broken part
             raise PadfixError(f"{str(path)!r} is not a parquet file: {error}.") from error
         self.column_names = list(self._file.schema_arrow.names)
-        self._ends: list[int] = []
-        for group in range(self._file.num_row_groups):
-            self._ends.append(self._file.metadata.row_group(group).num_rows + (self._ends[-1] if self._ends else 0))
-        self._group: int | None = None
-        self._table: Any = None
+        groups = range(self._file.num_row_groups)
+        self._ends: list[int] = list(accumulate(self._file.metadata.row_group(group).num_rows for group in groups))
+        self._held: tuple[int, pa.Table] | None = None
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, place: Any) -> Any:
-        if place >= len(self):
-            raise IndexError(place)
-        group = next(number for number, end in enumerate(self._ends) if place < end)
-        if group != self._group:
-            self._group, self._table = group, self._file.read_row_group(group)
-        start = self._ends[group] - self._table.num_rows
-        return self._table.slice(place - start, 1).to_pylist()[0]
+    def read(self, place: int) -> object:
+        """Return a row, from its row group, which is read unless it is the one that is held."""
+        group = bisect_right(self._ends, place)
+        if self._held is None or self._held[0] != group:
+            self._held = group, self._file.read_row_group(group)
+        table = self._held[1]
+        row: object = table.slice(place - (self._ends[group] - table.num_rows), 1).to_pylist()[0]
+        return row

@@ -1,34 +1,25 @@
-"""What a run saved into a folder: its files, what the JSON ones say, and whether the tokenizer loads true.
+"""What a run saved into a folder: its files, the JSON ones' contents, and the ids of its tokenizer once loaded.
 
-No tensor is loaded: `SavedModel` stands in the place of the model, with the settings of the JSON files and the
-shape of the embedding from the header of the weights.
+No tensor is loaded: `SavedModel` stands in for the model, with the settings of the JSON files and the shape of the
+embedding from the header of the weights.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import FolderFacts
 
-__all__ = [
-    "SavedModel",
-    "encode_probe",
-    "encode_with_file",
-    "fetch_folder",
-    "load_folder",
-    "observe_folder",
-    "saved_model",
-]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import JsonObject, TokenizerLike
 
 # Letters, digits, white space, other scripts, an emoji: what a wrong pre-tokenizer splits differently.
 _PROBE = "Hello world, it's 12345 o'clock.\n\n  你好 мир 🙂\tend"
-_TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"})
 # The input embedding's name ends so in Llama and most families, in GPT-2, BLOOM, GPT-NeoX and InternLM.
 _EMBEDDINGS = tuple(
     f"{name}.weight" for name in ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings")
@@ -38,7 +29,11 @@ _EMBEDDINGS = tuple(
 def fetch_folder(name: str | Path) -> Path:
     """Return the folder of that name, or the snapshot of that hub repository, without its weights.
 
-    `HF_HUB_OFFLINE` is honoured. Raises `PadfixError` where there is neither.
+    Args:
+        name: a folder, or the name of a repository, which is not downloaded where `HF_HUB_OFFLINE` is set.
+
+    Raises:
+        PadfixError: there is neither.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -50,7 +45,7 @@ def fetch_folder(name: str | Path) -> Path:
         from huggingface_hub import snapshot_download
 
         return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.jinja", "*.model", "*.txt"]))
-    except Exception as error:  # no network, offline mode, no such repository, a gate, a name that is none
+    except Exception as error:  # no network, offline mode, no such repository, a gated one, no valid name
         reason = " ".join(str(error).split())
         raise PadfixError(
             f"{refusal}, and the hub gives none of that name ({type(error).__name__}: {reason}). "
@@ -59,7 +54,14 @@ def fetch_folder(name: str | Path) -> Path:
 
 
 def observe_folder(path: str | Path) -> FolderFacts:
-    """Return the facts about a saved folder. Raises `PadfixError` where there is none, or a file is no JSON."""
+    """Return the facts about a saved folder.
+
+    Args:
+        path: the folder. No tensor is loaded: the shape of the embedding is read from the header of the weights.
+
+    Raises:
+        PadfixError: there is no such folder, or one of its files is not valid JSON.
+    """
     folder = Path(path)
     if not folder.is_dir():
         raise PadfixError(f"{str(path)!r} is not a folder. Pass the folder that the run saved, output_dir.")
@@ -85,30 +87,30 @@ def observe_folder(path: str | Path) -> FolderFacts:
     )
 
 
-def load_folder(folder: FolderFacts) -> tuple[Any, FolderFacts]:
+def load_folder(folder: FolderFacts) -> tuple[TokenizerLike | None, FolderFacts]:
     """Return the tokenizer of a folder as transformers loads it, and the facts with the ids that it gives.
 
-    The tokenizer is None where it cannot be loaded; `load_error` then says why.
+    The tokenizer is None where it cannot be loaded; `load_error` then holds the reason.
     """
-    if not _TOKENIZER_FILES & set(folder.files):
+    if not folder.has_tokenizer:
         return None, replace(folder, load_error="there is no tokenizer in it")
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder.path, local_files_only=True)
+        tokenizer: TokenizerLike = AutoTokenizer.from_pretrained(folder.path, local_files_only=True)
         loaded_ids = encode_probe(tokenizer)
     except Exception as error:  # whatever a broken file makes transformers raise
         return None, replace(folder, load_error=f"{type(error).__name__}: {error}")
     return tokenizer, replace(folder, loaded_ids=loaded_ids)
 
 
-def encode_probe(tokenizer: Any) -> tuple[int, ...]:
+def encode_probe(tokenizer: TokenizerLike) -> tuple[int, ...]:
     """Return the ids that a loaded tokenizer gives the text that `encode_with_file` encodes by the file."""
     return tuple(int(token_id) for token_id in tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
 
 
 class SavedModel:
-    """The settings of a saved model in the place of the model: `config` and `generation_config`, no weights."""
+    """A stand-in for a saved model: its `config` and `generation_config`, without weights."""
 
     def __init__(self, folder: FolderFacts) -> None:
         self.documents = {
@@ -121,7 +123,7 @@ class SavedModel:
         self.generation_config = _Settings(generation) if generation is not None else None
         self._rows = folder.embedding_rows
 
-    def get_input_embeddings(self) -> Any:
+    def get_input_embeddings(self) -> SimpleNamespace | None:
         """Return what has the shape of the embedding, None where it is not known."""
         return None if self._rows is None else SimpleNamespace(weight=SimpleNamespace(shape=(self._rows, 0)))
 
@@ -132,27 +134,27 @@ def saved_model(folder: FolderFacts) -> SavedModel | None:
 
 
 class _Settings:
-    """Attributes that are the entries of a JSON object: what is set here is written there."""
+    """Attributes that are the entries of a JSON object: setting one sets the entry."""
 
-    def __init__(self, entries: dict[str, Any]) -> None:
+    def __init__(self, entries: JsonObject) -> None:
         self.__dict__ = entries
         for name in ("pad_token_id", "eos_token_id"):
             if name in entries and not _is_ids(entries[name]):
                 raise PadfixError(f"{name} is {entries[name]!r} in a saved config, and no id. Save the folder again.")
 
 
-def _is_ids(value: Any) -> bool:
+def _is_ids(value: object) -> bool:
     each = value if isinstance(value, list) else [value]
     return value is None or all(isinstance(item, int) and not isinstance(item, bool) for item in each)
 
 
-def _inner(config: Mapping[str, Any]) -> dict[str, Any]:
+def _inner(config: JsonObject) -> JsonObject:
     """Return the part of a config that holds the special ids: the text part of a model that has several."""
     text = config.get("text_config")
-    return text if isinstance(text, dict) else config if isinstance(config, dict) else dict(config)
+    return text if isinstance(text, dict) else config
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> JsonObject:
     if not path.is_file():
         return {}
     try:
@@ -163,14 +165,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def encode_with_file(path: Path) -> tuple[tuple[int, ...], bool]:
-    """Return the ids that tokenizer.json alone gives the probe, and whether it splits bytes."""
+    """Return the ids that tokenizer.json alone gives the probe, and True if it splits bytes; no ids without it."""
     if not path.is_file():
         return (), False
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception:  # the library raises bare Exceptions; that it cannot be loaded is what loading it will say
+    except Exception:  # tokenizers raises bare Exceptions; `load_folder` gives the reason
         return (), False
     splitter = tokenizer.pre_tokenizer
     state = splitter.__getstate__() if splitter is not None else b""
@@ -192,6 +194,6 @@ def _count_embedding_rows(folder: Path) -> int | None:
                 for name in weights.keys():  # noqa: SIM118  (it is no mapping)
                     if name.endswith(_EMBEDDINGS):
                         return int(weights.get_slice(name).get_shape()[0])
-        except Exception:  # a file that is cut short, or still being written: config.json has to do
+        except Exception:  # a file that is cut short, or still being written; config.json has the size as well
             continue
     return None

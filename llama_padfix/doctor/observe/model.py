@@ -7,21 +7,20 @@ import math
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
-from llama_padfix.doctor.facts import ModelFacts, RowStatistics
+from llama_padfix.doctor.model_facts import ZERO_NORM, ModelFacts, RowStatistics
 
-__all__ = ["blank_rows", "observe_model"]
+if TYPE_CHECKING:
+    import torch
 
-_ORDINARY_ROWS = 512  # rows that tell what an ordinary row looks like, spread over the embedding
-_MOST_ROWS = 2048  # control rows looked at
+    from llama_padfix.core.types import ConfiguredModel
+
+_ORDINARY_ROWS = 512  # rows spread over the embedding, whose median is an ordinary row
+_MOST_ROWS = 2048  # control rows that are measured
 _CHUNK = 8192  # rows measured at a time
-# As in EMB004: of an ordinary row's length, and of its distance to the mean.
-_NOTHING = 1e-4
-_TWIN = 0.001
-_MEAN_LIKE = 0.05
 # What brings each kernel; `kernels` downloads them all.
 _ATTENTION_PACKAGES = {
     "flash_attention_2": ("flash_attn", "kernels"),
@@ -29,17 +28,15 @@ _ATTENTION_PACKAGES = {
 }
 
 
-class ModelSettings(Protocol):
-    """What observing a model needs at least: a model has it, and so has the stand-in for a saved one."""
+def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> ModelFacts:
+    """Return the facts about a model; lists of ids become tuples, in the order in which they are held.
 
-    config: Any  # a transformers config, whose fields differ by model type
-    generation_config: Any  # transformers.GenerationConfig, or None
+    Args:
+        model: a Transformers model, or a stand-in with its `config`.
+        token_ids: the control tokens, whose rows of the embedding are measured.
 
-
-def observe_model(model: ModelSettings, token_ids: Iterable[int] = ()) -> ModelFacts:
-    """Return the model's side of the special tokens; lists of ids are tuples, in the order in which they are held.
-
-    `token_ids` are the tokens whose rows of the embedding are looked at, the control tokens.
+    Raises:
+        PadfixError: `model` has no `config`.
     """
     if not hasattr(model, "config"):
         raise PadfixError(
@@ -60,7 +57,7 @@ def observe_model(model: ModelSettings, token_ids: Iterable[int] = ()) -> ModelF
         generation_eos_token_id=_freeze(getattr(generation, "eos_token_id", None)),
         generation_error=_try_to_save(generation),
         original_rows=_read_original_rows(model),
-        rows=_look_at_rows(weight, token_ids),
+        rows=_measure_rows(weight, token_ids),
         trained_rows=_find_trained_rows(embedding),
         trained_output_rows=_find_trained_rows(head),
         says_tied=bool(getattr(config, "tie_word_embeddings", False)),
@@ -72,21 +69,20 @@ def observe_model(model: ModelSettings, token_ids: Iterable[int] = ()) -> ModelF
     )
 
 
-def _count_rows(weight: Any) -> int:
-    shape = getattr(weight, "ds_shape", weight.shape)  # DeepSpeed ZeRO-3 empties the weight, and notes its shape
+def _count_rows(weight: torch.Tensor) -> int:
+    shape = getattr(weight, "ds_shape", weight.shape)  # DeepSpeed ZeRO-3 empties the weight, and keeps its shape here
     return int(shape[0])
 
 
-def _freeze(value: Any) -> int | tuple[int, ...] | None:
-    if isinstance(value, (list, tuple, set)):
-        return tuple(int(token_id) for token_id in value)
-    return None if value is None else int(value)
+def _freeze(held: int | list[int] | tuple[int, ...] | set[int] | None) -> int | tuple[int, ...] | None:
+    if isinstance(held, (list, tuple, set)):
+        return tuple(int(token_id) for token_id in held)
+    return None if held is None else int(held)
 
 
-def _dtypes(model: Any) -> set[str]:
-    if not hasattr(model, "parameters"):
-        return set()
-    return {dtype_name(p.dtype) for p in model.parameters() if p.dtype.is_floating_point}
+def _dtypes(model: object) -> set[str]:
+    parameters = model.parameters() if hasattr(model, "parameters") else ()
+    return {dtype_name(p.dtype) for p in parameters if p.dtype.is_floating_point}
 
 
 def _is_installed(attention: str | None) -> bool | None:
@@ -94,7 +90,7 @@ def _is_installed(attention: str | None) -> bool | None:
     return any(find_spec(name) is not None for name in packages) if packages else None
 
 
-def _try_to_save(generation: Any) -> str | None:
+def _try_to_save(generation: object) -> str | None:
     """Return what stops the generation config from being saved, found by the validation that saving runs."""
     if not hasattr(generation, "validate"):
         return None
@@ -103,7 +99,7 @@ def _try_to_save(generation: Any) -> str | None:
 
     logger = logging.getLogger("transformers.generation.configuration_utils")
     was_off = logger.disabled
-    logger.disabled = True  # what it would print is in the answer
+    logger.disabled = True  # the message that it would log is what is returned
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # saving in 4.x refuses whatever warns
@@ -118,17 +114,17 @@ def _try_to_save(generation: Any) -> str | None:
     return None
 
 
-def _read_original_rows(model: Any) -> int | None:
-    """Return the vocabulary size of the checkpoint that the model was loaded from, as its own config.json says.
+def _read_original_rows(model: ConfiguredModel) -> int | None:
+    """Return the vocabulary size in the config.json of the checkpoint that the model was loaded from.
 
-    Looks into a folder or the local cache, never into the network.
+    The file is read from a folder or the local cache, never from the network.
     """
     name = getattr(model.config, "_name_or_path", None)
     if not isinstance(name, str) or not name:
         return None
-    path: Any = Path(name, "config.json")
     try:
-        if not path.is_file():
+        path: str | Path | None = Path(name, "config.json")
+        if not Path(name, "config.json").is_file():
             from transformers.utils import cached_file
 
             path = cached_file(
@@ -146,21 +142,19 @@ def _read_original_rows(model: Any) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _find_trained_rows(layer: Any) -> tuple[int, ...] | None:
+def _find_trained_rows(layer: object) -> tuple[int, ...] | None:
     """Return which rows of an embedding or of a head get gradients: None for all, else their ids."""
-    if layer is None or not hasattr(layer, "named_parameters"):
+    import torch
+
+    if not isinstance(layer, torch.nn.Module):
         return ()
-    ids: set[int] = set()
-    for name, parameter in layer.named_parameters():
-        if parameter.requires_grad and "trainable_tokens_delta" not in name:
-            return None
-    for module in layer.modules():
-        for adapter_ids in dict(getattr(module, "token_indices", None) or {}).values():
-            ids.update(int(i) for i in adapter_ids)
-    return tuple(sorted(ids))
+    if any(p.requires_grad and "trainable_tokens_delta" not in name for name, p in layer.named_parameters()):
+        return None
+    by_adapter = [dict(getattr(module, "token_indices", None) or {}) for module in layer.modules()]
+    return tuple(sorted({int(i) for indices in by_adapter for ids in indices.values() for i in ids}))
 
 
-def _look_at_rows(weight: Any, token_ids: Iterable[int]) -> dict[int, RowStatistics]:
+def _measure_rows(weight: object, token_ids: Iterable[int]) -> dict[int, RowStatistics]:
     """Return how the rows of some tokens compare with ordinary rows; empty where the weights cannot be read."""
     import torch
 
@@ -186,11 +180,16 @@ def _look_at_rows(weight: Any, token_ids: Iterable[int]) -> dict[int, RowStatist
     return {i: RowStatistics(norm[place], spread[place], twin[place]) for place, i in enumerate(chosen)}
 
 
-def blank_rows(weight: Any, token_ids: Iterable[int], control_ids: Iterable[int]) -> dict[int, str]:
-    """Return which rows of a matrix hold nothing, and why: "zero", or "the same as another" of the control tokens.
+def blank_rows(weight: torch.Tensor, token_ids: Iterable[int], control_ids: Iterable[int]) -> dict[int, str]:
+    """Return which rows of a matrix were never trained, with the reason.
 
-    `weight` has a row a token and any floating dtype. Ids without a row are left out. A row near the mean is no twin:
-    somebody set it there.
+    Args:
+        weight: shape (tokens, width), of any floating dtype.
+        token_ids: the rows to measure; ids without a row are left out.
+        control_ids: the rows among which equal ones are found. Rows near the mean are left out: they were set to it.
+
+    Returns:
+        By id, "zero" or "the same as another".
     """
     import torch
 
@@ -202,9 +201,8 @@ def blank_rows(weight: Any, token_ids: Iterable[int], control_ids: Iterable[int]
         for start in range(0, len(ids), _CHUNK):
             some = ids[start : start + _CHUNK]
             lengths = weight[torch.tensor(some, device=weight.device)].float().norm(dim=1).tolist()
-            blank |= {i: "zero" for i, length in zip(some, lengths, strict=True) if length < _NOTHING * usual}
-    wanted = set(ids) - set(blank)
-    for i, row in _look_at_rows(weight, control_ids).items() if wanted else ():
-        if i in wanted and row.to_twin < _TWIN and row.to_mean > _MEAN_LIKE:
-            blank[i] = "the same as another"
-    return blank
+            blank |= {i: "zero" for i, length in zip(some, lengths, strict=True) if length < ZERO_NORM * usual}
+    left = set(ids) - set(blank)
+    measured = _measure_rows(weight, control_ids) if left else {}
+    twins = {i for i, row in measured.items() if row.is_twin}
+    return blank | dict.fromkeys(sorted(left & twins), "the same as another")

@@ -15,19 +15,20 @@ from llama_padfix.doctor.observe.environment import observe_environment
 from llama_padfix.encoding.sources import is_batch, is_indexed, is_raw
 
 if TYPE_CHECKING:
-    from llama_padfix.core.types import TokenizerLike
+    from llama_padfix.core.types import Row, TokenizerLike
 
+PER_TOKEN = ("input_ids", "labels", "attention_mask", "position_ids")
+"""The columns of a row that the checks read: one value for each token."""
 
-_PER_TOKEN = ("labels", "attention_mask", "position_ids")  # besides input_ids
-_SEED = 0  # the same rows are looked at every time
+_SEED = 0  # the same rows are sampled every time
 
 
 def observe_dataset(
-    facts: Facts, dataset: Any, tokenizer: TokenizerLike | None, max_rows: int | None
+    facts: Facts, dataset: object, tokenizer: TokenizerLike | None, max_rows: int | None
 ) -> tuple[Facts, Iterable[RowFacts]]:
-    """Return the facts with those of a dataset, and its encoded rows that are to be read; None is no dataset.
+    """Return the facts with those of a dataset, and the encoded rows that the checks are to read.
 
-    Raw rows are read here, so that none are left. Encoded ones are read later, by the checks.
+    Raw rows are read here, so that none are left. Without a dataset (None) there are no rows.
     """
     facts = replace(facts, environment=observe_environment())
     if dataset is None:
@@ -42,8 +43,8 @@ def observe_dataset(
     return replace(facts, samples=(sample,)), rows_of_dataset(dataset, "dataset", places, max_rows)
 
 
-def refuse_unencoded(target: Any) -> None:
-    """Raise `PadfixError` for what is neither encoded nor a tokenizer, with the line that helps."""
+def refuse_unencoded(target: object) -> None:
+    """Raise `PadfixError` for a target that is neither encoded nor a tokenizer, with the line that fixes it."""
     if hasattr(target, "get_input_embeddings"):
         raise PadfixError(
             f"Got a {type(target).__name__} alone. Diagnose it with its tokenizer: diagnose((tokenizer, model))"
@@ -62,11 +63,11 @@ def refuse_unencoded(target: Any) -> None:
         )
 
 
-def rows_of_batch(batch: Mapping[str, Any], source: str, first: int = 0) -> Iterator[RowFacts]:
+def rows_of_batch(batch: object, source: str, first: int = 0) -> Iterator[RowFacts]:
     """Yield the rows of a collated batch, padding included, numbered from `first`.
 
-    Nothing for a batch without two-dimensional `input_ids`, such as one of pairs; masks and positions of other
-    shapes (four-dimensional masks, positions along several axes) are left out.
+    A batch without two-dimensional `input_ids`, such as one of pairs, has no rows. Masks and positions of other shapes
+    (four-dimensional masks, positions along several axes) are left out.
     """
     if not is_batch(batch):
         return
@@ -80,8 +81,8 @@ def rows_of_batch(batch: Mapping[str, Any], source: str, first: int = 0) -> Iter
         yield _row({name: batch[name][place] for name in names}, source, first + place)
 
 
-def sample_of(dataset: Any, source: str, max_rows: int | None) -> tuple[SampleFacts, list[int] | None]:
-    """Return what will be looked at in a dataset, and which rows: None for all (or the first ones of a stream)."""
+def sample_of(dataset: object, source: str, max_rows: int | None) -> tuple[SampleFacts, list[int] | None]:
+    """Return which sample of a dataset will be read, and its rows: None for all, or the first ones of a stream."""
     total = len(dataset) if hasattr(dataset, "__len__") else None
     names = getattr(dataset, "column_names", None) or ()
     if max_rows is None or total is None or total <= max_rows:
@@ -92,17 +93,27 @@ def sample_of(dataset: Any, source: str, max_rows: int | None) -> tuple[SampleFa
 
 
 def rows_of_dataset(
-    dataset: Any, source: str, places: Iterable[int] | None = None, max_rows: int | None = None
+    dataset: Any,  # a dataset, a list or a stream
+    source: str,
+    places: Iterable[int] | None = None,
+    max_rows: int | None = None,
 ) -> Iterator[RowFacts]:
-    """Yield rows of a dataset in constant memory: those at `places`, else all, or the first `max_rows`."""
+    """Yield rows of a dataset in constant memory.
+
+    Args:
+        dataset: encoded rows.
+        source: what they are called in findings.
+        places: the numbers of the rows to read; all without them.
+        max_rows: how many rows to read at most.
+
+    Raises:
+        PadfixError: a row has no `input_ids`, or columns of other lengths.
+    """
     if hasattr(dataset, "with_format"):
         dataset = dataset.with_format(None)
-    if places is not None:
-        numbered: Iterable[tuple[int, Any]] = ((place, dataset[place]) for place in places)
-    elif is_indexed(dataset):  # a torch dataset may know where it ends by its length only
-        numbered = ((place, dataset[place]) for place in range(len(dataset)))
-    else:
-        numbered = enumerate(dataset)
+    if places is None and is_indexed(dataset):
+        places = range(len(dataset))  # the end of some torch datasets is known by their length only
+    numbered = enumerate(dataset) if places is None else ((place, dataset[place]) for place in places)
     for number, row in islice(numbered, max_rows):
         if not isinstance(row, Mapping) or row.get("input_ids") is None:
             raise PadfixError(
@@ -112,14 +123,15 @@ def rows_of_dataset(
         yield _row({name: row[name] for name in _names(row)}, source, number)
 
 
-def _names(columns: Mapping[str, Any]) -> list[str]:
-    return [name for name in ("input_ids", *_PER_TOKEN) if name in columns and columns[name] is not None]
+def _names(columns: Row) -> list[str]:
+    return [name for name in PER_TOKEN if name in columns and columns[name] is not None]
 
 
-def _row(columns: Mapping[str, Any], source: str, number: int) -> RowFacts:
-    import numpy
+def _row(columns: Row, source: str, number: int) -> RowFacts:
+    import numpy as np
 
-    arrays = {name: numpy.asarray(_plain(value), dtype=numpy.int64) for name, value in columns.items()}
+    on_host = {name: held.detach().cpu() if hasattr(held, "detach") else held for name, held in columns.items()}
+    arrays = {name: np.asarray(values, dtype=np.int64) for name, values in on_host.items()}
     length = len(arrays["input_ids"])
     for name, array in arrays.items():
         if array.shape != (length,):
@@ -128,7 +140,3 @@ def _row(columns: Mapping[str, Any], source: str, number: int) -> RowFacts:
                 "Every per-token column must have one value a token."
             )
     return RowFacts(source, number, **arrays)
-
-
-def _plain(value: Any) -> Any:
-    return value.detach().cpu().numpy() if hasattr(value, "detach") else value

@@ -5,81 +5,75 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FunctionType, MethodType
-from typing import Any
+from contextlib import suppress
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
 
-_MOST = 5000  # objects visited: datasets of other people's making are shallow
-_WIDE = 100  # a container with more items than this holds rows, not machinery
-# Big, shared, and not moved by reading: arrays, tables, weights, tokenizers.
+_MOST = 5000  # objects visited: the classes of datasets are shallow
+_WIDE = 100  # a container with more items than this holds rows
+# Large, shared, and unchanged by reading: arrays, tables, weights, tokenizers.
 _LEAVES = {"Tensor", "ndarray", "Module", "PreTrainedTokenizerBase", "ProcessorMixin", "Table", "Features", "Logger"}
 _BUILT_IN = {"builtins", "itertools", "_csv"}
 _ENDLESS = {"count", "cycle", "repeat"}
 
 
-def find_read_once(dataset: Any) -> str | None:
+def find_read_once(dataset: object) -> str | None:
     """Return the type of an open iterator that a dataset reads from, such as a generator or a file; None if none.
 
-    What was read from it is gone. Found by looking through the dataset's attributes and the variables that its
-    functions close over, and by nothing that reads.
+    Such an iterator can be read once. The search covers the dataset's attributes and the variables that its functions
+    close over, and reads no row.
     """
     return next((type(value).__name__ for value in _walk(dataset) if _is_read_once(value)), None)
 
 
-def remember_state(*owners: Any, shallow: Sequence[Any] = ()) -> Callable[[], None]:
+def remember_state(*owners: object, shallow: Sequence[object] = ()) -> Callable[[], None]:
     """Return what puts back the attributes, containers and random generators reachable from `owners`.
 
-    Of those in `shallow`, only their own attributes and the containers that these hold.
+    Args:
+        owners: objects of which everything reachable is remembered.
+        shallow: objects of which only the attributes, and the lists and dicts that these hold, are remembered.
     """
     reached = [value for owner in owners for value in _walk(owner)]
     for owner in shallow:
         reached += [owner, *(value for value in vars(owner).values() if isinstance(value, (dict, list)))]
-    undo = [step for value in reached for step in _remember(value)]
+    steps = [step for value in reached if (step := _remember(value)) is not None]
 
     def restore() -> None:
-        for step in undo:
+        for step in steps:
             step()
 
     return restore
 
 
-def _is_read_once(value: Any) -> bool:
-    # An iterator of somebody's own class keeps its place in attributes, which are put back.
+def _is_read_once(value: object) -> bool:
+    # An iterator of another module's class keeps its place in attributes, which are put back.
     if isinstance(value, io.IOBase):
         return not value.closed and value.readable()
     kind = type(value)
     return isinstance(value, Iterator) and kind.__module__ in _BUILT_IN and kind.__name__ not in _ENDLESS
 
 
-def _remember(value: Any) -> list[Callable[[], None]]:
+def _remember(value: object) -> Callable[[], object] | None:
+    """Return what puts back the state of one object; None for an object without one."""
+    import numpy as np
+    import torch
+
     if isinstance(value, random.Random):
-        state = value.getstate()
-        return [lambda: value.setstate(state)]
-    name = f"{type(value).__module__}.{type(value).__name__}"
-    if name == "numpy.random._generator.Generator":
-        bits = value.bit_generator
-        numbers = bits.state
-        return [lambda: setattr(bits, "state", numbers)]
-    if name == "numpy.random.mtrand.RandomState":
-        numbers = value.get_state()
-        return [lambda: value.set_state(numbers)]
-    if name == "torch._C.Generator":
-        tensor = value.get_state()
-        return [lambda: value.set_state(tensor)]
+        return partial(value.setstate, value.getstate())
+    if isinstance(value, np.random.Generator):
+        return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return partial(value.set_state, value.get_state())
+    if isinstance(value, torch.Generator):
+        return partial(value.set_state, value.get_state())
     if isinstance(value, list):
-        items = list(value)
-        return [lambda: _fill(value, items)]
-    if isinstance(value, dict):
-        pairs = dict(value)
-        return [lambda: _put_back(value, pairs)]
-    settings = getattr(value, "__dict__", None)
-    if isinstance(settings, dict):
-        before = dict(settings)
-        return [lambda: _put_back(settings, before)]
-    return []
+        return partial(_put_back_items, value, list(value))
+    settings = value if isinstance(value, dict) else getattr(value, "__dict__", None)
+    return partial(_put_back, settings, dict(settings)) if isinstance(settings, dict) else None
 
 
-def _put_back(settings: dict[Any, Any], before: Mapping[Any, Any]) -> None:
-    """Make `settings` hold what it held before, touching only what differs."""
+def _put_back(settings: dict[object, object], before: Mapping[object, object]) -> None:
+    """Make `settings` hold what it held before, changing only what differs."""
     for name in [name for name in settings if name not in before]:
         del settings[name]
     for name, value in before.items():
@@ -87,12 +81,12 @@ def _put_back(settings: dict[Any, Any], before: Mapping[Any, Any]) -> None:
             settings[name] = value
 
 
-def _fill(items: list[Any], before: list[Any]) -> None:
+def _put_back_items(items: list[object], before: list[object]) -> None:
     if len(items) != len(before) or any(one is not other for one, other in zip(items, before, strict=True)):
         items[:] = before
 
 
-def _walk(start: Any) -> Iterator[Any]:
+def _walk(start: object) -> Iterator[object]:
     """Yield the objects reachable from `start` through attributes, small containers and closures."""
     stack, seen = [start], {id(start): start}
     while stack and len(seen) < _MOST:
@@ -104,8 +98,8 @@ def _walk(start: Any) -> Iterator[Any]:
                 stack.append(child)
 
 
-def _children(value: Any) -> Iterator[Any]:
-    if value is None or isinstance(value, (str, bytes, int, float, type)) or type(value).__name__ == "module":
+def _children(value: object) -> Iterator[object]:
+    if value is None or isinstance(value, (str, bytes, int, float, type, ModuleType)):
         return
     if not _LEAVES.isdisjoint(base.__name__ for base in type(value).__mro__) or _is_read_once(value):
         return
@@ -114,19 +108,21 @@ def _children(value: Any) -> Iterator[Any]:
     elif isinstance(value, (list, tuple, set, frozenset)):
         yield from (value if len(value) <= _WIDE else ())
     elif isinstance(value, MethodType):
-        yield value.__self__
-        yield value.__func__
+        yield from (value.__self__, value.__func__)
     elif isinstance(value, FunctionType):
         yield from value.__defaults__ or ()
         named = (value.__globals__.get(name) for name in value.__code__.co_names)
         yield from (thing for thing in named if _is_read_once(thing))
-        for cell in value.__closure__ or ():
-            try:
-                yield cell.cell_contents
-            except ValueError:  # not filled yet
-                continue
-    if type(value).__name__ == "partial":
+        yield from filled_cells(value)
+        return
+    if isinstance(value, partial):
         yield from (value.func, *value.args, *value.keywords.values())
     settings = getattr(value, "__dict__", None)
-    if isinstance(settings, dict) and not isinstance(value, FunctionType):
-        yield from settings.values()
+    yield from settings.values() if isinstance(settings, dict) else ()
+
+
+def filled_cells(function: object) -> Iterator[object]:
+    """Yield the values that a function closes over, without cells that are not filled yet."""
+    for cell in getattr(function, "__closure__", None) or ():
+        with suppress(ValueError):
+            yield cell.cell_contents

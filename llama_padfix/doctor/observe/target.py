@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
-from llama_padfix.doctor.observe.batches import draw_batches
+from llama_padfix.doctor.observe.batches import draw_batches, preserve_state
 from llama_padfix.doctor.observe.folder import load_folder, observe_folder, saved_model
 from llama_padfix.doctor.observe.model import observe_model
 from llama_padfix.doctor.observe.rows import observe_dataset, refuse_unencoded
-from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
+from llama_padfix.doctor.observe.tokenizer import make_decoder, observe_tokenizer
 from llama_padfix.doctor.observe.trainer import find_tokenizer_of, is_trainer, observe_trainer
 from llama_padfix.encoding.sources import is_batch, is_encoded, rows_of_mapping
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import ConfiguredModel, TokenizerLike, TrainerLike
 
 
 @dataclass(frozen=True)
@@ -30,18 +34,26 @@ class Observation:
     complete: Callable[[Facts], Facts] | None = None
     """Adds to the facts what is known only after the rows were read; None where nothing is."""
 
-    tokenizer: Any = None
+    tokenizer: TokenizerLike | None = None
     """The live tokenizer that changes apply to, None without one."""
 
-    model: Any = None
+    model: ConfiguredModel | None = None
     """The live model that changes apply to, None without one."""
 
     is_folder: bool = False
     """A saved folder was observed, which is never changed in place."""
 
+    @property
+    def decode(self) -> Callable[[Sequence[int]], str]:
+        """Return the function that shows ids as text."""
+        return make_decoder(self.tokenizer)
 
-def observe_target(target: Any, model: Any = None, dataset: Any = None, max_rows: int | None = 1000) -> Observation:
-    """Return what is known of a target of any kind, with the model and the rows beside it.
+
+@contextmanager
+def observe_target(
+    target: object, model: ConfiguredModel | None = None, dataset: object = None, max_rows: int | None = 1000
+) -> Iterator[Observation]:
+    """Observe a target of any kind, with the model and the rows beside it; what reading rows moves is put back.
 
     Args:
         target: what `diagnose` takes.
@@ -52,6 +64,11 @@ def observe_target(target: Any, model: Any = None, dataset: Any = None, max_rows
     Raises:
         PadfixError: the target is of another kind.
     """
+    with preserve_state(target):
+        yield _observe(target, model, dataset, max_rows)
+
+
+def _observe(target: Any, model: ConfiguredModel | None, dataset: object, max_rows: int | None) -> Observation:
     if isinstance(target, (str, Path)):
         return _observe_saved(target, dataset, max_rows)
     if is_trainer(target):
@@ -67,26 +84,28 @@ def observe_target(target: Any, model: Any = None, dataset: Any = None, max_rows
     return replace(_observe_rows(facts, dataset, max_rows, target), model=model)
 
 
-def _observe_saved(path: str | Path, dataset: Any, max_rows: int | None) -> Observation:
+def _observe_saved(path: str | Path, dataset: object, max_rows: int | None) -> Observation:
     tokenizer, folder = load_folder(observe_folder(path))
     model = saved_model(folder)
     facts = replace(_observe_pair(tokenizer, model), folder=folder)
     return replace(_observe_rows(facts, dataset, max_rows, tokenizer), model=model, is_folder=True)
 
 
-def _observe_pair(tokenizer: Any, model: Any) -> Facts:
+def _observe_pair(tokenizer: TokenizerLike | None, model: ConfiguredModel | None) -> Facts:
     """Return the facts about a tokenizer and its model, either of which may be missing."""
     if tokenizer is not None:
         return observe_tokenizer(tokenizer, model, with_markers=True)
     return Facts(model=observe_model(model) if model is not None else None)
 
 
-def _observe_rows(facts: Facts, dataset: Any, max_rows: int | None, tokenizer: Any = None) -> Observation:
+def _observe_rows(
+    facts: Facts, dataset: object, max_rows: int | None, tokenizer: TokenizerLike | None = None
+) -> Observation:
     facts, rows = observe_dataset(facts, dataset, tokenizer, max_rows)
     return Observation(facts, rows, tokenizer=tokenizer)
 
 
-def _observe_run(trainer: Any, max_rows: int | None) -> Observation:
+def _observe_run(trainer: TrainerLike, max_rows: int | None) -> Observation:
     tokenizer = find_tokenizer_of(trainer)
     facts = _observe_pair(tokenizer, trainer.model)
     at_rest = observe_trainer(trainer)

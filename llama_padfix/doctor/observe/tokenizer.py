@@ -19,13 +19,12 @@ from llama_padfix.tokens.calls import check_tokenizer, count_leading, encode_raw
 from llama_padfix.tokens.control import special_ids
 
 if TYPE_CHECKING:
-    from llama_padfix.core.types import TokenizerLike
-    from llama_padfix.doctor.observe.model import ModelSettings
+    from llama_padfix.core.types import ConfiguredModel, TokenizerLike
 
 
 def observe_tokenizer(
     tokenizer: TokenizerLike,
-    model: ModelSettings | None = None,
+    model: ConfiguredModel | None = None,
     *,
     pad_token: str | None = None,
     earlier: Facts | None = None,

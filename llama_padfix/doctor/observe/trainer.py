@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import sys
-from itertools import islice
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import count_second_division, find_tokenizer
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.core.hf_objects import dtype_name, read_quantization_config
 from llama_padfix.doctor.facts import TrainerFacts
+from llama_padfix.doctor.observe.snapshot import filled_cells
 from llama_padfix.hardware.precision import choose_precision
 
-_FIRST_ROWS = 8  # rows of the dataset itself, to see whether it brings labels of its own
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+    import torch
+
+    from llama_padfix.core.types import Collator, ModelLike, TokenizerLike, TrainerLike
+
+_FIRST_ROWS = 8  # rows of the dataset that are read to find labels of its own
+_MOST_WRAPPERS = 1000  # functions that are followed around a forward
 
 
-def observe_trainer(trainer: Any) -> TrainerFacts:
-    """Return how the trainer is set up to run."""
+def observe_trainer(trainer: TrainerLike) -> TrainerFacts:
+    """Return how the trainer is set up to run.
+
+    Only its settings are read, the first rows of its dataset, and what its collator makes of two short rows.
+    """
     model, args = trainer.model, trainer.args
     device = find_device(trainer)
     name, capability = _describe_device(device)
     advised, reason = _advise(device)
     collator = trainer.data_collator
-    masked = _brings_masked_labels(trainer.train_dataset)
     return TrainerFacts(
         class_name=type(trainer).__name__,
-        arguments={name: value for name, value in vars(args).items() if _is_plain(value)},
+        arguments={
+            name: value for name, value in vars(args).items() if value is None or isinstance(value, (int, float, str))
+        },
         collator=f"{type(collator).__module__}.{getattr(type(collator), '__qualname__', 'function')}",
         given_labels_kept=_try_labels(collator),
         collator_pad_token_id=getattr(collator, "pad_token_id", None),
@@ -46,10 +58,10 @@ def observe_trainer(trainer: Any) -> TrainerFacts:
         wrapper=type(trainer.model_wrapped).__name__ if trainer.model_wrapped is not model else None,
         autocast_dtype=_find_autocast(model),
         dataset_columns=tuple(getattr(trainer.train_dataset, "column_names", None) or ()),
-        dataset_labels_masked=masked,
+        dataset_labels_masked=_brings_masked_labels(trainer.train_dataset),
         label_names=tuple(getattr(trainer, "label_names", None) or ()),
         mixed_precision=str(getattr(trainer.accelerator, "mixed_precision", "no")),
-        launched="ACCELERATE_DYNAMO_BACKEND" in os.environ,  # `accelerate launch` sets it, whatever it is told
+        launched="ACCELERATE_DYNAMO_BACKEND" in os.environ,  # `accelerate launch` always sets it
         distributed_type=getattr(trainer.accelerator.distributed_type, "value", "NO"),
         sharding_asked=next((kind for kind in ("fsdp", "deepspeed") if getattr(args, kind, None)), None),
         advised_dtype=advised,
@@ -59,42 +71,38 @@ def observe_trainer(trainer: Any) -> TrainerFacts:
     )
 
 
-def is_trainer(value: object) -> bool:
+def is_trainer(value: object) -> TypeGuard[TrainerLike]:
     """Return True for a trainer: it has a training dataloader to draw batches from."""
     return hasattr(value, "get_train_dataloader")
 
 
-def find_tokenizer_of(trainer: Any) -> Any:
+def find_tokenizer_of(trainer: TrainerLike) -> TokenizerLike | None:
     """Return the tokenizer of a trainer or of its processor; None where it has none."""
     tokenizer = find_tokenizer(trainer)
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
     return tokenizer if hasattr(tokenizer, "get_vocab") else None
 
 
-def find_device(trainer: Any) -> Any:
+def find_device(trainer: TrainerLike) -> torch.device:
     """Return the device that will train: where the trainer puts its batches."""
-    return trainer.args.device
+    device: torch.device = trainer.args.device
+    return device
 
 
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _count_dtypes(model: Any, *, trainable: bool) -> dict[str, int]:
-    counts: dict[str, int] = {}
+def _count_dtypes(model: ModelLike, *, trainable: bool) -> dict[str, int]:
+    counts: Counter[str] = Counter()
     for parameter in model.parameters():
         if parameter.requires_grad == trainable:
-            name = dtype_name(parameter.dtype)
-            counts[name] = counts.get(name, 0) + parameter.numel()
-    return counts
+            counts[dtype_name(parameter.dtype)] += parameter.numel()
+    return dict(counts)
 
 
-def _name_quantization(model: Any) -> str | None:
+def _name_quantization(model: ModelLike) -> str | None:
     method = read_quantization_config(getattr(model, "config", None)).get("quant_method")
     return str(method) if method is not None else None
 
 
-def _describe_device(device: Any) -> tuple[str, tuple[int, int] | None]:
+def _describe_device(device: torch.device) -> tuple[str, tuple[int, int] | None]:
     import torch
 
     if device.type != "cuda":
@@ -103,10 +111,10 @@ def _describe_device(device: Any) -> tuple[str, tuple[int, int] | None]:
     return torch.cuda.get_device_name(device.index or 0), (major, minor)
 
 
-def _advise(device: Any) -> tuple[str | None, str]:
+def _advise(device: torch.device) -> tuple[str | None, str]:
     try:
         advised = choose_precision(device)
-    except PadfixError:  # a device that nobody can judge
+    except PadfixError:  # no advice is known for this device
         return None, ""
     return dtype_name(advised.dtype), advised.reason
 
@@ -114,43 +122,39 @@ def _advise(device: Any) -> tuple[str | None, str]:
 def _announced_processes() -> int | None:
     """Return how many processes the launcher announced: in the environment, or in the line that started it.
 
-    `accelerate launch --cpu --num_processes 2` starts one process and tells it nothing of two.
+    `accelerate launch --cpu --num_processes 2` starts one process, and its environment does not show the two.
     """
     announced = os.environ.get("WORLD_SIZE", "")
     if announced.isdigit():
         return int(announced)
     try:
         line = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode().replace("\0", " ")
-    except (OSError, UnicodeDecodeError):  # only Linux tells
+    except (OSError, UnicodeDecodeError):  # only Linux has this file
         return None
-    asked = re.search(r"accelerate\S* launch .*--num_processes[= ](\d+)", line)
-    return int(asked.group(1)) if asked else None
+    requested = re.search(r"accelerate\S* launch .*--num_processes[= ](\d+)", line)
+    return int(requested.group(1)) if requested else None
 
 
-def _find_autocast(model: Any) -> str | None:
+def _find_autocast(model: ModelLike) -> str | None:
     """Return the dtype of an autocast that accelerate wrapped around the forward of the model or of a part of it."""
     import torch
 
-    stack: list[Any] = [part.__dict__["forward"] for part in model.modules() if "forward" in part.__dict__]
+    stack: list[object] = [part.__dict__["forward"] for part in model.modules() if "forward" in part.__dict__]
     seen: set[int] = set()
-    while stack and len(seen) < 1000:
+    while stack and len(seen) < _MOST_WRAPPERS:
         value = stack.pop()
         if isinstance(value, torch.autocast):
             return dtype_name(value.fast_dtype)
         if id(value) in seen or isinstance(value, (torch.nn.Module, torch.Tensor)):
             continue
         seen.add(id(value))
-        stack += [
-            getattr(value, name) for name in ("__func__", "__wrapped__", "model_forward") if hasattr(value, name)
-        ]
-        for cell in getattr(value, "__closure__", None) or ():
-            with contextlib.suppress(ValueError):  # a cell that is not filled
-                stack.append(cell.cell_contents)
+        stack += [getattr(value, name, None) for name in ("__func__", "__wrapped__", "model_forward")]
+        stack += filled_cells(value)
     return None
 
 
-def _isolates_documents(model: Any) -> bool | None:
-    """Tell whether attention keeps to the documents that position ids mark, as the installed model code has it."""
+def _isolates_documents(model: ModelLike) -> bool | None:
+    """Return True if the installed model code keeps attention within the documents that position ids mark."""
     attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
     if attention is None:
         return None
@@ -162,23 +166,23 @@ def _isolates_documents(model: Any) -> bool | None:
     return hasattr(masks, "find_packed_sequence_indices") and "create_causal_mask" in makers
 
 
-def _brings_masked_labels(dataset: Any) -> bool | None:
-    """Tell whether the first rows bring labels of which some are -100; None where rows have no labels to see."""
-    if dataset is None or not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+def _brings_masked_labels(dataset: object) -> bool | None:
+    """Return True if some labels of the first rows are -100; None where rows have no labels, or no numbers."""
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         return None
     try:
         rows = [dataset[place] for place in range(min(len(dataset), _FIRST_ROWS))]
-        labels = [list(row["labels"]) for row in islice(rows, _FIRST_ROWS) if row.get("labels") is not None]
-    except Exception:  # rows of another kind: its real batches must tell
+        labels = [list(row["labels"]) for row in rows if row.get("labels") is not None]
+    except Exception:  # rows of another kind, which the checks of real batches read
         return None
     return any(IGNORE_INDEX in row for row in labels) if labels else None
 
 
-def _try_labels(collator: Any) -> bool | None:
-    """Tell whether labels that a dataset brings survive the collator, by giving it two rows of them."""
+def _try_labels(collator: Collator) -> bool | None:
+    """Return True if the collator keeps the labels of two rows; None if it raises."""
     row = {"input_ids": [11, 12, 13], "attention_mask": [1, 1, 1], "labels": [IGNORE_INDEX, 12, IGNORE_INDEX]}
     try:
         labels = collator([dict(row), dict(row)])["labels"]
         return int((labels != IGNORE_INDEX).sum()) == 2
-    except Exception:  # it wants other columns, or a pad token: then its real batches must tell
+    except Exception:  # it needs other columns, or a pad token; the checks of real batches see what it does
         return None
