@@ -143,15 +143,10 @@ class _Hits:
         """Yield one finding of a check for each source."""
         for (code, where), tally in self.tallies.items():
             if code == check.code:
-                seen = self.seen[where]
-                yield replace(
-                    check.found(check.message.format(rows=tally.rows, seen=seen, count=tally.count, where=where)),
-                    where=where,
-                    rows=tally.rows,
-                    seen=seen,
-                    count=tally.count,
-                    evidence=tuple(tally.evidence),
-                )
+                rows, seen, count, evidence = tally.rows, self.seen[where], tally.count, tuple(tally.evidence)
+                message = check.message.format(rows=rows, seen=seen, count=count, where=where)
+                found = check.found(message)
+                yield replace(found, where=where, rows=rows, seen=seen, count=count, evidence=evidence)
 
 
 def _inspect_rows(

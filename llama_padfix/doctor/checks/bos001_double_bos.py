@@ -1,17 +1,14 @@
 """BOS001: the chat template and the tokenizer both write a BOS."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     template = facts.template
     if template is None or template.leading_bos == 0 or facts.bos_added == 0:
         return
     why = "the chat template writes the BOS itself; rendered text now gets exactly one"
-    change = Change("tokenizer.adds_bos", True, False, why, code=CHECK.code)
+    change = Change("tokenizer.adds_bos", True, False, why)
     total = template.leading_bos + facts.bos_added
     message = (
         f"The chat template starts with {facts.bos_token} and encoding adds it again: "

@@ -1,17 +1,14 @@
 """BOS002: plain text gets no BOS although the family has one."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     template_writes_it = facts.template is not None and facts.template.leading_bos > 0
     if facts.bos_token is None or facts.bos_added > 0 or template_writes_it:
         return
     why = "the family has a BOS that encoding does not add"
-    change = Change("tokenizer.adds_bos", False, True, why, safety="unsafe", code=CHECK.code)
+    change = Change("tokenizer.adds_bos", False, True, why, "unsafe")
     yield CHECK.found(f"Encoding a plain text does not add {facts.bos_token}.", (change,))
 
 

@@ -1,13 +1,10 @@
 """BOS003: rows in which a BOS follows a BOS."""
 
-from collections.abc import Iterator
-
 from llama_padfix.doctor.check_helpers import pad_ids, real_part
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     bos_id = facts.bos_token_id
     if bos_id is None or bos_id == facts.eos_token_id or (row.attention_mask is None and bos_id in pad_ids(facts)):
         return  # there a pair of them may be padding, or the end of one text and the beginning of the next

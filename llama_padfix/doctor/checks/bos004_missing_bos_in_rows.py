@@ -1,13 +1,10 @@
 """BOS004: rows that do not begin with the BOS that the family has."""
 
-from collections.abc import Iterator
-
 from llama_padfix.doctor.check_helpers import real_span
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     bos_id = facts.bos_token_id
     if bos_id is None or bos_id == facts.eos_token_id:
         return

@@ -1,12 +1,9 @@
 """BOS005: add_bos_token or add_eos_token say what encoding does not do."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     config = facts.folder.tokenizer_config if facts.folder is not None else {}
     doubled = facts.template is not None and facts.template.leading_bos > 0 and facts.bos_added > 0
     seen, changes = [], []
@@ -21,7 +18,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
         if not (doubled and name == "add_bos_token"):  # BOS001 then sets both
             why = "the post-processor in tokenizer.json decides; classes that read the attribute now do the same"
             target = f"folder.tokenizer_config.{name}"
-            changes.append(Change(target, said, added > 0, why, code=CHECK.code))
+            changes.append(Change(target, said, added > 0, why))
     if seen:
         yield CHECK.found(f"In tokenizer_config.json {' and '.join(seen)}.", tuple(changes))
 

@@ -1,23 +1,15 @@
 """DAT001: rows that cannot be read."""
 
-from collections.abc import Iterator
-from dataclasses import replace
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Evidence, Finding
+from llama_padfix.doctor.check_helpers import found_in_data
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     data = facts.data
-    if data is None or not data.unreadable_count:
-        return
-    number, why = data.unreadable[0]
-    message = (
-        f"{data.unreadable_count} of {data.seen} rows ({data.source}) cannot be read, the first is row {number}: {why}"
-    )
-    evidence = tuple(Evidence(row, 0, 0, reason) for row, reason in data.unreadable)
-    rows = data.unreadable_count
-    yield replace(CHECK.found(message), where=data.source, evidence=evidence, rows=rows, count=rows, seen=data.seen)
+    if data is not None and data.unreadable_count:
+        (number, why), count = data.unreadable[0], data.unreadable_count
+        message = f"{count} of {data.seen} rows ({data.source}) cannot be read, the first is row {number}: {why}"
+        yield found_in_data(CHECK, data, count, message, data.unreadable)
 
 
 CHECK = Check(

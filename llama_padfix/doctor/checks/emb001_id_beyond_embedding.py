@@ -1,12 +1,9 @@
 """EMB001: the tokenizer has ids that the embedding has no row for."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     rows = facts.model.embedding_rows if facts.model is not None else None
     if rows is None:
         return

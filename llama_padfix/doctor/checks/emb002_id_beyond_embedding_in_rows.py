@@ -1,12 +1,9 @@
 """EMB002: rows with an id that the embedding has no row for."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     beyond = row.input_ids < 0
     rows = facts.model.embedding_rows if facts.model is not None else None
     if rows is not None:

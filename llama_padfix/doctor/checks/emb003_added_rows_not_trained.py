@@ -1,12 +1,9 @@
 """EMB003: tokens were added, and their rows are not trained."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     model = facts.model
     if model is None or not model.is_peft or model.embedding_rows is None:
         return

@@ -1,12 +1,9 @@
 """EMB004: the template uses tokens whose rows were never trained."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     model, template = facts.model, facts.template
     if model is None or template is None or not model.rows:
         return

@@ -1,12 +1,9 @@
 """EMB005: an adapter that trains and saves the whole embedding."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     model = facts.model
     if model is None or not model.is_peft or model.trained_rows is not None or model.embedding_rows is None:
         return

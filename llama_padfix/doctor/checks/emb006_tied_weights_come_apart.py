@@ -1,12 +1,9 @@
 """EMB006: an adapter trains one of two tied matrices."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     model = facts.model
     if model is None or not model.is_peft or not model.says_tied or model.is_tied:
         return

@@ -1,17 +1,14 @@
 """GEN001: the tokenizer's EOS is not what ends a turn in the chat template."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     template = facts.template
     if template is None or template.stop_token is None or template.stop_token == facts.eos_token:
         return
     why = f"the chat template ends an assistant turn with {template.stop_token} ({template.stop_token_id})"
-    change = Change("tokenizer.eos_token", facts.eos_token, template.stop_token, why, code=CHECK.code)
+    change = Change("tokenizer.eos_token", facts.eos_token, template.stop_token, why)
     message = (
         f"The chat template ends an assistant turn with {template.stop_token}, the tokenizer's EOS is "
         f"{facts.eos_token}: trained chats would be saved with an EOS that they never produce."

@@ -1,19 +1,17 @@
 """GEN003: rows are trained to end with a token at which generation does not stop."""
 
-from collections.abc import Iterator
-
 from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.check_helpers import real_span
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
+from llama_padfix.doctor.token_policy import as_ids
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     model = facts.model
     if model is None:
         return
     held = model.generation_eos_token_id if model.has_generation_config else model.config_eos_token_id
-    listed = (held,) if isinstance(held, int) else held or ()
+    listed = as_ids(held)
     last = real_span(row)[1]
     if last < 2:
         return

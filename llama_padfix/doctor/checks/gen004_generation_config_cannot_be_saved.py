@@ -1,12 +1,9 @@
 """GEN004: the generation config refuses to be saved."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     error = facts.model.generation_error if facts.model is not None else None
     if error is not None:
         line = " ".join(error.split())

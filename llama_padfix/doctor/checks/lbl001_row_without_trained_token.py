@@ -1,13 +1,10 @@
 """LBL001: a row whose labels are all -100."""
 
-from collections.abc import Iterator
-
 from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     if not (row.labels != IGNORE_INDEX).any():
         yield Hit(0, len(row.input_ids))
 

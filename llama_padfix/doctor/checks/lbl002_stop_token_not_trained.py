@@ -1,19 +1,14 @@
 """LBL002: an assistant turn is trained, but not the token that ends it."""
 
-from collections.abc import Iterator
-
 from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.check_helpers import find_turns, pad_ids
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.check_helpers import pad_ids, turns_of
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
-    if facts.markers is None:
-        return
-    turns = [turn for turn in find_turns(row, facts.markers) if turn.stop_id is not None and turn.end > turn.start]
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
+    turns = [turn for turn in turns_of(row, facts) if turn.stop_id is not None and turn.end > turn.start]
     trained = [turn for turn in turns if row.labels[turn.end - 1] != IGNORE_INDEX]
-    # One that is hidden because it is the pad token is another fault, with another cure: PAD008.
+    # A stop token that is hidden because it is the pad token has another fix: PAD008.
     left = [t for t in trained if row.labels[t.end] == IGNORE_INDEX and t.stop_id not in pad_ids(facts)]
     if left:
         remark = f"{len(trained) - len(left)} of {len(trained)} stop tokens of trained turns are trained"

@@ -1,21 +1,18 @@
 """LBL003: the header of an assistant turn is trained."""
 
-from collections.abc import Iterator
-
 from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.check_helpers import everything_is_trained, find_turns
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.check_helpers import everything_is_trained, turns_of
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
-    if facts.markers is None or everything_is_trained(row, facts):
-        return  # where all is trained the headers are the least of it: LBL004
-    turns = find_turns(row, facts.markers)
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
+    if everything_is_trained(row, facts):
+        return  # LBL004 finds such a row
     # The last id of a longer header may be: TRL trains the line break after ChatML's "assistant".
-    trained = [t for t in turns if (row.labels[t.header : max(t.start - 1, t.header + 1)] != IGNORE_INDEX).any()]
+    spans = [(turn.header, max(turn.start - 1, turn.header + 1), turn.start) for turn in turns_of(row, facts)]
+    trained = [(first, last) for first, end, last in spans if (row.labels[first:end] != IGNORE_INDEX).any()]
     if trained:
-        yield Hit(trained[0].header, trained[0].start, len(trained))
+        yield Hit(*trained[0], len(trained))
 
 
 CHECK = Check(

@@ -1,18 +1,13 @@
 """LBL005: padded positions have labels."""
 
-from collections.abc import Iterator
-
 from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.check_helpers import hit_span
+from llama_padfix.doctor.findings import Check, Facts, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
-    if row.attention_mask is None:
-        return
-    places = ((row.attention_mask == 0) & (row.labels != IGNORE_INDEX)).nonzero()[0]
-    if len(places):
-        yield Hit(int(places[0]), int(places[-1]) + 1, len(places))
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
+    if row.attention_mask is not None:
+        yield from hit_span((row.attention_mask == 0) & (row.labels != IGNORE_INDEX))
 
 
 CHECK = Check(

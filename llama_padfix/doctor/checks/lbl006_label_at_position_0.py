@@ -1,20 +1,15 @@
 """LBL006: the first position has a label, in a version where that scales the loss."""
 
-from collections.abc import Iterator
-
 from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.check_helpers import version_key, version_of
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 _SINCE, _UNTIL = (4, 46), (5, 8)  # the versions whose loss counts labels before it shifts them
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
-    version = facts.environment.versions.get("transformers") if facts.environment is not None else None
-    if version is None or not len(row.labels) or row.labels[0] == IGNORE_INDEX:
-        return
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if _SINCE <= numbers < _UNTIL:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
+    version = version_of(facts, "transformers")
+    if _SINCE <= version_key(version) < _UNTIL and len(row.labels) and row.labels[0] != IGNORE_INDEX:
         trained = int((row.labels != IGNORE_INDEX).sum())
         yield Hit(0, 1, remark=f"1 of {trained} labels, under transformers {version}")
 

@@ -1,23 +1,21 @@
 """LBL007: labels that are neither -100 nor the id at their place."""
 
-from collections.abc import Iterator
-
 from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.check_helpers import hit_span
+from llama_padfix.doctor.findings import Check, Facts, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     trained = row.labels != IGNORE_INDEX
-    places = (trained & (row.labels != row.input_ids)).nonzero()[0]
-    if not len(places):
+    wrong = trained & (row.labels != row.input_ids)
+    if not wrong.any():
         return
-    first = int(places[0])
+    first = int(wrong.argmax())
     remark = f"label {int(row.labels[first])} at id {int(row.input_ids[first])}"
     moved = trained[:-1] & (row.labels[:-1] == row.input_ids[1:])
     if moved.sum() >= trained[:-1].sum() > 1:
         remark += "; the labels are shifted by one, and the model shifts them again"
-    yield Hit(first, int(places[-1]) + 1, len(places), remark)
+    yield from hit_span(wrong, remark)
 
 
 CHECK = Check(

@@ -1,20 +1,15 @@
 """LBL008: a header that nothing answers, with a trained end behind it."""
 
-from collections.abc import Iterator
-
 from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.check_helpers import find_turns, real_span
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.check_helpers import real_span, turns_of
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
-    if facts.markers is None:
-        return
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     last = real_span(row)[1]
     always = facts.template is not None and facts.template.always_adds_prompt
-    for turn in find_turns(row, facts.markers):
-        # Where the template opens a turn by itself, even the template's own stop token was appended by somebody.
+    for turn in turns_of(row, facts):
+        # Where the template itself opens a turn at the end, even its own stop token there was appended later.
         empty = turn.opened or (always and turn.end == turn.start and turn.end == last - 1)
         if empty and turn.stop_id is not None and row.labels[turn.end] != IGNORE_INDEX:
             yield Hit(turn.header, turn.end + 1)

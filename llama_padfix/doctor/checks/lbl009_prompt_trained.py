@@ -1,19 +1,16 @@
 """LBL009: labels on what the assistant did not say, in rows that are masked elsewhere."""
 
-from collections.abc import Iterator
-
 from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.check_helpers import everything_is_trained, find_turns, real_part
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.check_helpers import everything_is_trained, find_turns, hit_span, real_part
+from llama_padfix.doctor.findings import Check, Facts, Hits, RowFacts
 
 _TAIL = 4  # what a template writes after a stop token: a line break, an end of text
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     template, markers = facts.template, facts.markers
     if markers is None or (template is not None and not template.header_in_history):
-        return  # where past answers have another header than the next one, they cannot be told from prompts
+        return  # past answers have another header than the next one, so they look like prompts
     turns = find_turns(row, markers)
     if all(turn.opened for turn in turns) or everything_is_trained(row, facts):
         return
@@ -26,9 +23,7 @@ def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
                 break
             end += 1
         outside[turn.header : end] = False
-    places = outside.nonzero()[0]
-    if len(places):
-        yield Hit(int(places[0]), int(places[-1]) + 1, len(places))
+    yield from hit_span(outside)
 
 
 CHECK = Check(

@@ -1,12 +1,9 @@
 """LBL020: the collator replaces the labels that the dataset brings."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
     if trainer is None or trainer.given_labels_kept is not False or not trainer.dataset_labels_masked:
         return
@@ -15,7 +12,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
         "own: the prompts are trained too."
     )
     why = "it pads the labels that the rows bring"
-    change = Change("trainer.data_collator", trainer.collator, "llama_padfix.PadCollator", why, "manual", CHECK.code)
+    change = Change("trainer.data_collator", trainer.collator, "llama_padfix.PadCollator", why, "manual")
     yield CHECK.found(message, (change,))
 
 

@@ -1,12 +1,9 @@
 """LOD002: auto_find_batch_size halves the batch and nothing makes up for it."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
     if trainer is None or not trainer.arguments.get("auto_find_batch_size"):
         return
@@ -20,7 +17,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
         f"accumulation steps are not raised, so that the effective batch of {asked} becomes smaller in silence."
     )
     why = "halve the batch by hand, and double gradient_accumulation_steps with it"
-    yield CHECK.found(message, (Change("trainer.args.auto_find_batch_size", True, False, why, "manual", CHECK.code),))
+    yield CHECK.found(message, (Change("trainer.args.auto_find_batch_size", True, False, why, "manual"),))
 
 
 CHECK = Check(

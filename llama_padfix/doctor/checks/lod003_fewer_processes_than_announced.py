@@ -1,14 +1,11 @@
 """LOD003: fewer processes, or less sharding, than was asked for."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 _SHARDED = {"fsdp": ("FSDP",), "deepspeed": ("DEEPSPEED",)}
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
     if trainer is None:
         return

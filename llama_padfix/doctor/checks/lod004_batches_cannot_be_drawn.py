@@ -1,12 +1,9 @@
 """LOD004: the trainer's own dataloader raises."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     errors = facts.trainer.loader_errors if facts.trainer is not None else {}
     for source, error in errors.items():
         seen = next((sample.seen for sample in facts.samples if sample.source == source), 0)

@@ -1,14 +1,11 @@
 """LOD005: the class that loads gives other ids than tokenizer.json."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     folder = facts.folder
     if folder is None or folder.raw_ids == folder.loaded_ids:
         return
@@ -17,7 +14,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
     at = next((place for place, (raw, loaded) in enumerate(pairs) if raw != loaded), len(pairs))
     why = "this class takes tokenizer.json as it is"
     target = "folder.tokenizer_config.tokenizer_class"
-    changes = () if named in _GENERIC else (Change(target, named, _GENERIC[0], why, "unsafe", CHECK.code),)
+    changes = () if named in _GENERIC else (Change(target, named, _GENERIC[0], why, "unsafe"),)
     message = (
         f"The tokenizer loads as {named}, and its ids are not those of tokenizer.json: a probe text has "
         f"{len(folder.loaded_ids)} ids instead of {len(folder.raw_ids)}, the first other one at position {at} "

@@ -1,24 +1,22 @@
 """LOD006: the tokenizer in the folder cannot be loaded."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.check_helpers import version_of
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 _READ_NO_PAIRS = ("0.19.", "0.18.")
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     folder = facts.folder
     if folder is None or folder.load_error is None:
         return
     if folder.has_tokenizer:
         reason = " ".join(folder.load_error.split())
-        versions = facts.environment.versions if facts.environment is not None else {}
-        if "enum ModelWrapper" in reason and versions.get("tokenizers", "").startswith(_READ_NO_PAIRS):
+        installed = version_of(facts, "tokenizers")
+        if "enum ModelWrapper" in reason and installed.startswith(_READ_NO_PAIRS):
             reason += (
                 ". Its merges are pairs, as tokenizers 0.20 and newer write them, and "
-                f"{versions['tokenizers']} is installed. Run: pip install -U 'transformers>=4.45'"
+                f"{installed} is installed. Run: pip install -U 'transformers>=4.45'"
             )
         yield CHECK.found(f"AutoTokenizer.from_pretrained does not load this folder: {reason}")
     elif not folder.adapter_config:

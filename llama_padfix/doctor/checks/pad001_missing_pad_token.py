@@ -1,15 +1,12 @@
 """PAD001: no pad token."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 from llama_padfix.doctor.token_policy import change_pad_token
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     if facts.pad_token is None:
-        changes = change_pad_token(facts, CHECK.code)
+        changes = change_pad_token(facts)
         message = "tokenizer.pad_token is None, so a batch of rows of different length cannot be padded."
         yield CHECK.found(message, changes)
 

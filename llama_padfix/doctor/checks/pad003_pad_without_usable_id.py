@@ -1,16 +1,13 @@
 """PAD003: the pad token has no usable id."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 from llama_padfix.doctor.token_policy import change_pad_token, find_pad_fault
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     fault = find_pad_fault(facts)
     if fault is not None and fault.kind == "no id":
-        yield CHECK.found(f"The pad token {fault.message}.", change_pad_token(facts, CHECK.code))
+        yield CHECK.found(f"The pad token {fault.message}.", change_pad_token(facts))
 
 
 CHECK = Check(

@@ -1,15 +1,12 @@
 """PAD005: padding on the left in training."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     if facts.padding_side != "right":
         why = "training pads on the right; padding_side(tokenizer, 'left') switches for generation"
-        change = Change("tokenizer.padding_side", facts.padding_side, "right", why, code=CHECK.code)
+        change = Change("tokenizer.padding_side", facts.padding_side, "right", why)
         yield CHECK.found(f"tokenizer.padding_side is {facts.padding_side!r}.", (change,))
 
 

@@ -1,20 +1,17 @@
 """PAD006: the pad token also stands in rows as itself."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 from llama_padfix.doctor.token_policy import change_pad_token, find_pad_fault
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     fault = find_pad_fault(facts)
     if fault is not None and fault.kind == "in text":
         message = (
             f"The pad token {fault.message}: collators that mask every pad id hide it from the loss wherever it "
             "stands, and `generate` takes it for padding where no attention mask is given."
         )
-        yield CHECK.found(message, change_pad_token(facts, CHECK.code))
+        yield CHECK.found(message, change_pad_token(facts))
 
 
 CHECK = Check(

@@ -1,13 +1,10 @@
 """PAD007: batches to train on are padded on the left."""
 
-from collections.abc import Iterator
-
 from llama_padfix.doctor.check_helpers import real_span
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     first, last = real_span(row)
     if 0 < first < last:
         yield Hit(0, first, first)

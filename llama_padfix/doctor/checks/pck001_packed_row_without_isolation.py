@@ -1,16 +1,19 @@
 """PCK001: several conversations in one row, each of which sees those before it."""
 
-from collections.abc import Iterator
-from typing import Any
+from __future__ import annotations
 
-from llama_padfix.doctor.check_helpers import find_turns, real_span
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from typing import TYPE_CHECKING
+
+from llama_padfix.doctor.check_helpers import find_turns, real_span, version_key, version_of
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import LongArray
 
 _MASKED_BY_POSITIONS = (4, 54)  # since then sdpa and eager, too, read document borders from position ids
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     template, markers, bos_id = facts.template, facts.markers, facts.bos_token_id
     # A template whose turns do not open with a control token may write a BOS before each of them, as Llama 2's does.
     if template is None or not template.header_has_control or markers is None or bos_id is None:
@@ -26,7 +29,7 @@ def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
     yield Hit(int(starts[0]), int(starts[0]) + 1, len(starts), f"{len(starts)} more begin inside the row")
 
 
-def _is_isolated(row: RowFacts, starts: Any, facts: Facts) -> bool:
+def _is_isolated(row: RowFacts, starts: LongArray, facts: Facts) -> bool:
     if row.attention_mask is not None and len(set(row.attention_mask.tolist()) - {0}) > 1:
         return True  # numbered documents, for a patched attention
     if row.position_ids is None or (row.position_ids[starts] != 0).any():
@@ -34,8 +37,7 @@ def _is_isolated(row: RowFacts, starts: Any, facts: Facts) -> bool:
     attention = facts.trainer.attention if facts.trainer is not None else None
     if attention is None or "flash" in attention:
         return True
-    version = facts.environment.versions.get("transformers", "") if facts.environment is not None else ""
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    numbers = version_key(version_of(facts, "transformers"))
     return row.attention_mask is None and (not numbers or numbers >= _MASKED_BY_POSITIONS)
 
 

@@ -1,12 +1,9 @@
 """PCK002: the trainer packs documents that attend to one another."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
     if trainer is None:
         return
@@ -14,7 +11,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
     strategy = trainer.arguments.get("packing_strategy")
     if packing and strategy == "wrapped":
         why = "whole documents, each with position ids of its own"
-        change = Change("trainer.args.packing_strategy", "wrapped", "bfd", why, safety="manual", code=CHECK.code)
+        change = Change("trainer.args.packing_strategy", "wrapped", "bfd", why, "manual")
         message = (
             "packing_strategy='wrapped' cuts documents at the row's end and lets what shares a row attend to it all."
         )

@@ -1,54 +1,55 @@
 """PKG001: installed versions that are known to break something here."""
 
-import re
-from collections.abc import Iterator
+from llama_padfix.doctor.check_helpers import version_key, version_of
+from llama_padfix.doctor.findings import Check, Facts, Findings, Severity
 
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding, Severity
-
-# (package, from, below, what it does); a second package with its range, and how bad it is, where only the pair breaks.
-_ALONE = (
+_Range = tuple[str, str, str]
+# The packages that break together, each from one version to below another; how severe that is; what it does.
+_BREAKING: tuple[tuple[tuple[_Range, ...], Severity, str], ...] = (
     (
-        "tokenizers",
-        "0.19",
-        "0.20",
+        (("tokenizers", "0.19", "0.20"),),
+        "note",
         "gives byte-level tokens zero-width offsets; TRL's assistant masks come out empty: use prepared.encode",
     ),
-    ("trl", "0", "0.16", "replaces a dataset's labels in its default collator: pass data_collator=prepared.collator"),
     (
-        "transformers",
-        "0",
-        "4.46",
+        (("trl", "0", "0.16"),),
+        "note",
+        "replaces a dataset's labels in its default collator: pass data_collator=prepared.collator",
+    ),
+    (
+        (("transformers", "0", "4.46"),),
+        "note",
         "averages each accumulated batch for itself, so that rows with few trained tokens count for more: "
         "gradient_accumulation_steps=1, or update transformers",
     ),
-    ("trl", "0.15", "0.17", "gives chats two BOS where the tokenizer adds one: prepare the tokenizer, or update trl"),
-    ("transformers", "4.46", "5.8", "scales the loss by (N-1)/N where position 0 is trained: keep its label at -100"),
     (
-        "transformers",
-        "5.0",
-        "5.22",
+        (("trl", "0.15", "0.17"),),
+        "note",
+        "gives chats two BOS where the tokenizer adds one: prepare the tokenizer, or update trl",
+    ),
+    (
+        (("transformers", "4.46", "5.8"),),
+        "note",
+        "scales the loss by (N-1)/N where position 0 is trained: keep its label at -100",
+    ),
+    (
+        (("transformers", "5.0", "5.22"),),
+        "note",
         "gives Llama 3 wrong ids where tokenizer_config.json names LlamaTokenizerFast: llama_padfix.load(name)",
     ),
     (
-        "transformers",
-        "5.2",
-        "5.6",
+        (("transformers", "5.2", "5.6"),),
+        "note",
         "divides accumulated gradients twice in a trainer made by hand: build_trainer, or "
         "trainer.accelerator.gradient_accumulation_steps = 1",
     ),
-)
-_Range = tuple[str, str, str]
-_TOGETHER: tuple[tuple[_Range, _Range, Severity, str], ...] = (
     (
-        ("trl", "0", "0.12"),
-        ("transformers", "5", "999"),
+        (("trl", "0", "0.12"), ("transformers", "5", "999")),
         "warning",
         "hands tokenizer= to a Trainer that only knows processing_class=: TypeError; update trl",
     ),
     (
-        ("transformers", "0", "4.47"),
-        ("torch", "2.6", "999"),
+        (("transformers", "0", "4.47"), ("torch", "2.6", "999")),
         "note",
         "cannot take up a run again, as torch reads weights only (UnpicklingError): "
         "set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 for checkpoints of your own",
@@ -56,23 +57,16 @@ _TOGETHER: tuple[tuple[_Range, _Range, Severity, str], ...] = (
 )
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
-    versions = facts.environment.versions if facts.environment is not None else {}
-    for package, first, end, what in _ALONE:
-        version = versions.get(package)
-        if version is not None and _key(first) <= _key(version) < _key(end):
-            yield CHECK.found(f"{package} {version} {what}.")
-    for one, other, severity, what in _TOGETHER:
-        pair = [(name, versions.get(name), first, end) for name, first, end in (one, other)]
-        if all(version is not None and _key(first) <= _key(version) < _key(end) for _, version, first, end in pair):
-            named = " beside ".join(f"{name} {version}" for name, version, _, _ in pair)
+def _find(facts: Facts) -> Findings:
+    for ranges, severity, what in _BREAKING:
+        installed = {package: version_of(facts, package) for package, _, _ in ranges}
+        if all(_is_within(installed[package], first, end) for package, first, end in ranges):
+            named = " beside ".join(f"{package} {version}" for package, version in installed.items())
             yield CHECK.found(f"{named} {what}.", severity=severity)
 
 
-def _key(version: str) -> tuple[int, ...]:
-    """Return the leading numbers of a version; a release candidate counts as its release."""
-    numbers = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, numbers.group().split("."))) if numbers is not None else ()
+def _is_within(version: str, first: str, end: str) -> bool:
+    return bool(version) and version_key(first) <= version_key(version) < version_key(end)
 
 
 CHECK = Check(

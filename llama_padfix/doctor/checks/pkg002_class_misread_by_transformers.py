@@ -1,27 +1,20 @@
 """PKG002: a tokenizer class that the installed transformers misreads."""
 
-import re
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.check_helpers import version_key, version_of
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 _CLASSES = ("LlamaTokenizerFast", "LlamaTokenizer")
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
-    folder, environment = facts.folder, facts.environment
-    if folder is None or environment is None or not folder.byte_level:
+def _find(facts: Facts) -> Findings:
+    folder, version = facts.folder, version_of(facts, "transformers")
+    named = folder.tokenizer_config.get("tokenizer_class") if folder is not None and folder.byte_level else None
+    if named not in _CLASSES or not version:
         return
-    named = folder.tokenizer_config.get("tokenizer_class")
-    version = environment.versions.get("transformers", "")
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    if named not in _CLASSES or numbers is None:
-        return
-    broken = int(numbers[1]) == 5 and int(numbers[2]) <= 21
+    broken = (5, 0) <= version_key(version) < (5, 22)
     why = "every version reads tokenizer.json as it is with this class"
     target = "folder.tokenizer_config.tokenizer_class"
-    change = Change(target, named, "PreTrainedTokenizerFast", why, "unsafe", CHECK.code)
+    change = Change(target, named, "PreTrainedTokenizerFast", why, "unsafe")
     message = (
         f"tokenizer_config.json names {named} beside a byte-level tokenizer.json, which transformers 5.0 to 5.21 "
         f"split in the wrong way; {version} is installed, which {'is one of them' if broken else 'reads it right'}."

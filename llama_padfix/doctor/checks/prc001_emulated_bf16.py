@@ -1,12 +1,9 @@
 """PRC001: bf16 on a device that only emulates it."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
     if trainer is None or trainer.device_type == "cpu" or trainer.advised_dtype in (None, "bfloat16"):
         return
@@ -15,9 +12,9 @@ def _find(facts: Facts) -> Iterator[Finding]:
     if asked or weights:
         held = "bf16=True" if asked else f"{weights} weights are bfloat16"
         target = "trainer.args.fp16" if trainer.advised_dtype == "float16" else "trainer.args.bf16"
-        change = Change(target, False, True, trainer.advised_reason, safety="manual", code=CHECK.code)
+        change = Change(target, False, True, trainer.advised_reason, "manual")
         if trainer.advised_dtype == "float32":
-            change = Change(target, True, False, trainer.advised_reason, safety="manual", code=CHECK.code)
+            change = Change(target, True, False, trainer.advised_reason, "manual")
         yield CHECK.found(f"{held}, but {trainer.advised_reason}", (change,))
 
 

@@ -1,12 +1,9 @@
 """PRC002: trainable weights in float16 beside the loss scaler of fp16."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
     if trainer is None:
         return
@@ -14,7 +11,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
     if count and (trainer.mixed_precision == "fp16" or trainer.arguments.get("fp16")):
         total = sum(trainer.trainable_dtypes.values())
         why = "the loss scaler refuses gradients in float16; autocast still computes in float16"
-        change = Change("model.trainable_dtype", "float16", "float32", why, safety="manual", code=CHECK.code)
+        change = Change("model.trainable_dtype", "float16", "float32", why, "manual")
         message = (
             f"fp16=True, and {count} of {total} trainable parameters are float16: the first step raises "
             "'Attempting to unscale FP16 gradients'."

@@ -1,17 +1,14 @@
 """PRC004: a loss of nan would be logged as 0.0."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
     if trainer is None or trainer.arguments.get("logging_nan_inf_filter") is not True:
         return
     why = "a loss of nan is then logged as nan"
-    change = Change("trainer.args.logging_nan_inf_filter", True, False, why, safety="manual", code=CHECK.code)
+    change = Change("trainer.args.logging_nan_inf_filter", True, False, why, "manual")
     message = "logging_nan_inf_filter=True: a loss of nan is logged as the mean of the losses before it, at first 0.0."
     yield CHECK.found(message, (change,))
 

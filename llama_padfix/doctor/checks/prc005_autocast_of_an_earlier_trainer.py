@@ -1,14 +1,11 @@
 """PRC005: the mixed precision of an earlier trainer is still in force."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 _NAMES = {"bfloat16": "bf16", "float16": "fp16"}
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
     if trainer is None:
         return
@@ -16,7 +13,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
     left = _NAMES.get(trainer.autocast_dtype or "")
     if left is not None and left != trainer.mixed_precision:
         why = "the forward as the class has it, without the autocast of an earlier trainer"
-        change = Change("model.forward", f"autocast to {left}", "unwrapped", why, safety="manual", code=CHECK.code)
+        change = Change("model.forward", f"autocast to {left}", "unwrapped", why, "manual")
         message = (
             f"The model's forward still computes in {trainer.autocast_dtype}, since an earlier trainer wrapped it in "
             f"autocast; this trainer asks for {_say(asked)}. Run: "

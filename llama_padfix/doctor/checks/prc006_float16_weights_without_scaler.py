@@ -1,12 +1,9 @@
 """PRC006: trainable weights in float16 without the loss scaler."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
     count = trainer.trainable_dtypes.get("float16", 0) if trainer is not None else 0
     if trainer is None or not count or trainer.mixed_precision == "fp16" or trainer.arguments.get("fp16"):
@@ -17,7 +14,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
         f"are lost beside weights near 1, and with optim='adamw_torch' Adam's epsilon ({epsilon}) is 0: nan."
     )
     why = "train in float32 or bfloat16, or in fp16 over float32 weights"
-    yield CHECK.found(message, (Change("model.trainable_dtype", "float16", "float32", why, "manual", CHECK.code),))
+    yield CHECK.found(message, (Change("model.trainable_dtype", "float16", "float32", why, "manual"),))
 
 
 CHECK = Check(

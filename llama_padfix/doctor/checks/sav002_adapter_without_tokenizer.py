@@ -1,18 +1,15 @@
 """SAV002: an adapter was saved without its tokenizer."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     folder = facts.folder
     if folder is None or not folder.adapter_config or folder.has_tokenizer:
         return
     base = folder.adapter_config.get("base_model_name_or_path")
     why = "the adapter was trained with the pad token, the EOS and the template of this tokenizer"
-    change = Change("folder.tokenizer", None, "tokenizer.save_pretrained(folder)", why, "manual", CHECK.code)
+    change = Change("folder.tokenizer", None, "tokenizer.save_pretrained(folder)", why, "manual")
     message = (
         f"The folder holds an adapter of {base!r} and no tokenizer: whoever loads it takes the base model's, without "
         "the pad token, the EOS, the chat template and the added tokens of the training."

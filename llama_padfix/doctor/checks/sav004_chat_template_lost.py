@@ -1,14 +1,11 @@
 """SAV004: a tokenizer that ends turns, without a chat template."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 _TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<|return|>")
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     folder = facts.folder
     if folder is None or not folder.tokenizer_config or facts.template is not None:
         return
@@ -19,7 +16,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
     if eos not in _TURN_ENDS or held.get("chat_template") or files & set(folder.files):
         return
     why = "chats must be rendered as in the training"
-    change = Change("folder.chat_template", None, "tokenizer.chat_template = ...", why, "manual", CHECK.code)
+    change = Change("folder.chat_template", None, "tokenizer.chat_template = ...", why, "manual")
     message = (
         f"The tokenizer's EOS is {eos}, which ends a turn of a chat, and the folder has no chat template: "
         "apply_chat_template raises, and servers fall back on a template of their own."

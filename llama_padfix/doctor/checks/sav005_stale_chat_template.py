@@ -1,15 +1,12 @@
 """SAV005: a chat_template.jinja that an earlier save left behind."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 _FILE = "chat_template.jinja"
 _APART = 5.0  # seconds between the files of one save, on a slow disk
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     folder = facts.folder
     if folder is None or folder.chat_template is None:
         return
@@ -31,7 +28,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
 
 def _change() -> Change:
     why = "save_pretrained leaves a template where the tokenizer has none, and loading then gives it that one"
-    return Change(f"folder.{_FILE}", "from an earlier save", "save into an empty folder", why, "manual", CHECK.code)
+    return Change(f"folder.{_FILE}", "from an earlier save", "save into an empty folder", why, "manual")
 
 
 CHECK = Check(

@@ -1,14 +1,10 @@
 """SAV006: pad = EOS was written into the saved tokenizer."""
 
-from collections.abc import Iterator
-from typing import Any
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 from llama_padfix.doctor.token_policy import change_pad_token, find_pad_fault
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     config = facts.folder.tokenizer_config if facts.folder is not None else {}
     pad, eos = _content(config.get("pad_token")), _content(config.get("eos_token"))
     if pad is None or pad != eos:
@@ -20,10 +16,10 @@ def _find(facts: Facts) -> Iterator[Finding]:
         f"tokenizer_config.json says that {pad} is both EOS and padding: the next run that trains from this folder "
         "hides every end from its loss."
     )
-    yield CHECK.found(message, change_pad_token(facts, CHECK.code) if facts.vocab_size else ())
+    yield CHECK.found(message, change_pad_token(facts) if facts.vocab_size else ())
 
 
-def _content(token: Any) -> Any:
+def _content(token: object) -> object:
     return token.get("content") if isinstance(token, dict) else token
 
 

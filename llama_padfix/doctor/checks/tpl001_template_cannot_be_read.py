@@ -1,12 +1,9 @@
 """TPL001: the chat template does not let itself be probed."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     if facts.template is not None and facts.template.error is not None:
         yield CHECK.found(f"The chat template cannot be read: {facts.template.error}.")
     elif facts.template is not None and facts.template.stop_token is None:

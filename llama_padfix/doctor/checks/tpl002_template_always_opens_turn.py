@@ -1,12 +1,9 @@
 """TPL002: the chat template ends every conversation with an assistant header."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     if facts.template is not None and facts.template.always_adds_prompt:
         message = (
             f"The chat template ends every conversation with {facts.template.header!r}, asked for or not: "

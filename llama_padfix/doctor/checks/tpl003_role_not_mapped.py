@@ -1,17 +1,16 @@
 """TPL003: another dataset's role names stand in the headers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from llama_padfix.doctor.check_helpers import real_span
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 _ASSISTANTS = ("gpt", "bot", "chatbot", "chatgpt", "ai", "model", "GPT", "Bot", "AI")
 _USERS = ("human", "Human", "prompter", "instruction")
 _LONGEST = 2  # ids that such a name takes at most
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     header = facts.markers.header_ids if facts.markers is not None else ()
     controls = set(facts.special_ids.values())
     if len(header) < 3 or header[0] not in controls:

@@ -1,12 +1,9 @@
 """TPL005: assistant_only_loss is asked for, and the rows carry no mask."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
     if trainer is None or not trainer.arguments.get("assistant_only_loss"):
         return

@@ -1,12 +1,9 @@
 """TPL006: the chat template prints today's date."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     if facts.template is not None and facts.template.prints_date:
         message = (
             "The chat template prints today's date, so the same data has other ids tomorrow. Pin it: "

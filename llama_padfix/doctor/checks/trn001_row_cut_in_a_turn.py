@@ -1,19 +1,16 @@
 """TRN001: an answer that is trained ends without its stop token, where the row was cut."""
 
-from collections.abc import Iterator
-
 from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.check_helpers import find_turns, real_span
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.check_helpers import real_span, turns_of
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     arguments = facts.trainer.arguments if facts.trainer is not None else {}
-    if facts.markers is None or (arguments.get("packing") and arguments.get("packing_strategy") == "wrapped"):
-        return  # there the next row goes on where this one ends
+    if arguments.get("packing") and arguments.get("packing_strategy") == "wrapped":
+        return  # the next row continues where this one ends
     last = real_span(row)[1]
-    for turn in find_turns(row, facts.markers):
+    for turn in turns_of(row, facts):
         if turn.stop_id is not None or turn.end == turn.start or row.labels[turn.end - 1] == IGNORE_INDEX:
             continue
         if turn.end == last or row.input_ids[turn.end] == facts.bos_token_id:  # or the next packed document

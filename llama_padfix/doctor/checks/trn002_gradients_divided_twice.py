@@ -1,12 +1,9 @@
 """TRN002: accumulated gradients are divided by the number of batches a second time."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
     if trainer is None or trainer.divided_again_by == 1:
         return
@@ -19,7 +16,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
     )
     why = "the Trainer divides by the tokens of the whole update already"
     target = "trainer.accelerator.gradient_accumulation_steps"
-    yield CHECK.found(message, (Change(target, steps, 1, why, "manual", CHECK.code),))
+    yield CHECK.found(message, (Change(target, steps, 1, why, "manual"),))
 
 
 CHECK = Check(
