@@ -268,17 +268,12 @@ class Facts:
     @property
     def present(self) -> frozenset[str]:
         """The parts that a check may need: "tokenizer", "template", "markers", "model", "trainer", ..., "rows"."""
-        parts = {
+        records = ("template", "markers", "model", "trainer", "folder", "environment", "data")
+        folder = self.folder or FolderFacts("", ())
+        parts = {name: getattr(self, name) is not None for name in records} | {
             "tokenizer": self.vocab_size > 0,
-            "template": self.template is not None,
-            "markers": self.markers is not None,
-            "model": self.model is not None,
-            "trainer": self.trainer is not None,
-            "folder": self.folder is not None,
-            "environment": self.environment is not None,
             "rows": bool(self.samples),
-            "data": self.data is not None,
-            "saved ids": self.folder is not None and bool(self.folder.raw_ids and self.folder.loaded_ids),
-            "saved config": self.folder is not None and bool(self.folder.config or self.folder.generation_config),
+            "saved ids": bool(folder.raw_ids and folder.loaded_ids),
+            "saved config": bool(folder.config or folder.generation_config),
         }
-        return frozenset(name for name, there in parts.items() if there)
+        return frozenset(name for name, is_present in parts.items() if is_present)

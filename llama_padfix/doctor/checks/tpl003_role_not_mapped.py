@@ -20,20 +20,16 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
     role, rest = header[1:after], list(header[after:])
     starts = (row.input_ids[: real_span(row)[1]] == header[0]).nonzero()[0].tolist()
     found: dict[int, str] = {}
-    told = False
+    has_known_role = False
     for start in starts:
         opening = row.input_ids[start + 1 : start + 2 + _LONGEST + len(rest)].tolist()
         if not opening:
-            break  # the row was cut right here
-        told = told or opening[: len(header) - 1] == list(header[1:])
+            break  # the row ends here
+        has_known_role = has_known_role or opening[: len(header) - 1] == list(header[1:])
         for spelled, name in _spellings(facts.vocabulary).items():
-            if (
-                opening[0] == spelled[0]
-                and spelled != role
-                and opening[: len(spelled) + len(rest)] == [*spelled, *rest]
-            ):
+            if spelled != role and opening[: len(spelled) + len(rest)] == [*spelled, *rest]:
                 found[start] = name
-    if told and not set(found.values()) & set(_ASSISTANTS):
+    if has_known_role and not set(found.values()) & set(_ASSISTANTS):
         return  # beside true assistant turns `human` may be the template's own name for the user
     if found:
         first = min(found)

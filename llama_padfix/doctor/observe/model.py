@@ -123,20 +123,13 @@ def _read_original_rows(model: ConfiguredModel) -> int | None:
     if not isinstance(name, str) or not name:
         return None
     try:
-        path: str | Path | None = Path(name, "config.json")
-        if not Path(name, "config.json").is_file():
-            from transformers.utils import cached_file
+        path = Path(name, "config.json")
+        if not path.is_file():
+            from huggingface_hub import try_to_load_from_cache
 
-            path = cached_file(
-                name,
-                "config.json",
-                local_files_only=True,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-                _raise_exceptions_for_gated_repo=False,
-            )
-        saved = json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else {}
-    except Exception:  # not in the cache, not a name, not JSON: then it is not known
+            path = Path(str(try_to_load_from_cache(name, "config.json")))
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except Exception:  # not in the cache, not a name, not JSON: the size is not known
         return None
     size = saved.get("vocab_size", saved.get("text_config", {}).get("vocab_size"))
     return size if isinstance(size, int) else None
