@@ -65,9 +65,21 @@ def heal_folder(
 ) -> RepairedFolder:
     """Write a copy of a folder's settings to `out` with every safe change applied, and diagnose the copy.
 
-    `unsafe` applies unsafe changes too; `select` and `ignore` are as in `diagnose`. The folder itself and the
-    weights stay untouched. Raises `PadfixError` where `out` exists, where the tokenizer does not load, and where it
-    loads with other ids than its file says; nothing is left behind then.
+    The folder itself and the weights stay as they are.
+
+    Args:
+        folder: the folder that a run saved.
+        out: the folder to write, which must not exist.
+        unsafe: apply unsafe changes too: a class, a template, ids.
+        select: codes, beginnings of codes or names of the checks to run; all by default.
+        ignore: codes, beginnings of codes or names of checks to leave out.
+
+    Returns:
+        What was written, the changes, and the report on the copy.
+
+    Raises:
+        PadfixError: `out` exists, the tokenizer does not load, or it loads with other ids than its file holds. Nothing
+            is written then.
     """
     source, target = Path(folder), Path(out)
     if target.exists() or target.is_symlink():

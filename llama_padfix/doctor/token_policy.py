@@ -76,7 +76,7 @@ def choose_pad_token(facts: Facts) -> PadChoice | None:
     model must learn; `<|finetune_right_pad_id|>`; a reserved special token; what the family uses; one that is set
     and stands in text besides. Never a new token, so the embedding keeps its size.
     """
-    asked, current = facts.requested_pad_token, facts.pad_token
+    requested, current = facts.requested_pad_token, facts.pad_token
     stop_token = facts.template.stop_token if facts.template is not None else None
     reserved = sorted((i, token) for token, i in facts.special_ids.items() if "reserved_special_token" in token)
     candidates: list[tuple[str | None, str]] = [
@@ -89,13 +89,13 @@ def choose_pad_token(facts: Facts) -> PadChoice | None:
         *((token, "a reserved special token that nothing else uses") for _, token in reserved[:1]),
         *((token, "what this family of models pads with") for token in _FAMILY_PAD_TOKENS),
     ]
-    if asked is not None:
-        candidates = [(asked, "asked for by pad_token=")]
+    if requested is not None:
+        candidates = [(requested, "asked for by pad_token=")]
     for token, why in candidates:
         if token is not None and _find_fault(facts, token) is None:
             return PadChoice(token, facts.vocabulary[token], why)
     fault = find_pad_fault(facts)
-    if asked is None and current is not None and fault is not None and fault.kind == "in text":
+    if requested is None and current is not None and fault is not None and fault.kind == "in text":
         return PadChoice(current, facts.vocabulary[current], "already set, and the vocabulary offers nothing better")
     return None
 

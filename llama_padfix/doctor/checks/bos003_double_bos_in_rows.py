@@ -25,10 +25,10 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) have a BOS after a BOS, {count} times in all.",
     traps=(5,),
     explanation="""\
-The chat template wrote a BOS and encoding added another: TRL's `text` path on rendered chats and every
-`tokenizer(apply_chat_template(..., tokenize=False))` do that without a warning. The model is trained on a beginning
-that inference with `apply_chat_template(..., tokenize=True)` never has. `dedupe_bos` repairs rows that are already
-encoded, labels and masks together; encoding anew from the messages is as good.
+The chat template wrote a BOS and encoding added another. TRL's `text` path does that to rendered chats, and so does
+`tokenizer(apply_chat_template(..., tokenize=False))`, without a warning. The model is trained on a beginning that
+inference never has. `dedupe_bos` repairs encoded rows, with their labels and masks; encoding the messages again does
+too.
 """,
     bad="input_ids = [128000, 128000, 128006, ...]",
     good="prepared.encode(dataset)  # or dedupe_bos(row, tokenizer) for rows that are encoded already",

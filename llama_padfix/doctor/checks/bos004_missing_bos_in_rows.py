@@ -26,9 +26,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) hold no BOS, although the tokenizer has one.",
     traps=(6,),
     explanation="""\
-Llama was pre-trained with a BOS before every document, and attention leans on it. The first tokenizer.json of Llama 3
-adds none to plain text, nor does `tokenizer(text, add_special_tokens=False)`. Blocks cut out of a long text have none
-either, and that is as it was in pre-training.
+Llama was pre-trained with a BOS before every document. The first tokenizer.json of Llama 3 adds none to plain text,
+nor does `tokenizer(text, add_special_tokens=False)`. Blocks cut out of a long text have none either, as in
+pre-training.
 """,
     bad='tokenizer(text, add_special_tokens=False)["input_ids"][0]  # not 128000',
     good="prepared.encode(dataset)  # exactly one BOS before every row",

@@ -19,9 +19,9 @@ CHECK = Check(
     needs=("data",),
     traps=(21,),
     explanation="""\
-A row of no known shape, with a role that no template knows, or with content that is no text. Other tools put
-`human` and `gpt` into the header as they stand, and mask turns of unknown roles in silence. Here ShareGPT's roles are
-mapped, and what is left is an error that names the row and the value.
+The row has no known shape, a role that no template knows, or content that is not text. Other tools write `human` and
+`gpt` into the header unchanged, and mask turns of unknown roles silently. The library maps ShareGPT's roles, and
+raises an error for the rest that names the row and the value.
 """,
     bad='{"conversations": [{"from": "narrator", "value": "Once upon a time"}]}',
     good='{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}',

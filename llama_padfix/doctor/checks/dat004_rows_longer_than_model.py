@@ -22,9 +22,9 @@ CHECK = Check(
     needs=("tokenizer", "data"),
     traps=(11,),
     explanation="""\
-Rows above `tokenizer.model_max_length` are cut somewhere: most tools cut at the token, so that the answer stops in
-mid-sentence, without the token that ends it. The library's encoder keeps the whole turns that fit, forges no end,
-and counts the rows that lost turns and those of which nothing was left.
+Rows longer than `tokenizer.model_max_length` are cut. Most tools cut at the token, so that the answer ends in
+mid-sentence, without its stop token. The library's encoder keeps the whole turns that fit. It counts the rows that
+lost turns and those of which nothing was left.
 """,
     bad="SFTConfig(max_length=1024)  # the answer of a long chat is cut off, and trained as if complete",
     good="prepare(tokenizer, max_length=8192).encode(dataset)  # whole turns; the counts are printed",

@@ -22,9 +22,9 @@ CHECK = Check(
     needs=("tokenizer", "data"),
     traps=(5,),
     explanation="""\
-A `text` column that was made with `apply_chat_template(..., tokenize=False)` begins with `<|begin_of_text|>`. TRL and
-every script that tokenises it adds the BOS again: ids start `128000 128000`, a beginning that inference never has.
-The library's encoder gives such rows one BOS; for other tools strip it from the text, or switch the automatic one off.
+A `text` column made with `apply_chat_template(..., tokenize=False)` begins with `<|begin_of_text|>`. TRL, and every
+script that tokenizes it, adds the BOS again: ids start with `128000 128000`, which inference never has. The library's
+encoder gives such rows one BOS. For other tools strip it from the text, or switch the automatic one off.
 """,
     bad='{"text": "<|begin_of_text|><|start_header_id|>user..."}  # and SFTTrainer(train_dataset=...)',
     good='dataset.map(lambda row: {"text": row["text"].removeprefix(tokenizer.bos_token)})',

@@ -25,10 +25,9 @@ CHECK = Check(
     needs=("tokenizer", "model"),
     traps=(13,),
     explanation="""\
-`tokenizer.add_tokens(...)` without `model.resize_token_embeddings(...)` gives ids that the embedding has no row
-for: an IndexError on a CPU, a device-side assert some steps later on a GPU. Most often the token was only wanted
-for padding, for which no new token is needed at all. `add_tokens(model, tokenizer, tokens)` gives all of them rows,
-from the mean of the others, and says how to train them.
+`tokenizer.add_tokens(...)` without `model.resize_token_embeddings(...)` gives ids without a row: IndexError on a CPU,
+a device-side assert some steps later on a GPU. Padding needs no new token. `add_tokens(model, tokenizer, tokens)` of
+this library gives new tokens rows, and returns the configuration that trains them.
 """,
     bad='tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # id 128256, the embedding has 128256 rows',
     good="tokenizer = AutoTokenizer.from_pretrained(name); prepare(tokenizer, model)  # no new token",

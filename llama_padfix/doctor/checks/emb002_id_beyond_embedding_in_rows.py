@@ -27,9 +27,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) hold {count} ids that are negative or beyond the embedding: IndexError.",
     traps=(13,),
     explanation="""\
-Tokens were added without `model.resize_token_embeddings(len(tokenizer))`, the rows were encoded by another
-tokenizer, or -100 got into `input_ids`. On a CPU the first such row raises IndexError; on a GPU it is a device-side
-assert, some steps later, whose traceback points elsewhere. Padding counts too: the embedding looks it up.
+Tokens were added without `model.resize_token_embeddings(len(tokenizer))`, the rows were encoded by another tokenizer,
+or -100 got into `input_ids`. A CPU raises IndexError; a GPU raises a device-side assert some steps later, with a
+misleading traceback. Padding counts too, since the embedding looks it up.
 """,
     bad="input_ids = [128000, 9906, 128256]  # the embedding has 128256 rows: 0 to 128255",
     good="model.resize_token_embeddings(len(tokenizer))  # or encode with the model's own tokenizer",

@@ -39,12 +39,12 @@ CHECK = Check(
     needs=("tokenizer", "template", "model"),
     traps=(15,),
     explanation="""\
-The base models of Llama 3 ship rows of almost nothing (1e-23 has been seen) for `<|eot_id|>`, `<|start_header_id|>`,
-`<|end_header_id|>` and the reserved tokens, in the embedding and in the head. Given a chat template, such a model
-reads every header as nothing and gives the stop token a low probability after training (torchtune#2429: 0.05 where
-all other tokens have 1.0); other stacks saw nan. Rows are held to be untrained when they are shorter than a
-ten-thousandth of an ordinary row, or equal to the row of another control token. `mean_init_untrained` sets them to
-the mean of trained rows, in embedding and head, and returns the LoRA configuration that trains them.
+The base models of Llama 3 have rows near zero (such as 1e-23) for `<|eot_id|>`, `<|start_header_id|>`,
+`<|end_header_id|>` and the reserved tokens, in the embedding and in the head. With a chat template such a model
+cannot read its headers, and gives the stop token a low probability after training (torchtune#2429: 0.05 where other
+tokens have 1.0). A row counts as untrained if it is shorter than a ten-thousandth of an ordinary row, or equals that
+of another control token. `mean_init_untrained` sets such rows to the mean of trained ones, in embedding and head, and
+returns the LoRA configuration that trains them.
 """,
     bad="model = AutoModelForCausalLM.from_pretrained('meta-llama/Meta-Llama-3-8B')  # and an Instruct chat template",
     good="done = mean_init_untrained(model, tokenizer, dataset)  # then peft_config=done.lora",

@@ -20,9 +20,9 @@ CHECK = Check(
     needs=("model",),
     traps=(14,),
     explanation="""\
-`modules_to_save=["embed_tokens"]` makes the adapter carry a copy of the whole embedding: 128256 rows of 4096 numbers
-are 1 GiB in bfloat16 beside an adapter of 50 MiB, with optimizer states for all of them. That is right for a new
-language; for a few new tokens `trainable_token_indices` trains and saves only their rows.
+`modules_to_save=["embed_tokens"]` adds a copy of the whole embedding to the adapter: 128256 rows of 4096 numbers are
+1 GiB in bfloat16, with optimizer states for all of them. That suits a new language. For a few new tokens
+`trainable_token_indices` trains and saves only their rows.
 """,
     bad='LoraConfig(modules_to_save=["embed_tokens", "lm_head"])  # for two new tokens',
     good='LoraConfig(trainable_token_indices={"embed_tokens": [128256, 128257]})',

@@ -23,9 +23,9 @@ CHECK = Check(
     needs=("tokenizer", "template"),
     traps=(3,),
     explanation="""\
-Early Llama 3 Instruct, and every base model that is given a chat template, says EOS = `<|end_of_text|>` (128001)
-while the last trained token of a turn is `<|eot_id|>` (128009). Whatever stops at the tokenizer's EOS then never
-stops. What ends a turn is found by rendering the template, not by a name.
+In early Llama 3 Instruct, and in every base model with a chat template, the EOS is `<|end_of_text|>` (128001) while a
+turn ends with `<|eot_id|>` (128009). Generation that stops at the tokenizer's EOS then never stops. What ends a turn
+is found by rendering the template.
 """,
     bad='tokenizer.eos_token  # "<|end_of_text|>" beside a template that ends turns with <|eot_id|>',
     good='tokenizer.eos_token = "<|eot_id|>"  # prepare(tokenizer) does it',

@@ -37,11 +37,11 @@ CHECK = Check(
     needs=("tokenizer", "model"),
     traps=(3,),
     explanation="""\
-`generate` stops at the ids in `generation_config.eos_token_id` and nowhere else. A list that lacks `<|eot_id|>`
-lets a chat model run on into the next turn, which it then invents. The list must hold every id that ends a text
-or a turn: `<|end_of_text|>`, `<|eom_id|>` and `<|eot_id|>` where the vocabulary has them. `model.config` is given the
-same list, since other tools read it there. Where the list of the generation config is complete, it is enough that
-`model.config` names what ends a turn: the Trainer of transformers 4.56 to 5.17 writes the tokenizer's one EOS there.
+`generate` stops only at the ids in `generation_config.eos_token_id`. Without `<|eot_id|>` in that list, a chat model
+continues into the next turn. The list must hold every id that ends a text or a turn: `<|end_of_text|>`, `<|eom_id|>`
+and `<|eot_id|>` where the vocabulary has them. Other tools read the list of `model.config`. It may name only what
+ends a turn where the generation config is complete: the Trainer of transformers 4.56 to 5.17 writes the tokenizer's
+one EOS there.
 """,
     bad="model.generation_config.eos_token_id  # 128001",
     good="model.generation_config.eos_token_id = [128001, 128008, 128009]",

@@ -23,9 +23,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) train the headers of {count} assistant turns, in part or whole.",
     traps=(9, 12),
     explanation="""\
-At inference the header (`<|start_header_id|>assistant<|end_header_id|>` and two line breaks) is given by the
-generation prompt; the model never has to produce it. Its tokens are certain after the first, so they make the loss
-look better than it is, and a model that learned to open turns answers itself.
+At inference the generation prompt gives the header (`<|start_header_id|>assistant<|end_header_id|>` and two line
+breaks), so the model never has to produce it. After its first token the rest is certain, which lowers the loss. A
+model that learned to open turns answers itself.
 """,
     bad="labels = [-100, ..., 128006, 78191, 128007, 271, 791, ...]",
     good="prepared.encode(dataset)  # or mask_labels(input_ids, find_markers(tokenizer))",

@@ -21,9 +21,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) train all of a conversation: {count} tokens of prompts and headers.",
     traps=(12,),
     explanation="""\
-The labels are the ids: the model learns to write the user's questions and the system prompt too, and the loss is low
-since prompts repeat. This is what TRL does with `messages` unless told otherwise, and what every collator does to
-rows without labels. For language modelling on plain text it is as it should be, and nothing is said there.
+The labels are the ids, so the model also learns to write the user's questions and the system prompt. TRL does that
+with `messages` by default, and every collator does it to rows without labels. For language modeling on plain text it
+is right, and nothing is reported.
 """,
     bad='row["labels"] = list(row["input_ids"])',
     good="prepared.encode(dataset)  # or SFTConfig(assistant_only_loss=True) with a template that marks its turns",

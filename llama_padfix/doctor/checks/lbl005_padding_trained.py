@@ -18,9 +18,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) have labels on padding, at {count} positions.",
     traps=(2,),
     explanation="""\
-Positions that the attention mask hides still count in the loss: short rows train mostly on padding, the loss sinks as
-the model learns to produce it, and the answers weigh less than they should. It comes from
-`tokenizer(..., padding="max_length")` followed by `labels = input_ids.copy()`.
+Positions that the attention mask hides still count in the loss. Short rows then train mostly on padding, and the
+answers weigh less than they should. It comes from `tokenizer(..., padding="max_length")` followed by `labels =
+input_ids.copy()`.
 """,
     bad='row = tokenizer(text, padding="max_length"); row["labels"] = row["input_ids"].copy()',
     good="data_collator=prepared.collator  # pads at batch time, with -100 in the labels",

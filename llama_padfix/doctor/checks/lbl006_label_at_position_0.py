@@ -22,9 +22,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) have a label at position 0, which the loss counts and cannot use.",
     traps=(28,),
     explanation="""\
-Nothing comes before the first token, so its label is never predicted; but transformers 4.46 to 5.7 count it when they
-divide the summed loss by the number of labels. With N labels the loss and its gradient come out as (N-1)/N of what
-they are: 10.2910 for 11.7611 on a row of eight labels. Other versions shift first and count afterwards.
+Nothing comes before the first token, so its label is never predicted. transformers 4.46 to 5.7 count it all the same
+when they divide the summed loss by the number of labels: with N labels, loss and gradient are (N-1)/N of the right
+ones (10.2910 for 11.7611 on a row of eight labels). Other versions shift first.
 """,
     bad="labels = [128000, 9906, 1917]",
     good="labels = [-100, 9906, 1917]  # what PadCollator makes of it, and every row of the encoder has",

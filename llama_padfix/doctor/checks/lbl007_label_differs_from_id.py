@@ -27,9 +27,8 @@ CHECK = Check(
     traps=(35,),
     explanation="""\
 A causal language model shifts the labels itself, so a label is the id at its own position or -100. Labels that were
-shifted beforehand train the token after the next one; other differences come from ids that were changed after the
-labels were made (a BOS removed from one and not from the other), from padding labels with 0 or -1 instead of -100
-(id 0 is `!` in Llama 3), or from collators that overwrite one of the two.
+shifted before train the token after the next one. Other causes: ids that changed after the labels were made (a BOS
+removed from one alone), labels padded with 0 or -1, or collators that overwrite one of the two.
 """,
     bad='labels = input_ids[1:] + [tokenizer.eos_token_id]  # "the next token"',
     good="labels = [id if trained else -100 for ...]  # the model shifts",

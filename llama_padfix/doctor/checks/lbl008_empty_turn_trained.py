@@ -23,9 +23,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) train an end right after an assistant header, {count} times.",
     traps=(7,),
     explanation="""\
-An early Llama 3 chat template appends the generation prompt to every conversation, asked or not; then something
-appends an end of text. The rows end with `<|start_header_id|>assistant<|end_header_id|>`, two line breaks and a
-trained `<|end_of_text|>`: exactly the prompt of inference, answered with nothing.
+An early Llama 3 chat template appends the generation prompt to every conversation, and then an end of text is
+appended. The rows end with `<|start_header_id|>assistant<|end_header_id|>`, two line breaks and a trained
+`<|end_of_text|>`: the prompt of inference with an empty answer.
 """,
     bad="...Bye.<|eot_id|><|start_header_id|>assistant<|end_header_id|>\\n\\n<|end_of_text|>",
     good="prepared.encode(dataset)  # a header without an answer is not trained, nor is what follows it",

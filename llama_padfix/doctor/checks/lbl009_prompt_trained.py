@@ -1,4 +1,4 @@
-"""LBL009: labels on what the assistant did not say, in rows that are masked elsewhere."""
+"""LBL009: labels outside the assistant's turns, in rows that are masked elsewhere."""
 
 from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.check_helpers import everything_is_trained, find_turns, hit_span, real_part
@@ -34,9 +34,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) train {count} tokens outside the assistant's turns.",
     traps=(9, 12),
     explanation="""\
-Some of the row is masked, and still the user's or the system's words have labels: a response marker that fits the
-first turn only, a `completion` that holds further questions, or labels that moved when ids were cut. The model learns
-to write the user's part.
+Part of the row is masked, but text of the user or system still has labels. Causes: a response marker that fits the
+first turn only, a `completion` with further questions, or labels that moved when ids were cut. The model learns to
+write the user's part.
 """,
     bad="labels = [-100] * prompt_length + input_ids[prompt_length:]  # of a conversation with several questions",
     good="prepared.encode(dataset)  # or mask_labels(input_ids, find_markers(tokenizer))",

@@ -1,4 +1,4 @@
-"""LBL020: the collator replaces the labels that the dataset brings."""
+"""LBL020: the collator replaces the labels of the dataset."""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -23,10 +23,9 @@ CHECK = Check(
     needs=("trainer",),
     traps=(35,),
     explanation="""\
-`DataCollatorForLanguageModeling(mlm=False)` writes labels of its own, a copy of the ids, over those that the rows
-bring; it was TRL's default up to 0.15. A dataset whose labels are -100 outside the answers is then trained on
-everything, and the loss looks better than it should. What the collator does is found by giving it two rows with
-labels.
+`DataCollatorForLanguageModeling(mlm=False)` overwrites the labels of the rows with a copy of the ids; it was TRL's
+default up to 0.15. A dataset whose labels are -100 outside the answers is then trained on everything, with a lower
+loss. What a collator does is found by giving it two rows with labels.
 """,
     bad="Trainer(data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False), train_dataset=rows_with_labels)",
     good="Trainer(data_collator=PadCollator(tokenizer.pad_token_id), train_dataset=rows_with_labels)",

@@ -1,4 +1,4 @@
-"""LOD001: FlashAttention is asked for where it cannot run."""
+"""LOD001: FlashAttention is set where it cannot run."""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -37,10 +37,9 @@ CHECK = Check(
     needs=("model",),
     traps=(19,),
     explanation="""\
-`attn_implementation="flash_attention_2"` needs the package flash-attn, an NVIDIA GPU of compute capability 8.0 or
-newer (9.0 for FlashAttention 3) or a supported AMD one, and computes in float16 and bfloat16 only. On any other
-machine loading raises, or, where the setting came from a saved config, the first step does. `sdpa` is part of torch
-and picks the fastest kernel that the device has.
+`attn_implementation="flash_attention_2"` needs the package flash-attn, and an NVIDIA GPU of compute capability 8.0 or
+newer (9.0 for FlashAttention 3) or a supported AMD one. It computes in float16 and bfloat16 only. On other machines
+loading raises, or the first step if a saved config holds the setting. `sdpa` is part of torch.
 """,
     bad='AutoModelForCausalLM.from_pretrained(name, attn_implementation="flash_attention_2")  # on a T4, or a CPU',
     good='AutoModelForCausalLM.from_pretrained(name, attn_implementation="sdpa")',

@@ -18,9 +18,9 @@ CHECK = Check(
     needs=("trainer",),
     traps=(1, 13),
     explanation="""\
-The batches are drawn from the trainer's own dataloaders, as training draws them. Where that raises, training raises
-at the same place: no pad token, rows of text that no collator can pad, labels of another length than their ids, a
-dataset of which the Trainer drops every column because the model's `forward` has no argument of that name.
+The batches are drawn from the trainer's own dataloaders, as in training, which raises at the same place. Causes: no
+pad token, rows of text that the collator cannot pad, labels of another length than their ids, or a dataset without a
+column that the model's `forward` takes.
 """,
     bad="Trainer(model, args, train_dataset=raw_rows)  # no column that the model knows",
     good="Trainer(model, args, train_dataset=prepared.encode(raw_rows), data_collator=prepared.collator)",

@@ -31,9 +31,9 @@ CHECK = Check(
     needs=("folder",),
     traps=(26, 34),
     explanation="""\
-A folder whose tokenizer does not load cannot be served or trained from: a file is missing or cut short, the class
-that it names is unknown to the installed transformers (`TokenizersBackend` before 5.0) or needs a vocabulary that
-the folder lacks. Nothing else about its tokenizer can be looked at, so those checks are skipped.
+A folder whose tokenizer does not load cannot be served or trained from. A file is missing or cut short, or its class
+is unknown to the installed transformers (`TokenizersBackend` before 5.0), or needs a vocabulary that the folder
+lacks. The other checks of its tokenizer are skipped.
 """,
     bad='OSError: Can\'t load tokenizer for "out/checkpoint-500"',
     good='tokenizer.save_pretrained("out")  # beside the model, with the versions that will load it',

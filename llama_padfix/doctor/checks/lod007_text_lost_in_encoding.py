@@ -21,11 +21,11 @@ CHECK = Check(
     needs=("tokenizer",),
     traps=(27,),
     explanation="""\
-A tokenizer's class can replace the splitting that tokenizer.json describes by its own, and raises nothing. Where
-`tokenizer_class` is `LlamaTokenizerFast`, transformers 5.0 to 5.21 give Llama 3 the splitting of Llama 2: the spaces
-are gone, and "Hello world" becomes the ids of "Helloworld". A model that is trained on them learns another language.
-The words "Hello world" are encoded and decoded again; `patch_tokenizer` and `prepare` refuse a tokenizer that loses
-them, because no setting of it brings them back. `LOD005` compares a saved folder with its tokenizer.json.
+A tokenizer's class can replace the splitting in tokenizer.json by its own, and raises nothing. Where
+`tokenizer_class` is `LlamaTokenizerFast`, transformers 5.0 to 5.21 give Llama 3 the splitting of Llama 2: spaces are
+lost, and "Hello world" becomes the ids of "Helloworld". The check encodes and decodes these words. `patch_tokenizer`
+and `prepare` refuse such a tokenizer, because no setting corrects it. `LOD005` compares a saved folder with its
+tokenizer.json.
 """,
     bad='tokenizer("Hello world")["input_ids"] == [128000, 39, 96392]  # LlamaTokenizerFast, transformers 5.12',
     good='tokenizer("Hello world")["input_ids"] == [128000, 9906, 1917]',

@@ -18,10 +18,10 @@ CHECK = Check(
     needs=("tokenizer",),
     traps=(1,),
     explanation="""\
-Llama 3 and 3.1 ship without a pad token. `padding=True` raises, or a tool invents an id: one beyond the
-embedding is an IndexError (on a GPU a device-side assert, much later), and `pad = eos` hides the very token that
-the model must learn in order to stop. The vocabulary already holds a token that fits, so no row is added to the
-embedding: `<|end_of_text|>` for the Instruct models, `<|finetune_right_pad_id|>` or a reserved token for the base.
+Llama 3 and 3.1 have no pad token. `padding=True` raises, or a tool invents an id: one beyond the embedding raises
+IndexError (on a GPU a device-side assert, much later), and `pad = eos` hides the token that the model must learn to
+stop with. The vocabulary already holds one that fits: `<|end_of_text|>` for the Instruct models,
+`<|finetune_right_pad_id|>` or a reserved token for the base.
 """,
     bad="tokenizer.pad_token = tokenizer.eos_token  # <|eot_id|> is now padding: the model never stops",
     good="prepare(tokenizer, model)  # pad becomes <|end_of_text|>, id 128001",

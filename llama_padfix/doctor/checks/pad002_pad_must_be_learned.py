@@ -21,9 +21,9 @@ CHECK = Check(
     needs=("tokenizer",),
     traps=(2,),
     explanation="""\
-`DataCollatorForLanguageModeling` sets the label of every pad id to -100, wherever it stands. With pad = eos =
-`<|eot_id|>` not one end of turn is trained and the model talks on for ever. TRL even writes pad = eos into the
-tokenizer that it saves. Another token must pad; ours masks by position besides.
+`DataCollatorForLanguageModeling` sets the label of every pad id to -100, wherever it is. With pad = eos =
+`<|eot_id|>` no end of turn is trained, and the model never stops. TRL even saves pad = eos with the tokenizer. Pad
+with another token. This library's collator masks by position.
 """,
     bad='tokenizer.pad_token = "<|eot_id|>"',
     good='tokenizer.pad_token = "<|end_of_text|>"  # Instruct: ends a text, never a turn',

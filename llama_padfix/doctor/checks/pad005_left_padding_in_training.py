@@ -17,9 +17,9 @@ CHECK = Check(
     needs=("tokenizer",),
     traps=(4,),
     explanation="""\
-Training pads on the right, so that position ids begin at the first token and truncation keeps the beginning.
-Generation in batches pads on the left, so that every prompt ends where the new tokens begin. A script that sets
-one side for both gets garbage in one of them; `with padding_side(tokenizer, "left"):` switches and puts it back.
+Training pads on the right, so that position ids begin at the first token and truncation keeps the beginning. Batched
+generation pads on the left, so that every prompt ends where the new tokens begin. `with padding_side(tokenizer,
+"left"):` switches for a block.
 """,
     bad='tokenizer.padding_side = "left"  # and then trainer.train()',
     good='with padding_side(tokenizer, "left"): model.generate(...)',

@@ -27,9 +27,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) have their stop token masked because it is the pad token, {count} times.",
     traps=(2,),
     explanation="""\
-With `tokenizer.pad_token = tokenizer.eos_token` a collator that masks every pad id also masks the true end of every
-answer: transformers' DataCollatorForLanguageModeling does. Of all stop tokens in the batch none is trained, and the
-model never stops. The loss looks fine.
+With `tokenizer.pad_token = tokenizer.eos_token`, a collator that masks every pad id also masks the true end of every
+answer; transformers' DataCollatorForLanguageModeling does. No stop token is trained, the model never stops, and the
+loss does not show it.
 """,
     bad="tokenizer.pad_token = tokenizer.eos_token; DataCollatorForLanguageModeling(tokenizer, mlm=False)",
     good="prepare(tokenizer, model)  # another pad token; prepared.collator masks by position, not by id",

@@ -49,10 +49,10 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) hold {count} further conversations that see those before them.",
     traps=(25,),
     explanation="""\
-Packing puts several conversations into one row. Without borders the answer to one is computed while attending to all
-before it, which inference never does. Position ids that begin anew keep them apart where FlashAttention reads them
-and, since transformers 4.54, in sdpa and eager too, but there only if the batch has no attention mask.
-`packing_strategy="wrapped"` has no borders at all, and cuts conversations besides.
+Packing puts several conversations into one row. Without borders, an answer attends to all conversations before it, as
+it never does at inference. Position ids that restart keep them apart in FlashAttention and, since transformers 4.54,
+in sdpa and eager if the batch has no attention mask. `packing_strategy="wrapped"` has no borders, and also cuts
+conversations.
 """,
     bad='SFTConfig(packing=True, packing_strategy="wrapped")',
     good='SFTConfig(packing=True, packing_strategy="bfd")  # position ids begin anew, and there is no attention mask',

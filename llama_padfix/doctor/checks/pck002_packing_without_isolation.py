@@ -17,9 +17,9 @@ def _find(facts: Facts) -> Findings:
         )
         yield CHECK.found(message, (change,))
     elif (packing or free) and trainer.documents_isolated is False:
-        asked = "packing=True" if packing else "padding_free=True"
+        setting = "packing=True" if packing else "padding_free=True"
         message = (
-            f"{asked} with {trainer.attention} attention: this model's code does not keep to the documents that "
+            f"{setting} with {trainer.attention} attention: this model's code does not keep to the documents that "
             "position ids mark, so every document attends to those before it in the row."
         )
         yield CHECK.found(message, severity="error")
@@ -32,10 +32,10 @@ CHECK = Check(
     needs=("trainer",),
     traps=(25,),
     explanation="""\
-Packing writes several documents into one row. FlashAttention keeps them apart by the position ids that start again
-at 0; sdpa and eager do so only since transformers builds packed masks (`find_packed_sequence_indices`), and only for
-models that use them. Where it is not done, an answer attends to the conversations before it in the row. The strategy
-`wrapped` keeps nothing apart, and cuts documents wherever a row ends: right for pre-training, wrong for chats.
+Packing writes several documents into one row. FlashAttention keeps them apart by position ids that restart at 0. sdpa
+and eager do so only in versions of transformers with packed masks (`find_packed_sequence_indices`), and only for
+models that use them. The strategy `wrapped` keeps nothing apart, and cuts documents at the end of a row: right for
+pre-training, wrong for chats.
 """,
     bad='SFTConfig(packing=True, packing_strategy="wrapped")',
     good='SFTConfig(packing=True, packing_strategy="bfd")',

@@ -76,11 +76,10 @@ CHECK = Check(
     needs=("environment",),
     traps=(24, 28, 29, 35),
     explanation="""\
-Keywords and behaviour drift between releases: `tokenizer=` became `processing_class=`, `max_seq_length` became
-`max_length`, tokenizers 0.19 lost the offsets that assistant masks are made from, TRL up to 0.15 overwrote labels that
-a dataset brought, and transformers 4.46 to 5.7 divided the loss by one position too many where the first one is
-trained. The installed versions are compared with the table of such faults in this check; the library itself avoids
-each of them, or refuses. `llama-padfix doctor --environment` prints the versions and what is known of them.
+Keywords and behavior differ between releases: `tokenizer=` became `processing_class=`, tokenizers 0.19 lost the
+offsets that assistant masks need, TRL up to 0.15 overwrote a dataset's labels, and transformers 4.46 to 5.7 counted a
+label at position 0. This check compares the installed versions with a table of such faults; the library avoids each
+of them, or refuses. `llama-padfix doctor --environment` prints the versions and their faults.
 """,
     bad="tokenizers==0.19.1  # return_assistant_tokens_mask=True gives zeros only",
     good="build_trainer(model, tokenizer, rows)  # the keywords that the installed versions know",

@@ -29,10 +29,9 @@ CHECK = Check(
     needs=("folder", "environment"),
     traps=(27,),
     explanation="""\
-Many Llama 3 derivatives say `"tokenizer_class": "LlamaTokenizerFast"`. transformers 5.0 to 5.21 then rebuild the
-splitting of Llama 2 on Llama 3's vocabulary: "Hello world" becomes [128000, 39, 96392] instead of
-[128000, 9906, 1917], and nothing is raised. 4.x, 5.22 and 5.23 are right. It is an error where such a version is
-installed, and a note elsewhere, since whoever loads the folder may have one.
+Many Llama 3 derivatives name `"tokenizer_class": "LlamaTokenizerFast"`. transformers 5.0 to 5.21 then rebuild the
+splitting of Llama 2: "Hello world" becomes [128000, 39, 96392] instead of [128000, 9906, 1917], and nothing is
+raised. 4.x, 5.22 and 5.23 are right. It is an error where such a version is installed, else a note.
 """,
     bad='"tokenizer_class": "LlamaTokenizerFast"  # and transformers 5.12',
     good='"tokenizer_class": "PreTrainedTokenizerFast"  # or transformers>=5.22',

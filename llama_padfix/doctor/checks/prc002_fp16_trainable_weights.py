@@ -26,10 +26,9 @@ CHECK = Check(
     needs=("trainer",),
     traps=(17,),
     explanation="""\
-With fp16=True torch's GradScaler multiplies the loss, and divides the gradients before the step. It refuses to
-divide gradients that are float16 themselves: `ValueError: Attempting to unscale FP16 gradients.` Trainable weights
-must be float32 (autocast computes in float16 all the same); frozen ones, such as the base of an adapter, may stay in
-float16.
+With fp16=True torch's GradScaler scales the loss, and divides the gradients before the step. It refuses gradients in
+float16: `ValueError: Attempting to unscale FP16 gradients.` Trainable weights must be float32, and autocast still
+computes in float16. Frozen weights, such as the base of an adapter, may stay in float16.
 """,
     bad="model = AutoModelForCausalLM.from_pretrained(name, dtype='float16'); SFTConfig(fp16=True)",
     good="for p in model.parameters():\n    if p.requires_grad:\n        p.data = p.data.float()",

@@ -29,9 +29,9 @@ CHECK = Check(
     needs=("trainer",),
     traps=(18,),
     explanation="""\
-float16 ends at 65504. A run that goes well for hours meets one batch with a large gradient, takes a long step, and
-from then on activations overflow: nan. bfloat16 has the range of float32 and does not do this; where only fp16 is
-there, clip tightly (0.3, the value of QLoRA, where 1.0 is the default) and keep the learning rate moderate.
+float16 ends at 65504. One batch with a large gradient can make a step after which activations overflow: nan. bfloat16
+has the range of float32. With fp16, clip tightly (0.3, the value of QLoRA, where 1.0 is the default) and keep the
+learning rate moderate.
 """,
     bad="SFTConfig(fp16=True, max_grad_norm=0, learning_rate=5e-3)",
     good="SFTConfig(fp16=True, max_grad_norm=0.3, learning_rate=2e-4)",

@@ -20,9 +20,8 @@ CHECK = Check(
     needs=("trainer",),
     traps=(10, 18),
     explanation="""\
-The Trainer leaves losses that are nan or inf out of what it logs (`logging_nan_inf_filter`, on by default): a batch
-without one trained token, or weights that are gone, show as 0.0 or as the mean of the losses before. The run goes on
-to the end and looks better than a healthy one.
+The Trainer leaves losses that are nan or inf out of its log (`logging_nan_inf_filter`, on by default). A batch
+without a trained token, or weights that are nan, show as 0.0 or as the mean of earlier losses, and the run continues.
 """,
     bad="TrainingArguments(...)  # logging_nan_inf_filter=True: 'loss': 0.0",
     good="TrainingArguments(..., logging_nan_inf_filter=False)  # 'loss': nan",

@@ -56,10 +56,10 @@ CHECK = Check(
     needs=("folder", "saved config"),
     traps=(3, 26),
     explanation="""\
-`generation_config.json` decides where `generate` stops, older tools and servers read `config.json`, and chat clients
-the tokenizer's EOS. A run that was patched in memory only, or saved its tokenizer and its model at different times,
-leaves a folder whose three files disagree: it stops in one tool and talks on in the next. The same goes for the pad
-id. Every list should hold each id that ends a turn or a text.
+`generate` reads its stop ids from generation_config.json, older tools and servers from config.json, and chat clients
+use the tokenizer's EOS. A run that was patched in memory only, or that saved tokenizer and model at different times,
+leaves files that disagree: one tool stops and another does not. The same holds for the pad id. Every list should hold
+each id that ends a turn or a text.
 """,
     bad='generation_config.json: "eos_token_id": 128001 beside a tokenizer whose EOS is <|eot_id|>',
     good="llama-padfix doctor FOLDER --fix FIXED  # one stop list, one pad id, in every file",

@@ -11,7 +11,7 @@ def _find(facts: Facts) -> Findings:
     why = "the adapter was trained with the pad token, the EOS and the template of this tokenizer"
     change = Change("folder.tokenizer", None, "tokenizer.save_pretrained(folder)", why, "manual")
     message = (
-        f"The folder holds an adapter of {base!r} and no tokenizer: whoever loads it takes the base model's, without "
+        f"The folder holds an adapter of {base!r} and no tokenizer: it is loaded with the base model's, without "
         "the pad token, the EOS, the chat template and the added tokens of the training."
     )
     yield CHECK.found(message, (change,))
@@ -24,10 +24,9 @@ CHECK = Check(
     needs=("folder",),
     traps=(26,),
     explanation="""\
-`model.save_pretrained(folder)` of a PEFT model writes the adapter alone. Loaded later with the base model's
-tokenizer, an adapter that learned to end its turns with `<|eot_id|>` meets a tokenizer that stops at
-`<|end_of_text|>`, or that has no chat template at all; ids of added tokens mean nothing there. Save the tokenizer
-beside the adapter: `trainer.save_model` does when the trainer was given it.
+`model.save_pretrained(folder)` of a PEFT model writes the adapter alone. With the base model's tokenizer, an adapter
+that ends its turns with `<|eot_id|>` gets a tokenizer that stops at `<|end_of_text|>`, or that has no chat template
+or no added tokens. Save the tokenizer beside the adapter; `trainer.save_model` does that if the trainer has it.
 """,
     bad='model.save_pretrained("adapter")  # adapter_config.json, adapter_model.safetensors',
     good='model.save_pretrained("adapter"); tokenizer.save_pretrained("adapter")',

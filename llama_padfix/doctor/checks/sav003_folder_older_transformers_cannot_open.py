@@ -31,9 +31,9 @@ CHECK = Check(
     traps=(34,),
     explanation="""\
 transformers 5.x writes `"tokenizer_class": "TokenizersBackend"` and a list of `extra_special_tokens` into
-tokenizer_config.json. On 4.x, which many servers still run, loading raises that the class does not exist, or
-`'list' object has no attribute 'keys'`. `PreTrainedTokenizerFast` and `additional_special_tokens` are understood by
-both. It is not written unasked, since whoever stays on 5.x needs nothing.
+tokenizer_config.json. 4.x raises that the class does not exist, or `'list' object has no attribute 'keys'`. Both read
+`PreTrainedTokenizerFast` and `additional_special_tokens`. The change is made on request only, since 5.x needs
+nothing.
 """,
     bad='"tokenizer_class": "TokenizersBackend"',
     good="llama-padfix doctor FOLDER --fix FIXED --unsafe  # PreTrainedTokenizerFast",

@@ -31,10 +31,10 @@ CHECK = Check(
     needs=("folder",),
     traps=(26,),
     explanation="""\
-A tokenizer whose EOS ends turns was tuned on chats. Without its template the folder cannot say how a chat looks:
-`apply_chat_template` raises since transformers 4.44, and servers pick a template that the model never saw. Templates
-get lost where only tokenizer.json and tokenizer_config.json are copied while transformers 4.53 and later keep the
-template in chat_template.jinja, and where a script rendered the chats with a string of its own.
+A tokenizer whose EOS ends turns was tuned on chats. Without its template, `apply_chat_template` raises since
+transformers 4.44, and servers use one that the model was not trained with. Templates get lost when tokenizer.json and
+tokenizer_config.json are copied without chat_template.jinja (transformers 4.53 and later), or when a script rendered
+the chats itself.
 """,
     bad="cp out/tokenizer.json out/tokenizer_config.json served/  # chat_template.jinja stays behind",
     good='tokenizer.save_pretrained("served")',

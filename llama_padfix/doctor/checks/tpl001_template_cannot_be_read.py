@@ -17,8 +17,8 @@ CHECK = Check(
     needs=("tokenizer", "template"),
     traps=(8,),
     explanation="""\
-What a template writes around a turn is learned by rendering one question and one answer. A template that raises on
-them, writes a message twice, or ends a turn without a special token leaves nothing to learn a stop from.
+What a template writes around a turn is learned by rendering one question and one answer. No stop token is found if a
+template raises on them, writes a message twice, or ends a turn without a special token.
 """,
     bad="{{ raise_exception('only system messages') }}",
     good="{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' + message['content'] + '<|eot_id|>' }}",

@@ -62,9 +62,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) hold {count} headers with a role that the model does not know.",
     traps=(21,),
     explanation="""\
-ShareGPT data calls its speakers `human` and `gpt`, and a chat template writes into the header whatever it is given.
-The model is then trained on turns of a `gpt` that inference never opens; masks that look for the assistant's header
-find none, so such rows train nothing, in silence.
+ShareGPT data names the roles `human` and `gpt`, and a chat template writes any role into the header. The model is
+then trained on turns of a `gpt` that inference never opens. Masks that search for the assistant's header find none,
+so such rows train nothing, without a warning.
 """,
     bad="<|start_header_id|>human<|end_header_id|>",
     good="prepared.encode(dataset)  # reads ShareGPT, maps human and gpt, refuses what it does not know",

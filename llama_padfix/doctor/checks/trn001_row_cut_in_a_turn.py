@@ -25,9 +25,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) end inside an answer that is trained, without a stop token.",
     traps=(11,),
     explanation="""\
-`max_length` cut the row in the middle of an answer. The model sees long answers that never end, and of those that
-were cut none teaches it to stop; where most rows are long, that is most of the data. (An end forged after the cut, as
-some stacks do, cannot be told from a true one in the ids: it teaches to stop in mid-sentence.)
+`max_length` cut the row in the middle of an answer, so the model is trained on answers that do not end. Where most
+rows are long, that is most of the data. (An end that is appended after the cut cannot be distinguished from a true
+one in the ids: it trains to stop in mid-sentence.)
 """,
     bad="SFTConfig(max_length=512)  # rows of 900 tokens",
     good="prepare(tokenizer, model, max_length=512)  # drops whole turns from the end, and counts the rows",

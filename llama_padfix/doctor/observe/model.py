@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ORDINARY_ROWS = 512  # rows spread over the embedding, whose median is an ordinary row
 _MOST_ROWS = 2048  # control rows that are measured
 _CHUNK = 8192  # rows measured at a time
-# What brings each kernel; `kernels` downloads them all.
+# The packages that hold each kernel; `kernels` downloads them.
 _ATTENTION_PACKAGES = {
     "flash_attention_2": ("flash_attn", "kernels"),
     "flash_attention_3": ("flash_attn_interface", "flash_attn_3", "kernels"),
@@ -60,7 +60,7 @@ def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> Mode
         rows=_measure_rows(weight, token_ids),
         trained_rows=_find_trained_rows(embedding),
         trained_output_rows=_find_trained_rows(head),
-        says_tied=bool(getattr(config, "tie_word_embeddings", False)),
+        declared_tied=bool(getattr(config, "tie_word_embeddings", False)),
         is_tied=head is not None and getattr(head, "weight", None) is weight,
         is_peft=hasattr(model, "peft_config"),
         attention=attention,
