@@ -22,9 +22,9 @@ def _find(facts: Facts) -> Findings:
         yield CHECK.found(message, (change,))
     if trainer.mixed_precision in _NAMES.values() and trainer.mixed_precision != requested and not trainer.launched:
         message = (
-            f"This trainer computes in {trainer.mixed_precision}, though its arguments ask for {_describe(requested)}: "
+            f"This trainer computes in {trainer.mixed_precision}, while its arguments set {_describe(requested)}: "
             "ACCELERATE_MIXED_PRECISION is left in the environment, as an earlier TrainingArguments of transformers "
-            "4.x leaves it. Run: os.environ.pop('ACCELERATE_MIXED_PRECISION', None), and make the arguments anew."
+            "4.x leaves it. Run: os.environ.pop('ACCELERATE_MIXED_PRECISION', None), and create the arguments again."
         )
         yield CHECK.found(message)
 
