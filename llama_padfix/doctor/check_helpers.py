@@ -92,3 +92,8 @@ def version_key(version: str) -> tuple[int, ...]:
     """Return the leading numbers of a version; a release candidate counts as its release."""
     numbers = re.match(r"\d+(\.\d+)*", version)
     return tuple(map(int, numbers.group().split("."))) if numbers is not None else ()
+
+
+def token_text(entry: object) -> object:
+    """Return the text of a token in tokenizer_config.json, which holds it as text or as an object."""
+    return entry.get("content") if isinstance(entry, dict) else entry

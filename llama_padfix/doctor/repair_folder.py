@@ -111,8 +111,8 @@ def _repair(
         return in_config or [change for change in changes if not change.target.startswith("folder.")]
 
     def apply(report: Report, changes: Sequence[Change]) -> Report:
-        apply_now = _edit_config if changes[0].target.startswith(_IN_CONFIG) else partial(_apply, rows=rows)
-        done.extend(apply_now(scratch, changes))
+        in_config = changes[0].target.startswith(_IN_CONFIG)
+        done.extend(_edit_config(scratch, changes) if in_config else _apply(scratch, changes, rows))
         return check()
 
     report, _ = repair_until_stable(check(), find, apply, "Please report it with the tokenizer's name.")

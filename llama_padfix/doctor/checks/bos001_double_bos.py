@@ -5,16 +5,14 @@ from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     template = facts.template
-    if template is None or template.leading_bos == 0 or facts.bos_added == 0:
-        return
-    why = "the chat template writes the BOS itself; rendered text now gets exactly one"
-    change = Change("tokenizer.adds_bos", True, False, why)
-    total = template.leading_bos + facts.bos_added
-    message = (
-        f"The chat template starts with {facts.bos_token} and encoding adds it again: "
-        f"tokenizer(apply_chat_template(..., tokenize=False)) starts with {total} of them."
-    )
-    yield CHECK.found(message, (change,))
+    if template is not None and template.leading_bos and facts.bos_added:
+        why = "the chat template writes the BOS itself; rendered text now gets exactly one"
+        total = template.leading_bos + facts.bos_added
+        yield CHECK.found(
+            f"The chat template starts with {facts.bos_token} and encoding adds it again: "
+            f"tokenizer(apply_chat_template(..., tokenize=False)) starts with {total} of them.",
+            (Change("tokenizer.adds_bos", True, False, why),),
+        )
 
 
 CHECK = Check(

@@ -5,11 +5,9 @@ from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     template_writes_it = facts.template is not None and facts.template.leading_bos > 0
-    if facts.bos_token is None or facts.bos_added > 0 or template_writes_it:
-        return
-    why = "the family has a BOS that encoding does not add"
-    change = Change("tokenizer.adds_bos", False, True, why, "unsafe")
-    yield CHECK.found(f"Encoding a plain text does not add {facts.bos_token}.", (change,))
+    if facts.bos_token is not None and not facts.bos_added and not template_writes_it:
+        change = Change("tokenizer.adds_bos", False, True, "the family has a BOS that encoding does not add", "unsafe")
+        yield CHECK.found(f"Encoding a plain text does not add {facts.bos_token}.", (change,))
 
 
 CHECK = Check(

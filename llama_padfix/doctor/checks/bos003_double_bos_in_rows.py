@@ -7,14 +7,14 @@ from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
     bos_id = facts.bos_token_id
     if bos_id is None or bos_id == facts.eos_token_id or (row.attention_mask is None and bos_id in pad_ids(facts)):
-        return  # there a pair of them may be padding, or the end of one text and the beginning of the next
+        return  # a pair may be padding, or the end of one text and the beginning of the next
     is_bos = (row.input_ids == bos_id) & real_part(row)
     doubled = is_bos[1:] & is_bos[:-1]
     if row.position_ids is not None:
         doubled = doubled & (row.position_ids[1:] != 0)  # an empty document, packed
-    places = doubled.nonzero()[0]
-    if len(places):
-        yield Hit(int(places[0]), int(places[0]) + 2, len(places))
+    if doubled.any():
+        first = int(doubled.argmax())
+        yield Hit(first, first + 2, int(doubled.sum()))
 
 
 CHECK = Check(

@@ -6,15 +6,13 @@ from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
     bos_id = facts.bos_token_id
-    if bos_id is None or bos_id == facts.eos_token_id:
-        return
     arguments = facts.trainer.arguments if facts.trainer is not None else {}
-    if arguments.get("packing") and arguments.get("packing_strategy") != "bfd":
-        return  # such rows begin wherever the row before was full
+    # Other strategies than "bfd" cut documents, so that rows begin anywhere.
+    is_cut = arguments.get("packing") and arguments.get("packing_strategy") != "bfd"
     first, last = real_span(row)
-    if first == last or row.input_ids[first] == bos_id:
+    if bos_id in (None, facts.eos_token_id) or is_cut or first == last:
         return
-    if not (row.input_ids[first:last] == bos_id).any():  # with one further on it is a packed remainder
+    if not (row.input_ids[first:last] == bos_id).any():  # a BOS inside a row shows the rest of a packed document
         yield Hit(first, first + 1)
 
 

@@ -17,8 +17,7 @@ def _find(facts: Facts) -> Findings:
         seen.append(f"{name} is {declared}, yet encoding a text {'adds' if added else 'does not add'} {token}")
         if not (doubled and name == "add_bos_token"):  # BOS001 then sets both
             why = "the post-processor in tokenizer.json decides; classes that read the attribute now do the same"
-            target = f"folder.tokenizer_config.{name}"
-            changes.append(Change(target, declared, added > 0, why))
+            changes.append(Change(f"folder.tokenizer_config.{name}", declared, added > 0, why))
     if seen:
         yield CHECK.found(f"In tokenizer_config.json {' and '.join(seen)}.", tuple(changes))
 

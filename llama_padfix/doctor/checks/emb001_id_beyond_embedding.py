@@ -5,17 +5,14 @@ from llama_padfix.doctor.findings import Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     rows = facts.model.embedding_rows if facts.model is not None else None
-    if rows is None:
-        return
-    beyond = sorted((token_id, token) for token, token_id in facts.vocabulary.items() if token_id >= rows)
+    beyond = sorted((i, token) for token, i in facts.vocabulary.items() if rows is not None and i >= rows)
     if beyond:
         named = ", ".join(f"{token!r} ({token_id})" for token_id, token in beyond[:5])
         more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
-        message = (
+        yield CHECK.found(
             f"The embedding has {rows} rows, but the tokenizer knows {named}{more}: IndexError at the first use. "
             "Run: model.resize_token_embeddings(len(tokenizer))"
         )
-        yield CHECK.found(message)
 
 
 CHECK = Check(

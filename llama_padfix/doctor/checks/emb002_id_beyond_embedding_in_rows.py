@@ -10,13 +10,12 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
         beyond = beyond | (row.input_ids >= rows)
         if row.labels is not None:
             beyond = beyond | (row.labels >= rows)
-    places = beyond.nonzero()[0]
-    if len(places):
-        first = int(places[0])
+    if beyond.any():
+        first = int(beyond.argmax())
         label = int(row.labels[first]) if row.labels is not None else -1
         bad = max(int(row.input_ids[first]), label) if row.input_ids[first] >= 0 else int(row.input_ids[first])
         limit = f", and the embedding has {rows} rows" if rows is not None else ""
-        yield Hit(first, first + 1, len(places), f"id {bad}{limit}")
+        yield Hit(first, first + 1, int(beyond.sum()), f"id {bad}{limit}")
 
 
 CHECK = Check(

@@ -5,12 +5,11 @@ from llama_padfix.doctor.findings import Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     model = facts.model
-    if model is None or not model.is_peft or model.trained_rows is not None or model.embedding_rows is None:
-        return
-    yield CHECK.found(
-        f"The adapter trains and saves all {model.embedding_rows} rows of the embedding. For a few new tokens "
-        "trainable_token_indices trains just their rows."
-    )
+    if model is not None and model.is_peft and model.trained_rows is None and model.embedding_rows is not None:
+        yield CHECK.found(
+            f"The adapter trains and saves all {model.embedding_rows} rows of the embedding. For a few new tokens "
+            "trainable_token_indices trains just their rows."
+        )
 
 
 CHECK = Check(

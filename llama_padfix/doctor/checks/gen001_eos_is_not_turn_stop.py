@@ -5,15 +5,13 @@ from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     template = facts.template
-    if template is None or template.stop_token is None or template.stop_token == facts.eos_token:
-        return
-    why = f"the chat template ends an assistant turn with {template.stop_token} ({template.stop_token_id})"
-    change = Change("tokenizer.eos_token", facts.eos_token, template.stop_token, why)
-    message = (
-        f"The chat template ends an assistant turn with {template.stop_token}, the tokenizer's EOS is "
-        f"{facts.eos_token}: trained chats would be saved with an EOS that they never produce."
-    )
-    yield CHECK.found(message, (change,))
+    if template is not None and template.stop_token not in (None, facts.eos_token):
+        why = f"the chat template ends an assistant turn with {template.stop_token} ({template.stop_token_id})"
+        yield CHECK.found(
+            f"The chat template ends an assistant turn with {template.stop_token}, the tokenizer's EOS is "
+            f"{facts.eos_token}: trained chats would be saved with an EOS that they never produce.",
+            (Change("tokenizer.eos_token", facts.eos_token, template.stop_token, why),),
+        )
 
 
 CHECK = Check(

@@ -7,22 +7,16 @@ from llama_padfix.doctor.token_policy import as_ids
 
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
-    model = facts.model
-    if model is None:
+    model, last = facts.model, real_span(row)[1]
+    if model is None or last < 2 or (row.labels[last - 2 : last] == IGNORE_INDEX).any():
         return
-    held = model.generation_eos_token_id if model.has_generation_config else model.config_eos_token_id
-    listed = as_ids(held)
-    last = real_span(row)[1]
-    if last < 2:
-        return
-    end, before = int(row.input_ids[last - 1]), int(row.input_ids[last - 2])
-    if row.labels[last - 1] == IGNORE_INDEX or row.labels[last - 2] == IGNORE_INDEX or end in listed:
-        return
+    listed = as_ids(model.generation_eos_token_id if model.has_generation_config else model.config_eos_token_id)
+    before, end = map(int, row.input_ids[last - 2 : last])
     controls = set(facts.special_ids.values())
     around = {facts.bos_token_id, facts.pad_token_id}
     if facts.markers is not None:
         around |= {*facts.markers.header_ids, *facts.markers.turn_start_ids}
-    if end in controls and end not in around and before not in controls:
+    if end in controls - around - {*listed} and before not in controls:
         yield Hit(last - 1, last, remark=f"trained to end with {end}; generation stops at {list(listed)}")
 
 

@@ -5,15 +5,13 @@ from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
-    if trainer is None or trainer.given_labels_kept is not False or not trainer.dataset_labels_masked:
-        return
-    message = (
-        f"The dataset brings labels with -100 in them, and {trainer.collator.rpartition('.')[2]} replaces them by its "
-        "own: the prompts are trained too."
-    )
-    why = "it pads the labels that the rows bring"
-    change = Change("trainer.data_collator", trainer.collator, "llama_padfix.PadCollator", why, "manual")
-    yield CHECK.found(message, (change,))
+    if trainer is not None and trainer.given_labels_kept is False and trainer.dataset_labels_masked:
+        why = "it pads the labels that the rows bring"
+        yield CHECK.found(
+            f"The dataset brings labels with -100 in them, and {trainer.collator.rpartition('.')[2]} replaces them by "
+            "its own: the prompts are trained too.",
+            (Change("trainer.data_collator", trainer.collator, "llama_padfix.PadCollator", why, "manual"),),
+        )
 
 
 CHECK = Check(

@@ -5,19 +5,17 @@ from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
-    if trainer is None or not trainer.arguments.get("auto_find_batch_size"):
+    arguments = trainer.arguments if trainer is not None else {}
+    size, steps = arguments.get("per_device_train_batch_size"), arguments.get("gradient_accumulation_steps")
+    if trainer is None or not arguments.get("auto_find_batch_size") or not size or not steps:
         return
-    size = trainer.arguments.get("per_device_train_batch_size")
-    steps = trainer.arguments.get("gradient_accumulation_steps")
-    if not isinstance(size, int) or not isinstance(steps, int):
-        return
-    batch = size * steps * trainer.world_size
-    message = (
-        f"auto_find_batch_size=True: when memory runs out the {size} rows a device are reduced, and the {steps} "
-        f"accumulation steps are not raised, so that the effective batch of {batch} becomes smaller in silence."
-    )
     why = "halve the batch by hand, and double gradient_accumulation_steps with it"
-    yield CHECK.found(message, (Change("trainer.args.auto_find_batch_size", True, False, why, "manual"),))
+    yield CHECK.found(
+        f"auto_find_batch_size=True: when memory runs out the {size} rows a device are reduced, and the {steps} "
+        f"accumulation steps are not raised, so that the effective batch of {size * steps * trainer.world_size} "
+        "becomes smaller in silence.",
+        (Change("trainer.args.auto_find_batch_size", True, False, why, "manual"),),
+    )
 
 
 CHECK = Check(

@@ -13,8 +13,8 @@ def _find(facts: Facts) -> Findings:
     if announced is not None and announced > trainer.world_size:
         yield CHECK.found(
             f"The launcher announced {announced} processes, and the trainer runs with {trainer.world_size}: each "
-            "process trains alone, on all of the data. On CPUs run: torchrun --nproc-per-node "
-            f"{announced} train.py"
+            "process trains alone, on all of the data. "
+            f"On CPUs run: torchrun --nproc-per-node {announced} train.py"
         )
     kind = trainer.sharding_requested
     if kind is not None and trainer.distributed_type not in _SHARDED[kind]:

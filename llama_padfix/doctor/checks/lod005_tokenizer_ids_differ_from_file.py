@@ -12,16 +12,14 @@ def _find(facts: Facts) -> Findings:
     named = folder.tokenizer_config.get("tokenizer_class")
     pairs = list(zip(folder.raw_ids, folder.loaded_ids, strict=False))
     at = next((place for place, (raw, loaded) in enumerate(pairs) if raw != loaded), len(pairs))
-    why = "this class takes tokenizer.json as it is"
-    target = "folder.tokenizer_config.tokenizer_class"
-    changes = () if named in _GENERIC else (Change(target, named, _GENERIC[0], why, "unsafe"),)
-    message = (
+    target, why = "folder.tokenizer_config.tokenizer_class", "this class takes tokenizer.json as it is"
+    yield CHECK.found(
         f"The tokenizer loads as {named}, and its ids are not those of tokenizer.json: a probe text has "
         f"{len(folder.loaded_ids)} ids instead of {len(folder.raw_ids)}, the first other one at position {at} "
         f"({list(folder.loaded_ids[at : at + 3])} for {list(folder.raw_ids[at : at + 3])}). What is trained on "
-        "them reads another language than the model knows."
+        "them reads another language than the model knows.",
+        () if named in _GENERIC else (Change(target, named, _GENERIC[0], why, "unsafe"),),
     )
-    yield CHECK.found(message, changes)
 
 
 CHECK = Check(

@@ -4,14 +4,14 @@ from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
 def _find(facts: Facts) -> Findings:
-    if facts.probe_text.casefold().split() == ["hello", "world"]:
-        return
-    yield CHECK.found(
-        f"The tokenizer loaded as {facts.tokenizer_class} encodes 'Hello world' as {list(facts.probe_ids)}, which "
-        f"decodes as {facts.probe_text!r}: the class splits text in another way than its vocabulary was made for. "
-        "transformers 5.0 to 5.21 do that to Llama 3 where the folder names LlamaTokenizerFast. Load it with: "
-        "tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(name), or: pip install 'transformers>=5.22'"
-    )
+    if facts.probe_text.casefold().split() != ["hello", "world"]:
+        yield CHECK.found(
+            f"The tokenizer loaded as {facts.tokenizer_class} encodes 'Hello world' as {list(facts.probe_ids)}, which "
+            f"decodes as {facts.probe_text!r}: the class splits text in another way than its vocabulary was made for. "
+            "transformers 5.0 to 5.21 do that to Llama 3 where the folder names LlamaTokenizerFast. Load it with: "
+            "tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(name), or: "
+            "pip install 'transformers>=5.22'"
+        )
 
 
 CHECK = Check(

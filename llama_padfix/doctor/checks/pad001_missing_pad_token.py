@@ -6,9 +6,8 @@ from llama_padfix.doctor.token_policy import change_pad_token
 
 def _find(facts: Facts) -> Findings:
     if facts.pad_token is None:
-        changes = change_pad_token(facts)
         message = "tokenizer.pad_token is None, so a batch of rows of different length cannot be padded."
-        yield CHECK.found(message, changes)
+        yield CHECK.found(message, change_pad_token(facts))
 
 
 CHECK = Check(

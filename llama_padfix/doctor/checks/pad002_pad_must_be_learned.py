@@ -7,11 +7,11 @@ from llama_padfix.doctor.token_policy import change_pad_token, find_pad_fault
 def _find(facts: Facts) -> Findings:
     fault = find_pad_fault(facts)
     if fault is not None and fault.kind == "learned":
-        message = (
+        yield CHECK.found(
             f"The pad token {fault.message}: collators that mask every pad id hide it from the loss, and the model "
-            "never learns to stop."
+            "never learns to stop.",
+            change_pad_token(facts),
         )
-        yield CHECK.found(message, change_pad_token(facts))
 
 
 CHECK = Check(

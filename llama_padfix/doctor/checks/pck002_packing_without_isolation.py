@@ -5,24 +5,21 @@ from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
-    if trainer is None:
-        return
-    packing, free = bool(trainer.arguments.get("packing")), bool(trainer.arguments.get("padding_free"))
-    strategy = trainer.arguments.get("packing_strategy")
-    if packing and strategy == "wrapped":
+    arguments = trainer.arguments if trainer is not None else {}
+    packing, free = bool(arguments.get("packing")), bool(arguments.get("padding_free"))
+    if packing and arguments.get("packing_strategy") == "wrapped":
         why = "whole documents, each with position ids of its own"
-        change = Change("trainer.args.packing_strategy", "wrapped", "bfd", why, "manual")
-        message = (
-            "packing_strategy='wrapped' cuts documents at the row's end and lets what shares a row attend to it all."
+        yield CHECK.found(
+            "packing_strategy='wrapped' cuts documents at the row's end and lets what shares a row attend to it all.",
+            (Change("trainer.args.packing_strategy", "wrapped", "bfd", why, "manual"),),
         )
-        yield CHECK.found(message, (change,))
-    elif (packing or free) and trainer.documents_isolated is False:
+    elif (packing or free) and trainer is not None and trainer.documents_isolated is False:
         setting = "packing=True" if packing else "padding_free=True"
-        message = (
+        yield CHECK.found(
             f"{setting} with {trainer.attention} attention: this model's code does not keep to the documents that "
-            "position ids mark, so every document attends to those before it in the row."
+            "position ids mark, so every document attends to those before it in the row.",
+            severity="error",
         )
-        yield CHECK.found(message, severity="error")
 
 
 CHECK = Check(

@@ -1,72 +1,58 @@
 """PKG001: installed versions that are known to break something here."""
 
+from collections.abc import Mapping
+
 from llama_padfix.doctor.check_helpers import version_key, version_of
 from llama_padfix.doctor.findings import Check, Facts, Findings, Severity
 
-_Range = tuple[str, str, str]
-# The packages that break together, each from one version to below another; how severe that is; what it does.
-_BREAKING: tuple[tuple[tuple[_Range, ...], Severity, str], ...] = (
-    (
-        (("tokenizers", "0.19", "0.20"),),
-        "note",
-        "gives byte-level tokens zero-width offsets; TRL's assistant masks come out empty: use prepared.encode",
-    ),
-    (
-        (("trl", "0", "0.16"),),
-        "note",
-        "replaces a dataset's labels in its default collator: pass data_collator=prepared.collator",
-    ),
-    (
-        (("transformers", "0", "4.46"),),
-        "note",
-        "averages each accumulated batch for itself, so that rows with few trained tokens count for more: "
-        "gradient_accumulation_steps=1, or update transformers",
-    ),
-    (
-        (("trl", "0.15", "0.17"),),
-        "note",
-        "gives chats two BOS where the tokenizer adds one: prepare the tokenizer, or update trl",
-    ),
-    (
-        (("transformers", "4.46", "5.8"),),
-        "note",
-        "scales the loss by (N-1)/N where position 0 is trained: keep its label at -100",
-    ),
-    (
-        (("transformers", "5.0", "5.22"),),
-        "note",
-        "gives Llama 3 wrong ids where tokenizer_config.json names LlamaTokenizerFast: llama_padfix.load(name)",
-    ),
-    (
-        (("transformers", "5.2", "5.6"),),
-        "note",
-        "divides accumulated gradients twice in a trainer made by hand: build_trainer, or "
-        "trainer.accelerator.gradient_accumulation_steps = 1",
-    ),
-    (
-        (("trl", "0", "0.12"), ("transformers", "5", "999")),
-        "warning",
-        "hands tokenizer= to a Trainer that only knows processing_class=: TypeError; update trl",
-    ),
-    (
-        (("transformers", "0", "4.47"), ("torch", "2.6", "999")),
-        "note",
-        "cannot take up a run again, as torch reads weights only (UnpicklingError): "
-        "set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 for checkpoints of your own",
-    ),
-)
+_Ranges = Mapping[str, tuple[str, str]]
+# What installed versions break: packages that do so together, each from the first version to below the second.
+_NOTES: Mapping[str, _Ranges] = {
+    "gives byte-level tokens zero-width offsets; TRL's assistant masks come out empty: use prepared.encode": {
+        "tokenizers": ("0.19", "0.20")
+    },
+    "replaces a dataset's labels in its default collator: pass data_collator=prepared.collator": {
+        "trl": ("0", "0.16")
+    },
+    "averages each accumulated batch for itself, so that rows with few trained tokens count for more: "
+    "gradient_accumulation_steps=1, or update transformers": {"transformers": ("0", "4.46")},
+    "gives chats two BOS where the tokenizer adds one: prepare the tokenizer, or update trl": {
+        "trl": ("0.15", "0.17")
+    },
+    "scales the loss by (N-1)/N where position 0 is trained: keep its label at -100": {
+        "transformers": ("4.46", "5.8")
+    },
+    "gives Llama 3 wrong ids where tokenizer_config.json names LlamaTokenizerFast: llama_padfix.load(name)": {
+        "transformers": ("5.0", "5.22")
+    },
+    "divides accumulated gradients twice in a trainer made by hand: build_trainer, or "
+    "trainer.accelerator.gradient_accumulation_steps = 1": {"transformers": ("5.2", "5.6")},
+    "cannot take up a run again, as torch reads weights only (UnpicklingError): "
+    "set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 for checkpoints of your own": {
+        "transformers": ("0", "4.47"),
+        "torch": ("2.6", "999"),
+    },
+}
+_WARNINGS: Mapping[str, _Ranges] = {
+    "hands tokenizer= to a Trainer that only knows processing_class=: TypeError; update trl": {
+        "trl": ("0", "0.12"),
+        "transformers": ("5", "999"),
+    }
+}
 
 
 def _find(facts: Facts) -> Findings:
-    for ranges, severity, what in _BREAKING:
-        installed = {package: version_of(facts, package) for package, _, _ in ranges}
-        if all(_is_within(installed[package], first, end) for package, first, end in ranges):
+    yield from _compare(facts, _NOTES, "note")
+    yield from _compare(facts, _WARNINGS, "warning")
+
+
+def _compare(facts: Facts, effects: Mapping[str, _Ranges], severity: Severity) -> Findings:
+    for effect, ranges in effects.items():
+        installed = {package: version_of(facts, package) for package in ranges}
+        keys = ((version_key(installed[package]), *map(version_key, ends)) for package, ends in ranges.items())
+        if all(installed.values()) and all(first <= key < end for key, first, end in keys):
             named = " beside ".join(f"{package} {version}" for package, version in installed.items())
-            yield CHECK.found(f"{named} {what}.", severity=severity)
-
-
-def _is_within(version: str, first: str, end: str) -> bool:
-    return bool(version) and version_key(first) <= version_key(version) < version_key(end)
+            yield CHECK.found(f"{named} {effect}.", severity=severity)
 
 
 CHECK = Check(

@@ -9,17 +9,16 @@ _CLASSES = ("LlamaTokenizerFast", "LlamaTokenizer")
 def _find(facts: Facts) -> Findings:
     folder, version = facts.folder, version_of(facts, "transformers")
     named = folder.tokenizer_config.get("tokenizer_class") if folder is not None and folder.byte_level else None
-    if named not in _CLASSES or not version:
-        return
-    broken = (5, 0) <= version_key(version) < (5, 22)
-    why = "every version reads tokenizer.json as it is with this class"
-    target = "folder.tokenizer_config.tokenizer_class"
-    change = Change(target, named, "PreTrainedTokenizerFast", why, "unsafe")
-    message = (
-        f"tokenizer_config.json names {named} beside a byte-level tokenizer.json, which transformers 5.0 to 5.21 "
-        f"split in the wrong way; {version} is installed, which {'is one of them' if broken else 'reads it right'}."
-    )
-    yield CHECK.found(message, (change,), severity="error" if broken else "note")
+    if named in _CLASSES and version:
+        broken = (5, 0) <= version_key(version) < (5, 22)
+        target, why = "folder.tokenizer_config.tokenizer_class", "every version reads tokenizer.json as it is with it"
+        yield CHECK.found(
+            f"tokenizer_config.json names {named} beside a byte-level tokenizer.json, which transformers 5.0 to 5.21 "
+            f"split in the wrong way; {version} is installed, which "
+            f"{'is one of them' if broken else 'reads it right'}.",
+            (Change(target, named, "PreTrainedTokenizerFast", why, "unsafe"),),
+            "error" if broken else "note",
+        )
 
 
 CHECK = Check(

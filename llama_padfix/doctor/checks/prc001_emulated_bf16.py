@@ -11,10 +11,8 @@ def _find(facts: Facts) -> Findings:
     weights = {**trainer.trainable_dtypes, **trainer.frozen_dtypes}.get("bfloat16", 0)
     if is_set or weights:
         held = "bf16=True" if is_set else f"{weights} weights are bfloat16"
-        target = "trainer.args.fp16" if trainer.advised_dtype == "float16" else "trainer.args.bf16"
-        change = Change(target, False, True, trainer.advised_reason, "manual")
-        if trainer.advised_dtype == "float32":
-            change = Change(target, True, False, trainer.advised_reason, "manual")
+        name, after = ("fp16", True) if trainer.advised_dtype == "float16" else ("bf16", False)
+        change = Change(f"trainer.args.{name}", not after, after, trainer.advised_reason, "manual")
         yield CHECK.found(f"{held}, but {trainer.advised_reason}", (change,))
 
 

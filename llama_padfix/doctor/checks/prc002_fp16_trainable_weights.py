@@ -5,18 +5,14 @@ from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
-    if trainer is None:
-        return
-    count = trainer.trainable_dtypes.get("float16", 0)
-    if count and (trainer.mixed_precision == "fp16" or trainer.arguments.get("fp16")):
-        total = sum(trainer.trainable_dtypes.values())
+    count = trainer.trainable_dtypes.get("float16", 0) if trainer is not None else 0
+    if trainer is not None and count and (trainer.mixed_precision == "fp16" or trainer.arguments.get("fp16")):
         why = "the loss scaler refuses gradients in float16; autocast still computes in float16"
-        change = Change("model.trainable_dtype", "float16", "float32", why, "manual")
-        message = (
-            f"fp16=True, and {count} of {total} trainable parameters are float16: the first step raises "
-            "'Attempting to unscale FP16 gradients'."
+        yield CHECK.found(
+            f"fp16=True, and {count} of {sum(trainer.trainable_dtypes.values())} trainable parameters are float16: "
+            "the first step raises 'Attempting to unscale FP16 gradients'.",
+            (Change("model.trainable_dtype", "float16", "float32", why, "manual"),),
         )
-        yield CHECK.found(message, (change,))
 
 
 CHECK = Check(

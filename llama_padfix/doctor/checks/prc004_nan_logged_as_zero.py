@@ -4,13 +4,10 @@ from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
 def _find(facts: Facts) -> Findings:
-    trainer = facts.trainer
-    if trainer is None or trainer.arguments.get("logging_nan_inf_filter") is not True:
-        return
-    why = "a loss of nan is then logged as nan"
-    change = Change("trainer.args.logging_nan_inf_filter", True, False, why, "manual")
-    message = "logging_nan_inf_filter=True: a loss of nan is logged as the mean of the losses before it, at first 0.0."
-    yield CHECK.found(message, (change,))
+    target, why = "logging_nan_inf_filter", "a loss of nan is then logged as nan"
+    if facts.trainer is not None and facts.trainer.arguments.get(target) is True:
+        message = f"{target}=True: a loss of nan is logged as the mean of the losses before it, at first 0.0."
+        yield CHECK.found(message, (Change(f"trainer.args.{target}", True, False, why, "manual"),))
 
 
 CHECK = Check(

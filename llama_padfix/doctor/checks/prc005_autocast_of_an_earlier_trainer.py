@@ -10,27 +10,22 @@ def _find(facts: Facts) -> Findings:
     if trainer is None:
         return
     requested = next((name for name in ("bf16", "fp16") if trainer.arguments.get(name)), "no")
+    setting = "no mixed precision" if requested == "no" else requested
     left = _NAMES.get(trainer.autocast_dtype or "")
     if left is not None and left != trainer.mixed_precision:
         why = "the forward as the class has it, without the autocast of an earlier trainer"
-        change = Change("model.forward", f"autocast to {left}", "unwrapped", why, "manual")
-        message = (
+        yield CHECK.found(
             f"The model's forward still computes in {trainer.autocast_dtype}, since an earlier trainer wrapped it in "
-            f"autocast; this trainer asks for {_describe(requested)}. Run: "
-            "model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)"
+            f"autocast; this trainer asks for {setting}. Run: "
+            "model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)",
+            (Change("model.forward", f"autocast to {left}", "unwrapped", why, "manual"),),
         )
-        yield CHECK.found(message, (change,))
     if trainer.mixed_precision in _NAMES.values() and trainer.mixed_precision != requested and not trainer.launched:
-        message = (
-            f"This trainer computes in {trainer.mixed_precision}, while its arguments set {_describe(requested)}: "
+        yield CHECK.found(
+            f"This trainer computes in {trainer.mixed_precision}, though its arguments ask for {setting}: "
             "ACCELERATE_MIXED_PRECISION is left in the environment, as an earlier TrainingArguments of transformers "
-            "4.x leaves it. Run: os.environ.pop('ACCELERATE_MIXED_PRECISION', None), and create the arguments again."
+            "4.x leaves it. Run: os.environ.pop('ACCELERATE_MIXED_PRECISION', None), and make the arguments again."
         )
-        yield CHECK.found(message)
-
-
-def _describe(requested: str) -> str:
-    return "no mixed precision" if requested == "no" else requested
 
 
 CHECK = Check(

@@ -8,13 +8,13 @@ def _find(facts: Facts) -> Findings:
     count = trainer.trainable_dtypes.get("float16", 0) if trainer is not None else 0
     if trainer is None or not count or trainer.mixed_precision == "fp16" or trainer.arguments.get("fp16"):
         return
-    epsilon = trainer.arguments.get("adam_epsilon")
-    message = (
-        f"{count} trainable parameters are float16 and nothing scales the loss: small gradients become 0, small steps "
-        f"are lost beside weights near 1, and with optim='adamw_torch' Adam's epsilon ({epsilon}) is 0: nan."
-    )
     why = "train in float32 or bfloat16, or in fp16 over float32 weights"
-    yield CHECK.found(message, (Change("model.trainable_dtype", "float16", "float32", why, "manual"),))
+    yield CHECK.found(
+        f"{count} trainable parameters are float16 and nothing scales the loss: small gradients become 0, small steps "
+        "are lost beside weights near 1, and with optim='adamw_torch' Adam's epsilon "
+        f"({trainer.arguments.get('adam_epsilon')}) is 0: nan.",
+        (Change("model.trainable_dtype", "float16", "float32", why, "manual"),),
+    )
 
 
 CHECK = Check(

@@ -5,16 +5,14 @@ from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     folder = facts.folder
-    if folder is None or not folder.adapter_config or folder.has_tokenizer:
-        return
-    base = folder.adapter_config.get("base_model_name_or_path")
-    why = "the adapter was trained with the pad token, the EOS and the template of this tokenizer"
-    change = Change("folder.tokenizer", None, "tokenizer.save_pretrained(folder)", why, "manual")
-    message = (
-        f"The folder holds an adapter of {base!r} and no tokenizer: it is loaded with the base model's, without "
-        "the pad token, the EOS, the chat template and the added tokens of the training."
-    )
-    yield CHECK.found(message, (change,))
+    if folder is not None and folder.adapter_config and not folder.has_tokenizer:
+        why = "the adapter was trained with the pad token, the EOS and the template of this tokenizer"
+        yield CHECK.found(
+            f"The folder holds an adapter of {folder.adapter_config.get('base_model_name_or_path')!r} and no "
+            "tokenizer: it is loaded with the base model's, without the pad token, the EOS, the chat template and the "
+            "added tokens of the training.",
+            (Change("folder.tokenizer", None, "tokenizer.save_pretrained(folder)", why, "manual"),),
+        )
 
 
 CHECK = Check(

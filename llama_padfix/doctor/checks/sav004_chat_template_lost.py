@@ -1,27 +1,24 @@
 """SAV004: a tokenizer that ends turns, without a chat template."""
 
+from llama_padfix.doctor.check_helpers import token_text
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
+_TEMPLATE_FILES = frozenset({"chat_template.jinja", "chat_template.json", "additional_chat_templates"})
 _TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<|return|>")
 
 
 def _find(facts: Facts) -> Findings:
     folder = facts.folder
-    if folder is None or not folder.tokenizer_config or facts.template is not None:
+    if folder is None or facts.template is not None or not _TEMPLATE_FILES.isdisjoint(folder.files):
         return
-    held = folder.tokenizer_config
-    files = {"chat_template.jinja", "chat_template.json", "additional_chat_templates"}
-    eos = held.get("eos_token")
-    eos = eos.get("content") if isinstance(eos, dict) else eos
-    if eos not in _TURN_ENDS or held.get("chat_template") or files & set(folder.files):
-        return
-    why = "chats must be rendered as in the training"
-    change = Change("folder.chat_template", None, "tokenizer.chat_template = ...", why, "manual")
-    message = (
-        f"The tokenizer's EOS is {eos}, which ends a turn of a chat, and the folder has no chat template: "
-        "apply_chat_template raises, and servers fall back on a template of their own."
-    )
-    yield CHECK.found(message, (change,))
+    eos = token_text(folder.tokenizer_config.get("eos_token"))
+    if eos in _TURN_ENDS and not folder.tokenizer_config.get("chat_template"):
+        why = "chats must be rendered as in the training"
+        yield CHECK.found(
+            f"The tokenizer's EOS is {eos}, which ends a turn of a chat, and the folder has no chat template: "
+            "apply_chat_template raises, and servers fall back on a template of their own.",
+            (Change("folder.chat_template", None, "tokenizer.chat_template = ...", why, "manual"),),
+        )
 
 
 CHECK = Check(

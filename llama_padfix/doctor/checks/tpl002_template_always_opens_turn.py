@@ -5,11 +5,10 @@ from llama_padfix.doctor.findings import Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     if facts.template is not None and facts.template.always_adds_prompt:
-        message = (
+        yield CHECK.found(
             f"The chat template ends every conversation with {facts.template.header!r}, asked for or not: "
             "training rows end in an empty assistant turn. Its labels are -100 here."
         )
-        yield CHECK.found(message)
 
 
 CHECK = Check(

@@ -5,9 +5,7 @@ from llama_padfix.doctor.findings import Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
-    if trainer is None or not trainer.arguments.get("assistant_only_loss"):
-        return
-    columns = set(trainer.dataset_columns)
+    columns = set(trainer.dataset_columns) if trainer and trainer.arguments.get("assistant_only_loss") else set()
     if "input_ids" in columns and not columns & {"labels", "assistant_masks"}:
         yield CHECK.found(
             "assistant_only_loss=True has no effect: the rows bring input_ids, and neither labels nor "

@@ -5,11 +5,10 @@ from llama_padfix.doctor.findings import Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     if facts.template is not None and facts.template.prints_date:
-        message = (
+        yield CHECK.found(
             "The chat template prints today's date, so the same data has other ids tomorrow. Pin it: "
             'template_kwargs={"date_string": ...} where the template knows that name.'
         )
-        yield CHECK.found(message)
 
 
 CHECK = Check(

@@ -8,15 +8,13 @@ def _find(facts: Facts) -> Findings:
     if trainer is None or trainer.divided_again_by == 1:
         return
     steps = trainer.divided_again_by
-    message = (
+    target = "trainer.accelerator.gradient_accumulation_steps"
+    yield CHECK.found(
         f"gradient_accumulation_steps={trainer.arguments.get('gradient_accumulation_steps')}: the Trainer divides the "
         f"loss of each batch by the trained tokens of the update, and accelerate by {steps} once more. Gradients are "
-        f"1/{steps} of what they should be, and so is the norm that clipping sees. "
-        "Run: trainer.accelerator.gradient_accumulation_steps = 1"
+        f"1/{steps} of what they should be, and so is the norm that clipping sees. Run: {target} = 1",
+        (Change(target, steps, 1, "the Trainer divides by the tokens of the whole update already", "manual"),),
     )
-    why = "the Trainer divides by the tokens of the whole update already"
-    target = "trainer.accelerator.gradient_accumulation_steps"
-    yield CHECK.found(message, (Change(target, steps, 1, why, "manual"),))
 
 
 CHECK = Check(
