@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.facts import DataFacts, Facts, RowFacts
 from llama_padfix.doctor.findings import Change, Check, Evidence, Finding, Hit, Hits
 from llama_padfix.encoding.masking.turns_in_ids import Turn, TurnMarkers, find_turns_in
@@ -57,7 +56,7 @@ def everything_is_trained(row: RowFacts, facts: Facts) -> bool:
     if row.position_ids is not None:
         expected = expected & (row.position_ids != 0)
     first = real_span(row)[0]
-    trained = (row.labels != IGNORE_INDEX)[expected]
+    trained = row.trained[expected]
     skip = int(bool(expected[first])) if len(expected) else 0
     return len(trained) > skip and bool(trained[skip:].all())
 

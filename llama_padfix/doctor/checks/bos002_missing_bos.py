@@ -18,8 +18,7 @@ CHECK = Check(
     traps=(6,),
     explanation="""\
 The first tokenizer.json of Llama 3 added no BOS to plain text, although the model was pre-trained with one before
-every document. The library's encoder puts one BOS before every plain text. Making the tokenizer itself add it changes
-the ids of other code, so that is done on request only.
+every document. The library's encoder adds one to every plain text. The tokenizer is changed on request only.
 """,
     bad='tokenizer("Once upon a time")["input_ids"][0]  # not 128000',
     good="patch_tokenizer(tokenizer, add_bos=True)",

@@ -25,8 +25,7 @@ CHECK = Check(
     traps=(6,),
     explanation="""\
 Llama was pre-trained with a BOS before every document. The first tokenizer.json of Llama 3 adds none to plain text,
-nor does `tokenizer(text, add_special_tokens=False)`. Blocks cut out of a long text have none either, as in
-pre-training.
+nor does `tokenizer(text, add_special_tokens=False)`. Blocks cut out of a long text have none either, as in training.
 """,
     bad='tokenizer(text, add_special_tokens=False)["input_ids"][0]  # not 128000',
     good="prepared.encode(dataset)  # exactly one BOS before every row",

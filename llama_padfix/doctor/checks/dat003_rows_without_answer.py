@@ -22,9 +22,8 @@ CHECK = Check(
     needs=("data",),
     traps=(10, 21),
     explanation="""\
-A conversation without an assistant turn, or a completion without one, has nothing to train: all its labels are -100.
-A batch of such rows has a loss of nan, logged as 0.0. The library's encoder refuses such a row by number, or drops
-and counts it with on_error="drop".
+A row without an assistant turn has nothing to train: all its labels are -100. A batch of such rows has a loss of nan,
+logged as 0.0. The library's encoder refuses such a row by number, or drops it with on_error="drop".
 """,
     bad='{"messages": [{"role": "user", "content": "Anybody there?"}]}',
     good='{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "Yes."}]}',

@@ -23,8 +23,7 @@ CHECK = Check(
     traps=(11,),
     explanation="""\
 Rows longer than `tokenizer.model_max_length` are cut. Most tools cut at the token, so that the answer ends in
-mid-sentence, without its stop token. The library's encoder keeps the whole turns that fit. It counts the rows that
-lost turns and those of which nothing was left.
+mid-sentence, without its stop token. The library's encoder keeps the whole turns that fit, and counts the rows.
 """,
     bad="SFTConfig(max_length=1024)  # the answer of a long chat is cut off, and trained as if complete",
     good="prepare(tokenizer, max_length=8192).encode(dataset)  # whole turns; the counts are printed",

@@ -35,11 +35,10 @@ CHECK = Check(
     traps=(14,),
     explanation="""\
 `resize_token_embeddings` gives every new token a row very near the mean of the others. LoRA trains no row of the
-embedding by default, so the new tokens stay alike, and the model can never choose one of them.
-`trainable_token_indices` trains these rows alone (PEFT 0.15 and newer); `modules_to_save=["embed_tokens", "lm_head"]`
-trains and saves all of them. `add_tokens` of this library adds, resizes and returns the configuration; `train_rows`
-returns it for tokens that were added before. New rows are found by the vocabulary size in the checkpoint's
-config.json, and by their distance to the mean.
+embedding by default, so the new tokens stay alike. `trainable_token_indices` trains these rows alone (PEFT 0.15 and
+newer); `modules_to_save=["embed_tokens", "lm_head"]` trains and saves all. `add_tokens` of this library adds, resizes
+and returns the configuration; `train_rows` returns it for tokens that were added before. New rows are found by the
+checkpoint's config.json and their distance to the mean.
 """,
     bad='tokenizer.add_tokens(["<tool>"]); LoraConfig(target_modules="all-linear")  # after resizing',
     good='added = add_tokens(model, tokenizer, ["<tool>"])  # then peft_config=added.lora',

@@ -19,9 +19,8 @@ CHECK = Check(
     needs=("model",),
     traps=(14,),
     explanation="""\
-`modules_to_save=["embed_tokens"]` adds a copy of the whole embedding to the adapter: 128256 rows of 4096 numbers are
-1 GiB in bfloat16, with optimizer states for all of them. That suits a new language. For a few new tokens
-`trainable_token_indices` trains and saves only their rows.
+`modules_to_save=["embed_tokens"]` saves the whole embedding with the adapter: 1 GiB in bfloat16 for 128256 rows of
+4096 numbers, and optimizer states. For a few new tokens `trainable_token_indices` saves their rows alone.
 """,
     bad='LoraConfig(modules_to_save=["embed_tokens", "lm_head"])  # for two new tokens',
     good='LoraConfig(trainable_token_indices={"embed_tokens": [128256, 128257]})',

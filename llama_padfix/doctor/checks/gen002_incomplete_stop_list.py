@@ -38,10 +38,9 @@ CHECK = Check(
     traps=(3,),
     explanation="""\
 `generate` stops only at the ids in `generation_config.eos_token_id`. Without `<|eot_id|>` in that list, a chat model
-continues into the next turn. The list must hold every id that ends a text or a turn: `<|end_of_text|>`, `<|eom_id|>`
-and `<|eot_id|>` where the vocabulary has them. Other tools read the list of `model.config`. It may name only what
-ends a turn where the generation config is complete: the Trainer of transformers 4.56 to 5.17 writes the tokenizer's
-one EOS there.
+continues. The list must hold every id that ends a text or a turn: `<|end_of_text|>`, `<|eom_id|>` and `<|eot_id|>`
+where the vocabulary has them. Other tools read `model.config`. Its list may hold the tokenizer's EOS alone if the
+generation config is complete: the Trainer of transformers 4.56 to 5.17 writes that.
 """,
     bad="model.generation_config.eos_token_id  # 128001",
     good="model.generation_config.eos_token_id = [128001, 128008, 128009]",

@@ -17,9 +17,9 @@ CHECK = Check(
     needs=("model",),
     traps=(26,),
     explanation="""\
-`save_pretrained` validates the generation config, and raises where settings contradict each other, such as a
-temperature beside do_sample=False. Loading and training raise nothing, so the run fails at its first checkpoint. This
-check runs the same validation before the first step.
+`save_pretrained` validates the generation config, and raises where settings contradict each other, such as
+temperature and do_sample=False. Loading and training raise nothing, so the first checkpoint fails. This check runs
+that validation.
 """,
     bad="model.generation_config.temperature = 0.6; model.generation_config.do_sample = False",
     good="model.generation_config.do_sample = True",

@@ -1,11 +1,10 @@
 """LBL001: a row whose labels are all -100."""
 
-from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
-    if not (row.labels != IGNORE_INDEX).any():
+    if not row.trained.any():
         yield Hit(0, len(row.input_ids))
 
 

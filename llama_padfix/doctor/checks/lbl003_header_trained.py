@@ -1,6 +1,5 @@
 """LBL003: the header of an assistant turn is trained."""
 
-from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.check_helpers import everything_is_trained, turns_of
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
@@ -10,7 +9,7 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
         return  # LBL004 finds such a row
     # The last id of a longer header may be: TRL trains the line break after ChatML's "assistant".
     spans = [(turn.header, max(turn.start - 1, turn.header + 1), turn.start) for turn in turns_of(row, facts)]
-    trained = [(first, last) for first, end, last in spans if (row.labels[first:end] != IGNORE_INDEX).any()]
+    trained = [(first, last) for first, end, last in spans if row.trained[first:end].any()]
     if trained:
         yield Hit(*trained[0], len(trained))
 
@@ -24,8 +23,7 @@ CHECK = Check(
     traps=(9, 12),
     explanation="""\
 At inference the generation prompt gives the header (`<|start_header_id|>assistant<|end_header_id|>` and two line
-breaks), so the model never has to produce it. After its first token the rest is certain, which lowers the loss. A
-model that learned to open turns answers itself.
+breaks), so the model never has to produce it. Training it lowers the loss. Such a model may answer itself.
 """,
     bad="labels = [-100, ..., 128006, 78191, 128007, 271, 791, ...]",
     good="prepared.encode(dataset)  # or mask_labels(input_ids, find_markers(tokenizer))",

@@ -22,8 +22,7 @@ CHECK = Check(
     traps=(12,),
     explanation="""\
 The labels are the ids, so the model also learns to write the user's questions and the system prompt. TRL does that
-with `messages` by default, and every collator does it to rows without labels. For language modeling on plain text it
-is right, and nothing is reported.
+with `messages` by default, and every collator does it to rows without labels. Plain text is not reported.
 """,
     bad='row["labels"] = list(row["input_ids"])',
     good="prepared.encode(dataset)  # or SFTConfig(assistant_only_loss=True) with a template that marks its turns",

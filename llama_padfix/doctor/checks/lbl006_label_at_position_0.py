@@ -1,6 +1,5 @@
 """LBL006: the first position has a label, in a version where that scales the loss."""
 
-from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.check_helpers import version_key, version_of
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
@@ -9,8 +8,8 @@ _SINCE, _UNTIL = (4, 46), (5, 8)  # the versions whose loss counts labels before
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
     version = version_of(facts, "transformers")
-    if _SINCE <= version_key(version) < _UNTIL and len(row.labels) and row.labels[0] != IGNORE_INDEX:
-        trained = int((row.labels != IGNORE_INDEX).sum())
+    if _SINCE <= version_key(version) < _UNTIL and len(row.labels) and row.trained[0]:
+        trained = int(row.trained.sum())
         yield Hit(0, 1, remark=f"1 of {trained} labels, under transformers {version}")
 
 

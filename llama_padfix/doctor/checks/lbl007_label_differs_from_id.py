@@ -1,12 +1,11 @@
 """LBL007: labels that are neither -100 nor the id at their place."""
 
-from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.check_helpers import hit_span
 from llama_padfix.doctor.findings import Check, Facts, Hits, RowFacts
 
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
-    trained = row.labels != IGNORE_INDEX
+    trained = row.trained
     wrong = trained & (row.labels != row.input_ids)
     if not wrong.any():
         return

@@ -1,6 +1,5 @@
 """LBL008: a header that nothing answers, with a trained end behind it."""
 
-from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.check_helpers import real_span, turns_of
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
@@ -11,7 +10,7 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
     for turn in turns_of(row, facts):
         # Where the template itself opens a turn at the end, even its own stop token there was appended later.
         empty = turn.opened or (always and turn.end == turn.start and turn.end == last - 1)
-        if empty and turn.stop_id is not None and row.labels[turn.end] != IGNORE_INDEX:
+        if empty and turn.stop_id is not None and row.trained[turn.end]:
             yield Hit(turn.header, turn.end + 1)
 
 

@@ -1,6 +1,5 @@
 """LBL009: labels outside the assistant's turns, in rows that are masked elsewhere."""
 
-from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.check_helpers import everything_is_trained, find_turns, hit_span, real_part
 from llama_padfix.doctor.findings import Check, Facts, Hits, RowFacts
 
@@ -14,7 +13,7 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
     turns = find_turns(row, markers)
     if all(turn.opened for turn in turns) or everything_is_trained(row, facts):
         return
-    outside = (row.labels != IGNORE_INDEX) & real_part(row) & (row.input_ids != facts.bos_token_id)
+    outside = row.trained & real_part(row) & (row.input_ids != facts.bos_token_id)
     starts = set(markers.turn_start_ids) - set(markers.stop_ids)  # a header may begin with the end of the question
     for turn in turns:
         end = turn.end + (turn.stop_id is not None)
@@ -35,8 +34,7 @@ CHECK = Check(
     traps=(9, 12),
     explanation="""\
 Part of the row is masked, but text of the user or system still has labels. Causes: a response marker that fits the
-first turn only, a `completion` with further questions, or labels that moved when ids were cut. The model learns to
-write the user's part.
+first turn only, a `completion` with further questions, or labels that moved when ids were cut.
 """,
     bad="labels = [-100] * prompt_length + input_ids[prompt_length:]  # of a conversation with several questions",
     good="prepared.encode(dataset)  # or mask_labels(input_ids, find_markers(tokenizer))",

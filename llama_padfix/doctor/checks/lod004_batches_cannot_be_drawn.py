@@ -18,9 +18,8 @@ CHECK = Check(
     needs=("trainer",),
     traps=(1, 13),
     explanation="""\
-The batches are drawn from the trainer's own dataloaders, as in training, which raises at the same place. Causes: no
-pad token, rows of text that the collator cannot pad, labels of another length than their ids, or a dataset without a
-column that the model's `forward` takes.
+The batches are drawn from the trainer's own dataloaders, as in training. Causes: no pad token, rows of text that the
+collator cannot pad, labels of another length than their ids, or no column that the model's `forward` takes.
 """,
     bad="Trainer(model, args, train_dataset=raw_rows)  # no column that the model knows",
     good="Trainer(model, args, train_dataset=prepared.encode(raw_rows), data_collator=prepared.collator)",

@@ -31,9 +31,8 @@ CHECK = Check(
     needs=("folder",),
     traps=(26, 34),
     explanation="""\
-A folder whose tokenizer does not load cannot be served or trained from. A file is missing or cut short, or its class
-is unknown to the installed transformers (`TokenizersBackend` before 5.0), or needs a vocabulary that the folder
-lacks. The other checks of its tokenizer are skipped.
+A folder whose tokenizer does not load cannot be used. A file is missing or cut, or its class is unknown to the
+installed transformers (`TokenizersBackend` before 5.0), or lacks its vocabulary. Its other checks are skipped.
 """,
     bad='OSError: Can\'t load tokenizer for "out/checkpoint-500"',
     good='tokenizer.save_pretrained("out")  # beside the model, with the versions that will load it',

@@ -18,9 +18,8 @@ CHECK = Check(
     traps=(1,),
     explanation="""\
 Llama 3 and 3.1 have no pad token. `padding=True` raises, or a tool invents an id: one beyond the embedding raises
-IndexError (on a GPU a device-side assert, much later), and `pad = eos` hides the token that the model must learn to
-stop with. The vocabulary already holds one that fits: `<|end_of_text|>` for the Instruct models,
-`<|finetune_right_pad_id|>` or a reserved token for the base.
+IndexError (a device-side assert on a GPU), and `pad = eos` hides the token that ends a turn. The vocabulary holds one
+that fits: `<|end_of_text|>` (Instruct), `<|finetune_right_pad_id|>` or a reserved token (base).
 """,
     bad="tokenizer.pad_token = tokenizer.eos_token  # <|eot_id|> is now padding: the model never stops",
     good="prepare(tokenizer, model)  # pad becomes <|end_of_text|>, id 128001",

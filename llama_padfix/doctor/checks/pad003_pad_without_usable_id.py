@@ -17,9 +17,8 @@ CHECK = Check(
     needs=("tokenizer",),
     traps=(13, 32),
     explanation="""\
-`tokenizer.pad_token = "<|finetune_right_pad_id|>"` raises nothing where the vocabulary lacks that token (Llama 3 and
-early Llama 3.1): `pad_token_id` stays None. A token that was added without resizing has an id beyond the embedding:
-IndexError at the first padded batch.
+`tokenizer.pad_token = "<|finetune_right_pad_id|>"` raises nothing where the vocabulary lacks that token (Llama 3):
+`pad_token_id` stays None. A token that was added without resizing has an id beyond the embedding: IndexError.
 """,
     bad='tokenizer.pad_token = "<|finetune_right_pad_id|>"  # not in this vocabulary: pad_token_id is None',
     good="prepare(tokenizer, model)  # looks the token up and checks its id against the embedding",

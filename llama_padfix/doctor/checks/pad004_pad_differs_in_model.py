@@ -28,9 +28,8 @@ CHECK = Check(
     needs=("tokenizer", "model"),
     traps=(1,),
     explanation="""\
-The tokenizer, `model.config` and `model.generation_config` each hold a pad id. If the model's differs or is missing,
-`generate` warns and pads with the EOS, classification heads read the wrong position, and the saved checkpoint
-disagrees with its tokenizer.
+The tokenizer, `model.config` and `model.generation_config` each hold a pad id. If they differ, `generate` warns and
+pads with the EOS, classification heads read the wrong position, and the saved files disagree.
 """,
     bad="tokenizer.pad_token_id  # 128001, while model.config.pad_token_id is None",
     good="prepare(tokenizer, model)  # one id in all three places",

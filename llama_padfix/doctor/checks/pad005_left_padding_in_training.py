@@ -17,9 +17,8 @@ CHECK = Check(
     needs=("tokenizer",),
     traps=(4,),
     explanation="""\
-Training pads on the right, so that position ids begin at the first token and truncation keeps the beginning. Batched
-generation pads on the left, so that every prompt ends where the new tokens begin. `with padding_side(tokenizer,
-"left"):` switches for a block.
+Training pads on the right, so that position ids begin at the first token. Batched generation pads on the left, so
+that prompts end together. `with padding_side(tokenizer, "left"):` switches for a block.
 """,
     bad='tokenizer.padding_side = "left"  # and then trainer.train()',
     good='with padding_side(tokenizer, "left"): model.generate(...)',

@@ -22,8 +22,7 @@ CHECK = Check(
     traps=(2,),
     explanation="""\
 `tokenizer.pad_token_id = 0` comes from Llama 1 and 2, where id 0 is `<unk>`. In Llama 3's vocabulary id 0 is `!`, so
-collators that mask by id mask every exclamation mark. Saved and loaded again, `!` is a special token that is cut out
-of text first, and "!!" gets other ids.
+collators that mask by id mask every exclamation mark. Loaded again, `!` is a special token, and "!!" gets other ids.
 """,
     bad='tokenizer.pad_token_id = 0  # "!"',
     good="prepare(tokenizer, model)  # pads with a token that no text holds",

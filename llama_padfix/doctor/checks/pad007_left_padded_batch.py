@@ -19,8 +19,7 @@ CHECK = Check(
     traps=(4,),
     explanation="""\
 Generation pads on the left, and training on the right. In a left-padded row the position ids begin in the padding, so
-the model reads its prompt at other positions than at inference. Truncation on the left also removes the beginning of
-the row, with its BOS and system prompt.
+the model reads its prompt at other positions than at inference. Truncation on the left removes BOS and system prompt.
 """,
     bad='tokenizer.padding_side = "left"  # and then trainer.train()',
     good="data_collator=prepared.collator  # right, whatever the tokenizer says",

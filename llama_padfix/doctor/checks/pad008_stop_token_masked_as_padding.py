@@ -1,6 +1,5 @@
 """PAD008: true stop tokens are hidden from the loss since their id is the pad token's."""
 
-from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.check_helpers import pad_ids, real_span, turns_of
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
@@ -12,8 +11,8 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
         first, last = real_span(row)  # a text: its last token, where a mask separates it from padding
         if last - first > 1 and int(row.input_ids[last - 1]) in pads:
             ends = [last - 1]
-    ended = [end for end in ends if row.labels[end - 1] != IGNORE_INDEX and row.input_ids[end - 1] not in pads]
-    hidden = [end for end in ended if row.labels[end] == IGNORE_INDEX]
+    ended = [end for end in ends if row.trained[end - 1] and row.input_ids[end - 1] not in pads]
+    hidden = [end for end in ended if not row.trained[end]]
     if hidden:
         remark = f"{len(ended) - len(hidden)} of {len(ended)} ends of trained text are trained"
         yield Hit(hidden[0], hidden[0] + 1, len(hidden), remark)
@@ -27,9 +26,8 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) have their stop token masked because it is the pad token, {count} times.",
     traps=(2,),
     explanation="""\
-With `tokenizer.pad_token = tokenizer.eos_token`, a collator that masks every pad id also masks the true end of every
-answer; transformers' DataCollatorForLanguageModeling does. No stop token is trained, the model never stops, and the
-loss does not show it.
+With `tokenizer.pad_token = tokenizer.eos_token`, a collator that masks every pad id also masks the end of every
+answer, as DataCollatorForLanguageModeling does. The model never stops, and the loss does not show it.
 """,
     bad="tokenizer.pad_token = tokenizer.eos_token; DataCollatorForLanguageModeling(tokenizer, mlm=False)",
     good="prepare(tokenizer, model)  # another pad token; prepared.collator masks by position, not by id",

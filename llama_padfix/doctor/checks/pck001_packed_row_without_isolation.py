@@ -48,10 +48,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) hold {count} further conversations that see those before them.",
     traps=(25,),
     explanation="""\
-Packing puts several conversations into one row. Without borders, an answer attends to all conversations before it, as
-it never does at inference. Position ids that restart keep them apart in FlashAttention and, since transformers 4.54,
-in sdpa and eager if the batch has no attention mask. `packing_strategy="wrapped"` has no borders, and also cuts
-conversations.
+Packing puts several conversations into one row. Without borders, an answer attends to the conversations before it.
+Position ids that restart keep them apart in FlashAttention and, since transformers 4.54, in sdpa and eager if the
+batch has no attention mask. `packing_strategy="wrapped"` has no borders and cuts conversations.
 """,
     bad='SFTConfig(packing=True, packing_strategy="wrapped")',
     good='SFTConfig(packing=True, packing_strategy="bfd")  # position ids begin anew, and there is no attention mask',

@@ -29,10 +29,9 @@ CHECK = Check(
     needs=("trainer",),
     traps=(25,),
     explanation="""\
-Packing writes several documents into one row. FlashAttention keeps them apart by position ids that restart at 0. sdpa
-and eager do so only in versions of transformers with packed masks (`find_packed_sequence_indices`), and only for
-models that use them. The strategy `wrapped` keeps nothing apart, and cuts documents at the end of a row: right for
-pre-training, wrong for chats.
+FlashAttention keeps them apart by position ids that restart at 0. sdpa and eager do so only in versions of
+transformers with packed masks (`find_packed_sequence_indices`), and only for models that use them. The strategy
+`wrapped` keeps nothing apart, and cuts documents at the end of a row, which suits pre-training only.
 """,
     bad='SFTConfig(packing=True, packing_strategy="wrapped")',
     good='SFTConfig(packing=True, packing_strategy="bfd")',

@@ -30,8 +30,7 @@ CHECK = Check(
     traps=(18,),
     explanation="""\
 float16 ends at 65504. One batch with a large gradient can make a step after which activations overflow: nan. bfloat16
-has the range of float32. With fp16, clip tightly (0.3, the value of QLoRA, where 1.0 is the default) and keep the
-learning rate moderate.
+has a wider range. With fp16, clip tightly (0.3 as QLoRA does, not 1.0) and keep the learning rate moderate.
 """,
     bad="SFTConfig(fp16=True, max_grad_norm=0, learning_rate=5e-3)",
     good="SFTConfig(fp16=True, max_grad_norm=0.3, learning_rate=2e-4)",

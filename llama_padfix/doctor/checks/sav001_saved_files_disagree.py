@@ -19,7 +19,7 @@ def _find(facts: Facts) -> Findings:
     seen = []
     missing = facts.eos_token_id is not None and any(facts.eos_token_id not in held for held in stops.values())
     if missing or len(set(map(frozenset, stops.values()))) > 1:
-        listed = ", ".join(f"{name} stops at {_show(held)}" for name, held in stops.items())
+        listed = ", ".join(f"{name} stops at {' '.join(map(str, held)) or 'nothing'}" for name, held in stops.items())
         eos = f", and the tokenizer's EOS is {facts.eos_token} ({facts.eos_token_id})" if facts.eos_token else ""
         seen.append(listed + eos)
     known = {pad for pad in (*pads.values(), facts.pad_token_id) if pad is not None}
@@ -32,10 +32,10 @@ def _find(facts: Facts) -> Findings:
 
 
 def _changes(facts: Facts, stops: dict[str, tuple[int, ...]], pads: dict[str, int | None]) -> Iterator[Change]:
-    wanted = stop_ids(facts) if facts.vocab_size else tuple(dict.fromkeys(sum(reversed(stops.values()), ())))
-    after = wanted[0] if len(wanted) == 1 else wanted
+    expected = stop_ids(facts) if facts.vocab_size else tuple(dict.fromkeys(sum(reversed(stops.values()), ())))
+    after = expected[0] if len(expected) == 1 else expected
     for name, held in stops.items():
-        if set(held) != set(wanted):
+        if set(held) != set(expected):
             target = f"model.{name.removesuffix('.json')}.eos_token_id"
             yield Change(target, held, after, "every file lists each id that ends a turn or a text")
     choice = choose_pad_token(facts) if facts.vocab_size else None
@@ -43,10 +43,6 @@ def _changes(facts: Facts, stops: dict[str, tuple[int, ...]], pads: dict[str, in
         if choice is not None and pad != choice.token_id:
             target = f"model.{name.removesuffix('.json')}.pad_token_id"
             yield Change(target, pad, choice.token_id, "the same id as the tokenizer's pad token")
-
-
-def _show(held: tuple[int, ...]) -> str:
-    return " ".join(map(str, held)) or "nothing"
 
 
 CHECK = Check(

@@ -32,8 +32,7 @@ CHECK = Check(
     explanation="""\
 transformers 5.x writes `"tokenizer_class": "TokenizersBackend"` and a list of `extra_special_tokens` into
 tokenizer_config.json. 4.x raises that the class does not exist, or `'list' object has no attribute 'keys'`. Both read
-`PreTrainedTokenizerFast` and `additional_special_tokens`. The change is made on request only, since 5.x needs
-nothing.
+`PreTrainedTokenizerFast` and `additional_special_tokens`. The change is made on request only.
 """,
     bad='"tokenizer_class": "TokenizersBackend"',
     good="llama-padfix doctor FOLDER --fix FIXED --unsafe  # PreTrainedTokenizerFast",

@@ -19,8 +19,7 @@ CHECK = Check(
     traps=(7,),
     explanation="""\
 The chat template of the first Llama 3 Instruct release ignores `add_generation_prompt` and always appends the
-assistant header. In training rows nothing follows that header (or an EOS that a tool appends), so it must not be
-trained. The library's labels leave it out.
+assistant header. In training rows nothing follows it, or an appended EOS. The library does not train it.
 """,
     bad="... <|eot_id|><|start_header_id|>assistant<|end_header_id|>\\n\\n  # trained, and then <|end_of_text|>",
     good="ChatEncoder(tokenizer)  # the trailing header has labels of -100",

@@ -19,6 +19,7 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
     after = next((place for place in range(1, len(header)) if header[place] in controls), 2)
     role, rest = header[1:after], list(header[after:])
     starts = (row.input_ids[: real_span(row)[1]] == header[0]).nonzero()[0].tolist()
+    spellings = _spellings(facts.vocabulary) if starts else {}
     found: dict[int, str] = {}
     has_known_role = False
     for start in starts:
@@ -26,7 +27,7 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
         if not opening:
             break  # the row ends here
         has_known_role = has_known_role or opening[: len(header) - 1] == list(header[1:])
-        for spelled, name in _spellings(facts.vocabulary).items():
+        for spelled, name in spellings.items():
             if spelled != role and opening[: len(spelled) + len(rest)] == [*spelled, *rest]:
                 found[start] = name
     if has_known_role and not set(found.values()) & set(_ASSISTANTS):
@@ -37,21 +38,13 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
         yield Hit(first, first + len(header), len(found), f"the roles {seen}")
 
 
-_last: tuple[Mapping[str, int], dict[tuple[int, ...], str]] | None = None  # the vocabulary is that of all rows
-
-
 def _spellings(vocabulary: Mapping[str, int]) -> dict[tuple[int, ...], str]:
     """Return each name by its ids: as one, and as two where the vocabulary has the pieces."""
-    global _last
-    if _last is None or _last[0] is not vocabulary:
-        spelled = {}
-        for name in (*_ASSISTANTS, *_USERS):
-            for cut in range(1, len(name) + 1):
-                pieces = [piece for piece in (name[:cut], name[cut:]) if piece]
-                if all(piece in vocabulary for piece in pieces):
-                    spelled[tuple(vocabulary[piece] for piece in pieces)] = name
-        _last = (vocabulary, spelled)
-    return _last[1]
+    cuts = ((name, cut) for name in (*_ASSISTANTS, *_USERS) for cut in range(1, len(name) + 1))
+    spelled = ((name, [piece for piece in (name[:cut], name[cut:]) if piece]) for name, cut in cuts)
+    return {
+        tuple(map(vocabulary.__getitem__, p)): name for name, p in spelled if all(piece in vocabulary for piece in p)
+    }
 
 
 CHECK = Check(
@@ -63,8 +56,7 @@ CHECK = Check(
     traps=(21,),
     explanation="""\
 ShareGPT data names the roles `human` and `gpt`, and a chat template writes any role into the header. The model is
-then trained on turns of a `gpt` that inference never opens. Masks that search for the assistant's header find none,
-so such rows train nothing, without a warning.
+then trained on turns of a `gpt` that inference never opens. Masks that search for the assistant's header find none.
 """,
     bad="<|start_header_id|>human<|end_header_id|>",
     good="prepared.encode(dataset)  # reads ShareGPT, maps human and gpt, refuses what it does not know",

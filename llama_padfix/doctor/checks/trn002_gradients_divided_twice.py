@@ -23,10 +23,9 @@ CHECK = Check(
     severity="warning",
     needs=("trainer",),
     explanation="""\
-transformers 5.2 to 5.5 passes the number of accumulated batches to accelerate, which then divides each loss by it,
-although the Trainer has done so already. The logged loss is right; the gradients are 1/N of the right ones. SGD
-learns N times too slowly, and `max_grad_norm` is compared with a norm that is N times too small. `build_trainer` sets
-it right; other trainers need the line below.
+transformers 5.2 to 5.5 passes the number of accumulated batches to accelerate, which then divides each loss by it a
+second time. The logged loss is right; the gradients are 1/N of the right ones. SGD learns N times too slowly, and
+`max_grad_norm` is compared with a norm that is N times too small. `build_trainer` sets it right.
 """,
     bad="Trainer(model, TrainingArguments(gradient_accumulation_steps=8))  # with transformers 5.3",
     good="trainer.accelerator.gradient_accumulation_steps = 1  # before trainer.train(), or transformers>=5.6",
