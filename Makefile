@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 
-.PHONY: demo test lint types unit quick docs package matrix unsloth scale-out bench clean
+.PHONY: demo test lint types unit quick conformance docs package matrix unsloth scale-out bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/llama-padfix demo
@@ -34,9 +34,17 @@ unit: $(VENV)/.test
 
 # The tests of one room without those that are marked slow: make quick ROOM=chat
 ROOM ?= tokens
+SEED ?= 0
 quick: export OMP_NUM_THREADS := 1
 quick: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 -m "not slow" tests/$(ROOM)
+
+# Rows of composed chat templates against what their composition says is trained: counts by construct, and the
+# smallest failing example of each kind. make conformance ROWS=5000 SEED=1
+conformance: ROWS = 100000
+conformance: export OMP_NUM_THREADS := 1
+conformance: $(VENV)/.test
+	$(BIN)/python -m tests.conformance.grammar.run --rows $(ROWS) --seed $(SEED)
 
 # The pages of the checks and the README's table, from the catalogue.
 docs: $(VENV)/.test

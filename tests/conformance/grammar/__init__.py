@@ -1,0 +1,24 @@
+"""Chat templates composed of constructs of real ones, each with its own account of what it writes and what is trained.
+
+A `Recipe` names one option for each dimension of a template. `compose` turns it into jinja and, beside it, into Python
+functions that write the same text from the messages as pieces of (text, made). `made` is true for what the model must
+generate. The pieces come from how the template was composed; nothing is read back from jinja or from the library.
+
+What the model must generate, in each composition:
+
+- Headers are not made, however the history's header and the generation prompt differ (white space in front, a line
+  more in the prompt). What the prompt does not supply and the history holds between header and content is made
+  (`ASSISTANT:` in the prompt, `ASSISTANT: ` in the history: the space). Text that ends header and prompt alike
+  (`</think>` of a prompt that ends in `<think></think>`) is header.
+- What the prompt supplies behind the header (an opened thought, first words) is not made where the history holds all
+  of it at that place, even if it stands in the content. A part of it supplies nothing: then all is made.
+- Contents, thoughts and calls of the assistant are made as the template writes them, with the channel headers between
+  the thought and the answer of one message: the model generates those in one go.
+- All closing tokens of the turn are made, up to the last one and with the white space between content and them. White
+  space behind the last one is not. A closer that is written only when a message follows, or by the next message, is
+  made where it is written. Separators of white space between messages are never made.
+- Without a closer the turn ends where the message's text ends.
+- Tool results, and the tags around them, are not made; behind a result inside the model's turn the model goes on
+  without a header.
+- A generation prompt that the template writes without request is not made.
+"""

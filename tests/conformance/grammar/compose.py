@@ -1,0 +1,179 @@
+"""A whole template of a recipe, and what it writes of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tests.conformance.grammar.messages import (
+    answer_parts,
+    content_part,
+    is_last,
+    leading_parts,
+    names,
+    question_parts,
+    result_parts,
+)
+from tests.conformance.grammar.options import DEFAULT_SYSTEM, closer, header, prompt
+from tests.conformance.grammar.parts import Message, Piece, Place, Recipe, literal, put, quote
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A template, and how to write a conversation as it does."""
+
+    recipe: Recipe
+    source: str
+    eos: str
+    write: Callable[[Sequence[Message]], list[Piece]]
+
+
+def compose(recipe: Recipe) -> Composed:
+    """Return the template of a normalized recipe."""
+    eos = "<E>" if recipe["eos"] == "the stop token" else "<other>"
+    return Composed(recipe, write_source(recipe), eos, lambda messages: write_pieces(recipe, messages))
+
+
+def write_source(recipe: Recipe) -> str:
+    how, known = recipe["assemble"], names(recipe)
+    loop = write_loop(recipe)
+    before = "{% macro put(x) %}{{ x }}{% endmacro %}" if how == "macro" else ""
+    before += {"nothing": "", "bos_token": "{{ bos_token }}", "literal": "<B>"}[recipe["start"]] + write_system(recipe)
+    if "ns.question" in loop:
+        before += f"{{% for m in {known.items} %}}{{% if m.role == 'user' %}}{{% set ns.question = loop.index0 %}}"
+        before += "{% endif %}{% endfor %}"
+    source = before + loop
+    if "ns." in source:
+        source = "{% set ns = namespace(text='', system='', question=-1) %}" + source
+    generate = write_prompt(recipe)
+    condition = {
+        "after a question": "add_generation_prompt and messages[-1].role == 'user'",
+        "not after an answer": "add_generation_prompt and messages[-1].role != 'assistant'",
+    }.get(recipe["prompt"], "add_generation_prompt")
+    if recipe["prompt"] == "inline":
+        inner = f"{{% set late %}}{generate}{{% endset %}}"
+        return source + inner + "{{ late if add_generation_prompt else '' }}"
+    if recipe["prompt"] == "always":
+        return source + generate
+    if recipe["prompt"] in ("ignored", "in the loop"):
+        return source
+    return source + f"{{% if {condition} %}}{generate}{{% endif %}}"
+
+
+def write_system(recipe: Recipe) -> str:
+    """Return jinja for what stands before the loop."""
+    system, name = header(recipe, "system"), names(recipe).items
+    source = {"set": "{% set ms = messages[:] %}"}.get(recipe["loop"], "{% set ms = messages %}") * (name == "ms")
+    apart = "{% if messages[0].role == 'system' %}{% set ms = messages[1:] %}"
+    if recipe["system"] == "sliced":
+        content = content_part(recipe | {"thought": "none"}).jinja.replace("m.content", "messages[0].content")
+        content = "messages[0].content | trim" if content == "c" else content
+        return (
+            f"{source}{apart}{{{{ {quote(system)} ~ ({content}) ~ {quote(closer(recipe, 'system'))} }}}}{{% endif %}}"
+        )
+    if recipe["system"] == "into the question":
+        return source + apart + "{% set ns.system = messages[0].content %}{% endif %}"
+    if recipe["system"] == "default":
+        default = quote(system + DEFAULT_SYSTEM + closer(recipe, "system"))
+        return f"{source}{{% if messages[0].role != 'system' %}}{{{{ {default} }}}}{{% endif %}}"
+    return source
+
+
+def write_prompt(recipe: Recipe) -> str:
+    """Return jinja for the generation prompt, with what the last message leaves to it to close."""
+    generate = put([literal(prompt(recipe))], "quoted")
+    if recipe["closing"] != "before the next":
+        return generate
+    answer, other = (quote(closer(recipe, role)) for role in ("assistant", "user"))
+    if answer == other:
+        return f"{{{{ {answer} }}}}{generate}"
+    return f"{{{{ {answer} if messages[-1].role == 'assistant' else {other} }}}}{generate}"
+
+
+def write_loop(recipe: Recipe) -> str:
+    known = names(recipe)
+    source = {
+        "range": f"{{% for i in range({known.items} | length) %}}{{% set m = {known.items}[i] %}}",
+        "slice": f"{{% for m in {known.items}[0:] %}}",
+    }.get(recipe["loop"], f"{{% for m in {known.items} %}}")
+    source += "{% set role = 'model' if m.role == 'assistant' else m.role %}" if recipe["role"] == "renamed" else ""
+    source += write_body(recipe)
+    namespace = recipe["assemble"] == "namespace"
+    if recipe["prompt"] == "in the loop":
+        late = write_prompt(recipe)
+        if namespace:
+            late = f"{{% set late %}}{late}{{% endset %}}{{% set ns.text = ns.text ~ late %}}"
+        source += f"{{% if {known.last} and add_generation_prompt %}}{late}{{% endif %}}"
+    return source + ("{% endfor %}{{ ns.text }}" if namespace else "{% endfor %}")
+
+
+def write_body(recipe: Recipe) -> str:
+    """Return jinja for one message."""
+    how = recipe["assemble"]
+    opening, made = answer_parts(recipe)
+    answer = put([*leading_parts(recipe), *opening, *made], how)
+    after = ""
+    if recipe["between"] == "after":
+        after = put([literal("\n\n", when=~is_last(recipe))], "quoted" if how != "namespace" else how)
+    source = "{% set c = (m.content or '') | trim %}" if recipe["content"] == "set and trim" else ""
+    source += "{% if m.role == 'user' %}" + put(question_parts(recipe, "user"), how)
+    source += "{% elif m.role == 'assistant' %}" + answer
+    if recipe["calls"] != "none":
+        source += "{% elif m.role == 'tool' %}" + put(result_parts(recipe), how)
+    source += "{% else %}" + put(question_parts(recipe, "system"), how) + "{% endif %}" + after
+    if recipe["empty"] == "left out when last":
+        kept = f"m.role != 'assistant' or m.content or not ({names(recipe).last})"
+        source = f"{{% if {kept} %}}{source}{{% endif %}}"
+    return source
+
+
+# From parts to pieces
+
+
+def write_pieces(recipe: Recipe, messages: Sequence[Message]) -> list[Piece]:
+    pieces: list[Piece] = [("" if recipe["start"] == "nothing" else "<B>", False)]
+    memory: dict[str, str] = {}
+    looped = messages
+    first = messages[0]
+    if recipe["system"] in ("sliced", "into the question") and first["role"] == "system":
+        looped = messages[1:]
+        if recipe["system"] == "sliced":
+            text = content_part(recipe | {"thought": "none"}).text(Place([first]))
+            pieces.append((header(recipe, "system") + text + closer(recipe, "system"), False))
+        else:
+            memory["system"] = first["content"]
+    elif recipe["system"] == "default" and first["role"] != "system":
+        pieces.append((header(recipe, "system") + DEFAULT_SYSTEM + closer(recipe, "system"), False))
+    opening, made = answer_parts(recipe)
+    others = {
+        "user": question_parts(recipe, "user"),
+        "system": question_parts(recipe, "system"),
+        "tool": result_parts(recipe) if recipe["calls"] != "none" else [],
+    }
+    supplied = prompt(recipe).lstrip()
+    for index, message in enumerate(looped):
+        place = Place(looped, index, memory)
+        last = index == len(looped) - 1
+        if message["role"] != "assistant":
+            pieces += [part.write(place) for part in others[message["role"]]]
+        elif recipe["empty"] != "left out when last" or message["content"] or not last:
+            pieces += [part.write(place) for part in leading_parts(recipe)]
+            pieces += mask_supplied([part.write(place) for part in [*opening, *made]], supplied)
+        else:
+            continue
+        if recipe["between"] == "after" and not last:
+            pieces.append(("\n\n", False))
+    if recipe["prompt"] == "always":
+        pieces.append((prompt(recipe), False))
+    return [piece for piece in pieces if piece[0]]
+
+
+def mask_supplied(pieces: Sequence[Piece], supplied: str) -> list[Piece]:
+    """Return the pieces of an answer; where they begin with the whole prompt, that much of them is not made."""
+    if not "".join(text for text, _ in pieces).startswith(supplied):
+        return list(pieces)
+    left, masked = len(supplied), []
+    for text, made in pieces:
+        masked += [(text[:left], False), (text[left:], made)]
+        left = max(0, left - len(text))
+    return masked

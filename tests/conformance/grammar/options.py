@@ -1,0 +1,185 @@
+"""The dimensions of a template with their options, and the texts that follow from them alone."""
+
+from __future__ import annotations
+
+from tests.conformance.grammar.parts import Condition, Part, Recipe, literal, quote
+
+# The options. The first of each dimension is the plain one, to which the shrinker goes back.
+
+DIMENSIONS: dict[str, tuple[str, ...]] = {
+    "header": ("chatml", "two tokens", "role tokens", "words", "from", "colon", "text tag", "turn"),
+    "role": ("literal", "variable", "renamed"),
+    "stop": ("<E>\\n", "<E>", "<E1><E>", "<E1>\\n<E>\\n", "\\n<E>\\n", " <E> ", "<E>\\n\\n", "never"),
+    "ask": ("shared", "own", "none", "newline", "last of shared"),
+    "closing": ("always", "when followed", "not the last", "before the next"),
+    "between": ("nothing", "before", "after"),
+    "gap": (
+        "same",
+        "space before the prompt",
+        "line more in the prompt",
+        "prompt ends earlier",
+        "newline more in the prompt",
+        "opened thought",
+        "first words",
+        "empty thought",
+        "history holds the end",
+    ),
+    "thought": (
+        "none",
+        "field",
+        "field behind the last question",
+        "field of the last message",
+        "cut from earlier content",
+        "empty block at the end",
+        "block always",
+    ),
+    "calls": ("none", "json", "tagged arguments", "python arguments", "quoted arguments"),
+    "call stop": ("as answers", "own"),
+    "results": ("own turn", "in a user turn", "inside the turn", "inside by nextitem", "inside with the name"),
+    "channels": ("none", "channels"),
+    "system": ("as any", "default", "sliced", "into the question"),
+    "start": ("nothing", "bos_token", "literal"),
+    "loop": ("messages", "range", "set", "slice"),
+    "assemble": ("data", "quoted", "~", "+", "%", "format", "join", "namespace", "macro", "set"),
+    "content": ("as it is", "trim", "strip()", "rstrip()", "set and trim"),
+    "empty": ("written", "guarded", "left out when last"),
+    "prompt": ("if", "after a question", "inline", "in the loop", "not after an answer", "ignored", "always"),
+    "eos": ("the stop token", "another"),
+    "vocabulary": ("bytes", "merges", "thought tokens"),
+}
+PLAIN: Recipe = {name: options[0] for name, options in DIMENSIONS.items()}
+CONTROLS = (
+    *(
+        "<S>",
+        "<T>",
+        "<H>",
+        "<U>",
+        "<A>",
+        "<Y>",
+        "<R>",
+        "<turn>",
+        "<text>",
+        "<E>",
+        "<E1>",
+        "<Q>",
+        "<K>",
+        "<B>",
+        "<other>",
+    ),
+    *("<call>", "</call>", "<result>", "</result>", "<C>", "<M>", "<D>"),
+)
+SOFT = ("<think>", "</think>")
+DEFAULT_SYSTEM = "Be kind."
+FIRST_WORDS = "Here are my steps:\n"
+
+
+def normalize(recipe: Recipe) -> Recipe:
+    """Return the recipe with the options that cannot stand beside others set to the plain ones."""
+    made = dict(recipe)
+
+    def plain(*names: str) -> None:
+        for name in names:
+            made[name] = PLAIN[name]
+
+    if made["channels"] != "none":
+        plain("header", "role", "gap", "content", "empty", "thought")
+        made["thought"] = recipe["thought"] if recipe["thought"].startswith("field") else "none"
+        made["calls"] = "none" if made["calls"] == "none" else "json"
+    if made["calls"] == "none":
+        plain("call stop", "results")
+    if made["stop"] == "never":
+        plain("ask", "closing", "call stop")
+        made["ask"] = "newline" if recipe["ask"] == "newline" else "none"
+    if made["ask"] == "last of shared" and not made["stop"].startswith("<E1>"):
+        plain("ask")
+    if made["results"].startswith("inside"):
+        plain("closing", "call stop", "between", "prompt")
+        made["prompt"] = "after a question"
+    if made["between"] != "nothing" or made["closing"] == "before the next":
+        made["gap"] = "same" if made["gap"] == "space before the prompt" else made["gap"]
+    if made["prompt"] == "ignored":
+        plain("gap")
+    if made["prompt"] == "always" and made["closing"] in ("when followed", "not the last", "before the next"):
+        plain("closing")
+    if made["header"] == "role tokens" and made["role"] != "literal":
+        plain("role")
+    if made["header"] in ("words", "colon"):
+        plain("role")
+    if made["gap"] == "prompt ends earlier" and header(made, "assistant") == header(made, "assistant").rstrip():
+        plain("gap")
+    if made["gap"] == "line more in the prompt" and made["header"] in ("role tokens", "turn"):
+        plain("gap")
+    if made["empty"] == "left out when last" and made["calls"] != "none":
+        plain("empty")
+    if made["loop"] == "range" and made["results"] == "inside by nextitem":
+        plain("loop")
+    if made["system"] == "into the question" and made["results"] == "in a user turn":
+        plain("system")
+    return made
+
+
+# Headers and closers
+
+
+def header(recipe: Recipe, role: str) -> str:
+    """Return the text that opens a message of a role."""
+    name = "model" if recipe["role"] == "renamed" and role == "assistant" else role
+    if recipe["channels"] != "none":
+        return f"<S>{name}" + ("" if role == "assistant" else "<M>")
+    return {
+        "chatml": f"<S>{name}\n",
+        "two tokens": f"<T>{name}<H>\n\n",
+        "role tokens": {"user": "<U>", "assistant": "<A>", "system": "<Y>", "tool": "<R>"}[role],
+        "words": "### " + {"user": "Instruction", "assistant": "Response"}.get(role, role.title()) + ":\n",
+        "from": f"From: {name}\n\n ",
+        "colon": role.upper() + ": ",
+        "text tag": f"<{name}>\n",
+        "turn": f"<turn>{name}:<text>",
+    }[recipe["header"]]
+
+
+def header_part(recipe: Recipe, role: str, when: Condition | None = None) -> Part:
+    whole = header(recipe, role)
+    if recipe["role"] == "literal":
+        return literal(whole, when=when)
+    name = "model" if recipe["role"] == "renamed" and role == "assistant" else role
+    before, _, behind = whole.partition(name)
+    variable = "role" if recipe["role"] == "renamed" else "m.role"
+    return Part(f"{quote(before)} ~ {variable} ~ {quote(behind)}", lambda place: whole, when=when)
+
+
+def closer(recipe: Recipe, role: str) -> str:
+    """Return the text that closes a message of a role."""
+    if recipe["stop"] == "never":
+        shared = ""
+    else:
+        shared = recipe["stop"].replace("\\n", "\n")
+    if role == "assistant":
+        return shared
+    tail = shared[len(shared.rstrip()) :]
+    return {"shared": shared, "own": "<Q>\n", "none": "", "newline": "\n", "last of shared": "<E>" + tail}[
+        recipe["ask"]
+    ]
+
+
+def prompt(recipe: Recipe) -> str:
+    """Return the generation prompt."""
+    whole = header(recipe, "assistant")
+    more = {
+        "newline more in the prompt": "\n",
+        "opened thought": "<think>\n",
+        "first words": FIRST_WORDS,
+        "empty thought": "<think>\n\n</think>\n\n",
+    }.get(recipe["gap"], "")
+    if recipe["gap"] == "space before the prompt":
+        whole = "\n" + whole
+    elif recipe["gap"] == "line more in the prompt":
+        at = len(whole) - 1 if whole.endswith((" ", "\n")) else len(whole)
+        whole = whole[:at] + "\nTo: user" + whole[at:]
+    elif recipe["gap"] == "prompt ends earlier":
+        whole = whole.rstrip()
+    elif recipe["gap"] == "history holds the end":
+        whole += "<think></think>"
+    if recipe["between"] != "nothing":
+        whole = "\n\n" + whole
+    return whole + more
