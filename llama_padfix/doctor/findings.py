@@ -84,7 +84,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Hit:
-    """One place in a row where a check sees its fault: positions `start` to `end`, how many times, and a remark."""
+    """One place in a row where a check finds its fault: positions `start` to `end`, how many times, and a remark."""
 
     start: int
     end: int

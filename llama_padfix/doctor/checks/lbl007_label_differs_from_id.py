@@ -5,14 +5,13 @@ from llama_padfix.doctor.findings import Check, Facts, Hits, RowFacts
 
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
-    trained = row.trained
-    wrong = trained & (row.labels != row.input_ids)
+    wrong = row.trained & (row.labels != row.input_ids)
     if not wrong.any():
         return
     first = int(wrong.argmax())
     remark = f"label {int(row.labels[first])} at id {int(row.input_ids[first])}"
-    moved = trained[:-1] & (row.labels[:-1] == row.input_ids[1:])
-    if moved.sum() >= trained[:-1].sum() > 1:
+    moved = row.trained[:-1] & (row.labels[:-1] == row.input_ids[1:])
+    if moved.sum() >= row.trained[:-1].sum() > 1:
         remark += "; the labels are shifted by one, and the model shifts them again"
     yield from hit_span(wrong, remark)
 

@@ -1,4 +1,4 @@
-"""Encoded rows as the checks see them: from a dataset, a stream, a list, or padded batches."""
+"""Encoded rows as the checks read them: from a dataset, a stream, a list, or padded batches."""
 
 from __future__ import annotations
 
