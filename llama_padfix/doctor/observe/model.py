@@ -125,9 +125,9 @@ def _read_original_rows(model: ConfiguredModel) -> int | None:
     try:
         path = Path(name, "config.json")
         if not path.is_file():
-            from huggingface_hub import try_to_load_from_cache
+            from transformers.utils import cached_file
 
-            path = Path(str(try_to_load_from_cache(name, "config.json")))
+            path = Path(str(cached_file(name, "config.json", local_files_only=True)))
         saved = json.loads(path.read_text(encoding="utf-8"))
     except Exception:  # not in the cache, not a name, not JSON: the size is not known
         return None
