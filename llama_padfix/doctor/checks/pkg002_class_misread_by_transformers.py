@@ -11,7 +11,8 @@ def _find(facts: Facts) -> Findings:
     named = folder.tokenizer_config.get("tokenizer_class") if folder is not None and folder.byte_level else None
     if named in _CLASSES and version:
         broken = (5, 0) <= version_key(version) < (5, 22)
-        target, why = "folder.tokenizer_config.tokenizer_class", "every version reads tokenizer.json as it is with it"
+        target = "folder.tokenizer_config.tokenizer_class"
+        why = "every version reads tokenizer.json as it is with this class"
         yield CHECK.found(
             f"tokenizer_config.json names {named} beside a byte-level tokenizer.json, which transformers 5.0 to 5.21 "
             f"split in the wrong way; {version} is installed, which "
