@@ -1,65 +1,191 @@
-"""The jinja2 environment that transformers renders chat templates in, for texts that are more than their characters.
+"""The jinja2 environment in which transformers renders chat templates, for strings that are more than characters.
 
-jinja2 joins with `str.join` wherever a template prints, calls a macro or writes `~`. A kind of text that is to survive
-that (one that knows its origin, one that cannot be looked into) brings a function of its own for all three.
+Two classes of strings go through a template: a traced one knows who wrote each character, a symbolic one stands for
+any text. A `StringPolicy` decides what becomes of such a string where a template prints, joins, formats, filters or
+tests it. All that is relied on in jinja2 is public or overridable by its own design; `tests/chat/test_jinja.py` tries
+each such point against the installed version.
 """
 
+# ruff: noqa: D102 - methods without a docstring are those of jinja2
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import functools
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import jinja2.ext
-import jinja2.nodes
 import jinja2.sandbox
+from jinja2 import nodes
+from jinja2.visitor import NodeTransformer
 
-__all__ = ["ChatEnvironment", "raise_exception"]
+if TYPE_CHECKING:
+    from jinja2.parser import Parser
+    from jinja2.runtime import Context
+
+    Function = Callable[..., object]
+    """A filter, test, macro, method or global function: what a template calls has any signature."""
 
 
-class Generation(jinja2.ext.Extension):
-    """The tag `{% generation %}`: what stands in it is what `ChatEnvironment.mark_generation` makes of it."""
+class Effect(Enum):
+    """What a filter does with a string."""
+
+    PASSES = "returns it as it is"
+    ITEMS = "returns items of a list, or their number, and looks at no item"
+    TRIMS = "returns what the string's own method returns"
+    REWRITES = "may look into it and make a new text of it"
+    VARIES = "returns something else each time"
+
+
+# The filters of jinja2 by effect; one that is not named here counts as a rewriting.
+FILTERS = {
+    **dict.fromkeys(("d", "default"), Effect.PASSES),
+    **dict.fromkeys(("count", "first", "items", "last", "length", "list"), Effect.ITEMS),
+    **dict.fromkeys(("map", "reject", "rejectattr", "select", "selectattr"), Effect.ITEMS),
+    **dict.fromkeys(("string", "trim"), Effect.TRIMS),
+    "random": Effect.VARIES,
+}
+_JOIN = "~"  # a filter that no template can name
+
+
+class TreeEditor(NodeTransformer):
+    """Make each `~` of a template a filter, since jinja2 lets an environment replace filters and not operators."""
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:  # noqa: N802 - jinja2 finds it by this name
+        self.generic_visit(node)
+        if all(isinstance(piece, nodes.Const) for piece in node.nodes):
+            return node  # jinja2 joins constants when it compiles
+        pieces = nodes.Tuple(node.nodes, "load", lineno=node.lineno)
+        return nodes.Filter(pieces, _JOIN, [], [], None, None, lineno=node.lineno)
+
+
+class StringPolicy(ABC):
+    """What becomes of one class of strings in a template; by default, what becomes of any `str`."""
+
+    editor: TreeEditor = TreeEditor()
+    """Edits the syntax tree of a template before it is compiled."""
+
+    @abstractmethod
+    def on_join(self, pieces: Iterable[object]) -> str:
+        """Join what a template or a macro prints, or `~` joins."""
+
+    def on_print(self, value: object) -> object:
+        """Return what is printed for a value."""
+        return value
+
+    def on_generation(self, text: str) -> str:
+        """Return what is written for the body of `{% generation %}`."""
+        return text
+
+    def on_modulo(self, left: object, right: object) -> object:
+        """Return what stands for the left operand of `%`."""
+        return left
+
+    def on_key(self, key: object) -> object:
+        """Return the key that a subscription looks up."""
+        return key
+
+    def on_call(
+        self, function: Function, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[Function, tuple[object, ...]]:
+        """Return the function that is called for this one, and its positional arguments."""
+        return function, args
+
+    def on_format(self, pattern: str, name: str, function: Callable[..., str]) -> Callable[..., str]:
+        """Return what is called for the method `name` (format or format_map) of a pattern."""
+        return function
+
+    def on_filter(self, name: str, effect: Effect, function: Function) -> Function:
+        """Return what is called for a filter."""
+        return function
+
+    def on_test(self, name: str, function: Function) -> Function:
+        """Return what is called for a test."""
+        return function
+
+
+class _Generation(jinja2.ext.Extension):
+    """The tag `{% generation %}`."""
 
     tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
+    environment: ChatEnvironment
 
-    def parse(self, parser: Any) -> Any:
+    def parse(self, parser: Parser) -> nodes.CallBlock:
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.CallBlock(self.call_method("_mark"), [], [], body).set_lineno(line)
+        return nodes.CallBlock(self.call_method("_mark"), [], [], body, lineno=line)
 
     def _mark(self, caller: Callable[[], str]) -> str:
-        # jinja2 declares the environment's own class, and not the one that loads this tag.
-        return self.environment.mark_generation(caller())  # type: ignore[attr-defined,no-any-return]
+        return self.environment.policy.on_generation(caller())
 
 
 class ChatEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """Renders chat templates as transformers does; `concat`, a function of a module, joins texts.
-
-    `finalize` is what jinja2 calls on each value that is printed.
-    """
+    """The environment of transformers, in which a policy decides about strings."""
 
     intercepted_binops = frozenset({"%"})
 
-    def __init__(self, finalize: Callable[[Any], Any]) -> None:
+    def __init__(self, policy: StringPolicy) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols], finalize=finalize
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[_Generation, jinja2.ext.loopcontrols],
+            finalize=policy.on_print,
         )
+        self.policy = policy
+        self.concat = policy.on_join  # type: ignore[method-assign] # declared by its default, `"".join`
         self.globals["raise_exception"] = raise_exception
+        del self.globals["lipsum"]  # other words each time
+        self.filters["tojson"] = to_json
+        for name, function in self.filters.items():
+            self.filters[name] = policy.on_filter(name, FILTERS.get(name, Effect.REWRITES), function)
+        self.filters[_JOIN] = policy.on_join
+        for name, function in self.tests.items():
+            self.tests[name] = policy.on_test(name, function)  # type: ignore[arg-type] # a dict of `function`, untyped
 
-    def mark_generation(self, text: str) -> str:
-        """Return what is written for a text that the template marks as the model's."""
-        return text
+    def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
+        return super().call_binop(context, operator, self.policy.on_modulo(left, right), right)
 
-    def _generate(self, *args: Any, **kwargs: Any) -> str:
-        # The generated module imports how `~` joins; the last import holds.
-        code = super()._generate(*args, **kwargs)
-        module, name = self.concat.__module__, self.concat.__name__
-        ours = f"from {module} import {name} as str_join, {name} as markup_join\n"
-        head, line, rest = code.partition("from jinja2.runtime import ")
-        imported, end, rest = rest.partition("\n")
-        return f"{head}{line}{imported}{end}{ours}{rest}"
+    def getitem(self, obj: object, argument: object) -> object:
+        return super().getitem(obj, self.policy.on_key(argument))
+
+    def call(__self, __context: Context, __obj: Function, *args: object, **kwargs: object) -> object:  # noqa: N805
+        function, given = __self.policy.on_call(__obj, args, kwargs)
+        return super().call(__context, function, *given, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        function = super().wrap_str_format(value)  # Any: each attribute that a template looks up is passed in
+        if function is None:
+            return None
+        return self.policy.on_format(value.__self__, value.__name__, function)
 
 
 def raise_exception(message: str) -> None:
     """Refuse a conversation, as templates do."""
     raise jinja2.TemplateError(str.__str__(message))
+
+
+def to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Return a value as JSON: the filter `tojson` as transformers defines it."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+@functools.cache
+def environment_for(policy: StringPolicy) -> ChatEnvironment:
+    """Return the one environment of a policy."""
+    return ChatEnvironment(policy)
+
+
+@functools.lru_cache(maxsize=128)
+def compile_template(source: str, policy: StringPolicy) -> jinja2.Template:
+    """Return a compiled chat template; raises `jinja2.TemplateSyntaxError`, and what the policy's editor raises."""
+    environment = environment_for(policy)
+    return environment.from_string(policy.editor.visit(environment.parse(source)))

@@ -1,30 +1,23 @@
-"""Text that remembers who wrote each of its characters: the chat template, the tools, or a message.
+"""Traced text: strings whose every character knows its origin, the chat template, the tools, or a message.
 
-A `Traced` string is a `str` in every respect. What the operations that templates use give back (concatenation,
-slices, trimming, splitting, replacing, joining) is traced to the character. Whatever else is done to it gives
-text of an origin that is known to be lost: never text that passes for the template's own.
+A `Traced` string is a `str` in every respect. The operations that templates use (concatenation, slices, trimming,
+splitting, replacing, joining, plain formatting) are followed to the character. The result of any other operation has
+a lost origin, and never counts as the template's text.
 """
 
 # ruff: noqa: D102 - the methods are those of str
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, SupportsIndex
+from itertools import count
+from string import Formatter
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
-__all__ = [
-    "CLOSES",
-    "LOST",
-    "OPENS",
-    "TEMPLATE",
-    "TOOLS",
-    "Traced",
-    "concat",
-    "lift",
-    "origins_in",
-    "print_value",
-    "taint",
-    "trace",
-]
+from llama_padfix.chat.jinja_environment import Effect, StringPolicy
+
+if TYPE_CHECKING:
+    from llama_padfix.chat.jinja_environment import Function
 
 TEMPLATE, LOST, TOOLS, OPENS, CLOSES = -1, -2, -3, -4, -5
 """Origins beside the index of a message; `OPENS` and `CLOSES` stand, without width, around `{% generation %}`."""
@@ -47,7 +40,7 @@ class Traced(str):
     def __str__(self) -> Traced:
         return self
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[Traced], tuple[str, Runs]]:
         return (Traced, (str.__str__(self), self._runs))
 
     def __add__(self, other: object) -> Traced:
@@ -61,7 +54,7 @@ class Traced(str):
 
     __rmul__ = __mul__
 
-    def __mod__(self, values: Any) -> str:
+    def __mod__(self, values: object) -> str:
         return format_percent(self, values)
 
     def __rmod__(self, pattern: str) -> str:
@@ -70,15 +63,12 @@ class Traced(str):
     def __iter__(self) -> Iterator[Traced]:
         return (_slice(self, place, place + 1) for place in range(len(self)))
 
-    def __getitem__(self, key: Any) -> Traced:
+    def __getitem__(self, key: SupportsIndex | slice) -> Traced:
         if isinstance(key, slice):
             start, stop, step = key.indices(len(self))
-            if step != 1:
-                return taint(str.__getitem__(self, key), (self,))
-            return _slice(self, start, max(start, stop))
-        text = str.__getitem__(self, key)
-        place = key.__index__() % len(self)
-        return Traced(text, _cut(self._runs, place, place + 1))
+            return _slice(self, start, stop) if step == 1 else taint(str.__getitem__(self, key), self)
+        place = range(len(self))[key]
+        return _slice(self, place, place + 1)
 
     def strip(self, chars: str | None = None) -> Traced:
         return self.lstrip(chars).rstrip(chars)
@@ -95,7 +85,7 @@ class Traced(str):
     def removesuffix(self, suffix: str) -> Traced:
         return _slice(self, 0, len(self) - len(suffix) if suffix and str.endswith(self, suffix) else len(self))
 
-    # A list of traced pieces is a list of str, but `list` is invariant, so the three say [override].
+    # [override] three times: a list of traced pieces is a list of str, but `list` is invariant.
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[Traced]:  # type: ignore[override]
         return _locate(self, str.split(self, sep, maxsplit), len(sep or ""))
 
@@ -117,8 +107,7 @@ class Traced(str):
     def replace(self, old: str, new: str, count: SupportsIndex = -1) -> Traced:
         if not old:
             return taint(str.replace(self, old, new, count), (self, lift(new)))
-        pieces = self.split(old, count)
-        return lift(new).join(pieces)
+        return lift(new).join(self.split(old, count))
 
     def join(self, items: Iterable[str]) -> Traced:
         pieces: list[str] = []
@@ -137,8 +126,8 @@ def lift(text: str) -> Traced:
     return text if type(text) is Traced else Traced(text, ((len(text), TEMPLATE),))
 
 
-def concat(pieces: Iterable[Any]) -> Traced:
-    """Join texts, numbers and what else a template may put out, as jinja2 does."""
+def concat(pieces: Iterable[object]) -> Traced:
+    """Join texts, numbers and what else a template may print, as jinja2 does."""
     texts = [piece if isinstance(piece, str) else str(print_value(piece)) for piece in pieces]
     runs: list[tuple[int, int]] = []
     for text in texts:
@@ -149,16 +138,16 @@ def concat(pieces: Iterable[Any]) -> Traced:
     return Traced("".join(texts), tuple(runs))
 
 
-def print_value(value: Any) -> Any:
-    """Return how a list or dict of traced texts is written, which is its author's; anything else as it is."""
-    traced = isinstance(value, (list, tuple, Mapping)) and origins_in(value)
-    return taint(str(value), value) if traced else value
+def print_value(value: object) -> object:
+    """Return a list or dict that holds traced texts as the tainted text that is printed, anything else as it is."""
+    return taint(str(value), value) if not isinstance(value, str) and origins_in(value) else value
 
 
+# Any: a message holds a user's data, and its copy has the same shape.
 def trace(value: Any, origin: int, plain: frozenset[str] = frozenset()) -> Any:
     """Return a copy of a message or a list of tools whose texts are traced; the values of `plain` keys are not.
 
-    What is traced already keeps its origin.
+    A text that is traced already keeps its origin.
     """
     if type(value) is Traced:
         return value
@@ -176,8 +165,8 @@ def trace(value: Any, origin: int, plain: frozenset[str] = frozenset()) -> Any:
     return value
 
 
-def origins_in(value: Any, depth: int = 12) -> set[int]:
-    """Return the origins of all traced text inside a value; plain text counts for nothing."""
+def origins_in(value: object, depth: int = 12) -> set[int]:
+    """Return the origins of all traced text inside a value; plain text has none."""
     if isinstance(value, Traced):
         return {origin for length, origin in value._runs if length or origin != TEMPLATE}
     if depth and isinstance(value, Mapping):
@@ -187,28 +176,48 @@ def origins_in(value: Any, depth: int = 12) -> set[int]:
     return set()
 
 
-def taint(text: str, sources: Any) -> Traced:
-    """Return a text that was made of `sources` in a way that is not followed.
+def taint(text: str, sources: object) -> Traced:
+    """Return a text that an operation made of `sources` without tracing it to the character.
 
-    It is a message's where that is the only source, or else its origin is lost.
+    Its origin is that of the sources where they have one, or else it is lost.
     """
     found = origins_in(sources)
     return Traced(text, ((len(text), found.pop() if len(found) == 1 else LOST),))
 
 
-def format_percent(pattern: str, values: Any) -> str:
+def format_percent(pattern: str, values: object) -> str:
     """Return `pattern % values`, traced where every field is `%s`."""
-    made = pattern.__mod__(values) if type(pattern) is str else str.__mod__(pattern, values)
+    made = str.__mod__(pattern, values)
     if not origins_in((pattern, values)):
         return made
     given = values if isinstance(values, tuple) else (values,)
-    pieces = lift(pattern).split("%s")
-    if len(pieces) == len(given) + 1 and "%" not in "".join(pieces):
-        between = zip(pieces, [*given, ""], strict=True)
-        found = concat([piece for pair in between for piece in pair])
+    literals = lift(pattern).split("%s")
+    if len(literals) == len(given) + 1 and "%" not in "".join(literals):
+        found = concat(piece for pair in zip(literals, [*given, ""], strict=True) for piece in pair)
         if found == made:
             return found
     return taint(made, (lift(pattern), values))
+
+
+def format_braces(made: str, pattern: str, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
+    """Return `made`, which is `pattern.format(*args, **kwargs)`, traced where every field is a bare name or number."""
+    if not origins_in((pattern, args, kwargs)):
+        return made
+    sources = (lift(pattern), args, kwargs)
+    is_followed = type(pattern) is not Traced or origins_in(pattern) == {TEMPLATE}
+    pieces: list[object] = []
+    places = count()
+    for literal, name, spec, conversion in Formatter().parse(str.__str__(pattern)):
+        pieces.append(literal)
+        if name is None:
+            continue
+        if spec or conversion not in (None, "s") or not (name.isalnum() or name.isidentifier() or not name):
+            is_followed = False
+            break
+        value = kwargs[name] if name and not name.isdigit() else args[int(name or next(places))]
+        pieces.append(value if isinstance(value, str) else str(value))
+    found = concat(pieces)
+    return found if is_followed and found == made else taint(made, sources)
 
 
 def _slice(text: Traced, start: int, stop: int) -> Traced:
@@ -241,25 +250,83 @@ def _locate(text: Traced, pieces: list[str], gap: int) -> list[Traced]:
     return found
 
 
-def _tainting(name: str) -> Callable[..., Any]:
+def _tainting(name: str) -> Callable[..., Traced]:
     plain = getattr(str, name)
 
-    def method(self: Traced, *args: Any, **kwargs: Any) -> Any:
+    def method(self: Traced, *args: object, **kwargs: object) -> Traced:
         made = plain(self, *args, **kwargs)
-        if isinstance(made, str):
-            if len(made) == len(self) and not args and not kwargs:  # upper, lower, title, capitalize, swapcase
-                return Traced(made, self._runs)
-            return taint(made, (self, *(lift(arg) if isinstance(arg, str) else arg for arg in args)))
-        if isinstance(made, bytes):
-            raise TypeError(f"str.{name} makes bytes, which cannot be traced")
-        return made
+        if not isinstance(made, str):
+            raise TypeError(f"str.{name} makes {type(made).__name__}, which cannot be traced")
+        if len(made) == len(self) and not args and not kwargs:  # upper, lower, title, capitalize, swapcase
+            return Traced(made, self._runs)
+        return taint(made, (self, *(lift(arg) if isinstance(arg, str) else arg for arg in args)))
 
-    method.__name__ = name
     return method
 
 
-for _name in sorted(set(dir(str)) - set(vars(Traced)) - {"maketrans", "format", "format_map"}):
-    if not _name.startswith("_") and not _name.startswith(
-        ("is", "find", "index", "count", "starts", "ends", "rf", "ri")
-    ):
+# Every other method of str that makes a text, one that a later Python brings included: none gives untraced text.
+_ANSWERS = ("is", "find", "rfind", "index", "rindex", "count", "startswith", "endswith", "maketrans", "format", "_")
+for _name in dir(str):
+    if _name not in vars(Traced) and not _name.startswith(_ANSWERS):
         setattr(Traced, _name, _tainting(_name))
+
+
+class TracedPolicy(StringPolicy):
+    """Keeps the origin of every character; what jinja2 makes anew of traced texts is tainted."""
+
+    def on_join(self, pieces: Iterable[object]) -> Traced:
+        return concat(pieces)
+
+    def on_print(self, value: object) -> object:
+        return print_value(value)
+
+    def on_generation(self, text: str) -> Traced:
+        return concat((Traced("", ((0, OPENS),)), text, Traced("", ((0, CLOSES),))))
+
+    def on_modulo(self, left: object, right: object) -> object:
+        return lift(left) if type(left) is str and origins_in(right) else left
+
+    def on_call(
+        self, function: Function, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> tuple[Function, tuple[object, ...]]:
+        owner = getattr(function, "__self__", None)
+        if type(owner) is str and (args or kwargs):  # a method of plain text, which is the template's
+            name = function.__name__
+            if name == "join" and args and isinstance(args[0], Iterable):
+                args = (list(args[0]), *args[1:])
+            if origins_in((args, kwargs)):
+                function = getattr(lift(owner), name)
+        return function, args
+
+    def on_format(self, pattern: str, name: str, function: Callable[..., str]) -> Callable[..., str]:
+        @functools.wraps(function)
+        def traced(*args: object, **kwargs: object) -> str:
+            made = str.__str__(function(*args, **kwargs))
+            if name == "format":
+                return format_braces(made, pattern, args, kwargs)
+            return taint(made, (lift(pattern), args)) if origins_in((pattern, args)) else made
+
+        return traced
+
+    def on_filter(self, name: str, effect: Effect, function: Function) -> Function:
+        if effect in (Effect.PASSES, Effect.ITEMS):
+            return function
+
+        @functools.wraps(function)  # which keeps the mark that jinja2 passes its context first
+        def joined(context: object, value: object, d: str = "", attribute: object = None) -> object:
+            return function(context, value, lift(str(d)), attribute)
+
+        @functools.wraps(function)
+        def tainted(*args: object, **kwargs: object) -> object:
+            made = function(*args, **kwargs)
+            if isinstance(made, str) and type(made) is not Traced and made:
+                sources = [value for value in (*args, *kwargs.values()) if isinstance(value, (str, list, tuple, dict))]
+                if origins_in(sources) and not any(made is source for source in sources):
+                    first = sources[0]
+                    return taint(str.__str__(made), [lift(first) if isinstance(first, str) else first, *sources[1:]])
+            return made
+
+        return joined if name == "join" else tainted
+
+
+TRACED = TracedPolicy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from types import SimpleNamespace
 from typing import Any
 
 import jinja2.sandbox
@@ -192,13 +193,9 @@ CONTENT = "甲 é, 甲\té \n甲"
 TAKES = {"maketrans": "a table of characters", "encode": "bytes, which cannot be traced"}
 
 
-class _Tokenizer:
-    """What `render_traced` asks of a tokenizer, and no more."""
-
-    special_tokens_map: dict[str, str] = {}  # noqa: RUF012
-
-    def __init__(self, source: str) -> None:
-        self.chat_template = source
+def tokenizer_with(source: str) -> Any:
+    """Return what `render_traced` reads of a tokenizer, and no more."""
+    return SimpleNamespace(chat_template=source, special_tokens_map={})
 
 
 def test_every_method_of_text_is_tried() -> None:
@@ -211,7 +208,7 @@ def test_what_a_template_does_with_a_method_keeps_the_message_apart(expression: 
     source = "<{% set c = messages[0].content %}{{ " + expression + " }}>"
     expected = jinja2.sandbox.ImmutableSandboxedEnvironment().from_string(source)
     messages = [{"role": "user", "content": CONTENT}]
-    made = render_traced(_Tokenizer(source), messages)
+    made = render_traced(tokenizer_with(source), messages)
     assert plain_of(made) == expected.render(messages=messages)
     origins = origins_of(made)
     assert origins[0] == origins[-1] == TEMPLATE
@@ -227,12 +224,12 @@ def test_what_a_template_asks_of_a_text_is_answered_as_always(name: str) -> None
     source = "{% set c = messages[0].content %}{{ " + call + " }}"
     messages = [{"role": "user", "content": CONTENT}]
     expected = jinja2.sandbox.ImmutableSandboxedEnvironment().from_string(source).render(messages=messages)
-    assert plain_of(render_traced(_Tokenizer(source), messages)) == expected
+    assert plain_of(render_traced(tokenizer_with(source), messages)) == expected
 
 
 def test_a_template_writes_its_lines_and_marks_as_transformers_does() -> None:
     source = "{% for m in messages %}\n  {% generation %}\n[{{ m.content }}]\n  {% endgeneration %}\n{% endfor %}\n"
-    made = render_traced(_Tokenizer(source), [{"role": "user", "content": "甲"}])
+    made = render_traced(tokenizer_with(source), [{"role": "user", "content": "甲"}])
     assert plain_of(made) == "[甲]\n"
     assert [origin for _, origin in made._runs] == [OPENS, TEMPLATE, 0, TEMPLATE, CLOSES]
 
@@ -240,7 +237,7 @@ def test_a_template_writes_its_lines_and_marks_as_transformers_does() -> None:
 def test_a_template_may_refuse_a_conversation() -> None:
     messages = [{"role": "user", "content": "no"}]
     with pytest.raises(jinja2.TemplateError, match=r"^no$"):
-        render_traced(_Tokenizer("{{ raise_exception(messages[0].content) }}"), messages)
+        render_traced(tokenizer_with("{{ raise_exception(messages[0].content) }}"), messages)
 
 
 def test_bytes_cannot_be_traced() -> None:
