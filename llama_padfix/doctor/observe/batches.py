@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.doctor.facts import RowFacts, SampleFacts
 from llama_padfix.doctor.observe.rows import PER_TOKEN, rows_of_batch
-from llama_padfix.doctor.observe.snapshot import find_read_once, remember_random_states, remember_state
+from llama_padfix.doctor.observe.snapshot import find_read_once, remember_state
 from llama_padfix.doctor.observe.trainer import is_trainer
 from llama_padfix.encoding.sources import is_batch
+from llama_padfix.hardware.random_states import remember_random_states
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TrainerLike
