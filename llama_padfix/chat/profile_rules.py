@@ -14,7 +14,7 @@ from llama_padfix.chat.template_probes import TracedProbes
 from llama_padfix.chat.trace import Trace, common_end, common_start, find_header_end
 from llama_padfix.tokens.control import find_control_text
 
-_OPENING = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|[^\w\s]*\w+")  # a tag, or a word with the marks before it
+_OPENING = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|[^\w\s]* ?\w+")  # a tag, or a word with the marks before it
 _MARKS = re.compile(r"[^\w\s]+ *$")  # with which headers of words open, such as "### "
 
 

@@ -53,7 +53,7 @@ def find_result_block(conversation: TracedConversation, first: int, last: int) -
 
 
 def _has_header(gap: str) -> bool:
-    """Return True if a header stands between a call and the block of its answer: `</call><|tool|>`, `</call>USER: `."""
+    """Return True if a header stands between a call and the block of its answer: `</call><|tool|>`."""
     tags = list(TAG.finditer(gap))
     closings = [tag.end() for tag in tags if is_closing(tag.group())]
     if closings:
