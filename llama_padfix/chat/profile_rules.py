@@ -96,7 +96,7 @@ def _without_closing(prompt: str, closings: Sequence[str]) -> str:
     """
     ends = {closing[at:] for closing in closings for at in range(len(closing)) if prompt.startswith(closing[at:])}
     rest = prompt[len(max(ends, key=len, default="")) :]
-    return rest if any(char.isalnum() for char in rest) else prompt
+    return rest if any(char.isalnum() for char in rest) or not rest.strip() else prompt
 
 
 def _prompt_behind_everything(evidence: Evidence) -> str | None:
@@ -208,7 +208,7 @@ def _header_of_history(evidence: Evidence) -> str | None:
     Answered: `[user] Probequestion<|eot_id|>[assistant] Probeanswer<|eot_id|>`
     """
     asked_tail, between = evidence.probes.asked.tail, evidence.probes.between
-    if not evidence.ignores_prompt or evidence.prompt or not between.startswith(asked_tail):
+    if evidence.prompt or not between.startswith(asked_tail):
         return None
     header = between[len(asked_tail) :]
     for gap in evidence.probes.in_front_of_answers:  # the last answer may begin with a thought that the history lacks

@@ -76,11 +76,15 @@ def _stop_of_answered_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
         return None
     after = answered.gap(1, 2)
     opened = [tag.group() for tag in TAG.finditer(answered.scaffold)]
-    tokens = [token for _, _, token in find_control_text(after, end.evidence.controls)]
-    tokens = [token for token in tokens if not any(is_pair(tag, token) for tag in opened)]  # those end blocks
-    if tokens[1:2] != [end.evidence.opener] or tokens[0] in (*stops, end.evidence.opener):
+    found = [one for one in find_control_text(after, end.evidence.controls) if not _is_paired(one[2], opened)]
+    if len(found) < 2 or after[found[0][1] : found[1][0]].strip() or found[0][2] in (*stops, end.evidence.opener):
         return None
-    return tokens[0]
+    return found[0][2]
+
+
+def _is_paired(token: str, tags: Sequence[str]) -> bool:
+    """Return True if a token opens or closes a block that some tags close or open."""
+    return any(is_pair(tag, token) or is_pair(token, tag) for tag in tags)
 
 
 def _stop_of_built_in_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:

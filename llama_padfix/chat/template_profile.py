@@ -148,7 +148,7 @@ def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplatePr
             prompt=evidence.prompt,
             prompt_is_constant=not evidence.ignores_prompt and _is_prompt_constant(tokenizer, kwargs),
             prompt_has_control=bool(find_control_text(evidence.prompt, controls)),
-            ignores_prompt=evidence.ignores_prompt,
+            ignores_prompt=evidence.ignores_prompt or not evidence.prompt,
             added_prompt=evidence.added_prompt,
             history_header=header,
             ending=find_ending(end),
