@@ -32,6 +32,14 @@ class Trace:
         """What the template wrote behind the last content."""
         return self.scaffold[self.content_spans[-1][1] if self.content_spans else 0 :]
 
+    def cut(self, length: int) -> Trace:
+        """Return the first `length` characters."""
+        spans = tuple(
+            (start, min(end, length), origin) for start, end, origin in self.content_spans if start <= length
+        )
+        generation = tuple((start, min(end, length)) for start, end in self.generation if start < length)
+        return Trace(self.text[:length], self.scaffold[:length], spans, generation, self.lost)
+
     def gap(self, left: int, right: int) -> str:
         """Return what the template wrote between the content of two messages."""
         end = max(end for _, end, origin in self.content_spans if origin == left)

@@ -115,7 +115,7 @@ class Learned:
 
     def _make_batch_encoder(self) -> BatchEncoder | None:
         template = self.row_encoder.chats.find_template()  # the row encoder raises for a row that needs one
-        if template is None:
+        if template is None or template.continues:
             return None
         return make_batch_encoder(template, self._encode_texts, self.row_encoder.settings.train_on)
 

@@ -43,6 +43,8 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
     whole = render(len(messages), False)
     if whole is None:
         return refuse(first, Refusal.UNTRACED)
+    if template.continues and whole.text.startswith(text):
+        whole = whole.cut(len(text))
     if whole.text != text:
         return refuse(first, Refusal.UNTRACED, text, count_equal(whole.text, text))
     spelled = find_spelled(template, messages, tools, whole, request.rewritten)
