@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from llama_padfix.doctor.facts import RowFacts, SampleFacts
@@ -53,11 +54,9 @@ def _draw(trainer: TrainerLike, limit: int | None, drawn: DrawnRows) -> Iterator
         else:
             try:
                 for batch in _batches(make_loader):
-                    for row in _rows(batch, source, seen):
+                    for row in islice(_rows(batch, source, seen), None if limit is None else limit - seen):
                         seen += 1
                         yield row
-                        if seen == limit:
-                            break
                     names.update(dict.fromkeys(batch if isinstance(batch, Mapping) else ()))
                     if seen == limit or not seen:
                         break
