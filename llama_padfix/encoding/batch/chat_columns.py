@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from llama_padfix.core.types import BoolArray, LongArray
 
 Signature = tuple[str, ...]
-"""The column, the key of the role, and the role of each message: conversations that share these look alike."""
+"""The column, the key of the role, and the role of each message: one plan renders conversations that share these."""
 
 
 @dataclass(frozen=True)
 class Chats:
-    """The plain conversations among some rows; `signatures` is None for a row that is no such.
+    """The plain conversations among some rows; `signatures` is None for any other row.
 
     The texts of row `n` are `contents[bounds[n] : bounds[n + 1]]`, a list of `str` or an Arrow array of strings. A
     plain conversation has a role and a text in each message and nothing else, and none of its texts holds one of the

@@ -1,7 +1,7 @@
 """Plain conversations to ids and labels in flat arrays: one text a row, one call of the engine, no list of ids.
 
 A conversation of roles and texts is written out by a plan. Its control tokens part it, so that the ids of the whole
-are the ids of the parts; where they stand in the ids tells what is trained, and that no text spells one.
+are the ids of the parts; their places in the ids show what is trained, and that no text spells one.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class BatchEncoder:
     last_only: bool
     """Whether the last turn alone is trained."""
     forbidden: list[str] = field(default_factory=list)
-    """Substrings that the template looks for, so that no plain conversation may hold one."""
+    """Substrings that the template searches for, so that no plain conversation may hold one."""
     tables: dict[Signature, SegmentTable | None] = field(default_factory=dict)
     """By signature; None where conversations depend on more than their roles."""
     headers: list[IdArray] = field(default_factory=list)
@@ -238,10 +238,10 @@ class BatchEncoder:
     def _find_turns(
         self, ids: IdArray, row_starts: LongArray, numbers: Sequence[int]
     ) -> tuple[LongArray, LongArray, BoolArray]:
-        """Return the first and last places of what is trained, and which rows are as their tables say.
+        """Return the first and last places of what is trained, and which rows are as their tables describe.
 
         The added tokens of such a row are those that the template writes, one by one, and each segment ends with one.
-        The ids of a header are looked for where it must stand: where they differ, a merge crosses its end.
+        The ids of a header are compared where it must stand: where they differ, a merge crosses its end.
         """
         import numpy as np
 

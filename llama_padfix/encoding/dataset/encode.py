@@ -91,8 +91,8 @@ def encode_dataset(
     if isinstance(dataset, datasets.IterableDataset):
         if num_proc is not None or cache_dir is not None:
             raise PadfixError(
-                f"The {name} is a stream: it is encoded while it is read, by whoever reads it, and not cached. Leave "
-                "num_proc and cache_dir out, and read it with DataLoader(dataset, num_workers=...)"
+                f"The {name} is a stream: the process that reads it encodes it meanwhile, and nothing is cached. "
+                "Leave num_proc and cache_dir out, and read it with DataLoader(dataset, num_workers=...)"
             )
         return _map_stream(encoder, dataset, name)
     _refuse_others(dataset, name)
@@ -108,7 +108,7 @@ def _map_stream(encoder: ChatEncoder, dataset: datasets.IterableDataset, name: s
     encoded = dataset.with_format("arrow" if as_table else None).map(
         _StreamEncoder(encoder, name), batched=True, with_indices=True, batch_size=_STREAM_ROWS
     )
-    # The types come last: given to `map`, datasets 3.3 looks for each column of the stream among them.
+    # The types come last: given to `map`, datasets 3.3 expects each column of the stream among them.
     encoded = encoded.with_format(None).select_columns([*COLUMNS]).cast(make_features())
     write_encoding(encoded, encoder.encoding)
     return encoded
