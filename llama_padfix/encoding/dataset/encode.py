@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cross_check import FastPathMismatch
-from llama_padfix.encoding.dataset.arrow_stream import COLUMNS, EncodedFile, encoded_schema, make_features, read_counts
+from llama_padfix.encoding.dataset.arrow_stream import COLUMNS, EncodedFile, make_features, read_counts
 from llama_padfix.encoding.dataset.cache import find_cache_file, locked, name_temporary_file
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader
 from llama_padfix.encoding.dataset.workers import encode_chunks
@@ -167,8 +167,7 @@ class _Work:
         `encoder.counts` also adds up what was encoded before an error.
         """
         before = self.encoder.counts
-        header = encoded_schema(path.stem.removeprefix("cache-") if path else None)
-        file = EncodedFile(path, header, self._count_rows, spill=name_temporary_file)
+        file = EncodedFile(path, self._count_rows, name_temporary_file)
         try:
             self._fill_reliably(file)
             if not file.counts.kept:

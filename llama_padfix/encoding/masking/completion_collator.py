@@ -195,8 +195,7 @@ class _Reader:
         return self.pieces[token_id]
 
     def _decode(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def _require_template(name: str, template: object) -> str | list[int]:
