@@ -199,18 +199,18 @@ class BatchEncoder:
             self.headers.append(self.encode([text])[0])
         return self.header_places[text]
 
-    def encode_chats(self, chats: Chats, max_length: int | None, truncation: str) -> FlatRows | None:
+    def encode_chats(self, chats: Chats, max_length: int | None, truncation: str) -> FlatRows:
         """Encode the rows whose plan is known; rows that prove to be no plain ones are left out of the result.
 
         Such are rows with a blank text, rows in which a merge joins the header and the answer, and with
-        `truncation="error"` those that are too long. Returns None where no row is left.
+        `truncation="error"` those that are too long.
         """
         import numpy as np
 
         tables = [None if signature is None else self.tables.get(signature) for signature in chats.signatures]
         written, rows = write_chats(chats, tables)
         if not rows:
-            return None
+            return FlatRows.empty()
         ids, sizes = self.encode(written)
         row_ends = np.cumsum(sizes, dtype=np.int64)
         row_starts = row_ends - sizes
@@ -219,21 +219,14 @@ class BatchEncoder:
         kept_ends, whole = find_ends(row_starts, row_ends, first, last, max_length, truncation)
         left_out = ~proven if truncation != "error" else ~(proven & whole)
         labels = write_labels(ids, first, last, np.empty_like(ids))
-        encoded_rows, lengths = np.asarray(rows)[~left_out], sizes[~left_out]
         trained = int((last - first).sum())
         if not whole.all() or left_out.any():
             kept_ends[left_out] = row_starts[left_out]
             kept = mark_spans(row_starts, kept_ends, len(ids))
             ids, labels = ids[kept], labels[kept]
             trained = int(np.count_nonzero(labels != IGNORE_INDEX))
-        return FlatRows(
-            rows=encoded_rows,
-            bounds=np.concatenate([[0], np.cumsum((kept_ends - row_starts)[~left_out])]),
-            input_ids=ids,
-            labels=labels,
-            lengths=lengths,
-            trained=trained,
-        )
+        bounds = np.concatenate([[0], np.cumsum((kept_ends - row_starts)[~left_out])])
+        return FlatRows(np.asarray(rows)[~left_out], bounds, ids, labels, sizes[~left_out], trained)
 
     def _find_turns(
         self, ids: IdArray, row_starts: LongArray, numbers: Sequence[int]
