@@ -1,4 +1,4 @@
-"""What was decided for the user, and why: one line each, printed where a notebook shows it."""
+"""Decisions made for the user, with their reasons: one line each, printed where a notebook shows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Level = Literal["info", "warning"]
 class Choice:
     """One decision: what it is about, what was taken, and the reason.
 
-    A wish that could not be met is a choice of level "warning".
+    A request that could not be met is a choice of level "warning".
     """
 
     about: str

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import tokenizers
     import torch
+    from peft import LoraConfig
+    from transformers import BitsAndBytesConfig
 
     IdArray: TypeAlias = npt.NDArray[np.int32]
     """Ids or labels of rows, one row after another, shape (tokens,)."""
@@ -36,6 +38,15 @@ if TYPE_CHECKING:
     """One chat message; its values are a user's data and a template's business."""
 
     Messages: TypeAlias = Sequence[Message]
+
+    DeviceMap: TypeAlias = str | int | Mapping[str, str | int] | None
+    """What `device_map=` takes, and what `from_pretrained` does."""
+
+    Lora: TypeAlias = bool | Mapping[str, object] | LoraConfig | None
+    """What `lora=` takes: True for the defaults, fields that replace those, a configuration, or nothing."""
+
+    Quantization: TypeAlias = str | BitsAndBytesConfig | None
+    """What `quantization=` takes: "nf4", "int8", a configuration, or None."""
 
     MessageDict: TypeAlias = dict[str, Any]
     """A message that the library made from a user's, in the keys that chat templates know."""

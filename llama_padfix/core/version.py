@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterable
 from importlib import metadata
+from types import ModuleType
+
+from llama_padfix.core.errors import PadfixError
 
 
 def library_info() -> dict[str, str]:
@@ -21,3 +25,11 @@ def installed_versions(names: Iterable[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def import_package(name: str, missing: str) -> ModuleType:
+    """Return a package that is no hard dependency, or raise `PadfixError` with the message `missing`."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise PadfixError(missing) from error

@@ -1,11 +1,14 @@
-"""What checks of rows ask of a row: its real part, its padding, its turns."""
+"""What several checks read from facts: the real part, padding and turns of a row, versions, places."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.facts import Facts, RowFacts
+from llama_padfix.doctor.facts import DataFacts, Facts, RowFacts
+from llama_padfix.doctor.findings import Change, Check, Evidence, Finding, Hit, Hits
 from llama_padfix.encoding.masking.turns_in_ids import Turn, TurnMarkers, find_turns_in
 
 if TYPE_CHECKING:
@@ -40,14 +43,56 @@ def find_turns(row: RowFacts, markers: TurnMarkers) -> tuple[Turn, ...]:
     return row.found_turns[markers]
 
 
+def turns_of(row: RowFacts, facts: Facts) -> tuple[Turn, ...]:
+    """Return the assistant turns of a row by the markers of the facts; none without markers."""
+    return () if facts.markers is None else find_turns(row, facts.markers)
+
+
 def everything_is_trained(row: RowFacts, facts: Facts) -> bool:
-    """Tell plain language modelling: each real position has a label, but for a document's first and the pad's ids."""
-    asked = real_part(row)
+    """Return True for plain language modeling: each real position but a document's first and the pad's has a label."""
+    expected = real_part(row)
     for token_id in pad_ids(facts):
-        asked = asked & (row.input_ids != token_id)
+        expected = expected & (row.input_ids != token_id)
     if row.position_ids is not None:
-        asked = asked & (row.position_ids != 0)
+        expected = expected & (row.position_ids != 0)
     first = real_span(row)[0]
-    trained = (row.labels != IGNORE_INDEX)[asked]
-    skip = int(bool(asked[first])) if len(asked) else 0
+    trained = row.trained[expected]
+    skip = int(bool(expected[first])) if len(expected) else 0
     return len(trained) > skip and bool(trained[skip:].all())
+
+
+def hit_span(found: BoolArray, remark: str = "") -> Hits:
+    """Yield one hit from the first position that is True to the last, counting all; none where all are False."""
+    places = found.nonzero()[0]
+    if len(places):
+        yield Hit(int(places[0]), int(places[-1]) + 1, len(places), remark)
+
+
+def found_in_data(
+    check: Check,
+    data: DataFacts,
+    rows: int,
+    message: str,
+    examples: Iterable[tuple[int, str]] = (),
+    changes: Sequence[Change] = (),
+) -> Finding:
+    """Return a finding on rows that are not encoded; `examples` are the first of them, with what was found."""
+    evidence = tuple(Evidence(row, 0, 0, text) for row, text in examples)
+    found = check.found(message, changes)
+    return replace(found, where=data.source, rows=rows, count=rows, seen=data.seen, evidence=evidence)
+
+
+def version_of(facts: Facts, package: str) -> str:
+    """Return the installed version of a package, "" where it is not installed or not known."""
+    return facts.environment.versions.get(package, "") if facts.environment is not None else ""
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version; a release candidate counts as its release."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, numbers.group().split("."))) if numbers is not None else ()
+
+
+def token_text(entry: object) -> object:
+    """Return the text of a token in tokenizer_config.json, which holds it as text or as an object."""
+    return entry.get("content") if isinstance(entry, dict) else entry

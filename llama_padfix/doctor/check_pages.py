@@ -41,33 +41,24 @@ def page(check: Check) -> str:
 
 def table(checks: Sequence[Check], folder: str = "") -> str:
     """Return the catalogue as a Markdown table; the codes link to their pages in `folder`."""
-    lines = ["| check | finds | severity |", "|---|---|---|"]
-    for check in checks:
-        link = f"[{check.code}]({folder}{check.code}.md)"
-        lines.append(f"| {link} | {check.name.replace('-', ' ')} | {check.severity} |")
-    return "\n".join(lines) + "\n"
+    rows = (f"| [{c.code}]({folder}{c.code}.md) | {c.name.replace('-', ' ')} | {c.severity} |\n" for c in checks)
+    return "| check | finds | severity |\n|---|---|---|\n" + "".join(rows)
 
 
 def index_page(checks: Sequence[Check]) -> str:
     """Return the first page of docs/checks: the table, family by family."""
-    prefixes = list(dict.fromkeys([*_FAMILIES, *(check.code[:3] for check in checks)]))
-    parts = [
-        "# The checks\n",
-        f"{len(checks)} checks, made from the catalogue by `make docs`. "
-        "`llama-padfix explain CODE` prints the same pages.\n",
-    ]
-    for prefix in prefixes:
-        family = [check for check in checks if check.code.startswith(prefix)]
-        if family:
-            parts.append(f"## {prefix}: {_FAMILIES.get(prefix, prefix)}\n\n{table(family)}")
-    return "\n".join(parts)
+    families: dict[str, list[Check]] = {prefix: [] for prefix in _FAMILIES}
+    for check in checks:
+        families.setdefault(check.code[:3], []).append(check)
+    intro = (
+        f"# The checks\n\n{len(checks)} checks, made from the catalogue by `make docs`. "
+        "`llama-padfix explain CODE` prints the same pages.\n"
+    )
+    parts = (f"## {name}: {_FAMILIES.get(name, name)}\n\n{table(some)}" for name, some in families.items() if some)
+    return "\n".join([intro, *parts])
 
 
 def describe_check(check: Check) -> JsonObject:
     """Return a check as plain values for JSON."""
     names = ("code", "name", "severity", "explanation", "bad", "good")
-    return {
-        **{name: getattr(check, name) for name in names},
-        "needs": list(check.needs),
-        "traps": list(check.traps),
-    }
+    return {name: getattr(check, name) for name in names} | {"needs": list(check.needs), "traps": list(check.traps)}

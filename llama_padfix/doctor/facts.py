@@ -1,4 +1,4 @@
-"""What was observed, as plain frozen data: the only thing that a check may look at.
+"""What was observed, as plain frozen data: all that a check reads.
 
 Ids are ints, names are strings, dtypes are torch's names as strings; nothing here is a live object of another
 library, except that the columns of a row are numpy arrays.
@@ -91,7 +91,7 @@ class TrainerFacts:
     """The columns of the training set."""
 
     dataset_labels_masked: bool | None = None
-    """The first rows bring labels, some of them -100; None without labels."""
+    """Some labels of the first rows are -100; None without labels."""
 
     label_names: tuple[str, ...] = ()
     """The trainer's `label_names`."""
@@ -105,8 +105,8 @@ class TrainerFacts:
     distributed_type: str = "NO"
     """How accelerate runs the trainer."""
 
-    sharding_asked: str | None = None
-    """`fsdp` or `deepspeed` where the arguments ask for it."""
+    sharding_requested: str | None = None
+    """`fsdp` or `deepspeed` where the arguments set it."""
 
     advised_dtype: str | None = None
     """The dtype that `choose_precision` returns for the device."""
@@ -239,7 +239,7 @@ class Facts:
     """What `probe_ids` decode as."""
 
     requested_pad_token: str | None = None
-    """The pad token that the user asks for."""
+    """The pad token that the user passed."""
 
     template: TemplateProfile | None = None
     """What was learned about the chat template, None without one."""
@@ -268,17 +268,12 @@ class Facts:
     @property
     def present(self) -> frozenset[str]:
         """The parts that a check may need: "tokenizer", "template", "markers", "model", "trainer", ..., "rows"."""
-        parts = {
+        records = ("template", "markers", "model", "trainer", "folder", "environment", "data")
+        folder = self.folder or FolderFacts("", ())
+        parts = {name: getattr(self, name) is not None for name in records} | {
             "tokenizer": self.vocab_size > 0,
-            "template": self.template is not None,
-            "markers": self.markers is not None,
-            "model": self.model is not None,
-            "trainer": self.trainer is not None,
-            "folder": self.folder is not None,
-            "environment": self.environment is not None,
             "rows": bool(self.samples),
-            "data": self.data is not None,
-            "saved ids": self.folder is not None and bool(self.folder.raw_ids and self.folder.loaded_ids),
-            "saved config": self.folder is not None and bool(self.folder.config or self.folder.generation_config),
+            "saved ids": bool(folder.raw_ids and folder.loaded_ids),
+            "saved config": bool(folder.config or folder.generation_config),
         }
-        return frozenset(name for name, there in parts.items() if there)
+        return frozenset(name for name, is_present in parts.items() if is_present)

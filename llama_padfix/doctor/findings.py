@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.version import library_info
@@ -15,6 +15,8 @@ from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject
+
+__all__ = ["Change", "Check", "Facts", "Finding", "Findings", "Hit", "Hits", "Plan", "Report", "RowFacts"]
 
 Safety = Literal["safe", "unsafe", "manual"]
 """`safe`: settings only. `unsafe`: a template, ids or weights. `manual`: shown, never run."""
@@ -82,7 +84,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Hit:
-    """One place in a row where a check sees its fault: positions `start` to `end`, how many times, and a remark."""
+    """One place in a row where a check finds its fault: positions `start` to `end`, how many times, and a remark."""
 
     start: int
     end: int
@@ -139,6 +141,13 @@ class Finding:
         return f"{self.severity} {self.code} {self.name}: {self.message}"
 
 
+Findings: TypeAlias = Iterator[Finding]
+"""What a check of facts yields."""
+
+Hits: TypeAlias = Iterator[Hit]
+"""What a check of rows yields for one row."""
+
+
 @dataclass(frozen=True)
 class Check:
     """One trap: a pure function that finds it, and the page that explains it."""
@@ -164,10 +173,10 @@ class Check:
     good: str
     """The same example without it."""
 
-    find: Callable[[Facts], Iterator[Finding]] | None = None
+    find: Callable[[Facts], Findings] | None = None
     """Reads `Facts` and yields findings."""
 
-    inspect: Callable[[RowFacts, Facts], Iterator[Hit]] | None = None
+    inspect: Callable[[RowFacts, Facts], Hits] | None = None
     """In a check of rows: reads one row and yields the places."""
 
     message: str = ""
@@ -176,9 +185,16 @@ class Check:
     traps: tuple[int, ...] = ()
     """Its numbers in the table of traps."""
 
-    def found(self, message: str, changes: tuple[Change, ...] = (), severity: Severity | None = None) -> Finding:
-        """Return a finding of this check."""
-        return Finding(self.code, self.name, severity or self.severity, message, changes)
+    def found(self, message: str, changes: Iterable[Change] = (), severity: Severity | None = None) -> Finding:
+        """Return a finding of this check, whose changes get its code.
+
+        Args:
+            message: what was found, with the numbers.
+            changes: the assignments that fix it.
+            severity: how severe this finding is, where it differs from the check's severity.
+        """
+        named = tuple(replace(change, code=self.code) for change in changes)
+        return Finding(self.code, self.name, severity or self.severity, message, named)
 
 
 @dataclass(frozen=True)

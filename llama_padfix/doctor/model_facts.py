@@ -78,7 +78,7 @@ class ModelFacts:
     trained_output_rows: tuple[int, ...] | None = None
     """Rows of the output head that get gradients; None for all."""
 
-    says_tied: bool = False
+    declared_tied: bool = False
     """The config's `tie_word_embeddings`."""
 
     is_tied: bool = False

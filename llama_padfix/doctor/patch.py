@@ -1,4 +1,4 @@
-"""Plans and applies changes: the only code that writes to a tokenizer, a config or a generation config."""
+"""Plan and apply changes: the only code that writes to a tokenizer, a config or a generation config."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import text_config
-from llama_padfix.doctor.facts import Facts, ModelFacts
-from llama_padfix.doctor.findings import Change, Plan
+from llama_padfix.doctor.findings import Change, Facts, Plan
+from llama_padfix.doctor.observe.snapshot import remember_state
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.repair import repair_until_stable
 from llama_padfix.doctor.runner import run_checks
@@ -156,11 +156,11 @@ def padding_side(tokenizer: TokenizerLike, side: str) -> Iterator[TokenizerLike]
 def _require_pad_token(facts: Facts) -> None:
     if choose_pad_token(facts) is not None:
         return
-    asked = facts.requested_pad_token
-    if asked is not None:
-        found = facts.vocabulary.get(asked)
+    token = facts.requested_pad_token
+    if token is not None:
+        found = facts.vocabulary.get(token)
         seen = f"is not among the {facts.vocab_size} tokens" if found is None else f"({found}) is beyond the embedding"
-        raise PadfixError(f"pad_token={asked!r} {seen}. Let the policy choose one that is there: pad_token='auto'")
+        raise PadfixError(f"pad_token={token!r} {seen}. Let the policy choose one that is there: pad_token='auto'")
     raise PadfixError(
         "No token of the vocabulary is free to pad with. PadCollator masks by position, so the EOS will do there: "
         f"pad_token={facts.eos_token!r}. Other collators need a token of its own: "
@@ -169,10 +169,10 @@ def _require_pad_token(facts: Facts) -> None:
 
 
 def _changes_for(facts: Facts, add_bos: bool) -> list[Change]:
-    """Return the safe changes that the catalogue asks for, and the two that the caller may ask for."""
+    """Return the safe changes of the catalogue, the requested pad token, and the BOS where `add_bos` is set."""
     findings = run_checks(facts).findings
     for finding in findings:
-        if finding.code == "LOD007":  # text is lost: whatever is set, the ids stay wrong
+        if finding.code == "LOD007":  # text is lost, and no setting corrects the ids
             raise PadfixError(finding.message)
     changes = [
         change
@@ -188,7 +188,7 @@ def _changes_for(facts: Facts, add_bos: bool) -> list[Change]:
 
 
 def _merge(changes: Iterable[Change]) -> tuple[Change, ...]:
-    """Keep one change a target, from its first `before` to its last `after`, in the order of first mention."""
+    """Keep one change for each target, from its first `before` to its last `after`, in the order of the first."""
     merged: dict[str, Change] = {}
     for change in changes:
         first = merged.get(change.target)
@@ -206,10 +206,9 @@ def _foresee(facts: Facts, change: Change) -> Facts:
         return replace(facts, padding_side=after)
     if change.target == "tokenizer.adds_bos":
         return replace(facts, bos_added=int(after))
-    field = _MODEL_FIELDS.get(change.target)
-    if field is None:
+    if change.target not in _MODEL_FIELDS or facts.model is None:
         raise PadfixError(f"No code knows how to apply a change of {change.target}.")
-    return replace(facts, model=replace(facts.model or ModelFacts(), **{field: after}))
+    return replace(facts, model=replace(facts.model, **{_MODEL_FIELDS[change.target]: after}))
 
 
 @contextlib.contextmanager
@@ -217,19 +216,13 @@ def _all_or_nothing(tokenizer: TokenizerLike, model: ConfiguredModel | None) -> 
     """Put back every setting that a patch may write if the block raises."""
     configs = [] if model is None else [text_config(model.config), getattr(model, "generation_config", None)]
     owners = [owner for owner in (tokenizer, *configs) if owner is not None]
-    containers = (dict, list, set)
-    saved = [
-        (vars(owner), {n: copy.copy(v) if isinstance(v, containers) else v for n, v in vars(owner).items()})
-        for owner in owners
-    ]
+    restore = remember_state(shallow=owners)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     processor = backend.post_processor if backend is not None else None
     try:
         yield
     except BaseException:
-        for settings, before in saved:
-            settings.clear()
-            settings.update(before)
+        restore()
         if backend is not None:
             backend.post_processor = processor
         raise

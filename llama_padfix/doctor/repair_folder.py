@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ _IN_CONFIG = "folder.tokenizer_config."
 
 @dataclass(frozen=True)
 class RepairedFolder:
-    """What was written: the folder, its files, the changes, and what a diagnosis of the new folder says."""
+    """What was written: the folder, its files, the changes, and the report on the new folder."""
 
     path: str
     files: tuple[str, ...]
@@ -64,9 +65,21 @@ def heal_folder(
 ) -> RepairedFolder:
     """Write a copy of a folder's settings to `out` with every safe change applied, and diagnose the copy.
 
-    `unsafe` applies unsafe changes too; `select` and `ignore` are as in `diagnose`. The folder itself and the
-    weights stay untouched. Raises `PadfixError` where `out` exists, where the tokenizer does not load, and where it
-    loads with other ids than its file says; nothing is left behind then.
+    The folder itself and the weights stay as they are.
+
+    Args:
+        folder: the folder that a run saved.
+        out: the folder to write, which must not exist.
+        unsafe: apply unsafe changes too: a class, a template, ids.
+        select: codes, beginnings of codes or names of the checks to run; all by default.
+        ignore: codes, beginnings of codes or names of checks to leave out.
+
+    Returns:
+        What was written, the changes, and the report on the copy.
+
+    Raises:
+        PadfixError: `out` exists, the tokenizer does not load, or it loads with other ids than its file holds. Nothing
+            is written then.
     """
     source, target = Path(folder), Path(out)
     if target.exists() or target.is_symlink():
@@ -77,7 +90,8 @@ def heal_folder(
         for name in _FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, scratch / name)
-        changes, left = _repair(scratch, rows, ("safe", "unsafe") if unsafe else ("safe",), select, ignore)
+        check = partial(diagnose, scratch, select=select, ignore=ignore)
+        changes, left = _repair(scratch, rows, ("safe", "unsafe") if unsafe else ("safe",), check)
         scratch.chmod(0o755)  # mkdtemp lets only the owner in
         scratch.rename(target)
     files = tuple(sorted(item.name for item in target.iterdir()))
@@ -85,11 +99,7 @@ def heal_folder(
 
 
 def _repair(
-    scratch: Path,
-    rows: int | None,
-    safeties: Sequence[str],
-    select: Sequence[str] | None,
-    ignore: Sequence[str] | None,
+    scratch: Path, rows: int | None, safeties: Sequence[str], check: Callable[[], Report]
 ) -> tuple[tuple[Change, ...], Report]:
     """Apply changes to the files until none is left; return them and the report on what remains."""
     done: list[Change] = []
@@ -101,21 +111,17 @@ def _repair(
         return in_config or [change for change in changes if not change.target.startswith("folder.")]
 
     def apply(report: Report, changes: Sequence[Change]) -> Report:
-        if changes[0].target.startswith(_IN_CONFIG):
-            _edit_config(scratch / "tokenizer_config.json", changes)
-            done.extend(changes)
-        else:
-            done.extend(_apply(scratch, rows, changes))
-        return diagnose(scratch, select=select, ignore=ignore)
+        in_config = changes[0].target.startswith(_IN_CONFIG)
+        done.extend(_edit_config(scratch, changes) if in_config else _apply(scratch, changes, rows))
+        return check()
 
-    report = diagnose(scratch, select=select, ignore=ignore)
-    report, _ = repair_until_stable(report, find, apply, "Please report it with the tokenizer's name.")
+    report, _ = repair_until_stable(check(), find, apply, "Please report it with the tokenizer's name.")
     if not done:
         _load(scratch)  # a copy of what cannot be loaded is not repaired
     return tuple(dict.fromkeys(done)), report
 
 
-def _apply(scratch: Path, rows: int | None, changes: Sequence[Change]) -> tuple[Change, ...]:
+def _apply(scratch: Path, changes: Sequence[Change], rows: int | None) -> Sequence[Change]:
     """Load, apply, and write what was changed; everything else in the files stays as it is."""
     tokenizer, folder = _load(scratch)
     if folder.raw_ids and folder.raw_ids != folder.loaded_ids:
@@ -130,7 +136,7 @@ def _apply(scratch: Path, rows: int | None, changes: Sequence[Change]) -> tuple[
         tokenizer.save_pretrained(str(scratch))
         path = scratch / "tokenizer_config.json"
         written = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("is_local", "local_files_only", "name_or_path"):  # how it was loaded here is nobody's setting
+        for name in ("is_local", "local_files_only", "name_or_path"):  # these describe how it was loaded here
             if name not in declared:
                 written.pop(name, None)
         if "tokenizer_class" in declared:
@@ -148,7 +154,8 @@ def _load(scratch: Path) -> tuple[TokenizerLike, FolderFacts]:
     return tokenizer, folder
 
 
-def _edit_config(path: Path, changes: Sequence[Change]) -> None:
+def _edit_config(scratch: Path, changes: Sequence[Change]) -> Sequence[Change]:
+    path = scratch / "tokenizer_config.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     for change in changes:
         name = change.target.removeprefix(_IN_CONFIG)
@@ -157,6 +164,7 @@ def _edit_config(path: Path, changes: Sequence[Change]) -> None:
         else:
             content[name] = list(change.after) if isinstance(change.after, tuple) else change.after
     _write(path, content)
+    return changes
 
 
 def _write(path: Path, content: JsonObject) -> None:

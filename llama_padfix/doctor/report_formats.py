@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject
 
 SCHEMA = 1
-"""The version of a report's dict; it rises when a key changes its meaning or goes."""
+"""The version of a report's dict; it rises when a key changes its meaning or is removed."""
 
 _COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _CHANGE_COLUMNS = ("target", "before", "after", "why", "safety")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.encoding.masking.turns_in_ids import Turn, TurnMarkers
 
 if TYPE_CHECKING:
-    from llama_padfix.core.types import LongArray
+    from llama_padfix.core.types import BoolArray, LongArray
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class RowFacts:
         default_factory=dict, init=False, repr=False, compare=False
     )
     """What `check_helpers.find_turns` found, by markers: most checks need the turns of the same row."""
+
+    @cached_property
+    def trained(self) -> BoolArray:
+        """Where a label is an id to predict, of shape (tokens,); the row has labels."""
+        trained: BoolArray = self.labels != IGNORE_INDEX
+        return trained
 
 
 @dataclass(frozen=True)

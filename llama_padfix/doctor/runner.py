@@ -22,7 +22,11 @@ _LONGEST = 40  # positions shown of the fault itself
 def load_checks(package: ModuleType = checks) -> tuple[Check, ...]:
     """Return every check of the catalogue, in the order of their codes: a new check is one new file.
 
-    Raises `PadfixError` for a file without a `CHECK`, and for a code that two files claim.
+    Args:
+        package: the package whose files each hold one `CHECK`.
+
+    Raises:
+        PadfixError: a file has no `CHECK`, or two files have the same code.
     """
     found: dict[str, Check] = {}
     for module in pkgutil.iter_modules(package.__path__):
@@ -40,9 +44,15 @@ def load_checks(package: ModuleType = checks) -> tuple[Check, ...]:
 def select_checks(
     select: Sequence[str] | None = None, ignore: Sequence[str] | None = None, package: ModuleType = checks
 ) -> tuple[Check, ...]:
-    """Return the checks whose code or name begins with an entry of `select`, without those of `ignore`.
+    """Return the checks that fit an entry of `select`, without those that fit one of `ignore`.
 
-    Raises `PadfixError` for an entry that fits no check, so that a typing error does not pass for a clean report.
+    Args:
+        select: codes, beginnings of codes, or names; None for all checks.
+        ignore: the same, of checks to leave out.
+        package: the package that holds the checks.
+
+    Raises:
+        PadfixError: an entry fits no check, so that a misspelled code does not pass for a clean report.
     """
     catalogue = load_checks(package)
 
@@ -84,14 +94,12 @@ def run_checks(
         skipped |= _skip_without_needs(facts, [check for check in selected if check.inspect is None])
     found: dict[str, list[Finding]] = {}
     for check in selected:
-        if check.find is not None and check.code not in skipped:
-            try:
-                found[check.code] = list(check.find(facts))
-            except Exception as error:  # one broken check must not hide what the others find
-                skipped[check.code] = _broken(error)
-    for check in of_rows:
         if check.code not in skipped:
-            found.setdefault(check.code, []).extend(hits.findings_of(check))
+            try:
+                of_facts = check.find(facts) if check.find is not None else ()
+                found[check.code] = [*of_facts, *hits.findings_of(check)]
+            except Exception as error:  # one broken check must not hide what the others find
+                skipped[check.code] = _describe_error(error)
     unseen = _why_no_rows(facts)
     skipped |= {check.code: unseen for check in of_rows if unseen is not None}
     findings = [finding for check in selected for finding in found.get(check.code, ())]
@@ -103,13 +111,12 @@ def run_checks(
 
 def _skip_without_needs(facts: Facts, catalogue: Sequence[Check]) -> dict[str, str]:
     """Return the checks whose facts are missing, with the reason."""
-    skipped: dict[str, str] = {}
-    for check in catalogue:
-        needs = dict.fromkeys("rows" if need == "labels" else need for need in check.needs)
-        missing = [need for need in needs if need not in facts.present]
-        if missing:
-            skipped[check.code] = f"no {' and no '.join(missing)} to look at"
-    return skipped
+    present = facts.present | {"labels"} if "rows" in facts.present else facts.present
+    missing = {
+        check.code: dict.fromkeys("rows" if need == "labels" else need for need in check.needs if need not in present)
+        for check in catalogue
+    }
+    return {code: f"no {' and no '.join(needs)} to look at" for code, needs in missing.items() if needs}
 
 
 def _why_no_rows(facts: Facts) -> str | None:
@@ -143,15 +150,10 @@ class _Hits:
         """Yield one finding of a check for each source."""
         for (code, where), tally in self.tallies.items():
             if code == check.code:
-                seen = self.seen[where]
-                yield replace(
-                    check.found(check.message.format(rows=tally.rows, seen=seen, count=tally.count, where=where)),
-                    where=where,
-                    rows=tally.rows,
-                    seen=seen,
-                    count=tally.count,
-                    evidence=tuple(tally.evidence),
-                )
+                rows, seen, count, evidence = tally.rows, self.seen[where], tally.count, tuple(tally.evidence)
+                message = check.message.format(rows=rows, seen=seen, count=count, where=where)
+                found = check.found(message)
+                yield replace(found, where=where, rows=rows, seen=seen, count=count, evidence=evidence)
 
 
 def _inspect_rows(
@@ -173,7 +175,7 @@ def _inspect_rows(
             try:
                 hits = list(check.inspect(row, facts)) if check.inspect is not None else []
             except Exception as error:
-                skipped[check.code] = _broken(error)
+                skipped[check.code] = _describe_error(error)
                 continue
             if hits:
                 tally = found.tallies.setdefault((check.code, row.source), _Tally())
@@ -187,7 +189,7 @@ def _inspect_rows(
     return found
 
 
-def _broken(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return f"the check itself raised {type(error).__name__}: {error}"
 
 

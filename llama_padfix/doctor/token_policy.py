@@ -1,23 +1,15 @@
-"""The house rules on pad and stop tokens, as pure functions of the facts; every check that changes one calls these."""
+"""The policy on pad and stop tokens, as pure functions of the facts; every check that changes one calls these."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.facts import Facts, ModelFacts
 from llama_padfix.doctor.findings import Change
 from llama_padfix.tokens.control import TEXT_END_TOKEN
 
-__all__ = [
-    "PadChoice",
-    "PadFault",
-    "change_pad_token",
-    "choose_pad_token",
-    "find_pad_fault",
-    "learned_stop_ids",
-    "stop_ids",
-]
 _LLAMA_STOP_TOKENS = (TEXT_END_TOKEN, "<|eom_id|>", "<|eot_id|>")  # `stop_tokens` in llama_models/llama3/tokenizer.py
 _RIGHT_PAD_TOKEN = "<|finetune_right_pad_id|>"
 # What other families pad with, the dedicated tokens first; <unk> is what Llama 2 and Mistral recipes use.
@@ -54,34 +46,37 @@ def learned_stop_ids(facts: Facts) -> frozenset[int]:
 def stop_ids(facts: Facts) -> tuple[int, ...]:
     """Return every id at which generation must end, those that the model already lists first.
 
-    The control tokens that the model lists, the tokenizer's EOS, what ends a turn in the template, and Llama's own
-    end of text, of message and of turn where the vocabulary has them. Ordinary text in the model's list is left
-    out: `LlamaConfig` says 2 where nobody said anything, and that is `#` in Llama 3's vocabulary.
+    These are the control tokens that the model lists, the tokenizer's EOS, what ends a turn in the template, and
+    Llama's own end of text, of message and of turn where the vocabulary has them. Ordinary text in the model's list is
+    left out: the default of `LlamaConfig` is 2, which is `#` in Llama 3's vocabulary.
     """
     controls = set(facts.special_ids.values())
-    listed: list[int] = []
-    if facts.model is not None:
-        for held in (facts.model.generation_eos_token_id, facts.model.config_eos_token_id):
-            listed += [held] if isinstance(held, int) else held or ()
-    wanted: list[int | None] = [facts.special_ids.get(token) for token in _LLAMA_STOP_TOKENS]
-    wanted += [facts.eos_token_id, facts.template.stop_token_id if facts.template is not None else None]
+    model = facts.model or ModelFacts()
+    listed = (*as_ids(model.generation_eos_token_id), *as_ids(model.config_eos_token_id))
+    ends: list[int | None] = [facts.special_ids.get(token) for token in _LLAMA_STOP_TOKENS]
+    ends += [facts.eos_token_id, facts.template.stop_token_id if facts.template is not None else None]
     kept = [token_id for token_id in listed if token_id in controls]
-    return tuple(dict.fromkeys(kept + sorted(token_id for token_id in wanted if token_id is not None)))
+    return tuple(dict.fromkeys(kept + sorted(token_id for token_id in ends if token_id is not None)))
+
+
+def as_ids(held: int | Iterable[int] | None) -> tuple[int, ...]:
+    """Return what a config holds as `eos_token_id`, one id or several or none, as a tuple."""
+    return () if held is None else (held,) if isinstance(held, int) else tuple(held)
 
 
 def find_pad_fault(facts: Facts) -> PadFault | None:
-    """Return what is wrong with the pad token that is set; None when it will do, was asked for, or is not set."""
+    """Return what is wrong with the pad token that is set; None when it is sound, was requested, or is not set."""
     return None if facts.pad_token is None else _find_fault(facts, facts.pad_token)
 
 
 def choose_pad_token(facts: Facts) -> PadChoice | None:
     """Return the pad token by policy, the first that fits, or None when the vocabulary offers none.
 
-    In order: the one asked for; a sound one that is already set; `<|end_of_text|>` where it is not what the
+    In order: the one that was requested; a sound one that is already set; `<|end_of_text|>` where it is not what the
     model must learn; `<|finetune_right_pad_id|>`; a reserved special token; what the family uses; one that is set
     and stands in text besides. Never a new token, so the embedding keeps its size.
     """
-    asked, current = facts.requested_pad_token, facts.pad_token
+    requested, current = facts.requested_pad_token, facts.pad_token
     stop_token = facts.template.stop_token if facts.template is not None else None
     reserved = sorted((i, token) for token, i in facts.special_ids.items() if "reserved_special_token" in token)
     candidates: list[tuple[str | None, str]] = [
@@ -94,19 +89,24 @@ def choose_pad_token(facts: Facts) -> PadChoice | None:
         *((token, "a reserved special token that nothing else uses") for _, token in reserved[:1]),
         *((token, "what this family of models pads with") for token in _FAMILY_PAD_TOKENS),
     ]
-    if asked is not None:
-        candidates = [(asked, "asked for by pad_token=")]
+    if requested is not None:
+        candidates = [(requested, "asked for by pad_token=")]
     for token, why in candidates:
         if token is not None and _find_fault(facts, token) is None:
             return PadChoice(token, facts.vocabulary[token], why)
     fault = find_pad_fault(facts)
-    if asked is None and current is not None and fault is not None and fault.kind == "in text":
+    if requested is None and current is not None and fault is not None and fault.kind == "in text":
         return PadChoice(current, facts.vocabulary[current], "already set, and the vocabulary offers nothing better")
     return None
 
 
-def change_pad_token(facts: Facts, code: str) -> tuple[Change, ...]:
-    """Return the change that gives the tokenizer the pad token of the policy; empty when there is none to choose."""
+def change_pad_token(facts: Facts, code: str = "") -> tuple[Change, ...]:
+    """Return the change that gives the tokenizer the pad token of the policy; empty when there is none to choose.
+
+    Args:
+        facts: what was observed.
+        code: the check that asks for it; `Check.found` sets it as well.
+    """
     choice = choose_pad_token(facts)
     if choice is None or choice.token == facts.pad_token:
         return ()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import PadfixError
@@ -16,10 +16,8 @@ from llama_padfix.tokens.control import find_rewritable
 
 if TYPE_CHECKING:
     from llama_padfix.chat.render import ChatTemplate, Rendered
-    from llama_padfix.core.types import TokenizerLike, Tool
+    from llama_padfix.core.types import Messages, TokenizerLike, Tool
     from llama_padfix.encoding.settings import EncodeSettings
-
-__all__ = ["ChatRenderer", "RenderedChat", "collect_row_notes"]
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # the names that transformers and templates know
 
@@ -28,12 +26,11 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")  # the names that tr
 class RenderedChat:
     """A conversation that is rendered and not yet encoded.
 
-    `tokens` are the control tokens and tags, `escaped` the spans of those that a message spells and that become text,
-    and `notes` the fields of `Counts` that count the row.
+    `escaped` are the spans of control tokens and tags that a message spells and that become text, and `notes` the
+    fields of `Counts` that count the row.
     """
 
     rendered: Rendered
-    tokens: tuple[str, ...]
     escaped: tuple[tuple[int, int], ...]
     notes: Mapping[str, str]
 
@@ -48,7 +45,7 @@ class ChatRenderer:
     """Renders conversations with a tokenizer's chat template, which is read once."""
 
     tokenizer: TokenizerLike
-    template_kwargs: Mapping[str, Any]
+    template_kwargs: Mapping[str, object]
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -63,15 +60,16 @@ class ChatRenderer:
             return None
 
     @cached_property
-    def _tokens(self) -> tuple[str, ...]:
+    def tokens(self) -> tuple[str, ...]:
+        """The control tokens and tags of the template."""
         return self.template.controls + self.template.tags
 
     @cached_property
     def _rewritable(self) -> tuple[str, ...]:
-        return find_rewritable(self.tokenizer, self._tokens)
+        return find_rewritable(self.tokenizer, self.tokens)
 
     def render(
-        self, messages: list[dict[str, Any]], tools: list[Tool] | None, trained_from: int, settings: EncodeSettings
+        self, messages: Messages, tools: Sequence[Tool] | None, trained_from: int, settings: EncodeSettings
     ) -> RenderedChat:
         """Render a conversation, of which messages from `trained_from` on may be trained.
 
@@ -90,7 +88,7 @@ class ChatRenderer:
                 "special_tokens='error' forbids. Remove it, or encode it as text: special_tokens='escape'"
             )
         escaped = () if allows_all else _find_escaped(rendered, settings.allowed_tokens)
-        return RenderedChat(rendered, self._tokens, escaped, collect_row_notes(rendered, messages, trained, escaped))
+        return RenderedChat(rendered, escaped, collect_row_notes(rendered, messages, trained, escaped))
 
 
 def _find_escaped(rendered: Rendered, allowed: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
@@ -105,7 +103,7 @@ def _find_escaped(rendered: Rendered, allowed: tuple[str, ...]) -> tuple[tuple[i
 
 def collect_row_notes(
     rendered: Rendered,
-    messages: Sequence[Mapping[str, Any]],
+    messages: Messages,
     trained: Collection[int],
     escaped: Collection[tuple[int, int]],
 ) -> dict[str, str]:

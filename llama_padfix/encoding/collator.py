@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
-from llama_padfix.encoding.id_columns import columns_of_table, from_arrow, is_table, read_column, rows_of_table
+from llama_padfix.encoding.id_columns import columns_of_table, from_arrow, read_column, rows_of_table
+from llama_padfix.encoding.sources import is_table
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -42,17 +43,16 @@ class PadCollator:
     padding_side: str = "right"
 
     def __post_init__(self) -> None:
-        """Refuse settings that would only fail, or train wrongly, at the first batch."""
+        """Raise `PadfixError` for settings that would only fail, or train wrongly, at the first batch."""
         if not _is_int(self.pad_token_id) or self.pad_token_id < 0:
             raise PadfixError(
                 f"pad_token_id is {self.pad_token_id!r}, and padding needs an id of the vocabulary. "
                 "Run `prepare(tokenizer)` first: it sets one; then pass tokenizer.pad_token_id."
             )
-        if self.pad_to_multiple_of is not None and not (
-            _is_int(self.pad_to_multiple_of) and self.pad_to_multiple_of >= 1
-        ):
+        step = self.pad_to_multiple_of
+        if step is not None and (not _is_int(step) or step < 1):
             raise PadfixError(
-                f"pad_to_multiple_of is {self.pad_to_multiple_of!r}, and a width is a multiple of 1 or more. "
+                f"pad_to_multiple_of is {step!r}, and a width is a multiple of 1 or more. "
                 "Pass a positive int such as 8, or None."
             )
         if self.padding_side not in ("left", "right"):

@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["CountedRow", "Counts", "count_rows"]
-
 _EXAMPLES = 5  # rows named of each kind, however many there are
+
+# The kinds of rows that a line about counts lists, in its order.
+_KINDS = {
+    "dropped_untrained": "dropped without one trained token",
+    "dropped_too_long": "dropped whose first trained turn does not fit",
+    "dropped_invalid": "dropped that could not be read",
+    "cut": "cut to max_length",
+    "repaired": "with a doubled BOS repaired",
+    "escaped": "with control tokens in their text, encoded as text",
+    "allowed": "with control tokens in their text, left in as allowed",
+    "unstopped": "with a trained turn that the template leaves without a stop token",
+    "disagreeing": "in which {% generation %} marks other text than is trained",
+    "unreasoned": "whose reasoning the template leaves out of a trained turn",
+    "quoted": "whose tool arguments are JSON text that the template quotes again",
+    "lossy": "of which the template loses a part (a tool call, text, or text parts)",
+}
 
 
 @dataclass(frozen=True)
 class CountedRow:
-    """One row by its number: the field of `Counts` that counts it, and what was seen (spelled tokens, the error).
+    """One row by its number: the field of `Counts` that counts it, and the detail (spelled tokens, the error).
 
     `row` is None where a row came alone and without its number; with `of_batch` it counts within its batch only.
     """
@@ -34,32 +48,41 @@ class CountedRow:
 class Counts:
     """What became of the rows that went into an encoder; `kept` plus every kind of loss equals `rows`.
 
-    Among the kept rows are `cut` (they lost turns to `max_length`), `repaired` (a doubled BOS in rendered text),
-    `escaped` (a message spelled a control token, encoded as text), `allowed` (one that stayed a control token, as
-    asked for), `unstopped` (the chat template leaves a trained turn without a stop token), `disagreeing`
-    (`{% generation %}` marks other text than is trained), `unreasoned` (the template leaves out the reasoning of a
-    trained message), `quoted` (it writes arguments that are JSON text as a JSON string) and `lossy` (it loses
-    something else without a word: a tool call, a message's text, parts written as Python code). `examples` name
-    the first few rows of each kind, and are not compared.
+    A row that is kept may be counted in several of the fields from `cut` to `lossy`.
     """
 
     rows: int = 0
     kept: int = 0
     dropped_untrained: int = 0
+    """Rows without a trained token."""
     dropped_too_long: int = 0
+    """Rows of which no trained turn fits into `max_length`."""
     dropped_invalid: int = 0
+    """Rows that could not be read, with `on_error="drop"`."""
     cut: int = 0
+    """They lost turns, or tokens, to `max_length`."""
     repaired: int = 0
+    """Rendered texts with a doubled BOS, of which one was removed."""
     escaped: int = 0
+    """A message spells a control token, which was encoded as text."""
     allowed: int = 0
+    """A message spells a control token, which stayed one as asked for."""
     unstopped: int = 0
+    """The chat template leaves a trained turn without a stop token."""
     disagreeing: int = 0
+    """`{% generation %}` marks other text than is trained."""
     unreasoned: int = 0
+    """The template leaves out the reasoning of a trained message."""
     quoted: int = 0
+    """The template writes arguments that are JSON text as a JSON string."""
     lossy: int = 0
+    """The template loses something else: a tool call, a message's text, parts written as Python code."""
     tokens: int = 0
+    """Of the kept rows."""
     trained_tokens: int = 0
+    """Tokens whose label is their id."""
     examples: tuple[CountedRow, ...] = field(default=(), compare=False)
+    """The first few rows of each kind. They are not compared."""
 
     def __add__(self, other: Counts) -> Counts:
         mine, theirs = vars(self), vars(other)
@@ -72,9 +95,8 @@ class Counts:
 
     @property
     def remarkable(self) -> bool:
-        """Whether a row was lost or changed, or is not quite what its author may think."""
-        doubts = self.escaped + self.unstopped + self.disagreeing + self.unreasoned + self.quoted + self.lossy
-        return self.dropped + self.cut + self.repaired + doubts > 0
+        """True if a row was lost or changed, or trains something else than its author may expect."""
+        return any(getattr(self, kind) for kind in _KINDS if kind != "allowed")
 
     @property
     def dropped(self) -> int:
@@ -83,21 +105,7 @@ class Counts:
 
     def __str__(self) -> str:
         parts = [f"{self.rows} rows: {self.kept} kept"]
-        reasons = [
-            (self.dropped_untrained, "without one trained token"),
-            (self.dropped_too_long, "whose first trained turn does not fit"),
-            (self.dropped_invalid, "that could not be read"),
-        ]
-        parts += [f"{count} dropped {reason}" for count, reason in reasons if count]
-        kinds = [(self.cut, "cut to max_length"), (self.repaired, "with a doubled BOS repaired")]
-        kinds.append((self.escaped, "with control tokens in their text, encoded as text"))
-        kinds.append((self.allowed, "with control tokens in their text, left in as allowed"))
-        kinds.append((self.unstopped, "with a trained turn that the template leaves without a stop token"))
-        kinds.append((self.disagreeing, "in which {% generation %} marks other text than is trained"))
-        kinds.append((self.unreasoned, "whose reasoning the template leaves out of a trained turn"))
-        kinds.append((self.quoted, "whose tool arguments are JSON text that the template quotes again"))
-        kinds.append((self.lossy, "of which the template loses a part (a tool call, text, or text parts)"))
-        parts += [f"{count} {kind}" for count, kind in kinds if count]
+        parts += [f"{count} {text}" for kind, text in _KINDS.items() if (count := getattr(self, kind))]
         share = self.trained_tokens / self.tokens if self.tokens else 0.0
         parts.append(f"{self.tokens} tokens, {self.trained_tokens} trained ({share:.0%})")
         return "; ".join(parts)
@@ -115,14 +123,14 @@ class Counts:
 
 
 def count_rows(rows: Sequence[tuple[int | None, int, int, Mapping[str, str]]], *, of_batch: bool = False) -> Counts:
-    """Return the counts of rows, each given as its number, its tokens (0 when dropped), the trained ones, and `seen`.
+    """Return the counts of rows, each given as its number, its tokens (0 when dropped), the trained ones, and notes.
 
-    `seen` holds the fields of `Counts` that count the row beside `rows` and `kept`, each with what was seen.
+    Notes are the fields of `Counts` that count the row beside `rows` and `kept`, each with the detail to show.
     """
     sums: dict[str, int] = {}
     examples: list[CountedRow] = []
-    for number, _, _, seen in rows:
-        for kind, detail in seen.items():
+    for number, _, _, notes in rows:
+        for kind, detail in notes.items():
             sums[kind] = sums.get(kind, 0) + 1
             if sums[kind] <= _EXAMPLES:
                 examples.append(CountedRow(number, kind, detail, of_batch))

@@ -6,53 +6,34 @@ import datetime
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.counts import Counts
-from llama_padfix.encoding.id_columns import is_table
 from llama_padfix.encoding.learned import Learned, find_key
 from llama_padfix.encoding.record import Encoding, describe_encoding, hash_template, hash_tokenizer
-from llama_padfix.encoding.settings import (
-    OnError,
-    OnLoss,
-    SpecialTokens,
-    TrainOn,
-    Truncation,
-    find_text_end,
-    make_settings,
-    require_choice,
-)
-from llama_padfix.encoding.sources import split_batch
+from llama_padfix.encoding.settings import find_text_end, make_settings, require_choice
+from llama_padfix.encoding.sources import is_table, split_batch
+from llama_padfix.tokens.engine import EngineChoice
 
 if TYPE_CHECKING:
-    from llama_padfix.core.types import TokenizerLike
+    import pyarrow as pa
 
-__all__ = ["ChatEncoder"]
+    from llama_padfix.core.types import TokenizerLike
+    from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
 
 _Columns = dict[str, list[list[int]]]
-_T = TypeVar("_T")
 
 
-class _Setting(Generic[_T]):
-    """An attribute that is a field of `settings`; to set it makes new settings, which are checked."""
+def _setting(name: str) -> Any:  # a property, whose value has the type that the class declares
+    """Return an attribute that is a field of `settings`; to set it makes new settings, which are checked."""
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    @overload
-    def __get__(self, encoder: None, owner: type) -> _Setting[_T]: ...
-    @overload
-    def __get__(self, encoder: ChatEncoder, owner: type) -> _T: ...
-    def __get__(self, encoder: ChatEncoder | None, owner: type) -> _T | _Setting[_T]:
-        if encoder is None:
-            return self
-        value: _T = getattr(encoder.settings, self.name)
-        return value
-
-    def __set__(self, encoder: ChatEncoder, value: _T) -> None:
-        changed: Any = {self.name: value}
+    def change(encoder: ChatEncoder, value: object) -> None:
+        changed: dict[str, Any] = {name: value}  # a field of any type
         encoder.settings = replace(encoder.settings, **changed)
+
+    return property(attrgetter(f"settings.{name}"), change)
 
 
 class ChatEncoder:
@@ -91,14 +72,14 @@ class ChatEncoder:
         PadfixError: `tokenizer` is none, or a setting is not known.
     """
 
-    max_length = _Setting[int | None]()
-    train_on = _Setting[TrainOn]()
-    truncation = _Setting[Truncation]()
-    on_error = _Setting[OnError]()
-    on_loss = _Setting[OnLoss]()
-    template_kwargs = _Setting[Mapping[str, Any]]()
-    special_tokens = _Setting[SpecialTokens]()
-    allowed_tokens = _Setting[Sequence[str]]()
+    max_length: int | None = _setting("max_length")
+    train_on: TrainOn = _setting("train_on")
+    truncation: Truncation = _setting("truncation")
+    on_error: OnError = _setting("on_error")
+    on_loss: OnLoss = _setting("on_loss")
+    template_kwargs: Mapping[str, object] = _setting("template_kwargs")
+    special_tokens: SpecialTokens = _setting("special_tokens")
+    allowed_tokens: Sequence[str] = _setting("allowed_tokens")
 
     def __init__(
         self,
@@ -109,25 +90,25 @@ class ChatEncoder:
         truncation: Truncation = "turns",
         on_error: OnError = "raise",
         on_loss: OnLoss = "count",
-        template_kwargs: Mapping[str, Any] | None = None,
+        template_kwargs: Mapping[str, object] | None = None,
         special_tokens: SpecialTokens = "escape",
         allowed_tokens: Sequence[str] = (),
         date: datetime.date | str | None = None,
-        engine: Literal["auto", "tokenizers", "fastokens"] = "auto",
+        engine: EngineChoice = "auto",
     ) -> None:
-        require_choice("engine", engine, ("auto", "tokenizers", "fastokens"))
+        require_choice("engine", engine, EngineChoice)
         self.tokenizer = tokenizer
         self.settings = make_settings(
             tokenizer,
             date,
             template_kwargs,
-            allowed_tokens,
             max_length=max_length,
             train_on=train_on,
             truncation=truncation,
             on_error=on_error,
             on_loss=on_loss,
             special_tokens=special_tokens,
+            allowed_tokens=tuple(allowed_tokens),
         )
         self.engine = engine
         self.text_end_id = find_text_end(tokenizer)
@@ -146,30 +127,38 @@ class ChatEncoder:
 
     @property
     def doubtful(self) -> bool:
-        """Whether a fast path was given up because a row that it encoded proved wrong: encode earlier rows again."""
+        """True once a fast path was given up because a row that it encoded proved wrong: encode earlier rows again."""
         return self._learned is not None and self._learned.doubtful
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Leave out what was counted and learned, so that `datasets` finds an encoder unchanged after its use."""
         state = vars(self).copy()
         del state["counts"], state["_learned"]
         return state
 
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
+    def __setstate__(self, state: Mapping[str, object]) -> None:
         self.__dict__.update(state)
         self._forget()
 
-    def __call__(self, rows: Any, indices: Sequence[int] | int | None = None) -> dict[str, Any]:
-        """Encode one conversation, one row, or a batch of rows or columns; see the class.
+    def __call__(self, rows: Any, indices: Sequence[int] | int | None = None) -> Any:  # of the shape of `rows`
+        """Encode one conversation, one row, or a batch of rows or columns.
 
-        One row gives flat lists and raises where a batch would drop it. `indices` are the rows' numbers in the
-        dataset for the error messages (`dataset.map(..., with_indices=True)`); without them rows are named by their
-        place in the batch.
+        Args:
+            rows: A row of any known shape, a list of messages, a list of rows, a mapping of columns, or a
+                `pyarrow.Table`.
+            indices: The rows' numbers in the dataset for the error messages (`dataset.map(..., with_indices=True)`).
+                Without them rows are named by their place in the batch.
+
+        Returns:
+            A mapping of `input_ids` and `labels`: lists of ints for one row, lists of such lists for a batch, in which
+            dropped rows leave no place. A table for a table.
+
+        Raises:
+            PadfixError: A row is refused (see `on_error`), or a single row leaves nothing to train on.
         """
         if is_table(rows):
             first = indices if isinstance(indices, int) else next(iter(indices or ()), 0)
-            encoded: dict[str, Any] = self.encode_table(rows, first)
-            return encoded
+            return self.encode_table(rows, first)
         batch = split_batch(rows)
         if batch is None:
             number = indices if isinstance(indices, int) or indices is None else indices[0]
@@ -182,30 +171,47 @@ class ChatEncoder:
         return self._encode_rows(batch, range(len(batch)), of_batch=True)[0]
 
     def encode_rows(
-        self, rows: Iterable[Any], numbers: Sequence[int] | int = 0, *, strict: bool = False
+        self, rows: Iterable[object], numbers: Sequence[int] | int = 0, *, strict: bool = False
     ) -> tuple[_Columns, Counts]:
-        """Encode rows into the columns `input_ids` and `labels`, and return what became of them.
+        """Encode rows into columns, and return what became of them beside.
 
-        `numbers` are the rows' numbers for the error messages, or the number of the first one. Rows that are
-        dropped leave no place in the columns. The counts are also added to `self.counts`; when an error is
-        raised, nothing is added. `strict` is that of `encode_chunk`.
+        The counts are also added to `self.counts`; when an error is raised, nothing is added.
+
+        Args:
+            rows: Rows of any known shape.
+            numbers: The rows' numbers for the error messages, or the number of the first one.
+            strict: See `encode_chunk`.
+
+        Returns:
+            The columns `input_ids` and `labels`, in which dropped rows leave no place, and the counts.
+
+        Raises:
+            PadfixError: A row is refused (see `on_error`).
         """
         rows = list(rows)
         named = range(numbers, numbers + len(rows)) if isinstance(numbers, int) else list(numbers)
         return self._encode_rows(rows, named, strict=strict)
 
-    def encode_table(self, table: Any, first_row: int = 0, *, carry: Sequence[str] = ()) -> Any:
-        """Encode a `pyarrow.Table` or `RecordBatch` of rows into a table of `input_ids` and `labels`, lists of int32.
+    def encode_table(
+        self, table: pa.Table | pa.RecordBatch, first_row: int = 0, *, carry: Sequence[str] = ()
+    ) -> pa.Table:
+        """Encode an Arrow table of rows into one of `input_ids` and `labels`, lists of int32.
 
-        `first_row` is the number of the table's first row for the error messages. Rows that are dropped leave no
-        place; `carry` names columns (an id) that go along with the rows that are kept. `encoder.counts` adds up what
-        became of the rows. Raises `PadfixError` for what `encode_rows` refuses, and for a column that is not there.
+        `encoder.counts` adds up what became of the rows.
+
+        Args:
+            table: A `pyarrow.Table` or `RecordBatch`.
+            first_row: The number of the table's first row, for the error messages.
+            carry: Columns (an id) that go along with the rows that are kept. Dropped rows leave no place.
+
+        Raises:
+            PadfixError: A row is refused (see `on_error`), or a column to carry is not there.
         """
         return self.encode_chunk(table, first_row, carry=carry)[0]
 
     def encode_chunk(
-        self, table: Any, first_row: int = 0, *, carry: Sequence[str] = (), strict: bool = False
-    ) -> tuple[Any, Counts]:
+        self, table: pa.Table | pa.RecordBatch, first_row: int = 0, *, carry: Sequence[str] = (), strict: bool = False
+    ) -> tuple[pa.Table, Counts]:
         """Encode as `encode_table` does, and return the counts of these rows beside the table.
 
         With `strict` a fast path that proves wrong raises `FastPathMismatch`: rows of earlier calls may be wrong.
@@ -221,15 +227,13 @@ class ChatEncoder:
                 f"carry names {missing[0]!r}, and the columns that can go along are {', '.join(table.column_names)}. "
                 "Name one of those, or leave carry out."
             )
-        learned, counts = self._learn(), Counts()
-        parts = learned.encode_table(table, first_row, carry, strict)
-        for _, batch in parts:
-            counts = counts + batch.counts
+        parts = self._learn().encode_table(table, first_row, carry, strict)
+        counts = sum((batch.counts for _, batch in parts), Counts())
         self.counts = self.counts + counts
         return pyarrow.concat_tables([part for part, _ in parts]), counts
 
     def _encode_rows(
-        self, rows: Sequence[Any], numbers: Sequence[int | None], of_batch: bool = False, strict: bool = False
+        self, rows: Sequence[object], numbers: Sequence[int | None], of_batch: bool = False, strict: bool = False
     ) -> tuple[_Columns, Counts]:
         batch = self._learn().encode_rows(rows, numbers, of_batch, strict)
         edges = [*pairwise(batch.bounds.tolist())]

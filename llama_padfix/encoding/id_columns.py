@@ -30,27 +30,20 @@ def read_column(values: Sequence[Any], kinds: str = "iu") -> Sequence[IntArray] 
     if len(found) != 1:
         return None
     [kind] = found
-    arrays: Sequence[IntArray] = []
-    if kind is np.ndarray:
-        arrays = values
-    elif kind is list:
-        packed: list[IntArray] = []
-        for value in values:
-            row = pack_ids(value)
-            if row is None:
-                return None
-            packed.append(row)
-        return packed
-    elif kind.__module__ == "pyarrow.lib":
-        try:
+    try:
+        if kind is list:
+            packed = [row for value in values if (row := pack_ids(value)) is not None]
+            return packed if len(packed) == len(values) else None
+        arrays: Sequence[IntArray] = []
+        if kind is np.ndarray:
+            arrays = values
+        elif kind.__module__ == "pyarrow.lib":
             arrays = [from_arrow(value).to_numpy() for value in values]
-        except (AttributeError, TypeError, ValueError):  # null, or nulls in it, or no list
-            return None
-    elif "torch" in sys.modules and kind is sys.modules["torch"].Tensor:
-        try:
+        elif "torch" in sys.modules and kind is sys.modules["torch"].Tensor:
             arrays = [value.numpy() for value in values]
-        except (RuntimeError, TypeError):  # on another device, or of a dtype that numpy lacks
-            return None
+    # Null or nulls of Arrow, or no list; tensors on another device, or of a dtype that numpy lacks.
+    except (AttributeError, RuntimeError, TypeError, ValueError):
+        return None
     if {own.ndim for own in arrays} != {1} or not {own.dtype.kind for own in arrays} <= set(kinds):
         return None
     return arrays
@@ -88,14 +81,6 @@ def from_arrow(value: Any) -> Any:  # any value of a row; a pyarrow.Array of one
     if type(value).__module__ == "pyarrow.lib" and hasattr(value, "as_py") and hasattr(value, "values"):
         return value.values
     return value
-
-
-def is_table(value: object) -> TypeIs[pa.Table | pa.RecordBatch]:
-    """Return True for an Arrow table or record batch.
-
-    `datasets` streams hand them out one by one `with_format("arrow")`.
-    """
-    return type(value).__module__ == "pyarrow.lib" and hasattr(type(value), "column_names")
 
 
 def rows_of_table(table: pa.Table | pa.RecordBatch, names: Sequence[str]) -> list[dict[str, Any]]:  # of `_split`

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.encoding.batch.chat_columns import Chats, read_chat_rows, read_chat_table
 from llama_padfix.encoding.batch.cross_check import (
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from llama_padfix.core.types import IdArray, LongArray, TokenizerLike
     from llama_padfix.encoding.settings import EncodeSettings
-
-__all__ = ["Learned", "find_key"]
 
 _CHUNK_ROWS = 2000  # one call of an engine for many more takes twice the CPU, and memory
 _FEW = 2  # rows below which nothing is learned
@@ -69,10 +67,12 @@ class Learned:
 
     @property
     def doubtful(self) -> bool:
-        """Whether a fast path was given up because a row that it encoded proved wrong."""
+        """True once a fast path was given up because a row that it encoded proved wrong."""
         return self._gave_up or (self._engine is not None and bool(self._engine.failed))
 
-    def encode_rows(self, rows: Sequence[Any], numbers: Sequence[int | None], of_batch: bool, strict: bool) -> Batch:
+    def encode_rows(
+        self, rows: Sequence[object], numbers: Sequence[int | None], of_batch: bool, strict: bool
+    ) -> Batch:
         """Encode rows with their numbers; see `Rows`. With `strict` raise `FastPathMismatch` once it is `doubtful`."""
         together = Rows(lambda places: [rows[place] for place in places], numbers, of_batch)
         return self._encode(together, lambda words: read_chat_rows(rows, words), strict)
@@ -130,9 +130,7 @@ class Learned:
 def _take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:
     import pyarrow
 
-    rows: list[dict[str, object]]
     try:
-        rows = table.take(list(places)).to_pylist()
+        return [*table.take(list(places)).to_pylist()]
     except pyarrow.ArrowNotImplementedError:  # of columns of views
-        rows = [row for place in places for row in table.slice(place, 1).to_pylist()]
-    return rows
+        return [row for place in places for row in table.slice(place, 1).to_pylist()]

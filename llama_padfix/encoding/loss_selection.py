@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
 
 if TYPE_CHECKING:
+    from llama_padfix.core.types import Message, MessageDict, Messages
     from llama_padfix.encoding.settings import TrainOn
 
-__all__ = ["choose_turns"]
 
-
-def choose_turns(
-    messages: Sequence[dict[str, Any]], train_on: TrainOn, trained_from: int = 0
-) -> tuple[list[dict[str, Any]], list[int]]:
-    """Return the messages without the keys that say what is trained, and the indices of the trained ones.
+def choose_turns(messages: Messages, train_on: TrainOn, trained_from: int = 0) -> tuple[list[MessageDict], list[int]]:
+    """Return the messages without the keys `train` and `weight`, and the indices of the trained ones.
 
     Raises `PadfixError` where no message is left to train on.
     """
-    spoken = [at for at, message in enumerate(messages) if message["role"] == "assistant" and at >= trained_from]
-    wanted = [at for at in spoken if _weighs(messages[at], at)]
+    candidates = [at for at, message in enumerate(messages) if message["role"] == "assistant" and at >= trained_from]
+    trained = [at for at in candidates if _counts(messages[at], at)]
     plain = [{key: value for key, value in message.items() if key not in ("train", "weight")} for message in messages]
     if callable(train_on):
-        wanted = [at for at in wanted if train_on(plain[at], at)]
+        trained = [at for at in trained if train_on(plain[at], at)]
     elif train_on == "last":
-        wanted = [at for at in wanted if at == spoken[-1]]
-    if not wanted:
+        trained = [at for at in trained if at == candidates[-1]]
+    if not trained:
         raise PadfixError(
             "there is no assistant message to train on"
-            + (" (train_on, `train` and `weight` leave none)" if spoken else "")
+            + (" (train_on, `train` and `weight` leave none)" if candidates else "")
             + ". Add the answer, or drop such rows: on_error='drop'"
         )
-    return plain, wanted
+    return plain, trained
 
 
-def _weighs(message: Mapping[str, Any], index: int) -> bool:
+def _counts(message: Message, index: int) -> bool:
+    """Return False for a message with `train: false` or `weight: 0`."""
     train, weight = message.get("train", True), message.get("weight", 1)
     if not isinstance(train, bool) or weight not in (0, 1):
         raise PadfixError(

@@ -6,14 +6,22 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.dates import find_date
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.version import library_info
 from llama_padfix.encoding.settings import EncodeSettings
 
-__all__ = ["Encoding", "describe_encoding", "hash_template", "hash_tokenizer", "read_encoding", "write_encoding"]
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import datasets
+
+    from llama_padfix.core.types import TokenizerLike
+
+    Described: TypeAlias = datasets.Dataset | datasets.IterableDataset | Mapping[str, datasets.Dataset]
+    """What has a description, or a dict of such."""
 
 _MARK = "llama_padfix encoding: "
 
@@ -22,11 +30,11 @@ _MARK = "llama_padfix encoding: "
 class Encoding(EncodeSettings):
     """The settings that decide the ids and labels of a dataset, and what they were applied to.
 
-    `template_kwargs` hold the pinned date (for some templates as a `chat_template` with a fixed clock). `train_on` is
-    the name of a callable that cannot be written as JSON.
+    `template_kwargs` hold the pinned date (for some templates as a `chat_template` with a fixed clock).
     """
 
-    train_on: Any = "assistant"
+    train_on: Any = "assistant"  # of a record, also a name, which `TrainOn` is not
+    """See `EncodeSettings`; the name of a callable that cannot be written as JSON."""
     template_hash: str = ""
     """SHA-256 in hex of the chat template's source."""
     tokenizer_hash: str = ""
@@ -44,11 +52,14 @@ class Encoding(EncodeSettings):
         """The date that the chat template prints; None where it prints none, or a constant one."""
         return find_date(self.template_kwargs)
 
-    def arguments(self, **given: Any) -> dict[str, Any]:
-        """Return the keywords with which `ChatEncoder` or `prepare` encodes the same again; `given` ones win.
+    def arguments(self, **given: Any) -> dict[str, Any]:  # keywords of several types
+        """Return the keywords with which `ChatEncoder` or `prepare` encodes the same again.
 
-        `template_kwargs` that are given are added to the recorded ones. Raises `PadfixError` while a setting that
-        could not be recorded is not given.
+        Args:
+            **given: Keywords that take the place of recorded ones; `template_kwargs` are added to the recorded ones.
+
+        Raises:
+            PadfixError: A setting that could not be recorded is not given.
         """
         known = {name: getattr(self, name) for name in _SETTINGS}
         known["template_kwargs"] = {**self.template_kwargs, **(given.pop("template_kwargs", None) or {})}
@@ -110,21 +121,32 @@ def describe_encoding(settings: EncodeSettings, template_hash: str, tokenizer_ha
     return Encoding(**kept, template_hash=template_hash, tokenizer_hash=tokenizer_hash, version=version)
 
 
-def write_encoding(dataset: Any, encoding: Encoding) -> None:
-    """Write a record into the description of a `Dataset`, `IterableDataset` or a dict of them, in place.
+def write_encoding(dataset: Described, encoding: Encoding) -> None:
+    """Write a record into the description of a dataset, in place.
 
     It is kept by `save_to_disk`, `map`, `filter`, `select`, `shuffle`, `train_test_split` and
     `concatenate_datasets`. Parquet files and the Hub keep no description: write `encoding.to_json()` beside them.
+
+    Args:
+        dataset: A `Dataset`, `IterableDataset` or a dict of them.
+        encoding: The record, as `ChatEncoder.encoding` gives it.
+
+    Raises:
+        PadfixError: `dataset` has no description.
     """
     for part in _parts_of(dataset):
         kept = [line for line in (part.info.description or "").splitlines() if not line.startswith(_MARK)]
         part.info.description = "\n".join([*kept, _MARK + encoding.to_json()])
 
 
-def read_encoding(dataset: Any) -> Encoding:
-    """Return how a `Dataset`, `IterableDataset` or a dict of them was encoded.
+def read_encoding(dataset: Described) -> Encoding:
+    """Return how a dataset was encoded.
 
-    Raises `PadfixError` where no record is found, and where the rows were encoded in several ways.
+    Args:
+        dataset: A `Dataset`, `IterableDataset` or a dict of them.
+
+    Raises:
+        PadfixError: No record is found, or parts of the rows were encoded with different settings.
     """
     lines = [line for part in _parts_of(dataset) for line in (part.info.description or "").splitlines()]
     found = [Encoding.from_json(line.removeprefix(_MARK)) for line in lines if line.startswith(_MARK)]
@@ -142,14 +164,14 @@ def read_encoding(dataset: Any) -> Encoding:
     return found[0]
 
 
-def hash_template(tokenizer: Any) -> str:
+def hash_template(tokenizer: TokenizerLike) -> str:
     """Return the SHA-256 of the tokenizer's chat template, or templates; "" where it has none."""
     template = getattr(tokenizer, "chat_template", None)
     text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() if template else ""
 
 
-def hash_tokenizer(tokenizer: Any) -> str:
+def hash_tokenizer(tokenizer: TokenizerLike) -> str:
     """Return the SHA-256 of what decides the ids of a rendered chat: vocabulary, merges, added tokens, splitting.
 
     What only adds tokens around a text, cuts or pads (post-processor, truncation, padding) is left out.
@@ -166,7 +188,7 @@ def hash_tokenizer(tokenizer: Any) -> str:
     return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _parts_of(dataset: Any) -> list[Any]:
+def _parts_of(dataset: Described) -> list[datasets.Dataset | datasets.IterableDataset]:
     parts = list(dataset.values()) if isinstance(dataset, Mapping) else [dataset]
     if not parts or not all(hasattr(part, "info") for part in parts):
         raise PadfixError(
@@ -175,7 +197,7 @@ def _parts_of(dataset: Any) -> list[Any]:
     return parts
 
 
-def _is_json(value: Any) -> bool:
+def _is_json(value: object) -> bool:
     try:
         return bool(json.loads(json.dumps(value)) == value)
     except (TypeError, ValueError):

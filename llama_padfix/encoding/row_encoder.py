@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, TypeVar
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.chat_ids import ChatLabeler
 from llama_padfix.encoding.chat_rows import ChatRenderer, RenderedChat
+from llama_padfix.encoding.encoded_rows import EncodedRow, find_cuts, label_tokens
 from llama_padfix.encoding.row_formats import read_row
 from llama_padfix.encoding.text_rows import TextEncoder
+from llama_padfix.tokens.offsets import EncodedText, encode_spans, require_fast
+from llama_padfix.tokens.spelled import TextBackend, encode_around, make_text_backend
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
     from llama_padfix.encoding.settings import EncodeSettings
-    from llama_padfix.encoding.truncation import EncodedRow
-
-__all__ = ["RowEncoder"]
 
 _T = TypeVar("_T")
 
@@ -31,17 +31,32 @@ class RowEncoder:
         self.tokenizer = tokenizer
         self.settings = settings
         self.chats = ChatRenderer(tokenizer, settings.template_kwargs)
-        self._labeler = ChatLabeler(tokenizer)
         self._texts = TextEncoder(tokenizer, settings.template_kwargs, text_end_id)
 
-    def encode(self, named: Sequence[tuple[str, Any]]) -> list[EncodedRow | PadfixError]:
-        """Encode rows in one call of the tokenizer where that is possible; the error where a row cannot be read."""
-        read = [(name, self._read(row, name)) for name, row in named]
-        chats = [chat for _, chat in read if isinstance(chat, RenderedChat)]
-        labels = self._labeler.start(chats, self.settings.max_length)
-        return [self._attempt(name, next(labels)) if isinstance(row, RenderedChat) else row for name, row in read]
+    @cached_property
+    def _text_backend(self) -> TextBackend:
+        """What encodes a control token as text."""
+        return make_text_backend(self.tokenizer, self.chats.tokens)
 
-    def _read(self, row: Any, name: str) -> RenderedChat | EncodedRow | PadfixError:
+    def encode(self, named: Sequence[tuple[str, object]]) -> list[EncodedRow | PadfixError]:
+        """Encode rows with their names; the error where a row cannot be read.
+
+        Conversations without escaped tokens are encoded in one call of the tokenizer. `PadfixError` is always raised
+        for a tokenizer without offsets.
+        """
+        read = [(name, self._read(row, name)) for name, row in named]
+        chats = [row for _, row in read if isinstance(row, RenderedChat)]
+        if any(chat.escaped for chat in chats):
+            _ = self._text_backend  # outside of the attempts: it always raises
+        together = self._encode_together([chat for chat in chats if not chat.escaped])
+        encoded: list[EncodedRow | PadfixError] = []
+        for name, row in read:
+            if isinstance(row, RenderedChat):
+                row = self._attempt(name, partial(self._label, row, None if row.escaped else next(together, None)))
+            encoded.append(row)
+        return encoded
+
+    def _read(self, row: object, name: str) -> RenderedChat | EncodedRow | PadfixError:
         """Render a conversation, or encode a text; what is wrong with the tokenizer or its template always raises."""
         found = self._attempt(name, lambda: read_row(row))
         if isinstance(found, PadfixError):
@@ -60,3 +75,28 @@ class RowEncoder:
             if self.settings.on_error == "drop":
                 return error
             raise PadfixError(f"{name}: {error}" if name else str(error)) from error
+
+    def _encode_together(self, chats: Sequence[RenderedChat]) -> Iterator[EncodedText]:
+        """Encode conversations in one call; none of them where the tokens of one cannot be placed."""
+        if not chats:
+            return iter(())
+        require_fast(self.tokenizer)
+        try:
+            texts = [chat.rendered.text for chat in chats]
+            return iter([*encode_spans(self.tokenizer, texts, [chat.spans for chat in chats])])
+        except PadfixError:
+            return iter(())  # each by itself shows which one it is
+
+    def _label(self, chat: RenderedChat, encoded: EncodedText | None) -> EncodedRow:
+        """Label a conversation; it is encoded here where `encoded` is None."""
+        text, spans = chat.rendered.text, chat.spans
+        if chat.escaped:
+            encoded = encode_around(self.tokenizer, text, chat.escaped, self.chats.tokens, self._text_backend, spans)
+        ids, places, ends = encoded or next(encode_spans(self.tokenizer, [text], [spans]))
+        labels = label_tokens(ids, places)
+        if places and places[0][0] == 0:  # position 0 is never trained
+            places = [(1, max(places[0][1], 1)), *places[1:]]
+        max_length = self.settings.max_length
+        too_long = max_length is not None and len(ids) > max_length
+        cuts = [ends[place] for place in find_cuts(chat.rendered.turns)] if too_long else ()
+        return EncodedRow(ids, labels, places, cuts, chat.notes)

@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
 
-__all__ = ["ROLES", "SHAPES", "Conversation", "read_row", "to_messages"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import MessageDict, Row
 
 ROLES: Mapping[str, str] = MappingProxyType(
     {"system": "system", "developer": "developer"}
@@ -34,71 +35,58 @@ SHAPES: Mapping[str, tuple[tuple[str, ...], ...]] = MappingProxyType(
 )
 """Every shape to the sets of columns that make it, in order of precedence."""
 
+CONTENT_KEYS: Mapping[str, str] = MappingProxyType({"role": "content", "from": "value"})
+"""The key of a message's role to that of its content, in order of precedence."""
+
+CONVERSATION_COLUMNS = tuple(name for names in (*SHAPES["messages"], *SHAPES["sharegpt"]) for name in names)
+"""The columns that hold whole conversations, in order of precedence."""
+
 # Templates branch on these two themselves (Llama 3.1 on ipython), so role/content messages keep them.
 _KEPT_IN_MESSAGES = frozenset({"ipython", "function"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """One row in the one shape that the encoder takes: exactly one of `messages` and `text` is set.
+    """One row in the one shape that the encoder takes: exactly one of `messages` and `text` is set."""
 
-    `shape` is a key of `SHAPES`. Messages before index `trained_from` are the prompt of a prompt/completion
-    row and are never trained; it is 0 in every other shape.
-    """
-
-    messages: list[dict[str, Any]] | None
+    messages: list[MessageDict] | None
     text: str | None
-    tools: list[Any] | None = None
+    tools: list[Any] | None = None  # of what a template takes for tools
     shape: str
+    """A key of `SHAPES`."""
     trained_from: int = 0
+    """Messages before this index are the prompt of a prompt/completion row, which is never trained; else 0."""
 
 
 def read_row(row: object, *, row_number: int | str | None = None, shape: str | None = None) -> Conversation:
     """Read a dataset row, or a bare list of messages, of any known shape without changing it.
 
-    The shape is recognised by the row's columns (null columns count as absent) in the order of `SHAPES`, or
-    taken from `shape`. Raises `PadfixError`, which names the row by `row_number`, for a shape, role or
-    content that no chat template could render faithfully. Whether a row has a turn to train is not judged.
+    Whether the row has a turn to train is not judged.
+
+    Args:
+        row: A mapping of columns, or a list of messages.
+        row_number: What an error calls the row.
+        shape: A key of `SHAPES`. By default it is recognized by the row's columns, in the order of `SHAPES`; null
+            columns count as absent.
+
+    Raises:
+        PadfixError: The shape is not known, or a role or content is one that no chat template renders faithfully.
     """
-    at = "" if row_number is None else f"row {row_number}: "
     if shape is not None and shape not in SHAPES:
         raise PadfixError(f"shape={shape!r} is not known; pass one of {', '.join(SHAPES)}, or leave it out.")
-    if not isinstance(row, Mapping):
-        if _as_list(row) is None:
-            raise PadfixError(
-                f"{at}expected a mapping of columns or a list of messages, saw {_seen(row)}, which has neither "
-                'columns nor turns; write it as {"messages": [...]} or {"text": "..."}.'
-            )
-        row = {"messages": row}
-    columns = {name: value for name, value in row.items() if value is not None}
-    shape, names = _find_shape(row, shape, at)
-    if shape == "text":
-        return Conversation(messages=None, text=_string(columns["text"], "text", at), shape=shape)
-    trained_from = 0
-    if shape == "prompt-completion":
-        messages = _read_side(columns["prompt"], "prompt", "user", at)
-        trained_from = len(messages)
-        messages += _read_side(columns["completion"], "completion", "assistant", at)
-    elif shape == "alpaca":
-        messages = _read_alpaca(columns, at)
-    else:
-        messages = _read_messages(columns[names[0]], names[0], at)
-    if not messages:
-        raise PadfixError(
-            f"{at}the conversation is empty (no message in {' and '.join(names)}), so there is nothing to "
-            "train on; drop the row or give it at least one message."
-        )
-    # In the other shapes a system turn is a message, and a column of that name is somebody's metadata.
-    if shape in ("sharegpt", "alpaca"):
-        messages = _with_system(messages, _string(columns.get("system", ""), "system", at), at)
-    tools = _read_tools(columns.get("tools"), at)
-    return Conversation(messages=messages, text=None, tools=tools, shape=shape, trained_from=trained_from)
+    try:
+        return _read_row(row, shape)
+    except PadfixError as error:
+        if row_number is None:
+            raise
+        raise PadfixError(f"row {row_number}: {error}") from None
 
 
-def to_messages(row: object) -> list[dict[str, Any]]:
+def to_messages(row: object) -> list[MessageDict]:
     """Return the messages of a row of any chat shape.
 
-    Raises `PadfixError` for what `read_row` refuses and for a plain `text` row, which has no messages.
+    Raises:
+        PadfixError: `read_row` refuses the row, or it holds plain `text`, which has no messages.
     """
     conversation = read_row(row)
     if conversation.messages is None:
@@ -109,34 +97,70 @@ def to_messages(row: object) -> list[dict[str, Any]]:
     return conversation.messages
 
 
-def _find_shape(row: Mapping[Any, Any], shape: str | None, at: str) -> tuple[str, tuple[str, ...]]:
-    wanted = SHAPES if shape is None else {shape: SHAPES[shape]}
-    for name, alternatives in wanted.items():
+def _read_row(row: object, shape: str | None) -> Conversation:
+    if not isinstance(row, Mapping):
+        if _as_list(row) is None:
+            raise PadfixError(
+                f"expected a mapping of columns or a list of messages, saw {_seen(row)}, which has neither "
+                'columns nor turns; write it as {"messages": [...]} or {"text": "..."}.'
+            )
+        row = {"messages": row}
+    columns = {name: value for name, value in row.items() if value is not None}
+    shape, names = _find_shape(row, shape)
+    if shape == "text":
+        return Conversation(messages=None, text=_require_str(columns["text"], "text"), shape=shape)
+    trained_from = 0
+    if shape == "prompt-completion":
+        messages = _read_messages(columns["prompt"], "prompt", "user")
+        trained_from = len(messages)
+        messages += _read_messages(columns["completion"], "completion", "assistant")
+    elif shape == "alpaca":
+        messages = _read_alpaca(columns)
+    else:
+        messages = _read_messages(columns[names[0]], names[0])
+    if not messages:
+        raise PadfixError(
+            f"the conversation is empty (no message in {' and '.join(names)}), so there is nothing to "
+            "train on; drop the row or give it at least one message."
+        )
+    # In the other shapes a system turn is a message, and a column of that name is metadata.
+    if shape in ("sharegpt", "alpaca"):
+        messages = _with_system(messages, _require_str(columns.get("system", ""), "system"))
+    tools = _read_tools(columns.get("tools"))
+    return Conversation(messages=messages, text=None, tools=tools, shape=shape, trained_from=trained_from)
+
+
+def _find_shape(row: Row, shape: str | None) -> tuple[str, tuple[str, ...]]:
+    candidates = SHAPES if shape is None else {shape: SHAPES[shape]}
+    for name, alternatives in candidates.items():
         for needed in alternatives:
             if all(row.get(column) is not None for column in needed):
                 return name, needed
     seen = ", ".join(f"{name} (null)" if row[name] is None else str(name) for name in row) or "none"
-    accepted = [f"{name}: {' or '.join(map(' + '.join, needed))}" for name, needed in wanted.items()]
+    accepted = [f"{name}: {' or '.join(map(' + '.join, needed))}" for name, needed in candidates.items()]
     raise PadfixError(
-        f"{at}the columns are {seen}, which make no {'known shape' if shape is None else f'{shape} row'} "
+        f"the columns are {seen}, which make no {'known shape' if shape is None else f'{shape} row'} "
         f"(accepted: {'; '.join(accepted)}); rename them with dataset.rename_column, or drop the row."
     )
 
 
-def _read_messages(value: object, column: str, at: str) -> list[dict[str, Any]]:
+def _read_messages(value: object, column: str, role_of_text: str = "") -> list[MessageDict]:
+    """Read a list of messages; where `role_of_text` is given, a text is one message of that role."""
+    if role_of_text and isinstance(value, str):
+        return [{"role": role_of_text, "content": value}]
     entries = _as_list(value)
     if entries is None:
         raise PadfixError(
-            f"{at}{column} is {_seen(value)}, not a list of messages, and text is never guessed to be JSON; "
+            f"{column} is {_seen(value)}, not a list of messages, and text is never guessed to be JSON; "
             "pass a list of mappings (json.loads the text first if it is JSON)."
         )
-    return [_read_message(entry, f"{column}[{index}]", at) for index, entry in enumerate(entries)]
+    return [_read_message(entry, f"{column}[{index}]") for index, entry in enumerate(entries)]
 
 
-def _read_message(entry: object, where: str, at: str) -> dict[str, Any]:
+def _read_message(entry: object, where: str) -> MessageDict:
     if not isinstance(entry, Mapping):
         raise PadfixError(
-            f"{at}{where} is {_seen(entry)}, not a message, so it has no role; "
+            f"{where} is {_seen(entry)}, not a message, so it has no role; "
             'write it as {"role": "user", "content": "..."}.'
         )
     # Arrow gives every struct the keys of all others, filled with null: `tool_calls` on a user's message, and
@@ -144,23 +168,23 @@ def _read_message(entry: object, where: str, at: str) -> dict[str, Any]:
     # null keys go everywhere, `arguments` included: a written null that is left out calls the same, a filled
     # one that stays teaches parameters that the tool does not have. Arguments as JSON text stay to the letter.
     message = _without_nulls(entry)
-    sharegpt = "role" not in message and "from" in message
-    role_key, content_key = ("from", "value") if sharegpt else ("role", "content")
-    if role_key not in message:
+    role_key = next((key for key in CONTENT_KEYS if key in message), None)
+    if role_key is None:
         raise PadfixError(
-            f"{at}{where} has no role (its keys are {', '.join(map(str, message)) or 'none'}), so no header can "
+            f"{where} has no role (its keys are {', '.join(map(str, message)) or 'none'}), so no header can "
             "be written for it; give it `role` and `content`, or `from` and `value`."
         )
+    content_key = CONTENT_KEYS[role_key]
     spelled, content = message.pop(role_key), message.pop(content_key, None)
-    role = _read_role(spelled, role_key, where, at)
+    role = _read_role(spelled, role_key, where)
     message = {"role": role, "content": content, **message}
     if spelled.lower() == "function_call":
         # Null, not "", is how the templates with tools know a turn that only calls.
-        return {**message, "content": None, "tool_calls": _read_calls(content, where, at)}
+        return {**message, "content": None, "tool_calls": _read_calls(content, where)}
     calls = message.get("tool_calls", [])
     if not isinstance(calls, list):
         raise PadfixError(
-            f"{at}{where} has tool_calls that are {_seen(calls)}, not a list, which templates loop over; "
+            f"{where} has tool_calls that are {_seen(calls)}, not a list, which templates loop over; "
             "pass a list of calls (json.loads the text first if it is JSON)."
         )
     if content is None and role == "assistant" and calls:
@@ -168,127 +192,118 @@ def _read_message(entry: object, where: str, at: str) -> dict[str, Any]:
         if content_key not in entry:
             del message["content"]
         return message
-    _check_content(content, f"{where} ({role})", content_key, at)
+    _check_content(content, f"{where} ({role})", content_key)
     return message
 
 
-def _read_role(spelled: object, key: str, where: str, at: str) -> str:
+def _read_role(spelled: object, key: str, where: str) -> str:
     name = spelled.lower() if isinstance(spelled, str) else ""
     if name not in ROLES:
         raise PadfixError(
-            f"{at}{where} has the role {describe(spelled)}, which would go into the header as it is and which "
+            f"{where} has the role {describe(spelled)}, which would go into the header as it is and which "
             f"no model knows; write one of {', '.join(ROLES)}."
         )
     return name if key == "role" and name in _KEPT_IN_MESSAGES else ROLES[name]
 
 
-def _check_content(content: object, where: str, key: str, at: str) -> None:
+def _check_content(content: object, where: str, key: str) -> None:
     if content is None:
         raise PadfixError(
-            f"{at}{where} has no {key} (missing or None), which only an assistant message with tool_calls may "
+            f"{where} has no {key} (missing or None), which only an assistant message with tool_calls may "
             'lack; give it a string ("" for an empty turn) or drop the row.'
         )
-    parts = content if isinstance(content, list) and content else [content]
-    strange = [part for part in parts if not _is_text_part(part)]
-    if strange and not isinstance(content, str):
-        raise PadfixError(
-            f"{at}{where} has {key} that is neither a string nor a list of text parts: {_seen(strange[0])}; "
-            'only text can be encoded: pass a string or [{"type": "text", "text": "..."}].'
-        )
+    if isinstance(content, str):
+        return
+    for part in content if isinstance(content, list) and content else [content]:
+        text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
+        if not isinstance(text, str):
+            raise PadfixError(
+                f"{where} has {key} that is neither a string nor a list of text parts: {_seen(part)}; "
+                'only text can be encoded: pass a string or [{"type": "text", "text": "..."}].'
+            )
 
 
-def _is_text_part(part: object) -> bool:
-    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
-
-
-def _read_calls(content: object, where: str, at: str) -> list[dict[str, Any]]:
-    parsed = _parsed(content) if isinstance(content, str) else None
+def _read_calls(content: object, where: str) -> list[MessageDict]:
+    parsed = _parse_json(content) if isinstance(content, str) else None
     calls = []
     for call in parsed if isinstance(parsed, list) and parsed else [parsed]:
         name = call.get("name") if isinstance(call, dict) else None
         # Some sets nest the arguments as text, which templates would quote a second time.
-        arguments = _parsed(call.get("arguments")) if isinstance(call, dict) else None
+        arguments = _parse_json(call.get("arguments")) if isinstance(call, dict) else None
         if not isinstance(name, str) or not isinstance(arguments, dict):
             raise PadfixError(
-                f"{at}{where} is a function_call whose value is not the JSON text of a call: {_seen(content)}, "
+                f"{where} is a function_call whose value is not the JSON text of a call: {_seen(content)}, "
                 'so no tool_calls can be made of it; write {"name": "...", "arguments": {...}} or a list of such.'
             )
         calls.append({"type": "function", "function": {"name": name, "arguments": arguments}})
     return calls
 
 
-def _read_side(value: object, column: str, role: str, at: str) -> list[dict[str, Any]]:
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    return _read_messages(value, column, at)
-
-
-def _read_alpaca(columns: Mapping[Any, Any], at: str) -> list[dict[str, Any]]:
+def _read_alpaca(columns: Row) -> list[MessageDict]:
     messages = []
     history = _as_list(columns.get("history", []))
     for index, pair in enumerate([None] if history is None else history):
         turns = _as_list(pair) or []
         if len(turns) != 2:
             raise PadfixError(
-                f"{at}history is {_seen(columns['history'])}, not a list of [user, assistant] pairs, so its "
+                f"history is {_seen(columns['history'])}, not a list of [user, assistant] pairs, so its "
                 "turns have no roles; write it as pairs of strings or drop the column."
             )
         for role, content in zip(("user", "assistant"), turns, strict=True):
-            messages.append({"role": role, "content": _string(content, f"history[{index}] ({role})", at)})
-    parts = [_string(columns.get(name, ""), name, at) for name in ("instruction", "input")]
+            messages.append({"role": role, "content": _require_str(content, f"history[{index}] ({role})")})
+    parts = [_require_str(columns.get(name, ""), name) for name in ("instruction", "input")]
     messages.append({"role": "user", "content": "\n\n".join(filter(None, parts))})
-    messages.append({"role": "assistant", "content": _string(columns["output"], "output", at)})
+    messages.append({"role": "assistant", "content": _require_str(columns["output"], "output")})
     return messages
 
 
-def _with_system(messages: list[dict[str, Any]], system: str, at: str) -> list[dict[str, Any]]:
+def _with_system(messages: list[MessageDict], system: str) -> list[MessageDict]:
     first = messages[0]
     if first["role"] != "system" and system:
         return [{"role": "system", "content": system}, *messages]
     if system and first["content"] != system:
         raise PadfixError(
-            f"{at}the system column ({describe(system)}) and the first message ({describe(first['content'])}) "
-            "are two different system turns, and which one holds is not ours to choose; drop one of the two."
+            f"the system column ({describe(system)}) and the first message ({describe(first['content'])}) "
+            "are two different system turns, and none of them is known to be the right one; drop one of the two."
         )
     return messages
 
 
-def _read_tools(value: object, at: str) -> list[Any] | None:
-    tools = _parsed(value) if isinstance(value, str) else _without_nulls(value)
+def _read_tools(value: object) -> list[Any] | None:  # see `Conversation.tools`
+    tools = _parse_json(value) if isinstance(value, str) else _without_nulls(value)
     # An empty list makes templates announce tools that are not there, so it reads as none.
     if tools in (None, "", []):
         return None
     if not isinstance(tools, list):
         raise PadfixError(
-            f"{at}tools is {_seen(value)}, not a list of tools, so the template cannot write them out; "
+            f"tools is {_seen(value)}, not a list of tools, so the template cannot write them out; "
             "pass a list or the JSON text of a list."
         )
     return tools
 
 
-def _parsed(value: Any) -> Any:
+def _parse_json(value: object) -> Any:  # what the JSON text holds, or the value as it is
     try:
         return json.loads(value) if isinstance(value, str) else value
     except ValueError:
         return value
 
 
-def _string(value: object, name: str, at: str) -> str:
+def _require_str(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise PadfixError(
-            f"{at}{name} is {_seen(value)}, not a string, and only text can be encoded; "
-            "make it a string or drop the row."
+            f"{name} is {_seen(value)}, not a string, and only text can be encoded; make it a string or drop the row."
         )
     return value
 
 
-def _as_list(value: object) -> list[Any] | None:
+def _as_list(value: object) -> list[Any] | None:  # of a user's values
     if not isinstance(value, list | tuple) and hasattr(value, "tolist"):
         value = value.tolist()
     return list(value) if isinstance(value, list | tuple) else None
 
 
-def _without_nulls(value: Any) -> Any:
+def _without_nulls(value: object) -> Any:  # in the types of JSON
     if isinstance(value, Mapping):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     items = _as_list(value)

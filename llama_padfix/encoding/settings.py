@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llama_padfix.chat.dates import pin_date
 from llama_padfix.core.errors import PadfixError
@@ -15,10 +15,9 @@ from llama_padfix.tokens.control import special_ids, text_end_id
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
 
-__all__ = ["EncodeSettings", "TrainOn", "find_text_end", "make_settings", "require_choice"]
-
+# The callable is given a user's message, with whatever values it has.
 TrainOn = Literal["assistant", "last"] | Mapping[str, Sequence[str]] | Callable[[Mapping[str, Any], int], bool]
-"""Every assistant message, the last one, those of the roles, or those of which a callable says so."""
+"""Every assistant message, the last one, those of the roles, or those for which a callable returns True."""
 
 SpecialTokens = Literal["escape", "error", "allow"]
 Truncation = Literal["turns", "tokens", "error"]
@@ -30,7 +29,7 @@ OnLoss = Literal["count", "error"]
 class EncodeSettings:
     """The settings of a `ChatEncoder` that decide the ids and labels of a row."""
 
-    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    template_kwargs: Mapping[str, object] = field(default_factory=dict)
     """Arguments of the chat template. The date of a template that prints today's is pinned in them."""
     max_length: int | None = None
     """Tokens above which a row is cut; None for rows of any length."""
@@ -50,10 +49,10 @@ class EncodeSettings:
     def __post_init__(self) -> None:
         """Raise `PadfixError` for a setting that is not known."""
         _require_train_on(self.train_on)
-        require_choice("special_tokens", self.special_tokens, ("escape", "error", "allow"))
-        require_choice("truncation", self.truncation, ("turns", "tokens", "error"))
-        require_choice("on_error", self.on_error, ("raise", "drop"))
-        require_choice("on_loss", self.on_loss, ("count", "error"))
+        require_choice("special_tokens", self.special_tokens, SpecialTokens)
+        require_choice("truncation", self.truncation, Truncation)
+        require_choice("on_error", self.on_error, OnError)
+        require_choice("on_loss", self.on_loss, OnLoss)
         if self.max_length is not None and (not isinstance(self.max_length, int) or self.max_length < 2):
             raise PadfixError(f"max_length={self.max_length!r}: a row needs at least 2 tokens. Pass an int, or None.")
 
@@ -78,13 +77,12 @@ def _require_train_on(train_on: object) -> None:
 def make_settings(
     tokenizer: TokenizerLike,
     date: datetime.date | str | None,
-    template_kwargs: Mapping[str, Any] | None,
-    allowed_tokens: Sequence[str],
+    template_kwargs: Mapping[str, object] | None,
     **settings: Any,  # the other fields of EncodeSettings, which checks them
 ) -> EncodeSettings:
     """Check a tokenizer and settings, and return them with the date of the chat template pinned."""
     check_tokenizer(tokenizer)
-    checked = EncodeSettings(allowed_tokens=tuple(allowed_tokens), **settings)
+    checked = EncodeSettings(**settings)
     return replace(checked, template_kwargs=pin_date(tokenizer, template_kwargs, date))
 
 
@@ -93,7 +91,7 @@ def find_text_end(tokenizer: TokenizerLike) -> int | None:
     return text_end_id(special_ids(tokenizer), tokenizer.eos_token_id)
 
 
-def require_choice(name: str, value: object, accepted: Sequence[str]) -> None:
-    """Raise `PadfixError` for a setting that has none of the accepted values."""
-    if value not in accepted:
-        raise PadfixError(f"{name}={value!r} is not known. Use one of: {', '.join(map(repr, accepted))}.")
+def require_choice(name: str, value: object, choices: object) -> None:
+    """Raise `PadfixError` for a setting that is none of the values of a `Literal`."""
+    if value not in get_args(choices):
+        raise PadfixError(f"{name}={value!r} is not known. Use one of: {', '.join(map(repr, get_args(choices)))}.")

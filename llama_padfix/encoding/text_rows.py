@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.chat.template_profile import observe_template
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.core.text import require_unicode
+from llama_padfix.encoding.encoded_rows import EncodedRow, label_tokens
 from llama_padfix.encoding.masking.labels import find_markers, mask_labels
-from llama_padfix.encoding.truncation import EncodedRow
 from llama_padfix.tokens.bos import encode_with_one_bos
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
     from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
-
-__all__ = ["TextEncoder"]
 
 
 @dataclass
@@ -26,7 +24,7 @@ class TextEncoder:
     """Encodes texts with one BOS, and an end of text (`text_end_id`) behind those that are no rendered chat."""
 
     tokenizer: TokenizerLike
-    template_kwargs: Mapping[str, Any]
+    template_kwargs: Mapping[str, object]
     text_end_id: int | None
 
     @cached_property
@@ -50,9 +48,8 @@ class TextEncoder:
         input_ids, repaired = encode_with_one_bos(self.tokenizer, text)
         notes = {"repaired": ""} if repaired else {}
         if self._header and self._header in text:
-            labels: list[int] = mask_labels(
-                input_ids, self._markers, train_on="last" if train_on == "last" else "assistant"
-            )
+            turns = "last" if train_on == "last" else "assistant"
+            labels: list[int] = mask_labels(input_ids, self._markers, train_on=turns)
             trained = [(n, n + 1) for n, label in enumerate(labels) if label != IGNORE_INDEX]
             if trained:
                 ends = tuple(last for first, last in trained if labels[first] in self._markers.stop_ids)
@@ -60,6 +57,5 @@ class TextEncoder:
         if self.text_end_id is not None and input_ids[-1:] != [self.text_end_id]:
             input_ids = [*input_ids, self.text_end_id]
         length = len(input_ids)
-        return EncodedRow(
-            input_ids, [IGNORE_INDEX, *input_ids[1:]], [(1, length)] if length > 1 else [], (length,), notes
-        )
+        spans = [(1, length)] if length > 1 else []
+        return EncodedRow(input_ids, label_tokens(input_ids, spans), spans, (length,), notes)

@@ -80,9 +80,9 @@ def _find_obstacle(name: str, dtype: torch.dtype, model_class: type | None, conf
     if not rocm:
         capability = min(torch.cuda.get_device_capability(index) for index in indices)
         if not lowest <= capability <= highest:
-            asked = f"{lowest[0]}.x" if name == "flash_attention_3" else f"{lowest[0]}.{lowest[1]}"
+            needed = f"{lowest[0]}.x" if name == "flash_attention_3" else f"{lowest[0]}.{lowest[1]}"
             seen = f"{capability[0]}.{capability[1]}"
-            return f"it needs compute capability {asked}, and {torch.cuda.get_device_name(indices[0])} has {seen}"
+            return f"it needs compute capability {needed}, and {torch.cuda.get_device_name(indices[0])} has {seen}"
     if dtype not in (torch.float16, torch.bfloat16):
         return f"it computes in float16 and bfloat16, and this run computes in {dtype_name(dtype)}"
     head = _head_size(config)

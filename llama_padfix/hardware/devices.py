@@ -11,11 +11,7 @@ from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.hardware.precision import resolve_device
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import TypeAlias
-
-    DeviceMap: TypeAlias = str | int | Mapping[str, str | int] | None
-    """What `from_pretrained(device_map=...)` takes."""
+    from llama_padfix.core.types import DeviceMap
 
 _SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")  # what accelerate's `infer_auto_device_map` knows
 
@@ -63,11 +59,11 @@ def training_device() -> tuple[str, tuple[int, ...]]:
     return kind, tuple(indices)
 
 
-def choose_device_map(wish: object, launch: Launch, *, quantized: bool = False) -> tuple[DeviceMap, Choice]:
+def choose_device_map(requested: object, launch: Launch, *, quantized: bool = False) -> tuple[DeviceMap, Choice]:
     """Return the `device_map` for `from_pretrained`, and the reason.
 
     Args:
-        wish: "auto" and the other names of accelerate spread one model over all devices, which several processes
+        requested: "auto" and the other names of accelerate spread one model over all devices, which several processes
             must not do: each of them gets the whole model on its own device, `{"": local_rank}`. Where the launcher
             shards the weights (FSDP, DeepSpeed) the map is None, since that places them itself. A dict or None is
             passed on as it is, and a device is one for the whole model.
@@ -77,24 +73,24 @@ def choose_device_map(wish: object, launch: Launch, *, quantized: bool = False) 
     Raises:
         PadfixError: accelerate does not know the name, or the local rank has no device.
     """
-    if wish is None or isinstance(wish, dict):
-        return wish, Choice("device_map", str(wish), "as asked")
-    if not isinstance(wish, str) or wish not in _SPREAD:
-        return _on_one(_as_index(wish), "as asked")
+    if requested is None or isinstance(requested, dict):
+        return requested, Choice("device_map", str(requested), "as asked")
+    if not isinstance(requested, str) or requested not in _SPREAD:
+        return _on_one(_as_index(requested), "as asked")
     if launch.sharded_by:
         return None, Choice("device_map", "None", f"{launch.sharded_by} places the weights itself")
     kind, indices = training_device()
     if kind == "cpu":
         return {"": "cpu"} if quantized else None, Choice("device_map", "cpu", "this process trains on the CPU")
     if launch.is_distributed:
-        reason = f"process {launch.local_rank} of {launch.world_size} trains on its own device, so not {wish!r}"
+        reason = f"process {launch.local_rank} of {launch.world_size} trains on its own device, so not {requested!r}"
         return _on_one(_own_device(kind, indices, launch), reason)
     if kind == "cuda" and len(indices) > 1:
         reason = (
             f"one process sees {len(indices)} GPUs, and the layers are spread over them; to train with all of them at "
             f"once, start with: torchrun --nproc_per_node {len(indices)}"
         )
-        return wish, Choice("device_map", wish, reason)
+        return requested, Choice("device_map", requested, reason)
     # Not "auto": on one device that would move layers to the CPU when they do not fit, where they cannot train.
     return _on_one(0 if kind == "cuda" else kind, f"{kind} is the only device")
 
@@ -114,15 +110,15 @@ def _own_device(kind: str, indices: tuple[int, ...], launch: Launch) -> str | in
     return launch.local_rank if kind == "cuda" else f"{kind}:{launch.local_rank}"
 
 
-def _as_index(wish: object) -> str | int:
+def _as_index(requested: object) -> str | int:
     import torch
 
     try:
-        if not isinstance(wish, bool) and isinstance(wish, (str, int, torch.device)):
-            return wish if isinstance(wish, int) else str(torch.device(wish))
+        if not isinstance(requested, bool) and isinstance(requested, (str, int, torch.device)):
+            return requested if isinstance(requested, int) else str(torch.device(requested))
     except RuntimeError:
         pass
     raise PadfixError(
-        f"device_map={describe(wish)} is no device and none of {', '.join(_SPREAD)}. Let it be found: "
+        f"device_map={describe(requested)} is no device and none of {', '.join(_SPREAD)}. Let it be found: "
         'device_map="auto"'
     )

@@ -77,7 +77,7 @@ def _try_step(parts: re.Match[str], place: str) -> tuple[str | None, bool]:
             others = [{"params": [torch.nn.Parameter(torch.zeros(1, device=place))]} for _ in range(2)]
             stepper = make([*others, {"params": [weight]}], lr=1e-3, optim_bits=int(bits), **pages)
             stepper.step()
-    except Exception as error:  # whatever a platform without it raises: a missing class, symbol or kernel
+    except Exception as error:  # a platform without it lacks a class, a symbol or a kernel
         return f"bitsandbytes cannot take a step with it on {place} ({type(error).__name__}: {error})", False
     if bits == "8" and stepper.state[weight]["state1"].dtype != torch.uint8:
         return f"bitsandbytes keeps its state in 32 bits on {place}", False

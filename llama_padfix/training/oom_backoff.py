@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import gc
-import random
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from llama_padfix.core.choices import Choice, announce
+from llama_padfix.core.compat import averages_by_tokens
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.hardware.random_states import remember_random_states
 from llama_padfix.training.memory.estimate import ALLOCATOR
 
-_SAID = (
+if TYPE_CHECKING:
+    from collections.abc import Sized
+
+    from transformers import Trainer, TrainerState, TrainingArguments
+    from transformers.trainer_utils import TrainOutput
+
+# Parts of the messages of errors that mean out of memory.
+_MESSAGES = (
     "out of memory",  # CUDA, ROCm, XPU and MPS
     "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",  # what cuBLAS says when there is no room for its workspace
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # cuBLAS without room for its workspace
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
 )
@@ -27,25 +34,34 @@ _SAVE_MORE = (
     "What else saves memory: gradient_checkpointing=True, shorter rows (max_length), a base model in 4 bits "
     f'(load(..., quantization="nf4", lora=True)), optim="adamw_8bit", and {ALLOCATOR}.'
 )
+# The rows keep their order; the callbacks are alive and need no restoring.
+_EXACT_RESUME = {"ignore_data_skip": False, "restore_callback_states_from_checkpoint": False}
 
 
-def train_with_backoff(trainer: Any, **train_arguments: Any) -> Any:
+def train_with_backoff(trainer: Trainer, **train_arguments: object) -> TrainOutput:
     """Run `trainer.train(**train_arguments)`; where memory runs out, go on with a smaller batch from that update.
 
     The batch is halved (an odd one goes to its next smaller divisor) and the accumulation grows by the same factor,
     so that each update sees the rows that it would have seen, and there are as many updates: unlike
-    `auto_find_batch_size`, which starts again with 12 rows an update where 32 were asked for. The update that failed
-    is made anew: weights, optimiser and schedule are those of the last finished update (written to a temporary folder
-    in `output_dir`, and read back), and the random states those of the update's beginning. The result equals a run
-    that had the small batch from the start: bit for bit where memory ran out in the first update, else up to the
-    order of sums, as the updates before were summed in larger parts (before transformers 4.46, whose loss was the mean
-    of each batch, those updates weigh their rows otherwise). Callbacks see `on_train_begin` again.
+    `auto_find_batch_size`, which starts again with 12 rows an update where 32 were asked for.
 
-    Afterwards `trainer.args` holds the batch that fitted; each change is said. Returns what the last `train` did:
-    its `train_loss` is of the updates since the last change. Raises `PadfixError` when one row is too much, when
-    memory runs out elsewhere (in an evaluation, or the optimiser's update, whose weights are then half changed), with
-    several processes or DeepSpeed or FSDP, and where a smaller batch would change the rows of an update; the
-    arguments are then what they were.
+    The update that failed is made anew: weights, optimizer and schedule are those of the last finished update (written
+    to a temporary folder in `output_dir`, and read back), and the random states those of the update's beginning. The
+    result equals a run that had the small batch from the start: bit for bit where memory ran out in the first update,
+    else up to the order of sums, as the updates before were summed in larger parts (before transformers 4.46, whose
+    loss was the mean of each batch, those updates weigh their rows otherwise). Callbacks get `on_train_begin` again.
+
+    Args:
+        trainer: Its `args` have the batch that fitted afterwards; each change is logged as a warning.
+        train_arguments: Those of `trainer.train`.
+
+    Returns:
+        The output of the last `train`; its `train_loss` is that of the updates since the last change.
+
+    Raises:
+        PadfixError: One row is too much; memory runs out elsewhere (in an evaluation, or in the optimizer's update,
+            whose weights are then half changed); there are several processes, DeepSpeed or FSDP; or a smaller batch
+            would change the rows of an update. The arguments are then as before.
     """
     args = trainer.args
     if getattr(args, "auto_find_batch_size", False):
@@ -55,14 +71,17 @@ def train_with_backoff(trainer: Any, **train_arguments: Any) -> Any:
         )
     if train_arguments.get("resume_from_checkpoint") and args.ignore_data_skip:
         raise PadfixError(
-            "With ignore_data_skip=True nobody knows which rows an update of a resumed run has seen. "
+            "With ignore_data_skip=True it is not known which rows an update of a resumed run has seen. "
             "Resume with ignore_data_skip=False"
         )
-    before = _read_batch(trainer)
+    before = _read_batch(args)
     recorder = _make_recorder()
     trainer.add_callback(recorder)
+    parent = Path(args.output_dir) if args.output_dir else None
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(prefix="backoff-", dir=_output_folder(args)) as folder:
+        with tempfile.TemporaryDirectory(prefix="backoff-", dir=parent) as folder:
             return _train_until_it_fits(trainer, recorder, train_arguments, Path(folder))
     except BaseException:  # an interruption too leaves the arguments as they were
         _write_batch(trainer, *before)
@@ -71,15 +90,16 @@ def train_with_backoff(trainer: Any, **train_arguments: Any) -> Any:
         trainer.remove_callback(recorder)
 
 
-def _train_until_it_fits(trainer: Any, recorder: Any, arguments: dict[str, Any], folder: Path) -> Any:
-    resuming = False
+def _train_until_it_fits(
+    trainer: Trainer, recorder: _Recorder, arguments: dict[str, object], folder: Path
+) -> TrainOutput:
+    settings: Mapping[str, bool] = {}
     while True:
-        dataloaders = _list_dataloaders(trainer)
-        failure: str | None = None
+        dataloaders = list(trainer.accelerator.gradient_state.dataloader_references)
         try:
-            with _exact_resume(trainer.args) if resuming else _nothing():
+            with _changed(trainer.args, settings):
                 return trainer.train(**arguments)
-        except Exception as error:  # what ran out may be the cause of an error of any class
+        except Exception as error:  # an error of any class may be caused by one of memory
             if not _is_out_of_memory(error):
                 raise
             _require_training_batch(error)
@@ -91,25 +111,18 @@ def _train_until_it_fits(trainer: Any, recorder: Any, arguments: dict[str, Any],
         arguments = {name: value for name, value in arguments.items() if name != "resume_from_checkpoint"}
         step = int(trainer.state.global_step)
         if step:
-            _save(trainer, recorder, folder / f"update-{step}-batch-{batch}")
             arguments["resume_from_checkpoint"] = str(folder / f"update-{step}-batch-{batch}")
+            _save(trainer, recorder, folder / f"update-{step}-batch-{batch}")
         recorder.replay(step)
-        resuming = True
-        announce(
-            [
-                Choice(
-                    "batch",
-                    f"{batch} x {accumulation} accumulated, from update {step + 1} on",
-                    f"{batch * accumulation} rows an update as before; {failure} Advised: {ALLOCATOR}",
-                    "warning",
-                )
-            ]
-        )
+        settings = _EXACT_RESUME
+        taken = f"{batch} x {accumulation} accumulated, from update {step + 1} on"
+        reason = f"{batch * accumulation} rows an update as before; {failure} Advised: {ALLOCATOR}"
+        announce([Choice("batch", taken, reason, "warning")])
 
 
 @dataclass(frozen=True)
 class _Beginning:
-    """What a run looks like at its beginning: it must be the same with a smaller batch."""
+    """The numbers at the beginning of a run, of which updates and batches must fit those of a smaller batch."""
 
     updates: int
     batches: int | None
@@ -117,62 +130,55 @@ class _Beginning:
     accumulation: int
 
 
-def _make_recorder() -> Any:
+class _Recorder:
+    """The random states at the beginning of the epoch and of the update, put back in a later run."""
+
+    def __init__(self) -> None:
+        self.beginning: _Beginning | None = None
+        self.tokens_seen: object = 0
+        self.epochs = 0
+        # By moment ("epoch", "update"), what puts back its states: of the last such moment, and of the next to replay.
+        self._last: dict[str, Callable[[], None]] = {}
+        self._replayed: dict[str, Callable[[], None]] = {}
+
+    def replay(self, step: int) -> None:
+        """Return to the states of now in the next run, which begins at the update `step`."""
+        self.epochs = 0
+        # The first update's own state follows from the epoch's; it may depend on how rows are fetched.
+        self._replayed = {moment: restore for moment, restore in self._last.items() if step or moment == "epoch"}
+
+    def _begin(self, moment: str) -> None:
+        if moment in self._replayed:
+            self._replayed.pop(moment)()
+        self._last[moment] = remember_random_states()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: object, **kwargs: object) -> None:
+        try:
+            batches = len(cast("Sized", kwargs.get("train_dataloader")))
+        except TypeError:  # a stream
+            batches = None
+        now = _Beginning(int(state.max_steps), batches, *_read_batch(args))
+        if self.beginning is not None:
+            _require_same_updates(self.beginning, now, args)
+        self.beginning = self.beginning or now
+
+    def on_epoch_begin(self, args: object, state: object, control: object, **kwargs: object) -> None:
+        self.epochs += 1
+        self._begin("epoch")
+
+    def on_step_begin(self, args: object, state: object, control: object, **kwargs: object) -> None:
+        self._begin("update")
+        self.tokens_seen = getattr(state, "num_input_tokens_seen", 0)
+
+
+def _make_recorder() -> _Recorder:
     from transformers import TrainerCallback
 
-    class Recorder(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-        """The random states at the beginning of the epoch and of the update, and a later run put back to them."""
-
-        def __init__(self) -> None:
-            self.beginning: _Beginning | None = None
-            self.tokens_seen: Any = 0
-            self.epochs = 0
-            self._of_epoch: Any = None
-            self._of_update: Any = None
-            self._replayed_epoch: Any = None
-            self._replayed_update: Any = None
-
-        def replay(self, step: int) -> None:
-            self.epochs = 0
-            self._replayed_epoch = self._of_epoch
-            # The first update's own state follows from the epoch's; it may depend on how rows are fetched.
-            self._replayed_update = self._of_update if step else None
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            now = _describe_beginning(args, state, kwargs.get("train_dataloader"))
-            if self.beginning is None:
-                self.beginning = now
-            else:
-                _require_same_updates(self.beginning, now, args)
-
-        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.epochs += 1
-            if self._replayed_epoch is not None:
-                _write_random_states(self._replayed_epoch)
-                self._replayed_epoch = None
-            self._of_epoch = _read_random_states()
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self._replayed_update is not None:
-                _write_random_states(self._replayed_update)
-                self._replayed_update = None
-            self._of_update = _read_random_states()
-            self.tokens_seen = getattr(state, "num_input_tokens_seen", 0)
-
-    return Recorder()
+    recorder: _Recorder = type("Recorder", (_Recorder, TrainerCallback), {})()
+    return recorder
 
 
-def _describe_beginning(args: Any, state: Any, dataloader: Any) -> _Beginning:
-    try:
-        batches: int | None = len(dataloader)
-    except TypeError:  # a stream
-        batches = None
-    return _Beginning(
-        int(state.max_steps), batches, int(args.per_device_train_batch_size), int(args.gradient_accumulation_steps)
-    )
-
-
-def _require_same_updates(first: _Beginning, now: _Beginning, args: Any) -> None:
+def _require_same_updates(first: _Beginning, now: _Beginning, args: TrainingArguments) -> None:
     """Raise where the smaller batch would not make the same updates of the same rows."""
     factor = first.batch // now.batch
     wrong = None
@@ -199,10 +205,10 @@ def _drops_updates() -> bool:
     return not hasattr(Trainer, "set_initial_training_values")
 
 
-def _choose_smaller(trainer: Any, recorder: Any) -> tuple[int, int]:
-    """The next batch and accumulation; raises where there is none, or where the run cannot be taken up again."""
+def _choose_smaller(trainer: Trainer, recorder: _Recorder) -> tuple[int, int]:
+    """Return the next batch and accumulation; raise where there is none, and where the run cannot be resumed."""
     args = trainer.args
-    batch, accumulation = _read_batch(trainer)
+    batch, accumulation = _read_batch(args)
     smaller = max((size for size in range(1, batch // 2 + 1) if batch % size == 0), default=0)
     if not smaller:
         raise PadfixError(f"Memory runs out with a single row a batch, and there is no smaller one. {_SAVE_MORE}")
@@ -226,42 +232,42 @@ def _require_training_batch(error: BaseException) -> None:
     if "training_step" in names:
         return
     if names & {"evaluate", "evaluation_loop", "prediction_step", "predict"}:
-        where, mend = "in an evaluation", "Lower per_device_eval_batch_size, or set eval_accumulation_steps=1."
+        where, fix = "in an evaluation", "Lower per_device_eval_batch_size, or set eval_accumulation_steps=1."
     elif names & {"step", "clip_grad_norm_"}:
-        where, mend = "in the optimiser's update, whose weights may be half changed", _SAVE_MORE
+        where, fix = "in the optimiser's update, whose weights may be half changed", _SAVE_MORE
     else:
-        where, mend = "outside of a training batch", _SAVE_MORE
-    raise PadfixError(f"Memory ran out {where}: a smaller training batch does not help there. {mend}") from error
+        where, fix = "outside of a training batch", _SAVE_MORE
+    raise PadfixError(f"Memory ran out {where}: a smaller training batch does not help there. {fix}") from error
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
     import torch
 
-    kind: Any = getattr(torch, "OutOfMemoryError", None) or torch.cuda.OutOfMemoryError
+    kind = getattr(torch, "OutOfMemoryError", None) or torch.cuda.OutOfMemoryError
     while error is not None:
-        if isinstance(error, kind) or (isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)):
+        if isinstance(error, kind):
+            return True
+        if isinstance(error, RuntimeError) and any(part in str(error) for part in _MESSAGES):
             return True
         error = error.__cause__
     return False
 
 
-def _read_batch(trainer: Any) -> tuple[int, int]:
-    return int(trainer.args.per_device_train_batch_size), int(trainer.args.gradient_accumulation_steps)
+def _read_batch(args: TrainingArguments) -> tuple[int, int]:
+    return int(args.per_device_train_batch_size), int(args.gradient_accumulation_steps)
 
 
-def _write_batch(trainer: Any, batch: int, accumulation: int) -> None:
-    import transformers
-
+def _write_batch(trainer: Trainer, batch: int, accumulation: int) -> None:
     trainer.args.per_device_train_batch_size = batch
     trainer.args.gradient_accumulation_steps = accumulation
     trainer._train_batch_size = trainer.args.train_batch_size  # transformers 5 reads args only when it is built
-    if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (4, 46):
-        trainer.accelerator.gradient_accumulation_steps = accumulation  # where accelerate scales the loss
+    if not averages_by_tokens():
+        trainer.accelerator.gradient_accumulation_steps = accumulation  # accelerate scales the loss there
 
 
-def _free(trainer: Any, dataloaders: list[Any]) -> None:
+def _free(trainer: Trainer, dataloaders: list[object]) -> None:
     """Give back what the broken step held."""
-    import torch
+    from accelerate.utils import release_memory
 
     state = trainer.accelerator.gradient_state
     state.dataloader_references = dataloaders
@@ -271,25 +277,16 @@ def _free(trainer: Any, dataloaders: list[Any]) -> None:
     if hook is not None:
         hook.remove()  # train() sets it again, and two would add the noise twice
     trainer.model.zero_grad(set_to_none=True)
-    gc.collect()
-    for name in ("cuda", "xpu", "npu", "mps"):
-        backend: Any = getattr(torch, name, None)
-        available = torch.backends.mps.is_available if name == "mps" else getattr(backend, "is_available", None)
-        if available is not None and available():
-            backend.empty_cache()
+    release_memory()
 
 
-def _list_dataloaders(trainer: Any) -> list[Any]:
-    return list(trainer.accelerator.gradient_state.dataloader_references)
-
-
-def _save(trainer: Any, recorder: Any, folder: Path) -> None:
+def _save(trainer: Trainer, recorder: _Recorder, folder: Path) -> None:
     """Write what `train(resume_from_checkpoint=...)` reads, as of the last finished update.
 
-    Without the random states, which the recorder puts back. The optimiser's state is then dropped from memory, so
+    Without the random states, which the recorder puts back. The optimizer's state is then dropped from memory, so
     that it is not held twice while it is read.
     """
-    trainer.save_model(str(folder), _internal_call=True)
+    trainer.save_model(str(folder), _internal_call=True)  # which pushes nothing to the hub
     trainer._save_optimizer_and_scheduler(str(folder))
     trainer.state.num_input_tokens_seen = recorder.tokens_seen
     trainer.state.train_batch_size = trainer.args.train_batch_size
@@ -298,51 +295,13 @@ def _save(trainer: Any, recorder: Any, folder: Path) -> None:
 
 
 @contextmanager
-def _exact_resume(args: Any) -> Iterator[None]:
-    """Keep the rows' order, and the callbacks, which are alive and need no restoring."""
-    wanted = {"ignore_data_skip": False, "restore_callback_states_from_checkpoint": False}
-    before = {name: getattr(args, name) for name in wanted if hasattr(args, name)}
+def _changed(args: TrainingArguments, settings: Mapping[str, bool]) -> Iterator[None]:
+    """Change those settings that this version has, and put them back at the end."""
+    before = {name: getattr(args, name) for name in settings if hasattr(args, name)}
     for name in before:
-        setattr(args, name, wanted[name])
+        setattr(args, name, settings[name])
     try:
         yield
     finally:
         for name, value in before.items():
             setattr(args, name, value)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-def _output_folder(args: Any) -> str | None:
-    if not args.output_dir:
-        return None
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    return str(args.output_dir)
-
-
-def _read_random_states() -> dict[str, Any]:
-    import numpy
-    import torch
-
-    states: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": numpy.random.get_state(),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state_all()
-    return states
-
-
-def _write_random_states(states: dict[str, Any]) -> None:
-    import numpy
-    import torch
-
-    random.setstate(states["python"])
-    numpy.random.set_state(states["numpy"])
-    torch.set_rng_state(states["torch"])
-    if "cuda" in states:
-        torch.cuda.set_rng_state_all(states["cuda"])

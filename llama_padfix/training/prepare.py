@@ -7,7 +7,7 @@ import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.compat import divide_once, name_tokenizer_argument
 from llama_padfix.core.errors import PadfixError
@@ -31,30 +31,40 @@ from llama_padfix.training.trainer import (
     trainer_arguments_for,
 )
 
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from datasets import Dataset, DatasetDict, IterableDataset
+    from trl import SFTTrainer
+
+    from llama_padfix.core.types import ModelLike, Rows, TokenizerLike
+
+    AnyDataset: TypeAlias = Dataset | DatasetDict | IterableDataset
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` gives back: each part is an ordinary object that works without the others.
-
-    `plan` holds what was changed and why, `report` what the checks still say, `encoder` turns rows into ids and
-    labels, `collator` pads them. `training_args` are keywords for TRL's `SFTConfig`, `trainer_args` those for
-    plain `transformers.TrainingArguments`, which does not know TRL's.
-    """
+    """What `prepare` returns: each part is an ordinary object that works without the others."""
 
     plan: Plan
+    """What was changed, and why."""
     report: Report
+    """What the checks still find."""
     precision: Precision
+    """What the run computes in."""
     collator: PadCollator
+    """Pads encoded rows to a batch."""
     encoder: ChatEncoder
+    """Turns rows into ids and labels."""
 
     @property
-    def training_args(self) -> dict[str, Any]:
+    def training_args(self) -> dict[str, Any]:  # keywords of another library, for this and the next
         """Keywords for `trl.SFTConfig`, a fresh dict at every call."""
         return sft_arguments_for(self.precision)
 
     @property
     def trainer_args(self) -> dict[str, Any]:
-        """Keywords for `transformers.TrainingArguments`, a fresh dict at every call."""
+        """Keywords for `transformers.TrainingArguments`, which lacks those of TRL; a fresh dict at every call."""
         return trainer_arguments_for(self.precision)
 
     @property
@@ -64,17 +74,25 @@ class Prepared:
 
     def encode(
         self,
-        dataset: Any,
+        dataset: Rows,
         *,
         progress: bool = True,
         num_proc: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
-    ) -> Any:
-        """Encode a `Dataset`, `DatasetDict`, `IterableDataset` or list of rows of any known shape.
+    ) -> AnyDataset:
+        """Encode rows of any known shape; what was dropped, cut or repaired is logged, and counted in `counts`.
 
-        Returns the same kind of dataset (a `Dataset` for a list) with the columns `input_ids` and `labels`; what
-        was dropped, cut or repaired is logged, and counted in `counts`. `num_proc` processes give the bytes of one.
-        A dataset that lies in files is cached beside them, any other in `cache_dir` (see `encode_dataset`).
+        Args:
+            dataset: A `Dataset`, `DatasetDict`, `IterableDataset` or list of rows.
+            progress: Show a progress bar.
+            num_proc: The number of processes; several give the bytes of one.
+            cache_dir: Where a dataset is cached that does not lie in files; any other is cached beside them.
+
+        Returns:
+            The same kind of dataset (a `Dataset` for a list) with the columns `input_ids` and `labels`.
+
+        Raises:
+            PadfixError: As `encode_dataset`.
         """
         return encode_dataset(self.encoder, dataset, progress=progress, num_proc=num_proc, cache_dir=cache_dir)
 
@@ -86,8 +104,8 @@ class Prepared:
 
 
 def prepare(
-    tokenizer: Any,
-    model: Any = None,
+    tokenizer: TokenizerLike,
+    model: ModelLike | None = None,
     *,
     max_length: int | None = None,
     train_on: TrainOn = "assistant",
@@ -95,20 +113,32 @@ def prepare(
     truncation: Truncation = "turns",
     on_error: OnError = "raise",
     on_loss: OnLoss = "count",
-    template_kwargs: Mapping[str, Any] | None = None,
+    template_kwargs: Mapping[str, Any] | None = None,  # of any template
     special_tokens: SpecialTokens = "escape",
     allowed_tokens: Sequence[str] = (),
     date: datetime.date | str | None = None,
     pad_to_multiple_of: int | None = None,
-    device: Any = None,
+    device: object = None,
 ) -> Prepared:
     """Patch a tokenizer and its model in place, and return what a training script needs from there on.
 
     Pad token, stop list, EOS, padding side and automatic BOS are set by the policy; no token is added, no
     embedding resized, no template edited. Idempotent: a second call has an empty plan. `max_length`, `train_on`,
     `truncation`, `on_error`, `on_loss`, `template_kwargs`, `special_tokens`, `allowed_tokens` and `date` are those
-    of `ChatEncoder`; `device` is that of `choose_precision`. Raises `PadfixError`, and leaves everything as it was,
-    for anything that it cannot do.
+    of `ChatEncoder`.
+
+    Args:
+        tokenizer: The tokenizer to patch.
+        model: The model to patch; None for the tokenizer alone.
+        pad_token: As for `patch_tokenizer`.
+        pad_to_multiple_of: As for `PadCollator`.
+        device: As for `choose_precision`.
+
+    Returns:
+        The plan of what was changed, the report, the precision, the encoder and the collator.
+
+    Raises:
+        PadfixError: Something cannot be done; everything is as it was.
     """
     encoder = ChatEncoder(
         tokenizer,
@@ -126,17 +156,32 @@ def prepare(
     PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)  # its arguments are checked before anything is patched
     plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token)
     report = run_checks(facts)
+    assert tokenizer.pad_token_id is not None  # the patch has set it
     collator = PadCollator(tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
     return Prepared(plan=plan, report=report, precision=precision, collator=collator, encoder=encoder)
 
 
-def build_trainer(model: Any, tokenizer: Any, dataset: Any, *, eval_dataset: Any = None, **sft_arguments: Any) -> Any:
+def build_trainer(
+    model: ModelLike,
+    tokenizer: TokenizerLike,
+    dataset: Rows,
+    *,
+    eval_dataset: Rows | None = None,
+    **sft_arguments: Any,  # of three functions
+) -> SFTTrainer:
     """Return TRL's `SFTTrainer`, ready to train on a raw dataset or list of rows in any known shape.
 
-    The keywords are those of `prepare`, of `SFTConfig` and of `SFTTrainer` (such as `peft_config`, `callbacks`),
-    each passed on to where the installed version knows it; what you give wins over what `prepare` would set.
-    Raises `PadfixError` for a keyword that none of them knows or that acts on raw rows, and whatever `SFTConfig`
-    raises, before anything is patched or encoded.
+    Args:
+        model: The model to patch and to train.
+        tokenizer: The tokenizer to patch.
+        dataset: One split: a `Dataset`, an `IterableDataset` or a list of rows.
+        eval_dataset: Rows to evaluate on; a mapping of several sets is encoded too.
+        sft_arguments: Keywords of `prepare`, of `SFTConfig` and of `SFTTrainer` (such as `peft_config`, `callbacks`),
+            each passed on to where the installed version knows it. They win over what `prepare` would set.
+
+    Raises:
+        PadfixError: None of them knows a keyword, or it acts on raw rows. This, and what `SFTConfig` raises, comes
+            before anything is patched or encoded.
     """
     trl = import_trl()
     of_prepare = set(inspect.signature(prepare).parameters) - {"tokenizer", "model"}
@@ -161,6 +206,6 @@ def build_trainer(model: Any, tokenizer: Any, dataset: Any, *, eval_dataset: Any
     trainer = trl.SFTTrainer(model=model, args=args, train_dataset=train_rows, **rest)
     divide_once(trainer)
     if hasattr(trainer.model, "peft_config") and not args.bf16:
-        keep_trainable_float32(trainer.model, prepared.precision)  # TRL casts those of a quantised model to bfloat16
+        keep_trainable_float32(trainer.model, prepared.precision)  # TRL casts those of a quantized model to bfloat16
     complete_head(trainer.model)  # TRL reads a bias of the head, which PEFT's wrapper around single rows lacks
     return trainer

@@ -4,35 +4,38 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import averages_by_tokens, make_checkpointing_arguments, rename_arguments
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.version import import_package
 from llama_padfix.hardware.precision import Precision
 
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from trl import SFTConfig
+
 # TRL would drop these in silence, or break on them: it gets rows that are encoded already.
-_DONE_BEFORE_TRL: Mapping[str, str] = MappingProxyType(
-    {
-        "args": "Pass the fields of SFTConfig as keywords: learning_rate=..., output_dir=...",
-        "processing_class": "Pass the tokenizer as the second argument",
-        "max_seq_length": "Pass max_length=..., whatever the installed TRL calls it",
-        "truncation_mode": "Pass truncation='turns' or 'tokens'",
-        "assistant_only_loss": "Leave it out: train_on='assistant' is the default",
-        "completion_only_loss": "Leave it out: the prompt of a prompt/completion row is never trained",
-        "dataset_kwargs": "Leave it out: the rows are encoded before TRL sees them",
-        "dataset_text_field": "Rename the column: dataset.rename_column(name, 'text')",
-        "formatting_func": "Write the rows out first: dataset.map(lambda row: {'messages': ...})",
-        "chat_template_path": "Set it first: tokenizer.chat_template = Path(...).read_text()",
-        "eos_token": "Leave it out: it is found from the chat template; else set tokenizer.eos_token first",
-        "packing": "Leave it out: rows are padded, each on its own",
-        "eval_packing": "Leave it out: rows are padded, each on its own",
-        "padding_free": "Leave it out: rows are padded, each on its own",
-    }
-)
+_DONE_BEFORE_TRL = {
+    "args": "Pass the fields of SFTConfig as keywords: learning_rate=..., output_dir=...",
+    "processing_class": "Pass the tokenizer as the second argument",
+    "max_seq_length": "Pass max_length=..., whatever the installed TRL calls it",
+    "truncation_mode": "Pass truncation='turns' or 'tokens'",
+    "assistant_only_loss": "Leave it out: train_on='assistant' is the default",
+    "completion_only_loss": "Leave it out: the prompt of a prompt/completion row is never trained",
+    "dataset_kwargs": "Leave it out: the rows are encoded before TRL sees them",
+    "dataset_text_field": "Rename the column: dataset.rename_column(name, 'text')",
+    "formatting_func": "Write the rows out first: dataset.map(lambda row: {'messages': ...})",
+    "chat_template_path": "Set it first: tokenizer.chat_template = Path(...).read_text()",
+    "eos_token": "Leave it out: it is found from the chat template; else set tokenizer.eos_token first",
+    "packing": "Leave it out: rows are padded, each on its own",
+    "eval_packing": "Leave it out: rows are padded, each on its own",
+    "padding_free": "Leave it out: rows are padded, each on its own",
+}
 
 
-def trainer_arguments_for(precision: Precision) -> dict[str, Any]:
+def trainer_arguments_for(precision: Precision) -> dict[str, object]:
     """Return the keywords of `transformers.TrainingArguments` that make a run safe.
 
     The precision and its gradient clipping; a nan loss is logged as nan and not as 0.0
@@ -50,7 +53,7 @@ def trainer_arguments_for(precision: Precision) -> dict[str, Any]:
     }
 
 
-def sft_arguments_for(precision: Precision) -> dict[str, Any]:
+def sft_arguments_for(precision: Precision) -> dict[str, object]:
     """Return the keywords of TRL's `SFTConfig`: those of the Trainer, and that the rows are encoded already.
 
     Without the latter TRL cuts encoded rows at its own `max_length` (1,024 by default) in mid-answer.
@@ -59,13 +62,15 @@ def sft_arguments_for(precision: Precision) -> dict[str, Any]:
 
 
 def split_sft_arguments(
-    arguments: Mapping[str, Any], known_elsewhere: Iterable[str] = ()
-) -> tuple[dict[str, Any], dict[str, Any]]:
+    arguments: Mapping[str, object], known_elsewhere: Iterable[str] = ()
+) -> tuple[dict[str, object], dict[str, object]]:
     """Split keywords into those of `SFTConfig` and those of `SFTTrainer`, by the installed signatures.
 
-    What another version of transformers calls otherwise is renamed (`rename_arguments`).
-    Raises `PadfixError` for a keyword that neither knows (with the nearest names, `known_elsewhere` among them),
-    and for one that acts on raw rows, unless it is switched off (None or False).
+    Names of other versions of transformers are replaced (`rename_arguments`).
+
+    Raises:
+        PadfixError: Neither knows a keyword (the message has the nearest names, `known_elsewhere` among them), or it
+            acts on raw rows and is not switched off (None or False).
     """
     import difflib
 
@@ -73,8 +78,8 @@ def split_sft_arguments(
     taken = {"model", "train_dataset", *_DONE_BEFORE_TRL}
     config_names = set(inspect.signature(trl.SFTConfig).parameters)
     trainer_names = set(inspect.signature(trl.SFTTrainer).parameters) - taken
-    of_config: dict[str, Any] = {}
-    of_trainer: dict[str, Any] = {}
+    of_config: dict[str, object] = {}
+    of_trainer: dict[str, object] = {}
     for name, value in rename_arguments(arguments, trl.SFTConfig).items():
         if name in _DONE_BEFORE_TRL:
             if value is not None and value is not False:
@@ -93,8 +98,8 @@ def split_sft_arguments(
     return of_config, of_trainer
 
 
-def require_accumulation(args: Any) -> None:
-    """Raise `PadfixError` where batches would be accumulated and each be averaged for itself (transformers < 4.46)."""
+def require_accumulation(args: SFTConfig) -> None:
+    """Raise `PadfixError` where accumulated batches would be averaged one by one (transformers before 4.46)."""
     steps = args.gradient_accumulation_steps
     if steps > 1 and not averages_by_tokens():
         raise PadfixError(
@@ -104,10 +109,10 @@ def require_accumulation(args: Any) -> None:
         )
 
 
-def make_sft_config(arguments: Mapping[str, Any]) -> Any:
+def make_sft_config(arguments: Mapping[str, object]) -> SFTConfig:
     """Return `SFTConfig(**arguments)`, or raise what it raises: `PadfixError` for bf16 without a GPU that has it.
 
-    transformers refuses that from 4.55 on, unless `use_cpu=True` says that the CPU is meant.
+    transformers refuses that from 4.55 on, unless `use_cpu=True`.
     """
     try:
         return import_trl().SFTConfig(**arguments)
@@ -120,10 +125,6 @@ def make_sft_config(arguments: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def import_trl() -> Any:
+def import_trl() -> ModuleType:
     """Return the package trl, or raise `PadfixError` with the line that installs it."""
-    try:
-        import trl
-    except ImportError as error:
-        raise PadfixError("This needs TRL. Run: pip install 'llama-padfix[train]'") from error
-    return trl
+    return import_package("trl", "This needs TRL. Run: pip install 'llama-padfix[train]'")

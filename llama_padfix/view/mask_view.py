@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.tokens.calls import check_tokenizer, preserve_backend_state
 from llama_padfix.view.document import MaskDocument, make_rows
@@ -16,7 +16,7 @@ from llama_padfix.view.read_rows import read_rows, take_rows
 from llama_padfix.view.terminal import as_terminal
 
 if TYPE_CHECKING:
-    from llama_padfix.core.types import Rows, TokenizerLike
+    from llama_padfix.core.types import ConfiguredModel, Rows, TokenizerLike
     from llama_padfix.encoding.encoder import ChatEncoder
 
 
@@ -67,7 +67,7 @@ def view_mask(
     row_numbers: Sequence[int] | None = None,
     max_rows: int = 200,
     encoder: ChatEncoder | None = None,
-    model: Any = None,  # a model, or what has its `config`
+    model: ConfiguredModel | None = None,
     title: str = "What is trained",
 ) -> MaskView:
     """Return a picture of which tokens of some rows count in the loss, and of what is wrong with them.

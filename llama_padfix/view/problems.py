@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.doctor.facts import Facts, SampleFacts
 from llama_padfix.doctor.findings import Check, Report, Severity
@@ -15,7 +15,7 @@ from llama_padfix.doctor.runner import load_checks, run_checks
 from llama_padfix.view.read_rows import ReadRow, TakenRows
 
 if TYPE_CHECKING:
-    from llama_padfix.core.types import TokenizerLike
+    from llama_padfix.core.types import ConfiguredModel, TokenizerLike
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class CheckedRows:
     problems: Mapping[int, tuple[Problem, ...]]
 
 
-def check_rows(taken: TakenRows, read: Sequence[ReadRow], tokenizer: TokenizerLike, model: Any) -> CheckedRows:
+def check_rows(
+    taken: TakenRows, read: Sequence[ReadRow], tokenizer: TokenizerLike, model: ConfiguredModel | None
+) -> CheckedRows:
     """Run every check of rows, encoded or raw, and keep what each finds in each row."""
     facts = replace(observe_tokenizer(tokenizer, model, with_markers=True), environment=observe_environment())
     encoded = [item.facts for item in read if item.facts is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.text import printable
@@ -54,15 +55,8 @@ def learn_roles(tokenizer: TokenizerLike, facts: Facts) -> Roles:
 
 def _read_name(ids: Sequence[int], pieces: Mapping[int, Piece]) -> str:
     """Return the name of the role at the beginning of the ids: up to a control token or the end of the line."""
-    name = ""
-    for token_id in ids[:_LONGEST_NAME]:
-        piece = pieces[token_id]
-        if piece.is_special:
-            break
-        name += piece.text
-        if "\n" in name:
-            break
-    return name.partition("\n")[0].strip()
+    named = takewhile(lambda piece: not piece.is_special, (pieces[token_id] for token_id in ids[:_LONGEST_NAME]))
+    return "".join(piece.text for piece in named).partition("\n")[0].strip()
 
 
 def find_roles(ids: LongArray, facts: Facts, roles: Roles, pieces: Mapping[int, Piece]) -> list[tuple[int, str]]:

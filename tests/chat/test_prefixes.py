@@ -14,7 +14,7 @@ from llama_padfix.chat.template_profile import TemplateProfile, observe_template
 from llama_padfix.chat.trace import Trace
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.span_labels import label_tokens
+from llama_padfix.encoding.encoded_rows import label_tokens
 from llama_padfix.tokens.offsets import place_spans
 from tests.conftest import fresh_tokenizer
 from tests.support.conversations import Message

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conformance.grammar.compose import compose, mask_supplied
 from tests.conformance.grammar.options import DIMENSIONS, PLAIN, normalize
+from tests.conformance.grammar.parts import Piece
 from tests.conformance.grammar.run import (
     Fault,
     judge,
@@ -64,8 +65,8 @@ def test_a_wrong_label_and_a_refusal_are_seen() -> None:
 
 
 def test_a_prompt_that_is_there_as_a_whole_is_not_made() -> None:
-    pieces = [("<A>", False), ("<think>\nhm", True)]
-    assert mask_supplied(pieces, "<A><think>\n")[2:] == [("<think>\n", False), ("hm", True)]
+    pieces = [Piece("<A>", False), Piece("<think>\nhm", True)]
+    assert mask_supplied(pieces, "<A><think>\n")[2:] == [Piece("<think>\n", False), Piece("hm", True)]
     assert mask_supplied(pieces, "<A><think>\n\n") == pieces
 
 

@@ -19,8 +19,8 @@ from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.encoding import chat_rows
 from llama_padfix.encoding.batch import encoder as plain_way
 from llama_padfix.encoding.batch.render_plan import learn_render_plan
+from llama_padfix.encoding.encoded_rows import mark_spans
 from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.span_labels import mark_spans
 from tests.conftest import INSTRUCT, fresh_tokenizer
 from tests.support.both import (
     ENGINES,

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
+from llama_padfix.encoding.encoded_rows import label_tokens
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.masking.labels import find_markers, mask_labels
 from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
-from llama_padfix.encoding.span_labels import label_tokens
 from llama_padfix.tokens.offsets import place_spans
 from tests.conftest import INSTRUCT, fresh_tokenizer
 from tests.support.conversations import encoded_rows, rows_for, shared, trained_runs

@@ -138,7 +138,7 @@ def test_what_is_no_tokenizer_is_refused_with_the_line_that_mends_it(
             raise AssertionError("a processor is not asked to encode")
 
     with pytest.raises(PadfixError, match=r"processor\.tokenizer"):
-        prepare(Processor(), device="cpu")
+        prepare(Processor(), device="cpu")  # type: ignore[arg-type]
     with pytest.raises(PadfixError, match="Got a LlamaForCausalLM where a Hugging Face tokenizer is needed"):
         prepare(make_model(num_hidden_layers=1), tokenizer, device="cpu")
 
@@ -211,7 +211,8 @@ def test_the_turns_that_are_chosen_reach_the_trainer(
     encoded = prepare(copy.deepcopy(tokenizer), train_on=train_on, device="cpu").encode(dataset, progress=False)
     assert [labels.count(128009) for labels in encoded["labels"]] == stops
     model = make_model(num_hidden_layers=1)
-    arguments = {"output_dir": str(tmp_path), "report_to": [], "per_device_train_batch_size": 2, "max_steps": 1}
+    arguments: dict[str, Any] = {"output_dir": str(tmp_path), "report_to": [], "max_steps": 1}
+    arguments["per_device_train_batch_size"] = 2
     trainer = build_trainer(model, tokenizer, dataset, train_on=train_on, date="2019-02-03", **arguments)
     [batch] = list(trainer.get_train_dataloader())
     assert sorted((batch["labels"] == 128009).sum(dim=1).tolist()) == sorted(stops)

@@ -149,7 +149,12 @@ def test_a_keyword_that_cannot_be_obeyed_is_refused_and_nothing_is_patched(
 
 
 def test_switched_off_keywords_of_trl_are_accepted(tokenizer: Any, make_model: Any, tmp_path: Path) -> None:
-    off = {"packing": False, "padding_free": False, "formatting_func": None, "completion_only_loss": None}
+    off: dict[str, Any] = {
+        "packing": False,
+        "padding_free": False,
+        "formatting_func": None,
+        "completion_only_loss": None,
+    }
     model = make_model(num_hidden_layers=1)
     build_trainer(model, tokenizer, [SHAPES["messages"]], output_dir=str(tmp_path), **off, **QUICK)
 

@@ -1,23 +1,18 @@
 """BOS001: the chat template and the tokenizer both write a BOS."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     template = facts.template
-    if template is None or template.leading_bos == 0 or facts.bos_added == 0:
-        return
-    why = "the chat template writes the BOS itself; rendered text now gets exactly one"
-    change = Change("tokenizer.adds_bos", True, False, why, code=CHECK.code)
-    total = template.leading_bos + facts.bos_added
-    message = (
-        f"The chat template starts with {facts.bos_token} and encoding adds it again: "
-        f"tokenizer(apply_chat_template(..., tokenize=False)) starts with {total} of them."
-    )
-    yield CHECK.found(message, (change,))
+    if template is not None and template.leading_bos and facts.bos_added:
+        why = "the chat template writes the BOS itself; rendered text now gets exactly one"
+        total = template.leading_bos + facts.bos_added
+        yield CHECK.found(
+            f"The chat template starts with {facts.bos_token} and encoding adds it again: "
+            f"tokenizer(apply_chat_template(..., tokenize=False)) starts with {total} of them.",
+            (Change("tokenizer.adds_bos", True, False, why),),
+        )
 
 
 CHECK = Check(
@@ -27,12 +22,11 @@ CHECK = Check(
     needs=("tokenizer", "template"),
     traps=(5, 33),
     explanation="""\
-`tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))` starts `128000 128000`, in every script that
-renders first and tokenises later, and in TRL's `text` and `prompt`/`completion` paths, without a warning. The
-model is then trained on a beginning that inference never has. `add_bos_token` reads False all the same, and
-setting it does nothing in transformers 4.x; the post-processor of the tokenizer decides, and that is what is
-edited: the change is written to tokenizer.json and survives saving. Plain text that goes through the library's
-encoder still gets exactly one BOS.
+A script that renders first and tokenizes later gets two BOS: `tokenizer(apply_chat_template(..., tokenize=False))`
+starts with `128000 128000`. So do TRL's `text` and `prompt`/`completion` paths, without a warning. The model is then
+trained on a beginning that inference never has. `add_bos_token` reads False all the same, and setting it does nothing
+in transformers 4.x: the tokenizer's post-processor decides. The change edits that, and is saved with tokenizer.json.
+The library's encoder still gives plain text one BOS.
 """,
     bad='tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))["input_ids"][:2]  # [128000, 128000]',
     good="prepare(tokenizer)  # the template's BOS stays, the automatic one goes",

@@ -1,18 +1,13 @@
 """BOS002: plain text gets no BOS although the family has one."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     template_writes_it = facts.template is not None and facts.template.leading_bos > 0
-    if facts.bos_token is None or facts.bos_added > 0 or template_writes_it:
-        return
-    why = "the family has a BOS that encoding does not add"
-    change = Change("tokenizer.adds_bos", False, True, why, safety="unsafe", code=CHECK.code)
-    yield CHECK.found(f"Encoding a plain text does not add {facts.bos_token}.", (change,))
+    if facts.bos_token is not None and not facts.bos_added and not template_writes_it:
+        change = Change("tokenizer.adds_bos", False, True, "the family has a BOS that encoding does not add", "unsafe")
+        yield CHECK.found(f"Encoding a plain text does not add {facts.bos_token}.", (change,))
 
 
 CHECK = Check(
@@ -23,8 +18,7 @@ CHECK = Check(
     traps=(6,),
     explanation="""\
 The first tokenizer.json of Llama 3 added no BOS to plain text, although the model was pre-trained with one before
-every document. The library's encoder puts one BOS before every plain text whatever the tokenizer does; making the
-tokenizer itself add it changes ids in other people's code, so it is done on request only.
+every document. The library's encoder adds one to every plain text. The tokenizer is changed on request only.
 """,
     bad='tokenizer("Once upon a time")["input_ids"][0]  # not 128000',
     good="patch_tokenizer(tokenizer, add_bos=True)",

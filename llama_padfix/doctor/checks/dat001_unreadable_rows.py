@@ -1,23 +1,15 @@
 """DAT001: rows that cannot be read."""
 
-from collections.abc import Iterator
-from dataclasses import replace
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Evidence, Finding
+from llama_padfix.doctor.check_helpers import found_in_data
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     data = facts.data
-    if data is None or not data.unreadable_count:
-        return
-    number, why = data.unreadable[0]
-    message = (
-        f"{data.unreadable_count} of {data.seen} rows ({data.source}) cannot be read, the first is row {number}: {why}"
-    )
-    evidence = tuple(Evidence(row, 0, 0, reason) for row, reason in data.unreadable)
-    rows = data.unreadable_count
-    yield replace(CHECK.found(message), where=data.source, evidence=evidence, rows=rows, count=rows, seen=data.seen)
+    if data is not None and data.unreadable_count:
+        (number, why), count = data.unreadable[0], data.unreadable_count
+        message = f"{count} of {data.seen} rows ({data.source}) cannot be read, the first is row {number}: {why}"
+        yield found_in_data(CHECK, data, count, message, data.unreadable)
 
 
 CHECK = Check(
@@ -27,9 +19,9 @@ CHECK = Check(
     needs=("data",),
     traps=(21,),
     explanation="""\
-A row of no known shape, with a role that no template knows, or with content that is no text. Other tools put
-`human` and `gpt` into the header as they stand, and mask turns of unknown roles in silence. Here ShareGPT's roles are
-mapped, and what is left is an error that names the row and the value.
+The row has no known shape, a role that no template knows, or content that is not text. Other tools write `human` and
+`gpt` into the header unchanged, and mask turns of unknown roles silently. The library maps ShareGPT's roles, and
+raises an error for the rest that names the row and the value.
 """,
     bad='{"conversations": [{"from": "narrator", "value": "Once upon a time"}]}',
     good='{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}',

@@ -1,22 +1,18 @@
 """DAT004: rows that are longer than the model reads."""
 
-from collections.abc import Iterator
-from dataclasses import replace
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.check_helpers import found_in_data
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     data = facts.data
-    if data is None or not (data.cut or data.too_long):
-        return
-    message = (
-        f"Of {data.seen} rows ({data.source}) {data.cut + data.too_long} are longer than the {data.max_length} tokens "
-        f"that the tokenizer announces: {data.cut} lose turns at the end, {data.too_long} have no turn that fits."
-    )
-    rows = data.cut + data.too_long
-    yield replace(CHECK.found(message), where=data.source, rows=rows, count=rows, seen=data.seen)
+    if data is not None and (data.cut or data.too_long):
+        count = data.cut + data.too_long
+        message = (
+            f"Of {data.seen} rows ({data.source}) {count} are longer than the {data.max_length} tokens that the "
+            f"tokenizer announces: {data.cut} lose turns at the end, {data.too_long} have no turn that fits."
+        )
+        yield found_in_data(CHECK, data, count, message)
 
 
 CHECK = Check(
@@ -26,9 +22,8 @@ CHECK = Check(
     needs=("tokenizer", "data"),
     traps=(11,),
     explanation="""\
-Rows above `tokenizer.model_max_length` are cut somewhere: most tools cut at the token, so that the answer stops in
-mid-sentence, without the token that ends it. The library's encoder keeps the whole turns that fit, forges no end,
-and counts the rows that lost turns and those of which nothing was left.
+Rows longer than `tokenizer.model_max_length` are cut. Most tools cut at the token, so that the answer ends in
+mid-sentence, without its stop token. The library's encoder keeps the whole turns that fit, and counts the rows.
 """,
     bad="SFTConfig(max_length=1024)  # the answer of a long chat is cut off, and trained as if complete",
     good="prepare(tokenizer, max_length=8192).encode(dataset)  # whole turns; the counts are printed",

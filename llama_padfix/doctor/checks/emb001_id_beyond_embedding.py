@@ -1,24 +1,18 @@
 """EMB001: the tokenizer has ids that the embedding has no row for."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     rows = facts.model.embedding_rows if facts.model is not None else None
-    if rows is None:
-        return
-    beyond = sorted((token_id, token) for token, token_id in facts.vocabulary.items() if token_id >= rows)
+    beyond = sorted((i, token) for token, i in facts.vocabulary.items() if rows is not None and i >= rows)
     if beyond:
         named = ", ".join(f"{token!r} ({token_id})" for token_id, token in beyond[:5])
         more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
-        message = (
+        yield CHECK.found(
             f"The embedding has {rows} rows, but the tokenizer knows {named}{more}: IndexError at the first use. "
             "Run: model.resize_token_embeddings(len(tokenizer))"
         )
-        yield CHECK.found(message)
 
 
 CHECK = Check(
@@ -28,10 +22,9 @@ CHECK = Check(
     needs=("tokenizer", "model"),
     traps=(13,),
     explanation="""\
-`tokenizer.add_tokens(...)` without `model.resize_token_embeddings(...)` gives ids that the embedding has no row
-for: an IndexError on a CPU, a device-side assert some steps later on a GPU. Most often the token was only wanted
-for padding, for which no new token is needed at all. `add_tokens(model, tokenizer, tokens)` gives all of them rows,
-from the mean of the others, and says how to train them.
+`tokenizer.add_tokens(...)` without `model.resize_token_embeddings(...)` gives ids without a row: IndexError on a CPU,
+a device-side assert some steps later on a GPU. Padding needs no new token. `add_tokens(model, tokenizer, tokens)` of
+this library gives new tokens rows, and returns the configuration that trains them.
 """,
     bad='tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # id 128256, the embedding has 128256 rows',
     good="tokenizer = AutoTokenizer.from_pretrained(name); prepare(tokenizer, model)  # no new token",

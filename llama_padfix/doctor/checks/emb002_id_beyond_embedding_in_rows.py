@@ -1,25 +1,21 @@
 """EMB002: rows with an id that the embedding has no row for."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     beyond = row.input_ids < 0
     rows = facts.model.embedding_rows if facts.model is not None else None
     if rows is not None:
         beyond = beyond | (row.input_ids >= rows)
         if row.labels is not None:
             beyond = beyond | (row.labels >= rows)
-    places = beyond.nonzero()[0]
-    if len(places):
-        first = int(places[0])
+    if beyond.any():
+        first = int(beyond.argmax())
         label = int(row.labels[first]) if row.labels is not None else -1
         bad = max(int(row.input_ids[first]), label) if row.input_ids[first] >= 0 else int(row.input_ids[first])
         limit = f", and the embedding has {rows} rows" if rows is not None else ""
-        yield Hit(first, first + 1, len(places), f"id {bad}{limit}")
+        yield Hit(first, first + 1, int(beyond.sum()), f"id {bad}{limit}")
 
 
 CHECK = Check(
@@ -30,9 +26,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) hold {count} ids that are negative or beyond the embedding: IndexError.",
     traps=(13,),
     explanation="""\
-Tokens were added without `model.resize_token_embeddings(len(tokenizer))`, the rows were encoded by another
-tokenizer, or -100 got into `input_ids`. On a CPU the first such row raises IndexError; on a GPU it is a device-side
-assert, some steps later, whose traceback points elsewhere. Padding counts too: the embedding looks it up.
+Tokens were added without `model.resize_token_embeddings(len(tokenizer))`, the rows were encoded by another tokenizer,
+or -100 got into `input_ids`. A CPU raises IndexError; a GPU raises a device-side assert some steps later, with a
+misleading traceback. Padding counts too, since the embedding looks it up.
 """,
     bad="input_ids = [128000, 9906, 128256]  # the embedding has 128256 rows: 0 to 128255",
     good="model.resize_token_embeddings(len(tokenizer))  # or encode with the model's own tokenizer",

@@ -1,12 +1,9 @@
 """EMB003: tokens were added, and their rows are not trained."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     model = facts.model
     if model is None or not model.is_peft or model.embedding_rows is None:
         return
@@ -18,7 +15,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
     added -= {facts.pad_token_id}  # never in the loss, never attended to
     for place, trained in (("embedding", model.trained_rows), ("output head", model.trained_output_rows)):
         missed = sorted(added - set(trained)) if trained is not None else []
-        if not missed or (place == "output head" and (model.is_tied or model.says_tied)):
+        if not missed or (place == "output head" and (model.is_tied or model.declared_tied)):
             continue
         shown = ", ".join(f"{names.get(i, '?')!r} ({i})" for i in missed[:5])
         more = f" and {len(missed) - 5} more" if len(missed) > 5 else ""
@@ -37,12 +34,11 @@ CHECK = Check(
     needs=("tokenizer", "model"),
     traps=(14,),
     explanation="""\
-`add_tokens` and `resize_token_embeddings` give every new token a row drawn from very near the mean of the others.
-LoRA trains no row of the embedding unless told to, so the new tokens stay the mean: they all read alike, and the
-model can never produce one rather than another. `trainable_token_indices` trains just these rows (PEFT 0.15 and
-newer); `modules_to_save=["embed_tokens", "lm_head"]` trains and saves all of them. `add_tokens` of this library adds,
-resizes and returns the configuration; `train_rows` returns it for tokens that were added by hand. New rows are known
-by the vocabulary size of the checkpoint, where its config.json is at hand, and by their nearness to the mean.
+`resize_token_embeddings` gives every new token a row very near the mean of the others. LoRA trains no row of the
+embedding by default, so the new tokens stay alike. `trainable_token_indices` trains these rows alone (PEFT 0.15 and
+newer); `modules_to_save=["embed_tokens", "lm_head"]` trains and saves all. `add_tokens` of this library adds, resizes
+and returns the configuration; `train_rows` returns it for tokens that were added before. New rows are found by the
+checkpoint's config.json and their distance to the mean.
 """,
     bad='tokenizer.add_tokens(["<tool>"]); LoraConfig(target_modules="all-linear")  # after resizing',
     good='added = add_tokens(model, tokenizer, ["<tool>"])  # then peft_config=added.lora',

@@ -1,12 +1,9 @@
 """EMB004: the template uses tokens whose rows were never trained."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     model, template = facts.model, facts.template
     if model is None or template is None or not model.rows:
         return
@@ -18,8 +15,6 @@ def _find(facts: Facts) -> Iterator[Finding]:
     blank |= {i: "zero" for i, row in model.rows.items() if row.is_zero}
     found = sorted(i for i in used & set(blank) if i is not None and i in names)
     missed = [i for i in found if model.trained_rows is not None and i not in model.trained_rows]
-    if not found:
-        return
     shown = ", ".join(f"{names[i]} ({i}: {blank[i]})" for i in found)
     message = f"The chat template uses {len(found)} tokens whose rows of the embedding were never trained: {shown}"
     if missed:
@@ -28,7 +23,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
             "done = mean_init_untrained(model, tokenizer); model = get_peft_model(model, done.lora)",
             severity="error",
         )
-    else:
+    elif found:
         yield CHECK.found(
             f"{message}. They start from nothing. Set them to the mean of the others, before get_peft_model: "
             "done = mean_init_untrained(model, tokenizer), and train with peft_config=done.lora"
@@ -42,12 +37,11 @@ CHECK = Check(
     needs=("tokenizer", "template", "model"),
     traps=(15,),
     explanation="""\
-The base models of Llama 3 ship rows of almost nothing (1e-23 has been seen) for `<|eot_id|>`, `<|start_header_id|>`,
-`<|end_header_id|>` and the reserved tokens, in the embedding and in the head. Given a chat template, such a model
-reads every header as nothing and gives the stop token a low probability after training (torchtune#2429: 0.05 where
-all other tokens have 1.0); other stacks saw nan. Rows are held to be untrained when they are shorter than a
-ten-thousandth of an ordinary row, or equal to the row of another control token. `mean_init_untrained` sets them to
-the mean of trained rows, in embedding and head, and returns the LoRA configuration that trains them.
+The base models of Llama 3 have rows near zero (such as 1e-23) for `<|eot_id|>`, `<|start_header_id|>`,
+`<|end_header_id|>` and the reserved tokens, in embedding and head. With a chat template such a model cannot read its
+headers, and gives the stop token a low probability after training (torchtune#2429: 0.05 where other tokens have 1.0).
+A row counts as untrained if it is shorter than a ten-thousandth of an ordinary row, or equals that of another control
+token. `mean_init_untrained` sets such rows to the mean of trained ones, and returns the LoRA configuration.
 """,
     bad="model = AutoModelForCausalLM.from_pretrained('meta-llama/Meta-Llama-3-8B')  # and an Instruct chat template",
     good="done = mean_init_untrained(model, tokenizer, dataset)  # then peft_config=done.lora",

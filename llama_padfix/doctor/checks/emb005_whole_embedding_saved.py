@@ -1,19 +1,15 @@
 """EMB005: an adapter that trains and saves the whole embedding."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     model = facts.model
-    if model is None or not model.is_peft or model.trained_rows is not None or model.embedding_rows is None:
-        return
-    yield CHECK.found(
-        f"The adapter trains and saves all {model.embedding_rows} rows of the embedding. For a few new tokens "
-        "trainable_token_indices trains just their rows."
-    )
+    if model is not None and model.is_peft and model.trained_rows is None and model.embedding_rows is not None:
+        yield CHECK.found(
+            f"The adapter trains and saves all {model.embedding_rows} rows of the embedding. For a few new tokens "
+            "trainable_token_indices trains just their rows."
+        )
 
 
 CHECK = Check(
@@ -23,9 +19,8 @@ CHECK = Check(
     needs=("model",),
     traps=(14,),
     explanation="""\
-`modules_to_save=["embed_tokens"]` makes the adapter carry a copy of the whole embedding: 128256 rows of 4096 numbers
-are 1 GiB in bfloat16 beside an adapter of 50 MiB, with optimizer states for all of them. That is right for a new
-language; for a few new tokens `trainable_token_indices` trains and saves only their rows.
+`modules_to_save=["embed_tokens"]` saves the whole embedding with the adapter: 1 GiB in bfloat16 for 128256 rows of
+4096 numbers, and optimizer states. For a few new tokens `trainable_token_indices` saves their rows alone.
 """,
     bad='LoraConfig(modules_to_save=["embed_tokens", "lm_head"])  # for two new tokens',
     good='LoraConfig(trainable_token_indices={"embed_tokens": [128256, 128257]})',

@@ -1,14 +1,11 @@
 """EMB006: an adapter trains one of two tied matrices."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     model = facts.model
-    if model is None or not model.is_peft or not model.says_tied or model.is_tied:
+    if model is None or not model.is_peft or not model.declared_tied or model.is_tied:
         return
     if (model.trained_rows is None) == (model.trained_output_rows is None):
         return
@@ -27,9 +24,9 @@ CHECK = Check(
     needs=("model",),
     traps=(14,),
     explanation="""\
-Llama 3.2 1B and 3B, and other small models, use one matrix as embedding and as head (`tie_word_embeddings`).
-`modules_to_save=["embed_tokens"]` copies it for the embedding alone: the head keeps the old rows, so a new token can
-be read and never be produced, and after merging the checkpoint holds two matrices under a config that loads one.
+Small models such as Llama 3.2 1B and 3B use one matrix as embedding and head (`tie_word_embeddings`).
+`modules_to_save=["embed_tokens"]` copies it for the embedding alone, so the model can read a new token and never
+produce it. After merging, the checkpoint holds two matrices under a config that loads one.
 """,
     bad='LoraConfig(modules_to_save=["embed_tokens"])  # with tie_word_embeddings=True',
     good='LoraConfig(modules_to_save=["embed_tokens"], ensure_weight_tying=True)',

@@ -1,22 +1,17 @@
 """GEN001: the tokenizer's EOS is not what ends a turn in the chat template."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     template = facts.template
-    if template is None or template.stop_token is None or template.stop_token == facts.eos_token:
-        return
-    why = f"the chat template ends an assistant turn with {template.stop_token} ({template.stop_token_id})"
-    change = Change("tokenizer.eos_token", facts.eos_token, template.stop_token, why, code=CHECK.code)
-    message = (
-        f"The chat template ends an assistant turn with {template.stop_token}, the tokenizer's EOS is "
-        f"{facts.eos_token}: trained chats would be saved with an EOS that they never produce."
-    )
-    yield CHECK.found(message, (change,))
+    if template is not None and template.stop_token not in (None, facts.eos_token):
+        why = f"the chat template ends an assistant turn with {template.stop_token} ({template.stop_token_id})"
+        yield CHECK.found(
+            f"The chat template ends an assistant turn with {template.stop_token}, the tokenizer's EOS is "
+            f"{facts.eos_token}: trained chats would be saved with an EOS that they never produce.",
+            (Change("tokenizer.eos_token", facts.eos_token, template.stop_token, why),),
+        )
 
 
 CHECK = Check(
@@ -26,9 +21,9 @@ CHECK = Check(
     needs=("tokenizer", "template"),
     traps=(3,),
     explanation="""\
-Early Llama 3 Instruct, and every base model that is given a chat template, says EOS = `<|end_of_text|>` (128001)
-while the last trained token of a turn is `<|eot_id|>` (128009). Whatever stops at the tokenizer's EOS then never
-stops. What ends a turn is found by rendering the template, not by a name.
+In early Llama 3 Instruct, and in every base model with a chat template, the EOS is `<|end_of_text|>` (128001) while a
+turn ends with `<|eot_id|>` (128009). Generation that stops at the tokenizer's EOS then never stops. What ends a turn
+is found by rendering the template.
 """,
     bad='tokenizer.eos_token  # "<|end_of_text|>" beside a template that ends turns with <|eot_id|>',
     good='tokenizer.eos_token = "<|eot_id|>"  # prepare(tokenizer) does it',

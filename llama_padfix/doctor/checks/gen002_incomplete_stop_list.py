@@ -1,40 +1,33 @@
 """GEN002: generation does not stop at every token that ends a turn or a text."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
-from llama_padfix.doctor.token_policy import stop_ids
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
+from llama_padfix.doctor.token_policy import as_ids, stop_ids
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     model = facts.model
     if model is None:
         return
-    wanted = stop_ids(facts)
+    stops = stop_ids(facts)
     # transformers 4.56 to 5.17 put the tokenizer's EOS in the place of the config's list as training starts.
     ends = {facts.eos_token_id, facts.template.stop_token_id if facts.template is not None else None} - {None}
-    complete = model.has_generation_config and set(wanted) <= set(_list_ids(model.generation_eos_token_id))
-    held = [("model.config.eos_token_id", model.config_eos_token_id, ends if complete else wanted)]
+    complete = model.has_generation_config and set(stops) <= set(as_ids(model.generation_eos_token_id))
+    held = [("model.config.eos_token_id", model.config_eos_token_id, ends if complete else stops)]
     if model.has_generation_config:
-        held.append(("model.generation_config.eos_token_id", model.generation_eos_token_id, wanted))
-    after: int | tuple[int, ...] = wanted if len(wanted) != 1 else wanted[0]
+        held.append(("model.generation_config.eos_token_id", model.generation_eos_token_id, stops))
+    after: int | tuple[int, ...] = stops if len(stops) != 1 else stops[0]
     changes = []
     for target, before, required in held:
-        present = _list_ids(before)
-        missing = [token_id for token_id in wanted if token_id not in present]
+        present = as_ids(before)
+        missing = [token_id for token_id in stops if token_id not in present]
         if not set(required) <= set(present):
             why = f"generation must also stop at {', '.join(map(str, missing))}"
-            text = [token_id for token_id in present if token_id not in wanted]
+            text = [token_id for token_id in present if token_id not in stops]
             why += f", and not at {', '.join(map(str, text))}, which is ordinary text" if text else ""
-            changes.append(Change(target, before, after, why, code=CHECK.code))
+            changes.append(Change(target, before, after, why))
     if changes:
         seen = ", ".join(f"{change.target} is {change.before}" for change in changes)
-        yield CHECK.found(f"A turn or a text may end with any of {list(wanted)}, but {seen}.", tuple(changes))
-
-
-def _list_ids(held: int | tuple[int, ...] | None) -> tuple[int, ...]:
-    return (held,) if isinstance(held, int) else held or ()
+        yield CHECK.found(f"A turn or a text may end with any of {list(stops)}, but {seen}.", tuple(changes))
 
 
 CHECK = Check(
@@ -44,11 +37,10 @@ CHECK = Check(
     needs=("tokenizer", "model"),
     traps=(3,),
     explanation="""\
-`generate` stops at the ids in `generation_config.eos_token_id` and nowhere else. A list that lacks `<|eot_id|>`
-lets a chat model run on into the next turn, which it then invents. The list must hold every id that ends a text
-or a turn: `<|end_of_text|>`, `<|eom_id|>` and `<|eot_id|>` where the vocabulary has them. `model.config` is given the
-same list, since other tools read it there. Where the list of the generation config is complete, it is enough that
-`model.config` names what ends a turn: the Trainer of transformers 4.56 to 5.17 writes the tokenizer's one EOS there.
+`generate` stops only at the ids in `generation_config.eos_token_id`. Without `<|eot_id|>` in that list, a chat model
+continues. The list must hold every id that ends a text or a turn: `<|end_of_text|>`, `<|eom_id|>` and `<|eot_id|>`
+where the vocabulary has them. Other tools read `model.config`. Its list may hold the tokenizer's EOS alone if the
+generation config is complete: the Trainer of transformers 4.56 to 5.17 writes that.
 """,
     bad="model.generation_config.eos_token_id  # 128001",
     good="model.generation_config.eos_token_id = [128001, 128008, 128009]",

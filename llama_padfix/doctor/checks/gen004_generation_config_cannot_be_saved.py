@@ -1,12 +1,9 @@
 """GEN004: the generation config refuses to be saved."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     error = facts.model.generation_error if facts.model is not None else None
     if error is not None:
         line = " ".join(error.split())
@@ -20,9 +17,9 @@ CHECK = Check(
     needs=("model",),
     traps=(26,),
     explanation="""\
-`save_pretrained` validates the generation config and raises where settings contradict each other, such as a
-temperature beside do_sample=False. Loading such a config raises nothing, and neither does training: the run ends at
-its first checkpoint, after the hours that lead there. The same validation is run here, before the first step.
+`save_pretrained` validates the generation config, and raises where settings contradict each other, such as
+temperature and do_sample=False. Loading and training raise nothing, so the first checkpoint fails. This check runs
+that validation.
 """,
     bad="model.generation_config.temperature = 0.6; model.generation_config.do_sample = False",
     good="model.generation_config.do_sample = True",

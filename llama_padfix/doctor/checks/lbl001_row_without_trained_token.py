@@ -1,14 +1,10 @@
 """LBL001: a row whose labels are all -100."""
 
-from collections.abc import Iterator
-
-from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
-    if not (row.labels != IGNORE_INDEX).any():
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
+    if not row.trained.any():
         yield Hit(0, len(row.input_ids))
 
 
@@ -20,9 +16,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) have no trained token: every label is -100.",
     traps=(10,),
     explanation="""\
-A batch of such rows has a loss of 0/0 = nan, which the Trainer logs as 0.0 (`logging_nan_inf_filter`); mixed with
-other rows they take memory and time and teach nothing, and they dilute the evaluation loss. They come from answers
-that truncation cut away, from templates without `{% generation %}`, and from response markers that are not found.
+A batch of such rows has a loss of 0/0 = nan, which the Trainer logs as 0.0 (`logging_nan_inf_filter`). In other
+batches they take time and memory, train nothing, and dilute the evaluation loss. Causes: truncation that removed the
+answer, templates without `{% generation %}`, response markers that are not found.
 """,
     bad="labels = [-100, -100, -100, -100]  # the answer was cut off at max_length",
     good="prepared.encode(dataset)  # such rows do not leave the encoder, and are counted",

@@ -1,20 +1,14 @@
 """LBL002: an assistant turn is trained, but not the token that ends it."""
 
-from collections.abc import Iterator
-
-from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.check_helpers import find_turns, pad_ids
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.check_helpers import pad_ids, turns_of
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
-    if facts.markers is None:
-        return
-    turns = [turn for turn in find_turns(row, facts.markers) if turn.stop_id is not None and turn.end > turn.start]
-    trained = [turn for turn in turns if row.labels[turn.end - 1] != IGNORE_INDEX]
-    # One that is hidden because it is the pad token is another fault, with another cure: PAD008.
-    left = [t for t in trained if row.labels[t.end] == IGNORE_INDEX and t.stop_id not in pad_ids(facts)]
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
+    turns = [turn for turn in turns_of(row, facts) if turn.stop_id is not None and turn.end > turn.start]
+    trained = [turn for turn in turns if row.trained[turn.end - 1]]
+    # A stop token that is hidden because it is the pad token has another fix: PAD008.
+    left = [t for t in trained if not row.trained[t.end] and t.stop_id not in pad_ids(facts)]
     if left:
         remark = f"{len(trained) - len(left)} of {len(trained)} stop tokens of trained turns are trained"
         yield Hit(left[0].end, left[0].end + 1, len(left), remark)
@@ -28,9 +22,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) train an answer and not its stop token, {count} times.",
     traps=(2, 9),
     explanation="""\
-The loss covers the answer and leaves out the `<|eot_id|>` after it, so the model never learns to stop: it talks until
-`max_new_tokens`. Masks made by hand end one token too early, and a `{% generation %}` block that closes before the
-end token does the same.
+The loss covers the answer without the `<|eot_id|>` after it, so the model never learns to stop: it generates until
+`max_new_tokens`. Causes: a mask that ends one token too early, or a `{% generation %}` block that closes before the
+end token.
 """,
     bad="labels = [..., 791, 3363, -100]  # the -100 is <|eot_id|>",
     good="prepared.encode(dataset)  # every answer up to and including its stop token",

@@ -1,21 +1,17 @@
 """LBL003: the header of an assistant turn is trained."""
 
-from collections.abc import Iterator
-
-from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.check_helpers import everything_is_trained, find_turns
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.check_helpers import everything_is_trained, turns_of
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
-    if facts.markers is None or everything_is_trained(row, facts):
-        return  # where all is trained the headers are the least of it: LBL004
-    turns = find_turns(row, facts.markers)
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
+    if everything_is_trained(row, facts):
+        return  # LBL004 finds such a row
     # The last id of a longer header may be: TRL trains the line break after ChatML's "assistant".
-    trained = [t for t in turns if (row.labels[t.header : max(t.start - 1, t.header + 1)] != IGNORE_INDEX).any()]
+    spans = [(turn.header, max(turn.start - 1, turn.header + 1), turn.start) for turn in turns_of(row, facts)]
+    trained = [(first, last) for first, end, last in spans if row.trained[first:end].any()]
     if trained:
-        yield Hit(trained[0].header, trained[0].start, len(trained))
+        yield Hit(*trained[0], len(trained))
 
 
 CHECK = Check(
@@ -26,9 +22,8 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) train the headers of {count} assistant turns, in part or whole.",
     traps=(9, 12),
     explanation="""\
-At inference the header (`<|start_header_id|>assistant<|end_header_id|>` and two line breaks) is given by the
-generation prompt; the model never has to produce it. Its tokens are certain after the first, so they make the loss
-look better than it is, and a model that learned to open turns answers itself.
+At inference the generation prompt gives the header (`<|start_header_id|>assistant<|end_header_id|>` and two line
+breaks), so the model never has to produce it. Training it lowers the loss. Such a model may answer itself.
 """,
     bad="labels = [-100, ..., 128006, 78191, 128007, 271, 791, ...]",
     good="prepared.encode(dataset)  # or mask_labels(input_ids, find_markers(tokenizer))",

@@ -1,18 +1,13 @@
 """LBL004: rows of conversations in which everything is trained, the user's words too."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.check_helpers import everything_is_trained, find_turns, real_span
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.check_helpers import everything_is_trained, real_span, turns_of
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
-    if facts.markers is None or not everything_is_trained(row, facts):
-        return
-    turns = [turn for turn in find_turns(row, facts.markers) if not turn.opened]
-    first, last = real_span(row)
-    if turns:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
+    turns = [turn for turn in turns_of(row, facts) if not turn.opened]
+    if turns and everything_is_trained(row, facts):
+        first, last = real_span(row)
         answered = sum(turn.end - turn.start + (turn.stop_id is not None) for turn in turns)
         remark = f"{answered} of {last - first} tokens are the assistant's"
         yield Hit(first, turns[0].start, last - first - answered, remark)
@@ -26,9 +21,8 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) train all of a conversation: {count} tokens of prompts and headers.",
     traps=(12,),
     explanation="""\
-The labels are the ids: the model learns to write the user's questions and the system prompt too, and the loss is low
-since prompts repeat. This is what TRL does with `messages` unless told otherwise, and what every collator does to
-rows without labels. For language modelling on plain text it is as it should be, and nothing is said there.
+The labels are the ids, so the model also learns to write the user's questions and the system prompt. TRL does that
+with `messages` by default, and every collator does it to rows without labels. Plain text is not reported.
 """,
     bad='row["labels"] = list(row["input_ids"])',
     good="prepared.encode(dataset)  # or SFTConfig(assistant_only_loss=True) with a template that marks its turns",

@@ -1,23 +1,19 @@
 """LBL007: labels that are neither -100 nor the id at their place."""
 
-from collections.abc import Iterator
-
-from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.check_helpers import hit_span
+from llama_padfix.doctor.findings import Check, Facts, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
-    trained = row.labels != IGNORE_INDEX
-    places = (trained & (row.labels != row.input_ids)).nonzero()[0]
-    if not len(places):
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
+    wrong = row.trained & (row.labels != row.input_ids)
+    if not wrong.any():
         return
-    first = int(places[0])
+    first = int(wrong.argmax())
     remark = f"label {int(row.labels[first])} at id {int(row.input_ids[first])}"
-    moved = trained[:-1] & (row.labels[:-1] == row.input_ids[1:])
-    if moved.sum() >= trained[:-1].sum() > 1:
+    moved = row.trained[:-1] & (row.labels[:-1] == row.input_ids[1:])
+    if moved.sum() >= row.trained[:-1].sum() > 1:
         remark += "; the labels are shifted by one, and the model shifts them again"
-    yield Hit(first, int(places[-1]) + 1, len(places), remark)
+    yield from hit_span(wrong, remark)
 
 
 CHECK = Check(
@@ -29,9 +25,8 @@ CHECK = Check(
     traps=(35,),
     explanation="""\
 A causal language model shifts the labels itself, so a label is the id at its own position or -100. Labels that were
-shifted beforehand train the token after the next one; other differences come from ids that were changed after the
-labels were made (a BOS removed from one and not from the other), from padding labels with 0 or -1 instead of -100
-(id 0 is `!` in Llama 3), or from collators that overwrite one of the two.
+shifted before train the token after the next one. Other causes: ids that changed after the labels were made (a BOS
+removed from one alone), labels padded with 0 or -1, or collators that overwrite one of the two.
 """,
     bad='labels = input_ids[1:] + [tokenizer.eos_token_id]  # "the next token"',
     good="labels = [id if trained else -100 for ...]  # the model shifts",

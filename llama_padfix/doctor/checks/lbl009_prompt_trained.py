@@ -1,23 +1,19 @@
-"""LBL009: labels on what the assistant did not say, in rows that are masked elsewhere."""
+"""LBL009: labels outside the assistant's turns, in rows that are masked elsewhere."""
 
-from collections.abc import Iterator
-
-from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.check_helpers import everything_is_trained, find_turns, real_part
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.check_helpers import everything_is_trained, find_turns, hit_span, real_part
+from llama_padfix.doctor.findings import Check, Facts, Hits, RowFacts
 
 _TAIL = 4  # what a template writes after a stop token: a line break, an end of text
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     template, markers = facts.template, facts.markers
     if markers is None or (template is not None and not template.header_in_history):
-        return  # where past answers have another header than the next one, they cannot be told from prompts
+        return  # past answers have another header than the next one, so they look like prompts
     turns = find_turns(row, markers)
     if all(turn.opened for turn in turns) or everything_is_trained(row, facts):
         return
-    outside = (row.labels != IGNORE_INDEX) & real_part(row) & (row.input_ids != facts.bos_token_id)
+    outside = row.trained & real_part(row) & (row.input_ids != facts.bos_token_id)
     starts = set(markers.turn_start_ids) - set(markers.stop_ids)  # a header may begin with the end of the question
     for turn in turns:
         end = turn.end + (turn.stop_id is not None)
@@ -26,9 +22,7 @@ def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
                 break
             end += 1
         outside[turn.header : end] = False
-    places = outside.nonzero()[0]
-    if len(places):
-        yield Hit(int(places[0]), int(places[-1]) + 1, len(places))
+    yield from hit_span(outside)
 
 
 CHECK = Check(
@@ -39,9 +33,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) train {count} tokens outside the assistant's turns.",
     traps=(9, 12),
     explanation="""\
-Some of the row is masked, and still the user's or the system's words have labels: a response marker that fits the
-first turn only, a `completion` that holds further questions, or labels that moved when ids were cut. The model learns
-to write the user's part.
+Part of the row is masked, but text of the user or system still has labels. Causes: a response marker that fits the
+first turn only, a `completion` with further questions, or labels that moved when ids were cut. The model learns to
+write the user's part.
 """,
     bad="labels = [-100] * prompt_length + input_ids[prompt_length:]  # of a conversation with several questions",
     good="prepared.encode(dataset)  # or mask_labels(input_ids, find_markers(tokenizer))",

@@ -1,22 +1,17 @@
-"""LBL020: the collator replaces the labels that the dataset brings."""
+"""LBL020: the collator replaces the labels of the dataset."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
-    if trainer is None or trainer.given_labels_kept is not False or not trainer.dataset_labels_masked:
-        return
-    message = (
-        f"The dataset brings labels with -100 in them, and {trainer.collator.rpartition('.')[2]} replaces them by its "
-        "own: the prompts are trained too."
-    )
-    why = "it pads the labels that the rows bring"
-    change = Change("trainer.data_collator", trainer.collator, "llama_padfix.PadCollator", why, "manual", CHECK.code)
-    yield CHECK.found(message, (change,))
+    if trainer is not None and trainer.given_labels_kept is False and trainer.dataset_labels_masked:
+        why = "it pads the labels that the rows bring"
+        yield CHECK.found(
+            f"The dataset brings labels with -100 in them, and {trainer.collator.rpartition('.')[2]} replaces them by "
+            "its own: the prompts are trained too.",
+            (Change("trainer.data_collator", trainer.collator, "llama_padfix.PadCollator", why, "manual"),),
+        )
 
 
 CHECK = Check(
@@ -26,10 +21,9 @@ CHECK = Check(
     needs=("trainer",),
     traps=(35,),
     explanation="""\
-`DataCollatorForLanguageModeling(mlm=False)` writes labels of its own, a copy of the ids, over those that the rows
-bring; it was TRL's default up to 0.15. A dataset whose labels are -100 outside the answers is then trained on
-everything, and the loss looks better than it should. What the collator does is found by giving it two rows with
-labels.
+`DataCollatorForLanguageModeling(mlm=False)` overwrites the labels of the rows with a copy of the ids; it was TRL's
+default up to 0.15. A dataset whose labels are -100 outside the answers is then trained on everything, with a lower
+loss. What a collator does is found by giving it two rows with labels.
 """,
     bad="Trainer(data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False), train_dataset=rows_with_labels)",
     good="Trainer(data_collator=PadCollator(tokenizer.pad_token_id), train_dataset=rows_with_labels)",

@@ -1,14 +1,11 @@
-"""LOD001: FlashAttention is asked for where it cannot run."""
+"""LOD001: FlashAttention is set where it cannot run."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 _CAPABILITY = {"flash_attention_2": (8, 0), "flash_attention_3": (9, 0)}  # Ampere; Hopper
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     model, trainer = facts.model, facts.trainer
     if model is None or model.attention not in _CAPABILITY:
         return
@@ -28,7 +25,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
             faults.append(f"it computes in float16 and bfloat16 only, and the model is {model.floating_dtypes[0]}")
     if faults:
         why = "sdpa comes with torch, runs everywhere, and gives the same numbers"
-        change = Change("model.config.attn_implementation", model.attention, "sdpa", why, "manual", CHECK.code)
+        change = Change("model.config.attn_implementation", model.attention, "sdpa", why, "manual")
         message = f"The model attends with {model.attention}, but {'; '.join(faults)}. Run: "
         yield CHECK.found(message + 'model.set_attn_implementation("sdpa")', (change,))
 
@@ -40,10 +37,9 @@ CHECK = Check(
     needs=("model",),
     traps=(19,),
     explanation="""\
-`attn_implementation="flash_attention_2"` needs the package flash-attn, an NVIDIA GPU of compute capability 8.0 or
-newer (9.0 for FlashAttention 3) or a supported AMD one, and computes in float16 and bfloat16 only. On any other
-machine loading raises, or, where the setting came from a saved config, the first step does. `sdpa` is part of torch
-and picks the fastest kernel that the device has.
+`attn_implementation="flash_attention_2"` needs the package flash-attn, and an NVIDIA GPU of compute capability 8.0 or
+newer (9.0 for FlashAttention 3) or a supported AMD one. It computes in float16 and bfloat16 only. On other machines
+loading raises, or the first step if a saved config holds the setting. `sdpa` is part of torch.
 """,
     bad='AutoModelForCausalLM.from_pretrained(name, attn_implementation="flash_attention_2")  # on a T4, or a CPU',
     good='AutoModelForCausalLM.from_pretrained(name, attn_implementation="sdpa")',

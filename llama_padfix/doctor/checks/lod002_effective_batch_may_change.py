@@ -1,26 +1,21 @@
 """LOD002: auto_find_batch_size halves the batch and nothing makes up for it."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
-    if trainer is None or not trainer.arguments.get("auto_find_batch_size"):
+    arguments = trainer.arguments if trainer is not None else {}
+    size, steps = arguments.get("per_device_train_batch_size"), arguments.get("gradient_accumulation_steps")
+    if trainer is None or not arguments.get("auto_find_batch_size") or not size or not steps:
         return
-    size = trainer.arguments.get("per_device_train_batch_size")
-    steps = trainer.arguments.get("gradient_accumulation_steps")
-    if not isinstance(size, int) or not isinstance(steps, int):
-        return
-    asked = size * steps * trainer.world_size
-    message = (
-        f"auto_find_batch_size=True: when memory runs out the {size} rows a device are reduced, and the {steps} "
-        f"accumulation steps are not raised, so that the effective batch of {asked} becomes smaller in silence."
-    )
     why = "halve the batch by hand, and double gradient_accumulation_steps with it"
-    yield CHECK.found(message, (Change("trainer.args.auto_find_batch_size", True, False, why, "manual", CHECK.code),))
+    yield CHECK.found(
+        f"auto_find_batch_size=True: when memory runs out the {size} rows a device are reduced, and the {steps} "
+        f"accumulation steps are not raised, so that the effective batch of {size * steps * trainer.world_size} "
+        "becomes smaller in silence.",
+        (Change("trainer.args.auto_find_batch_size", True, False, why, "manual"),),
+    )
 
 
 CHECK = Check(
@@ -30,9 +25,9 @@ CHECK = Check(
     needs=("trainer",),
     traps=(20,),
     explanation="""\
-With `auto_find_batch_size=True` the Trainer reduces the batch a device after every out-of-memory error (by a tenth,
-or by half in older versions) and starts again. The accumulation steps stay, so the effective batch shrinks with it:
-32 were asked for, 12 were trained with, at the learning rate meant for 32. Set the size that fits, and accumulate.
+With `auto_find_batch_size=True` the Trainer reduces the batch of each device after an out-of-memory error (by a
+tenth, or by half in older versions) and restarts. The accumulation steps stay, so the effective batch shrinks, at the
+same learning rate. Set the size that fits, and accumulate.
 """,
     bad="TrainingArguments(per_device_train_batch_size=32, auto_find_batch_size=True)",
     good="TrainingArguments(per_device_train_batch_size=8, gradient_accumulation_steps=4)",

@@ -1,14 +1,11 @@
-"""LOD003: fewer processes, or less sharding, than was asked for."""
+"""LOD003: fewer processes, or less sharding, than the launcher or the arguments set."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 _SHARDED = {"fsdp": ("FSDP",), "deepspeed": ("DEEPSPEED",)}
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
     if trainer is None:
         return
@@ -16,13 +13,13 @@ def _find(facts: Facts) -> Iterator[Finding]:
     if announced is not None and announced > trainer.world_size:
         yield CHECK.found(
             f"The launcher announced {announced} processes, and the trainer runs with {trainer.world_size}: each "
-            "process trains alone, on all of the data. On CPUs run: torchrun --nproc-per-node "
-            f"{announced} train.py"
+            "process trains alone, on all of the data. "
+            f"On CPUs run: torchrun --nproc-per-node {announced} train.py"
         )
-    asked = trainer.sharding_asked
-    if asked is not None and trainer.distributed_type not in _SHARDED[asked]:
+    kind = trainer.sharding_requested
+    if kind is not None and trainer.distributed_type not in _SHARDED[kind]:
         yield CHECK.found(
-            f"{asked}= is set, and the trainer runs as {trainer.distributed_type} with {trainer.world_size} "
+            f"{kind}= is set, and the trainer runs as {trainer.distributed_type} with {trainer.world_size} "
             "process(es): every device holds the whole model."
         )
 
@@ -34,10 +31,9 @@ CHECK = Check(
     needs=("trainer",),
     traps=(31,),
     explanation="""\
-`accelerate launch --cpu --num_processes 2` starts one process and exits with 0; a script started by `python` inside
-a two-process job never joins it; `fsdp=` on gloo is plain DDP. The run then takes as long as on one device, sees the
-whole dataset in each process, or does not fit, and nothing says so. What runs is read from the trainer's
-accelerator.
+`accelerate launch --cpu --num_processes 2` starts one process and exits with 0. A script started by `python` inside a
+two-process job never joins it. `fsdp=` on gloo is plain DDP. The run then takes as long as on one device, reads the
+whole dataset in each process, or runs out of memory. Nothing is raised.
 """,
     bad="accelerate launch --cpu --num_processes 2 train.py  # one process",
     good="torchrun --nproc-per-node 2 train.py",

@@ -1,12 +1,9 @@
 """LOD004: the trainer's own dataloader raises."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     errors = facts.trainer.loader_errors if facts.trainer is not None else {}
     for source, error in errors.items():
         seen = next((sample.seen for sample in facts.samples if sample.source == source), 0)
@@ -21,9 +18,8 @@ CHECK = Check(
     needs=("trainer",),
     traps=(1, 13),
     explanation="""\
-The batches are drawn from the trainer's own dataloaders, as training draws them. Where that raises, training raises
-at the same place: no pad token, rows of text that no collator can pad, labels of another length than their ids, a
-dataset of which the Trainer drops every column because the model's `forward` has no argument of that name.
+The batches are drawn from the trainer's own dataloaders, as in training. Causes: no pad token, rows of text that the
+collator cannot pad, labels of another length than their ids, or no column that the model's `forward` takes.
 """,
     bad="Trainer(model, args, train_dataset=raw_rows)  # no column that the model knows",
     good="Trainer(model, args, train_dataset=prepared.encode(raw_rows), data_collator=prepared.collator)",

@@ -1,30 +1,25 @@
 """LOD005: the class that loads gives other ids than tokenizer.json."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     folder = facts.folder
     if folder is None or folder.raw_ids == folder.loaded_ids:
         return
     named = folder.tokenizer_config.get("tokenizer_class")
     pairs = list(zip(folder.raw_ids, folder.loaded_ids, strict=False))
     at = next((place for place, (raw, loaded) in enumerate(pairs) if raw != loaded), len(pairs))
-    why = "this class takes tokenizer.json as it is"
-    target = "folder.tokenizer_config.tokenizer_class"
-    changes = () if named in _GENERIC else (Change(target, named, _GENERIC[0], why, "unsafe", CHECK.code),)
-    message = (
+    target, why = "folder.tokenizer_config.tokenizer_class", "this class takes tokenizer.json as it is"
+    yield CHECK.found(
         f"The tokenizer loads as {named}, and its ids are not those of tokenizer.json: a probe text has "
         f"{len(folder.loaded_ids)} ids instead of {len(folder.raw_ids)}, the first other one at position {at} "
         f"({list(folder.loaded_ids[at : at + 3])} for {list(folder.raw_ids[at : at + 3])}). What is trained on "
-        "them reads another language than the model knows."
+        "them reads another language than the model knows.",
+        () if named in _GENERIC else (Change(target, named, _GENERIC[0], why, "unsafe"),),
     )
-    yield CHECK.found(message, changes)
 
 
 CHECK = Check(
@@ -34,11 +29,10 @@ CHECK = Check(
     needs=("folder", "saved ids"),
     traps=(27,),
     explanation="""\
-`tokenizer_class` in tokenizer_config.json decides how the text is split, also where tokenizer.json says otherwise:
-since transformers 5.0 some classes rebuild the splitting from their own rules. `LlamaTokenizerFast`, which many Llama
-3 derivatives name, mis-tokenises Llama 3 in 5.0 to 5.21 ("Hello world" becomes [128000, 39, 96392]);
-`GPT2TokenizerFast` on Llama 3's file does in every 5.x. Nothing is raised, and the loss is only a little high. The
-ids of a probe text are compared with those that the package tokenizers reads from the file.
+`tokenizer_class` in tokenizer_config.json decides how text is split, even against tokenizer.json: since transformers
+5.0 some classes rebuild the splitting. `LlamaTokenizerFast`, which many Llama 3 derivatives name, encodes Llama 3
+wrongly in 5.0-5.21 ("Hello world" becomes [128000, 39, 96392]), and `GPT2TokenizerFast` in every 5.x. Nothing is
+raised, and the loss is only a little high. The check compares the ids of a probe text with those of the file.
 """,
     bad='"tokenizer_class": "GPT2TokenizerFast"  # beside the tokenizer.json of Llama 3',
     good='"tokenizer_class": "PreTrainedTokenizerFast"',

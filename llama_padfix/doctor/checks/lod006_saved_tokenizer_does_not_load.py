@@ -1,24 +1,22 @@
 """LOD006: the tokenizer in the folder cannot be loaded."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.check_helpers import version_of
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 _READ_NO_PAIRS = ("0.19.", "0.18.")
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     folder = facts.folder
     if folder is None or folder.load_error is None:
         return
     if folder.has_tokenizer:
         reason = " ".join(folder.load_error.split())
-        versions = facts.environment.versions if facts.environment is not None else {}
-        if "enum ModelWrapper" in reason and versions.get("tokenizers", "").startswith(_READ_NO_PAIRS):
+        installed = version_of(facts, "tokenizers")
+        if "enum ModelWrapper" in reason and installed.startswith(_READ_NO_PAIRS):
             reason += (
                 ". Its merges are pairs, as tokenizers 0.20 and newer write them, and "
-                f"{versions['tokenizers']} is installed. Run: pip install -U 'transformers>=4.45'"
+                f"{installed} is installed. Run: pip install -U 'transformers>=4.45'"
             )
         yield CHECK.found(f"AutoTokenizer.from_pretrained does not load this folder: {reason}")
     elif not folder.adapter_config:
@@ -33,9 +31,8 @@ CHECK = Check(
     needs=("folder",),
     traps=(26, 34),
     explanation="""\
-A folder whose tokenizer does not load cannot be served or trained from: a file is missing or cut short, the class
-that it names is unknown to the installed transformers (`TokenizersBackend` before 5.0) or needs a vocabulary that
-the folder lacks. Nothing else about its tokenizer can be looked at, so those checks are skipped.
+A folder whose tokenizer does not load cannot be used. A file is missing or cut, or its class is unknown to the
+installed transformers (`TokenizersBackend` before 5.0), or lacks its vocabulary. Its other checks are skipped.
 """,
     bad='OSError: Can\'t load tokenizer for "out/checkpoint-500"',
     good='tokenizer.save_pretrained("out")  # beside the model, with the versions that will load it',

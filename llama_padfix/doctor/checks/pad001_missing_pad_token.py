@@ -1,17 +1,13 @@
 """PAD001: no pad token."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 from llama_padfix.doctor.token_policy import change_pad_token
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     if facts.pad_token is None:
-        changes = change_pad_token(facts, CHECK.code)
         message = "tokenizer.pad_token is None, so a batch of rows of different length cannot be padded."
-        yield CHECK.found(message, changes)
+        yield CHECK.found(message, change_pad_token(facts))
 
 
 CHECK = Check(
@@ -21,10 +17,9 @@ CHECK = Check(
     needs=("tokenizer",),
     traps=(1,),
     explanation="""\
-Llama 3 and 3.1 ship without a pad token. `padding=True` raises, or a tool invents an id: one beyond the
-embedding is an IndexError (on a GPU a device-side assert, much later), and `pad = eos` hides the very token that
-the model must learn in order to stop. The vocabulary already holds a token that fits, so no row is added to the
-embedding: `<|end_of_text|>` for the Instruct models, `<|finetune_right_pad_id|>` or a reserved token for the base.
+Llama 3 and 3.1 have no pad token. `padding=True` raises, or a tool invents an id: one beyond the embedding raises
+IndexError (a device-side assert on a GPU), and `pad = eos` hides the token that ends a turn. The vocabulary holds one
+that fits: `<|end_of_text|>` (Instruct), `<|finetune_right_pad_id|>` or a reserved token (base).
 """,
     bad="tokenizer.pad_token = tokenizer.eos_token  # <|eot_id|> is now padding: the model never stops",
     good="prepare(tokenizer, model)  # pad becomes <|end_of_text|>, id 128001",

@@ -1,20 +1,17 @@
 """PAD002: the pad token is one that the model must learn to produce."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 from llama_padfix.doctor.token_policy import change_pad_token, find_pad_fault
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     fault = find_pad_fault(facts)
     if fault is not None and fault.kind == "learned":
-        message = (
+        yield CHECK.found(
             f"The pad token {fault.message}: collators that mask every pad id hide it from the loss, and the model "
-            "never learns to stop."
+            "never learns to stop.",
+            change_pad_token(facts),
         )
-        yield CHECK.found(message, change_pad_token(facts, CHECK.code))
 
 
 CHECK = Check(
@@ -24,9 +21,9 @@ CHECK = Check(
     needs=("tokenizer",),
     traps=(2,),
     explanation="""\
-`DataCollatorForLanguageModeling` sets the label of every pad id to -100, wherever it stands. With pad = eos =
-`<|eot_id|>` not one end of turn is trained and the model talks on for ever. TRL even writes pad = eos into the
-tokenizer that it saves. Another token must pad; ours masks by position besides.
+`DataCollatorForLanguageModeling` sets the label of every pad id to -100, wherever it is. With pad = eos =
+`<|eot_id|>` no end of turn is trained, and the model never stops. TRL even saves pad = eos with the tokenizer. Pad
+with another token. This library's collator masks by position.
 """,
     bad='tokenizer.pad_token = "<|eot_id|>"',
     good='tokenizer.pad_token = "<|end_of_text|>"  # Instruct: ends a text, never a turn',

@@ -1,16 +1,13 @@
 """PAD003: the pad token has no usable id."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 from llama_padfix.doctor.token_policy import change_pad_token, find_pad_fault
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     fault = find_pad_fault(facts)
     if fault is not None and fault.kind == "no id":
-        yield CHECK.found(f"The pad token {fault.message}.", change_pad_token(facts, CHECK.code))
+        yield CHECK.found(f"The pad token {fault.message}.", change_pad_token(facts))
 
 
 CHECK = Check(
@@ -20,9 +17,8 @@ CHECK = Check(
     needs=("tokenizer",),
     traps=(13, 32),
     explanation="""\
-`tokenizer.pad_token = "<|finetune_right_pad_id|>"` raises nothing where the vocabulary lacks that token (Llama 3
-and the early Llama 3.1, whose id 128004 is a reserved token): `pad_token_id` stays None. A token that was added
-without resizing has an id beyond the last row of the embedding: IndexError at the first padded batch.
+`tokenizer.pad_token = "<|finetune_right_pad_id|>"` raises nothing where the vocabulary lacks that token (Llama 3):
+`pad_token_id` stays None. A token that was added without resizing has an id beyond the embedding: IndexError.
 """,
     bad='tokenizer.pad_token = "<|finetune_right_pad_id|>"  # not in this vocabulary: pad_token_id is None',
     good="prepare(tokenizer, model)  # looks the token up and checks its id against the embedding",

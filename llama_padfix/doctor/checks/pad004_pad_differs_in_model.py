@@ -1,13 +1,10 @@
 """PAD004: model and tokenizer disagree on the pad id."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 from llama_padfix.doctor.token_policy import choose_pad_token
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     model, choice = facts.model, choose_pad_token(facts)
     if model is None or choice is None:
         return
@@ -15,7 +12,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
     if model.has_generation_config:
         held.append(("model.generation_config.pad_token_id", model.generation_pad_token_id))
     changes = tuple(
-        Change(target, before, choice.token_id, "the same id as the tokenizer's pad token", code=CHECK.code)
+        Change(target, before, choice.token_id, "the same id as the tokenizer's pad token")
         for target, before in held
         if before != choice.token_id
     )
@@ -31,9 +28,8 @@ CHECK = Check(
     needs=("tokenizer", "model"),
     traps=(1,),
     explanation="""\
-The tokenizer, `model.config` and `model.generation_config` each hold a pad id. Where the model holds none or
-another one, `generate` warns and pads with the EOS, classification heads read the wrong position, and the
-checkpoint that is saved disagrees with its tokenizer.
+The tokenizer, `model.config` and `model.generation_config` each hold a pad id. If they differ, `generate` warns and
+pads with the EOS, classification heads read the wrong position, and the saved files disagree.
 """,
     bad="tokenizer.pad_token_id  # 128001, while model.config.pad_token_id is None",
     good="prepare(tokenizer, model)  # one id in all three places",

@@ -1,15 +1,12 @@
 """PAD005: padding on the left in training."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     if facts.padding_side != "right":
         why = "training pads on the right; padding_side(tokenizer, 'left') switches for generation"
-        change = Change("tokenizer.padding_side", facts.padding_side, "right", why, code=CHECK.code)
+        change = Change("tokenizer.padding_side", facts.padding_side, "right", why)
         yield CHECK.found(f"tokenizer.padding_side is {facts.padding_side!r}.", (change,))
 
 
@@ -20,9 +17,8 @@ CHECK = Check(
     needs=("tokenizer",),
     traps=(4,),
     explanation="""\
-Training pads on the right, so that position ids begin at the first token and truncation keeps the beginning.
-Generation in batches pads on the left, so that every prompt ends where the new tokens begin. A script that sets
-one side for both gets garbage in one of them; `with padding_side(tokenizer, "left"):` switches and puts it back.
+Training pads on the right, so that position ids begin at the first token. Batched generation pads on the left, so
+that prompts end together. `with padding_side(tokenizer, "left"):` switches for a block.
 """,
     bad='tokenizer.padding_side = "left"  # and then trainer.train()',
     good='with padding_side(tokenizer, "left"): model.generate(...)',

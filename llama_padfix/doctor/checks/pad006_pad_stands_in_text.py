@@ -1,20 +1,17 @@
 """PAD006: the pad token also stands in rows as itself."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 from llama_padfix.doctor.token_policy import change_pad_token, find_pad_fault
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     fault = find_pad_fault(facts)
     if fault is not None and fault.kind == "in text":
-        message = (
+        yield CHECK.found(
             f"The pad token {fault.message}: collators that mask every pad id hide it from the loss wherever it "
-            "stands, and `generate` takes it for padding where no attention mask is given."
+            "stands, and `generate` takes it for padding where no attention mask is given.",
+            change_pad_token(facts),
         )
-        yield CHECK.found(message, change_pad_token(facts, CHECK.code))
 
 
 CHECK = Check(
@@ -24,9 +21,8 @@ CHECK = Check(
     needs=("tokenizer",),
     traps=(2,),
     explanation="""\
-`tokenizer.pad_token_id = 0` comes from Llama 1 and 2, where id 0 is `<unk>`. In Llama 3's vocabulary id 0 is `!`:
-every exclamation mark is then masked by collators that go by the id. Once such a tokenizer was saved and loaded
-again, `!` is a special token: it is cut out of the text before anything else, and "!!" gets other ids than before.
+`tokenizer.pad_token_id = 0` comes from Llama 1 and 2, where id 0 is `<unk>`. In Llama 3's vocabulary id 0 is `!`, so
+collators that mask by id mask every exclamation mark. Loaded again, `!` is a special token, and "!!" gets other ids.
 """,
     bad='tokenizer.pad_token_id = 0  # "!"',
     good="prepare(tokenizer, model)  # pads with a token that no text holds",

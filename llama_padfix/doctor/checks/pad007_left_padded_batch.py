@@ -1,13 +1,10 @@
 """PAD007: batches to train on are padded on the left."""
 
-from collections.abc import Iterator
-
 from llama_padfix.doctor.check_helpers import real_span
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     first, last = real_span(row)
     if 0 < first < last:
         yield Hit(0, first, first)
@@ -21,9 +18,8 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) with labels are padded on the left, {count} positions in all.",
     traps=(4,),
     explanation="""\
-Generation pads on the left and training on the right. In a row that is padded on the left the position ids begin in
-the padding, since no trainer corrects them, so the model sees its prompt at other positions than at inference; and
-truncation from the same side cuts the beginning of the row, with its BOS and system prompt.
+Generation pads on the left, and training on the right. In a left-padded row the position ids begin in the padding, so
+the model reads its prompt at other positions than at inference. Truncation on the left removes BOS and system prompt.
 """,
     bad='tokenizer.padding_side = "left"  # and then trainer.train()',
     good="data_collator=prepared.collator  # right, whatever the tokenizer says",

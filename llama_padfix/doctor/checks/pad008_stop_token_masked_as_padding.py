@@ -1,27 +1,20 @@
 """PAD008: true stop tokens are hidden from the loss since their id is the pad token's."""
 
-from collections.abc import Iterator
-
-from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.doctor.check_helpers import find_turns, pad_ids, real_span
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.check_helpers import pad_ids, real_span, turns_of
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     pads = pad_ids(facts)
-    ends: list[int] = []
-    if facts.markers is not None:
-        turns = [turn for turn in find_turns(row, facts.markers) if turn.stop_id in pads and turn.end > turn.start]
-        ends = [turn.end for turn in turns]
+    ends = [turn.end for turn in turns_of(row, facts) if turn.stop_id in pads and turn.end > turn.start]
     if not ends and row.attention_mask is not None:
-        first, last = real_span(row)  # a text: only its last token, and only where a mask tells it from padding
+        first, last = real_span(row)  # a text: its last token, where a mask separates it from padding
         if last - first > 1 and int(row.input_ids[last - 1]) in pads:
             ends = [last - 1]
-    asked = [end for end in ends if row.labels[end - 1] != IGNORE_INDEX and row.input_ids[end - 1] not in pads]
-    hidden = [end for end in asked if row.labels[end] == IGNORE_INDEX]
+    ended = [end for end in ends if row.trained[end - 1] and row.input_ids[end - 1] not in pads]
+    hidden = [end for end in ended if not row.trained[end]]
     if hidden:
-        remark = f"{len(asked) - len(hidden)} of {len(asked)} ends of trained text are trained"
+        remark = f"{len(ended) - len(hidden)} of {len(ended)} ends of trained text are trained"
         yield Hit(hidden[0], hidden[0] + 1, len(hidden), remark)
 
 
@@ -33,9 +26,8 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) have their stop token masked because it is the pad token, {count} times.",
     traps=(2,),
     explanation="""\
-With `tokenizer.pad_token = tokenizer.eos_token` a collator that masks every pad id also masks the true end of every
-answer: transformers' DataCollatorForLanguageModeling does. Of all stop tokens in the batch none is trained, and the
-model never stops. The loss looks fine.
+With `tokenizer.pad_token = tokenizer.eos_token`, a collator that masks every pad id also masks the end of every
+answer, as DataCollatorForLanguageModeling does. The model never stops, and the loss does not show it.
 """,
     bad="tokenizer.pad_token = tokenizer.eos_token; DataCollatorForLanguageModeling(tokenizer, mlm=False)",
     good="prepare(tokenizer, model)  # another pad token; prepared.collator masks by position, not by id",

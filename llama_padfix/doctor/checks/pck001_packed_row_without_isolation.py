@@ -1,16 +1,19 @@
 """PCK001: several conversations in one row, each of which sees those before it."""
 
-from collections.abc import Iterator
-from typing import Any
+from __future__ import annotations
 
-from llama_padfix.doctor.check_helpers import find_turns, real_span
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from typing import TYPE_CHECKING
+
+from llama_padfix.doctor.check_helpers import find_turns, real_span, version_key, version_of
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import LongArray
 
 _MASKED_BY_POSITIONS = (4, 54)  # since then sdpa and eager, too, read document borders from position ids
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     template, markers, bos_id = facts.template, facts.markers, facts.bos_token_id
     # A template whose turns do not open with a control token may write a BOS before each of them, as Llama 2's does.
     if template is None or not template.header_has_control or markers is None or bos_id is None:
@@ -21,12 +24,11 @@ def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
     first, last = real_span(row)
     is_bos = row.input_ids[first:last] == bos_id
     starts = (is_bos[1:] & ~is_bos[:-1]).nonzero()[0] + first + 1
-    if not len(starts) or _is_isolated(row, starts, facts) or not find_turns(row, markers):
-        return
-    yield Hit(int(starts[0]), int(starts[0]) + 1, len(starts), f"{len(starts)} more begin inside the row")
+    if len(starts) and not _is_isolated(row, starts, facts) and find_turns(row, markers):
+        yield Hit(int(starts[0]), int(starts[0]) + 1, len(starts), f"{len(starts)} more begin inside the row")
 
 
-def _is_isolated(row: RowFacts, starts: Any, facts: Facts) -> bool:
+def _is_isolated(row: RowFacts, starts: LongArray, facts: Facts) -> bool:
     if row.attention_mask is not None and len(set(row.attention_mask.tolist()) - {0}) > 1:
         return True  # numbered documents, for a patched attention
     if row.position_ids is None or (row.position_ids[starts] != 0).any():
@@ -34,8 +36,7 @@ def _is_isolated(row: RowFacts, starts: Any, facts: Facts) -> bool:
     attention = facts.trainer.attention if facts.trainer is not None else None
     if attention is None or "flash" in attention:
         return True
-    version = facts.environment.versions.get("transformers", "") if facts.environment is not None else ""
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    numbers = version_key(version_of(facts, "transformers"))
     return row.attention_mask is None and (not numbers or numbers >= _MASKED_BY_POSITIONS)
 
 
@@ -47,10 +48,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) hold {count} further conversations that see those before them.",
     traps=(25,),
     explanation="""\
-Packing puts several conversations into one row. Without borders the answer to one is computed while attending to all
-before it, which inference never does. Position ids that begin anew keep them apart where FlashAttention reads them
-and, since transformers 4.54, in sdpa and eager too, but there only if the batch has no attention mask.
-`packing_strategy="wrapped"` has no borders at all, and cuts conversations besides.
+Packing puts several conversations into one row. Without borders, an answer attends to the conversations before it.
+Position ids that restart keep them apart in FlashAttention and, since transformers 4.54, in sdpa and eager if the
+batch has no attention mask. `packing_strategy="wrapped"` has no borders and cuts conversations.
 """,
     bad='SFTConfig(packing=True, packing_strategy="wrapped")',
     good='SFTConfig(packing=True, packing_strategy="bfd")  # position ids begin anew, and there is no attention mask',

@@ -1,31 +1,25 @@
 """PCK002: the trainer packs documents that attend to one another."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
-    if trainer is None:
-        return
-    packing, free = bool(trainer.arguments.get("packing")), bool(trainer.arguments.get("padding_free"))
-    strategy = trainer.arguments.get("packing_strategy")
-    if packing and strategy == "wrapped":
+    arguments = trainer.arguments if trainer is not None else {}
+    packing, free = bool(arguments.get("packing")), bool(arguments.get("padding_free"))
+    if packing and arguments.get("packing_strategy") == "wrapped":
         why = "whole documents, each with position ids of its own"
-        change = Change("trainer.args.packing_strategy", "wrapped", "bfd", why, safety="manual", code=CHECK.code)
-        message = (
-            "packing_strategy='wrapped' cuts documents at the row's end and lets what shares a row attend to it all."
+        yield CHECK.found(
+            "packing_strategy='wrapped' cuts documents at the row's end and lets what shares a row attend to it all.",
+            (Change("trainer.args.packing_strategy", "wrapped", "bfd", why, "manual"),),
         )
-        yield CHECK.found(message, (change,))
-    elif (packing or free) and trainer.documents_isolated is False:
-        asked = "packing=True" if packing else "padding_free=True"
-        message = (
-            f"{asked} with {trainer.attention} attention: this model's code does not keep to the documents that "
-            "position ids mark, so every document attends to those before it in the row."
+    elif (packing or free) and trainer is not None and trainer.documents_isolated is False:
+        setting = "packing=True" if packing else "padding_free=True"
+        yield CHECK.found(
+            f"{setting} with {trainer.attention} attention: this model's code does not keep to the documents that "
+            "position ids mark, so every document attends to those before it in the row.",
+            severity="error",
         )
-        yield CHECK.found(message, severity="error")
 
 
 CHECK = Check(
@@ -35,10 +29,9 @@ CHECK = Check(
     needs=("trainer",),
     traps=(25,),
     explanation="""\
-Packing writes several documents into one row. FlashAttention keeps them apart by the position ids that start again
-at 0; sdpa and eager do so only since transformers builds packed masks (`find_packed_sequence_indices`), and only for
-models that use them. Where it is not done, an answer attends to the conversations before it in the row. The strategy
-`wrapped` keeps nothing apart, and cuts documents wherever a row ends: right for pre-training, wrong for chats.
+FlashAttention keeps them apart by position ids that restart at 0. sdpa and eager do so only in versions of
+transformers with packed masks (`find_packed_sequence_indices`), and only for models that use them. The strategy
+`wrapped` keeps nothing apart, and cuts documents at the end of a row, which suits pre-training only.
 """,
     bad='SFTConfig(packing=True, packing_strategy="wrapped")',
     good='SFTConfig(packing=True, packing_strategy="bfd")',

@@ -1,23 +1,18 @@
 """PRC001: bf16 on a device that only emulates it."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
     if trainer is None or trainer.device_type == "cpu" or trainer.advised_dtype in (None, "bfloat16"):
         return
-    asked = "bf16" in (trainer.mixed_precision, trainer.autocast_dtype) or bool(trainer.arguments.get("bf16"))
+    is_set = "bf16" in (trainer.mixed_precision, trainer.autocast_dtype) or bool(trainer.arguments.get("bf16"))
     weights = {**trainer.trainable_dtypes, **trainer.frozen_dtypes}.get("bfloat16", 0)
-    if asked or weights:
-        held = "bf16=True" if asked else f"{weights} weights are bfloat16"
-        target = "trainer.args.fp16" if trainer.advised_dtype == "float16" else "trainer.args.bf16"
-        change = Change(target, False, True, trainer.advised_reason, safety="manual", code=CHECK.code)
-        if trainer.advised_dtype == "float32":
-            change = Change(target, True, False, trainer.advised_reason, safety="manual", code=CHECK.code)
+    if is_set or weights:
+        held = "bf16=True" if is_set else f"{weights} weights are bfloat16"
+        name, after = ("fp16", True) if trainer.advised_dtype == "float16" else ("bf16", False)
+        change = Change(f"trainer.args.{name}", not after, after, trainer.advised_reason, "manual")
         yield CHECK.found(f"{held}, but {trainer.advised_reason}", (change,))
 
 
@@ -28,10 +23,9 @@ CHECK = Check(
     needs=("trainer",),
     traps=(16,),
     explanation="""\
-`torch.cuda.is_bf16_supported()` is True on a T4 and on a V100: torch counts what it emulates in float32. Training
-then runs, several times slower than in fp16 and with no memory saved in the arithmetic. The compute capability tells
-(8.0 and newer compute bfloat16), or on other backends what the vendor documents; `choose_precision()` asks and says
-why.
+`torch.cuda.is_bf16_supported()` is True on a T4 and on a V100, since torch counts emulation in float32. Training is
+then several times slower than in fp16. GPUs of compute capability 8.0 and newer compute bfloat16; other backends as
+documented by the vendor. `choose_precision()` returns the choice with its reason.
 """,
     bad="SFTConfig(bf16=torch.cuda.is_bf16_supported())  # True on a T4",
     good="SFTConfig(**prepare(tokenizer, model).training_args)  # fp16=True on a T4",

@@ -1,25 +1,18 @@
 """PRC002: trainable weights in float16 beside the loss scaler of fp16."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
-    if trainer is None:
-        return
-    count = trainer.trainable_dtypes.get("float16", 0)
-    if count and (trainer.mixed_precision == "fp16" or trainer.arguments.get("fp16")):
-        total = sum(trainer.trainable_dtypes.values())
+    count = trainer.trainable_dtypes.get("float16", 0) if trainer is not None else 0
+    if trainer is not None and count and (trainer.mixed_precision == "fp16" or trainer.arguments.get("fp16")):
         why = "the loss scaler refuses gradients in float16; autocast still computes in float16"
-        change = Change("model.trainable_dtype", "float16", "float32", why, safety="manual", code=CHECK.code)
-        message = (
-            f"fp16=True, and {count} of {total} trainable parameters are float16: the first step raises "
-            "'Attempting to unscale FP16 gradients'."
+        yield CHECK.found(
+            f"fp16=True, and {count} of {sum(trainer.trainable_dtypes.values())} trainable parameters are float16: "
+            "the first step raises 'Attempting to unscale FP16 gradients'.",
+            (Change("model.trainable_dtype", "float16", "float32", why, "manual"),),
         )
-        yield CHECK.found(message, (change,))
 
 
 CHECK = Check(
@@ -29,10 +22,9 @@ CHECK = Check(
     needs=("trainer",),
     traps=(17,),
     explanation="""\
-With fp16=True torch's GradScaler multiplies the loss, and divides the gradients before the step. It refuses to
-divide gradients that are float16 themselves: `ValueError: Attempting to unscale FP16 gradients.` Trainable weights
-must be float32 (autocast computes in float16 all the same); frozen ones, such as the base of an adapter, may stay in
-float16.
+With fp16=True torch's GradScaler scales the loss, and divides the gradients before the step. It refuses gradients in
+float16: `ValueError: Attempting to unscale FP16 gradients.` Trainable weights must be float32, and autocast still
+computes in float16. Frozen weights, such as the base of an adapter, may stay in float16.
 """,
     bad="model = AutoModelForCausalLM.from_pretrained(name, dtype='float16'); SFTConfig(fp16=True)",
     good="for p in model.parameters():\n    if p.requires_grad:\n        p.data = p.data.float()",

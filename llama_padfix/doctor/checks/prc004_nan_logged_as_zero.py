@@ -1,19 +1,13 @@
 """PRC004: a loss of nan would be logged as 0.0."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
-    trainer = facts.trainer
-    if trainer is None or trainer.arguments.get("logging_nan_inf_filter") is not True:
-        return
-    why = "a loss of nan is then logged as nan"
-    change = Change("trainer.args.logging_nan_inf_filter", True, False, why, safety="manual", code=CHECK.code)
-    message = "logging_nan_inf_filter=True: a loss of nan is logged as the mean of the losses before it, at first 0.0."
-    yield CHECK.found(message, (change,))
+def _find(facts: Facts) -> Findings:
+    target, why = "logging_nan_inf_filter", "a loss of nan is then logged as nan"
+    if facts.trainer is not None and facts.trainer.arguments.get(target) is True:
+        message = f"{target}=True: a loss of nan is logged as the mean of the losses before it, at first 0.0."
+        yield CHECK.found(message, (Change(f"trainer.args.{target}", True, False, why, "manual"),))
 
 
 CHECK = Check(
@@ -23,9 +17,8 @@ CHECK = Check(
     needs=("trainer",),
     traps=(10, 18),
     explanation="""\
-The Trainer leaves losses that are nan or inf out of what it logs (`logging_nan_inf_filter`, on by default): a batch
-without one trained token, or weights that are gone, show as 0.0 or as the mean of the losses before. The run goes on
-to the end and looks better than a healthy one.
+The Trainer leaves losses that are nan or inf out of its log (`logging_nan_inf_filter`, on by default). A batch
+without a trained token, or weights that are nan, show as 0.0 or as the mean of earlier losses, and the run continues.
 """,
     bad="TrainingArguments(...)  # logging_nan_inf_filter=True: 'loss': 0.0",
     good="TrainingArguments(..., logging_nan_inf_filter=False)  # 'loss': nan",

@@ -1,14 +1,12 @@
 """SAV001: the saved files disagree on where generation stops, or on the pad id."""
 
 from collections.abc import Iterator
-from typing import Any
 
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
-from llama_padfix.doctor.token_policy import choose_pad_token, stop_ids
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
+from llama_padfix.doctor.token_policy import as_ids, choose_pad_token, stop_ids
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     folder = facts.folder
     if folder is None or not folder.config:
         return
@@ -16,12 +14,12 @@ def _find(facts: Facts) -> Iterator[Finding]:
     config = text_config if isinstance(text_config, dict) else folder.config
     files = {"config.json": config, "generation_config.json": folder.generation_config}
     files = {name: content for name, content in files.items() if content}
-    stops = {name: _ids(content.get("eos_token_id")) for name, content in files.items()}
+    stops = {name: as_ids(content.get("eos_token_id")) for name, content in files.items()}
     pads = {name: content.get("pad_token_id") for name, content in files.items()}
     seen = []
     missing = facts.eos_token_id is not None and any(facts.eos_token_id not in held for held in stops.values())
     if missing or len(set(map(frozenset, stops.values()))) > 1:
-        listed = ", ".join(f"{name} stops at {_show(held)}" for name, held in stops.items())
+        listed = ", ".join(f"{name} stops at {' '.join(map(str, held)) or 'nothing'}" for name, held in stops.items())
         eos = f", and the tokenizer's EOS is {facts.eos_token} ({facts.eos_token_id})" if facts.eos_token else ""
         seen.append(listed + eos)
     known = {pad for pad in (*pads.values(), facts.pad_token_id) if pad is not None}
@@ -33,26 +31,18 @@ def _find(facts: Facts) -> Iterator[Finding]:
         yield CHECK.found(message, tuple(_changes(facts, stops, pads)))
 
 
-def _changes(facts: Facts, stops: dict[str, tuple[int, ...]], pads: dict[str, Any]) -> Iterator[Change]:
-    wanted = stop_ids(facts) if facts.vocab_size else tuple(dict.fromkeys(sum(reversed(stops.values()), ())))
-    after = wanted[0] if len(wanted) == 1 else wanted
+def _changes(facts: Facts, stops: dict[str, tuple[int, ...]], pads: dict[str, int | None]) -> Iterator[Change]:
+    expected = stop_ids(facts) if facts.vocab_size else tuple(dict.fromkeys(sum(reversed(stops.values()), ())))
+    after = expected[0] if len(expected) == 1 else expected
     for name, held in stops.items():
-        if set(held) != set(wanted):
+        if set(held) != set(expected):
             target = f"model.{name.removesuffix('.json')}.eos_token_id"
-            yield Change(target, held, after, "every file lists each id that ends a turn or a text", code=CHECK.code)
+            yield Change(target, held, after, "every file lists each id that ends a turn or a text")
     choice = choose_pad_token(facts) if facts.vocab_size else None
     for name, pad in pads.items():
         if choice is not None and pad != choice.token_id:
             target = f"model.{name.removesuffix('.json')}.pad_token_id"
-            yield Change(target, pad, choice.token_id, "the same id as the tokenizer's pad token", code=CHECK.code)
-
-
-def _ids(held: Any) -> tuple[int, ...]:
-    return tuple(held) if isinstance(held, (list, tuple)) else () if held is None else (held,)
-
-
-def _show(held: tuple[int, ...]) -> str:
-    return " ".join(map(str, held)) or "nothing"
+            yield Change(target, pad, choice.token_id, "the same id as the tokenizer's pad token")
 
 
 CHECK = Check(
@@ -62,10 +52,10 @@ CHECK = Check(
     needs=("folder", "saved config"),
     traps=(3, 26),
     explanation="""\
-`generation_config.json` decides where `generate` stops, older tools and servers read `config.json`, and chat clients
-the tokenizer's EOS. A run that was patched in memory only, or saved its tokenizer and its model at different times,
-leaves a folder whose three files disagree: it stops in one tool and talks on in the next. The same goes for the pad
-id. Every list should hold each id that ends a turn or a text.
+`generate` reads its stop ids from generation_config.json, older tools and servers from config.json, and chat clients
+use the tokenizer's EOS. A run that was patched in memory only, or that saved tokenizer and model at different times,
+leaves files that disagree: one tool stops and another does not. The same holds for the pad id. Every list should hold
+each id that ends a turn or a text.
 """,
     bad='generation_config.json: "eos_token_id": 128001 beside a tokenizer whose EOS is <|eot_id|>',
     good="llama-padfix doctor FOLDER --fix FIXED  # one stop list, one pad id, in every file",

@@ -1,15 +1,12 @@
 """SAV005: a chat_template.jinja that an earlier save left behind."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 _FILE = "chat_template.jinja"
 _APART = 5.0  # seconds between the files of one save, on a slow disk
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     folder = facts.folder
     if folder is None or folder.chat_template is None:
         return
@@ -31,7 +28,7 @@ def _find(facts: Facts) -> Iterator[Finding]:
 
 def _change() -> Change:
     why = "save_pretrained leaves a template where the tokenizer has none, and loading then gives it that one"
-    return Change(f"folder.{_FILE}", "from an earlier save", "save into an empty folder", why, "manual", CHECK.code)
+    return Change(f"folder.{_FILE}", "from an earlier save", "save into an empty folder", why, "manual")
 
 
 CHECK = Check(
@@ -41,11 +38,10 @@ CHECK = Check(
     needs=("folder",),
     traps=(26,),
     explanation="""\
-`save_pretrained` into a folder that was used before writes the new tokenizer.json and tokenizer_config.json, but
-a tokenizer without a template leaves the old chat_template.jinja where it is. Loaded again, it has a template that it
-never had, whose control tokens it may not even know. It is seen where tokenizer_config.json holds another template,
-and guessed from the time of the files: copying that sets all times anew hides it, and a template that was written
-by hand afterwards is newer and no fault.
+`save_pretrained` of a tokenizer without a template writes tokenizer.json and tokenizer_config.json, and leaves an
+earlier chat_template.jinja in the folder. Loaded again, the tokenizer has that template, with control tokens that it
+may lack. It is found by another template in tokenizer_config.json, or by an older file time. A copy with new times
+hides it; a template that was written later is newer, and no fault.
 """,
     bad='instruct.save_pretrained("out"); base.save_pretrained("out")  # base reloads with the chat template',
     good='base.save_pretrained("out-base")  # an empty folder',

@@ -1,30 +1,20 @@
 """SAV006: pad = EOS was written into the saved tokenizer."""
 
-from collections.abc import Iterator
-from typing import Any
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.check_helpers import token_text
+from llama_padfix.doctor.findings import Check, Facts, Findings
 from llama_padfix.doctor.token_policy import change_pad_token, find_pad_fault
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     config = facts.folder.tokenizer_config if facts.folder is not None else {}
-    pad, eos = _content(config.get("pad_token")), _content(config.get("eos_token"))
-    if pad is None or pad != eos:
-        return
-    fault = find_pad_fault(facts)
-    if facts.vocab_size and (fault is None or fault.kind != "learned"):
-        return
-    message = (
-        f"tokenizer_config.json says that {pad} is both EOS and padding: the next run that trains from this folder "
-        "hides every end from its loss."
-    )
-    yield CHECK.found(message, change_pad_token(facts, CHECK.code) if facts.vocab_size else ())
-
-
-def _content(token: Any) -> Any:
-    return token.get("content") if isinstance(token, dict) else token
+    pad, fault = token_text(config.get("pad_token")), find_pad_fault(facts)
+    hides_ends = not facts.vocab_size or (fault is not None and fault.kind == "learned")
+    if pad is not None and pad == token_text(config.get("eos_token")) and hides_ends:
+        yield CHECK.found(
+            f"tokenizer_config.json says that {pad} is both EOS and padding: the next run that trains from this "
+            "folder hides every end from its loss.",
+            change_pad_token(facts) if facts.vocab_size else (),
+        )
 
 
 CHECK = Check(
@@ -34,9 +24,9 @@ CHECK = Check(
     needs=("folder",),
     traps=(2, 26),
     explanation="""\
-A trainer that finds no pad token sets pad = EOS in the tokenizer that it was given, and saves it so: TRL does. The
-stop-gap of one run becomes the setting of the next, where a collator masks every pad id and the model never learns
-to stop. The fix sets a pad token that no row holds as itself.
+A trainer that finds no pad token sets pad = EOS in its tokenizer and saves it, as TRL does. The next run then starts
+with that setting, where a collator masks every pad id and the model never learns to stop. The fix sets a pad token
+that no row holds as itself.
 """,
     bad='tokenizer_config.json: "eos_token": "<|eot_id|>", "pad_token": "<|eot_id|>"',
     good="prepare(tokenizer, model)  # before the trainer sees the tokenizer",

@@ -1,12 +1,9 @@
 """TPL001: the chat template does not let itself be probed."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     if facts.template is not None and facts.template.error is not None:
         yield CHECK.found(f"The chat template cannot be read: {facts.template.error}.")
     elif facts.template is not None and facts.template.stop_token is None:
@@ -20,8 +17,8 @@ CHECK = Check(
     needs=("tokenizer", "template"),
     traps=(8,),
     explanation="""\
-What a template writes around a turn is learned by rendering one question and one answer. A template that raises on
-them, writes a message twice, or ends a turn without a special token leaves nothing to learn a stop from.
+What a template writes around a turn is learned by rendering one question and one answer. No stop token is found if a
+template raises on them, writes a message twice, or ends a turn without a special token.
 """,
     bad="{{ raise_exception('only system messages') }}",
     good="{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' + message['content'] + '<|eot_id|>' }}",

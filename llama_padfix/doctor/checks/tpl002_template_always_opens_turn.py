@@ -1,18 +1,14 @@
 """TPL002: the chat template ends every conversation with an assistant header."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     if facts.template is not None and facts.template.always_adds_prompt:
-        message = (
+        yield CHECK.found(
             f"The chat template ends every conversation with {facts.template.header!r}, asked for or not: "
             "training rows end in an empty assistant turn. Its labels are -100 here."
         )
-        yield CHECK.found(message)
 
 
 CHECK = Check(
@@ -23,8 +19,7 @@ CHECK = Check(
     traps=(7,),
     explanation="""\
 The chat template of the first Llama 3 Instruct release ignores `add_generation_prompt` and always appends the
-assistant header. In training rows that header is followed by nothing (or by an EOS that a tool appends), which
-must not be trained. The library's labels leave it out; the template stays as it is.
+assistant header. In training rows nothing follows it, or an appended EOS. The library does not train it.
 """,
     bad="... <|eot_id|><|start_header_id|>assistant<|end_header_id|>\\n\\n  # trained, and then <|end_of_text|>",
     good="ChatEncoder(tokenizer)  # the trailing header has labels of -100",

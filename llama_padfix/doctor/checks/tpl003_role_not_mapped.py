@@ -1,17 +1,16 @@
 """TPL003: another dataset's role names stand in the headers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from llama_padfix.doctor.check_helpers import real_span
-from llama_padfix.doctor.facts import Facts, RowFacts
-from llama_padfix.doctor.findings import Check, Hit
+from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 _ASSISTANTS = ("gpt", "bot", "chatbot", "chatgpt", "ai", "model", "GPT", "Bot", "AI")
 _USERS = ("human", "Human", "prompter", "instruction")
 _LONGEST = 2  # ids that such a name takes at most
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
+def _inspect(row: RowFacts, facts: Facts) -> Hits:
     header = facts.markers.header_ids if facts.markers is not None else ()
     controls = set(facts.special_ids.values())
     if len(header) < 3 or header[0] not in controls:
@@ -20,21 +19,18 @@ def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
     after = next((place for place in range(1, len(header)) if header[place] in controls), 2)
     role, rest = header[1:after], list(header[after:])
     starts = (row.input_ids[: real_span(row)[1]] == header[0]).nonzero()[0].tolist()
+    spellings = _spellings(facts.vocabulary) if starts else {}
     found: dict[int, str] = {}
-    told = False
+    has_known_role = False
     for start in starts:
         opening = row.input_ids[start + 1 : start + 2 + _LONGEST + len(rest)].tolist()
         if not opening:
-            break  # the row was cut right here
-        told = told or opening[: len(header) - 1] == list(header[1:])
-        for spelled, name in _spellings(facts.vocabulary).items():
-            if (
-                opening[0] == spelled[0]
-                and spelled != role
-                and opening[: len(spelled) + len(rest)] == [*spelled, *rest]
-            ):
+            break  # the row ends here
+        has_known_role = has_known_role or opening[: len(header) - 1] == list(header[1:])
+        for spelled, name in spellings.items():
+            if spelled != role and opening[: len(spelled) + len(rest)] == [*spelled, *rest]:
                 found[start] = name
-    if told and not set(found.values()) & set(_ASSISTANTS):
+    if has_known_role and not set(found.values()) & set(_ASSISTANTS):
         return  # beside true assistant turns `human` may be the template's own name for the user
     if found:
         first = min(found)
@@ -42,21 +38,13 @@ def _inspect(row: RowFacts, facts: Facts) -> Iterator[Hit]:
         yield Hit(first, first + len(header), len(found), f"the roles {seen}")
 
 
-_last: tuple[Mapping[str, int], dict[tuple[int, ...], str]] | None = None  # the vocabulary is that of all rows
-
-
 def _spellings(vocabulary: Mapping[str, int]) -> dict[tuple[int, ...], str]:
     """Return each name by its ids: as one, and as two where the vocabulary has the pieces."""
-    global _last
-    if _last is None or _last[0] is not vocabulary:
-        spelled = {}
-        for name in (*_ASSISTANTS, *_USERS):
-            for cut in range(1, len(name) + 1):
-                pieces = [piece for piece in (name[:cut], name[cut:]) if piece]
-                if all(piece in vocabulary for piece in pieces):
-                    spelled[tuple(vocabulary[piece] for piece in pieces)] = name
-        _last = (vocabulary, spelled)
-    return _last[1]
+    cuts = ((name, cut) for name in (*_ASSISTANTS, *_USERS) for cut in range(1, len(name) + 1))
+    spelled = ((name, [piece for piece in (name[:cut], name[cut:]) if piece]) for name, cut in cuts)
+    return {
+        tuple(map(vocabulary.__getitem__, p)): name for name, p in spelled if all(piece in vocabulary for piece in p)
+    }
 
 
 CHECK = Check(
@@ -67,9 +55,8 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) hold {count} headers with a role that the model does not know.",
     traps=(21,),
     explanation="""\
-ShareGPT data calls its speakers `human` and `gpt`, and a chat template writes into the header whatever it is given.
-The model is then trained on turns of a `gpt` that inference never opens; masks that look for the assistant's header
-find none, so such rows train nothing, in silence.
+ShareGPT data names the roles `human` and `gpt`, and a chat template writes any role into the header. The model is
+then trained on turns of a `gpt` that inference never opens. Masks that search for the assistant's header find none.
 """,
     bad="<|start_header_id|>human<|end_header_id|>",
     good="prepared.encode(dataset)  # reads ShareGPT, maps human and gpt, refuses what it does not know",

@@ -1,16 +1,11 @@
-"""TPL005: assistant_only_loss is asked for, and the rows carry no mask."""
+"""TPL005: assistant_only_loss is set, and the rows have no mask."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
-    if trainer is None or not trainer.arguments.get("assistant_only_loss"):
-        return
-    columns = set(trainer.dataset_columns)
+    columns = set(trainer.dataset_columns) if trainer and trainer.arguments.get("assistant_only_loss") else set()
     if "input_ids" in columns and not columns & {"labels", "assistant_masks"}:
         yield CHECK.found(
             "assistant_only_loss=True has no effect: the rows bring input_ids, and neither labels nor "
@@ -25,10 +20,9 @@ CHECK = Check(
     needs=("trainer",),
     traps=(8, 12),
     explanation="""\
-`assistant_only_loss=True` is obeyed while TRL tokenises: the mask comes from `{% generation %}` blocks in the chat
-template (without them it raises, on Llama 3.1 and 3.2). Rows that are encoded before TRL sees them, or that TRL was
-told not to prepare, bring their own labels or none. Without any the labels are the ids, and the whole conversation
-is trained although the arguments say otherwise. The library writes exact labels for any template.
+`assistant_only_loss=True` takes effect while TRL tokenizes: the mask comes from `{% generation %}` blocks in the chat
+template, and without them it raises (Llama 3.1 and 3.2). Rows that TRL does not tokenize bring their own labels.
+Without any, the labels are the ids, and the whole conversation is trained.
 """,
     bad='SFTConfig(assistant_only_loss=True, dataset_kwargs={"skip_prepare_dataset": True})  # rows of input_ids only',
     good="SFTTrainer(train_dataset=prepared.encode(dataset), data_collator=prepared.collator, ...)",

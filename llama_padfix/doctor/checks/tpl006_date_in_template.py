@@ -1,18 +1,14 @@
 """TPL006: the chat template prints today's date."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Check, Finding
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     if facts.template is not None and facts.template.prints_date:
-        message = (
+        yield CHECK.found(
             "The chat template prints today's date, so the same data has other ids tomorrow. Pin it: "
             'template_kwargs={"date_string": ...} where the template knows that name.'
         )
-        yield CHECK.found(message)
 
 
 CHECK = Check(
@@ -22,10 +18,10 @@ CHECK = Check(
     needs=("tokenizer", "template"),
     traps=(23,),
     explanation="""\
-The template of Llama 3.2 writes `Today Date:` with the day on which it is rendered. A dataset that is encoded again
-tomorrow has other ids, so a cache misses and a run cannot be repeated; a resumed run mixes two days. The library's
-encoder renders a whole run with one date, that of the day on which it was made, unless `template_kwargs` gives one.
-It is found by rendering, in the usual ways of writing a date.
+The template of Llama 3.2 writes `Today Date:` with the current day. The same dataset has other ids tomorrow, so a
+cache misses, a run cannot be repeated, and a resumed run mixes two days. The library's encoder renders a whole run
+with one date: the day on which it was made, or that of `template_kwargs`. The check finds the usual formats of a date
+by rendering.
 """,
     bad="tokenizer.apply_chat_template(messages)  # Today Date: <today>",
     good='prepare(tokenizer, template_kwargs={"date_string": "26 Jul 2024"})',

@@ -1,25 +1,20 @@
 """TRN002: accumulated gradients are divided by the number of batches a second time."""
 
-from collections.abc import Iterator
-
-from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.findings import Change, Check, Finding
+from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
 
-def _find(facts: Facts) -> Iterator[Finding]:
+def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
     if trainer is None or trainer.divided_again_by == 1:
         return
     steps = trainer.divided_again_by
-    message = (
+    target = "trainer.accelerator.gradient_accumulation_steps"
+    yield CHECK.found(
         f"gradient_accumulation_steps={trainer.arguments.get('gradient_accumulation_steps')}: the Trainer divides the "
         f"loss of each batch by the trained tokens of the update, and accelerate by {steps} once more. Gradients are "
-        f"1/{steps} of what they should be, and so is the norm that clipping sees. "
-        "Run: trainer.accelerator.gradient_accumulation_steps = 1"
+        f"1/{steps} of what they should be, and so is the norm that clipping sees. Run: {target} = 1",
+        (Change(target, steps, 1, "the Trainer divides by the tokens of the whole update already", "manual"),),
     )
-    why = "the Trainer divides by the tokens of the whole update already"
-    target = "trainer.accelerator.gradient_accumulation_steps"
-    yield CHECK.found(message, (Change(target, steps, 1, why, "manual", CHECK.code),))
 
 
 CHECK = Check(
@@ -28,10 +23,9 @@ CHECK = Check(
     severity="warning",
     needs=("trainer",),
     explanation="""\
-transformers 5.2 to 5.5 tells accelerate how many batches are accumulated, and accelerate then divides each loss by
-that number although the Trainer has divided it already. The logged loss is right; the gradients are 1/N of what they
-should be. SGD learns N times too slowly, Adam hides it in part, and `max_grad_norm` is compared with a norm that is N
-times too small, so that nothing is clipped. `build_trainer` sets it right; a trainer made by hand needs the line.
+transformers 5.2 to 5.5 passes the number of accumulated batches to accelerate, which then divides each loss by it a
+second time. The logged loss is right; the gradients are 1/N of the right ones. SGD learns N times too slowly, and
+`max_grad_norm` is compared with a norm that is N times too small. `build_trainer` sets it right.
 """,
     bad="Trainer(model, TrainingArguments(gradient_accumulation_steps=8))  # with transformers 5.3",
     good="trainer.accelerator.gradient_accumulation_steps = 1  # before trainer.train(), or transformers>=5.6",

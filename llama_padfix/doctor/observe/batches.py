@@ -6,13 +6,15 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from llama_padfix.doctor.facts import RowFacts, SampleFacts
 from llama_padfix.doctor.observe.rows import PER_TOKEN, rows_of_batch
-from llama_padfix.doctor.observe.snapshot import find_read_once, remember_random_states, remember_state
+from llama_padfix.doctor.observe.snapshot import find_read_once, remember_state
 from llama_padfix.doctor.observe.trainer import is_trainer
 from llama_padfix.encoding.sources import is_batch
+from llama_padfix.hardware.random_states import remember_random_states
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TrainerLike
@@ -52,11 +54,9 @@ def _draw(trainer: TrainerLike, limit: int | None, drawn: DrawnRows) -> Iterator
         else:
             try:
                 for batch in _batches(make_loader):
-                    for row in _rows(batch, source, seen):
+                    for row in islice(_rows(batch, source, seen), None if limit is None else limit - seen):
                         seen += 1
                         yield row
-                        if seen == limit:
-                            break
                     names.update(dict.fromkeys(batch if isinstance(batch, Mapping) else ()))
                     if seen == limit or not seen:
                         break

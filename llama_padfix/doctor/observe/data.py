@@ -42,7 +42,7 @@ def observe_data(
     total = len(rows) if hasattr(rows, "__len__") else None
     if places is None and total is not None:
         places = range(min(total, max_rows or total))
-    numbered: Iterator[tuple[int, Any]]
+    numbered: Iterator[tuple[int, Any]]  # rows of any shape, or what reading one raised
     if places is None:
         numbered = islice(enumerate(rows), max_rows)
     else:

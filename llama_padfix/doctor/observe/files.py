@@ -83,10 +83,9 @@ class _JsonLines(_NumberedRows):
         self._file.seek(self._starts[place])
         line = self._file.readline()
         try:
-            row: object = json.loads(line)
+            return json.loads(line)
         except ValueError as error:
             raise PadfixError(f"row {place}: the line is not valid JSON ({error}): {describe(line)}") from error
-        return row
 
     @property
     def column_names(self) -> list[str]:
@@ -134,5 +133,4 @@ class _ParquetRows(_NumberedRows):
         if self._held is None or self._held[0] != group:
             self._held = group, self._file.read_row_group(group)
         table = self._held[1]
-        row: object = table.slice(place - (self._ends[group] - table.num_rows), 1).to_pylist()[0]
-        return row
+        return table.slice(place - (self._ends[group] - table.num_rows), 1).to_pylist()[0]

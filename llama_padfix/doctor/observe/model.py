@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ORDINARY_ROWS = 512  # rows spread over the embedding, whose median is an ordinary row
 _MOST_ROWS = 2048  # control rows that are measured
 _CHUNK = 8192  # rows measured at a time
-# What brings each kernel; `kernels` downloads them all.
+# The packages that hold each kernel; `kernels` downloads them.
 _ATTENTION_PACKAGES = {
     "flash_attention_2": ("flash_attn", "kernels"),
     "flash_attention_3": ("flash_attn_interface", "flash_attn_3", "kernels"),
@@ -60,7 +60,7 @@ def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> Mode
         rows=_measure_rows(weight, token_ids),
         trained_rows=_find_trained_rows(embedding),
         trained_output_rows=_find_trained_rows(head),
-        says_tied=bool(getattr(config, "tie_word_embeddings", False)),
+        declared_tied=bool(getattr(config, "tie_word_embeddings", False)),
         is_tied=head is not None and getattr(head, "weight", None) is weight,
         is_peft=hasattr(model, "peft_config"),
         attention=attention,
@@ -123,20 +123,13 @@ def _read_original_rows(model: ConfiguredModel) -> int | None:
     if not isinstance(name, str) or not name:
         return None
     try:
-        path: str | Path | None = Path(name, "config.json")
-        if not Path(name, "config.json").is_file():
+        path = Path(name, "config.json")
+        if not path.is_file():
             from transformers.utils import cached_file
 
-            path = cached_file(
-                name,
-                "config.json",
-                local_files_only=True,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
-                _raise_exceptions_for_gated_repo=False,
-            )
-        saved = json.loads(Path(path).read_text(encoding="utf-8")) if path is not None else {}
-    except Exception:  # not in the cache, not a name, not JSON: then it is not known
+            path = Path(str(cached_file(name, "config.json", local_files_only=True)))
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except Exception:  # not in the cache, not a name, not JSON: the size is not known
         return None
     size = saved.get("vocab_size", saved.get("text_config", {}).get("vocab_size"))
     return size if isinstance(size, int) else None

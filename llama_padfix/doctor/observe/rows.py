@@ -1,4 +1,4 @@
-"""Encoded rows as the checks see them: from a dataset, a stream, a list, or padded batches."""
+"""Encoded rows as the checks read them: from a dataset, a stream, a list, or padded batches."""
 
 from __future__ import annotations
 
@@ -84,12 +84,11 @@ def rows_of_batch(batch: object, source: str, first: int = 0) -> Iterator[RowFac
 def sample_of(dataset: object, source: str, max_rows: int | None) -> tuple[SampleFacts, list[int] | None]:
     """Return which sample of a dataset will be read, and its rows: None for all, or the first ones of a stream."""
     total = len(dataset) if hasattr(dataset, "__len__") else None
-    names = getattr(dataset, "column_names", None) or ()
+    names = tuple(getattr(dataset, "column_names", None) or ())
     if max_rows is None or total is None or total <= max_rows:
-        seen = total if max_rows is None or total is not None else max_rows
-        return SampleFacts(source, seen or 0, total, tuple(names)), None
+        return SampleFacts(source, (max_rows if total is None else total) or 0, total, names), None
     places = sorted(random.Random(_SEED).sample(range(total), max_rows))
-    return SampleFacts(source, max_rows, total, tuple(names)), places
+    return SampleFacts(source, max_rows, total, names), places
 
 
 def rows_of_dataset(

@@ -1,4 +1,4 @@
-"""What reading rows may move: random states, and generators, counters and iterators of datasets and collators."""
+"""What reading rows may move: generators, counters and iterators of datasets and collators."""
 
 from __future__ import annotations
 
@@ -15,35 +15,6 @@ _WIDE = 100  # a container with more items than this holds rows
 _LEAVES = {"Tensor", "ndarray", "Module", "PreTrainedTokenizerBase", "ProcessorMixin", "Table", "Features", "Logger"}
 _BUILT_IN = {"builtins", "itertools", "_csv"}
 _ENDLESS = {"count", "cycle", "repeat"}
-
-
-def remember_random_states() -> Callable[[], None]:
-    """Return what puts back the global random states of now: Python, NumPy, torch and each device in use.
-
-    It can be called more than once.
-    """
-    import numpy as np
-    import torch
-
-    python, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    backends: list[ModuleType] = [getattr(torch, name) for name in ("cuda", "xpu") if hasattr(torch, name)]
-    on_devices = [
-        (backend, backend.get_rng_state_all())
-        for backend in backends
-        if backend.is_available() and backend.is_initialized()  # reading the state would start the device
-    ]
-    on_mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-
-    def restore() -> None:
-        random.setstate(python)
-        np.random.set_state(of_numpy)
-        torch.set_rng_state(of_torch)
-        for backend, states in on_devices:
-            backend.set_rng_state_all(states)
-        if on_mps is not None:
-            torch.mps.set_rng_state(on_mps)
-
-    return restore
 
 
 def find_read_once(dataset: object) -> str | None:

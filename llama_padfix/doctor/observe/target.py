@@ -68,6 +68,7 @@ def observe_target(
         yield _observe(target, model, dataset, max_rows)
 
 
+# `Any`: a tokenizer, once every other kind is excluded.
 def _observe(target: Any, model: ConfiguredModel | None, dataset: object, max_rows: int | None) -> Observation:
     if isinstance(target, (str, Path)):
         return _observe_saved(target, dataset, max_rows)
@@ -78,17 +79,18 @@ def _observe(target: Any, model: ConfiguredModel | None, dataset: object, max_ro
     if isinstance(target, Mapping) and isinstance(ids := target.get("input_ids"), (list, tuple)) and ids:
         target = rows_of_mapping(target)  # what a tokenizer returns for one text or for several
     if is_batch(target) or is_encoded(target):
-        return _observe_rows(Facts(), target, max_rows)
+        return Observation(*observe_dataset(Facts(), target, None, max_rows))
     refuse_unencoded(target)
     facts = observe_tokenizer(target, model, with_markers=True)
-    return replace(_observe_rows(facts, dataset, max_rows, target), model=model)
+    return Observation(*observe_dataset(facts, dataset, target, max_rows), tokenizer=target, model=model)
 
 
 def _observe_saved(path: str | Path, dataset: object, max_rows: int | None) -> Observation:
     tokenizer, folder = load_folder(observe_folder(path))
     model = saved_model(folder)
     facts = replace(_observe_pair(tokenizer, model), folder=folder)
-    return replace(_observe_rows(facts, dataset, max_rows, tokenizer), model=model, is_folder=True)
+    facts, rows = observe_dataset(facts, dataset, tokenizer, max_rows)
+    return Observation(facts, rows, tokenizer=tokenizer, model=model, is_folder=True)
 
 
 def _observe_pair(tokenizer: TokenizerLike | None, model: ConfiguredModel | None) -> Facts:
@@ -96,13 +98,6 @@ def _observe_pair(tokenizer: TokenizerLike | None, model: ConfiguredModel | None
     if tokenizer is not None:
         return observe_tokenizer(tokenizer, model, with_markers=True)
     return Facts(model=observe_model(model) if model is not None else None)
-
-
-def _observe_rows(
-    facts: Facts, dataset: object, max_rows: int | None, tokenizer: TokenizerLike | None = None
-) -> Observation:
-    facts, rows = observe_dataset(facts, dataset, tokenizer, max_rows)
-    return Observation(facts, rows, tokenizer=tokenizer)
 
 
 def _observe_run(trainer: TrainerLike, max_rows: int | None) -> Observation:
@@ -115,6 +110,6 @@ def _observe_run(trainer: TrainerLike, max_rows: int | None) -> Observation:
         observed = replace(at_rest, loader_errors=drawn.errors, not_drawn=drawn.not_drawn)
         return replace(facts, trainer=observed, samples=tuple(drawn.samples))
 
-    # One source that is not drawn yet: checks of rows are to run.
+    # With one source, although nothing is drawn yet, the checks of rows are not skipped.
     facts = replace(facts, trainer=at_rest, samples=(SampleFacts("train batch", 0, None),))
     return Observation(facts, drawn.rows, complete, tokenizer, trainer.model)

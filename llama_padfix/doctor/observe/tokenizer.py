@@ -35,7 +35,7 @@ def observe_tokenizer(
     Args:
         tokenizer: a Hugging Face tokenizer.
         model: its model, or anything that has a `config`.
-        pad_token: the pad token that the user asks for; it is kept in the facts for the checks.
+        pad_token: the pad token that the user passed; the checks read it from the facts.
         earlier: facts of the same tokenizer and model, whose settings may have changed since. The vocabulary is
             taken from them while its size is the same, because copying it takes longer than all the rest.
         with_markers: also learn the ids around assistant turns, which only checks of rows need.

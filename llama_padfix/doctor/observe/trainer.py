@@ -63,7 +63,7 @@ def observe_trainer(trainer: TrainerLike) -> TrainerFacts:
         mixed_precision=str(getattr(trainer.accelerator, "mixed_precision", "no")),
         launched="ACCELERATE_DYNAMO_BACKEND" in os.environ,  # `accelerate launch` always sets it
         distributed_type=getattr(trainer.accelerator.distributed_type, "value", "NO"),
-        sharding_asked=next((kind for kind in ("fsdp", "deepspeed") if getattr(args, kind, None)), None),
+        sharding_requested=next((kind for kind in ("fsdp", "deepspeed") if getattr(args, kind, None)), None),
         advised_dtype=advised,
         advised_reason=reason,
         documents_isolated=_isolates_documents(model),

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import is_unicode
-from llama_padfix.encoding.row_formats import read_row
-from llama_padfix.encoding.sources import CONVERSATION_COLUMNS
+from llama_padfix.encoding.row_formats import CONTENT_KEYS, CONVERSATION_COLUMNS, read_row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,12 +18,8 @@ if TYPE_CHECKING:
 
     from llama_padfix.core.types import BoolArray, LongArray
 
-__all__ = ["Chats", "Signature", "read_chat_rows", "read_chat_table", "read_roles"]
-
 Signature = tuple[str, ...]
 """The column, the key of the role, and the role of each message: conversations that share these look alike."""
-
-_KEYS = {"role": "content", "from": "value"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ class Chats:
 def read_roles(signature: Signature) -> tuple[str, ...] | None:
     """Return the roles that a chat template is given for a signature; None where reading changes more."""
     column, key, *spelled = signature
-    row = {column: [{key: role, _KEYS[key]: "text"} for role in spelled]}
+    row = {column: [{key: role, CONTENT_KEYS[key]: "text"} for role in spelled]}
     try:
         messages = read_row(row).messages or []
     except PadfixError:
@@ -62,7 +57,7 @@ def read_roles(signature: Signature) -> tuple[str, ...] | None:
     return roles if same else None
 
 
-def read_chat_rows(rows: Sequence[Any], words: Sequence[str] = ()) -> Chats:
+def read_chat_rows(rows: Sequence[object], words: Sequence[str] = ()) -> Chats:
     """Read the plain conversations among rows, or bare lists of messages, without changing them.
 
     `words` are what no text of a plain conversation may hold.
@@ -95,13 +90,14 @@ def _read_plain_row(row: object) -> tuple[Signature, list[str]] | None:
     if type(row) is not list or not row or type(row[0]) is not dict:  # a subclass may behave differently
         return None
     key = "role" if "role" in row[0] else "from"
-    expected = {key, _KEYS[key]}
+    content_key = CONTENT_KEYS[key]
+    expected = {key, content_key}
     roles, texts = [column, key], []
     for message in row:
         if type(message) is not dict or message.keys() != expected:
             return None
         roles.append(message[key])
-        texts.append(message[_KEYS[key]])
+        texts.append(message[content_key])
     if {*map(type, roles), *map(type, texts)} != {str}:
         return None
     return tuple(roles), texts
@@ -152,11 +148,11 @@ def _find_columns(table: pa.Table) -> tuple[str, str, pa.Array, pa.Array, pa.Arr
     if not pa.types.is_struct(messages.type):
         return None
     fields = [messages.type.field(place).name for place in range(messages.type.num_fields)]
-    key = next((name for name in _KEYS if name in fields and _KEYS[name] in fields), None)
+    key = next((name for name in CONTENT_KEYS if name in fields and CONTENT_KEYS[name] in fields), None)
     if key is None or len(set(fields)) != len(fields):
         return None
     values = {name: pc.struct_field(messages, name) for name in fields}
-    contents, roles = values.pop(_KEYS[key]), values.pop(key)
+    contents, roles = values.pop(CONTENT_KEYS[key]), values.pop(key)
     if not (_is_text(contents.type) and _is_text(roles.type)):
         return None
     return column, key, lists, roles, contents, [*values.values()]

@@ -6,22 +6,19 @@ import logging
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import printable
 from llama_padfix.encoding.batch.chat_columns import Chats
 from llama_padfix.encoding.batch.encoder import BatchEncoder, FlatRows
 from llama_padfix.encoding.counts import Counts, count_rows
+from llama_padfix.encoding.encoded_rows import EncodedRow, fit_row
 from llama_padfix.encoding.row_encoder import RowEncoder
-from llama_padfix.encoding.truncation import EncodedRow, fit_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from llama_padfix.core.types import IdArray, LongArray
-
-__all__ = ["Batch", "FastPathMismatch", "Rows", "encode_cross_checked", "encode_row_by_row", "make_table"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +26,7 @@ _DETAIL = 100  # characters of an error or of spelled tokens kept beside a row's
 _COMPARED = 8192  # one of so many rows of the batch encoder is encoded by the row encoder too
 
 
-class FastPathMismatch(Exception):  # noqa: N818 - no error: it asks for another pass
+class FastPathMismatch(Exception):  # noqa: N818 - no error: another pass is needed
     """A batch encoder or an engine gave another result than the exact one: what it encoded before may be wrong too."""
 
 
@@ -40,7 +37,7 @@ class Rows:
     `numbers` are their numbers in the dataset, or in the batch with `of_batch`; None for a row that came alone.
     """
 
-    fetch: Callable[[Sequence[int]], Sequence[Any]]
+    fetch: Callable[[Sequence[int]], Sequence[object]]
     numbers: Sequence[int | None]
     of_batch: bool = False
 
@@ -51,16 +48,9 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The kept rows one after another, as int32 arrays with their bounds, and what became of all rows.
+class Batch(FlatRows):
+    """The kept rows, and what became of all rows."""
 
-    `places` are those of the kept rows among all.
-    """
-
-    input_ids: IdArray
-    labels: IdArray
-    bounds: LongArray
-    places: LongArray
     counts: Counts
 
 
@@ -80,8 +70,8 @@ def _encode_rows(row_encoder: RowEncoder, rows: Rows, places: Sequence[int]) -> 
             outcomes.append((None, {"dropped_invalid": _shorten(printable(row))}))
             continue
         fitted = fit_row(row, row_encoder.settings.max_length, row_encoder.settings.truncation, rows.name(place))
-        seen = {kind: _shorten(printable(detail)) for kind, detail in fitted.notes.items()} if fitted.notes else {}
-        outcomes.append((fitted if fitted.trained else None, seen))
+        notes = {kind: _shorten(printable(detail)) for kind, detail in fitted.notes.items()} if fitted.notes else {}
+        outcomes.append((fitted if fitted.trained else None, notes))
     return outcomes
 
 
@@ -111,8 +101,8 @@ def encode_cross_checked(row_encoder: RowEncoder, batch_encoder: BatchEncoder, c
             exact_rows = _encode_rows(row_encoder, rows, compared_places)
         except PadfixError as error:  # an earlier row may be the first that raises
             raise FastPathMismatch(str(error)) from error
-        for place, (row, seen) in zip(compared_places, exact_rows, strict=True):
-            if not _is_same(flat, bisect_left(plain_places, place), row, seen):
+        for place, (row, notes) in zip(compared_places, exact_rows, strict=True):
+            if not _is_same(flat, bisect_left(plain_places, place), row, notes):
                 name = rows.name(place) or "a row"
                 logger.warning(
                     "llama_padfix: the plain way encodes %s differently, and is not used any more. Please report it.",
@@ -137,19 +127,19 @@ def make_table(batch: Batch, carried: pa.Table) -> pa.Table:
         name: pyarrow.ListArray.from_arrays(bounds, pyarrow.array(values))
         for name, values in (("input_ids", batch.input_ids), ("labels", batch.labels))
     }
-    kept = carried.take(pyarrow.array(batch.places)) if carried.column_names else carried
+    kept = carried.take(pyarrow.array(batch.rows)) if carried.column_names else carried
     return pyarrow.table({**columns, **{name: kept[name] for name in kept.column_names}})
 
 
-def _is_same(flat: FlatRows, at: int, row: EncodedRow | None, seen: Mapping[str, str]) -> bool:
+def _is_same(flat: FlatRows, at: int, row: EncodedRow | None, notes: Mapping[str, str]) -> bool:
     start, end = flat.bounds[at : at + 2]
     ids, labels = ([], []) if row is None else (row.input_ids, row.labels)
     same = flat.input_ids[start:end].tolist() == ids and flat.labels[start:end].tolist() == labels
-    return bool(same and dict(seen) == _describe_cut(flat, at))
+    return bool(same and dict(notes) == _describe_cut(flat, at))
 
 
 def _describe_cut(flat: FlatRows, at: int) -> dict[str, str]:
-    """Return what is contents of a row that was cut or dropped; nothing of one that is whole."""
+    """Return the note on a row that was cut or dropped; none on one that is whole."""
     size, length = int(flat.bounds[at + 1] - flat.bounds[at]), int(flat.lengths[at])
     return {} if size == length else {"cut" if size else "dropped_too_long": f"{length} tokens"}
 
@@ -159,21 +149,16 @@ def _merge(flat: FlatRows | None, outcomes: Mapping[int, _Outcome], rows: Rows) 
     flat = FlatRows.empty() if flat is None else flat
     counts = _count(flat, outcomes, rows)
     whole = flat.keep(flat.sizes > 0).insert({place: row for place, (row, _) in outcomes.items() if row is not None})
-    return Batch(whole.input_ids, whole.labels, whole.bounds, whole.rows, counts)
+    return Batch(**vars(whole), counts=counts)
 
 
 def _count(flat: FlatRows, outcomes: Mapping[int, _Outcome], rows: Rows) -> Counts:
     import numpy as np
 
-    counted = [
-        (
-            place,
-            len(row.input_ids) if row else 0,
-            sum(last - first for first, last in row.trained) if row else 0,
-            seen,
-        )
-        for place, (row, seen) in outcomes.items()
-    ]
+    counted = []
+    for place, (row, notes) in outcomes.items():
+        trained = sum(last - first for first, last in row.trained) if row else 0
+        counted.append((place, len(row.input_ids) if row else 0, trained, notes))
     sizes = flat.sizes
     changed = np.flatnonzero(sizes < flat.lengths)
     counted += [(int(flat.rows[at]), int(sizes[at]), 0, _describe_cut(flat, at)) for at in changed.tolist()]

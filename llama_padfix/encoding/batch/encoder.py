@@ -11,20 +11,17 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.render import ChatTemplate
 from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.encoding.batch.chat_columns import Chats, Signature, read_roles
 from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, write_chats
 from llama_padfix.encoding.batch.render_plan import RenderPlan, Segment, learn_render_plan
 from llama_padfix.encoding.batch.separable import parts_at_controls
-from llama_padfix.encoding.span_labels import mark_spans, write_labels
+from llama_padfix.encoding.encoded_rows import EncodedRow, find_ends, mark_spans, write_labels
 from llama_padfix.tokens.control import special_ids
 
 if TYPE_CHECKING:
+    from llama_padfix.chat.render import ChatTemplate
     from llama_padfix.core.types import BoolArray, IdArray, LongArray
-    from llama_padfix.encoding.truncation import EncodedRow
-
-__all__ = ["BatchEncoder", "FlatRows", "make_batch_encoder"]
 
 _WORD = "Word"
 _MOST = 1000  # sequences of roles that are learned, at about a millisecond each
@@ -34,18 +31,18 @@ Encode = Callable[[Sequence[str]], "tuple[IdArray, LongArray]"]
 
 @dataclass(frozen=True)
 class FlatRows:
-    """Encoded rows one behind the other: numpy arrays of ids and labels (int32) and of the rows' numbers and bounds.
-
-    Row `rows[n]` is at `bounds[n] : bounds[n + 1]`, and was `lengths[n]` tokens long before it was cut; a row of no
-    tokens was dropped, since no trained turn of it fits. `trained` is the number of trained tokens of all rows.
-    """
+    """Encoded rows one behind the other, as arrays."""
 
     rows: LongArray
+    """The number of each row among those that were to be encoded."""
     bounds: LongArray
+    """Row `rows[n]` is at `bounds[n] : bounds[n + 1]`; one without tokens was dropped, since no trained turn fits."""
     input_ids: IdArray
     labels: IdArray
     lengths: LongArray
+    """The number of tokens of each row before it was cut."""
     trained: int
+    """The number of trained tokens of all rows."""
 
     @classmethod
     def empty(cls) -> FlatRows:
@@ -105,32 +102,39 @@ def _weave(values: IdArray, cuts: LongArray, rows: Sequence[IdArray]) -> IdArray
 
 @dataclass
 class BatchEncoder:
-    """What is known of a template's plain conversations; grows with each new sequence of roles.
-
-    `forbidden` are the substrings that the template looks for, so no plain conversation may hold one. Added tokens
-    that a text spells show in the ids, which then hold more of them than the template writes.
-    """
+    """What is known of a template's plain conversations; grows with each new sequence of roles."""
 
     template: ChatTemplate
     encode: Encode
+    """Returns the ids of texts, one after another, and the number of ids of each."""
     last_only: bool
+    """Whether the last turn alone is trained."""
     forbidden: list[str] = field(default_factory=list)
+    """Substrings that the template looks for, so that no plain conversation may hold one."""
     tables: dict[Signature, SegmentTable | None] = field(default_factory=dict)
+    """By signature; None where conversations depend on more than their roles."""
     headers: list[IdArray] = field(default_factory=list)
+    """The ids of each header that opens a trained turn."""
     header_places: dict[str, int] = field(default_factory=dict)
+    """The text of each of `headers` to its place."""
     tables_of_roles: dict[tuple[str, ...], SegmentTable | None] = field(default_factory=dict)
+    """By roles, which several signatures may spell."""
     arrays: PlanArrays = field(default_factory=PlanArrays)
     lowest: int = 0
+    """The lowest id of an added token."""
     is_added: BoolArray = field(init=False)
-    rows: int = 0  # encoded so far
-    compared: bool = False  # True once an uncut row was compared with the row encoder's
+    """By id, from `lowest` on; the last one stands for all higher ids. A token that a text spells shows here."""
+    rows: int = 0
+    """Rows encoded so far."""
+    compared: bool = False
+    """True once an uncut row was compared with the row encoder's."""
 
     def __post_init__(self) -> None:
         import numpy as np
 
         ids = list({**self.template.tokenizer.get_added_vocab(), **special_ids(self.template.tokenizer)}.values())
         self.lowest = min(ids)
-        self.is_added = np.zeros(max(ids) - self.lowest + 2, bool)  # the last one stands for all higher ids
+        self.is_added = np.zeros(max(ids) - self.lowest + 2, bool)
         self.is_added[[token_id - self.lowest for token_id in ids]] = True
 
     def learn(self, chats: Chats) -> bool:
@@ -168,11 +172,9 @@ class BatchEncoder:
             if len(ids) - 1 not in found or tokens[-1][: len(written)] != written:
                 return None
         self.forbidden += sorted(plan.forbidden_substrings - set(self.forbidden))
-        edges, befores = (
-            ["", *(segment.after for segment in filled)],
-            [*(segment.before for segment in filled), closing],
-        )
-        literals = [after + before for after, before in zip(edges, befores, strict=True)]
+        afters = ["", *(segment.after for segment in filled)]
+        befores = [*(segment.before for segment in filled), closing]
+        literals = [after + before for after, before in zip(afters, befores, strict=True)]
         messages = tuple(segment.message for segment in filled if segment.message is not None)
         operations = tuple(segment.operations for segment in filled)
         return SegmentTable(
@@ -212,10 +214,9 @@ class BatchEncoder:
         ids, sizes = self.encode(written)
         row_ends = np.cumsum(sizes, dtype=np.int64)
         row_starts = row_ends - sizes
-        first, last, proven = self._find_turns(
-            ids, row_starts, [table.number for row in rows if (table := tables[row])]
-        )
-        kept_ends, whole = _find_ends(row_starts, row_ends, first, last, max_length, truncation)
+        numbers = [table.number for row in rows if (table := tables[row])]
+        first, last, proven = self._find_turns(ids, row_starts, numbers)
+        kept_ends, whole = find_ends(row_starts, row_ends, first, last, max_length, truncation)
         left_out = ~proven if truncation != "error" else ~(proven & whole)
         labels = write_labels(ids, first, last, np.empty_like(ids))
         encoded_rows, lengths = np.asarray(rows)[~left_out], sizes[~left_out]
@@ -281,34 +282,3 @@ def make_batch_encoder(template: ChatTemplate, encode: Encode, train_on: object)
     if callable(train_on) or not parts_at_controls(template.tokenizer) or not special_ids(template.tokenizer):
         return None
     return BatchEncoder(template, encode, train_on == "last")
-
-
-def _find_ends(
-    row_starts: LongArray,
-    row_ends: LongArray,
-    first: LongArray,
-    last: LongArray,
-    max_length: int | None,
-    truncation: str,
-) -> tuple[LongArray, BoolArray]:
-    """Return where each row ends when it is cut (where it starts, if nothing trained is left), and which are whole."""
-    import numpy as np
-
-    ends = row_ends.copy()
-    if max_length is None:
-        return ends, np.ones(len(ends), bool)
-    limits = row_starts + max_length
-    whole = row_ends <= limits
-    over = np.flatnonzero(~whole)
-    if not len(first):  # no row proved to be a plain one
-        ends[over] = row_starts[over]
-        return ends, whole
-    if truncation == "tokens":
-        place = np.searchsorted(first, limits[over], side="left") - 1
-        cut = limits[over]
-    else:
-        place = np.searchsorted(last, limits[over], side="right") - 1
-        cut = last[np.maximum(place, 0)]
-    fits = (place >= 0) & (first[np.maximum(place, 0)] > row_starts[over])
-    ends[over] = np.where(fits, cut, row_starts[over])
-    return ends, whole

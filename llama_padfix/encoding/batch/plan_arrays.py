@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from llama_padfix.chat.symbolic import trim
 from llama_padfix.encoding.batch.chat_columns import Chats
 
-__all__ = ["PlanArrays", "SegmentTable", "write_chats"]
-
 
 @dataclass(frozen=True)
 class SegmentTable:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.chat.render import ChatTemplate
 from llama_padfix.chat.symbolic import Slot, TemplateBranched, render_symbolic, trim
@@ -20,7 +20,8 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.chat_rows import collect_row_notes
 from llama_padfix.tokens.control import find_control_text
 
-__all__ = ["RenderPlan", "Segment", "learn_render_plan"]
+if TYPE_CHECKING:
+    from llama_padfix.core.types import AddedTokenLike
 
 # Contents of probes: of two lengths, with white space around that some templates trim.
 _PROBES = ("Probe {} asks", " \nAn answer {}, with\n\nlines\t ")
@@ -95,7 +96,7 @@ def _render_literals(template: ChatTemplate, roles: Sequence[str], prompt: bool 
 
 
 def _cut(
-    template: ChatTemplate, written: _Literals, added: Mapping[str, Any], hidden: Sequence[str]
+    template: ChatTemplate, written: _Literals, added: Mapping[str, AddedTokenLike], hidden: Sequence[str]
 ) -> list[Segment] | None:
     """Return the segments: each literal behind a text is cut behind its first control token."""
     segments = []
@@ -112,7 +113,7 @@ def _cut(
     return [*segments, Segment(None, before, "")] if before else segments
 
 
-def _find_hidden_controls(template: ChatTemplate, added: Mapping[str, Any]) -> list[str]:
+def _find_hidden_controls(template: ChatTemplate, added: Mapping[str, AddedTokenLike]) -> list[str]:
     """Return the control tokens that a text may spell and the ids not show: in a word, or before it is normalized."""
     rewrites = template.tokenizer.backend_tokenizer.normalizer is not None
     flags = [added[word] for word in template.controls + template.tags if word in added]
@@ -142,7 +143,7 @@ def _find_forbidden(
 ) -> frozenset[str] | None:
     """Return what texts must lack so that their turns are where the probes' are; None where texts can move them.
 
-    `render_turns` asks what the generation prompt is, and how the conversation up to a turn ends. Neither may depend
+    `render_turns` depends on the generation prompt, and on how the conversation up to a turn ends. Neither may depend
     on a text, and each turn must begin where the prompt ends: one that reaches further could hold what an answer
     begins with.
     """
@@ -215,7 +216,7 @@ def write(segment: Segment, text: str) -> str:
     return segment.before + trim(text, segment.operations) + segment.after
 
 
-def _is_cut_exactly(added: Mapping[str, Any], token: str) -> bool:
+def _is_cut_exactly(added: Mapping[str, AddedTokenLike], token: str) -> bool:
     """Return True if a control token is cut out of every text exactly where it stands, with nothing around it."""
     flags = added.get(token)
     if flags is None or flags.lstrip or flags.rstrip or flags.single_word or flags.normalized:

@@ -11,6 +11,8 @@ from llama_padfix.tokens.offsets import is_trimmed
 
 if TYPE_CHECKING:
     from tokenizers.models import Model
+    from tokenizers.normalizers import Normalizer
+    from tokenizers.pre_tokenizers import PreTokenizer
 
     from llama_padfix.core.types import TokenizerLike
 
@@ -23,7 +25,7 @@ def parts_at_controls(tokenizer: TokenizerLike) -> bool:
     """Return True if a text's ids are those of its parts, when it is cut beside a control token, and spell the text.
 
     The backend cuts control tokens out of a text first, and then treats what is between them one by one; only a
-    pre-tokenizer that knows a text's beginning (`Metaspace`) or a random model (BPE with dropout) gives
+    pre-tokenizer that treats a text's beginning differently (`Metaspace`) or a random model (BPE with dropout) gives
     others. Ids spell the text where they are those of BPE on all bytes: equal ids in front of an answer
     then stand for equal characters. A normalizer goes with tokens that cover characters only: what it changes can
     else be encoded in this way and in no other, and which rows are an error would depend on those beside them.
@@ -33,7 +35,7 @@ def parts_at_controls(tokenizer: TokenizerLike) -> bool:
         return False
     try:
         normalizers, pre_tokenizers = _kinds(backend.normalizer), _kinds(backend.pre_tokenizer)
-    except Exception:  # one that is rendered_literals in Python
+    except Exception:  # one that is written in Python
         return False
     return (
         all(one.get("type") in _LOCAL and one.get("behavior") != "Removed" for one in pre_tokenizers)
@@ -60,12 +62,12 @@ def _knows_all_bytes(model: Model, by_bytes: bool) -> bool:
     return all(model.token_to_id(char) is not None for char in alphabet)
 
 
-def _kinds(part: Any) -> list[Mapping[str, Any]]:
+def _kinds(part: Normalizer | PreTokenizer | None) -> list[Mapping[str, Any]]:  # as JSON
     """Return the settings of a normalizer or pre-tokenizer, or of those that it is a sequence of."""
     found = [json.loads(part.__getstate__())] if part is not None else []
     return [one for settings in found for one in _flatten(settings)]
 
 
-def _flatten(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _flatten(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:  # as JSON
     inner = settings.get("normalizers", settings.get("pretokenizers"))
     return [settings] if inner is None else [one for part in inner for one in _flatten(part)]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from llama_padfix.core.compat import list_feature
 from llama_padfix.encoding.counts import CountedRow, Counts
 
-__all__ = ["EncodedFile", "encoded_schema", "pack_chunk", "read_counts"]
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
 
 COLUMNS = ("input_ids", "labels")
 _COUNTS, _CHECKSUM = b"llama_padfix.encoding.counts", b"llama_padfix.checksum"
@@ -25,7 +28,7 @@ class EncodedFile:
     """Writes chunks of encoded rows in their order; `counts` is what became of the rows that it holds so far.
 
     With a `path`, chunks go to a file beside it, which takes that name when it is whole. What an earlier run left
-    there is kept as far as it is unharmed: chunks of the `expected` numbers of rows, by their checksums. Without a
+    there is kept as far as it is valid: chunks of the `expected` numbers of rows, by their checksums. Without a
     path they are kept in memory, and above 64 MB in the file that `spill` names.
     """
 
@@ -41,7 +44,7 @@ class EncodedFile:
         self.chunks = 0
         self._header = header
         self._spill = spill
-        self._stream: Any = io.BytesIO()
+        self._stream: io.BytesIO | io.BufferedRandom = io.BytesIO()
         if path is None:
             self._stream.write(header)
             return
@@ -68,16 +71,16 @@ class EncodedFile:
             kept = end
         return kept
 
-    def append(self, message: Any, counts: Counts) -> None:
+    def append(self, message: bytes | memoryview, counts: Counts) -> None:
         """Write what `pack_chunk` made of the next chunk."""
         self._stream.write(message)
-        if self.path is None and self._spill is not None and self._stream.tell() > _IN_MEMORY:
+        if isinstance(self._stream, io.BufferedRandom):
+            self._stream.flush()  # so that it outlives this process
+        elif self._spill is not None and self._stream.tell() > _IN_MEMORY:
             self.path = self._spill()
             file = _partial(self.path).open("w+b")
             file.write(self._stream.getbuffer())
             self._stream = file
-        elif self.path is not None:
-            self._stream.flush()  # so that it outlives this process
         self._add(counts)
 
     def _add(self, counts: Counts) -> None:
@@ -90,13 +93,14 @@ class EncodedFile:
         self._stream.seek(len(self._header))
         self.counts, self.chunks = Counts(), 0
 
-    def finish(self) -> Any:
-        """End the stream; return the file's path, or a `pyarrow.Buffer` where it was kept in memory."""
+    def finish(self) -> Path | pa.Buffer:
+        """End the stream; return the file's path, or its content where it was kept in memory."""
         import pyarrow
 
         self._stream.write(_END)
-        if self.path is None:
+        if isinstance(self._stream, io.BytesIO):
             return pyarrow.py_buffer(self._stream.getvalue())
+        assert self.path is not None  # that of the file
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
@@ -105,7 +109,7 @@ class EncodedFile:
 
     def close(self) -> None:
         """Stop here; the chunks so far are kept for the next run."""
-        with suppress(OSError):  # a full disk has been said already
+        with suppress(OSError):  # a full disk was reported already
             self._stream.close()
 
     def remove(self) -> None:
@@ -115,17 +119,25 @@ class EncodedFile:
             _partial(self.path).unlink(missing_ok=True)
 
 
-def encoded_schema(features: Any, fingerprint: str | None = None) -> bytes:
+def make_features() -> datasets.Features:
+    """Return the types of the columns `input_ids` and `labels`."""
+    import datasets
+
+    sequence = list_feature(datasets)
+    return datasets.Features({name: sequence(datasets.Value("int32")) for name in COLUMNS})
+
+
+def encoded_schema(fingerprint: str | None = None) -> bytes:
     """Return the head of a stream: the columns as `datasets` writes them, and the fingerprint of the rows."""
-    schema = features.arrow_schema
+    schema = make_features().arrow_schema
     known = json.loads(schema.metadata[b"huggingface"])
     if fingerprint is not None:
         known["fingerprint"] = fingerprint
     return bytes(schema.with_metadata({"huggingface": json.dumps(known)}).serialize())
 
 
-def pack_chunk(table: Any, counts: Counts) -> Any:
-    """Return one chunk as a message of an Arrow stream, a bytes-like object, with its counts and checksum inside.
+def pack_chunk(table: pa.Table, counts: Counts) -> memoryview:
+    """Return one chunk as a message of an Arrow stream, with its counts and checksum inside.
 
     `table` holds `input_ids` and `labels`, lists of int32. Equal rows give equal bytes, however the table is stored.
     """
@@ -180,7 +192,7 @@ def _read_chunks(path: Path, verify: bool = True) -> Iterator[tuple[Counts, int]
             return
 
 
-def _checksum(batch: Any) -> bytes:
+def _checksum(batch: pa.RecordBatch) -> bytes:
     import xxhash
 
     checksum = xxhash.xxh3_64()
@@ -195,7 +207,7 @@ def _counts_to_json(counts: Counts) -> str:
 
 
 def _counts_from_json(text: bytes) -> Counts:
-    values: Mapping[str, Any] = json.loads(text)
+    values = json.loads(text)
     examples = tuple(CountedRow(**example) for example in values.get("examples", ()))
     return Counts(**{**values, "examples": examples})
 

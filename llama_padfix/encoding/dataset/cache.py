@@ -9,19 +9,25 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS
 
-__all__ = ["find_cache_file", "locked", "name_temporary_file"]
+if TYPE_CHECKING:
+    import datasets
+
+    from llama_padfix.core.types import TokenizerLike
+    from llama_padfix.encoding.encoder import ChatEncoder
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 1  # of the files; another one is not read
 
 
-def find_cache_file(encoder: Any, dataset: Any, cache_dir: str | os.PathLike[str] | None) -> Path | None:
+def find_cache_file(
+    encoder: ChatEncoder, dataset: datasets.Dataset | list[object], cache_dir: str | os.PathLike[str] | None
+) -> Path | None:
     """Return the cache file for a dataset's rows as this encoder encodes them; None where they are not to be cached.
 
     It lies in `cache_dir`, else beside the dataset's own files, as those of `datasets.map` do. Without either, with
@@ -84,30 +90,27 @@ class _HashError(Exception):
     """Something that decides the ids and has no hash."""
 
 
-def _hash_all(encoder: Any, dataset: Any) -> str:
+def _hash_all(encoder: ChatEncoder, dataset: datasets.Dataset | list[object]) -> str:
     """Return a hash of the rows, the settings, the tokenizer, its template, and the versions that render them."""
     import tokenizers
     import transformers
 
     record = encoder.encoding.to_json()
     settings = {"train_on": encoder.train_on, **encoder.template_kwargs}
-    parts = [
-        _FORMAT,
-        CHUNK_ROWS,
-        record,
-        [_hash(name, settings[name.rpartition(".")[2]]) for name in json.loads(record)["unrecorded"]],
-        _describe_tokenizer(encoder.tokenizer),
-        [tokenizers.__version__, transformers.__version__],
-        _hash_rows(dataset) if isinstance(dataset, (list, tuple)) else dataset._fingerprint,
-        None if isinstance(dataset, (list, tuple)) else dataset.format["columns"],
-    ]
+    unrecorded = [_hash(name, settings[name.rpartition(".")[2]]) for name in json.loads(record)["unrecorded"]]
+    described, versions = _describe_tokenizer(encoder.tokenizer), [tokenizers.__version__, transformers.__version__]
+    if isinstance(dataset, (list, tuple)):
+        rows, columns = _hash_rows(dataset), None
+    else:
+        rows, columns = dataset._fingerprint, dataset.format["columns"]
+    parts = [_FORMAT, CHUNK_ROWS, record, unrecorded, described, versions, rows, columns]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _describe_tokenizer(tokenizer: Any) -> list[Any]:
+def _describe_tokenizer(tokenizer: TokenizerLike) -> list[object]:
     """Return what may have changed in a tokenizer since its vocabulary was hashed, or adds tokens around a text."""
     added = sorted((token_id, repr(token)) for token_id, token in tokenizer.added_tokens_decoder.items())
-    known = [type(tokenizer).__name__, len(tokenizer), added, str(tokenizer.special_tokens_map)]
+    known: list[object] = [type(tokenizer).__name__, len(tokenizer), added, str(tokenizer.special_tokens_map)]
     backend = getattr(tokenizer, "backend_tokenizer", None)
     for name in ("normalizer", "pre_tokenizer", "post_processor"):
         part = getattr(backend, name, None)
@@ -115,7 +118,7 @@ def _describe_tokenizer(tokenizer: Any) -> list[Any]:
     return known
 
 
-def _hash_rows(rows: Sequence[Any]) -> str:
+def _hash_rows(rows: Sequence[object]) -> str:
     """Return a hash of a list's content, whichever objects hold it."""
     import xxhash
 
@@ -124,12 +127,12 @@ def _hash_rows(rows: Sequence[Any]) -> str:
         chunk = rows[start : start + CHUNK_ROWS]
         try:
             checksum.update(json.dumps(chunk).encode())
-        except (TypeError, ValueError):  # what JSON does not know
+        except (TypeError, ValueError):  # what JSON cannot hold
             checksum.update(_hash("rows", chunk).encode())
     return checksum.hexdigest()
 
 
-def _hash(name: str, value: Any) -> str:
+def _hash(name: str, value: object) -> str:
     from datasets.fingerprint import Hasher
 
     try:

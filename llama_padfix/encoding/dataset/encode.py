@@ -5,38 +5,50 @@ from __future__ import annotations
 import copy
 import errno
 import functools
+import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cross_check import FastPathMismatch
-from llama_padfix.encoding.dataset.arrow_stream import EncodedFile, encoded_schema, read_counts
+from llama_padfix.encoding.dataset.arrow_stream import COLUMNS, EncodedFile, encoded_schema, make_features, read_counts
 from llama_padfix.encoding.dataset.cache import find_cache_file, locked, name_temporary_file
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader
-from llama_padfix.encoding.dataset.streams import log_counts, make_features, map_stream, refuse_encoded
-from llama_padfix.encoding.dataset.workers import EncodedChunk, encode_chunks
+from llama_padfix.encoding.dataset.workers import encode_chunks
 from llama_padfix.encoding.record import write_encoding
+from llama_padfix.encoding.sources import is_table, refuse_encoded, rows_of
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import datasets
+    import pyarrow as pa
+
+    from llama_padfix.core.types import Rows
     from llama_padfix.encoding.counts import Counts
     from llama_padfix.encoding.encoder import ChatEncoder
 
+    Columns: TypeAlias = dict[str, list[object]]
+
+logger = logging.getLogger(__name__)
+
+_STREAM_ROWS = 1000  # encoded at once of a stream, as in datasets.map
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def encode_dataset(
     encoder: ChatEncoder,
-    dataset: Any,
+    dataset: Rows,
     *,
     progress: bool = True,
     name: str = "dataset",
     num_proc: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
-) -> Any:
+) -> Any:  # of the kind of `dataset`
     """Encode a whole dataset in chunks of 1,000 rows, so that memory does not grow with their number.
 
     What was dropped, cut or repaired is logged as a warning, with the first rows of each kind, and added to
@@ -66,12 +78,15 @@ def encode_dataset(
         PadfixError: For a bad row, naming it (and `name`, unless it is the default), if the rows are encoded already,
             and if no row is left.
     """
-    datasets = _import_datasets()
+    try:
+        import datasets
+    except ImportError as error:
+        raise PadfixError("Encoding a dataset needs the package datasets. Run: pip install datasets") from error
     if num_proc is not None and (not isinstance(num_proc, int) or isinstance(num_proc, bool) or num_proc < 1):
         raise PadfixError(f"num_proc={num_proc!r}: pass a number of processes, from 1 on, or None.")
     if isinstance(dataset, Mapping):
-        kind: Any = type(dataset)
         encode = functools.partial(encode_dataset, encoder, progress=progress, num_proc=num_proc, cache_dir=cache_dir)
+        kind: Any = type(dataset)  # made of its items, as a dict is
         return kind({split: encode(rows, name=f"split {split!r}") for split, rows in dataset.items()})
     if isinstance(dataset, datasets.IterableDataset):
         if num_proc is not None or cache_dir is not None:
@@ -79,9 +94,46 @@ def encode_dataset(
                 f"The {name} is a stream: it is encoded while it is read, by whoever reads it, and not cached. Leave "
                 "num_proc and cache_dir out, and read it with DataLoader(dataset, num_workers=...)"
             )
-        return map_stream(datasets, encoder, dataset, name)
-    _refuse_others(datasets, dataset, name)
+        return _map_stream(encoder, dataset, name)
+    _refuse_others(dataset, name)
     return _encode_rows(_Work(encoder, RowReader(dataset), name, progress, num_proc), dataset, cache_dir)
+
+
+def _map_stream(encoder: ChatEncoder, dataset: datasets.IterableDataset, name: str) -> datasets.IterableDataset:
+    """Return the stream encoded while it is read."""
+    # Nothing is read here: a stream need not declare its columns, and some can be read only once.
+    refuse_encoded(dataset, name)
+    # One in Arrow's format hands its tables over; else rows come as Python values, whatever the user's format.
+    as_table = getattr(getattr(dataset, "_formatting", None), "format_type", None) == "arrow"
+    encoded = dataset.with_format("arrow" if as_table else None).map(
+        _StreamEncoder(encoder, name), batched=True, with_indices=True, batch_size=_STREAM_ROWS
+    )
+    # The types come last: given to `map`, datasets 3.3 looks for each column of the stream among them.
+    encoded = encoded.with_format(None).select_columns([*COLUMNS]).cast(make_features())
+    write_encoding(encoded, encoder.encoding)
+    return encoded
+
+
+@dataclass(frozen=True)
+class _StreamEncoder:
+    """Encodes a batch of a stream when it is read; a class and no closure, for the workers of a dataloader."""
+
+    encoder: ChatEncoder
+    name: str
+
+    def __call__(self, batch: pa.Table | Columns, numbers: Sequence[int]) -> pa.Table | Columns:
+        refuse_encoded(batch, self.name)
+        try:
+            if is_table(batch):
+                encoded, counts = self.encoder.encode_chunk(batch, numbers[0])
+            else:
+                columns, counts = self.encoder.encode_rows(rows_of(batch), numbers)
+                # `map` keeps what it is not given anew, and rows that were dropped would leave the columns unequal.
+                encoded = {**dict.fromkeys(batch, [None] * counts.kept), **columns}
+        except PadfixError as error:
+            raise PadfixError(str(error) if self.name == "dataset" else f"{self.name}, {error}") from error
+        _log_counts(f"{self.name}, rows {numbers[0]} to {numbers[-1]}", counts)
+        return encoded
 
 
 @dataclass(frozen=True)
@@ -109,15 +161,13 @@ class _Work:
         counts = read_counts(path)
         return counts if counts is not None and counts.rows == len(self.reader) else None
 
-    def encode(self, path: Path | None = None) -> tuple[Any, Counts]:
+    def encode(self, path: Path | None = None) -> tuple[Path | pa.Buffer, Counts]:
         """Encode the rows into a file, or into memory; return what `EncodedFile.finish` does, and the counts.
 
         `encoder.counts` also adds up what was encoded before an error.
         """
-        import datasets
-
         before = self.encoder.counts
-        header = encoded_schema(make_features(datasets), path.stem.removeprefix("cache-") if path else None)
+        header = encoded_schema(path.stem.removeprefix("cache-") if path else None)
         file = EncodedFile(path, header, self._count_rows, spill=name_temporary_file)
         try:
             self._fill_reliably(file)
@@ -148,7 +198,7 @@ class _Work:
 
     def _fill_reliably(self, file: EncodedFile) -> None:
         """Append what is missing; where a fast path proves wrong, drop all, of earlier runs too, and begin again."""
-        encoder = copy.copy(self.encoder) if self.encoder.doubtful else self.encoder  # a copy has no doubts yet
+        encoder = copy.copy(self.encoder) if self.encoder.doubtful else self.encoder  # a copy begins without doubts
         exact = copy.copy(self.encoder)
         exact.engine = "tokenizers"
         # The last attempt takes up nothing again that the one before gave up.
@@ -159,38 +209,29 @@ class _Work:
             except FastPathMismatch:
                 file.clear()
 
-    def _fill(self, file: EncodedFile, chunks: Iterable[EncodedChunk]) -> None:
+    def _fill(self, file: EncodedFile, chunks: Iterable[tuple[bytes | memoryview, Counts]]) -> None:
         from tqdm.auto import tqdm
 
-        started, had = time.monotonic(), file.counts
-        with tqdm(
-            total=len(self.reader),
-            initial=had.rows,
-            desc=f"Encoding {self.name}",
-            unit="row",
-            disable=not self.progress,
-        ) as bar:
-            for chunk in chunks:
-                file.append(chunk.message, chunk.counts)
-                bar.update(chunk.counts.rows)
-                speed = (file.counts.tokens - had.tokens) / max(time.monotonic() - started, 1e-9)
-                bar.set_postfix(
-                    {
-                        "tokens": file.counts.tokens,
-                        "tokens/s": tqdm.format_sizeof(speed),
-                        "dropped": file.counts.dropped,
-                    }
-                )
+        started, had, total, hidden = time.monotonic(), file.counts, len(self.reader), not self.progress
+        with tqdm(desc=f"Encoding {self.name}", total=total, initial=had.rows, unit="row", disable=hidden) as bar:
+            for message, counts in chunks:
+                file.append(message, counts)
+                bar.update(counts.rows)
+                tokens = file.counts.tokens
+                speed = tqdm.format_sizeof((tokens - had.tokens) / max(time.monotonic() - started, 1e-9))
+                bar.set_postfix({"tokens": tokens, "tokens/s": speed, "dropped": file.counts.dropped})
 
 
-def _encode_rows(work: _Work, dataset: Any, cache_dir: str | os.PathLike[str] | None) -> Any:
+def _encode_rows(
+    work: _Work, dataset: datasets.Dataset | list[object], cache_dir: str | os.PathLike[str] | None
+) -> datasets.Dataset:
     """Return the encoded rows of a list or `Dataset`, from a file or from memory."""
     import datasets
 
     path = find_cache_file(work.encoder, dataset, cache_dir)
     written, counts = work.encode() if path is None else work.encode_once(path)
-    log_counts(work.name, counts)
-    info = datasets.DatasetInfo(features=make_features(datasets))
+    _log_counts(work.name, counts)
+    info = datasets.DatasetInfo(features=make_features())
     if isinstance(written, Path):
         whole = datasets.Dataset.from_file(str(written), info=info)
     else:
@@ -199,8 +240,16 @@ def _encode_rows(work: _Work, dataset: Any, cache_dir: str | os.PathLike[str] | 
     return whole
 
 
-def _refuse_others(datasets: Any, dataset: Any, name: str) -> None:
+def _log_counts(name: str, counts: Counts) -> None:
+    """Log what became of the rows, with the first of each kind; as a warning where one was dropped, cut or changed."""
+    level = logging.WARNING if counts.remarkable else logging.INFO
+    logger.log(level, "llama_padfix: %s: %s", name, "\n  ".join([str(counts), *counts.name_rows()]))
+
+
+def _refuse_others(dataset: object, name: str) -> None:
     """Raise `PadfixError` unless this is a dataset or list with rows that are not encoded."""
+    import datasets
+
     if not isinstance(dataset, (datasets.Dataset, list, tuple)):
         raise PadfixError(
             f"A {type(dataset).__name__} is not a dataset. Pass a datasets.Dataset, DatasetDict or IterableDataset "
@@ -209,11 +258,3 @@ def _refuse_others(datasets: Any, dataset: Any, name: str) -> None:
     refuse_encoded(dataset, name)
     if not len(dataset):
         raise PadfixError(f"The {name} holds no rows. Check the files that it was read from.")
-
-
-def _import_datasets() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise PadfixError("Encoding a dataset needs the package datasets. Run: pip install datasets") from error
-    return datasets

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.encoding.sources import rows_of
 
-__all__ = ["CHUNK_ROWS", "RowReader", "cut_table", "tabulate"]
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
 
 CHUNK_ROWS = 1000  # the borders are part of the encoded bytes, so they depend on nothing else
 _PIECE_BYTES = 16 << 20  # of a chunk of long rows, encoded at once
@@ -21,12 +23,12 @@ class RowReader:
     """Reads a `datasets.Dataset` or a list of rows, as its user sees them.
 
     A dataset is read as Arrow, with its selected and shuffled rows and its shown columns; the rows of a transform, and
-    those that have to be decoded, are read as Python values. `is_mapped` tells whether the rows lie in files, so that
-    another process reads them there rather than being sent them.
+    those that have to be decoded, are read as Python values. `is_mapped` is True where the rows lie in files, so that
+    another process reads them there and need not be sent them.
     """
 
-    def __init__(self, dataset: Any) -> None:
-        self._rows = dataset
+    def __init__(self, dataset: datasets.Dataset | list[object]) -> None:
+        self._rows: Any = dataset  # a list, or a datasets.Dataset in another format
         self._as_table = self.is_mapped = False
         self._touched = 0
         if isinstance(dataset, (list, tuple)):
@@ -48,7 +50,7 @@ class RowReader:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def read(self, start: int, stop: int) -> Any:
+    def read(self, start: int, stop: int) -> Any:  # a pa.Table or a list
         """Return the rows from `start` up to `stop`: a `pyarrow.Table`, or a list of rows."""
         if self.is_mapped and self._touched > self._most:
             # What was read through a mapping counts as this process's memory until it is closed.
@@ -62,21 +64,15 @@ class RowReader:
         return list(rows) if isinstance(self._rows, (list, tuple)) else rows_of(rows)
 
 
-def tabulate(rows: Sequence[Any]) -> Any:
+def tabulate(rows: Sequence[Any]) -> Any:  # Any: what a user passes; a pa.Table or None
     """Return rows as a `pyarrow.Table` that gives back exactly these rows; None where Arrow would change one.
 
-    Arrow fills in keys that only some messages have, makes 1 beside 1.5 a float, and holds no lone surrogate.
+    Arrow fills in keys that some messages lack, makes 1 beside 1.5 a float, and holds no lone surrogate.
     """
     import pyarrow
 
-    shapes: set[Any] = set()
     try:
-        merged: Any = type(None)
-        for row in rows:
-            shape = _shape_of(row)
-            if shape not in shapes:
-                shapes.add(shape)
-                merged = _merge(merged, shape)
+        [merged] = _shape_of_items(rows) or [None]
         if not isinstance(merged, _Struct) or not merged:
             return None
         # With its type: inferred, a struct's fields come in the order of the alphabet from some versions.
@@ -87,7 +83,7 @@ def tabulate(rows: Sequence[Any]) -> Any:
         return None
 
 
-def cut_table(table: Any) -> list[Any]:
+def cut_table(table: pa.Table) -> list[pa.Table]:
     """Return a table in parts of so many rows that each is about 16 MB at most; most chunks are one part."""
     parts = min(table.num_rows, -(-table.nbytes // _PIECE_BYTES))
     step = -(-table.num_rows // max(parts, 1))
@@ -98,35 +94,43 @@ class _MixedError(Exception):
     """Values that no Arrow type holds as they are."""
 
 
-class _Struct(tuple[Any, ...]):
+class _Struct(tuple[tuple[str, "_Shape"], ...]):
     """The keys of a dict in their order, each with the shape of its value."""
 
 
-class _List(tuple[Any, ...]):
+class _List(tuple["_Shape", ...]):
     """The one shape that all items of a list have; none where it is empty."""
 
+
+_Shape = type | _Struct | _List
+"""What decides the Arrow type of a value; a type stands for a scalar."""
 
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 
 
-def _shape_of(value: Any) -> Any:
-    kind = type(value)
-    if kind in _SCALARS:
-        return kind
-    if kind is dict:
+def _shape_of(value: object) -> _Shape:
+    if type(value) in _SCALARS:
+        return type(value)
+    if type(value) is dict:
         if not all(type(name) is str for name in value):
             raise _MixedError
         return _Struct([(name, _shape_of(item)) for name, item in value.items()])
-    if kind is not list:
+    if type(value) is not list:
         raise _MixedError
-    shapes = {_shape_of(item) for item in value}
-    merged: Any = type(None)
-    for shape in shapes:
-        merged = _merge(merged, shape)
+    return _shape_of_items(value)
+
+
+def _shape_of_items(items: Sequence[object]) -> _List:
+    shapes: set[_Shape] = set()
+    merged: _Shape = type(None)
+    for shape in map(_shape_of, items):
+        if shape not in shapes:
+            shapes.add(shape)
+            merged = _merge(merged, shape)
     return _List([merged] if shapes else [])
 
 
-def _merge(one: Any, other: Any) -> Any:
+def _merge(one: _Shape, other: _Shape) -> _Shape:
     """Return the shape of values of either shape; a null is of any."""
     if one == other and type(one) is type(other):
         return one
@@ -141,7 +145,7 @@ def _merge(one: Any, other: Any) -> Any:
     raise _MixedError
 
 
-def _type_of(shape: Any) -> Any:
+def _type_of(shape: _Shape) -> pa.DataType:
     import pyarrow
 
     if isinstance(shape, _Struct):
@@ -152,13 +156,13 @@ def _type_of(shape: Any) -> Any:
     return pyarrow.type_for_alias(names.get(shape, "null"))
 
 
-def _needs_decoding(features: Mapping[str, Any]) -> bool:
+def _needs_decoding(features: Mapping[str, object]) -> bool:
     from datasets.features.features import require_decoding
 
     return any(require_decoding(feature) for feature in features.values())
 
 
-def _is_mapped(table: Any) -> bool:
+def _is_mapped(table: datasets.table.Table) -> bool:
     from datasets.table import ConcatenationTable, MemoryMappedTable
 
     if isinstance(table, ConcatenationTable):

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.counts import Counts
@@ -20,15 +20,13 @@ from llama_padfix.encoding.dataset.arrow_stream import pack_chunk
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader, cut_table, tabulate
 from llama_padfix.encoding.encoder import ChatEncoder
 
-__all__ = ["EncodedChunk", "encode_chunks"]
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
+    import pyarrow as pa
 
-@dataclass(frozen=True)
-class EncodedChunk:
-    """One chunk as `pack_chunk` packs it."""
-
-    message: Any
-    counts: Counts
+    EncodedChunk: TypeAlias = tuple[bytes | memoryview, Counts]
+    """What `pack_chunk` makes of a chunk, and what became of its rows."""
 
 
 def encode_chunks(
@@ -48,33 +46,31 @@ def encode_chunks(
         yield _encode(encoder, reader.read(start, min(start + CHUNK_ROWS, len(reader))), start, strict)
 
 
-def _encode(encoder: ChatEncoder, rows: Any, first_row: int, strict: bool) -> EncodedChunk:
-    encoded, counts = _encode_rows(encoder, rows, first_row, strict)
-    return EncodedChunk(pack_chunk(encoded, counts), counts)
-
-
-def _encode_rows(encoder: ChatEncoder, rows: Any, first_row: int, strict: bool) -> tuple[Any, Counts]:
+def _encode(encoder: ChatEncoder, rows: pa.Table | list[object], first_row: int, strict: bool) -> EncodedChunk:
     import pyarrow
 
     table = tabulate(rows) if isinstance(rows, list) else rows
     if table is None:
         columns, counts = encoder.encode_rows(rows, first_row, strict=strict)
         kind = pyarrow.list_(pyarrow.int32())
-        return pyarrow.table({name: pyarrow.array(column, kind) for name, column in columns.items()}), counts
+        encoded = pyarrow.table({name: pyarrow.array(column, kind) for name, column in columns.items()})
+        return pack_chunk(encoded, counts), counts
     counts, parts = Counts(), []
     for part in cut_table(table):
         encoded, part_counts = encoder.encode_chunk(part, first_row + counts.rows, strict=strict)
         counts = counts + part_counts
         parts.append(encoded)
-    return pyarrow.concat_tables(parts), counts
+    return pack_chunk(pyarrow.concat_tables(parts), counts), counts
 
 
 def _encode_in_processes(
     carried: _Carried, reader: RowReader, starts: range, processes: int
 ) -> Iterator[EncodedChunk]:
+    import dill  # a dependency of datasets, which also pickles a callable `train_on` of a script or notebook
+
     context = multiprocessing.get_context()
     # A forked process has the encoder already; any other is sent it once.
-    sent = carried if context.get_start_method() == "fork" else _dump(carried)
+    sent = carried if context.get_start_method() == "fork" else dill.dumps(carried)
     waiting: deque[tuple[int, Future[EncodedChunk]]] = deque()
     left, first_row = iter(starts), starts.start
     pool = ProcessPoolExecutor(processes, context, _start_worker, (sent, os.getpid()))
@@ -82,7 +78,7 @@ def _encode_in_processes(
         while True:
             while len(waiting) < 2 * processes and (start := next(left, None)) is not None:
                 stop = min(start + CHUNK_ROWS, len(reader))
-                rows = None if reader.is_mapped else _send(reader.read(start, stop))
+                rows = b"" if reader.is_mapped else _send(reader.read(start, stop))
                 waiting.append((start, pool.submit(_work, start, stop, rows)))
             if not waiting:
                 return
@@ -114,10 +110,12 @@ class _Worker:
 
 
 def _start_worker(carried: _Carried | bytes, parent: int) -> None:
+    import dill
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends its workers
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the pool already uses as many processes as were asked for
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the pool already uses all processes that were asked for
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _Worker.carried = _load(carried) if isinstance(carried, bytes) else carried
+    _Worker.carried = dill.loads(carried) if isinstance(carried, bytes) else carried
 
 
 def _end_with(parent: int) -> None:
@@ -128,15 +126,15 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _work(start: int, stop: int, rows: Any) -> EncodedChunk:
+def _work(start: int, stop: int, rows: bytes | list[object]) -> EncodedChunk:
     carried = _Worker.carried
     found = _receive(rows) if carried.reader is None else carried.reader.read(start, stop)
-    encoded = _encode(carried.encoder, found, start, carried.strict)
-    return replace(encoded, message=bytes(encoded.message))
+    message, counts = _encode(carried.encoder, found, start, carried.strict)
+    return bytes(message), counts
 
 
-def _send(rows: Any) -> Any:
-    """A list, or a table as a stream: a part of a table would be pickled with the whole of its columns."""
+def _send(rows: pa.Table | list[object]) -> bytes | list[object]:
+    """Return a list as it is, and a table as a stream: a part of one is pickled with the whole of its columns."""
     import pyarrow
 
     if isinstance(rows, list):
@@ -144,24 +142,11 @@ def _send(rows: Any) -> Any:
     sink = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_stream(sink, rows.schema) as stream:
         stream.write_table(rows)
-    return sink.getvalue().to_pybytes()
+    packed: bytes = sink.getvalue().to_pybytes()
+    return packed
 
 
-def _receive(rows: Any) -> Any:
+def _receive(rows: bytes | list[object]) -> pa.Table | list[object]:
     import pyarrow
 
     return rows if isinstance(rows, list) else pyarrow.ipc.open_stream(rows).read_all()
-
-
-def _dump(carried: _Carried) -> bytes:
-    # A dependency of datasets, which also pickles a callable `train_on` of a script or notebook.
-    import dill
-
-    return bytes(dill.dumps(carried))
-
-
-def _load(carried: bytes) -> _Carried:
-    import dill
-
-    loaded: _Carried = dill.loads(carried)
-    return loaded

@@ -7,15 +7,19 @@ import itertools
 import logging
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 from llama_padfix.encoding.collator import PadCollator
+from llama_padfix.encoding.encoded_rows import label_tokens
 from llama_padfix.encoding.masking.labels import find_markers
-from llama_padfix.encoding.span_labels import label_tokens
+from llama_padfix.tokens.calls import encode_raw
 from llama_padfix.tokens.control import special_ids
 
-__all__ = ["DataCollatorForCompletionOnlyLM"]
+if TYPE_CHECKING:
+    import torch
+
+    from llama_padfix.core.types import Row, TokenizerLike
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ class DataCollatorForCompletionOnlyLM:
         self,
         response_template: str | Sequence[int],
         instruction_template: str | Sequence[int] | None = None,
-        tokenizer: Any = None,
+        tokenizer: TokenizerLike | None = None,
         mlm: bool = False,
         *,
         ignore_index: int = IGNORE_INDEX,
@@ -64,28 +68,29 @@ class DataCollatorForCompletionOnlyLM:
     ) -> None:
         if tokenizer is None or not hasattr(tokenizer, "pad_token_id"):
             raise PadfixError(f"tokenizer={describe(tokenizer)} is no tokenizer. Pass the one that made the rows.")
-        for name, value, usual in (
-            ("mlm", mlm, False),
-            ("padding_free", padding_free, False),
-            ("return_tensors", return_tensors, "pt"),
-            ("ignore_index", ignore_index, IGNORE_INDEX),
-        ):
-            if value != usual:
+        usual = {"mlm": False, "padding_free": False, "return_tensors": "pt", "ignore_index": IGNORE_INDEX}
+        given = (mlm, padding_free, return_tensors, ignore_index)
+        for name, value in zip(usual, given, strict=True):
+            if value != usual[name]:
                 raise PadfixError(f"{name}={value!r} is not supported by this collator for old scripts. Leave it out.")
         self.tokenizer = tokenizer
         self.response_template = _require_template("response_template", response_template)
         self.instruction_template: str | list[int] | None = None
         if instruction_template is not None:
             self.instruction_template = _require_template("instruction_template", instruction_template)
-        self.padding = PadCollator(tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
+        pad_token_id: Any = tokenizer.pad_token_id  # PadCollator refuses None
+        self.padding = PadCollator(pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
         self.reader = _Reader(tokenizer)
         _recommend_prepare()
 
-    def __call__(self, rows: Sequence[Any], return_tensors: str | None = None) -> dict[str, Any]:
+    def __call__(
+        self, rows: Sequence[Row | Sequence[int]], return_tensors: str | None = None
+    ) -> dict[str, torch.Tensor]:
         """Return `input_ids`, `attention_mask` and `labels`; see the class."""
-        made, missed = [], []
-        for number, row in enumerate(rows):
-            row = row if isinstance(row, Mapping) else {"input_ids": row}
+        made: list[dict[str, Any]] = []  # a mask is passed on as it is
+        missed = []
+        for number, given in enumerate(rows):
+            row: Mapping[str, Any] = given if isinstance(given, Mapping) else {"input_ids": given}
             if row.get("labels") is not None:
                 raise PadfixError(
                     f"Row {number} brings labels, which this collator would replace. Train on them as they are: "
@@ -95,8 +100,7 @@ class DataCollatorForCompletionOnlyLM:
             labels = label_tokens(ids, [*self._find_answers(ids)])
             if all(label == IGNORE_INDEX for label in labels):
                 missed.append(number)
-            mask = row.get("attention_mask")
-            made.append({"input_ids": ids, "labels": labels, **({} if mask is None else {"attention_mask": mask})})
+            made.append({"input_ids": ids, "labels": labels, "attention_mask": row.get("attention_mask")})
         if missed:
             logger.warning(
                 "llama_padfix: %d of %d rows of a batch hold no answer behind %r, and nothing of them is trained; the "
@@ -134,12 +138,12 @@ def _recommend_prepare() -> None:
 class _Reader:
     """Finds a template in a row of ids, by its text or by its ids."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: TokenizerLike) -> None:
         self.tokenizer = tokenizer
         specials = special_ids(tokenizer)
         self.marks = {text: chr(_FIRST_MARK + place) for place, text in enumerate(sorted(specials, key=len)[::-1])}
         self.mark_of = {token_id: self.marks[text] for text, token_id in specials.items()}
-        self.anchor = tokenizer.encode("a", add_special_tokens=False)
+        self.anchor = encode_raw(tokenizer, "a")
         self.anchored = self._decode(self.anchor)
         self.pieces: dict[int, str] = {}
         self.marked: dict[str, str] = {}
@@ -195,7 +199,7 @@ class _Reader:
         return text
 
 
-def _require_template(name: str, template: Any) -> str | list[int]:
+def _require_template(name: str, template: object) -> str | list[int]:
     if isinstance(template, str) and template:
         return template
     ids = template.tolist() if hasattr(template, "tolist") else template

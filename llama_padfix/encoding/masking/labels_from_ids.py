@@ -8,9 +8,9 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
+from llama_padfix.encoding.encoded_rows import write_labels
 from llama_padfix.encoding.id_columns import is_tensor, pack_ids
 from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers, find_answers, is_any
-from llama_padfix.encoding.span_labels import write_labels
 
 if TYPE_CHECKING:
     from typing import TypeAlias

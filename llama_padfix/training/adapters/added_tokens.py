@@ -7,12 +7,14 @@ import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import resizes_to_mean
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import text_config
+from llama_padfix.core.text import is_unicode
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.token_policy import choose_pad_token
 from llama_padfix.tokens.calls import check_tokenizer, encode_raw, preserve_backend_state
@@ -30,8 +32,7 @@ if TYPE_CHECKING:
     import torch
     from tokenizers import AddedToken
 
-    from llama_padfix.core.types import ModelLike, TokenizerLike
-    from llama_padfix.training.adapters.lora import Lora
+    from llama_padfix.core.types import Lora, ModelLike, TokenizerLike
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +59,9 @@ class AddedTokens(TrainsRows):
 
     def __str__(self) -> str:
         added = ", ".join(f"{token!r} ({token_id})" for token, token_id in self.tokens.items())
-        resized = self.rows_after != self.rows_before
-        rows = (
-            f"{self.rows_before} rows, now {self.rows_after}" if resized else f"{self.rows_before} rows, not resized"
-        )
-        return "\n".join([f"Added {added or 'nothing'}. Embedding: {rows}.", *self.notes, str(self.training)])
+        now = f"now {self.rows_after}" if self.rows_after != self.rows_before else "not resized"
+        did = f"Added {added or 'nothing'}. Embedding: {self.rows_before} rows, {now}."
+        return "\n".join([did, *self.notes, str(self.training)])
 
 
 def add_tokens(
@@ -76,9 +75,8 @@ def add_tokens(
 ) -> AddedTokens:
     """Add tokens to a tokenizer and rows for them to its model, in place; return how to train just these rows.
 
-    The embedding is resized once, and not at all where it has rows to spare. New rows start from the mean of the
-    others, in the head as well, and tied weights stay tied. Tokens that are there already are reported and left alone,
-    unless the embedding lacks their rows.
+    The embedding is resized once, if it has no rows to spare. New rows start from the mean of the others, in the head
+    as well, and tied weights stay tied. A token that is there already is left alone, unless it has no row.
 
     Args:
         model: A model without an adapter, with its weights.
@@ -105,20 +103,17 @@ def add_tokens(
     missing = [token for text, token in requested.items() if known[text] is None]
     _refuse_padding_alone(tokenizer, model, missing)
 
-    restore = [_remember_model(model, matrices)]
-    if missing:
-        restore.append(_remember_tokenizer(tokenizer))
-    try:
+    with ExitStack() as undo:  # what is left in it at the end of the block is undone
+        undo.callback(_remember_model(model, matrices))
+        if missing:
+            undo.callback(_remember_tokenizer(tokenizer))
         with preserve_backend_state(tokenizer):
             added = _add(tokenizer, missing)
         rowless = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows_before}
         given = dict(sorted({**rowless, **added}.items(), key=lambda item: item[1]))
-        _give_rows(model, matrices, set(given.values()), pad_to_multiple_of, restore)
+        _give_rows(model, matrices, set(given.values()), pad_to_multiple_of, undo)
         training = train_rows(model, given.values(), False if config is None else config)
-    except BaseException:
-        for put_back in reversed(restore):
-            put_back()
-        raise
+        undo.pop_all()
     rows_after = int(model.get_input_embeddings().weight.shape[0])
     existing = {text: token_id for text, token_id in known.items() if token_id is not None and text not in given}
     others = [token for token in given if token not in requested]
@@ -141,10 +136,8 @@ def _read_tokens(tokens: object, special: bool) -> dict[str, AddedToken]:
         text = str(token)
         if not text.strip():
             raise PadfixError(f"{text!r} cannot be a token: it would match everywhere or nowhere. Remove it.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise PadfixError(f"{text!r} holds half of a surrogate pair, which is no text. Remove it.") from error
+        if not is_unicode(text):
+            raise PadfixError(f"{text!r} holds half of a surrogate pair, which is no text. Remove it.")
         if isinstance(token, str):
             composed = unicodedata.normalize("NFC", text)
             if composed != text:
@@ -195,9 +188,7 @@ def _add(tokenizer: TokenizerLike, missing: Sequence[AddedToken]) -> dict[str, i
     return added
 
 
-def _give_rows(
-    model: ModelLike, matrices: Matrices, ids: set[int], multiple: int | None, restore: list[Callable[[], None]]
-) -> None:
+def _give_rows(model: ModelLike, matrices: Matrices, ids: set[int], multiple: int | None, undo: ExitStack) -> None:
     """Give each id a row from the mean of the others: by one resize, or among the rows that are there to spare."""
     import torch
 
@@ -209,11 +200,14 @@ def _give_rows(
     with torch.no_grad():
         for layer in matrices.layers.values() if spare else ():
             weight, places = layer.weight, torch.tensor(spare, device=layer.weight.device)
-            restore.append(_remember_rows(weight, places))
+            undo.callback(_remember_rows(weight, places))
             weight[places] = average_row(weight, others).to(weight.dtype)
     if rounded == count:
         return
-    _warn_of_resize(model, count, rounded)
+    logger.warning(
+        "llama_padfix: %s is resized from %d to %d rows: whoever loads the adapter has to resize the base model too.",
+        *(type(model).__name__, count, rounded),
+    )
     own_mean = not resizes_to_mean(model)
     layers = matrices.layers if own_mean else {}
     means = {name: average_row(layer.weight, count) for name, layer in layers.items()}
@@ -228,15 +222,6 @@ def _give_rows(
             if own_mean:  # else they are drawn at random
                 layer.weight[count:] = means[name].to(layer.weight.dtype)
             layer.weight.data = layer.weight.data.contiguous()
-
-
-def _warn_of_resize(model: ModelLike, before: int, after: int) -> None:
-    logger.warning(
-        "llama_padfix: %s is resized from %d to %d rows: whoever loads the adapter has to resize the base model too.",
-        type(model).__name__,
-        before,
-        after,
-    )
 
 
 def _remember_tokenizer(tokenizer: TokenizerLike) -> Callable[[], None]:

@@ -16,15 +16,10 @@ from llama_padfix.core.hf_objects import read_layer, text_config
 from llama_padfix.hardware.precision import Precision
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     import torch
     from peft import LoraConfig, PeftModel
 
     from llama_padfix.core.types import ModelLike
-
-    Lora: TypeAlias = bool | Mapping[str, object] | LoraConfig | None
-    """What `lora=` takes: True for the defaults, fields that replace those, a configuration, or nothing."""
 
 _DEFAULTS = {"r": 16, "lora_alpha": 16, "lora_dropout": 0.0, "bias": "none", "task_type": "CAUSAL_LM"}
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -71,30 +66,30 @@ def find_lora_targets(model: ModelLike) -> list[str] | str:
 
 
 # `Any`: a `LoraConfig`, and None only for a caller that asked for none.
-def choose_lora(asked: object, model: ModelLike | None = None) -> tuple[Any, Choice | None]:
+def choose_lora(requested: object, model: ModelLike | None = None) -> tuple[Any, Choice | None]:
     """Return the `peft.LoraConfig` to attach (None for none), and the reason.
 
     Args:
-        asked: None or False, True (r 16, alpha 16, dropout 0, every projection that `find_lora_targets` finds), a
+        requested: None or False, True (r 16, alpha 16, dropout 0, every projection that `find_lora_targets` finds), a
             mapping of fields that replace those, or a `LoraConfig`, of which only missing targets are filled in.
         model: The model, or its shape on the meta device, to find and to verify the targets.
 
     Raises:
         PadfixError: A target is not in the model, a field is unknown, or PEFT is missing.
     """
-    if asked is None or asked is False:
+    if requested is None or requested is False:
         return None, None
     if importlib.util.find_spec("peft") is None:
         raise PadfixError("lora= needs PEFT, and it is not installed. Run: pip install peft")
     import peft
 
-    if isinstance(asked, peft.LoraConfig):
-        config = copy.deepcopy(asked)
-    elif asked is True or isinstance(asked, Mapping):
-        config = _build_config({} if asked is True else asked)
+    if isinstance(requested, peft.LoraConfig):
+        config = copy.deepcopy(requested)
+    elif requested is True or isinstance(requested, Mapping):
+        config = _build_config({} if requested is True else requested)
     else:
         raise PadfixError(
-            f"lora={describe(asked)} is neither True nor a LoraConfig nor its fields. The usual one: lora=True"
+            f"lora={describe(requested)} is neither True nor a LoraConfig nor its fields. The usual one: lora=True"
         )
     if config.target_modules is None and not getattr(config, "target_parameters", None) and model is not None:
         found = find_lora_targets(model)

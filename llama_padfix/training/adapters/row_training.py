@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.compat import ties_saved_copies, trains_rows_of_heads, trains_single_rows
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
+from llama_padfix.core.version import import_package
 from llama_padfix.training.adapters.lora import choose_lora
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig
 
-    from llama_padfix.core.types import ModelLike
-    from llama_padfix.training.adapters.lora import Lora
+    from llama_padfix.core.types import Lora, ModelLike
 
 _MIB = 2**20
 _CHUNK = 8192  # rows that are read as float32 at a time
@@ -179,17 +179,13 @@ def make_lora(lora: Lora = None, model: ModelLike | None = None) -> PeftConfig |
     """
     if lora is False:
         return None
-    try:
-        import peft
-    except ImportError as error:
-        raise PadfixError(
-            "The configuration that trains new rows is PEFT's, which is not installed. Run: pip install peft. "
-            "To train the whole model instead: lora=False"
-        ) from error
-    if lora is None or lora is True:
-        lora = {}
-    if isinstance(lora, Mapping):
-        return choose_lora(lora, model)[0]
+    missing = (
+        "The configuration that trains new rows is PEFT's, which is not installed. Run: pip install peft. "
+        "To train the whole model instead: lora=False"
+    )
+    peft = import_package("peft", missing)
+    if lora is None or lora is True or isinstance(lora, Mapping):
+        return choose_lora(True if lora is None else lora, model)[0]
     if not isinstance(lora, peft.PeftConfig) or not hasattr(lora, "modules_to_save"):
         raise PadfixError(
             f"lora={describe(lora)} is no configuration that could train rows. Pass a peft.LoraConfig, a dict of its "

@@ -19,10 +19,7 @@ from llama_padfix.training.adapters.row_training import (
 from llama_padfix.training.adapters.used_ids import find_used_ids
 
 if TYPE_CHECKING:
-    import torch
-
-    from llama_padfix.core.types import ModelLike, Rows, TokenizerLike
-    from llama_padfix.training.adapters.lora import Lora
+    from llama_padfix.core.types import Lora, ModelLike, Rows, TokenizerLike
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +87,12 @@ def find_untrained(
         PadfixError: The weights cannot be read.
     """
     matrices = find_matrices(model)
-    return _find_rows(matrices, tokenizer, find_used_ids(tokenizer, dataset))
+    used = find_used_ids(tokenizer, dataset)
+    controls = {*special_ids(tokenizer).values(), *map(int, tokenizer.added_tokens_decoder)}
+    reasons = blank_rows(matrices.embedding.weight, used, controls)
+    if matrices.head is not None and not matrices.tied:
+        reasons = {**dict.fromkeys(blank_rows(matrices.head.weight, used, ()), _IN_HEAD), **reasons}
+    return _measure(matrices, tokenizer, dict(sorted(reasons.items())))
 
 
 def mean_init_untrained(
@@ -132,21 +134,13 @@ def mean_init_untrained(
     return result
 
 
-def _find_rows(matrices: Matrices, tokenizer: TokenizerLike, used: set[int]) -> tuple[UntrainedRow, ...]:
-    controls = {*special_ids(tokenizer).values(), *map(int, tokenizer.added_tokens_decoder)}
-    reasons = blank_rows(matrices.embedding.weight, used, controls)
-    if matrices.head is not None and not matrices.tied:
-        reasons = {**dict.fromkeys(blank_rows(matrices.head.weight, used, ()), _IN_HEAD), **reasons}
-    return _measure(matrices, tokenizer, dict(sorted(reasons.items())))
-
-
 def _measure(matrices: Matrices, tokenizer: TokenizerLike, reasons: dict[int, str]) -> tuple[UntrainedRow, ...]:
     import torch
 
     if not reasons:
         return ()
     with torch.no_grad():
-        lengths = [_lengths(layer.weight, list(reasons)) for layer in matrices.layers.values()]
+        lengths = [layer.weight[list(reasons)].float().norm(dim=1).tolist() for layer in matrices.layers.values()]
         step = max(1, len(matrices.embedding.weight) // 4096)
         usual = float(matrices.embedding.weight[::step].float().norm(dim=1).median())
     heads: list[float | None] = [*lengths[1]] if len(lengths) > 1 else [None] * len(reasons)
@@ -154,10 +148,3 @@ def _measure(matrices: Matrices, tokenizer: TokenizerLike, reasons: dict[int, st
         UntrainedRow(str(tokenizer.convert_ids_to_tokens(token_id)), token_id, reason, norm, head, usual)
         for (token_id, reason), norm, head in zip(reasons.items(), lengths[0], heads, strict=True)
     )
-
-
-def _lengths(weight: torch.Tensor, ids: list[int]) -> list[float]:
-    import torch
-
-    rows = weight[torch.tensor(ids, device=weight.device)].float()
-    return [float(length) for length in rows.norm(dim=1).tolist()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.template_profile import observe_template
@@ -57,16 +58,9 @@ def _ids_of_data(tokenizer: TokenizerLike, dataset: Rows) -> set[int]:
     if not is_iterable(dataset):
         raise PadfixError(f"A {type(dataset).__name__} is no dataset. Pass one split, or a list of rows: [row, ...]")
     encoder = ChatEncoder(tokenizer)
-    batch: list[object] = []
-    number = 0
-    for number, row in enumerate(dataset):
-        batch.append(row)
-        if len(batch) == _BATCH:
-            used |= _encode(encoder, batch, number + 1 - len(batch))
-            batch = []
-    return used | _encode(encoder, batch, number + 1 - len(batch))
-
-
-def _encode(encoder: ChatEncoder, rows: list[object], first: int) -> set[int]:
-    columns, _ = encoder.encode_rows(rows, first) if rows else ({"input_ids": []}, None)
-    return {token_id for ids in columns["input_ids"] for token_id in ids}
+    rows, first = iter(dataset), 0
+    while batch := list(islice(rows, _BATCH)):
+        columns, _ = encoder.encode_rows(batch, first)
+        used.update(token_id for ids in columns["input_ids"] for token_id in ids)
+        first += len(batch)
+    return used

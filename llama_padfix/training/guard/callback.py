@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from llama_padfix.core.types import TokenizerLike
 
+    Numbers = Mapping[str, object] | None
+
 
 class _Callback(Guard):
     """A `TrainerCallback` that stops a run before its first bad update, with the evidence and the likely cause.
@@ -42,7 +44,8 @@ class _Callback(Guard):
         PadfixError: A setting has another value.
     """
 
-    _wrapper: object = None  # accelerate's optimizer, which knows whether a loss scaler left an update out
+    # accelerate's optimizer; its `step_was_skipped` is True where a loss scaler left an update out.
+    _wrapper: object = None
 
     def on_train_begin(
         self,
@@ -81,12 +84,7 @@ class _Callback(Guard):
             self._check_update(None, overflowed=bool(skipped), may_skip=False)
 
     def on_log(
-        self,
-        args: object,
-        state: TrainerState,
-        control: object,
-        logs: Mapping[str, object] | None = None,
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: object, logs: Numbers = None, **kwargs: object
     ) -> None:
         """Read the logged loss where the model returns none, because the Trainer or its user computes it."""
         loss = (logs or {}).get("loss")
@@ -95,12 +93,7 @@ class _Callback(Guard):
             self._check_logged_loss(float(loss))
 
     def on_evaluate(
-        self,
-        args: object,
-        state: TrainerState,
-        control: object,
-        metrics: Mapping[str, object] | None = None,
-        **kwargs: object,
+        self, args: object, state: TrainerState, control: object, metrics: Numbers = None, **kwargs: object
     ) -> None:
         """Stop at an evaluation whose loss is not finite."""
         for name, value in (metrics or {}).items():

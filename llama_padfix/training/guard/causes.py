@@ -55,8 +55,8 @@ def find_cause(
     return _out_of_line(findings)
 
 
-def _guard(code: str, message: str, mend: str) -> Cause:
-    return Cause(code, GUARD_CODES[code], message, mend)
+def _guard(code: str, message: str, fix: str) -> Cause:
+    return Cause(code, GUARD_CODES[code], message, fix)
 
 
 def _masked() -> Cause:
@@ -66,6 +66,11 @@ def _masked() -> Cause:
         "Every label of the batch is -100, so that its loss is a mean over no token: nan, or 0 in some trainers.",
         "Encode the data with prepare(tokenizer).encode(dataset), which counts such rows and leaves them out.",
     )
+
+
+def _unscaled(message: str, other: str = "") -> Cause:
+    fix = f"Load in float32 (dtype='float32') and train with fp16=True{other}."
+    return Cause("PRC006", "float16-weights-without-scaler", message, fix)
 
 
 def _too_fast(message: str) -> Cause:
@@ -90,26 +95,24 @@ def _broken(health: Health, tokens: str) -> Cause:
             "Download or merge the checkpoint again; add new rows with add_tokens, which gives them the mean.",
         )
     if "float16" in health.dtypes and health.loss_scale is None:
-        return Cause(
-            "PRC006",
-            "float16-weights-without-scaler",
+        return _unscaled(
             f"{seen}. They came with an update of float16 weights, where Adam's epsilon is 0.",
-            "Load in float32 (dtype='float32') and train with fp16=True, or in bfloat16 where it is real.",
+            ", or in bfloat16 where it is real",
         )
     return _too_fast(f"{seen}. The weights were finite at the start, and an update broke them. {_rates(health)}")
 
 
 def _overflow(kind: Kind, health: Health) -> Cause:
     overflow = health.overflow
-    mend = "Train in bfloat16 where it is real or in float32; else clip at 0.3 and lower the learning rate."
+    fix = "Train in bfloat16 where it is real or in float32; else clip at 0.3 and lower the learning rate."
     if overflow is not None and overflow.dtype == "float16":
         return _guard(
             "GRD002",
             f"{overflow.module} goes beyond 65504, the end of float16, on inputs of up to {overflow.largest:.3g}.",
-            mend,
+            fix,
         )
     if kind == "gradient-not-finite" and (health.loss_scale is not None or "float16" in health.dtypes):
-        return _guard("GRD002", f"{_gradients(health)} The loss is finite, the backward pass in float16 is not.", mend)
+        return _guard("GRD002", f"{_gradients(health)} The loss is finite, the backward pass in float16 is not.", fix)
     where = f"The first output that is not finite is that of {overflow.module}." if overflow is not None else ""
     if kind == "gradient-not-finite":
         where = _gradients(health)
@@ -133,11 +136,8 @@ def _no_gradient(health: Health) -> Cause:
             "Call model.enable_input_require_grads() with gradient checkpointing; look for detach() and no_grad().",
         )
     if "float16" in health.dtypes and health.loss_scale is None:
-        return Cause(
-            "PRC006",
-            "float16-weights-without-scaler",
-            "The gradients of float16 weights are exactly 0: below 6e-8 all is 0 there, and nothing scales the loss.",
-            "Load in float32 (dtype='float32') and train with fp16=True.",
+        return _unscaled(
+            "The gradients of float16 weights are exactly 0: below 6e-8 all is 0 there, and nothing scales the loss."
         )
     return _guard(
         "GRD004",

@@ -21,6 +21,7 @@ from llama_padfix.training.guard.hooks import (
     uniform_loss,
 )
 from llama_padfix.training.guard.incident import GuardError, Incident, Kind, MicroBatch
+from llama_padfix.training.guard.loss_spikes import WINDOW
 from llama_padfix.training.guard.root_cause import check_first_batch, find_root_cause, save_evidence
 from llama_padfix.training.guard.rules import (
     Action,
@@ -28,7 +29,6 @@ from llama_padfix.training.guard.rules import (
     check_settings,
     find_bad_micro_batch,
     find_faults,
-    make_history,
     sum_losses,
 )
 
@@ -77,7 +77,7 @@ class Guard:
         self._model: torch.nn.Module | None = None
         self._pending: list[MicroBatch] = []
         self._most_pending = _MOST_FORWARDS
-        self._history = make_history()
+        self._history: deque[float] = deque(maxlen=WINDOW)
         self._step = self._zeros = self._skips = self._overflows = 0
         self._uniform_loss: float | None = None
         self._norms: deque[torch.Tensor | None] = deque(maxlen=2)
@@ -183,8 +183,7 @@ class Guard:
 
     def _find_faults(self, update: Update, loss: float | None) -> dict[Kind, str]:
         """Return the faults of an update by kind, and add its loss to the history."""
-        history, spike, chance = self._history, self.spike, self._uniform_loss
-        faults = find_faults(update.losses, update.grad_norm, loss, history, spike, chance)
+        faults = find_faults(update, loss, self._history, self.spike, self._uniform_loss)
         if loss is not None and math.isfinite(loss):
             self._history.append(loss)
         return faults

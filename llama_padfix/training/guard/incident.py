@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Kind = Literal[
     "loss-not-finite", "zero-loss", "loss-spike", "gradient-not-finite", "zero-gradient", "eval-loss-not-finite"
 ]
-"""What a guard stops at, in the order of its checks."""
+"""The faults that a guard stops at, in the order of its checks."""
 
 PLAIN_TYPES = (bool, int, float, str, type(None))
 """Types of values that are kept as they are, beside tensors."""
@@ -61,15 +61,14 @@ class BrokenWeight:
 
 @dataclass(frozen=True)
 class Overflow:
-    """The first module whose output was not finite when the batch went through the model once more.
-
-    `largest` is the largest magnitude among its finite inputs; `finite_input` says whether all of them were finite.
-    """
+    """The first module whose output was not finite when the batch went through the model once more."""
 
     module: str
     dtype: str
     largest: float
+    """The largest magnitude among its finite inputs."""
     finite_input: bool
+    """True if all of its inputs were finite."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Health:
     norm_now: float | None = None
     """That norm at the incident."""
     finite_before: bool = True
-    """Whether every weight was finite when the guard was attached."""
+    """True if every weight was finite when the guard was attached."""
     broken_weights: tuple[BrokenWeight, ...] = ()
     """The parameters that hold nan or inf."""
     broken_states: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ WINDOW = 64  # losses looked back on: long enough for a steady median, short eno
 FEWEST_LOSSES = 20  # below that the median absolute deviation of a few lucky batches means nothing
 _LEAST_SPREAD = 0.02  # of the log loss, 2 percent: a loss that stands still has a deviation of 0
 _LEAST_RISE = 0.5  # nats above the median: a loss of 0.001 that becomes 0.01 harms nothing
-_WORSE_THAN_CHANCE = 2.0  # times the loss of a model that knows nothing
+_WORSE_THAN_CHANCE = 2.0  # times the loss of a uniform guess
 
 
 def score_jump(loss: float, earlier: Sequence[float]) -> float:

@@ -59,7 +59,7 @@ def find_root_cause(
         model: None where it is not known: then nothing but the optimizer's parameters is read.
         tokenizer: Decodes the batch for the doctor.
         norm_before: The norm of the trainable weights 16 to 32 updates earlier.
-        finite_before: Whether every weight was finite when the guard was attached.
+        finite_before: True if every weight was finite when the guard was attached.
     """
     health = observe_health(model, optimizer, norm_before, finite_before)
     trained = count_trained(micro.batch)

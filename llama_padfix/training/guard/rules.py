@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.training.guard.incident import Kind, MicroBatch
-from llama_padfix.training.guard.loss_spikes import WINDOW, find_jump
+from llama_padfix.training.guard.loss_spikes import find_jump
 
 if TYPE_CHECKING:
     import torch
@@ -20,17 +19,14 @@ Action = Literal["raise", "warn", "skip"]
 
 @dataclass(frozen=True)
 class Update:
-    """What was measured of one update of the optimizer: `losses` by micro-batch, None for one that is not known."""
+    """The measurements of one update of the optimizer."""
 
     batches: Sequence[MicroBatch] = ()
     losses: Sequence[float | None] = ()
+    """The loss of each micro-batch, in nats; None where it is not known."""
     grad_norm: float | None = None
+    """The Euclidean norm of all gradients."""
     optimizer: torch.optim.Optimizer | None = None
-
-
-def make_history() -> deque[float]:
-    """Return an empty history of losses, as long as the rule of spikes looks back."""
-    return deque(maxlen=WINDOW)
 
 
 def check_settings(action: str, zero_gradient_steps: int, spike: float | None) -> None:
@@ -46,31 +42,25 @@ def check_settings(action: str, zero_gradient_steps: int, spike: float | None) -
 
 
 def find_faults(
-    losses: Sequence[float | None],
-    grad_norm: float | None,
-    loss: float | None,
-    history: Sequence[float],
-    spike: float | None,
-    uniform_loss: float | None,
+    update: Update, loss: float | None, history: Sequence[float], spike: float | None, uniform_loss: float | None
 ) -> dict[Kind, str]:
     """Return what is wrong with the numbers of one update, in words, by kind.
 
     Args:
-        losses: The loss of each micro-batch, in nats; None where it is not known.
-        grad_norm: The Euclidean norm of all gradients.
-        loss: The loss of the whole update.
+        update: Its measurements.
+        loss: The loss of the whole update, in nats.
         history: The losses of the updates before it.
         spike: The robust z-score of a spike; None for no such rule.
         uniform_loss: The loss of a uniform guess over the vocabulary.
     """
     faults: dict[Kind, str] = {}
-    bad = next((value for value in losses if value is not None and not math.isfinite(value)), None)
+    bad = next((value for value in update.losses if value is not None and not math.isfinite(value)), None)
     if bad is not None:
         faults["loss-not-finite"] = f"the loss is {bad}"
-    if any(value == 0.0 for value in losses):
+    if any(value == 0.0 for value in update.losses):
         faults["zero-loss"] = "the loss is exactly 0.0"
-    if grad_norm is not None and not math.isfinite(grad_norm):
-        faults["gradient-not-finite"] = f"the gradient norm is {grad_norm}"
+    if update.grad_norm is not None and not math.isfinite(update.grad_norm):
+        faults["gradient-not-finite"] = f"the gradient norm is {update.grad_norm}"
     if spike is not None and loss is not None and math.isfinite(loss):
         jump = find_jump(loss, history, spike, uniform_loss)
         if jump:

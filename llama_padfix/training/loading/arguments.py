@@ -20,11 +20,9 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     import torch
-    from transformers import BitsAndBytesConfig, PretrainedConfig
+    from transformers import PretrainedConfig
 
-    from llama_padfix.hardware.devices import DeviceMap
-    from llama_padfix.training.adapters.lora import Lora
-    from llama_padfix.training.loading.quantization import Quantization
+    from llama_padfix.core.types import DeviceMap, Lora, Quantization
 
     Keywords: TypeAlias = dict[str, Any]
     """Keywords of `from_pretrained`, which differ by model class."""
@@ -36,7 +34,7 @@ _OLD_QUANTIZATION = {"load_in_4bit": "nf4", "load_in_8bit": "int8"}
 
 @dataclass(frozen=True)
 class LoadSettings:
-    """The keywords that `load` and `plan_load` share, in the order of their signatures; `load` describes each."""
+    """Keywords that `load` and `plan_load` share, in the order of their signatures; `load` describes each."""
 
     quantization: Quantization
     precision: Precision | None
@@ -47,7 +45,6 @@ class LoadSettings:
     max_length: int | None
     gradient_checkpointing: bool
     strict: bool
-    trust_remote_code: bool
 
 
 def require_known(backend: object, precision: object) -> None:
@@ -58,19 +55,11 @@ def require_known(backend: object, precision: object) -> None:
         raise PadfixError(f"precision={describe(precision)} is no Precision. Pass choose_precision(), or None")
 
 
-def choose_flash(
-    attention: str,
-    quantization: BitsAndBytesConfig | None,
-    number: torch.dtype,
-    shape: object,
-    config: PretrainedConfig,
-    strict: bool,
-) -> Choice | None:
-    """Return the attention kernel; None leaves it to a model whose class is not known."""
-    computes_in = getattr(quantization, "bnb_4bit_compute_dtype", None) or number
+def choose_kernel(requested: str, dtype: torch.dtype, shape: object, config: object, strict: bool) -> Choice | None:
+    """Return the attention kernel; None leaves it to a model whose class is not known (`shape` None)."""
     kind = type(shape) if shape is not None else None
-    kernel = choose_attention(attention, computes_in, model_class=kind, config=config, strict=strict)
-    return kernel if attention != "auto" or shape is not None else None
+    kernel = choose_attention(requested, dtype, model_class=kind, config=config, strict=strict)
+    return kernel if requested != "auto" or shape is not None else None
 
 
 def name_arguments(dtype: object, quantization: object, device_map: object, attention: Choice | None) -> Keywords:
@@ -108,7 +97,7 @@ def name_path_in_errors(path: str) -> Iterator[None]:
         raise PadfixError(f"{path!r} could not be loaded: {error} {_advise(path)}") from error
 
 
-def read_config(path: str, keywords: Keywords, trust_remote_code: bool) -> PretrainedConfig:
+def read_config(path: str, keywords: Keywords) -> PretrainedConfig:
     """Return the config of a checkpoint, or the one among the keywords."""
     from transformers import AutoConfig
 
@@ -116,9 +105,7 @@ def read_config(path: str, keywords: Keywords, trust_remote_code: bool) -> Pretr
         return keywords["config"]
     # Fields of the config may stand among the keywords, as in the model's own from_pretrained.
     fields = {name: value for name, value in keywords.items() if name != "quantization_config"}
-    config, _ = AutoConfig.from_pretrained(
-        path, trust_remote_code=trust_remote_code, return_unused_kwargs=True, **fields
-    )
+    config, _ = AutoConfig.from_pretrained(path, return_unused_kwargs=True, **fields)
     return config
 
 
@@ -141,8 +128,8 @@ def take_renamed(keywords: Keywords, quantization: Quantization, attention: str)
 
 def take_dtype(keywords: Keywords) -> torch.dtype | str | None:
     """Take the type of the weights out of the keywords, under either of its names; None where there is none."""
-    asked = [keywords.pop(name, None) for name in ("dtype", "torch_dtype")]
-    return next((_read_dtype(value) for value in asked if value is not None), None)
+    requested = [keywords.pop(name, None) for name in ("dtype", "torch_dtype")]
+    return next((_read_dtype(value) for value in requested if value is not None), None)
 
 
 def _read_dtype(value: torch.dtype | str) -> torch.dtype | str:
@@ -165,10 +152,14 @@ def choose_dtype(
     if own is not None:
         return own, Choice("weights", dtype_name(own), "as asked")
     if precision.fp16 and trains_all:
-        return torch.float32, Choice(
-            "weights", "float32", "all of them are trained, and the fp16 scaler refuses float16"
-        )
+        reason = "all of them are trained, and the fp16 scaler refuses float16"
+        return torch.float32, Choice("weights", "float32", reason)
     return precision.dtype, Choice("weights", dtype_name(precision.dtype), "the type that the run computes in")
+
+
+def describe_precision(precision: Precision) -> Choice:
+    """Return the type that the run computes in, with the reason."""
+    return Choice("precision", dtype_name(precision.dtype), precision.reason)
 
 
 def _advise(path: str) -> str:

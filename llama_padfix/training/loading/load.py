@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from llama_padfix.hardware.devices import DeviceMap
-    from llama_padfix.training.adapters.lora import Lora
-    from llama_padfix.training.loading.quantization import Quantization
+    from llama_padfix.core.types import DeviceMap, Lora, Quantization
 
     Pair = tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]
 
@@ -61,8 +59,7 @@ def load(
         trust_remote_code: Run the code of a model from the hub.
         seed: Decides the first values of the adapter, alone.
         verbose: Print each decision with its reason, in the first process of a launch; else log it.
-        from_pretrained: Passed to `AutoModelForCausalLM.from_pretrained`, `dtype` (or `torch_dtype`) under the name
-            that the installed transformers knows.
+        from_pretrained: Those of `AutoModelForCausalLM.from_pretrained`; `dtype` and `torch_dtype` are one.
 
     Returns:
         `(model, tokenizer)`. Weights are bfloat16 where the device really has it. In an fp16 run the frozen ones
@@ -73,28 +70,24 @@ def load(
             ids without a row, an absent target of LoRA, an unknown name, and a missing package.
     """
     settings = LoadSettings(
-        quantization, precision, attention, lora, device_map, backend, max_length, gradient_checkpointing, strict,
-        trust_remote_code
-    )  # fmt: skip
-    plan = plan_from_settings(str(name_or_path), settings, from_pretrained)
+        quantization, precision, attention, lora, device_map, backend, max_length, gradient_checkpointing, strict
+    )
+    plan = plan_from_settings(str(name_or_path), settings, trust_remote_code=trust_remote_code, **from_pretrained)
     announce(plan.choices, verbose=verbose)
     with name_path_in_errors(plan.path):
         tokenizer, replaced = load_tokenizer(plan.path, strict=strict, **plan.tokenizer_arguments)
     require_rows(tokenizer, plan.config, plan.path)
-    if plan.backend == "unsloth":
-        model, tokenizer, done = _load_unsloth(plan, gradient_checkpointing, seed)
-    else:
-        model, done = _load_transformers(plan, gradient_checkpointing, seed)
+    load_weights = _load_unsloth if plan.backend == "unsloth" else _load_transformers
+    (model, tokenizer), done = load_weights(plan, tokenizer, gradient_checkpointing, seed)
     patched = patch_tokenizer(tokenizer, model, pad_token=pad_token)
-    done_last = [choice for choice in (replaced, done) if choice is not None]
-    done_last += [Choice(change.target, repr(change.after), change.why) for change in patched]
-    announce(done_last, verbose=verbose)
+    announce([choice for choice in (replaced, done) if choice is not None], verbose=verbose)
+    announce([Choice(change.target, repr(change.after), change.why) for change in patched], verbose=verbose)
     return model, tokenizer
 
 
 def _load_transformers(
-    plan: LoadPlan, gradient_checkpointing: bool, seed: int
-) -> tuple[PreTrainedModel | PeftModel, Choice]:
+    plan: LoadPlan, tokenizer: PreTrainedTokenizerBase, gradient_checkpointing: bool, seed: int
+) -> tuple[Pair, Choice | None]:
     from transformers import AutoModelForCausalLM
 
     with name_path_in_errors(plan.path):
@@ -105,16 +98,16 @@ def _load_transformers(
     if plan.lora is not None:
         on = done.taken != "off"
         model = attach_lora(model, plan.lora, plan.precision, gradient_checkpointing=on, seed=seed)
-    return model, done
+    return (model, tokenizer), done
 
 
 def _load_unsloth(
-    plan: LoadPlan, gradient_checkpointing: bool, seed: int
-) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase, Choice | None]:
+    plan: LoadPlan, tokenizer: PreTrainedTokenizerBase, gradient_checkpointing: bool, seed: int
+) -> tuple[Pair, Choice | None]:
     with name_path_in_errors(plan.path):
         model, tokenizer = load_with_unsloth(plan.path, **plan.model_arguments)
     tokenizer, replaced = verify_ids(tokenizer, plan.path, **plan.tokenizer_arguments)
     if plan.lora is not None:
         model = attach_unsloth_lora(model, plan.lora, gradient_checkpointing=gradient_checkpointing, seed=seed)
         keep_trainable_float32(model, plan.precision)
-    return model, tokenizer, replaced
+    return (model, tokenizer), replaced

@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.choices import Choice
-from llama_padfix.core.hf_objects import dtype_name
 from llama_padfix.hardware.devices import choose_device_map, read_launch
 from llama_padfix.hardware.precision import Precision, choose_precision, import_torch
 from llama_padfix.training.adapters.lora import choose_lora
@@ -17,7 +16,8 @@ from llama_padfix.training.loading.arguments import (
     Backend,
     LoadSettings,
     choose_dtype,
-    choose_flash,
+    choose_kernel,
+    describe_precision,
     name_arguments,
     name_path_in_errors,
     read_config,
@@ -34,12 +34,9 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PretrainedConfig
 
-    from llama_padfix.hardware.devices import DeviceMap
-    from llama_padfix.training.adapters.lora import Lora
-    from llama_padfix.training.loading.arguments import Keywords
-    from llama_padfix.training.loading.quantization import Quantization
+    from llama_padfix.core.types import DeviceMap, Lora, Quantization
 
-_SHARED = ("revision", "token", "cache_dir", "local_files_only")  # what the tokenizer's download needs as well
+_SHARED = ("trust_remote_code", "revision", "token", "cache_dir", "local_files_only")  # for the tokenizer as well
 
 
 @dataclass(frozen=True)
@@ -102,23 +99,13 @@ def plan_load(
         PadfixError: Where `load` would raise it before it reads weights.
     """
     settings = LoadSettings(
-        quantization,
-        precision,
-        attention,
-        lora,
-        device_map,
-        backend,
-        max_length,
-        gradient_checkpointing,
-        strict,
-        trust_remote_code,
+        quantization, precision, attention, lora, device_map, backend, max_length, gradient_checkpointing, strict
     )
-    return plan_from_settings(str(name_or_path), settings, from_pretrained)
+    return plan_from_settings(str(name_or_path), settings, trust_remote_code=trust_remote_code, **from_pretrained)
 
 
-def plan_from_settings(path: str, settings: LoadSettings, from_pretrained: Mapping[str, object]) -> LoadPlan:
-    """Return the plan for the keywords of `load`, held in one object; `from_pretrained` is left as it is."""
-    keywords: Keywords = dict(from_pretrained)
+def plan_from_settings(path: str, settings: LoadSettings, /, **keywords: Any) -> LoadPlan:  # as `Keywords`
+    """Return the plan for the keywords of `load`, those of `from_pretrained` among them."""
     backend, size = settings.backend, settings.max_length
     require_known(backend, settings.precision)
     quantization, attention = take_renamed(keywords, settings.quantization, settings.attention)
@@ -131,46 +118,39 @@ def plan_from_settings(path: str, settings: LoadSettings, from_pretrained: Mappi
     precision = settings.precision or choose_precision()
     shared = {name: keywords[name] for name in _SHARED if name in keywords}
     with name_path_in_errors(path):
-        config = read_config(path, keywords, settings.trust_remote_code)
+        config = read_config(path, keywords)
     require_length(size, config)
     quantized = quantization is not None or read_quantization(config) is not None
     trains_all = not settings.lora and not quantized
     dtype, why_dtype = choose_dtype(own_dtype, precision, trains_all)
     number = dtype if isinstance(dtype, torch.dtype) else precision.dtype
     bits, why_bits = choose_quantization(quantization, precision, config, weights=number)
-    shape = build_shape(config, settings.trust_remote_code)
+    shape = build_shape(config, keywords["trust_remote_code"])
     adapter, why_lora = choose_lora(settings.lora, shape)
     places, why_places = choose_device_map(settings.device_map, launch, quantized=quantized)
-    computes = Choice("precision", dtype_name(precision.dtype), precision.reason)
-    choices = [computes, why_bits, why_dtype, why_places]
+    choices = [describe_precision(precision), why_bits, why_dtype, why_places]
 
     if backend == "unsloth":
         taken = places if launch.is_distributed or settings.device_map != "auto" else None
-        arguments, own = name_unsloth_arguments(
-            quantization=quantization,
-            dtype=own_dtype,
-            device_map=taken,
-            max_length=size,
-            trains_all=trains_all,
-            gradient_checkpointing=settings.gradient_checkpointing,
-        )
+        arguments, own = name_unsloth_arguments(settings, quantization, own_dtype, taken, trains_all)
         choices = [*own, why_bits]
     else:
-        flash = choose_flash(attention, bits, number, shape, config, settings.strict)
-        choices += [flash] if flash is not None else []
-        arguments = name_arguments(dtype, bits, places, flash)
+        computes_in = getattr(bits, "bnb_4bit_compute_dtype", None) or number
+        kernel = choose_kernel(attention, computes_in, shape, config, settings.strict)
+        choices += [kernel] if kernel is not None else []
+        arguments = name_arguments(dtype, bits, places, kernel)
         if settings.gradient_checkpointing:
             arguments |= switch_cache_off(keywords, config)
-    lengths = {} if size is None else {"model_max_length": size}
-    if lengths:
+    if size is not None:
+        shared["model_max_length"] = size
         choices.append(Choice("max_length", str(size), "as asked; it is the tokenizer's model_max_length"))
     choices += [why_lora] if why_lora is not None else []
     return LoadPlan(
         path=path,
         backend=backend,
         precision=precision,
-        model_arguments=MappingProxyType({**arguments, "trust_remote_code": settings.trust_remote_code, **keywords}),
-        tokenizer_arguments=MappingProxyType({**lengths, "trust_remote_code": settings.trust_remote_code, **shared}),
+        model_arguments=MappingProxyType({**arguments, **keywords}),
+        tokenizer_arguments=MappingProxyType(shared),
         lora=adapter,
         quantized=quantized,
         sharded=launch.sharded_by is not None,

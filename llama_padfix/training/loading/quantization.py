@@ -11,28 +11,21 @@ from llama_padfix.core.hf_objects import dtype_name, read_quantization_config, t
 from llama_padfix.hardware.precision import Precision
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     import torch
-    from transformers import BitsAndBytesConfig, PretrainedConfig
+    from transformers import BitsAndBytesConfig
 
-    Quantization: TypeAlias = str | BitsAndBytesConfig | None
-    """What `quantization=` takes: "nf4", "int8", a configuration, or None."""
+    from llama_padfix.core.types import Quantization
 
 _KINDS = ("nf4", "int8")
 
 
 def choose_quantization(
-    asked: Quantization,
-    precision: Precision,
-    config: PretrainedConfig | None = None,
-    *,
-    weights: torch.dtype | None = None,
+    requested: Quantization, precision: Precision, config: object = None, *, weights: torch.dtype | None = None
 ) -> tuple[Any, Choice]:  # a `BitsAndBytesConfig`; None only where none was asked for
     """Return the `BitsAndBytesConfig` to load with (None for none), and the reason.
 
     Args:
-        asked: None, "nf4", "int8" or a `BitsAndBytesConfig`, which is used as it is. nf4 is that of QLoRA: 4-bit
+        requested: None, "nf4", "int8" or a `BitsAndBytesConfig`, which is used as it is. nf4 is that of QLoRA: 4-bit
             NormalFloat with double quantization.
         precision: Names the type that nf4 computes in.
         config: The config of the checkpoint.
@@ -44,20 +37,20 @@ def choose_quantization(
             missing.
     """
     held = read_quantization(config)
-    if asked is None:
+    if requested is None:
         if held is not None:
             return None, Choice("quantization", held, "the checkpoint was saved so")
         return None, Choice("quantization", "none", 'not asked for; quantization="nf4" needs a quarter of the memory')
-    if not isinstance(asked, str) and type(asked).__name__ != "BitsAndBytesConfig":
+    if not isinstance(requested, str) and type(requested).__name__ != "BitsAndBytesConfig":
         raise PadfixError(
-            f"quantization={describe(asked)} is no quantisation: pass {' or '.join(map(repr, _KINDS))}, a "
+            f"quantization={describe(requested)} is no quantisation: pass {' or '.join(map(repr, _KINDS))}, a "
             'BitsAndBytesConfig, or None. For QLoRA: quantization="nf4"'
         )
-    if isinstance(asked, str) and asked not in _KINDS:
-        close = "int8" if "8" in asked else "nf4"
+    if isinstance(requested, str) and requested not in _KINDS:
+        close = "int8" if "8" in requested else "nf4"
         raise PadfixError(
-            f"quantization={asked!r} is not known, only {' and '.join(map(repr, _KINDS))} and a BitsAndBytesConfig "
-            f"of your own. Probably: quantization={close!r}"
+            f"quantization={requested!r} is not known, only {' and '.join(map(repr, _KINDS))} and a "
+            f"BitsAndBytesConfig of your own. Probably: quantization={close!r}"
         )
     if held is not None:
         raise PadfixError(
@@ -67,27 +60,32 @@ def choose_quantization(
     _require_packages()
     from transformers import BitsAndBytesConfig
 
-    if not isinstance(asked, str):
-        return asked, Choice("quantization", "a BitsAndBytesConfig", "as asked")
-    if asked == "int8":
+    if not isinstance(requested, str):
+        return requested, Choice("quantization", "a BitsAndBytesConfig", "as asked")
+    if requested == "int8":
         reason = "as asked: 8-bit weights (LLM.int8), outliers in 16 bits"
         return BitsAndBytesConfig(load_in_8bit=True), Choice("quantization", "int8", reason)
-    storage = precision.dtype if weights is None else weights
+    return _make_nf4(precision.dtype, precision.dtype if weights is None else weights)
+
+
+def _make_nf4(dtype: torch.dtype, storage: torch.dtype) -> tuple[BitsAndBytesConfig, Choice]:
+    from transformers import BitsAndBytesConfig
+
     made = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=precision.dtype,
+        bnb_4bit_compute_dtype=dtype,
         bnb_4bit_quant_storage=storage,
     )
     reason = (
-        f"as asked: 4-bit NormalFloat, double quantisation, computes in {dtype_name(precision.dtype)}, stored as "
+        f"as asked: 4-bit NormalFloat, double quantisation, computes in {dtype_name(dtype)}, stored as "
         f"{dtype_name(storage)}, which FSDP can shard"
     )
     return made, Choice("quantization", "nf4", reason)
 
 
-def read_quantization(config: PretrainedConfig | None) -> str | None:
+def read_quantization(config: object) -> str | None:
     """Return how the weights of a checkpoint are quantized, by its config; None when they are not."""
     if config is None:
         return None

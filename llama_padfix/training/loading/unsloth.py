@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from llama_padfix.hardware.devices import DeviceMap
-    from llama_padfix.training.loading.arguments import Keywords
-    from llama_padfix.training.loading.quantization import Quantization
+    from llama_padfix.core.types import DeviceMap, Quantization
+    from llama_padfix.training.loading.arguments import Keywords, LoadSettings
 
 _SHARED = ("token", "revision")  # besides those that the choices fill in
 # The fields of a LoraConfig that both functions take. Any other that differs from its default cannot be passed on.
@@ -36,11 +35,11 @@ _MADE_BY_PEFT = ("peft_type", "auto_mapping", "base_model_name_or_path", "peft_v
 
 
 def require_unsloth(keywords: Mapping[str, object], quantization: Quantization, attention: str) -> None:
-    """Raise `PadfixError` where Unsloth is missing, or is asked for what it does not do on every device.
+    """Raise `PadfixError` where Unsloth is missing, or does not have an argument on every device.
 
     Imports Unsloth, which patches transformers, TRL and PEFT as it is imported.
     """
-    others = [name for name in keywords if name not in _SHARED]
+    others = [name for name in keywords if name not in (*_SHARED, "trust_remote_code")]
     if attention != "auto":
         others.append("attention")
     if not (quantization is None or isinstance(quantization, str)):
@@ -59,17 +58,15 @@ def require_unsloth(keywords: Mapping[str, object], quantization: Quantization, 
 
 
 def name_unsloth_arguments(
-    *,
+    settings: LoadSettings,
     quantization: Quantization,
     dtype: torch.dtype | str | None,
     device_map: DeviceMap,
-    max_length: int | None,
     trains_all: bool,
-    gradient_checkpointing: bool,
 ) -> tuple[Keywords, list[Choice]]:
     """Return the keywords of `FastLanguageModel.from_pretrained`, and the reasons.
 
-    `dtype`, `device_map` and `max_length` None leave the choice to Unsloth.
+    `dtype`, `device_map` and `settings.max_length` None leave the choice to Unsloth.
     """
     from importlib.metadata import version
 
@@ -78,31 +75,31 @@ def name_unsloth_arguments(
         "load_in_4bit": quantization == "nf4",
         "load_in_8bit": quantization == "int8",
         "full_finetuning": trains_all,
-        "use_gradient_checkpointing": _checkpointing(gradient_checkpointing),
+        "use_gradient_checkpointing": _checkpointing(settings.gradient_checkpointing),
     }
-    optional = {"max_seq_length": max_length, "device_map": device_map}
+    optional = {"max_seq_length": settings.max_length, "device_map": device_map}
     arguments |= {name: value for name, value in optional.items() if value is not None}
     choices = [
         Choice("backend", f"unsloth {version('unsloth')}", "as asked; its own chat templates are not used"),
         Choice("weights, attention", "Unsloth's own", "it picks both by the device" if dtype is None else "as asked"),
         Choice("gradient checkpointing", str(arguments["use_gradient_checkpointing"]), "as asked"),
     ]
-    if max_length is None:
+    if settings.max_length is None:
         choices.append(Choice("max_length", "2048", "Unsloth's own, since none was given"))
     return arguments, choices
 
 
 def load_with_unsloth(path: str, **arguments: object) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return what `FastLanguageModel.from_pretrained` gives: `(model, tokenizer)`, truly in 4 or 8 bits if asked.
+    """Return the `(model, tokenizer)` of `FastLanguageModel.from_pretrained`.
 
-    Raises `PadfixError` where it falls back to 16 bits though 4 or 8 were asked for, as it does on a CPU for 8 bits
-    and for layers narrower than 64.
+    Raises `PadfixError` where it falls back to 16 bits from 4 or 8, as it does on a CPU for 8 bits and for layers
+    narrower than 64.
     """
     model, tokenizer = _import_unsloth().FastLanguageModel.from_pretrained(model_name=path, **arguments)
-    for asked, expected in (("load_in_4bit", "Linear4bit"), ("load_in_8bit", "Linear8bitLt")):
-        if arguments[asked] and not any(type(module).__name__ == expected for module in model.modules()):
+    for requested, expected in (("load_in_4bit", "Linear4bit"), ("load_in_8bit", "Linear8bitLt")):
+        if arguments[requested] and not any(type(module).__name__ == expected for module in model.modules()):
             raise PadfixError(
-                f"Unsloth loaded no {expected} layer, though {asked} was asked for: it does not do that for this "
+                f"Unsloth loaded no {expected} layer, though {requested} was asked for: it does not do that for this "
                 "model on this device. Load with backend='transformers', or with quantization=None"
             )
     # Its tokenizer may come inside of a processor.

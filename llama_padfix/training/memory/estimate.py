@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -15,22 +17,20 @@ from llama_padfix.training.memory.tracker import CATEGORIES
 
 if TYPE_CHECKING:
     import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
+    from llama_padfix.core.types import Lora, Quantization
     from llama_padfix.hardware.precision import Precision
-    from llama_padfix.training.adapters.lora import Lora
-    from llama_padfix.training.loading.quantization import Quantization
     from llama_padfix.training.memory.step_plan import ModelSource
 
 _GIB = 2**30
 _LETTERS = dict(zip(CATEGORIES, "WQAGOXLD", strict=True))
 _MEANING = {
     "weights": "weights",
-    "quantization_state": "quantisation state",
+    "quantization_state": "quantization state",
     "adapter": "adapter",
     "gradients": "gradients",
-    "optimizer": "optimiser",
+    "optimizer": "optimizer",
     "activations": "activations",
     "logits": "logits and their gradients",
     "workspace": "weights written out again",
@@ -111,9 +111,8 @@ class MemoryEstimate:
 
     def to_dict(self) -> dict[str, int | str | list[str]]:
         """Return the bytes by category, `peak_bytes`, `paged`, `phase` and `assumed`, ready for JSON."""
-        sizes: dict[str, int | str | list[str]] = {category: getattr(self, category) for category in CATEGORIES}
-        sizes |= {"peak_bytes": self.peak_bytes, "paged": self.paged, "phase": self.phase}
-        return {**sizes, "assumed": list(self.assumed)}
+        names = (*CATEGORIES, "peak_bytes", "paged", "phase")
+        return {name: getattr(self, name) for name in names} | {"assumed": list(self.assumed)}
 
     def advise(self, gpu_gib: float, *, reserve_gib: float | None = None) -> MemoryAdvice:
         """Return the largest batch, and the longest rows, that fit into a GPU.
@@ -131,10 +130,16 @@ class MemoryEstimate:
         if not gpu_gib > 0:
             raise PadfixError(f"gpu_gib={describe(gpu_gib)} is not a size. Pass the GPU's memory in GiB: advise(24)")
         room = gpu_gib - (_CONTEXT_GIB + _FRAGMENTED * gpu_gib if reserve_gib is None else reserve_gib)
-        measure = _Measure(self.plan)
         rows = self.plan.batch * self.plan.gradient_accumulation_steps
+        model, mode = build_model(self.plan)
+
+        @functools.cache
+        def measure(batch: int, length: int) -> float:
+            plan = replace(self.plan, batch=batch, length=length, gradient_accumulation_steps=rows // batch)
+            return trace_step(model, mode, plan).peak / _GIB
+
         divisors = [size for size in range(1, rows + 1) if rows % size == 0]
-        fitting = _count_fitting(divisors, lambda size: measure(size, self.plan.length) <= room)
+        fitting = bisect.bisect_left(divisors, True, key=lambda size: measure(size, self.plan.length) > room)
         batch, length = divisors[max(fitting - 1, 0)], self.plan.length
         longest = _find_longest(measure, batch, length, room, self.plan.config)
         if longest < _LEAST_LENGTH:
@@ -210,38 +215,9 @@ def estimate_memory(
     return MemoryEstimate(**sizes, paged=tally.paged, phase=tally.peak_phase, assumed=assumed, plan=plan)
 
 
-class _Measure:
-    """Peaks in GiB by batch and length, each traced once, on one model."""
-
-    def __init__(self, plan: StepPlan) -> None:
-        self._plan = plan
-        self._rows = plan.batch * plan.gradient_accumulation_steps
-        self._built: tuple[PreTrainedModel, FakeTensorMode] | None = None
-        self._known: dict[tuple[int, int], float] = {}
-
-    def __call__(self, batch: int, length: int) -> float:
-        if (batch, length) not in self._known:
-            if self._built is None:
-                self._built = build_model(self._plan)
-            plan = replace(self._plan, batch=batch, length=length, gradient_accumulation_steps=self._rows // batch)
-            model, mode = self._built
-            self._known[batch, length] = trace_step(model, mode, plan).peak / _GIB
-        return self._known[batch, length]
-
-
-def _count_fitting(sizes: list[int], fits: Callable[[int], bool]) -> int:
-    """Return how many of the rising sizes fit, by halving."""
-    low, high = 0, len(sizes)
-    while low < high:
-        middle = (low + high) // 2
-        if fits(sizes[middle]):
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-def _find_longest(measure: _Measure, batch: int, length: int, room: float, config: PretrainedConfig) -> int:
+def _find_longest(
+    measure: Callable[[int, int], float], batch: int, length: int, room: float, config: PretrainedConfig
+) -> int:
     """Return the longest row that fits, in steps of about 3 percent; 0 when there is none.
 
     The peak grows with the length and bends upwards, so a line through two lengths soon leads to the limit.
@@ -278,7 +254,7 @@ def _name_savings(estimate: MemoryEstimate) -> tuple[str, ...]:
     if plan.quantization is None and estimate.weights > estimate.peak_bytes / 4:
         hints.append('quantization="nf4" with lora=True holds the weights in 4 bits.')
     if estimate.optimizer > estimate.peak_bytes / 4:
-        hints.append("optim='adamw_8bit' holds the optimiser's state in a quarter.")
+        hints.append("optim='adamw_8bit' holds the optimizer's state in a quarter.")
     if estimate.logits > estimate.peak_bytes / 5:
         hints.append(
             f"The logits take {estimate.logits / _GIB:.2f} GiB: fewer tokens at once, or a loss that never writes "
@@ -303,7 +279,7 @@ def _draw(estimate: MemoryEstimate) -> Iterator[str]:
             yield f"  {_LETTERS[category]}  {_MEANING[category]:<27}{share}"
     yield f"  |{_fill([(size, _LETTERS[category]) for size, category in shares], peak)}|"
     if estimate.paged:
-        yield f"  and {estimate.paged / _GIB:.2f} GiB of optimiser state in paged memory"
+        yield f"  and {estimate.paged / _GIB:.2f} GiB of optimizer state in paged memory"
     yield f"  assumed: {'; '.join(estimate.assumed)}"
 
 

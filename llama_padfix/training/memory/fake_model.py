@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.compat import name_dtype_argument
+from llama_padfix.core.compat import enable_checkpointing, name_dtype_argument
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.training.adapters.lora import attach_lora, choose_lora
 from llama_padfix.training.memory.kernels import autocast_flag, define_4bit, define_int8, kernels_of
@@ -99,15 +99,15 @@ def _hold_rest_in_float32(model: PreTrainedModel) -> None:
 
 def _checkpoint(model: PreTrainedModel, plan: StepPlan) -> None:
     # preserve_rng_state would read the true generator, which fake tensors cannot; it holds a few kilobytes.
-    settings = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": _recompute_alike(plan)}
+    settings: dict[str, object] = {
+        "use_reentrant": False,
+        "preserve_rng_state": False,
+        "context_fn": _recompute_alike(plan),
+    }
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # the first from transformers 5.23 on
-    enable = next((getattr(base, name) for name in names if hasattr(base, name)), None)
     try:
-        if enable is None:
-            raise ValueError("the class has no gradient_checkpointing_enable")
-        enable(settings)
-    except ValueError as error:
+        enable_checkpointing(base, settings)
+    except (AttributeError, ValueError) as error:
         raise PadfixError(
             f"{type(base).__name__} has no gradient checkpointing ({error}). Pass gradient_checkpointing=False"
         ) from error

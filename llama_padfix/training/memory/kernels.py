@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.version import import_package
 from llama_padfix.training.memory.tracker import as_workspace
 
 if TYPE_CHECKING:
@@ -120,13 +119,13 @@ def define_4bit(kind: str, *, double: bool, autocast: torch.dtype | None) -> Lay
     """
     import torch
 
-    bnb = import_bitsandbytes()
+    bnb = _import_bitsandbytes()
     compute = autocast or torch.float32
 
     class Matmul4bit(torch.autograd.Function):
         # bitsandbytes 0.50's MatMul4Bit: the weight is written out in full in the forward and in the backward pass.
         @staticmethod
-        def forward(ctx: Context, x: Tensor, layer: Any) -> Tensor:
+        def forward(ctx: Context, x: Tensor, layer: Any) -> Tensor:  # a layer of bitsandbytes, which is untyped
             ctx.layer = layer
             return torch.nn.functional.linear(x, layer.dequantize(x.dtype), layer.bias)
 
@@ -174,14 +173,14 @@ def define_int8(device: str) -> LayerClass:
     """Return a class whose instance, made from a dense layer, holds and allocates what an 8-bit layer does."""
     import torch
 
-    bnb = import_bitsandbytes()
+    bnb = _import_bitsandbytes()
     on_cpu = device == "cpu"
 
     class Matmul8bit(torch.autograd.Function):
         # MatMul8bitLt, and MatMul8bitFp on a CPU. Both keep the layer's input, in a plain attribute. How many
         # columns hold outliers depends on the data; none are assumed.
         @staticmethod
-        def forward(ctx: Context, x: Tensor, layer: Any) -> Tensor:
+        def forward(ctx: Context, x: Tensor, layer: Any) -> Tensor:  # a layer of bitsandbytes, which is untyped
             ctx.layer, ctx.x = layer, x
             if on_cpu:
                 return torch.nn.functional.linear(x, layer.dequantize(x.dtype), layer.bias)
@@ -221,9 +220,5 @@ def define_int8(device: str) -> LayerClass:
     return Linear8bitLt
 
 
-def import_bitsandbytes() -> ModuleType:
-    """Return the package bitsandbytes, or raise `PadfixError` with the line that installs it."""
-    try:
-        return importlib.import_module("bitsandbytes")
-    except ImportError as error:
-        raise PadfixError("A quantised model needs bitsandbytes. Run: pip install bitsandbytes") from error
+def _import_bitsandbytes() -> ModuleType:
+    return import_package("bitsandbytes", "A quantized model needs bitsandbytes. Run: pip install bitsandbytes")

@@ -57,7 +57,7 @@ def trace_step(model: PreTrainedModel, mode: FakeTensorMode, plan: StepPlan) -> 
     ]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
-        raise PadfixError("No parameter of the model is trained. Pass lora=True, or leave the quantisation out.")
+        raise PadfixError("No parameter of the model is trained. Pass lora=True, or leave the quantization out.")
     hooks = [p.register_post_accumulate_grad_hook(lambda p: tally.claim(p.grad, "gradients")) for p in trained]
     _choose_attention(model, plan)
     try:

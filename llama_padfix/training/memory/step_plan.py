@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import read_quantization_config
+from llama_padfix.core.version import import_package
 from llama_padfix.hardware.precision import Precision, choose_precision
 
 if TYPE_CHECKING:
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from llama_padfix.training.adapters.lora import Lora
-    from llama_padfix.training.loading.quantization import Quantization
+    from llama_padfix.core.types import Lora, Quantization
 
     ModelSource: TypeAlias = str | Path | PretrainedConfig | PreTrainedModel
 
@@ -116,10 +116,7 @@ def plan_step(
     dtype: torch.dtype | None,
 ) -> tuple[StepPlan, tuple[str, ...]]:
     """Return the plan of a step and what it assumes; see `estimate_memory` for the arguments and errors."""
-    try:
-        import torch
-    except ImportError as error:
-        raise PadfixError("The estimate needs torch. Run: pip install torch") from error
+    torch = import_package("torch", "The estimate needs torch. Run: pip install torch")
     found = _read_model(model)
     as_found = quantization is None and lora is None and dtype is None
     if found.lora is not None and lora is not None and lora is not False and lora is not found.lora:
@@ -167,7 +164,7 @@ def _read_model(model: ModelSource) -> _Found:
     return _Found(base.config, base.dtype, named, lora)
 
 
-def _read_quantization(asked: Quantization, config: PretrainedConfig) -> tuple[str | None, bool, tuple[str, ...]]:
+def _read_quantization(requested: Quantization, config: PretrainedConfig) -> tuple[str | None, bool, tuple[str, ...]]:
     """Return the kind, whether the scales are quantized too, and the names of modules that stay whole."""
     entries = read_quantization_config(config)
     if entries and entries["quant_method"] != "bitsandbytes":
@@ -175,37 +172,37 @@ def _read_quantization(asked: Quantization, config: PretrainedConfig) -> tuple[s
             f"The weights are quantised with {entries['quant_method']}, whose layers are not known here. Measure it "
             "instead: torch.cuda.max_memory_allocated() after one step."
         )
-    if asked == "nf4" or asked == "int8":
-        return asked, True, ()
-    if asked is not None:
-        if isinstance(asked, str) or not hasattr(asked, "load_in_4bit"):
+    if requested == "nf4" or requested == "int8":
+        return requested, True, ()
+    if requested is not None:
+        if isinstance(requested, str) or not hasattr(requested, "load_in_4bit"):
             raise PadfixError(
-                f"quantization={describe(asked)} is not known here. Known are: None, 'nf4', 'int8' and a "
+                f"quantization={describe(requested)} is not known here. Known are: None, 'nf4', 'int8' and a "
                 "BitsAndBytesConfig."
             )
-        entries = asked.to_dict()
+        entries = requested.to_dict()
     whole = tuple(entries.get("llm_int8_skip_modules") or ())
     if entries.get("load_in_4bit"):  # the defaults are those of BitsAndBytesConfig
         return str(entries.get("bnb_4bit_quant_type", "fp4")), bool(entries.get("bnb_4bit_use_double_quant")), whole
     return ("int8" if entries.get("load_in_8bit") else None), True, whole
 
 
-def _read_precision(asked: Precision | str | None, device: str) -> tuple[Precision, tuple[str, ...]]:
+def _read_precision(requested: Precision | str | None, device: str) -> tuple[Precision, tuple[str, ...]]:
     import torch
 
-    if isinstance(asked, Precision):
-        return asked, ()
+    if isinstance(requested, Precision):
+        return requested, ()
     names = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-    if asked is None and device == "cpu":
+    if requested is None and device == "cpu":
         return choose_precision("cpu"), ()
-    if asked is None and torch.cuda.is_available():
+    if requested is None and torch.cuda.is_available():
         return choose_precision(), ()
-    if asked is not None and asked not in names:
-        raise PadfixError(f"precision={describe(asked)} is not known here. Known are: {', '.join(names)}.")
-    taken = asked or "bf16"
-    reason = "as asked" if asked else "the GPU computes bfloat16 (compute capability 8.0 or newer)"
+    if requested is not None and requested not in names:
+        raise PadfixError(f"precision={describe(requested)} is not known here. Known are: {', '.join(names)}.")
+    taken = requested or "bf16"
+    reason = "as asked" if requested else "the GPU computes bfloat16 (compute capability 8.0 or newer)"
     chosen = Precision(names[taken], bf16=taken == "bf16", fp16=taken == "fp16", max_grad_norm=1.0, reason=reason)
-    return chosen, () if asked else (reason,)
+    return chosen, () if requested else (reason,)
 
 
 def _name_assumptions(plan: StepPlan) -> Iterator[str]:

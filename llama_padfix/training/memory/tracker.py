@@ -61,7 +61,7 @@ class Tally:
         self._mode.__enter__()  # type: ignore[no-untyped-call]  # torch does not annotate it
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         assert self._mode is not None
         self._mode.__exit__(*error)  # type: ignore[no-untyped-call]
         self._mode = None

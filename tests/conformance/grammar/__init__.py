@@ -18,6 +18,8 @@ What the model must generate, in each composition:
   space behind the last one is not. A closer that is written only when a message follows, or by the next message, is
   made where it is written. Separators of white space between messages are never made.
 - Without a closer the turn ends where the message's text ends.
+- A closer without a control token is made as a whole: there is no stop token that white space could stand behind.
+- Messages of the assistant that the template joins to one turn are made with what joins them.
 - Tool results, and the tags around them, are not made; behind a result inside the model's turn the model goes on
   without a header.
 - A generation prompt that the template writes without request is not made.

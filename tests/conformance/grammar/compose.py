@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +19,16 @@ from tests.conformance.grammar.messages import (
 from tests.conformance.grammar.options import DEFAULT_SYSTEM, closer, header, prompt
 from tests.conformance.grammar.parts import Message, Piece, Place, Recipe, literal, put, quote
 
+TOOLS: list[Message] = [
+    {
+        "type": "function",
+        "function": {"name": "look", "description": "Yes", "parameters": {"type": "object", "properties": {}}},
+    }
+]
+TOOL_LIST = '{% if tools %}{{ "Tools:\\n" }}{% for t in tools %}{{ t | tojson }}{{ "\\n" }}{% endfor %}{% endif %}'
+FLAT = "{% macro flat(x) %}{% if x is string %}{{ x }}{% else %}{% for p in x %}{{ p.text }}{% endfor %}{% endif %}"
+FLAT += "{% endmacro %}"
+
 
 @dataclass(frozen=True)
 class Composed:
@@ -26,6 +38,10 @@ class Composed:
     source: str
     eos: str
     write: Callable[[Sequence[Message]], list[Piece]]
+
+    @property
+    def tools(self) -> list[Message] | None:
+        return TOOLS if self.recipe["tools"] == "listed" else None
 
 
 def compose(recipe: Recipe) -> Composed:
@@ -38,13 +54,24 @@ def write_source(recipe: Recipe) -> str:
     how, known = recipe["assemble"], names(recipe)
     loop = write_loop(recipe)
     before = "{% macro put(x) %}{{ x }}{% endmacro %}" if how == "macro" else ""
+    before += FLAT if recipe["content"] == "parts" else ""
     before += {"nothing": "", "bos_token": "{{ bos_token }}", "literal": "<B>"}[recipe["start"]] + write_system(recipe)
+    before += TOOL_LIST if recipe["tools"] == "listed" else ""
     if "ns.question" in loop:
         before += f"{{% for m in {known.items} %}}{{% if m.role == 'user' %}}{{% set ns.question = loop.index0 %}}"
         before += "{% endif %}{% endfor %}"
     source = before + loop
     if "ns." in source:
-        source = "{% set ns = namespace(text='', system='', question=-1) %}" + source
+        source = "{% set ns = namespace(text='', system='', question=-1, open=false) %}" + source
+    source += write_end(recipe)
+    if recipe["spacing"] == "indented":  # every tag takes the white space around it
+        source = re.sub(r"({[{%])", r"\1-", source)
+        source = re.sub(r"([%}]})", r"-\1\n    ", source)
+    return source
+
+
+def write_end(recipe: Recipe) -> str:
+    """Return jinja for what stands behind the loop."""
     generate = write_prompt(recipe)
     condition = {
         "after a question": "add_generation_prompt and messages[-1].role == 'user'",
@@ -52,12 +79,12 @@ def write_source(recipe: Recipe) -> str:
     }.get(recipe["prompt"], "add_generation_prompt")
     if recipe["prompt"] == "inline":
         inner = f"{{% set late %}}{generate}{{% endset %}}"
-        return source + inner + "{{ late if add_generation_prompt else '' }}"
+        return inner + "{{ late if add_generation_prompt else '' }}"
     if recipe["prompt"] == "always":
-        return source + generate
+        return generate
     if recipe["prompt"] in ("ignored", "in the loop"):
-        return source
-    return source + f"{{% if {condition} %}}{generate}{{% endif %}}"
+        return ""
+    return f"{{% if {condition} %}}{generate}{{% endif %}}"
 
 
 def write_system(recipe: Recipe) -> str:
@@ -111,7 +138,7 @@ def write_body(recipe: Recipe) -> str:
     """Return jinja for one message."""
     how = recipe["assemble"]
     opening, made = answer_parts(recipe)
-    answer = put([*leading_parts(recipe), *opening, *made], how)
+    answer = put([*leading_parts(recipe), *opening, *made], how, recipe["generation"] == "marked")
     after = ""
     if recipe["between"] == "after":
         after = put([literal("\n\n", when=~is_last(recipe))], "quoted" if how != "namespace" else how)
@@ -131,7 +158,7 @@ def write_body(recipe: Recipe) -> str:
 
 
 def write_pieces(recipe: Recipe, messages: Sequence[Message]) -> list[Piece]:
-    pieces: list[Piece] = [("" if recipe["start"] == "nothing" else "<B>", False)]
+    pieces = [Piece("" if recipe["start"] == "nothing" else "<B>", False)]
     memory: dict[str, str] = {}
     looped = messages
     first = messages[0]
@@ -139,11 +166,14 @@ def write_pieces(recipe: Recipe, messages: Sequence[Message]) -> list[Piece]:
         looped = messages[1:]
         if recipe["system"] == "sliced":
             text = content_part(recipe | {"thought": "none"}).text(Place([first]))
-            pieces.append((header(recipe, "system") + text + closer(recipe, "system"), False))
+            pieces += [Piece(header(recipe, "system"), False), Piece(text, False, "system")]
+            pieces.append(Piece(closer(recipe, "system"), False))
         else:
             memory["system"] = first["content"]
     elif recipe["system"] == "default" and first["role"] != "system":
-        pieces.append((header(recipe, "system") + DEFAULT_SYSTEM + closer(recipe, "system"), False))
+        pieces.append(Piece(header(recipe, "system") + DEFAULT_SYSTEM + closer(recipe, "system"), False))
+    if recipe["tools"] == "listed":
+        pieces.append(Piece("Tools:\n" + "".join(json.dumps(tool) + "\n" for tool in TOOLS), False))
     opening, made = answer_parts(recipe)
     others = {
         "user": question_parts(recipe, "user"),
@@ -155,25 +185,37 @@ def write_pieces(recipe: Recipe, messages: Sequence[Message]) -> list[Piece]:
         place = Place(looped, index, memory)
         last = index == len(looped) - 1
         if message["role"] != "assistant":
-            pieces += [part.write(place) for part in others[message["role"]]]
+            written = [part.write(place) for part in others[message["role"]]]
         elif recipe["empty"] != "left out when last" or message["content"] or not last:
-            pieces += [part.write(place) for part in leading_parts(recipe)]
-            pieces += mask_supplied([part.write(place) for part in [*opening, *made]], supplied)
+            leading = [part.write(place) for part in leading_parts(recipe)]
+            opened = [part.write(place) for part in opening]
+            answer = opened + [part.write(place) for part in made]
+            if any(piece.text for piece in opened):
+                answer = mask_supplied(answer, supplied)
+            written = leading + ([one._replace(made=False) for one in answer] if is_untrained(message) else answer)
         else:
             continue
+        if index and is_untrained(looped[index - 1]):  # the closer that this message writes
+            count = len(leading_parts(recipe))
+            written = [one._replace(made=False) for one in written[:count]] + written[count:]
+        pieces += written
         if recipe["between"] == "after" and not last:
-            pieces.append(("\n\n", False))
+            pieces.append(Piece("\n\n", False))
     if recipe["prompt"] == "always":
-        pieces.append((prompt(recipe), False))
-    return [piece for piece in pieces if piece[0]]
+        pieces.append(Piece(prompt(recipe), False))
+    return [piece for piece in pieces if piece.text]
+
+
+def is_untrained(message: Message) -> bool:
+    return message.get("train") is False
 
 
 def mask_supplied(pieces: Sequence[Piece], supplied: str) -> list[Piece]:
     """Return the pieces of an answer; where they begin with the whole prompt, that much of them is not made."""
-    if not "".join(text for text, _ in pieces).startswith(supplied):
+    if not "".join(piece.text for piece in pieces).startswith(supplied):
         return list(pieces)
     left, masked = len(supplied), []
-    for text, made in pieces:
-        masked += [(text[:left], False), (text[left:], made)]
+    for text, made, said in pieces:
+        masked += [Piece(text[:left], False, said), Piece(text[left:], made, said)]
         left = max(0, left - len(text))
     return masked

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tests.conformance.grammar.options import closer, header, header_part
-from tests.conformance.grammar.parts import Condition, Message, Part, Place, Recipe, literal, quote
+from tests.conformance.grammar.parts import Condition, Message, Part, Place, Recipe, both, literal, quote
 
 
 def opening_parts(recipe: Recipe, when: Condition | None) -> list[Part]:
@@ -66,6 +67,10 @@ def before_role(recipe: Recipe, role: str) -> Condition:
     return Condition(f"not ({known.last}) and {known.following}.role == '{role}'", lambda place: place.near(1) == role)
 
 
+def is_role(role: str) -> Condition:
+    return Condition(f"m.role == '{role}'", lambda place: place.message["role"] == role)
+
+
 def is_first(recipe: Recipe) -> Condition:
     return Condition(names(recipe).first, lambda place: place.index == 0)
 
@@ -84,7 +89,8 @@ def content_part(recipe: Recipe) -> Part:
     expression = "m.content" if recipe["calls"] == "none" else "(m.content or '')"
 
     def text(place: Place) -> str:
-        return place.message["content"] or ""
+        content = place.message["content"] or ""
+        return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
     cleanings: dict[str, tuple[str, Callable[[str], str]]] = {
         "as it is": (expression, str),
@@ -92,6 +98,7 @@ def content_part(recipe: Recipe) -> Part:
         "strip()": (f"{expression}.strip()", str.strip),
         "rstrip()": (f"{expression}.rstrip()", str.rstrip),
         "set and trim": ("c", str.strip),
+        "parts": ("flat(m.content)", str),
     }
     jinja, clean = cleanings[recipe["content"]]
     if recipe["thought"] == "cut from earlier content":
@@ -104,8 +111,8 @@ def content_part(recipe: Recipe) -> Part:
                 return whole.split("</think>")[-1].lstrip("\n")
             return whole
 
-        return Part(cut, write)
-    return Part(jinja, lambda place: clean(text(place)))
+        return Part(cut, write, said="role")
+    return Part(jinja, lambda place: clean(text(place)), said="role")
 
 
 def thought_parts(recipe: Recipe) -> list[Part]:
@@ -116,17 +123,20 @@ def thought_parts(recipe: Recipe) -> list[Part]:
     def thought(place: Place) -> str:
         return place.message.get("reasoning_content") or ""
 
-    written = Part("m.reasoning_content", thought, True, has)
     if kind.startswith("field"):
         if kind == "field behind the last question":
             late = Condition(f"{names(recipe).index} > ns.question", lambda place: place.index > place.last_question)
             has = late & has
         elif kind == "field of the last message":
             has = is_last(recipe) & has
-        written = Part("m.reasoning_content", thought, True, has)
+        written = Part("m.reasoning_content", thought, True, has, said="role")
         return [literal(opened, True, has), written, literal(closed, True, has)]
     if kind == "block always":
-        return [literal(opened, True), Part("(m.reasoning_content or '')", thought, True), literal(closed, True)]
+        return [
+            literal(opened, True),
+            Part("(m.reasoning_content or '')", thought, True, said="role"),
+            literal(closed, True),
+        ]
     if kind == "empty block at the end":
         bare = Condition(
             "'</think>' not in m.content", lambda place: "</think>" not in (place.message["content"] or "")
@@ -151,8 +161,17 @@ def call_parts(recipe: Recipe) -> list[Part]:
         def one(function: Message) -> str:
             return f"<C>commentary to={function['name']}<M>{dump(function['arguments'])}"
 
+    elif recipe["calls"] == "json or text":
+        body = (
+            '{{ "<call>" ~ f.name ~ " " }}{{ f.arguments if f.arguments is string else f.arguments | tojson }}</call>'
+        )
+
+        def one(function: Message) -> str:
+            arguments = function["arguments"]
+            return f"<call>{function['name']} {arguments if isinstance(arguments, str) else dump(arguments)}</call>"
+
     elif recipe["calls"] == "json":
-        body = '<call>{"name": "' + name + '", "arguments": {{ f.arguments | tojson }}}</call>'
+        body = '<call>{"name": "' + name + '{{ "\\", \\"arguments\\": " }}{{ f.arguments | tojson }}}</call>'
 
         def one(function: Message) -> str:
             return f'<call>{{"name": "{function["name"]}", "arguments": {dump(function["arguments"])}}}</call>'
@@ -202,22 +221,32 @@ def closing_parts(recipe: Recipe, role: str) -> list[Part]:
     known, made = names(recipe), role == "assistant"
     if recipe["closing"] == "before the next":
         return []
-    when = None
+    when: Condition | None = None
+    if not made and recipe["header"].startswith("inst"):
+        return [literal(closer(recipe, role))]
     if recipe["closing"] == "when followed":
         when = Condition(f"not ({known.last}) or add_generation_prompt", (~is_last(recipe)).holds)
     elif recipe["closing"] == "not the last":
         when = ~is_last(recipe)
     if role == "tool" and recipe["results"] == "in a user turn":
-        when = ~before_role(recipe, "tool") if when is None else when & ~before_role(recipe, "tool")
+        when = both(when, ~before_role(recipe, "tool"))
+    if recipe["runs"] == "joined" and role != "system":
+        when = both(when, ~before_role(recipe, role))
     text = closer(recipe, role)
-    stop = text.rstrip() if made else text
+    stop = text.rstrip() if made and text.rstrip().endswith(">") else text
     behind = text[len(stop) :]
     if made and recipe["results"].startswith("inside"):
-        when = ~HAS_CALLS if when is None else when & ~HAS_CALLS
+        when = both(when, ~HAS_CALLS)
     if made and recipe["call stop"] == "own":
-        calls = HAS_CALLS if when is None else when & HAS_CALLS
-        answers = ~HAS_CALLS if when is None else when & ~HAS_CALLS
+        calls, answers = both(when, HAS_CALLS), both(when, ~HAS_CALLS)
         return [literal("<K>", True, calls), literal(stop, True, answers), literal(behind, when=when)]
+    if made and recipe["closing"] == "another token at the end":
+        last, early = is_last(recipe), ~is_last(recipe)
+        return [
+            literal("<K>", True, both(when, early)),
+            literal(stop, True, both(when, last)),
+            literal(behind, when=when),
+        ]
     return [literal(stop, made, when), literal(behind, when=when)]
 
 
@@ -227,9 +256,12 @@ def leading_parts(recipe: Recipe) -> list[Part]:
     if recipe["closing"] == "before the next":
         answered = behind_role(recipe, "assistant")
         text = closer(recipe, "assistant")
-        stop = text.rstrip()
+        stop = text.rstrip() if text.rstrip().endswith(">") else text
         parts += [literal(stop, True, answered), literal(text[len(stop) :], when=answered)]
         parts.append(literal(closer(recipe, "user"), when=~is_first(recipe) & ~answered))
+    if recipe["runs"] == "joined":
+        for role in ("user", "assistant"):
+            parts.append(literal("\n\n", role == "assistant", is_role(role) & behind_role(recipe, role)))
     if recipe["between"] == "before":
         parts.append(literal("\n\n", when=~is_first(recipe)))
     return parts
@@ -239,16 +271,18 @@ def answer_parts(recipe: Recipe) -> tuple[list[Part], list[Part]]:
     """Return the parts of an answer before its made text, and all others."""
     inside = recipe["results"].startswith("inside")
     new = ~behind_role(recipe, "tool") if inside else None
+    if recipe["runs"] == "joined":
+        new = ~behind_role(recipe, "assistant")
     opening = opening_parts(recipe, new)
     content = content_part(recipe)
     when = ~HAS_CALLS if recipe["channels"] != "none" else None
     if recipe["empty"] == "guarded":
         filled = Condition("m.content", lambda place: bool(place.message["content"]))
-        when = filled if when is None else when & filled
+        when = both(when, filled)
     made = thought_parts(recipe)
     if recipe["channels"] != "none":
         made.append(literal("<C>final<M>", True, ~HAS_CALLS))
-    made.append(Part(content.jinja, content.text, True, when))
+    made.append(replace(content, made=True, when=when))
     if recipe["calls"] != "none":
         made += call_parts(recipe)
     made += closing_parts(recipe, "assistant")
@@ -258,14 +292,32 @@ def answer_parts(recipe: Recipe) -> tuple[list[Part], list[Part]]:
             f"{names(recipe).following}.content",
             lambda place: place.messages[place.index + 1]["content"],
             when=answered,
+            said="tool",
         )
         made += [literal("<result>", when=answered), result, literal("</result>", when=answered)]
+    if recipe["results"] == "inside by a look ahead":
+        made.append(ahead_part(recipe))
     return opening, made
 
 
+def ahead_part(recipe: Recipe) -> Part:
+    """Return the results behind a call, which the message of the call writes."""
+    known = names(recipe)
+    jinja = f"{{% set ns.open = true %}}{{% for n in {known.items}[{known.index} + 1:] %}}"
+    jinja += "{% if ns.open and n.role == 'tool' %}<result>{{ n.content }}</result>{% else %}{% set ns.open = false %}"
+    jinja += "{% endif %}{% endfor %}"
+
+    def write(place: Place) -> str:
+        behind = place.messages[place.index + 1 :]
+        results = itertools.takewhile(lambda message: message["role"] == "tool", behind)
+        return "".join(f"<result>{message['content']}</result>" for message in results)
+
+    return Part(jinja, write, when=HAS_CALLS, block=True)
+
+
 def result_parts(recipe: Recipe) -> list[Part]:
-    content = Part("m.content", lambda place: place.message["content"])
-    if recipe["results"] == "inside by nextitem":
+    content = Part("m.content", lambda place: place.message["content"], said="role")
+    if recipe["results"] in ("inside by nextitem", "inside by a look ahead"):
         return []
     if recipe["results"] == "inside with the name":
         return [content, literal("</result>")]
@@ -280,7 +332,8 @@ def result_parts(recipe: Recipe) -> list[Part]:
 
 
 def question_parts(recipe: Recipe, role: str) -> list[Part]:
-    parts = [*leading_parts(recipe), header_part(recipe, role)]
+    new = ~behind_role(recipe, "user") if recipe["runs"] == "joined" and role == "user" else None
+    parts = [*leading_parts(recipe), header_part(recipe, role, new)]
     if role == "user" and recipe["system"] == "into the question":
 
         def write(place: Place) -> str:
@@ -288,5 +341,5 @@ def question_parts(recipe: Recipe, role: str) -> list[Part]:
             return f"{system}\n\n" if system else ""
 
         block = '{% if ns.system %}{{ ns.system ~ "\\n\\n" }}{% set ns.system = "" %}{% endif %}'
-        parts.append(Part(block, write, block=True))
+        parts.append(Part(block, write, block=True, said="system"))
     return [*parts, content_part(recipe), *closing_parts(recipe, role)]

@@ -7,11 +7,22 @@ from tests.conformance.grammar.parts import Condition, Part, Recipe, literal, qu
 # The options. The first of each dimension is the plain one, to which the shrinker goes back.
 
 DIMENSIONS: dict[str, tuple[str, ...]] = {
-    "header": ("chatml", "two tokens", "role tokens", "words", "from", "colon", "text tag", "turn"),
+    "header": (
+        "chatml",
+        "two tokens",
+        "role tokens",
+        "words",
+        "from",
+        "colon",
+        "text tag",
+        "turn",
+        "inst",
+        "inst words",
+    ),
     "role": ("literal", "variable", "renamed"),
-    "stop": ("<E>\\n", "<E>", "<E1><E>", "<E1>\\n<E>\\n", "\\n<E>\\n", " <E> ", "<E>\\n\\n", "never"),
+    "stop": ("<E>\\n", "<E>", "<E1><E>", "<E1>\\n<E>\\n", "\\n<E>\\n", " <E> ", "<E>\\n\\n", "[end]\\n", "never"),
     "ask": ("shared", "own", "none", "newline", "last of shared"),
-    "closing": ("always", "when followed", "not the last", "before the next"),
+    "closing": ("always", "when followed", "not the last", "before the next", "another token at the end"),
     "between": ("nothing", "before", "after"),
     "gap": (
         "same",
@@ -33,15 +44,26 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
         "empty block at the end",
         "block always",
     ),
-    "calls": ("none", "json", "tagged arguments", "python arguments", "quoted arguments"),
+    "calls": ("none", "json", "json or text", "tagged arguments", "python arguments", "quoted arguments"),
     "call stop": ("as answers", "own"),
-    "results": ("own turn", "in a user turn", "inside the turn", "inside by nextitem", "inside with the name"),
+    "results": (
+        "own turn",
+        "in a user turn",
+        "inside the turn",
+        "inside by nextitem",
+        "inside by a look ahead",
+        "inside with the name",
+    ),
+    "runs": ("apart", "joined"),
+    "tools": ("none", "listed"),
+    "generation": ("none", "marked"),
+    "spacing": ("tight", "indented"),
     "channels": ("none", "channels"),
     "system": ("as any", "default", "sliced", "into the question"),
     "start": ("nothing", "bos_token", "literal"),
     "loop": ("messages", "range", "set", "slice"),
     "assemble": ("data", "quoted", "~", "+", "%", "format", "join", "namespace", "macro", "set"),
-    "content": ("as it is", "trim", "strip()", "rstrip()", "set and trim"),
+    "content": ("as it is", "trim", "strip()", "rstrip()", "set and trim", "parts"),
     "empty": ("written", "guarded", "left out when last"),
     "prompt": ("if", "after a question", "inline", "in the loop", "not after an answer", "ignored", "always"),
     "eos": ("the stop token", "another"),
@@ -66,6 +88,7 @@ CONTROLS = (
         "<B>",
         "<other>",
     ),
+    *("[INST]", "[/INST]", "[SYS]", "[/SYS]", "[TOOL]", "[/TOOL]"),
     *("<call>", "</call>", "<result>", "</result>", "<C>", "<M>", "<D>"),
 )
 SOFT = ("<think>", "</think>")
@@ -92,23 +115,46 @@ def normalize(recipe: Recipe) -> Recipe:
         made["ask"] = "newline" if recipe["ask"] == "newline" else "none"
     if made["ask"] == "last of shared" and not made["stop"].startswith("<E1>"):
         plain("ask")
+    if made["header"].startswith("inst"):  # the closer of a question opens the answer
+        plain("role", "ask", "between", "runs")
+        made["gap"] = "prompt ends earlier"
+        made["closing"] = "always" if made["closing"] == "before the next" else made["closing"]
+        made["results"] = "own turn" if made["results"] == "in a user turn" else made["results"]
+    if made["runs"] == "joined":
+        plain("calls", "call stop", "results", "between", "channels", "closing", "empty")
+        made["thought"] = "field" if made["thought"] == "field" else "none"
+    if made["content"] == "parts":
+        plain("calls", "call stop", "results", "empty", "system")
+        made["thought"] = "field" if made["thought"].startswith("field") else "none"
+    if made["assemble"] not in ("data", "quoted"):
+        plain("generation")
+    if made["assemble"] == "data":
+        plain("spacing")
+    if made["closing"] == "another token at the end":
+        plain("call stop")
     if made["results"].startswith("inside"):
         plain("closing", "call stop", "between", "prompt")
         made["prompt"] = "after a question"
     if made["between"] != "nothing" or made["closing"] == "before the next":
         made["gap"] = "same" if made["gap"] == "space before the prompt" else made["gap"]
-    if made["prompt"] == "ignored":
+    if made["prompt"] == "ignored" and not made["header"].startswith("inst"):
         plain("gap")
-    if made["prompt"] == "always" and made["closing"] in ("when followed", "not the last", "before the next"):
+    if made["prompt"] == "always" and made["closing"] != "another token at the end":
         plain("closing")
     if made["header"] == "role tokens" and made["role"] != "literal":
         plain("role")
     if made["header"] in ("words", "colon"):
         plain("role")
-    if made["gap"] == "prompt ends earlier" and header(made, "assistant") == header(made, "assistant").rstrip():
+    if (
+        made["gap"] == "prompt ends earlier"
+        and made["header"][:4] != "inst"
+        and header(made, "assistant") == header(made, "assistant").rstrip()
+    ):
         plain("gap")
-    if made["gap"] == "line more in the prompt" and made["header"] in ("role tokens", "turn"):
+    if made["gap"] == "line more in the prompt" and made["header"] not in ("chatml", "two tokens", "words", "from"):
         plain("gap")
+    if made["prompt"] == "ignored" and (made["channels"] != "none" or made["thought"] == "block always"):
+        plain("prompt")  # without a prompt the header ends where the texts of messages begin
     if made["empty"] == "left out when last" and made["calls"] != "none":
         plain("empty")
     if made["loop"] == "range" and made["results"] == "inside by nextitem":
@@ -135,6 +181,8 @@ def header(recipe: Recipe, role: str) -> str:
         "colon": role.upper() + ": ",
         "text tag": f"<{name}>\n",
         "turn": f"<turn>{name}:<text>",
+        "inst": {"user": "[INST] ", "assistant": " ", "system": "[SYS]", "tool": "[TOOL]"}[role],
+        "inst words": {"user": "Q: ", "assistant": " ", "system": "Note: ", "tool": "Result: "}[role],
     }[recipe["header"]]
 
 
@@ -156,6 +204,10 @@ def closer(recipe: Recipe, role: str) -> str:
         shared = recipe["stop"].replace("\\n", "\n")
     if role == "assistant":
         return shared
+    if recipe["header"] == "inst":
+        return {"user": " [/INST]", "system": "[/SYS]\n\n", "tool": "[/TOOL]"}[role]
+    if recipe["header"] == "inst words":
+        return "\n\n" if role == "system" else "\nA:"
     tail = shared[len(shared.rstrip()) :]
     return {"shared": shared, "own": "<Q>\n", "none": "", "newline": "\n", "last of shared": "<E>" + tail}[
         recipe["ask"]

@@ -6,11 +6,18 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 Message: TypeAlias = dict[str, Any]
-Piece: TypeAlias = tuple[str, bool]
 Recipe: TypeAlias = dict[str, str]
+
+
+class Piece(NamedTuple):
+    """A stretch of a text: whether the model must generate it, and who says it if it is a message's own text."""
+
+    text: str
+    made: bool
+    said: str = ""
 
 
 @dataclass
@@ -58,14 +65,20 @@ class Part:
     made: bool = False
     when: Condition | None = None
     block: bool = False
+    said: str = ""
 
     def write(self, place: Place) -> Piece:
         there = self.when is None or self.when.holds(place)
-        return (self.text(place) if there else "", self.made)
+        said = self.said and (self.said if self.said != "role" else str(place.message["role"]))
+        return Piece(self.text(place) if there else "", self.made, said)
 
 
 def quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
+
+
+def both(one: Condition | None, other: Condition) -> Condition:
+    return other if one is None else one & other
 
 
 def literal(text: str, made: bool = False, when: Condition | None = None) -> Part:
@@ -75,13 +88,14 @@ def literal(text: str, made: bool = False, when: Condition | None = None) -> Par
 # From parts to jinja
 
 
-def put(parts: Sequence[Part], how: str) -> str:
-    """Return jinja that writes parts in one of the ways that templates have for it."""
+def put(parts: Sequence[Part], how: str, marked: bool = False) -> str:
+    """Return jinja that writes parts in one of the ways that templates have for it; `marked` ones say what is made."""
     parts = [part for part in parts if part.jinja != '""']
     if how in ("data", "quoted"):
         found = ""
-        for condition, group in itertools.groupby(parts, lambda part: part.when and part.when.jinja):
+        for (made, condition), group in itertools.groupby(parts, lambda one: (one.made, one.when and one.when.jinja)):
             written = "".join(put_one(replace(part, when=None), raw=how == "data") for part in group)
+            written = f"{{% generation %}}{written}{{% endgeneration %}}" if made and marked else written
             found += f"{{% if {condition} %}}{written}{{% endif %}}" if condition else written
         return found
     source, expressions = "", []

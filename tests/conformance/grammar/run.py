@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import collections
 import functools
+import itertools
 import json
 import random
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +23,7 @@ from tests.conformance.grammar.parts import Message, Piece, Recipe
 from tests.conformance.grammar.rows import make_conversation, make_recipe, simpler, takes
 from tests.support.byte_tokenizer import MERGES, make_byte_tokenizer
 
-ROWS_OF_A_TEMPLATE = 20
+ROWS_OF_A_TEMPLATE = 12
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class Verdict:
 
 
 @functools.cache
-def tokenizer_of(eos: str, vocabulary: str) -> Any:
+def tokenizer_of(eos: str | None, vocabulary: str) -> Any:
+    """Return a tokenizer with the control tokens of all templates; without an `eos` it has none of them."""
+    if eos is None:
+        return make_byte_tokenizer((), "<none>", merges=MERGES if vocabulary == "merges" else ())
     return make_byte_tokenizer(
         CONTROLS,
         eos,
@@ -62,15 +67,35 @@ def tokenizer_for(composed: Composed) -> Any:
 
 def label(tokenizer: Any, pieces: Sequence[Piece]) -> tuple[list[int], list[int]]:
     """Return the ids of a text, and the labels of its made pieces; a token over an edge, and the first, have none."""
-    text = "".join(piece for piece, _ in pieces)
-    made = [is_made for piece, is_made in pieces for _ in piece]
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = encoded["input_ids"]
-    labels = [
-        token if start < end and all(made[start:end]) else -100
-        for token, (start, end) in zip(ids, encoded["offset_mapping"], strict=True)
-    ]
+    ids: list[int] = []
+    labels: list[int] = []
+    plain = tokenizer_of(None, "merges" if "Yes" in tokenizer.get_vocab() else "bytes")
+    for control, run in itertools.groupby(split_controls(tokenizer, pieces), lambda one: one[0]):
+        for stretch in [[one] for one in run] if control else [[*run]]:
+            text = "".join(piece.text for _, piece in stretch)
+            made = [piece.made for _, piece in stretch for _ in piece.text]
+            encoded = (tokenizer if control else plain)(text, add_special_tokens=False, return_offsets_mapping=True)
+            ids += encoded["input_ids"]
+            labels += [
+                token if start < end and all(made[start:end]) else -100
+                for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+            ]
     return ids, [-100, *labels[1:]]
+
+
+def split_controls(tokenizer: Any, pieces: Sequence[Piece]) -> Iterator[tuple[bool, Piece]]:
+    """Yield the pieces with the tokens apart that are no ordinary text; docs/labels.md says what messages can spell.
+
+    The template's control tokens, thought tokens that the assistant says, and thought tokens of which the template's
+    source knows nothing.
+    """
+    soft = [token for token in SOFT if token in tokenizer.get_added_vocab()]
+    unknown = [token for token in soft if token not in tokenizer.chat_template]
+    for piece in pieces:
+        known = soft if piece.said == "assistant" else unknown if piece.said else [*CONTROLS, *soft]
+        for text in re.split(f"({'|'.join(map(re.escape, known))})", piece.text) if known else [piece.text]:
+            if text:
+                yield text in known, piece._replace(text=text)
 
 
 def show(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> str:
@@ -100,25 +125,25 @@ def judge(composed: Composed, rows: Sequence[list[Message]]) -> list[Verdict]:
     expected = []
     for messages in rows:
         pieces = composed.write(messages)
-        text = "".join(piece for piece, _ in pieces)
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False)
+        text = "".join(piece.text for piece in pieces)
+        rendered = tokenizer.apply_chat_template(messages, tools=composed.tools, tokenize=False)
         assert rendered == text, (
             f"the oracle writes another text\n{composed.source}\n{messages}\n{rendered!r}\n{text!r}"
         )
         expected.append(label(tokenizer, pieces))
     encoder = ChatEncoder(tokenizer, on_error="drop")
-    columns, counts = encoder.encode_rows([{"messages": messages} for messages in rows])
+    columns, counts = encoder.encode_rows([{"messages": messages, "tools": composed.tools} for messages in rows])
     made: list[tuple[list[int], list[int]] | str]
     if counts.kept == len(rows):
         made = [*zip(columns["input_ids"], columns["labels"], strict=True)]
     else:
-        made = [encode_alone(tokenizer, messages) for messages in rows]
+        made = [encode_alone(tokenizer, {"messages": one, "tools": composed.tools}) for one in rows]
     return [verdict(tokenizer, one, want) for one, want in zip(made, expected, strict=True)]
 
 
-def encode_alone(tokenizer: Any, messages: list[Message]) -> tuple[list[int], list[int]] | str:
+def encode_alone(tokenizer: Any, given: Message) -> tuple[list[int], list[int]] | str:
     try:
-        row = ChatEncoder(tokenizer)(messages)
+        row = ChatEncoder(tokenizer)(given)
     except PadfixError as error:
         return str(error)
     return row["input_ids"], row["labels"]
