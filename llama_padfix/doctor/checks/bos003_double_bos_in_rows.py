@@ -27,7 +27,8 @@ CHECK = Check(
     explanation="""\
 The chat template wrote a BOS and encoding added another. TRL's `text` path does that to rendered chats, and so does
 `tokenizer(apply_chat_template(..., tokenize=False))`, without a warning. The model is trained on a beginning that
-inference never has. `dedupe_bos` repairs encoded rows, with their labels and masks.
+inference never has. `dedupe_bos` repairs encoded rows, with their labels and masks; encoding the messages again does
+too.
 """,
     bad="input_ids = [128000, 128000, 128006, ...]",
     good="prepared.encode(dataset)  # or dedupe_bos(row, tokenizer) for rows that are encoded already",

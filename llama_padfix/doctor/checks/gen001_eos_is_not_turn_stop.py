@@ -22,7 +22,8 @@ CHECK = Check(
     traps=(3,),
     explanation="""\
 In early Llama 3 Instruct, and in every base model with a chat template, the EOS is `<|end_of_text|>` (128001) while a
-turn ends with `<|eot_id|>` (128009). Generation that stops at the tokenizer's EOS then never stops.
+turn ends with `<|eot_id|>` (128009). Generation that stops at the tokenizer's EOS then never stops. What ends a turn
+is found by rendering the template.
 """,
     bad='tokenizer.eos_token  # "<|end_of_text|>" beside a template that ends turns with <|eot_id|>',
     good='tokenizer.eos_token = "<|eot_id|>"  # prepare(tokenizer) does it',

@@ -27,8 +27,9 @@ CHECK = Check(
     message="{rows} of {seen} rows ({where}) are trained to end with a token that is not in the model's stop list.",
     traps=(3,),
     explanation="""\
-A base model tuned on chats keeps its stop list: `generation_config.eos_token_id` is 128001 although answers end with
-128009. Generation then continues after that token. Chats that were rendered without a template are covered.
+A base model tuned on chats keeps its stop list: `generation_config.eos_token_id` is 128001 although every trained
+answer ends with 128009. Generation then continues after that token. This check reads the rows, so it also covers
+chats that were rendered without a chat template.
 """,
     bad="model.generation_config.eos_token_id  # 128001, and the rows end with 128009",
     good="prepare(tokenizer, model)  # or: model.generation_config.eos_token_id = [128001, 128008, 128009]",

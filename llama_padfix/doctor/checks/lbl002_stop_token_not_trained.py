@@ -23,7 +23,8 @@ CHECK = Check(
     traps=(2, 9),
     explanation="""\
 The loss covers the answer without the `<|eot_id|>` after it, so the model never learns to stop: it generates until
-`max_new_tokens`. Causes: a mask that ends one token early, or a `{% generation %}` block without it.
+`max_new_tokens`. Causes: a mask that ends one token too early, or a `{% generation %}` block that closes before the
+end token.
 """,
     bad="labels = [..., 791, 3363, -100]  # the -100 is <|eot_id|>",
     good="prepared.encode(dataset)  # every answer up to and including its stop token",

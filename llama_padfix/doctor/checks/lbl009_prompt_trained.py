@@ -34,7 +34,8 @@ CHECK = Check(
     traps=(9, 12),
     explanation="""\
 Part of the row is masked, but text of the user or system still has labels. Causes: a response marker that fits the
-first turn only, a `completion` with further questions, or labels that moved when ids were cut.
+first turn only, a `completion` with further questions, or labels that moved when ids were cut. The model learns to
+write the user's part.
 """,
     bad="labels = [-100] * prompt_length + input_ids[prompt_length:]  # of a conversation with several questions",
     good="prepared.encode(dataset)  # or mask_labels(input_ids, find_markers(tokenizer))",

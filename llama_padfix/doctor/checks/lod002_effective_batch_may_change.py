@@ -25,8 +25,9 @@ CHECK = Check(
     needs=("trainer",),
     traps=(20,),
     explanation="""\
-With `auto_find_batch_size=True` the Trainer reduces the batch of each device after an out-of-memory error and
-restarts. The accumulation steps stay, so the effective batch shrinks, at the same learning rate.
+With `auto_find_batch_size=True` the Trainer reduces the batch of each device after an out-of-memory error (by a
+tenth, or by half in older versions) and restarts. The accumulation steps stay, so the effective batch shrinks, at the
+same learning rate. Set the size that fits, and accumulate.
 """,
     bad="TrainingArguments(per_device_train_batch_size=32, auto_find_batch_size=True)",
     good="TrainingArguments(per_device_train_batch_size=8, gradient_accumulation_steps=4)",

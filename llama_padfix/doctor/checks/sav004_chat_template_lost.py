@@ -30,7 +30,8 @@ CHECK = Check(
     explanation="""\
 A tokenizer whose EOS ends turns was tuned on chats. Without its template, `apply_chat_template` raises since
 transformers 4.44, and servers use one that the model was not trained with. Templates get lost when tokenizer.json and
-tokenizer_config.json are copied without chat_template.jinja (transformers 4.53 and later).
+tokenizer_config.json are copied without chat_template.jinja (transformers 4.53 and later), or when a script rendered
+the chats itself.
 """,
     bad="cp out/tokenizer.json out/tokenizer_config.json served/  # chat_template.jinja stays behind",
     good='tokenizer.save_pretrained("served")',

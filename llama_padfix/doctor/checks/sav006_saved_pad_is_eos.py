@@ -24,8 +24,9 @@ CHECK = Check(
     needs=("folder",),
     traps=(2, 26),
     explanation="""\
-A trainer that finds no pad token sets pad = EOS in its tokenizer and saves it, as TRL does. In the next run a
-collator masks every pad id, and the model never learns to stop. The fix sets another pad token.
+A trainer that finds no pad token sets pad = EOS in its tokenizer and saves it, as TRL does. The next run then starts
+with that setting, where a collator masks every pad id and the model never learns to stop. The fix sets a pad token
+that no row holds as itself.
 """,
     bad='tokenizer_config.json: "eos_token": "<|eot_id|>", "pad_token": "<|eot_id|>"',
     good="prepare(tokenizer, model)  # before the trainer sees the tokenizer",

@@ -25,7 +25,8 @@ CHECK = Check(
     traps=(11,),
     explanation="""\
 `max_length` cut the row in the middle of an answer, so the model is trained on answers that do not end. Where most
-rows are long, that is most of the data. (An end that was appended after the cut looks like a true one.)
+rows are long, that is most of the data. (An end that is appended after the cut cannot be distinguished from a true
+one in the ids: it trains to stop in mid-sentence.)
 """,
     bad="SFTConfig(max_length=512)  # rows of 900 tokens",
     good="prepare(tokenizer, model, max_length=512)  # drops whole turns from the end, and counts the rows",

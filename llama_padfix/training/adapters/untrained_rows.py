@@ -87,7 +87,12 @@ def find_untrained(
         PadfixError: The weights cannot be read.
     """
     matrices = find_matrices(model)
-    return _find_rows(matrices, tokenizer, find_used_ids(tokenizer, dataset))
+    used = find_used_ids(tokenizer, dataset)
+    controls = {*special_ids(tokenizer).values(), *map(int, tokenizer.added_tokens_decoder)}
+    reasons = blank_rows(matrices.embedding.weight, used, controls)
+    if matrices.head is not None and not matrices.tied:
+        reasons = {**dict.fromkeys(blank_rows(matrices.head.weight, used, ()), _IN_HEAD), **reasons}
+    return _measure(matrices, tokenizer, dict(sorted(reasons.items())))
 
 
 def mean_init_untrained(
@@ -127,14 +132,6 @@ def mean_init_untrained(
     result = MeanInit(before, _measure(matrices, tokenizer, dict.fromkeys(ids, "the mean")), training)
     logger.info("llama_padfix: %s", result)
     return result
-
-
-def _find_rows(matrices: Matrices, tokenizer: TokenizerLike, used: set[int]) -> tuple[UntrainedRow, ...]:
-    controls = {*special_ids(tokenizer).values(), *map(int, tokenizer.added_tokens_decoder)}
-    reasons = blank_rows(matrices.embedding.weight, used, controls)
-    if matrices.head is not None and not matrices.tied:
-        reasons = {**dict.fromkeys(blank_rows(matrices.head.weight, used, ()), _IN_HEAD), **reasons}
-    return _measure(matrices, tokenizer, dict(sorted(reasons.items())))
 
 
 def _measure(matrices: Matrices, tokenizer: TokenizerLike, reasons: dict[int, str]) -> tuple[UntrainedRow, ...]:

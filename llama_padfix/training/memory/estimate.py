@@ -111,9 +111,8 @@ class MemoryEstimate:
 
     def to_dict(self) -> dict[str, int | str | list[str]]:
         """Return the bytes by category, `peak_bytes`, `paged`, `phase` and `assumed`, ready for JSON."""
-        sizes: dict[str, int | str | list[str]] = {category: getattr(self, category) for category in CATEGORIES}
-        sizes |= {"peak_bytes": self.peak_bytes, "paged": self.paged, "phase": self.phase}
-        return {**sizes, "assumed": list(self.assumed)}
+        names = (*CATEGORIES, "peak_bytes", "paged", "phase")
+        return {name: getattr(self, name) for name in names} | {"assumed": list(self.assumed)}
 
     def advise(self, gpu_gib: float, *, reserve_gib: float | None = None) -> MemoryAdvice:
         """Return the largest batch, and the longest rows, that fit into a GPU.
