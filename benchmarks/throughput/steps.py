@@ -68,6 +68,7 @@ with measure.Work() as work:
     lap(COLD, f"encoding {len(small):,} rows")
 
     from llama_padfix.encoding import encoder as encode
+    from llama_padfix.encoding import learned
     from llama_padfix.encoding.batch import chat_columns as chats
     from llama_padfix.encoding.batch import cross_check as both_ways
     from llama_padfix.encoding.batch import encoder as plain_way
@@ -79,7 +80,7 @@ with measure.Work() as work:
     encoder = ChatEncoder(tokenizer, measure.MAX_LENGTH, engine="fastokens")
     encoder.encode_table(small)  # the engine is loaded and both ways were compared
     for owner, name, step in (
-        (encode, "read_chat_table", "reading Arrow"),
+        (learned, "read_chat_table", "reading Arrow"),
         (chats, "_to_numpy", "Arrow's texts as `str`, and other columns as arrays"),
         (plain_way, "write_chats", "writing a text a row"),
         (fast_engine.FastEncoder, "__call__", "the engine"),
@@ -104,7 +105,7 @@ with measure.Work() as work:
     for owner, name, step in (
         (row_turns, "_find_any", "looking for control tokens"),
         (marking, "find_answers", "headers and answers among them"),
-        (marking, "_write_labels", "writing the labels"),
+        (marking, "write_labels", "writing the labels"),
         (marking, "label_answers", "the rest"),
     ):
         watch(owner, name, LABELS, step)

@@ -1,9 +1,8 @@
 """The jinja2 environment in which transformers renders chat templates, for strings that are more than characters.
 
-Two classes of strings go through a template: a traced one knows who wrote each character, a symbolic one stands for
-any text. A `StringPolicy` decides what becomes of such a string where a template prints, joins, formats, filters or
-tests it. All that is relied on in jinja2 is public or overridable by its own design; `tests/chat/test_jinja.py` tries
-each such point against the installed version.
+Two classes of strings go through a template: a traced one knows the origin of each character, a symbolic one stands
+for any text. A `StringPolicy` decides what becomes of such a string where a template prints, joins, formats, filters
+or tests it. `tests/chat/test_jinja_environment.py` tries all that this relies on in jinja2 with the installed version.
 """
 
 # ruff: noqa: D102 - methods without a docstring are those of jinja2

@@ -214,8 +214,7 @@ def format_braces(made: str, pattern: str, args: tuple[object, ...], kwargs: Map
         if spec or conversion not in (None, "s") or not (name.isalnum() or name.isidentifier() or not name):
             is_followed = False
             break
-        value = kwargs[name] if name and not name.isdigit() else args[int(name or next(places))]
-        pieces.append(value if isinstance(value, str) else str(value))
+        pieces.append(kwargs[name] if name and not name.isdigit() else args[int(name or next(places))])
     found = concat(pieces)
     return found if is_followed and found == made else taint(made, sources)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from llama_padfix.core.types import Messages, TokenizerLike, Tool
     from llama_padfix.encoding.settings import EncodeSettings
 
-_REASONING = ("reasoning_content", "thinking", "reasoning")  # the names that transformers and templates know
+_REASONING = ("reasoning_content", "thinking", "reasoning")  # the names in transformers and templates
 
 
 @dataclass(frozen=True)

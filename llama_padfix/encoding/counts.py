@@ -66,7 +66,7 @@ class Counts:
     escaped: int = 0
     """A message spells a control token, which was encoded as text."""
     allowed: int = 0
-    """A message spells a control token, which stayed one as asked for."""
+    """A message spells a control token, which stayed one, by `allowed_tokens`."""
     unstopped: int = 0
     """The chat template leaves a trained turn without a stop token."""
     disagreeing: int = 0

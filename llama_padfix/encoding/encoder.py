@@ -13,6 +13,7 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.learned import Learned, find_key
 from llama_padfix.encoding.record import Encoding, describe_encoding, hash_template, hash_tokenizer
+from llama_padfix.encoding.row_encoder import RowEncoder
 from llama_padfix.encoding.settings import find_text_end, make_settings, require_choice
 from llama_padfix.encoding.sources import is_table, split_batch
 from llama_padfix.tokens.engine import EngineChoice
@@ -246,10 +247,9 @@ class ChatEncoder:
 
     def _learn(self) -> Learned:
         """Return what was learned for the tokenizer and settings of now; nothing yet where they are others."""
-        learned = self._learned
-        if learned is None or learned.key != find_key(self.tokenizer, self.settings, self.engine):
-            learned = self._learned = Learned(
-                self.tokenizer, self.settings, self.text_end_id, self.engine, doubtful=self.doubtful
-            )
+        learned, key = self._learned, find_key(self.tokenizer, self.settings, self.engine)
+        if learned is None or learned.key != key:
+            row_encoder = RowEncoder(self.tokenizer, self.settings, self.text_end_id)
+            learned = self._learned = Learned(key, row_encoder, self.engine, gave_up=self.doubtful)
         learned.row_encoder.settings = self.settings
         return learned

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llama_padfix.core.types import IntArray
 
 
-def read_column(values: Sequence[Any], kinds: str = "iu") -> Sequence[IntArray] | None:  # Any: told apart by type
+def read_column(values: Sequence[Any], kinds: str = "iu") -> Sequence[IntArray] | None:  # Any: distinguished by type
     """Return one column of a batch as 1-D numpy arrays of integers, without a copy where the row holds a buffer.
 
     `kinds` are the dtype kinds to accept. Returns None unless all rows are held in one type and nothing about them is

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llama_padfix.encoding.batch.chat_columns import Chats, read_chat_rows, read_chat_table
@@ -18,7 +19,6 @@ from llama_padfix.encoding.batch.cross_check import (
     make_table,
 )
 from llama_padfix.encoding.batch.encoder import BatchEncoder, make_batch_encoder
-from llama_padfix.encoding.row_encoder import RowEncoder
 from llama_padfix.tokens.calls import preserve_backend_state
 from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from llama_padfix.core.types import IdArray, LongArray, TokenizerLike
+    from llama_padfix.encoding.row_encoder import RowEncoder
     from llama_padfix.encoding.settings import EncodeSettings
 
 _CHUNK_ROWS = 2000  # one call of an engine for many more takes twice the CPU, and memory
@@ -43,32 +44,29 @@ def find_key(tokenizer: TokenizerLike, settings: EncodeSettings, engine: EngineC
     return tokenizer, added, tokenizer.special_tokens_map, template, chosen
 
 
+@dataclass(eq=False)
 class Learned:
     """What was learned for one `key`, and encodes rows with it."""
 
-    def __init__(
-        self,
-        tokenizer: TokenizerLike,
-        settings: EncodeSettings,
-        text_end_id: int | None,
-        engine: EngineChoice,
-        *,
-        doubtful: bool,
-    ) -> None:
-        self.key = find_key(tokenizer, settings, engine)
-        self.row_encoder = RowEncoder(tokenizer, settings, text_end_id)
-        self.batch_encoder: BatchEncoder | None = None
-        self.tokenizer_hash = ""  # takes a while to compute
-        self._engine_choice = engine
-        self._engine: Engine | None = None
-        self._tried_batch = False
-        self._gave_up = doubtful
-        self._characters_ahead: int | None = None
+    key: tuple[object, ...]
+    row_encoder: RowEncoder
+    engine_choice: EngineChoice
+    gave_up: bool
+    """Whether the batch encoder was given up because a row that it encoded proved wrong."""
+    batch_encoder: BatchEncoder | None = None
+    tokenizer_hash: str = ""
+    """Empty until it is needed: it takes a while to compute."""
+    engine: Engine | None = None
+    """Chosen when the first texts are encoded."""
+    tried_batch: bool = False
+    """Whether there was an attempt to make the batch encoder."""
+    characters_ahead: int | None = None
+    """An upper bound for the characters of the table that is encoded; it decides the engine."""
 
     @property
     def doubtful(self) -> bool:
         """True once a fast path was given up because a row that it encoded proved wrong."""
-        return self._gave_up or (self._engine is not None and bool(self._engine.failed))
+        return self.gave_up or (self.engine is not None and bool(self.engine.failed))
 
     def encode_rows(
         self, rows: Sequence[object], numbers: Sequence[int | None], of_batch: bool, strict: bool
@@ -84,7 +82,7 @@ class Learned:
         import pyarrow
 
         with contextlib.suppress(pyarrow.ArrowException):  # some releases cannot measure views of strings
-            self._characters_ahead = table.nbytes
+            self.characters_ahead = table.nbytes
         parts = []
         for start in range(0, max(table.num_rows, 1), _CHUNK_ROWS):
             part = table.slice(start, min(_CHUNK_ROWS, table.num_rows - start))  # without columns it would be longer
@@ -98,9 +96,12 @@ class Learned:
         """Encode rows, of which `read_chats` finds the plain conversations that hold none of some words."""
         batch = None
         with preserve_backend_state(self.row_encoder.tokenizer):
-            if not self._tried_batch and len(rows.numbers) >= _FEW:
-                self._tried_batch = True
-                self.batch_encoder = self._make_batch_encoder()
+            if not self.tried_batch and len(rows.numbers) >= _FEW:
+                self.tried_batch = True
+                template = self.row_encoder.chats.find_template()  # the row encoder raises for a row that needs one
+                if template is not None and not template.continues:
+                    train_on = self.row_encoder.settings.train_on
+                    self.batch_encoder = make_batch_encoder(template, self._encode_texts, train_on)
             if self.batch_encoder is not None:
                 chats = read_chats(self.batch_encoder.forbidden)
                 if self.batch_encoder.learn(chats):
@@ -108,23 +109,16 @@ class Learned:
                 try:
                     batch = encode_cross_checked(self.row_encoder, self.batch_encoder, chats, rows)
                 except FastPathMismatch:
-                    self.batch_encoder, self._gave_up = None, True
+                    self.batch_encoder, self.gave_up = None, True
             if strict and self.doubtful:
                 raise FastPathMismatch("a fast path proved wrong, so what it encoded before may be wrong too")
             return batch or encode_row_by_row(self.row_encoder, rows)
 
-    def _make_batch_encoder(self) -> BatchEncoder | None:
-        template = self.row_encoder.chats.find_template()  # the row encoder raises for a row that needs one
-        if template is None or template.continues:
-            return None
-        return make_batch_encoder(template, self._encode_texts, self.row_encoder.settings.train_on)
-
     def _encode_texts(self, texts: Sequence[str]) -> tuple[IdArray, LongArray]:
-        if self._engine is None:
-            self._engine = choose_engine(
-                self.row_encoder.tokenizer, self._engine_choice, characters=self._characters_ahead
-            )
-        return self._engine.encode(texts)
+        if self.engine is None:
+            tokenizer = self.row_encoder.tokenizer
+            self.engine = choose_engine(tokenizer, self.engine_choice, characters=self.characters_ahead)
+        return self.engine.encode(texts)
 
 
 def _take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:

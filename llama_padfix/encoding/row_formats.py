@@ -19,7 +19,7 @@ ROLES: Mapping[str, str] = MappingProxyType(
     | dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "function_call"), "assistant")
     | dict.fromkeys(("tool", "observation", "function", "function_response", "ipython"), "tool")
 )
-"""Every accepted spelling of a role, to the role that chat templates know.
+"""Every accepted spelling of a role, to the role in chat templates.
 
 The value of a `function_call` turn is JSON text and becomes the message's `tool_calls`.
 """
@@ -164,7 +164,7 @@ def _read_message(entry: object, where: str) -> MessageDict:
             'write it as {"role": "user", "content": "..."}.'
         )
     # Arrow gives every struct the keys of all others, filled with null: `tool_calls` on a user's message, and
-    # in a call's `arguments` the parameters of every other tool. A filled null looks like a written one, so
+    # in a call's `arguments` the parameters of every other tool. A filled null is equal to a written one, so
     # null keys go everywhere, `arguments` included: a written null that is left out calls the same, a filled
     # one that stays teaches parameters that the tool does not have. Arguments as JSON text stay to the letter.
     message = _without_nulls(entry)
@@ -179,7 +179,7 @@ def _read_message(entry: object, where: str) -> MessageDict:
     role = _read_role(spelled, role_key, where)
     message = {"role": role, "content": content, **message}
     if spelled.lower() == "function_call":
-        # Null, not "", is how the templates with tools know a turn that only calls.
+        # In templates with tools null, not "", marks a turn that only calls.
         return {**message, "content": None, "tool_calls": _read_calls(content, where)}
     calls = message.get("tool_calls", [])
     if not isinstance(calls, list):
@@ -188,7 +188,7 @@ def _read_message(entry: object, where: str) -> MessageDict:
             "pass a list of calls (json.loads the text first if it is JSON)."
         )
     if content is None and role == "assistant" and calls:
-        # Some templates ask `content is none` to find a call, so a null that is there stays; none is added.
+        # Some templates test `content is none` to find a call, so a null that is there stays; none is added.
         if content_key not in entry:
             del message["content"]
         return message

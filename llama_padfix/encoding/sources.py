@@ -138,10 +138,7 @@ def rows_of_mapping(value: Mapping[str, Any]) -> list[dict[str, object]]:  # Any
     texts may hold more.
     """
     ids = value.get("input_ids")
-    if ids is not None:
-        one = not len(ids) or not hasattr(ids[0], "__len__")
-    else:
-        one = is_one_row(value)
+    one = is_one_row(value) if ids is None else not len(ids) or not hasattr(ids[0], "__len__")
     if one:
         return [dict(value)]
     columns = {name: column for name, column in value.items() if isinstance(column, (list, tuple))}

@@ -12,19 +12,17 @@ from llama_padfix.core.text import is_unicode
 from llama_padfix.encoding.row_formats import CONTENT_KEYS, CONVERSATION_COLUMNS, read_row
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import pyarrow as pa
 
     from llama_padfix.core.types import BoolArray, LongArray
 
 Signature = tuple[str, ...]
-"""The column, the key of the role, and the role of each message: conversations that share these look alike."""
+"""The column, the key of the role, and the role of each message: one plan renders conversations that share these."""
 
 
 @dataclass(frozen=True)
 class Chats:
-    """The plain conversations among some rows; `signatures` is None for a row that is no such.
+    """The plain conversations among some rows; `signatures` is None for any other row.
 
     The texts of row `n` are `contents[bounds[n] : bounds[n + 1]]`, a list of `str` or an Arrow array of strings. A
     plain conversation has a role and a text in each message and nothing else, and none of its texts holds one of the
@@ -124,7 +122,7 @@ def read_chat_table(table: pa.Table, words: Sequence[str] = ()) -> Chats:
     for name in ("tools", "system"):
         if name in table.column_names:
             plain &= _to_numpy(table[name].combine_chunks().is_null())
-    outer = _any_within(_may_have_outer_whitespace(*_read_bytes(contents)), bounds)
+    outer = _any_within(_may_have_outer_whitespace(contents), bounds)
     return Chats(_read_signatures(roles, (column, key), bounds, plain), contents, bounds, outer)
 
 
@@ -140,9 +138,8 @@ def _find_columns(table: pa.Table) -> tuple[str, str, pa.Array, pa.Array, pa.Arr
     if column is None or len(set(table.column_names)) < len(table.column_names):
         return None
     lists = table[column].combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):  # of an empty table
-        return None
-    if not (pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)):
+    is_list = pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)
+    if not is_list or isinstance(lists, pa.ChunkedArray):  # that of an empty table
         return None
     messages = lists.flatten()
     if not pa.types.is_struct(messages.type):
@@ -153,7 +150,7 @@ def _find_columns(table: pa.Table) -> tuple[str, str, pa.Array, pa.Array, pa.Arr
         return None
     values = {name: pc.struct_field(messages, name) for name in fields}
     contents, roles = values.pop(CONTENT_KEYS[key]), values.pop(key)
-    if not (_is_text(contents.type) and _is_text(roles.type)):
+    if not {contents.type, roles.type} <= {pa.string(), pa.large_string()}:
         return None
     return column, key, lists, roles, contents, [*values.values()]
 
@@ -196,34 +193,23 @@ def _to_numpy(array: pa.Array) -> Any:  # of the array's own dtype
     return array.to_numpy(zero_copy_only=False)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow
+def _may_have_outer_whitespace(texts: pa.Array) -> BoolArray:
+    """Return which texts are empty or may have white space at an end.
 
-    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
-
-
-def _read_bytes(texts: pa.Array) -> tuple[npt.NDArray[np.uint8], LongArray]:
-    """Return the UTF-8 of all texts, one after another, and where each begins and the last one ends."""
+    In UTF-8, white space is at most a space in ASCII; any other letter beside ASCII may be some.
+    """
     import numpy as np
     import pyarrow
 
     _, offsets, data = texts.buffers()
     width = np.int64 if pyarrow.types.is_large_string(texts.type) else np.int32
-    edges = np.frombuffer(offsets, width)[texts.offset : texts.offset + len(texts) + 1] if len(texts) else [0]
-    letters = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8)
-    return letters, np.asarray(edges, np.int64)
-
-
-def _may_have_outer_whitespace(letters: npt.NDArray[np.uint8], edges: LongArray) -> BoolArray:
-    """Return which texts are empty or may have white space at an end, as booleans.
-
-    White space is at most a space in ASCII; any other letter beside ASCII may be some.
-    """
-    import numpy as np
-
+    edges = (
+        np.frombuffer(offsets, width)[texts.offset : texts.offset + len(texts) + 1] if len(texts) else np.zeros(1, int)
+    )
     has_outer_whitespace: BoolArray = edges[1:] == edges[:-1]
-    if not len(letters):
+    if data is None or not data.size:
         return has_outer_whitespace
+    letters = np.frombuffer(data, np.uint8)
     for places in (edges[:-1], edges[1:] - 1):
         found = letters[np.clip(places, 0, len(letters) - 1)]
         has_outer_whitespace |= (found <= 32) | (found >= 128)

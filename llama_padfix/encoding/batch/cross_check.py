@@ -61,11 +61,9 @@ def _encode_rows(row_encoder: RowEncoder, rows: Rows, places: Sequence[int]) -> 
     """Return some rows as the row encoder encodes them, cut to size, with notes on each."""
     if not places:
         return []
-    encoded = row_encoder.encode(
-        [(rows.name(place), row) for place, row in zip(places, rows.fetch(places), strict=True)]
-    )
+    named = [(rows.name(place), row) for place, row in zip(places, rows.fetch(places), strict=True)]
     outcomes: list[_Outcome] = []
-    for place, row in zip(places, encoded, strict=True):
+    for place, row in zip(places, row_encoder.encode(named), strict=True):
         if isinstance(row, PadfixError):
             outcomes.append((None, {"dropped_invalid": _shorten(printable(row))}))
             continue
@@ -78,7 +76,7 @@ def _encode_rows(row_encoder: RowEncoder, rows: Rows, places: Sequence[int]) -> 
 def encode_row_by_row(row_encoder: RowEncoder, rows: Rows) -> Batch:
     """Encode all rows with the row encoder."""
     places = range(len(rows.numbers))
-    return _merge(None, dict(zip(places, _encode_rows(row_encoder, rows, places), strict=True)), rows)
+    return _merge(FlatRows.empty(), dict(zip(places, _encode_rows(row_encoder, rows, places), strict=True)), rows)
 
 
 def encode_cross_checked(row_encoder: RowEncoder, batch_encoder: BatchEncoder, chats: Chats, rows: Rows) -> Batch:
@@ -88,10 +86,10 @@ def encode_cross_checked(row_encoder: RowEncoder, batch_encoder: BatchEncoder, c
     its ids or labels differ: the batch encoder is then not to be used for this tokenizer again.
     """
     flat = batch_encoder.encode_chats(chats, row_encoder.settings.max_length, row_encoder.settings.truncation)
-    plain_places = [] if flat is None else flat.rows.tolist()
+    plain_places = flat.rows.tolist()
     taken = set(plain_places)
     others = [place for place in range(len(chats.signatures)) if place not in taken]
-    if flat is not None:
+    if plain_places:
         compared_places = plain_places[-batch_encoder.rows % _COMPARED :: _COMPARED]
         if not batch_encoder.compared:  # a row that is cut, or dropped, proves less
             whole = flat.rows[flat.sizes == flat.lengths]
@@ -144,9 +142,8 @@ def _describe_cut(flat: FlatRows, at: int) -> dict[str, str]:
     return {} if size == length else {"cut" if size else "dropped_too_long": f"{length} tokens"}
 
 
-def _merge(flat: FlatRows | None, outcomes: Mapping[int, _Outcome], rows: Rows) -> Batch:
+def _merge(flat: FlatRows, outcomes: Mapping[int, _Outcome], rows: Rows) -> Batch:
     """Return the kept rows of the batch encoder and those of the row encoder, in their order, and the counts."""
-    flat = FlatRows.empty() if flat is None else flat
     counts = _count(flat, outcomes, rows)
     whole = flat.keep(flat.sizes > 0).insert({place: row for place, (row, _) in outcomes.items() if row is not None})
     return Batch(**vars(whole), counts=counts)

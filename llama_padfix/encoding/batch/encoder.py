@@ -1,7 +1,7 @@
 """Plain conversations to ids and labels in flat arrays: one text a row, one call of the engine, no list of ids.
 
 A conversation of roles and texts is written out by a plan. Its control tokens part it, so that the ids of the whole
-are the ids of the parts; where they stand in the ids tells what is trained, and that no text spells one.
+are the ids of the parts; their places in the ids show what is trained, and that no text spells one.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class BatchEncoder:
     last_only: bool
     """Whether the last turn alone is trained."""
     forbidden: list[str] = field(default_factory=list)
-    """Substrings that the template looks for, so that no plain conversation may hold one."""
+    """Substrings that the template searches for, so that no plain conversation may hold one."""
     tables: dict[Signature, SegmentTable | None] = field(default_factory=dict)
     """By signature; None where conversations depend on more than their roles."""
     headers: list[IdArray] = field(default_factory=list)
@@ -199,18 +199,18 @@ class BatchEncoder:
             self.headers.append(self.encode([text])[0])
         return self.header_places[text]
 
-    def encode_chats(self, chats: Chats, max_length: int | None, truncation: str) -> FlatRows | None:
+    def encode_chats(self, chats: Chats, max_length: int | None, truncation: str) -> FlatRows:
         """Encode the rows whose plan is known; rows that prove to be no plain ones are left out of the result.
 
         Such are rows with a blank text, rows in which a merge joins the header and the answer, and with
-        `truncation="error"` those that are too long. Returns None where no row is left.
+        `truncation="error"` those that are too long.
         """
         import numpy as np
 
         tables = [None if signature is None else self.tables.get(signature) for signature in chats.signatures]
         written, rows = write_chats(chats, tables)
         if not rows:
-            return None
+            return FlatRows.empty()
         ids, sizes = self.encode(written)
         row_ends = np.cumsum(sizes, dtype=np.int64)
         row_starts = row_ends - sizes
@@ -219,29 +219,22 @@ class BatchEncoder:
         kept_ends, whole = find_ends(row_starts, row_ends, first, last, max_length, truncation)
         left_out = ~proven if truncation != "error" else ~(proven & whole)
         labels = write_labels(ids, first, last, np.empty_like(ids))
-        encoded_rows, lengths = np.asarray(rows)[~left_out], sizes[~left_out]
         trained = int((last - first).sum())
         if not whole.all() or left_out.any():
             kept_ends[left_out] = row_starts[left_out]
             kept = mark_spans(row_starts, kept_ends, len(ids))
             ids, labels = ids[kept], labels[kept]
             trained = int(np.count_nonzero(labels != IGNORE_INDEX))
-        return FlatRows(
-            rows=encoded_rows,
-            bounds=np.concatenate([[0], np.cumsum((kept_ends - row_starts)[~left_out])]),
-            input_ids=ids,
-            labels=labels,
-            lengths=lengths,
-            trained=trained,
-        )
+        bounds = np.concatenate([[0], np.cumsum((kept_ends - row_starts)[~left_out])])
+        return FlatRows(np.asarray(rows)[~left_out], bounds, ids, labels, sizes[~left_out], trained)
 
     def _find_turns(
         self, ids: IdArray, row_starts: LongArray, numbers: Sequence[int]
     ) -> tuple[LongArray, LongArray, BoolArray]:
-        """Return the first and last places of what is trained, and which rows are as their tables say.
+        """Return the first and last places of what is trained, and which rows are as their tables describe.
 
         The added tokens of such a row are those that the template writes, one by one, and each segment ends with one.
-        The ids of a header are looked for where it must stand: where they differ, a merge crosses its end.
+        The ids of a header are compared where it must stand: where they differ, a merge crosses its end.
         """
         import numpy as np
 

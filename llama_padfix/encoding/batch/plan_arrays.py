@@ -1,4 +1,4 @@
-"""Render plans as arrays, so that many conversations are written out, and checked, in a few vectorised steps."""
+"""Render plans as arrays, so that many conversations are written out, and checked, in a few vectorized steps."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How conversations of one sequence of roles are rendered, whatever their texts, and where their turns then stand.
 
-A plan holds for every conversation of its roles whose texts are not blank and spell neither a control token nor
-the few substrings that the template looks for. It is learned by running the template on symbolic texts, and kept only
+A plan holds for every conversation of its roles whose texts are not blank and spell neither a control token nor the
+few substrings that the template searches for. It is learned by running the template on symbolic texts, and kept only
 where the same template renders probes alike, with the turns that `render_turns` proves.
 """
 
@@ -114,7 +114,7 @@ def _cut(
 
 
 def _find_hidden_controls(template: ChatTemplate, added: Mapping[str, AddedTokenLike]) -> list[str]:
-    """Return the control tokens that a text may spell and the ids not show: in a word, or before it is normalized."""
+    """Return the control tokens that a text may spell unseen in the ids: in a word, or before it is normalized."""
     rewrites = template.tokenizer.backend_tokenizer.normalizer is not None
     flags = [added[word] for word in template.controls + template.tags if word in added]
     return [str(token) for token in flags if token.single_word or (token.normalized and rewrites)]

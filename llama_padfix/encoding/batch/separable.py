@@ -27,8 +27,8 @@ def parts_at_controls(tokenizer: TokenizerLike) -> bool:
     The backend cuts control tokens out of a text first, and then treats what is between them one by one; only a
     pre-tokenizer that treats a text's beginning differently (`Metaspace`) or a random model (BPE with dropout) gives
     others. Ids spell the text where they are those of BPE on all bytes: equal ids in front of an answer
-    then stand for equal characters. A normalizer goes with tokens that cover characters only: what it changes can
-    else be encoded in this way and in no other, and which rows are an error would depend on those beside them.
+    then stand for equal characters. A normalizer goes with tokens that cover characters only: otherwise the batch
+    encoder could encode rows that the row encoder refuses, and which rows are refused would depend on their batch.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not getattr(tokenizer, "is_fast", False) or not is_of_transformers(tokenizer):

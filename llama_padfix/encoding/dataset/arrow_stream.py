@@ -32,21 +32,15 @@ class EncodedFile:
     path they are kept in memory, and above 64 MB in the file that `spill` names.
     """
 
-    def __init__(
-        self,
-        path: Path | None,
-        header: bytes,
-        expected: Callable[[int], int] = lambda chunk: 0,
-        spill: Callable[[], Path] | None = None,
-    ) -> None:
+    def __init__(self, path: Path | None, expected: Callable[[int], int], spill: Callable[[], Path]) -> None:
         self.path = path
         self.counts = Counts()
         self.chunks = 0
-        self._header = header
+        self._header = _encode_schema(path.stem.removeprefix("cache-") if path else None)
         self._spill = spill
         self._stream: io.BytesIO | io.BufferedRandom = io.BytesIO()
         if path is None:
-            self._stream.write(header)
+            self._stream.write(self._header)
             return
         partial = _partial(path)
         kept = self._read_partial(partial, expected)
@@ -54,7 +48,7 @@ class EncodedFile:
         self._stream.truncate(kept)
         self._stream.seek(kept)
         if not kept:
-            self._stream.write(header)
+            self._stream.write(self._header)
 
     def _read_partial(self, partial: Path, expected: Callable[[int], int]) -> int:
         """Count the chunks that are whole, and return the length of the file up to there."""
@@ -76,7 +70,7 @@ class EncodedFile:
         self._stream.write(message)
         if isinstance(self._stream, io.BufferedRandom):
             self._stream.flush()  # so that it outlives this process
-        elif self._spill is not None and self._stream.tell() > _IN_MEMORY:
+        elif self._stream.tell() > _IN_MEMORY:
             self.path = self._spill()
             file = _partial(self.path).open("w+b")
             file.write(self._stream.getbuffer())
@@ -127,7 +121,7 @@ def make_features() -> datasets.Features:
     return datasets.Features({name: sequence(datasets.Value("int32")) for name in COLUMNS})
 
 
-def encoded_schema(fingerprint: str | None = None) -> bytes:
+def _encode_schema(fingerprint: str | None) -> bytes:
     """Return the head of a stream: the columns as `datasets` writes them, and the fingerprint of the rows."""
     schema = make_features().arrow_schema
     known = json.loads(schema.metadata[b"huggingface"])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cross_check import FastPathMismatch
-from llama_padfix.encoding.dataset.arrow_stream import COLUMNS, EncodedFile, encoded_schema, make_features, read_counts
+from llama_padfix.encoding.dataset.arrow_stream import COLUMNS, EncodedFile, make_features, read_counts
 from llama_padfix.encoding.dataset.cache import find_cache_file, locked, name_temporary_file
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader
 from llama_padfix.encoding.dataset.workers import encode_chunks
@@ -91,8 +91,8 @@ def encode_dataset(
     if isinstance(dataset, datasets.IterableDataset):
         if num_proc is not None or cache_dir is not None:
             raise PadfixError(
-                f"The {name} is a stream: it is encoded while it is read, by whoever reads it, and not cached. Leave "
-                "num_proc and cache_dir out, and read it with DataLoader(dataset, num_workers=...)"
+                f"The {name} is a stream: the process that reads it encodes it meanwhile, and nothing is cached. "
+                "Leave num_proc and cache_dir out, and read it with DataLoader(dataset, num_workers=...)"
             )
         return _map_stream(encoder, dataset, name)
     _refuse_others(dataset, name)
@@ -108,7 +108,7 @@ def _map_stream(encoder: ChatEncoder, dataset: datasets.IterableDataset, name: s
     encoded = dataset.with_format("arrow" if as_table else None).map(
         _StreamEncoder(encoder, name), batched=True, with_indices=True, batch_size=_STREAM_ROWS
     )
-    # The types come last: given to `map`, datasets 3.3 looks for each column of the stream among them.
+    # The types come last: given to `map`, datasets 3.3 expects each column of the stream among them.
     encoded = encoded.with_format(None).select_columns([*COLUMNS]).cast(make_features())
     write_encoding(encoded, encoder.encoding)
     return encoded
@@ -167,8 +167,7 @@ class _Work:
         `encoder.counts` also adds up what was encoded before an error.
         """
         before = self.encoder.counts
-        header = encoded_schema(path.stem.removeprefix("cache-") if path else None)
-        file = EncodedFile(path, header, self._count_rows, spill=name_temporary_file)
+        file = EncodedFile(path, self._count_rows, name_temporary_file)
         try:
             self._fill_reliably(file)
             if not file.counts.kept:

@@ -20,7 +20,7 @@ _TOUCHED_BYTES = 256 << 10  # that the kernel maps for one row at a random place
 
 
 class RowReader:
-    """Reads a `datasets.Dataset` or a list of rows, as its user sees them.
+    """Reads a `datasets.Dataset` or a list of rows, in the format and order that the dataset shows.
 
     A dataset is read as Arrow, with its selected and shuffled rows and its shown columns; the rows of a transform, and
     those that have to be decoded, are read as Python values. `is_mapped` is True where the rows lie in files, so that

@@ -45,7 +45,7 @@ class DataCollatorForCompletionOnlyLM:
             row, to the row's end.
         instruction_template: What ends an answer. With it every answer is trained: from behind each response template
             to the next instruction template, or to the next control token that opens a turn in the tokenizer's chat
-            template (a tool's answer, say).
+            template (such as a tool's answer).
         tokenizer: The tokenizer that made the rows; it needs a pad token.
         mlm: Not supported, and neither are other values of `ignore_index`, `padding_free` and `return_tensors`.
         pad_to_multiple_of: See `PadCollator`.
@@ -195,8 +195,7 @@ class _Reader:
         return self.pieces[token_id]
 
     def _decode(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def _require_template(name: str, template: object) -> str | list[int]:

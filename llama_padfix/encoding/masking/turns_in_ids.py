@@ -77,7 +77,7 @@ def find_answers(ids: IntArray, markers: TurnMarkers, rows: tuple[LongArray, Lon
 
     header = markers.header_ids
     breaks = {*markers.stop_ids, *markers.turn_start_ids}
-    # The id of the header that is looked for: one that is looked for anyway, else the rarest, which is mostly the
+    # The id of the header to search for: one that is searched for anyway, else the rarest, which is mostly the
     # highest, since tokenizers number their tokens as they learn them and add control tokens last.
     anchor = next((k for k, token_id in enumerate(header) if token_id in breaks), None)
     if anchor is None:

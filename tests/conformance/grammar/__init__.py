@@ -16,7 +16,7 @@ What the model must generate, in each composition:
   the thought and the answer of one message: the model generates those in one go.
 - All closing tokens of the turn are made, up to the last one and with the white space between content and them. White
   space behind the last one is not. A closer that is written only when a message follows, or by the next message, is
-  made where it is written. Separators of white space between messages are never made.
+  made where it is written. Separators of white space between messages are not made, unless the closer comes behind.
 - Without a closer the turn ends where the message's text ends.
 - A closer without a control token is made as a whole: there is no stop token that white space could stand behind.
 - Messages of the assistant that the template joins to one turn are made with what joins them.

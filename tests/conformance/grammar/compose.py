@@ -46,7 +46,7 @@ class Composed:
 
 def compose(recipe: Recipe) -> Composed:
     """Return the template of a normalized recipe."""
-    eos = "<E>" if recipe["eos"] == "the stop token" else "<other>"
+    eos = "<other>" if recipe["eos"] == "another" else "<E>"
     return Composed(recipe, write_source(recipe), eos, lambda messages: write_pieces(recipe, messages))
 
 
@@ -103,7 +103,14 @@ def write_system(recipe: Recipe) -> str:
     if recipe["system"] == "default":
         default = quote(system + DEFAULT_SYSTEM + closer(recipe, "system"))
         return f"{source}{{% if messages[0].role != 'system' %}}{{{{ {default} }}}}{{% endif %}}"
+    if recipe["system"] == "decoy":
+        return f"{source}{{{{ {quote(decoy(recipe))} }}}}"
     return source
+
+
+def decoy(recipe: Recipe) -> str:
+    """Return text of the template that looks like a turn of the model."""
+    return f"Turns look like {header(recipe, 'assistant')}this{closer(recipe, 'assistant')}.\n"
 
 
 def write_prompt(recipe: Recipe) -> str:
@@ -172,6 +179,8 @@ def write_pieces(recipe: Recipe, messages: Sequence[Message]) -> list[Piece]:
             memory["system"] = first["content"]
     elif recipe["system"] == "default" and first["role"] != "system":
         pieces.append(Piece(header(recipe, "system") + DEFAULT_SYSTEM + closer(recipe, "system"), False))
+    elif recipe["system"] == "decoy":
+        pieces.append(Piece(decoy(recipe), False))
     if recipe["tools"] == "listed":
         pieces.append(Piece("Tools:\n" + "".join(json.dumps(tool) + "\n" for tool in TOOLS), False))
     opening, made = answer_parts(recipe)
@@ -200,7 +209,8 @@ def write_pieces(recipe: Recipe, messages: Sequence[Message]) -> list[Piece]:
             written = [one._replace(made=False) for one in written[:count]] + written[count:]
         pieces += written
         if recipe["between"] == "after" and not last:
-            pieces.append(Piece("\n\n", False))
+            closed_late = recipe["closing"] == "before the next" and message["role"] == "assistant"
+            pieces.append(Piece("\n\n", closed_late and not is_untrained(message)))
     if recipe["prompt"] == "always":
         pieces.append(Piece(prompt(recipe), False))
     return [piece for piece in pieces if piece.text]

@@ -216,6 +216,14 @@ def call_parts(recipe: Recipe) -> list[Part]:
     return parts
 
 
+def stop_part(recipe: Recipe, text: str, made: bool, when: Condition | None) -> Part:
+    """Return a stop token, as a text or by the tokenizer's name for it."""
+    before, found, behind = text.partition("<E>")
+    if recipe["eos"] != "by name" or not found:
+        return literal(text, made, when)
+    return Part(f"({quote(before)} ~ eos_token ~ {quote(behind)})", lambda place: text, made, when)
+
+
 def closing_parts(recipe: Recipe, role: str) -> list[Part]:
     """Return what closes a message where it is written: made for the assistant, up to the last token."""
     known, made = names(recipe), role == "assistant"
@@ -228,6 +236,8 @@ def closing_parts(recipe: Recipe, role: str) -> list[Part]:
         when = Condition(f"not ({known.last}) or add_generation_prompt", (~is_last(recipe)).holds)
     elif recipe["closing"] == "not the last":
         when = ~is_last(recipe)
+    elif recipe["closing"] == "only the last" and made:
+        when = is_last(recipe)
     if role == "tool" and recipe["results"] == "in a user turn":
         when = both(when, ~before_role(recipe, "tool"))
     if recipe["runs"] == "joined" and role != "system":
@@ -239,15 +249,15 @@ def closing_parts(recipe: Recipe, role: str) -> list[Part]:
         when = both(when, ~HAS_CALLS)
     if made and recipe["call stop"] == "own":
         calls, answers = both(when, HAS_CALLS), both(when, ~HAS_CALLS)
-        return [literal("<K>", True, calls), literal(stop, True, answers), literal(behind, when=when)]
+        return [literal("<K>", True, calls), stop_part(recipe, stop, True, answers), literal(behind, when=when)]
     if made and recipe["closing"] == "another token at the end":
         last, early = is_last(recipe), ~is_last(recipe)
         return [
             literal("<K>", True, both(when, early)),
-            literal(stop, True, both(when, last)),
+            stop_part(recipe, stop, True, both(when, last)),
             literal(behind, when=when),
         ]
-    return [literal(stop, made, when), literal(behind, when=when)]
+    return [stop_part(recipe, stop, made, when), literal(behind, when=when)]
 
 
 def leading_parts(recipe: Recipe) -> list[Part]:
@@ -257,7 +267,7 @@ def leading_parts(recipe: Recipe) -> list[Part]:
         answered = behind_role(recipe, "assistant")
         text = closer(recipe, "assistant")
         stop = text.rstrip() if text.rstrip().endswith(">") else text
-        parts += [literal(stop, True, answered), literal(text[len(stop) :], when=answered)]
+        parts += [stop_part(recipe, stop, True, answered), literal(text[len(stop) :], when=answered)]
         parts.append(literal(closer(recipe, "user"), when=~is_first(recipe) & ~answered))
     if recipe["runs"] == "joined":
         for role in ("user", "assistant"):
@@ -317,6 +327,8 @@ def ahead_part(recipe: Recipe) -> Part:
 
 def result_parts(recipe: Recipe) -> list[Part]:
     content = Part("m.content", lambda place: place.message["content"], said="role")
+    if recipe["results"] == "own turn as json":
+        content = Part("(m.content | tojson)", lambda place: dump(place.message["content"]), said="role")
     if recipe["results"] in ("inside by nextitem", "inside by a look ahead"):
         return []
     if recipe["results"] == "inside with the name":

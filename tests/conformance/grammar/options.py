@@ -19,10 +19,17 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
         "inst",
         "inst words",
     ),
-    "role": ("literal", "variable", "renamed"),
+    "role": ("literal", "variable", "renamed", "capitalized"),
     "stop": ("<E>\\n", "<E>", "<E1><E>", "<E1>\\n<E>\\n", "\\n<E>\\n", " <E> ", "<E>\\n\\n", "[end]\\n", "never"),
     "ask": ("shared", "own", "none", "newline", "last of shared"),
-    "closing": ("always", "when followed", "not the last", "before the next", "another token at the end"),
+    "closing": (
+        "always",
+        "when followed",
+        "not the last",
+        "before the next",
+        "another token at the end",
+        "only the last",
+    ),
     "between": ("nothing", "before", "after"),
     "gap": (
         "same",
@@ -48,6 +55,7 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "call stop": ("as answers", "own"),
     "results": (
         "own turn",
+        "own turn as json",
         "in a user turn",
         "inside the turn",
         "inside by nextitem",
@@ -59,14 +67,14 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "generation": ("none", "marked"),
     "spacing": ("tight", "indented"),
     "channels": ("none", "channels"),
-    "system": ("as any", "default", "sliced", "into the question"),
+    "system": ("as any", "default", "decoy", "sliced", "into the question"),
     "start": ("nothing", "bos_token", "literal"),
     "loop": ("messages", "range", "set", "slice"),
     "assemble": ("data", "quoted", "~", "+", "%", "format", "join", "namespace", "macro", "set"),
     "content": ("as it is", "trim", "strip()", "rstrip()", "set and trim", "parts"),
     "empty": ("written", "guarded", "left out when last"),
     "prompt": ("if", "after a question", "inline", "in the loop", "not after an answer", "ignored", "always"),
-    "eos": ("the stop token", "another"),
+    "eos": ("the stop token", "another", "by name"),
     "vocabulary": ("bytes", "merges", "thought tokens"),
 }
 PLAIN: Recipe = {name: options[0] for name, options in DIMENSIONS.items()}
@@ -130,8 +138,10 @@ def normalize(recipe: Recipe) -> Recipe:
         plain("generation")
     if made["assemble"] == "data":
         plain("spacing")
-    if made["closing"] == "another token at the end":
+    if made["closing"] in ("another token at the end", "only the last"):
         plain("call stop")
+    if "<E>" not in made["stop"] and made["eos"] == "by name":
+        plain("eos")
     if made["results"].startswith("inside"):
         plain("closing", "call stop", "between", "prompt")
         made["prompt"] = "after a question"
@@ -167,9 +177,16 @@ def normalize(recipe: Recipe) -> Recipe:
 # Headers and closers
 
 
+def name_of(recipe: Recipe, role: str) -> str:
+    """Return what the template calls a role in its headers."""
+    if recipe["role"] == "capitalized":
+        return role.capitalize()
+    return "model" if recipe["role"] == "renamed" and role == "assistant" else role
+
+
 def header(recipe: Recipe, role: str) -> str:
     """Return the text that opens a message of a role."""
-    name = "model" if recipe["role"] == "renamed" and role == "assistant" else role
+    name = name_of(recipe, role)
     if recipe["channels"] != "none":
         return f"<S>{name}" + ("" if role == "assistant" else "<M>")
     return {
@@ -190,9 +207,9 @@ def header_part(recipe: Recipe, role: str, when: Condition | None = None) -> Par
     whole = header(recipe, role)
     if recipe["role"] == "literal":
         return literal(whole, when=when)
-    name = "model" if recipe["role"] == "renamed" and role == "assistant" else role
+    name = name_of(recipe, role)
     before, _, behind = whole.partition(name)
-    variable = "role" if recipe["role"] == "renamed" else "m.role"
+    variable = {"renamed": "role", "capitalized": "(m.role | capitalize)"}.get(recipe["role"], "m.role")
     return Part(f"{quote(before)} ~ {variable} ~ {quote(behind)}", lambda place: whole, when=when)
 
 

@@ -13,7 +13,7 @@ from tests.conformance.grammar.parts import Message, Recipe
 
 TEXTS = (
     *("Yes", "Hi", "Yes", "Two words.", "", " ", "\n", "x\n\ny", "\n\nQ\n", "ends in space ", "ends in lines\n\n"),
-    *("assistant", "user\n", "model", "### Response:\nNo", "USER: hi", "ASSISTANT: ", "From: user\n\n hi", "To: user"),
+    *("assistant", "user\n", "model", "### Response:\nNo", "USER: hi", "ASSISTANT: ", "From: user\n\n hi", "To:"),
     *("Here it is.", "Here are my steps:\n1. a", "Here are my steps:\n", "look", "look:", "look: blue", "blue"),
     *(
         "é你",

@@ -24,11 +24,16 @@ from tests.conformance.grammar.rows import make_conversation, make_recipe, simpl
 from tests.support.byte_tokenizer import MERGES, make_byte_tokenizer
 
 ROWS_OF_A_TEMPLATE = 12
+CRASH = "Crash: "
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a row: exact, wrong, refused (an error, or dropped), or untrained (nothing of it is trained)."""
+    """What became of a row.
+
+    exact, wrong, refused (an error, or dropped), untrained (nothing of it is trained), or crashed (an exception that
+    is no PadfixError).
+    """
 
     kind: str
     got: str = ""
@@ -37,6 +42,8 @@ class Verdict:
     @property
     def sign(self) -> tuple[str, ...]:
         """What a smaller case must share: the kind, and the reason of a refusal or the first difference."""
+        if self.kind == "crashed":
+            return self.kind, self.got
         if self.kind in ("exact", "refused"):
             return self.kind, self.got.partition("cannot be proven: ")[2].partition(".")[0]
         got, want = mark(self.got), mark(self.want)
@@ -132,9 +139,13 @@ def judge(composed: Composed, rows: Sequence[list[Message]]) -> list[Verdict]:
         )
         expected.append(label(tokenizer, pieces))
     encoder = ChatEncoder(tokenizer, on_error="drop")
-    columns, counts = encoder.encode_rows([{"messages": messages, "tools": composed.tools} for messages in rows])
     made: list[tuple[list[int], list[int]] | str]
-    if counts.kept == len(rows):
+    try:
+        columns, counts = encoder.encode_rows([{"messages": messages, "tools": composed.tools} for messages in rows])
+        kept = counts.kept
+    except Exception:  # one that is no PadfixError: each row alone shows it
+        kept = 0
+    if kept == len(rows):
         made = [*zip(columns["input_ids"], columns["labels"], strict=True)]
     else:
         made = [encode_alone(tokenizer, {"messages": one, "tools": composed.tools}) for one in rows]
@@ -146,6 +157,8 @@ def encode_alone(tokenizer: Any, given: Message) -> tuple[list[int], list[int]] 
         row = ChatEncoder(tokenizer)(given)
     except PadfixError as error:
         return str(error)
+    except Exception as error:
+        return f"{CRASH}{type(error).__name__}: {error}"
     return row["input_ids"], row["labels"]
 
 
@@ -153,6 +166,8 @@ def verdict(tokenizer: Any, made: tuple[list[int], list[int]] | str, want: tuple
     shown = show(tokenizer, *want)
     empty = all(one == -100 for one in want[1])
     if isinstance(made, str):
+        if made.startswith(CRASH):
+            return Verdict("crashed", made, shown)
         if empty:
             return Verdict("exact")
         return Verdict("untrained" if "leaves nothing to train on" in made else "refused", made, shown)
@@ -307,7 +322,7 @@ def add(report: Report, recipe: Recipe, messages: list[Message]) -> None:
         report.failures[failure.name] = replace(smaller, count=known.count + 1)
 
 
-KINDS = ("exact", "wrong", "refused", "untrained")
+KINDS = ("exact", "wrong", "refused", "untrained", "crashed")
 
 
 def print_report(rows: int, seed: int) -> None:
