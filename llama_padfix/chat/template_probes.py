@@ -81,7 +81,8 @@ def trace_probes(tokenizer: TokenizerLike, kwargs: Mapping[str, object], as_part
     answered_call = None
     if called is not None:
         answered_call = _trace(tokenizer, [*probe_messages(1, as_parts=as_parts), call, result], kwargs)
-        if answered_call is not None and not (_is_once(answered_call, 1) and answered_call.text.count(_RESULT) == 1):
+        origins = [origin for _, _, origin in answered_call.content_spans] if answered_call is not None else []
+        if answered_call is not None and not (_is_once(answered_call, 1) and 1 in origins and origins.count(2) == 1):
             answered_call = None
     fronts = [probe(2, roles=(role, "user")) for role in ("system", "user")]
     return TracedProbes(
