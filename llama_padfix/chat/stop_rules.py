@@ -77,7 +77,9 @@ def _stop_of_answered_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
     after = answered.gap(1, 2)
     opened = [tag.group() for tag in TAG.finditer(answered.scaffold)]
     found = [one for one in find_control_text(after, end.evidence.controls) if not _is_paired(one[2], opened)]
-    if len(found) < 2 or after[found[0][1] : found[1][0]].strip() or found[0][2] in (*stops, end.evidence.opener):
+    if len(found) < 2 or after[found[0][1] : found[1][0]].strip() or found[0][2] == end.evidence.opener:
+        return None
+    if any(token in stops for _, _, token in found):
         return None
     return found[0][2]
 
@@ -109,6 +111,13 @@ def find_stops(end: AnswerEnd, header: str) -> tuple[str, ...]:
         stops += [] if token is None else [token]
     openers = {token for _, _, token in find_control_text(header, end.evidence.controls)[:1]}
     return tuple(token for token in dict.fromkeys(stops) if token not in openers)
+
+
+def find_closing(end: AnswerEnd) -> str:
+    """Return the text that closes an answer of the history and its question alike; nothing where it is white space."""
+    closing = end.evidence.closings[0] if end.evidence.closings and end.evidence.probes.asked_again else ""
+    is_shared = closing.strip() and end.evidence.probes.between.startswith(closing)
+    return closing if is_shared and not find_control_text(closing, end.evidence.controls) else ""
 
 
 def find_ending(end: AnswerEnd) -> str:

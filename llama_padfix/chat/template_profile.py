@@ -16,7 +16,7 @@ from llama_padfix.chat.profile_rules import (
     find_history_header,
     first_of,
 )
-from llama_padfix.chat.stop_rules import find_answer_end, find_ending, find_stops
+from llama_padfix.chat.stop_rules import find_answer_end, find_closing, find_ending, find_stops
 from llama_padfix.chat.template_probes import ANSWER, ASSISTANT, QUESTION, USER, TracedProbes, trace_probes
 from llama_padfix.chat.traced_render import parse_template, source_of
 from llama_padfix.tokens.calls import apply_template, count_leading, encode_raw, is_of_transformers, render_or_none
@@ -70,6 +70,8 @@ class TemplateProfile:
     """The part of the prompt, or of what stands before an answer, that the history repeats."""
     ending: str = ""
     """What follows a plain last answer, up to and including its stop token."""
+    closing: str = ""
+    """The text that closes questions and answers alike in the history, where no control token does: `[end]`."""
     stops: tuple[str, ...] = ()
     """All tokens seen to end a turn; the first ends a last answer."""
     controls: tuple[str, ...] = field(default=(), repr=False)
@@ -155,6 +157,7 @@ def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplatePr
             added_prompt=evidence.added_prompt,
             history_header=header,
             ending=find_ending(end),
+            closing=find_closing(end),
             stops=find_stops(end, header),
             controls=controls,
             bos=bos,

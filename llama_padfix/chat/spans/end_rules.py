@@ -60,4 +60,6 @@ def find_end(part: Part) -> tuple[int, bool]:
         place = rule(part)
         if place is not None:
             return place, True
-    return part.end + common_start(part.tail, part.gap_behind), False
+    closing, length = part.profile.closing, common_start(part.tail, part.gap_behind)
+    is_closed = closing and not length and part.gap_behind.startswith(closing)
+    return part.end + (len(closing) if is_closed else length), False
