@@ -167,16 +167,10 @@ def _header_of_history(evidence: Evidence) -> str | None:
     return header
 
 
-def _header_of_plain_probes(evidence: Evidence) -> str | None:
-    """Take the header that plain probes show, where what follows a question changes with its answer."""
-    return evidence.plain_header
-
-
 HEADER_RULES: tuple[TextRule, ...] = (
     _header_of_added_prompt,
     _header_of_prompt,
     _header_of_history,
-    _header_of_plain_probes,
 )
 
 

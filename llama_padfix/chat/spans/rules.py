@@ -216,21 +216,6 @@ def _at_previous_answer(part: Part) -> int | None:
     return part.before if joined else None
 
 
-def _behind_conversation_so_far(part: Part) -> int | None:
-    r"""Begin where the conversation up to the turn ends without a prompt, where no header follows: templates by hand.
-
-    Asked:        `<|im_start|>tool\nSunny<|im_end|>\n`
-    Conversation: `<|im_start|>tool\nSunny<|im_end|>\nIt is sunny.<|im_end|>`
-                                                      ^
-    """
-    opening = _find_opening(part)
-    if not part.index or not opening or opening in part.gap:
-        return None
-    asked = part.conversation.render(part.index, False)
-    found = asked is not None and part.before <= len(asked.text) and is_prefix(asked, part.whole)
-    return len(asked.text) if asked is not None and found else None
-
-
 START_RULES: tuple[StartRule, ...] = (
     _behind_constant_prompt,
     _behind_rendered_prompt,
@@ -242,7 +227,6 @@ START_RULES: tuple[StartRule, ...] = (
     _behind_first_header,
     _at_beginning,
     _at_previous_answer,
-    _behind_conversation_so_far,
 )
 
 
