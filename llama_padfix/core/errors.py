@@ -12,5 +12,8 @@ class PadfixError(ValueError):
 
 def describe(value: object, limit: int = 80) -> str:
     """Return a short `repr` of a user's value for an error message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested too deeply to be shown"
     return text if len(text) <= limit else text[: limit - 3] + "..."

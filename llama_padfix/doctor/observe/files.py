@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.core.text import parse_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,7 +83,7 @@ class _JsonLines(_NumberedRows):
         self._file.seek(self._starts[place])
         line = self._file.readline()
         try:
-            return json.loads(line)
+            return parse_json(line)
         except ValueError as error:
             raise PadfixError(f"row {place}: the line is not valid JSON ({error}): {describe(line)}") from error
 
@@ -96,7 +96,7 @@ class _JsonLines(_NumberedRows):
 
 def _read_json(path: Path) -> Sequence[object]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         lines = _JsonLines(path)  # JSON lines are often saved as .json
         if len(lines) > 1 and isinstance(read_or_error(lines, 0), dict):
