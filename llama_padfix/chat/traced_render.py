@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.jinja_environment import compile_template, environment_for
+from llama_padfix.chat.losses.thoughts import REASONING_KEYS
 from llama_padfix.chat.traced_str import TOOLS, TRACED, Traced, lift, trace
 from llama_padfix.core.compat import gives_clock
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from llama_padfix.core.types import Message, Messages, TokenizerLike, Tool
 
 _PLAIN_KEYS = frozenset({"role"})  # the template writes a role into its headers: it counts as the template's
-_REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 # Any: a template takes any value.
@@ -66,7 +66,7 @@ def _aliases_reasoning() -> bool:
 
 
 def _alias_reasoning(message: Message) -> Message:
-    reasoning = next((message[key] for key in _REASONING if message.get(key) is not None), None)
+    reasoning = next((message[key] for key in REASONING_KEYS if message.get(key) is not None), None)
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
