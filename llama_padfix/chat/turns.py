@@ -37,6 +37,7 @@ def read_template(tokenizer: TokenizerLike, kwargs: Mapping[str, Any] | None = N
         PadfixError: There is no template, or it cannot be read.
     """
     kwargs = dict(kwargs or {})
+    continues: bool | str = kwargs.pop("continue_final_message", False)
     profile = observe_template(tokenizer, kwargs)
     if profile is None:
         raise PadfixError(
@@ -50,7 +51,7 @@ def read_template(tokenizer: TokenizerLike, kwargs: Mapping[str, Any] | None = N
         )
     source = read_sources(tokenizer, kwargs)
     tags, quiet_kwargs = find_tags(tokenizer, source), find_quiet_kwargs(tokenizer, source, kwargs)
-    return ChatTemplate(tokenizer, profile, tuple(special_ids(tokenizer)), kwargs, tags, quiet_kwargs)
+    return ChatTemplate(tokenizer, profile, tuple(special_ids(tokenizer)), kwargs, continues, tags, quiet_kwargs)
 
 
 def render_turns(
@@ -83,7 +84,7 @@ def render_turns(
     """
     assistant_indices = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
     _require_roles(messages, template.controls + template.tags)
-    text = render_text(template, messages, tools)
+    text = render_text(template, messages, tools, continues=template.continues)
     request = RenderRequest(
         template,
         messages,
@@ -120,6 +121,8 @@ def _find_by_constant_prompt(request: RenderRequest) -> Rendered | None:
         return None
     if not (template.profile.prompt_is_constant and ending and template.profile.prompt_has_control):
         return None
+    if template.profile.completes_controls:
+        return None
     if not all(message.keys() == {"role", "content"} and isinstance(message["content"], str) for message in messages):
         return None
     contents = "\0".join([message["content"] for message in messages])
@@ -129,8 +132,8 @@ def _find_by_constant_prompt(request: RenderRequest) -> Rendered | None:
         foreign = "\0".join([message["content"] for message in messages if message["role"] != "assistant"])
         if find_control_text(foreign, template.tags):
             return None
-    if not _is_plain(template.profile, messages):
-        return None
+    if not (_is_plain(template.profile, messages) and _is_in_order(messages, text)):
+        return None  # a text that the template rewrites may become a control token, or be lost
     turns = []
     position = 0
     for index in request.assistant_indices:
@@ -146,8 +149,6 @@ def _find_by_constant_prompt(request: RenderRequest) -> Rendered | None:
             return None
         turns.append(Turn(index, start, position, True))
     if text.count(prompt) != len(turns):
-        return None
-    if not _is_in_order(messages, text):
         return None
     return Rendered(text, tuple(turn for turn in turns if turn.message in request.trained_indices), is_whole=True)
 

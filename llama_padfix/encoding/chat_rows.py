@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.losses.thoughts import find_empty_thoughts
+from llama_padfix.chat.losses.thoughts import find_empty_thoughts, keyed_thoughts
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import require_unicode
@@ -17,7 +17,7 @@ from llama_padfix.tokens.control import find_rewritable
 
 if TYPE_CHECKING:
     from llama_padfix.chat.render import ChatTemplate, Loss, Rendered
-    from llama_padfix.core.types import Messages, TokenizerLike, Tool
+    from llama_padfix.core.types import Message, Messages, TokenizerLike, Tool
     from llama_padfix.encoding.settings import EncodeSettings
 
 
@@ -126,6 +126,8 @@ def collect_row_notes(
     if empty := find_empty_thoughts(messages, rendered, trained):
         found["empty_reasoning"] = describe_empty(empty[0], quiet_kwargs)
     for index in trained:
+        if _is_empty(messages[index]):
+            found.setdefault("empty", f"message {index}")
         for call in messages[index].get("tool_calls") or ():
             function = call.get("function", call) if isinstance(call, Mapping) else {}
             arguments = function.get("arguments") if isinstance(function, Mapping) else None
@@ -148,6 +150,14 @@ def _describe_losses(losses: Sequence[Loss], trained: Collection[int]) -> dict[s
         found[kind] = same[0].text.partition(". ")[0] + (f", and {len(same) - 1} more" if same[1:] else "")
     lost = [loss.message for loss in losses if loss.kind == "lost_reasoning" and loss.message in trained]
     return {**found, **({"unreasoned": f"message {lost[0]}"} if lost else {}), "lossy": found.get("lossy", "")}
+
+
+def _is_empty(message: Message) -> bool:
+    """Return True for a message without text, reasoning and calls."""
+    content = message.get("content") or ""
+    texts = [part["text"] for part in content] if isinstance(content, list) else [content]
+    has_more = bool(message.get("tool_calls") or keyed_thoughts(message))
+    return not has_more and not any(text.strip() for text in texts)
 
 
 def _name_tokens(rendered: Rendered, spelled: Collection[tuple[int, int]]) -> str:

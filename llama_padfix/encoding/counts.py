@@ -26,6 +26,7 @@ _KINDS = {
     "lost_text": "of which a text or a part of it is left out",
     "lost_message": "of which a whole message is left out",
     "lost_tools": "of which a tool or a tool call is left out",
+    "empty": "with an empty answer, which trains its end alone",
 }
 _SUMS = ("lossy", "unreasoned")  # of rows that are named under the `lost_` kinds
 
@@ -54,13 +55,13 @@ class CountedRow:
 class Counts:
     """What became of the rows that went into an encoder; `kept` plus every kind of loss equals `rows`.
 
-    A row that is kept may be counted in several of the fields from `cut` to `lost_tools`.
+    A row that is kept may be counted in several of the fields from `cut` to `empty`.
     """
 
     rows: int = 0
     kept: int = 0
     dropped_untrained: int = 0
-    """Rows without a trained token."""
+    """Rows without a trained token: nobody answers, or no answer is to be trained."""
     dropped_too_long: int = 0
     """Rows of which no trained turn fits into `max_length`."""
     dropped_invalid: int = 0
@@ -93,6 +94,8 @@ class Counts:
     """The template leaves out a part of the tools' schemas, or a tool call."""
     empty_reasoning: int = 0
     """The template writes an empty thought into a trained turn, whose message says nothing of thoughts."""
+    empty: int = 0
+    """A trained message holds neither text nor a call, so that its stop token alone is trained."""
     tokens: int = 0
     """Of the kept rows."""
     trained_tokens: int = 0

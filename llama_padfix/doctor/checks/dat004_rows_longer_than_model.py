@@ -1,4 +1,8 @@
-"""DAT004: rows that are longer than the model reads."""
+"""DAT004: rows that are longer than the model reads.
+
+Rows longer than `tokenizer.model_max_length` are cut. Most tools cut at the token, so that the answer ends in
+mid-sentence, without its stop token. The library's encoder keeps the whole turns that fit, and counts the rows.
+"""
 
 from llama_padfix.doctor.check_helpers import found_in_data
 from llama_padfix.doctor.findings import Check, Facts, Findings
@@ -21,10 +25,7 @@ CHECK = Check(
     severity="warning",
     needs=("tokenizer", "data"),
     traps=(11,),
-    explanation="""\
-Rows longer than `tokenizer.model_max_length` are cut. Most tools cut at the token, so that the answer ends in
-mid-sentence, without its stop token. The library's encoder keeps the whole turns that fit, and counts the rows.
-""",
+    doc=__doc__,
     bad="SFTConfig(max_length=1024)  # the answer of a long chat is cut off, and trained as if complete",
     good="prepare(tokenizer, max_length=8192).encode(dataset)  # whole turns; the counts are printed",
     find=_find,

@@ -1,4 +1,10 @@
-"""DAT006: rows of which the chat template leaves something out."""
+"""DAT006: rows of which the chat template leaves something out.
+
+Chat templates leave out what they do not know, without an error: thoughts (R1-distill all, Qwen 3 those of earlier
+turns), the text beside a tool call (Llama 3.1, gpt-oss), messages of the roles developer, function or tool, the tools.
+The model is then trained on an answer without what it answers to. Keep thoughts with keep_reasoning=True where the
+template can be proven to, use another template, or another role.
+"""
 
 from llama_padfix.doctor.check_helpers import found_in_data
 from llama_padfix.doctor.findings import Check, Facts, Findings
@@ -21,12 +27,7 @@ CHECK = Check(
     severity="warning",
     needs=("tokenizer", "template", "data"),
     traps=(),
-    explanation="""\
-Chat templates leave out what they do not know, without an error: thoughts (R1-distill all, Qwen 3 those of earlier
-turns), the text beside a tool call (Llama 3.1, gpt-oss), messages of the roles developer, function or tool, the tools.
-The model is then trained on an answer without what it answers to. Keep thoughts with keep_reasoning=True where the
-template can be proven to, use another template, or another role.
-""",
+    doc=__doc__,
     bad='{"role": "developer", "content": "Be brief"}  # Qwen 3 writes nothing of it',
     good='{"role": "system", "content": "Be brief"}',
     find=_find,

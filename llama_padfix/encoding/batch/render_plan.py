@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.losses.thoughts import find_empty_thoughts
 from llama_padfix.chat.render import ChatTemplate
 from llama_padfix.chat.symbolic import Slot, TemplateBranched, render_symbolic, trim
 from llama_padfix.chat.traced_render import source_of
@@ -203,8 +203,8 @@ def _find_headers(
         return None
     assistants = [index for index, role in enumerate(roles) if role == "assistant"]
     texts = [write(segment, "" if segment.message is None else contents[segment.message]) for segment in segments]
-    notes = collect_row_notes(rendered, messages, assistants, (), {})
-    if rendered.text != "".join(texts) or rendered.spelled or notes.keys() - {"empty_reasoning"}:
+    notes = {index: collect_row_notes(rendered, messages, [index], (), {}) for index in assistants}
+    if rendered.text != "".join(texts) or rendered.spelled or {*chain(*notes.values())} - {"empty_reasoning"}:
         return None
     turns = {turn.message: turn for turn in rendered.turns}
     if len(turns) != len(rendered.turns) or sorted(turns) != assistants:
@@ -218,7 +218,7 @@ def _find_headers(
         if turn is not None and (turn.end != end or not 0 < turn.start - start <= len(segment.before)):
             return None
         start = end
-    return headers, tuple(find_empty_thoughts(messages, rendered, assistants))
+    return headers, tuple(index for index, found in notes.items() if found)
 
 
 def write(segment: Segment, text: str) -> str:
