@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.chat.losses.held import find_losses
 from llama_padfix.chat.losses.thoughts import find_quiet_kwargs
 from llama_padfix.chat.prefixes import find_by_prefixes
+from llama_padfix.chat.profile.template_profile import TemplateProfile, observe_template, read_sources
 from llama_padfix.chat.render import ChatTemplate, Rendered, RenderRequest, Turn, render_text
 from llama_padfix.chat.spans.by_origin import find_by_origin
-from llama_padfix.chat.template_profile import TemplateProfile, observe_template, read_sources
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.control import common_prefix, find_control_text, find_rewritten, find_tags, special_ids
 
