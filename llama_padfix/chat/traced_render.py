@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.jinja_environment import compile_template, environment_for
-from llama_padfix.chat.losses.thoughts import REASONING_KEYS
 from llama_padfix.chat.traced_str import TOOLS, TRACED, Traced, lift, trace
 from llama_padfix.core.compat import gives_clock
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from llama_padfix.core.types import Message, Messages, TokenizerLike, Tool
 
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")  # the names in transformers and templates
 _PLAIN_KEYS = frozenset({"role"})  # the template writes a role into its headers: it counts as the template's
 
 

@@ -6,13 +6,12 @@ import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from llama_padfix.chat.traced_render import REASONING_KEYS
 from llama_padfix.tokens.calls import apply_template
 
 if TYPE_CHECKING:
     from llama_padfix.chat.render import Rendered
     from llama_padfix.core.types import Message, Messages, TokenizerLike
-
-REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")  # the names in transformers and templates
 
 _TAGS = (
     ("<think>", "</think>"),
