@@ -50,12 +50,13 @@ class RowFacts:
 
 @dataclass(frozen=True)
 class SampleFacts:
-    """Which rows were read: `seen` of `total` (None for a stream), and the columns that a row had."""
+    """Which rows were read: `seen` of `total` (None for a stream), the columns of a row, and why none was drawn."""
 
     source: str
     seen: int
     total: int | None
     columns: tuple[str, ...] = ()
+    not_drawn: str | None = None
 
 
 @dataclass(frozen=True)
