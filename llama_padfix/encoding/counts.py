@@ -20,9 +20,15 @@ _KINDS = {
     "disagreeing": "in which {% generation %} marks other text than is trained",
     "unreasoned": "whose reasoning the template leaves out of a trained turn",
     "quoted": "whose tool arguments are JSON text that the template quotes again",
-    "lossy": "of which the template loses a part (a tool call, text, or text parts)",
+    "empty_reasoning": "with an empty thought that the template adds and that is trained",
+    "lossy": "of which the template loses a part (a thought, a text, a message, a tool, or text parts)",
+    "lost_reasoning": "whose thoughts the template leaves out",
+    "lost_text": "of which a text or a part of it is left out",
+    "lost_message": "of which a whole message is left out",
+    "lost_tools": "of which a tool or a tool call is left out",
     "empty": "with an empty answer, which trains its end alone",
 }
+_SUMS = ("lossy", "unreasoned")  # of rows that are named under the `lost_` kinds
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,21 @@ class Counts:
     disagreeing: int = 0
     """`{% generation %}` marks other text than is trained."""
     unreasoned: int = 0
-    """The template leaves out the reasoning of a trained message."""
+    """The template leaves out the thoughts of a trained message: those rows of `lost_reasoning`."""
     quoted: int = 0
     """The template writes arguments that are JSON text as a JSON string."""
     lossy: int = 0
-    """The template loses something else: a tool call, a message's text, parts written as Python code."""
+    """The template loses something: all rows of the `lost_` fields, and those with parts written as Python code."""
+    lost_reasoning: int = 0
+    """The template leaves out thoughts, in whatever key or in the content, of a message that is trained or not."""
+    lost_text: int = 0
+    """The template leaves out an assistant's text (beside a tool call, for one), or a part of any message's text."""
+    lost_message: int = 0
+    """The template writes nothing of a message that is not the assistant's."""
+    lost_tools: int = 0
+    """The template leaves out a part of the tools' schemas, or a tool call."""
+    empty_reasoning: int = 0
+    """The template writes an empty thought into a trained turn, whose message says nothing of thoughts."""
     empty: int = 0
     """A trained message holds neither text nor a call, so that its stop token alone is trained."""
     tokens: int = 0
@@ -133,9 +149,10 @@ def count_rows(rows: Sequence[tuple[int | None, int, int, Mapping[str, str]]], *
     sums: dict[str, int] = {}
     examples: list[CountedRow] = []
     for number, _, _, notes in rows:
+        has_names = any(kind.startswith("lost_") for kind in notes)
         for kind, detail in notes.items():
             sums[kind] = sums.get(kind, 0) + 1
-            if sums[kind] <= _EXAMPLES:
+            if sums[kind] <= _EXAMPLES and not (has_names and kind in _SUMS):
                 examples.append(CountedRow(number, kind, detail, of_batch))
     return Counts(
         rows=len(rows),

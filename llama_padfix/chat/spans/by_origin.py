@@ -62,5 +62,4 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
                 raise refusal
             return refusal
     turns = tuple(Turn(span.message, span.start, span.end, span.stops) for span in spans)
-    written = frozenset(origin for start, end, origin in whole.content_spans if end > start)
-    return Rendered(text, turns, spelled, whole.generation, written=written)
+    return Rendered(text, turns, spelled, whole.generation, content_spans=whole.content_spans)
