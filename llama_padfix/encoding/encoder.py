@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import os
+import threading
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -45,7 +48,8 @@ class ChatEncoder:
     `apply_chat_template(messages, tokenize=True)`. A `text` row gets exactly one BOS; where it is a rendered chat its
     assistant turns are trained, else the whole text with an end of text behind it.
 
-    The settings are attributes that can be set. `settings` holds them all, and `encoding` is their record.
+    The settings are attributes that can be set. `settings` holds them all, and `encoding` is their record. Threads may
+    share an encoder: they encode one after another.
 
     Args:
         tokenizer: The tokenizer, which is never changed.
@@ -123,13 +127,23 @@ class ChatEncoder:
     def _forget(self) -> None:
         self.counts = Counts()
         self._learned: Learned | None = None
+        self._lock = threading.RLock()
+        _encoders.add(self)
+
+    def _renew_after_fork(self) -> None:
+        """Forget in a forked process what a thread of the parent was learning."""
+        if not self._lock.acquire(blocking=False):
+            self._learned, self._lock = None, threading.RLock()
+        else:
+            self._lock.release()
 
     @property
     def encoding(self) -> Encoding:
         """How this encoder encodes, the pinned date included; `encode_dataset` writes it into what it returns."""
-        learned = self._learn()
-        learned.tokenizer_hash = learned.tokenizer_hash or hash_tokenizer(self.tokenizer)
-        return describe_encoding(self.settings, hash_template(self.tokenizer), learned.tokenizer_hash)
+        with self._lock:
+            learned = self._learn()
+            learned.tokenizer_hash = learned.tokenizer_hash or hash_tokenizer(self.tokenizer)
+            return describe_encoding(self.settings, hash_template(self.tokenizer), learned.tokenizer_hash)
 
     @property
     def doubtful(self) -> bool:
@@ -139,7 +153,7 @@ class ChatEncoder:
     def __getstate__(self) -> dict[str, object]:
         """Leave out what was counted and learned, so that `datasets` finds an encoder unchanged after its use."""
         state = vars(self).copy()
-        del state["counts"], state["_learned"]
+        del state["counts"], state["_learned"], state["_lock"]
         return state
 
     def __setstate__(self, state: Mapping[str, object]) -> None:
@@ -233,21 +247,23 @@ class ChatEncoder:
                 f"carry names {missing[0]!r}, and the columns that can go along are {', '.join(table.column_names)}. "
                 "Name one of those, or leave carry out."
             )
-        parts = self._learn().encode_table(table, first_row, carry, strict)
-        counts = sum((batch.counts for _, batch in parts), Counts())
-        self.counts = self.counts + counts
+        with self._lock:
+            parts = self._learn().encode_table(table, first_row, carry, strict)
+            counts = sum((batch.counts for _, batch in parts), Counts())
+            self.counts = self.counts + counts
         return pyarrow.concat_tables([part for part, _ in parts]), counts
 
     def _encode_rows(
         self, rows: Sequence[object], numbers: Sequence[int | None], of_batch: bool = False, strict: bool = False
     ) -> tuple[_Columns, Counts]:
-        batch = self._learn().encode_rows(rows, numbers, of_batch, strict)
+        with self._lock:
+            batch = self._learn().encode_rows(rows, numbers, of_batch, strict)
+            self.counts = self.counts + batch.counts
         edges = [*pairwise(batch.bounds.tolist())]
         columns = {
             name: [flat[start:end] for start, end in edges]
             for name, flat in (("input_ids", batch.input_ids.tolist()), ("labels", batch.labels.tolist()))
         }
-        self.counts = self.counts + batch.counts
         return columns, batch.counts
 
     def _learn(self) -> Learned:
@@ -258,3 +274,15 @@ class ChatEncoder:
             learned = self._learned = Learned(key, row_encoder, self.engine, gave_up=self.doubtful)
         learned.row_encoder.settings = self.settings
         return learned
+
+
+_encoders: weakref.WeakSet[ChatEncoder] = weakref.WeakSet()
+
+
+def _renew_encoders() -> None:
+    for encoder in list(_encoders):
+        encoder._renew_after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_encoders)
