@@ -32,6 +32,10 @@ class Trace:
         """What the template wrote behind the last content."""
         return self.scaffold[self.content_spans[-1][1] if self.content_spans else 0 :]
 
+    def is_lost(self, place: int) -> bool:
+        """Return True if there is such a content span and its origin is lost."""
+        return place < len(self.content_spans) and self.content_spans[place][2] == LOST
+
     def cut(self, length: int) -> Trace:
         """Return the first `length` characters."""
         spans = tuple(

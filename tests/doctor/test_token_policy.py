@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from llama_padfix.chat.template_profile import TemplateProfile
+from llama_padfix.chat.profile.template_profile import TemplateProfile
 from llama_padfix.doctor.facts import Facts, ModelFacts
 from llama_padfix.doctor.token_policy import (
     change_pad_token,

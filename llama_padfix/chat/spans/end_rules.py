@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from llama_padfix.chat.profile.template_profile import find_stop
 from llama_padfix.chat.spans.parts import Part
-from llama_padfix.chat.template_profile import find_stop
 from llama_padfix.chat.trace import common_start
 from llama_padfix.tokens.control import find_control_text
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
-from llama_padfix.chat.template_profile import TemplateProfile
+from llama_padfix.chat.profile.template_profile import TemplateProfile
 from llama_padfix.chat.trace import Render, Trace
 
 

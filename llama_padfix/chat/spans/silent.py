@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from llama_padfix.chat.profile.template_profile import find_stop
 from llama_padfix.chat.render import Refusal
 from llama_padfix.chat.spans.parts import TracedConversation
 from llama_padfix.chat.spans.start_rules import header_without_prompt
-from llama_padfix.chat.template_profile import find_stop
 from llama_padfix.chat.trace import Trace, common_start, is_prefix
 from llama_padfix.tokens.control import find_control_text
 

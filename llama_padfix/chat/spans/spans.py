@@ -19,7 +19,6 @@ from llama_padfix.chat.spans.results import find_result_block
 from llama_padfix.chat.spans.silent import find_silent_turn
 from llama_padfix.chat.spans.start_rules import find_resumed, find_start
 from llama_padfix.chat.trace import Trace, pair_in_order
-from llama_padfix.chat.traced_str import LOST
 from llama_padfix.tokens.control import find_control_text
 
 
@@ -88,7 +87,7 @@ def _find_message(conversation: TracedConversation, index: int) -> list[Assistan
         if stopped:
             return [AssistantSpan(index, start + stopped[0][0], refusal=Refusal.STOPPED)]
         end, stops = find_end(part)
-        if not stops and last + 1 < len(whole.content_spans) and whole.content_spans[last + 1][2] == LOST:
+        if not stops and whole.is_lost(last + 1):
             return [AssistantSpan(index, whole.content_spans[last + 1][0], refusal=Refusal.LOST)]
         spans.append(AssistantSpan(index, start, end, stops))
     return spans

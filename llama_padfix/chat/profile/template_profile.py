@@ -10,14 +10,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from llama_padfix.chat.profile_rules import (
+from llama_padfix.chat.profile.profile_rules import (
     PROMPT_RULES,
     Evidence,
     find_history_header,
     first_of,
 )
-from llama_padfix.chat.stop_rules import find_answer_end, find_closing, find_ending, find_stops
-from llama_padfix.chat.template_probes import ANSWER, ASSISTANT, QUESTION, USER, TracedProbes, trace_probes
+from llama_padfix.chat.profile.stop_rules import find_answer_end, find_closing, find_ending, find_stops
+from llama_padfix.chat.profile.template_probes import ANSWER, ASSISTANT, QUESTION, USER, TracedProbes, trace_probes
 from llama_padfix.chat.traced_render import parse_template, source_of
 from llama_padfix.tokens.calls import apply_template, count_leading, encode_raw, is_of_transformers, render_or_none
 from llama_padfix.tokens.control import find_control_text, special_ids
@@ -171,6 +171,8 @@ def _completes_controls(probes: TracedProbes, controls: Sequence[str]) -> bool:
     ends = {token[-size:] for token in controls for size in range(1, len(token))}
     longest = max(map(len, controls), default=0)
     for trace in filter(None, (probes.answered, probes.answered_again, probes.called, *probes.before_question)):
+        if trace.lost:  # it is not known what stands beside a text
+            return True
         for start, end, _ in trace.content_spans:
             before, after = trace.scaffold[max(start - longest, 0) : start], trace.scaffold[end : end + longest]
             if before.endswith(tuple(starts)) or after.startswith(tuple(ends)):

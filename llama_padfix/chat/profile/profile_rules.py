@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llama_padfix.chat.template_probes import TracedProbes
+from llama_padfix.chat.profile.template_probes import TracedProbes
 from llama_padfix.chat.trace import Trace, common_end, common_start, find_header_end
 from llama_padfix.tokens.control import find_control_text
 

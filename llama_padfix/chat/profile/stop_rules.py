@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from llama_padfix.chat.profile_rules import Evidence
+from llama_padfix.chat.profile.profile_rules import Evidence
 from llama_padfix.chat.tag_pairs import TAG, is_pair
 from llama_padfix.chat.trace import Trace, count_equal
 from llama_padfix.tokens.control import find_control_text
