@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # of the files; another one is not read
+_FORMAT = 2  # of the files; another one is not read
 
 
 def find_cache_file(
@@ -84,6 +84,21 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def set_aside(path: Path) -> None:
+    """Give a damaged file another name, and log which; without such a file, do nothing."""
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        path.replace(aside)
+    except FileNotFoundError:  # not written yet, or set aside by another process
+        return
+    logger.warning(
+        "llama_padfix: %s was damaged after it was written (its checksums differ), and is now %s. The rows are encoded "
+        "again. Check the disk, then delete that file.",
+        path,
+        aside,
+    )
 
 
 class _HashError(Exception):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cross_check import FastPathMismatch
 from llama_padfix.encoding.dataset.arrow_stream import COLUMNS, EncodedFile, make_features, read_counts
-from llama_padfix.encoding.dataset.cache import find_cache_file, locked, name_temporary_file
+from llama_padfix.encoding.dataset.cache import find_cache_file, locked, name_temporary_file, set_aside
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader
 from llama_padfix.encoding.dataset.workers import encode_chunks
 from llama_padfix.encoding.record import write_encoding
@@ -153,6 +153,7 @@ class _Work:
             with locked(path):
                 counts = self._read_cached(path)
                 if counts is None:
+                    set_aside(path)  # where it was damaged
                     return self.encode(path)
         self.encoder.counts = self.encoder.counts + counts
         return path, counts
