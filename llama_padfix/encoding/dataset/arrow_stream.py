@@ -141,7 +141,7 @@ def pack_chunk(table: pa.Table, counts: Counts) -> memoryview:
     table = table.select(list(COLUMNS)).cast(schema).combine_chunks()
     batches = table.to_batches()
     batch = batches[0] if batches else pyarrow.RecordBatch.from_pylist([], schema=schema)
-    head, known = schema.serialize().size, _counts_to_json(counts)
+    head, known = schema.serialize().size, _counts_to_json(counts).encode()
     # Of its full size from the start: one that grows is copied as often as it doubles.
     buffer = pyarrow.allocate_buffer(head + pyarrow.ipc.get_record_batch_size(batch) + len(known) + 1024)
     sink = pyarrow.FixedSizeBufferWriter(buffer)
@@ -161,8 +161,8 @@ def read_counts(path: Path) -> Counts | None:
         with path.open("rb") as file:
             if file.read(end) != header:
                 return None
-        for found, end in _read_chunks(path):
-            counts = counts + found
+        for found, until in _read_chunks(path):
+            counts, end = counts + found, until
         with path.open("rb") as file:
             file.seek(end)
             return counts if file.read(len(_END) + 1) == _END else None
@@ -188,7 +188,7 @@ def _read_chunks(path: Path) -> Iterator[tuple[Counts, int]]:
             return
 
 
-def _checksum(batch: pa.RecordBatch, counts: str | bytes) -> bytes:
+def _checksum(batch: pa.RecordBatch, counts: bytes) -> bytes:
     import xxhash
 
     checksum = xxhash.xxh3_64(counts)

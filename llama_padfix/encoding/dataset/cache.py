@@ -94,8 +94,8 @@ def set_aside(path: Path) -> None:
     except FileNotFoundError:  # not written yet, or set aside by another process
         return
     logger.warning(
-        "llama_padfix: %s was damaged after it was written (its checksums differ), and is now %s. The rows are encoded "
-        "again. Check the disk, then delete that file.",
+        "llama_padfix: %s was damaged after it was written: its checksums differ. It is now %s, and the rows are "
+        "encoded again. Check the disk, then delete that file.",
         path,
         aside,
     )
@@ -142,9 +142,27 @@ def _hash_rows(rows: Sequence[object]) -> str:
         chunk = rows[start : start + CHUNK_ROWS]
         try:
             checksum.update(json.dumps(chunk).encode())
+        except RecursionError:
+            for text in _flatten(chunk):
+                checksum.update(text.encode("utf-8", "surrogatepass"))
         except (TypeError, ValueError):  # what JSON cannot hold
             checksum.update(_hash("rows", chunk).encode())
     return checksum.hexdigest()
+
+
+def _flatten(rows: object) -> Iterator[str]:
+    """Yield what is in rows that are nested too deeply for JSON; what came before, by its place."""
+    stack, places = [rows], dict[int, int]()
+    while stack:
+        value = stack.pop()
+        if not isinstance(value, (dict, list, tuple)):
+            yield f"{type(value).__name__} {value!r},"
+        elif id(value) in places:
+            yield f"place {places[id(value)]},"
+        else:
+            places[id(value)] = len(places)
+            yield f"{type(value).__name__} {len(value)},"
+            stack += [part for item in value.items() for part in item] if isinstance(value, dict) else value
 
 
 def _hash(name: str, value: object) -> str:
