@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -65,7 +66,12 @@ class RowEncoder:
         if text is not None:
             return self._attempt(name, lambda: self._texts.encode(text, self.settings.train_on))
         _ = self.chats.template  # outside of the attempt: it always raises
-        return self._attempt(name, lambda: self.chats.render(messages, found.tools, found.trained_from, self.settings))
+        chat = self._attempt(name, lambda: self.chats.render(messages, found.tools, found.trained_from, self.settings))
+        if found.left_out and isinstance(chat, RenderedChat):
+            more = len(found.left_out) - 1
+            nulls = found.left_out[0] + (f", and {more} more" if more else "")
+            return replace(chat, notes={**chat.notes, "nulls": nulls})
+        return chat
 
     def _attempt(self, name: str, read: Callable[[], _T]) -> _T | PadfixError:
         """Return what `read` returns; its error with `on_error="drop"`, else raise that with the row's name."""
