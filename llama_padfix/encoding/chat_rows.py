@@ -80,6 +80,11 @@ class ChatRenderer:
         rendered = render_turns(
             self.template, messages, tools, trained, allow_loss=settings.on_loss == "count", rewritable=rewritable
         )
+        if settings.keep_reasoning and (lost := [one for one in rendered.losses if one.kind == "lost_reasoning"]):
+            raise PadfixError(
+                f"{lost[0].text.partition('. ')[0]}, in spite of keep_reasoning=True, which is proven for thoughts in "
+                "another form. Move them from `reasoning_content` into the content (<think>...</think>), or back."
+            )
         require_unicode(rendered.text)
         if rendered.spelled and settings.special_tokens == "error":
             raise PadfixError(

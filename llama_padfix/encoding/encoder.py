@@ -63,6 +63,9 @@ class ChatEncoder:
         on_loss: "count" to encode and count a row as rendered where the chat template leaves something out (a tool
             call, a message's text), or "error" to raise.
         template_kwargs: Arguments of the chat template.
+        keep_reasoning: True to train the thoughts that the chat template drops from earlier turns, and to refuse a row
+            that loses thoughts all the same. `template_kwargs` then holds what makes the template keep them: one of
+            its own arguments, or TRL's training variant as `chat_template`. The ids are those of these arguments.
         special_tokens: What a control token becomes that a message spells: text ("escape"), an error ("error"), or
             the control token ("allow").
         allowed_tokens: Tokens such as `<|python_tag|>` that stay control tokens inside trained turns.
@@ -74,7 +77,7 @@ class ChatEncoder:
         counts: What became of all rows so far (`Counts`), with the first few of each kind by number.
 
     Raises:
-        PadfixError: `tokenizer` is none, or a setting is not known.
+        PadfixError: `tokenizer` is none, a setting is not known, or nothing makes the template keep thoughts.
     """
 
     max_length: int | None = _setting("max_length")
@@ -96,6 +99,7 @@ class ChatEncoder:
         on_error: OnError = "raise",
         on_loss: OnLoss = "count",
         template_kwargs: Mapping[str, object] | None = None,
+        keep_reasoning: bool = False,
         special_tokens: SpecialTokens = "escape",
         allowed_tokens: Sequence[str] = (),
         date: datetime.date | str | None = None,
@@ -112,6 +116,7 @@ class ChatEncoder:
             truncation=truncation,
             on_error=on_error,
             on_loss=on_loss,
+            keep_reasoning=keep_reasoning,
             special_tokens=special_tokens,
             allowed_tokens=tuple(allowed_tokens),
         )
