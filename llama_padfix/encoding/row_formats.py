@@ -56,6 +56,13 @@ class Conversation:
     """A key of `SHAPES`."""
     trained_from: int = 0
     """Messages before this index are the prompt of a prompt/completion row, which is never trained; else 0."""
+    texts: tuple[str, str] | None = None
+    """Prompt and completion beside `messages`, where both are texts: what a tokenizer without a template encodes."""
+
+    @property
+    def needs_template(self) -> bool:
+        """Whether the row has turns that only a chat template can write."""
+        return self.text is None and (self.texts is None or self.tools is not None)
 
 
 def read_row(row: object, *, row_number: int | str | None = None, shape: str | None = None) -> Conversation:
@@ -126,8 +133,10 @@ def _read_row(row: object, shape: str | None) -> Conversation:
     # In the other shapes a system turn is a message, and a column of that name is metadata.
     if shape in ("sharegpt", "alpaca"):
         messages = _with_system(messages, _require_str(columns.get("system", ""), "system"))
-    tools = _read_tools(columns.get("tools"))
-    return Conversation(messages=messages, text=None, tools=tools, shape=shape, trained_from=trained_from)
+    tools, texts = _read_tools(columns.get("tools")), None
+    if all(isinstance(columns.get(name), str) for name in names) and not columns.get("history"):
+        texts = "\n\n".join(str(message["content"]) for message in messages[:-1]), str(columns[names[-1]])
+    return Conversation(messages=messages, text=None, tools=tools, shape=shape, trained_from=trained_from, texts=texts)
 
 
 def _find_shape(row: Row, shape: str | None) -> tuple[str, tuple[str, ...]]:
