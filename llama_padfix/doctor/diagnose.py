@@ -37,7 +37,8 @@ def diagnose(
             folder that a run saved. Real batches are drawn from a trainer's dataloaders, and the random states are
             put back.
         model: the model of a tokenizer.
-        dataset: rows beside a tokenizer or folder: encoded, raw, or one batch. Without a tokenizer the checks that
+        dataset: rows beside a tokenizer or folder: encoded, raw, or one batch; a path, a frame or an Arrow table, as
+            for `encode_dataset`. Without a tokenizer the checks that
             read turns are skipped.
         select: codes, beginnings of codes or names of the checks to run; all by default.
         ignore: codes, beginnings of codes or names of checks to leave out.

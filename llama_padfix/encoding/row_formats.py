@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ class Conversation:
     """A key of `SHAPES`."""
     trained_from: int = 0
     """Messages before this index are the prompt of a prompt/completion row, which is never trained; else 0."""
-    texts: tuple[str, str] | None = None
+    texts: tuple[str, str] | None = field(default=None, compare=False)
     """Prompt and completion beside `messages`, where both are texts: what a tokenizer without a template encodes."""
 
     @property
@@ -105,6 +105,8 @@ def to_messages(row: object) -> list[MessageDict]:
 
 
 def _read_row(row: object, shape: str | None) -> Conversation:
+    if isinstance(row, PadfixError):  # a line of a file that could not be read
+        raise row
     if not isinstance(row, Mapping):
         if _as_list(row) is None:
             raise PadfixError(

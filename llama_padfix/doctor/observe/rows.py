@@ -12,6 +12,7 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.observe.data import observe_data
 from llama_padfix.doctor.observe.environment import observe_environment
+from llama_padfix.encoding.dataset.open_rows import as_rows
 from llama_padfix.encoding.sources import is_batch, is_indexed, is_raw
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def observe_dataset(
     facts = replace(facts, environment=observe_environment())
     if dataset is None:
         return facts, ()
+    dataset = as_rows(dataset)
     if is_batch(dataset):
         drawn = list(rows_of_batch(dataset, "batch"))
         return replace(facts, samples=(SampleFacts("batch", len(drawn), len(drawn), tuple(dataset)),)), drawn
