@@ -13,6 +13,7 @@ _KINDS = {
     "dropped_too_long": "dropped whose first trained turn does not fit",
     "dropped_invalid": "dropped that could not be read",
     "cut": "cut to max_length",
+    "split": "texts longer than max_length, split into pieces",
     "repaired": "with a doubled BOS repaired",
     "escaped": "with control tokens in their text, encoded as text",
     "allowed": "with control tokens in their text, left in as allowed",
@@ -61,6 +62,10 @@ class Counts:
     """Rows that could not be read, with `on_error="drop"`."""
     cut: int = 0
     """They lost turns, or tokens, to `max_length`."""
+    split: int = 0
+    """Plain texts that became several rows of at most `max_length` tokens; nothing of them is lost."""
+    pieces: int = 0
+    """The rows that those texts became: `kept - split + pieces` rows leave the encoder."""
     repaired: int = 0
     """Rendered texts with a doubled BOS, of which one was removed."""
     escaped: int = 0
@@ -106,6 +111,8 @@ class Counts:
     def __str__(self) -> str:
         parts = [f"{self.rows} rows: {self.kept} kept"]
         parts += [f"{count} {text}" for kind, text in _KINDS.items() if (count := getattr(self, kind))]
+        if self.pieces:
+            parts.append(f"{self.pieces} pieces of split texts")
         share = self.trained_tokens / self.tokens if self.tokens else 0.0
         parts.append(f"{self.tokens} tokens, {self.trained_tokens} trained ({share:.0%})")
         return "; ".join(parts)

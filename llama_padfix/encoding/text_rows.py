@@ -75,7 +75,7 @@ class TextEncoder:
             input_ids = [*input_ids, self.text_end_id]
         length = len(input_ids)
         spans = [(1, length)] if length > 1 else []
-        return EncodedRow(input_ids, label_tokens(input_ids, spans), spans, (length,), notes)
+        return EncodedRow(input_ids, label_tokens(input_ids, spans), spans, (length,), notes, is_text=True)
 
     def encode_completion(self, prompt: str, completion: str, separator: str, train_on: object) -> EncodedRow | None:
         """Encode a prompt that is a rendered chat, or any prompt where there is no chat template; else return None.

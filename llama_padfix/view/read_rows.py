@@ -175,6 +175,8 @@ def _encode(row: object, number: int, encoder: ChatEncoder, source: str) -> Read
     if not counts.kept:
         return ReadRow(number, is_raw=True, error=f"encoding drops the row: {_reason(counts)}")
     note = "cut to max_length" if counts.cut else ""
+    if counts.pieces:
+        note = f"a text of {counts.pieces} pieces of max_length, of which this is the first"
     if counts.escaped:
         note = "; ".join(filter(None, (note, "control tokens in its text are encoded as text")))
     [facts] = rows_of_dataset([{name: column[0] for name, column in columns.items()}], source)

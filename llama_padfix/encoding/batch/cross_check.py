@@ -163,7 +163,8 @@ def _count(flat: FlatRows, outcomes: Mapping[int, _Outcome], rows: Rows) -> Coun
     counts = count_rows([(rows.numbers[entry[0]], *entry[1:]) for entry in counted], of_batch=rows.of_batch)
     unchanged = len(flat.rows) - len(changed)
     tokens = int(sizes.sum()) - int(sizes[changed].sum())
-    return counts + Counts(rows=unchanged, kept=unchanged, tokens=tokens, trained_tokens=flat.trained)
+    pieces = sum(len(row.pieces) for row, _ in outcomes.values() if row is not None)
+    return counts + Counts(pieces=pieces, rows=unchanged, kept=unchanged, tokens=tokens, trained_tokens=flat.trained)
 
 
 def _shorten(text: str) -> str:

@@ -58,7 +58,7 @@ class _StreamEncoder:
             else:
                 columns, counts = self.encoder.encode_rows(rows_of(batch), numbers)
                 # `map` keeps what it is not given anew, and rows that were dropped would leave the columns unequal.
-                encoded = {**dict.fromkeys(batch, [None] * counts.kept), **columns}
+                encoded = {**dict.fromkeys(batch, [None] * len(columns["input_ids"])), **columns}
         except PadfixError as error:
             raise PadfixError(str(error) if self.name == "dataset" else f"{self.name}, {error}") from error
         log_counts(f"{self.name}, rows {numbers[0]} to {numbers[-1]}", counts)
