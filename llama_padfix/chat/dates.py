@@ -18,8 +18,6 @@ from llama_padfix.core.compat import gives_clock
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.tokens.calls import render_or_none
 
-__all__ = ["find_date", "pin_date"]
-
 _FORMAT = "%d %b %Y"  # of `date_string` in the templates of Llama 3.1 and 3.2
 _FIELDS = tuple(f"%{letter}" for letter in "AaBbcDdeFHhIjMmpRSTUuVWwXxYyZz")
 _CLOCK = re.compile(r"\{% macro strftime_now\(format\) %\}\{# (\S+) #\}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.chat.template_profile import TemplateProfile
+from llama_padfix.chat.profile.template_profile import TemplateProfile
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import printable
 from llama_padfix.tokens.calls import apply_template
@@ -29,6 +29,7 @@ class Refusal(Enum):
     STOPPED = "another turn ends in front of its text"
     FIRST = "it is the first message, so there is no prompt to render before it"
     HEADLESS = "no header of the model stands before it, and the conversation up to it renders differently on its own"
+    LOST = "the template makes the text behind it of several texts, so that its origin is lost"
     OVERLAP = "it overlaps the turn before it"
 
 
@@ -42,6 +43,8 @@ class ChatTemplate:
     """The contents of the special tokens, which encoding cuts out of a text wherever they stand."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # a template takes any value
     """The arguments of every rendering."""
+    continues: bool | str = False
+    """The `continue_final_message` of `apply_chat_template`: the last message is left open, for the model to go on."""
     tags: tuple[str, ...] = field(default=(), repr=False)
     """Those of ordinary added tokens that steer the model (`<tool_call>`), which only an assistant may write."""
 
@@ -147,16 +150,22 @@ def _width(text: str) -> int:
 
 
 def render_text(
-    template: ChatTemplate, messages: Messages, tools: Sequence[Tool] | None, add_generation_prompt: bool = False
+    template: ChatTemplate,
+    messages: Messages,
+    tools: Sequence[Tool] | None,
+    add_generation_prompt: bool = False,
+    *,
+    continues: bool | str = False,
 ) -> str:
     """Return the text that the tokenizer renders; what the template raises becomes a `PadfixError`."""
+    kwargs = {**template.kwargs, "continue_final_message": continues} if continues else template.kwargs
     try:
         return apply_template(
             template.tokenizer,
             messages,
             tools=tools,
             add_generation_prompt=add_generation_prompt,
-            template_kwargs=template.kwargs,
+            template_kwargs=kwargs,
         )
     except PadfixError:
         raise

@@ -32,6 +32,18 @@ class Trace:
         """What the template wrote behind the last content."""
         return self.scaffold[self.content_spans[-1][1] if self.content_spans else 0 :]
 
+    def is_lost(self, place: int) -> bool:
+        """Return True if there is such a content span and its origin is lost."""
+        return place < len(self.content_spans) and self.content_spans[place][2] == LOST
+
+    def cut(self, length: int) -> Trace:
+        """Return the first `length` characters."""
+        spans = tuple(
+            (start, min(end, length), origin) for start, end, origin in self.content_spans if start <= length
+        )
+        generation = tuple((start, min(end, length)) for start, end in self.generation if start < length)
+        return Trace(self.text[:length], self.scaffold[:length], spans, generation, self.lost)
+
     def gap(self, left: int, right: int) -> str:
         """Return what the template wrote between the content of two messages."""
         end = max(end for _, end, origin in self.content_spans if origin == left)
@@ -88,8 +100,44 @@ def common_start(one: str, other: str) -> int:
     return length
 
 
-def count_equal(one: str, other: str) -> int:
-    """Return how many characters two texts begin with in common."""
+def common_end(one: str, other: str) -> int:
+    """Return how many characters two texts end with in common, in whole pieces."""
+    length = 0
+    for left, right in zip(reversed(_PIECES.findall(one)), reversed(_PIECES.findall(other)), strict=False):
+        if left != right:
+            break
+        length += len(left)
+    return length
+
+
+def find_header_end(prompt: str, gap: str) -> int | None:
+    r"""Return where the header of a turn ends in what stands in front of it; None where prompt and gap differ.
+
+    The prompt may say more than the history (`<A><think></think>`, `<A></think>`) and either may hold white space that
+    the other lacks: the one is the other with a piece left out, or they are equal but for white space.
+    """
+    if gap.startswith(prompt):
+        return len(prompt)
+    for longer, shorter in ((prompt, gap), (gap, prompt)):
+        start = common_start(shorter, longer)
+        end = min(common_end(shorter, longer), len(shorter) - start)
+        between = longer[start : len(longer) - end]
+        common = shorter[:start] + shorter[len(shorter) - end :]
+        is_word = any(char.isalnum() for char in common)
+        if start + end == len(shorter) and is_word and (longer is prompt or not between.strip()):
+            return len(gap)
+    start = common_start(prompt, gap)
+    rest = prompt[start:]
+    for size in range(min(len(rest), len(gap) - start), 0, -1):
+        tail = gap[start : start + size]
+        if rest.endswith(tail) and _PIECES.match(tail) and tail.rstrip().endswith(("]", ">")) and tail[0] in "[<":
+            return start + size
+    same = align(prompt, gap)
+    return None if same is None or (prompt[same[0] :].strip() and gap[same[1] :].strip()) else same[1]
+
+
+def count_equal(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return how many characters, or texts, two sequences begin with in common."""
     length = min(len(one), len(other))
     return next((at for at in range(length) if one[at] != other[at]), length)
 

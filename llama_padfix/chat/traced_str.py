@@ -325,7 +325,12 @@ class TracedPolicy(StringPolicy):
                     return taint(str.__str__(made), [lift(first) if isinstance(first, str) else first, *sources[1:]])
             return made
 
-        return joined if name == "join" else tainted
+        def formatted(value: object, *args: object, **kwargs: object) -> object:
+            values = kwargs or args
+            return lift(str(value)) % values if origins_in((value, values)) else function(value, *args, **kwargs)
+
+        chosen: Mapping[str, Function] = {"join": joined, "format": formatted}
+        return chosen.get(name, tainted)
 
 
 TRACED = TracedPolicy()

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.losses import find_losses
 from llama_padfix.chat.prefixes import find_by_prefixes
+from llama_padfix.chat.profile.template_profile import observe_template, read_sources
 from llama_padfix.chat.render import ChatTemplate, Rendered, RenderRequest, Turn, render_text
 from llama_padfix.chat.spans.by_origin import find_by_origin
-from llama_padfix.chat.template_profile import observe_template, read_sources
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.control import common_prefix, find_control_text, find_rewritten, find_tags, special_ids
 
@@ -36,6 +36,7 @@ def read_template(tokenizer: TokenizerLike, kwargs: Mapping[str, Any] | None = N
         PadfixError: There is no template, or it cannot be read.
     """
     kwargs = dict(kwargs or {})
+    continues: bool | str = kwargs.pop("continue_final_message", False)
     profile = observe_template(tokenizer, kwargs)
     if profile is None:
         raise PadfixError(
@@ -48,7 +49,7 @@ def read_template(tokenizer: TokenizerLike, kwargs: Mapping[str, Any] | None = N
             "tokenizer.apply_chat_template([{'role': 'user', 'content': 'Hi'}], tokenize=False)"
         )
     tags = find_tags(tokenizer, read_sources(tokenizer, kwargs))
-    return ChatTemplate(tokenizer, profile, tuple(special_ids(tokenizer)), kwargs, tags)
+    return ChatTemplate(tokenizer, profile, tuple(special_ids(tokenizer)), kwargs, continues, tags)
 
 
 def render_turns(
@@ -81,7 +82,7 @@ def render_turns(
     """
     assistant_indices = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
     _require_roles(messages, template.controls + template.tags)
-    text = render_text(template, messages, tools)
+    text = render_text(template, messages, tools, continues=template.continues)
     request = RenderRequest(
         template,
         messages,
@@ -118,6 +119,8 @@ def _find_by_constant_prompt(request: RenderRequest) -> Rendered | None:
         return None
     if not (template.profile.prompt_is_constant and ending and template.profile.prompt_has_control):
         return None
+    if template.profile.completes_controls:
+        return None
     if not all(message.keys() == {"role", "content"} and isinstance(message["content"], str) for message in messages):
         return None
     contents = "\0".join([message["content"] for message in messages])
@@ -127,6 +130,8 @@ def _find_by_constant_prompt(request: RenderRequest) -> Rendered | None:
         foreign = "\0".join([message["content"] for message in messages if message["role"] != "assistant"])
         if find_control_text(foreign, template.tags):
             return None
+    if not all(message["content"].strip() in text for message in messages):
+        return None  # a text that the template rewrites may become a control token
     turns = []
     position = 0
     for index in request.assistant_indices:

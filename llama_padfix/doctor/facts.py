@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.template_profile import TemplateProfile
+from llama_padfix.chat.profile.template_profile import TemplateProfile
 from llama_padfix.doctor.model_facts import ModelFacts, RowStatistics
 from llama_padfix.doctor.row_facts import DataFacts, RowFacts, SampleFacts
 from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers

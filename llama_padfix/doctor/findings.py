@@ -164,8 +164,8 @@ class Check:
     needs: tuple[str, ...]
     """The parts of the facts without which it is skipped (`Facts.present`); "labels" skips rows without them."""
 
-    explanation: str
-    """The page, in Markdown."""
+    doc: str | None
+    """The docstring of its module: a line, and the page in Markdown. `python -OO` has none."""
 
     bad: str
     """A short example of the fault."""
@@ -184,6 +184,11 @@ class Check:
 
     traps: tuple[int, ...] = ()
     """Its numbers in the table of traps."""
+
+    @property
+    def explanation(self) -> str:
+        """The page, in Markdown."""
+        return (self.doc or "").partition("\n\n")[2]
 
     def found(self, message: str, changes: Iterable[Change] = (), severity: Severity | None = None) -> Finding:
         """Return a finding of this check, whose changes get its code.

@@ -17,7 +17,7 @@ from llama_padfix.doctor.observe.snapshot import remember_state
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.repair import repair_until_stable
 from llama_padfix.doctor.runner import run_checks
-from llama_padfix.doctor.token_policy import choose_pad_token
+from llama_padfix.doctor.token_policy import choose_pad_token, explain_candidates
 
 if TYPE_CHECKING:
     from tokenizers.processors import PostProcessor
@@ -161,9 +161,10 @@ def _require_pad_token(facts: Facts) -> None:
         found = facts.vocabulary.get(token)
         seen = f"is not among the {facts.vocab_size} tokens" if found is None else f"({found}) is beyond the embedding"
         raise PadfixError(f"pad_token={token!r} {seen}. Let the policy choose one that is there: pad_token='auto'")
+    looked_at = "; ".join(explain_candidates(facts)) or "the vocabulary holds none of the names that a pad token has"
     raise PadfixError(
-        "No token of the vocabulary is free to pad with. PadCollator masks by position, so the EOS will do there: "
-        f"pad_token={facts.eos_token!r}. Other collators need a token of its own: "
+        f"No token of the vocabulary is free to pad with ({looked_at}). PadCollator masks by position, so the EOS "
+        f"will do there: pad_token={facts.eos_token!r}. Other collators need a token of its own: "
         "tokenizer.add_special_tokens({'pad_token': '<pad>'}); model.resize_token_embeddings(len(tokenizer))"
     )
 

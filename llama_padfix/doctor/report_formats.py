@@ -41,9 +41,10 @@ def summarize(document: JsonObject) -> str:
 
 
 def describe_sample(sample: JsonObject) -> str:
-    """Return "looked at 64 of 380 rows (train batch)"."""
+    """Return "looked at 64 of 380 rows (train batch)", with the reason where none was drawn."""
     total = "a stream of" if sample["total"] is None else sample["total"]
-    return printable(f"looked at {sample['seen']} of {total} rows ({sample['source']})")
+    why = f": {sample['not_drawn']}" if sample.get("not_drawn") else ""
+    return printable(f"looked at {sample['seen']} of {total} rows ({sample['source']}){why}")
 
 
 def as_text(document: JsonObject) -> str:

@@ -50,12 +50,13 @@ class RowFacts:
 
 @dataclass(frozen=True)
 class SampleFacts:
-    """Which rows were read: `seen` of `total` (None for a stream), and the columns that a row had."""
+    """Which rows were read: `seen` of `total` (None for a stream), the columns of a row, and why none was drawn."""
 
     source: str
     seen: int
     total: int | None
     columns: tuple[str, ...] = ()
+    not_drawn: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,9 @@ class DataFacts:
 
     cut: int = 0
     """Rows that lost turns to `max_length`."""
+
+    split: int = 0
+    """How many are texts that the encoder splits into several rows."""
 
     too_long: int = 0
     """Rows in which no turn fits `max_length`."""

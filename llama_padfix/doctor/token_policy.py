@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +16,8 @@ _LLAMA_STOP_TOKENS = (TEXT_END_TOKEN, "<|eom_id|>", "<|eot_id|>")  # `stop_token
 _RIGHT_PAD_TOKEN = "<|finetune_right_pad_id|>"
 # What other families pad with, the dedicated tokens first; <unk> is what Llama 2 and Mistral recipes use.
 _FAMILY_PAD_TOKENS = ("<pad>", "[PAD]", "<|pad|>", "<|PAD_TOKEN|>", "<|vision_pad|>", "<|endoftext|>", "<unk>")
+# The letters of a name that says padding and nothing else, in whatever brackets and bars: `<｜▁pad▁｜>` of DeepSeek.
+_PAD_NAMES = frozenset({"pad", "padtoken", "padding", "paddingtoken", "padid", "rightpad", "finetunerightpad"})
 
 
 @dataclass(frozen=True)
@@ -73,31 +77,50 @@ def choose_pad_token(facts: Facts) -> PadChoice | None:
     """Return the pad token by policy, the first that fits, or None when the vocabulary offers none.
 
     In order: the one that was requested; a sound one that is already set; `<|end_of_text|>` where it is not what the
-    model must learn; `<|finetune_right_pad_id|>`; a reserved special token; what the family uses; one that is set
-    and stands in text besides. Never a new token, so the embedding keeps its size.
+    model must learn; `<|finetune_right_pad_id|>`; a reserved special token; one that is named a padding token
+    (`<｜▁pad▁｜>`); what the family uses; one that is set and stands in text besides. Never a new token, so the
+    embedding keeps its size.
     """
-    requested, current = facts.requested_pad_token, facts.pad_token
+    for token, why in _list_candidates(facts):
+        if _find_fault(facts, token) is None:
+            return PadChoice(token, facts.vocabulary[token], why)
+    current, fault = facts.pad_token, find_pad_fault(facts)
+    if facts.requested_pad_token is None and current is not None and fault is not None and fault.kind == "in text":
+        return PadChoice(current, facts.vocabulary[current], "already set, and the vocabulary offers nothing better")
+    return None
+
+
+def explain_candidates(facts: Facts) -> tuple[str, ...]:
+    """Return why each candidate of the policy that the vocabulary holds is none, in the policy's order."""
+    named = dict.fromkeys(token for token, _ in _list_candidates(facts) if token in facts.vocabulary)
+    return tuple(fault.message for token in named if (fault := _find_fault(facts, token)) is not None)
+
+
+def _list_candidates(facts: Facts) -> list[tuple[str, str]]:
+    """Return the tokens that the policy looks at, in its order, each with the reason for it."""
+    if facts.requested_pad_token is not None:
+        return [(facts.requested_pad_token, "asked for by pad_token=")]
     stop_token = facts.template.stop_token if facts.template is not None else None
     reserved = sorted((i, token) for token, i in facts.special_ids.items() if "reserved_special_token" in token)
-    candidates: list[tuple[str | None, str]] = [
-        (current, "already set, and sound"),
+    spelled = sorted((i, token) for token, i in facts.special_ids.items() if _is_pad_name(token))
+    spelled = [(i, token) for i, token in spelled if token not in _FAMILY_PAD_TOKENS]
+    return [
+        *([(facts.pad_token, "already set, and sound")] if facts.pad_token is not None else []),
         (
             TEXT_END_TOKEN,
             f"ends a text and never a turn (that is {stop_token or facts.eos_token}), so nothing to learn is hidden",
         ),
         (_RIGHT_PAD_TOKEN, "Llama's own padding token, already in the vocabulary"),
         *((token, "a reserved special token that nothing else uses") for _, token in reserved[:1]),
+        *((token, "the vocabulary's own padding token") for _, token in spelled),
         *((token, "what this family of models pads with") for token in _FAMILY_PAD_TOKENS),
     ]
-    if requested is not None:
-        candidates = [(requested, "asked for by pad_token=")]
-    for token, why in candidates:
-        if token is not None and _find_fault(facts, token) is None:
-            return PadChoice(token, facts.vocabulary[token], why)
-    fault = find_pad_fault(facts)
-    if requested is None and current is not None and fault is not None and fault.kind == "in text":
-        return PadChoice(current, facts.vocabulary[current], "already set, and the vocabulary offers nothing better")
-    return None
+
+
+def _is_pad_name(token: str) -> bool:
+    """Return True for a name that says padding and nothing else, whatever its brackets are made of."""
+    letters = re.sub(r"[\W_\u2581]", "", unicodedata.normalize("NFKC", token).lower())
+    return letters.rstrip("0123456789") in _PAD_NAMES
 
 
 def change_pad_token(facts: Facts, code: str = "") -> tuple[Change, ...]:

@@ -16,7 +16,7 @@ from llama_padfix.tokens.control import find_rewritable
 
 if TYPE_CHECKING:
     from llama_padfix.chat.render import ChatTemplate, Rendered
-    from llama_padfix.core.types import Messages, TokenizerLike, Tool
+    from llama_padfix.core.types import Message, Messages, TokenizerLike, Tool
     from llama_padfix.encoding.settings import EncodeSettings
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # the names in transformers and templates
@@ -126,6 +126,8 @@ def collect_row_notes(
         found["disagreeing"] = ""
     for index in trained:
         message = messages[index]
+        if _is_empty(message):
+            found.setdefault("empty", f"message {index}")
         thoughts = [message[name] for name in _REASONING if isinstance(message.get(name), str)]
         if any(thought.strip() and thought.strip() not in rendered.text for thought in thoughts):
             found.setdefault("unreasoned", f"message {index}")
@@ -135,6 +137,14 @@ def collect_row_notes(
             if isinstance(arguments, str) and arguments.lstrip().startswith("{") and _is_quoted(arguments, rendered):
                 found.setdefault("quoted", f"message {index}")
     return found
+
+
+def _is_empty(message: Message) -> bool:
+    """Return True for a message without text, reasoning and calls."""
+    content = message.get("content") or ""
+    texts = [part["text"] for part in content] if isinstance(content, list) else [content]
+    texts += [message[name] for name in _REASONING if isinstance(message.get(name), str)]
+    return not message.get("tool_calls") and not any(text.strip() for text in texts)
 
 
 def _name_tokens(rendered: Rendered, spelled: Collection[tuple[int, int]]) -> str:

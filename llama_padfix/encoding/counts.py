@@ -22,6 +22,7 @@ _KINDS = {
     "unreasoned": "whose reasoning the template leaves out of a trained turn",
     "quoted": "whose tool arguments are JSON text that the template quotes again",
     "lossy": "of which the template loses a part (a tool call, text, or text parts)",
+    "empty": "with an empty answer, which trains its end alone",
 }
 
 
@@ -49,13 +50,13 @@ class CountedRow:
 class Counts:
     """What became of the rows that went into an encoder; `kept` plus every kind of loss equals `rows`.
 
-    A row that is kept may be counted in several of the fields from `cut` to `lossy`.
+    A row that is kept may be counted in several of the fields from `cut` to `empty`.
     """
 
     rows: int = 0
     kept: int = 0
     dropped_untrained: int = 0
-    """Rows without a trained token."""
+    """Rows without a trained token: nobody answers, or no answer is to be trained."""
     dropped_too_long: int = 0
     """Rows of which no trained turn fits into `max_length`."""
     dropped_invalid: int = 0
@@ -82,6 +83,8 @@ class Counts:
     """The template writes arguments that are JSON text as a JSON string."""
     lossy: int = 0
     """The template loses something else: a tool call, a message's text, parts written as Python code."""
+    empty: int = 0
+    """A trained message holds neither text nor a call, so that its stop token alone is trained."""
     tokens: int = 0
     """Of the kept rows."""
     trained_tokens: int = 0

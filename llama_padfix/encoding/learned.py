@@ -99,7 +99,7 @@ class Learned:
             if not self.tried_batch and len(rows.numbers) >= _FEW:
                 self.tried_batch = True
                 template = self.row_encoder.chats.find_template()  # the row encoder raises for a row that needs one
-                if template is not None:
+                if template is not None and not template.continues:
                     train_on = self.row_encoder.settings.train_on
                     self.batch_encoder = make_batch_encoder(template, self._encode_texts, train_on)
             if self.batch_encoder is not None:

@@ -11,10 +11,14 @@ if TYPE_CHECKING:
     from llama_padfix.encoding.settings import TrainOn
 
 
+class UntrainedError(PadfixError):
+    """A conversation in which no message is to be trained: it can be read, and there is nothing to learn from it."""
+
+
 def choose_turns(messages: Messages, train_on: TrainOn, trained_from: int = 0) -> tuple[list[MessageDict], list[int]]:
     """Return the messages without the keys `train` and `weight`, and the indices of the trained ones.
 
-    Raises `PadfixError` where no message is left to train on.
+    Raises `UntrainedError` where no message is left to train on.
     """
     candidates = [at for at, message in enumerate(messages) if message["role"] == "assistant" and at >= trained_from]
     trained = [at for at in candidates if _counts(messages[at], at)]
@@ -24,7 +28,7 @@ def choose_turns(messages: Messages, train_on: TrainOn, trained_from: int = 0) -
     elif train_on == "last":
         trained = [at for at in trained if at == candidates[-1]]
     if not trained:
-        raise PadfixError(
+        raise UntrainedError(
             "there is no assistant message to train on"
             + (" (train_on, `train` and `weight` leave none)" if candidates else "")
             + ". Add the answer, or drop such rows: on_error='drop'"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.template_profile import observe_template
+from llama_padfix.chat.profile.template_profile import observe_template
 from llama_padfix.tokens.control import TEXT_END_TOKEN, special_ids
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class RenderedMarks:
     supplied: str
     """What the generation prompt writes behind the header, such as an opened `<think>`."""
     stops: tuple[str, ...]
-    """What ends an answer; the first ends the last one."""
+    """What ends an answer; the first one ends a last answer."""
     others: tuple[str, ...]
     """What opens a turn of another role."""
     starts: tuple[str, ...]
@@ -73,7 +73,10 @@ class RenderedMarks:
         """Return where an answer ends: behind its stop token, before another role's turn, or with the text."""
         ends = [at + len(stop) for stop in self.stops if (at := text.find(stop, start)) >= 0]
         ends += [at for other in self.others if (at := text.find(other, start)) >= 0]
-        return min(ends, default=len(text))
+        end = min(ends, default=len(text))
+        while closing := next((stop for stop in self.stops if text.startswith(stop, end)), None):
+            end += len(closing)  # several tokens may close a turn
+        return end
 
 
 def observe_marks(tokenizer: TokenizerLike, template_kwargs: Mapping[str, object]) -> RenderedMarks | None:
@@ -86,7 +89,8 @@ def observe_marks(tokenizer: TokenizerLike, template_kwargs: Mapping[str, object
         return None
     supplied = profile.prompt.removeprefix(header) if profile.prompt.startswith(header) else ""
     specials = special_ids(tokenizer)
-    ends = [profile.stop_token, *(token for token in ("<|eom_id|>", TEXT_END_TOKEN) if token in specials)]
+    ends = [profile.stop_token, tokenizer.eos_token or profile.stop_token]
+    ends += [token for token in ("<|eom_id|>", TEXT_END_TOKEN) if token in specials]
     others = [text.strip() for role, text in profile.role_headers.items() if role != "assistant" and text.strip()]
     # A system prompt of the template's own follows the header of its role.
     openers = [*others, *(token for token in specials if any(text.startswith(token) for text in others))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -77,9 +78,10 @@ class RowEncoder:
         assert found.texts is not None and found.messages is not None  # the row needs no template
         separator = "\n\n" if found.shape == "alpaca" else ""
         row = self._texts.encode_completion(*found.texts, separator, self.settings.train_on)
-        if row is not None:
-            choose_turns(found.messages, self.settings.train_on, found.trained_from)  # a callable may choose none
-        return row
+        if row is None:
+            return None
+        choose_turns(found.messages, self.settings.train_on, found.trained_from)  # a callable may choose none
+        return row if found.texts[1].strip() else replace(row, notes={**row.notes, "empty": "its completion"})
 
     def _attempt(self, name: str, read: Callable[[], _T]) -> _T | PadfixError:
         """Return what `read` returns; its error with `on_error="drop"`, else raise that with the row's name."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.template_profile import observe_template
+from llama_padfix.chat.profile.template_profile import observe_template
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.core.text import require_unicode
 from llama_padfix.encoding.encoded_rows import EncodedRow, label_tokens

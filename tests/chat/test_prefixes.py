@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from llama_padfix.chat.profile.template_profile import TemplateProfile, observe_template
 from llama_padfix.chat.render import Refusal, Rendered
 from llama_padfix.chat.spans.spans import AssistantSpan, _check_authors
-from llama_padfix.chat.template_profile import TemplateProfile, observe_template
 from llama_padfix.chat.trace import Trace
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import PadfixError

@@ -233,13 +233,16 @@ def test_what_is_read_once_is_told_from_what_is_not(tmp_path: Path) -> None:
     assert find_read_once(IterableDataset.from_generator(lambda: once)) == "list_iterator"
     with (tmp_path / "rows.jsonl").open() as file:
         assert find_read_once(FromGenerator(file)) == "TextIOWrapper"
+        assert find_read_once(FromGenerator(file), seeks=True) is None
     assert find_read_once(FromGenerator(io.StringIO("a"))) == "StringIO"
+    for ending in (itertools.count(), itertools.cycle([1]), itertools.repeat(1, 2)):  # their place cannot be put back
+        assert find_read_once(FromGenerator(ending)) == type(ending).__name__
     again = [
         IterableDataset.from_generator(lambda: iter([1])),
         IterableDataset.from_generator(lambda: iter([{"a": 1}])).shuffle(seed=1).map(lambda row: row).take(3),
         Dataset.from_list([{"a": 1}]).to_iterable_dataset(num_shards=1),
         Counting([{"a": 1}]),
-        FromGenerator(itertools.count()),
+        FromGenerator(itertools.repeat(1)),
     ]
     assert [find_read_once(dataset) for dataset in again] == [None] * len(again)
 

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from llama_padfix import PadfixError
-from llama_padfix.chat.template_profile import TemplateProfile, observe_template
+from llama_padfix.chat.profile.template_profile import TemplateProfile, observe_template
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.tokens.control import find_control_text, special_ids
 from tests.conftest import ALL, INSTRUCT, fresh_tokenizer

@@ -45,7 +45,8 @@ def test_the_dict_is_versioned_and_complete() -> None:
     assert document["schema"] == render.SCHEMA == 1
     assert document["tool"] == {"name": "llama-padfix", "version": llama_padfix.__version__}
     assert document["summary"] == {"error": 1, "warning": 0, "note": 1}
-    assert document["samples"][0] == {"source": "dataset", "seen": 64, "total": 380, "columns": ["input_ids"]}
+    read = {"source": "dataset", "seen": 64, "total": 380, "columns": ["input_ids"]}
+    assert document["samples"][0] == {**read, "not_drawn": None}
     assert document["passed"] == ["C001"] and document["skipped"]["D001"] == "no model to look at"
     finding = document["findings"][0]
     assert {"code", "name", "severity", "message", "where", "rows", "seen", "count"} <= set(finding)

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from llama_padfix.chat.template_profile import TemplateProfile
+from llama_padfix.chat.profile.template_profile import TemplateProfile
 from llama_padfix.doctor.facts import Facts, ModelFacts
 from llama_padfix.doctor.token_policy import (
     change_pad_token,
     choose_pad_token,
+    explain_candidates,
     find_pad_fault,
     learned_stop_ids,
     stop_ids,
@@ -69,6 +70,30 @@ def test_the_first_that_fits() -> None:
     other = replace(BASE, vocabulary={"</s>": 2, "<unk>": 0}, special_ids={"</s>": 2, "<unk>": 0}, eos_token="</s>")
     assert chosen(replace(other, eos_token_id=2)) == "<unk>"
     assert chosen(replace(other, eos_token_id=2, vocabulary={"</s>": 2}, special_ids={"</s>": 2})) is None
+
+
+@pytest.mark.parametrize("token", ["<｜▁pad▁｜>", "<PAD>", "<|padding|>", "[pad_token]", "<|PAD_TOKEN_0|>", "‹pad›"])
+def test_a_token_that_is_named_padding_is_found_in_any_script(token: str) -> None:
+    bare = replace(BASE, vocabulary={"a": 0, "<|end_of_text|>": 11}, special_ids={"<|end_of_text|>": 11})
+    assert chosen(bare) is None
+    assert chosen(with_token(bare, token, 2)) == token
+    assert chosen(replace(bare, vocabulary={**bare.vocabulary, token: 2})) is None, "an ordinary piece is text"
+
+
+@pytest.mark.parametrize("token", ["<|image_pad|>", "<|launchpad|>", "<｜end▁of▁sentence｜>", "<notepad>"])
+def test_a_token_of_another_meaning_is_no_padding(token: str) -> None:
+    bare = replace(BASE, vocabulary={"a": 0, "<|end_of_text|>": 11}, special_ids={"<|end_of_text|>": 11})
+    assert chosen(with_token(bare, token, 2)) is None
+
+
+def test_the_candidates_that_are_none_are_explained() -> None:
+    bare = replace(BASE, vocabulary={"a": 0, "<|end_of_text|>": 11, "<pad>": 99}, special_ids={"<|end_of_text|>": 11})
+    bare = replace(bare, model=ModelFacts(embedding_rows=16))
+    assert chosen(bare) is None
+    assert explain_candidates(bare) == (
+        "'<|end_of_text|>' (11) is what the model must learn to produce, to stop",
+        "'<pad>' has id 99, and the embedding has 16 rows",
+    )
 
 
 def test_the_reason_names_the_token_that_stays_learned() -> None:

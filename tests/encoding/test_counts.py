@@ -113,6 +113,28 @@ def test_a_generation_tag_that_marks_something_else_is_counted(
     assert said == bool(disagreeing) == ("disagreeing: a row" in encoder.counts.name_rows())
 
 
+@pytest.mark.parametrize("empty", ["", " \n", [{"type": "text", "text": ""}]])
+def test_an_empty_answer_is_counted_and_named(empty: Any) -> None:
+    encoder, nothing = ChatEncoder(shared("3.1-instruct")), {"role": "assistant", "content": empty}
+    _, counts = encoder.encode_rows([QUESTION, [*QUESTION, QUESTION[0], nothing], QUESTION])
+    assert (counts.kept, counts.empty, counts.remarkable) == (3, 1, True)
+    assert "empty: row 1 (message 3)" in counts.name_rows()
+    assert "1 with an empty answer, which trains its end alone" in str(counts)
+
+
+def test_an_answer_that_only_calls_or_thinks_or_is_not_trained_is_not_empty() -> None:
+    encoder, nothing = ChatEncoder(shared("3.1-instruct")), {"role": "assistant", "content": ""}
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
+    for row in (
+        [QUESTION[0], {**nothing, "tool_calls": [call]}],
+        [QUESTION[0], {**nothing, "reasoning_content": "Two."}],
+        [QUESTION[0], {**nothing, "train": False}, *QUESTION],
+        {"prompt": [QUESTION[0], nothing, QUESTION[0]], "completion": "4"},
+    ):
+        encoder.encode_rows([row])
+    assert encoder.counts.empty == 0
+
+
 def test_reasoning_that_the_template_leaves_out_is_counted() -> None:
     encoder = ChatEncoder(shared("3.1-instruct"))
     encoder([QUESTION[0], QUESTION[1] | {"reasoning_content": "Two and two."}])

@@ -122,7 +122,6 @@ def test_counts_add_up_on_every_kind_of_row_at_once() -> None:
 
 BAD_ROWS: dict[str, Any] = {
     "an empty conversation": {"messages": []},
-    "no assistant turn": {"messages": QUESTION[:1]},
     "null content": {"messages": [QUESTION[0], {"role": "assistant", "content": None}]},
     "content that is a number": {"messages": [QUESTION[0], {"role": "assistant", "content": 4}]},
     "no list at all": {"messages": 7},
@@ -157,6 +156,15 @@ def test_a_row_that_cannot_be_read_is_dropped_and_counted_by_choice(kind: str) -
     assert len(columns["input_ids"]) == counts.kept == 2
     assert counts.dropped_invalid == 1
     assert columns["input_ids"][0] == columns["input_ids"][1]
+
+
+@pytest.mark.parametrize("row", [QUESTION[:1], [QUESTION[0], QUESTION[1] | {"weight": 0}]])
+def test_a_row_without_an_answer_is_untrained_and_not_invalid(row: Any) -> None:
+    with pytest.raises(PadfixError, match=r"^row 12: there is no assistant message to train on"):
+        ChatEncoder(shared("3.1-instruct")).encode_rows([QUESTION, row], 11)
+    _, counts = ChatEncoder(shared("3.1-instruct"), on_error="drop").encode_rows([QUESTION, row, QUESTION])
+    assert (counts.kept, counts.dropped_untrained, counts.dropped_invalid) == (2, 1, 0)
+    assert counts.name_rows()[0].startswith("dropped_untrained: row 1 (there is no assistant message to train on")
 
 
 def test_a_row_whose_tokens_cannot_be_placed_is_named_or_dropped_alone() -> None:

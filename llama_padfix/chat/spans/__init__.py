@@ -1,6 +1,7 @@
 """Turns by who wrote each character of a rendered conversation.
 
-`by_origin` is the strategy that `turns` tries second. `spans` finds each message's parts in the traced text, `rules`
-where a part's turn begins and ends, `silent` the turn of a message without characters, `spelled` the control tokens
-that a message only spells. Start: `by_origin.find_by_origin`.
+`by_origin` is the strategy that `turns` tries second. `spans` finds each message's parts in the traced text: `parts`
+holds what is known of one, `start_rules` and `end_rules` find where its turn begins and ends, `results` an answer of a
+tool inside the turn, `silent` the turn of a message without characters, `lost` who wrote text of lost origin, and
+`spelled` the control tokens that a message only spells. Start: `by_origin.find_by_origin`.
 """

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.render import Refusal, Rendered, RenderRequest, Turn, refuse
-from llama_padfix.chat.spans.rules import TracedConversation
+from llama_padfix.chat.spans.lost import place_lost
+from llama_padfix.chat.spans.parts import TracedConversation
 from llama_padfix.chat.spans.spans import find_spans
 from llama_padfix.chat.spans.spelled import find_spelled
 from llama_padfix.chat.trace import Trace, count_equal, read_trace
@@ -35,15 +36,21 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
         except Exception:  # a template may refuse a part of a conversation
             return None
 
-    whole = follow(len(messages), False)
+    def render(count: int, prompt: bool, blank_message: int | None = None) -> Trace | None:
+        trace = follow(count, prompt, blank_message)
+        return None if trace is None else place_lost(trace, messages, follow)
+
+    whole = render(len(messages), False)
     if whole is None:
         return refuse(first, Refusal.UNTRACED)
+    if template.continues and whole.text.startswith(text):
+        whole = whole.cut(len(text))
     if whole.text != text:
         return refuse(first, Refusal.UNTRACED, text, count_equal(whole.text, text))
     spelled = find_spelled(template, messages, tools, whole, request.rewritten)
     if isinstance(spelled, int):
         return refuse(first, Refusal.REWRITTEN, text, spelled)
-    conversation = TracedConversation(whole, template.profile, request.assistant_indices, follow)
+    conversation = TracedConversation(whole, template.profile, request.assistant_indices, render)
     spans = find_spans(conversation, request.trained_indices)
     for span in spans:
         if span.refusal is not None:

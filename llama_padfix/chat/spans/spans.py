@@ -1,9 +1,9 @@
 """Where each assistant turn begins and ends in a traced conversation.
 
 A turn begins where the generation prompt ends and ends with its stop token. Both are looked for among the
-characters that the template wrote, in the gap beside the characters of that message (`rules`). The exact rule
-asks the template itself: the conversation up to the turn, rendered with a generation prompt, ends where the turn
-begins.
+characters that the template wrote, in the gap beside the characters of that message (`start_rules`, `end_rules`).
+The exact rule asks the template itself: the conversation up to the turn, rendered with a generation prompt, ends where
+the turn begins.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from llama_padfix.chat.render import Refusal
-from llama_padfix.chat.spans.rules import Part, TracedConversation, find_end, find_resumed, find_start
+from llama_padfix.chat.spans.end_rules import find_end
+from llama_padfix.chat.spans.parts import Part, TracedConversation
+from llama_padfix.chat.spans.results import find_result_block
 from llama_padfix.chat.spans.silent import find_silent_turn
+from llama_padfix.chat.spans.start_rules import find_resumed, find_start
 from llama_padfix.chat.trace import Trace, pair_in_order
 from llama_padfix.tokens.control import find_control_text
 
@@ -74,7 +77,8 @@ def _find_message(conversation: TracedConversation, index: int) -> list[Assistan
     spans: list[AssistantSpan] = []
     for first, last in segments:
         seen = 1 + max((origin for _, _, origin in whole.content_spans[:first]), default=0) if spans else index
-        part = Part(conversation, index, first, last, seen)
+        last, result = find_result_block(conversation, first, last)
+        part = Part(conversation, index, first, last, seen, result)
         start = find_resumed(part) if spans else find_start(part)
         if start is None:
             refusal = Refusal.HEADLESS if index else Refusal.FIRST
@@ -83,6 +87,8 @@ def _find_message(conversation: TracedConversation, index: int) -> list[Assistan
         if stopped:
             return [AssistantSpan(index, start + stopped[0][0], refusal=Refusal.STOPPED)]
         end, stops = find_end(part)
+        if not stops and whole.is_lost(last + 1):
+            return [AssistantSpan(index, whole.content_spans[last + 1][0], refusal=Refusal.LOST)]
         spans.append(AssistantSpan(index, start, end, stops))
     return spans
 

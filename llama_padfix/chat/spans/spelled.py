@@ -47,8 +47,6 @@ def find_spelled(
                     continue
             elif LOST in origins and not any(content in _text_of(part) for part in _foreign_parts(messages, tools)):
                 continue
-        elif scaffold.strip("\0"):
-            return start  # half of it is the template's
         if spelled and start < spelled[-1][1]:  # inside one that is made of more text
             start, end = spelled[-1][0], max(end, spelled.pop()[1])
         spelled.append((start, end))

@@ -1,4 +1,11 @@
-"""BOS001: the chat template and the tokenizer both write a BOS."""
+"""BOS001: the chat template and the tokenizer both write a BOS.
+
+A script that renders first and tokenizes later gets two BOS: `tokenizer(apply_chat_template(..., tokenize=False))`
+starts with `128000 128000`. So do TRL's `text` and `prompt`/`completion` paths, without a warning. The model is then
+trained on a beginning that inference never has. `add_bos_token` reads False all the same, and setting it does nothing
+in transformers 4.x: the tokenizer's post-processor decides. The change edits that, and is saved with tokenizer.json.
+The library's encoder still gives plain text one BOS.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -21,13 +28,7 @@ CHECK = Check(
     severity="error",
     needs=("tokenizer", "template"),
     traps=(5, 33),
-    explanation="""\
-A script that renders first and tokenizes later gets two BOS: `tokenizer(apply_chat_template(..., tokenize=False))`
-starts with `128000 128000`. So do TRL's `text` and `prompt`/`completion` paths, without a warning. The model is then
-trained on a beginning that inference never has. `add_bos_token` reads False all the same, and setting it does nothing
-in transformers 4.x: the tokenizer's post-processor decides. The change edits that, and is saved with tokenizer.json.
-The library's encoder still gives plain text one BOS.
-""",
+    doc=__doc__,
     bad='tokenizer(tokenizer.apply_chat_template(messages, tokenize=False))["input_ids"][:2]  # [128000, 128000]',
     good="prepare(tokenizer)  # the template's BOS stays, the automatic one goes",
     find=_find,

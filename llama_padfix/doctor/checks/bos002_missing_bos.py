@@ -1,4 +1,8 @@
-"""BOS002: plain text gets no BOS although the family has one."""
+"""BOS002: plain text gets no BOS although the family has one.
+
+The first tokenizer.json of Llama 3 added no BOS to plain text, although the model was pre-trained with one before
+every document. The library's encoder adds one to every plain text. The tokenizer is changed on request only.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -16,10 +20,7 @@ CHECK = Check(
     severity="note",
     needs=("tokenizer",),
     traps=(6,),
-    explanation="""\
-The first tokenizer.json of Llama 3 added no BOS to plain text, although the model was pre-trained with one before
-every document. The library's encoder adds one to every plain text. The tokenizer is changed on request only.
-""",
+    doc=__doc__,
     bad='tokenizer("Once upon a time")["input_ids"][0]  # not 128000',
     good="patch_tokenizer(tokenizer, add_bos=True)",
     find=_find,

@@ -1,4 +1,10 @@
-"""BOS003: rows in which a BOS follows a BOS."""
+"""BOS003: rows in which a BOS follows a BOS.
+
+The chat template wrote a BOS and encoding added another. TRL's `text` path does that to rendered chats, and so does
+`tokenizer(apply_chat_template(..., tokenize=False))`, without a warning. The model is trained on a beginning that
+inference never has. `dedupe_bos` repairs encoded rows, with their labels and masks; encoding the messages again does
+too.
+"""
 
 from llama_padfix.doctor.check_helpers import pad_ids, real_part
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
@@ -24,12 +30,7 @@ CHECK = Check(
     needs=("rows", "tokenizer"),
     message="{rows} of {seen} rows ({where}) have a BOS after a BOS, {count} times in all.",
     traps=(5,),
-    explanation="""\
-The chat template wrote a BOS and encoding added another. TRL's `text` path does that to rendered chats, and so does
-`tokenizer(apply_chat_template(..., tokenize=False))`, without a warning. The model is trained on a beginning that
-inference never has. `dedupe_bos` repairs encoded rows, with their labels and masks; encoding the messages again does
-too.
-""",
+    doc=__doc__,
     bad="input_ids = [128000, 128000, 128006, ...]",
     good="prepared.encode(dataset)  # or dedupe_bos(row, tokenizer) for rows that are encoded already",
     inspect=_inspect,

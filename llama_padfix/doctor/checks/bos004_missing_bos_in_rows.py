@@ -1,4 +1,8 @@
-"""BOS004: rows that do not begin with the BOS that the family has."""
+"""BOS004: rows that do not begin with the BOS that the family has.
+
+Llama was pre-trained with a BOS before every document. The first tokenizer.json of Llama 3 adds none to plain text,
+nor does `tokenizer(text, add_special_tokens=False)`. Blocks cut out of a long text have none either, as in training.
+"""
 
 from llama_padfix.doctor.check_helpers import real_span
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
@@ -23,10 +27,7 @@ CHECK = Check(
     needs=("rows", "tokenizer"),
     message="{rows} of {seen} rows ({where}) hold no BOS, although the tokenizer has one.",
     traps=(6,),
-    explanation="""\
-Llama was pre-trained with a BOS before every document. The first tokenizer.json of Llama 3 adds none to plain text,
-nor does `tokenizer(text, add_special_tokens=False)`. Blocks cut out of a long text have none either, as in training.
-""",
+    doc=__doc__,
     bad='tokenizer(text, add_special_tokens=False)["input_ids"][0]  # not 128000',
     good="prepared.encode(dataset)  # exactly one BOS before every row",
     inspect=_inspect,

@@ -1,4 +1,10 @@
-"""BOS005: add_bos_token or add_eos_token disagrees with what encoding does."""
+"""BOS005: add_bos_token or add_eos_token disagrees with what encoding does.
+
+Some tokenizer classes read `add_bos_token` and `add_eos_token`, and others ignore them. The class that loads Llama 3
+ignores them: there the post-processor in tokenizer.json decides. A folder with `add_eos_token: true` may get no EOS,
+and another version may drop the BOS. The change sets the attribute to what encoding does, so that every version gives
+the same ids. `patch_tokenizer(tokenizer, add_bos=True)` changes what encoding does.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -28,12 +34,7 @@ CHECK = Check(
     severity="warning",
     needs=("tokenizer", "folder"),
     traps=(33,),
-    explanation="""\
-Some tokenizer classes read `add_bos_token` and `add_eos_token`, and others ignore them. The class that loads Llama 3
-ignores them: there the post-processor in tokenizer.json decides. A folder with `add_eos_token: true` may get no EOS,
-and another version may drop the BOS. The change sets the attribute to what encoding does, so that every version gives
-the same ids. `patch_tokenizer(tokenizer, add_bos=True)` changes what encoding does.
-""",
+    doc=__doc__,
     bad='tokenizer_config.json: "add_bos_token": false  # and ids still begin with 128000',
     good="prepare(tokenizer)  # found by encoding, set in the post-processor",
     find=_find,

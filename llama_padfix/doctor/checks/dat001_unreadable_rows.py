@@ -1,4 +1,9 @@
-"""DAT001: rows that cannot be read."""
+"""DAT001: rows that cannot be read.
+
+The row has no known shape, a role that no template knows, or content that is not text. Other tools write `human` and
+`gpt` into the header unchanged, and mask turns of unknown roles silently. The library maps ShareGPT's roles, and
+raises an error for the rest that names the row and the value.
+"""
 
 from llama_padfix.doctor.check_helpers import found_in_data
 from llama_padfix.doctor.findings import Check, Facts, Findings
@@ -18,11 +23,7 @@ CHECK = Check(
     severity="error",
     needs=("data",),
     traps=(21,),
-    explanation="""\
-The row has no known shape, a role that no template knows, or content that is not text. Other tools write `human` and
-`gpt` into the header unchanged, and mask turns of unknown roles silently. The library maps ShareGPT's roles, and
-raises an error for the rest that names the row and the value.
-""",
+    doc=__doc__,
     bad='{"conversations": [{"from": "narrator", "value": "Once upon a time"}]}',
     good='{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}',
     find=_find,

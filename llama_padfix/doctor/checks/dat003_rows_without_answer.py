@@ -1,4 +1,8 @@
-"""DAT003: rows without an answer to train on."""
+"""DAT003: rows without an answer to train on.
+
+A row without an assistant turn has nothing to train: all its labels are -100. A batch of such rows has a loss of nan,
+logged as 0.0. The library's encoder refuses such a row by number, or drops it with on_error="drop".
+"""
 
 from llama_padfix.doctor.check_helpers import found_in_data
 from llama_padfix.doctor.findings import Check, Facts, Findings
@@ -21,10 +25,7 @@ CHECK = Check(
     severity="warning",
     needs=("data",),
     traps=(10, 21),
-    explanation="""\
-A row without an assistant turn has nothing to train: all its labels are -100. A batch of such rows has a loss of nan,
-logged as 0.0. The library's encoder refuses such a row by number, or drops it with on_error="drop".
-""",
+    doc=__doc__,
     bad='{"messages": [{"role": "user", "content": "Anybody there?"}]}',
     good='{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "Yes."}]}',
     find=_find,

@@ -1,4 +1,9 @@
-"""DAT005: text rows that begin with a written BOS, which encoding doubles."""
+"""DAT005: text rows that begin with a written BOS, which encoding doubles.
+
+A `text` column made with `apply_chat_template(..., tokenize=False)` begins with `<|begin_of_text|>`. TRL, and every
+script that tokenizes it, adds the BOS again: ids start with `128000 128000`, which inference never has. The library's
+encoder gives such rows one BOS. For other tools strip it from the text, or switch the automatic one off.
+"""
 
 from llama_padfix.doctor.check_helpers import found_in_data
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
@@ -21,11 +26,7 @@ CHECK = Check(
     severity="error",
     needs=("tokenizer", "data"),
     traps=(5,),
-    explanation="""\
-A `text` column made with `apply_chat_template(..., tokenize=False)` begins with `<|begin_of_text|>`. TRL, and every
-script that tokenizes it, adds the BOS again: ids start with `128000 128000`, which inference never has. The library's
-encoder gives such rows one BOS. For other tools strip it from the text, or switch the automatic one off.
-""",
+    doc=__doc__,
     bad='{"text": "<|begin_of_text|><|start_header_id|>user..."}  # and SFTTrainer(train_dataset=...)',
     good='dataset.map(lambda row: {"text": row["text"].removeprefix(tokenizer.bos_token)})',
     find=_find,

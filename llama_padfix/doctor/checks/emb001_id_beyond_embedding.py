@@ -1,4 +1,9 @@
-"""EMB001: the tokenizer has ids that the embedding has no row for."""
+"""EMB001: the tokenizer has ids that the embedding has no row for.
+
+`tokenizer.add_tokens(...)` without `model.resize_token_embeddings(...)` gives ids without a row: IndexError on a CPU,
+a device-side assert some steps later on a GPU. Padding needs no new token. `add_tokens(model, tokenizer, tokens)` of
+this library gives new tokens rows, and returns the configuration that trains them.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
 
@@ -21,11 +26,7 @@ CHECK = Check(
     severity="error",
     needs=("tokenizer", "model"),
     traps=(13,),
-    explanation="""\
-`tokenizer.add_tokens(...)` without `model.resize_token_embeddings(...)` gives ids without a row: IndexError on a CPU,
-a device-side assert some steps later on a GPU. Padding needs no new token. `add_tokens(model, tokenizer, tokens)` of
-this library gives new tokens rows, and returns the configuration that trains them.
-""",
+    doc=__doc__,
     bad='tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # id 128256, the embedding has 128256 rows',
     good="tokenizer = AutoTokenizer.from_pretrained(name); prepare(tokenizer, model)  # no new token",
     find=_find,

@@ -1,4 +1,9 @@
-"""EMB002: rows with an id that the embedding has no row for."""
+"""EMB002: rows with an id that the embedding has no row for.
+
+Tokens were added without `model.resize_token_embeddings(len(tokenizer))`, the rows were encoded by another tokenizer,
+or -100 got into `input_ids`. A CPU raises IndexError; a GPU raises a device-side assert some steps later, with a
+misleading traceback. Padding counts too, since the embedding looks it up.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
@@ -25,11 +30,7 @@ CHECK = Check(
     needs=("rows",),
     message="{rows} of {seen} rows ({where}) hold {count} ids that are negative or beyond the embedding: IndexError.",
     traps=(13,),
-    explanation="""\
-Tokens were added without `model.resize_token_embeddings(len(tokenizer))`, the rows were encoded by another tokenizer,
-or -100 got into `input_ids`. A CPU raises IndexError; a GPU raises a device-side assert some steps later, with a
-misleading traceback. Padding counts too, since the embedding looks it up.
-""",
+    doc=__doc__,
     bad="input_ids = [128000, 9906, 128256]  # the embedding has 128256 rows: 0 to 128255",
     good="model.resize_token_embeddings(len(tokenizer))  # or encode with the model's own tokenizer",
     inspect=_inspect,

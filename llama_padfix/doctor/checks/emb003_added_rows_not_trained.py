@@ -1,4 +1,11 @@
-"""EMB003: tokens were added, and their rows are not trained."""
+"""EMB003: tokens were added, and their rows are not trained.
+
+`resize_token_embeddings` gives every new token a row very near the mean of the others. LoRA trains no row of the
+embedding by default, so the new tokens stay alike. `trainable_token_indices` trains these rows alone (PEFT 0.15 and
+newer); `modules_to_save=["embed_tokens", "lm_head"]` trains and saves all. `add_tokens` of this library adds, resizes
+and returns the configuration; `train_rows` returns it for tokens that were added before. New rows are found by the
+checkpoint's config.json and their distance to the mean.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
 
@@ -33,13 +40,7 @@ CHECK = Check(
     severity="error",
     needs=("tokenizer", "model"),
     traps=(14,),
-    explanation="""\
-`resize_token_embeddings` gives every new token a row very near the mean of the others. LoRA trains no row of the
-embedding by default, so the new tokens stay alike. `trainable_token_indices` trains these rows alone (PEFT 0.15 and
-newer); `modules_to_save=["embed_tokens", "lm_head"]` trains and saves all. `add_tokens` of this library adds, resizes
-and returns the configuration; `train_rows` returns it for tokens that were added before. New rows are found by the
-checkpoint's config.json and their distance to the mean.
-""",
+    doc=__doc__,
     bad='tokenizer.add_tokens(["<tool>"]); LoraConfig(target_modules="all-linear")  # after resizing',
     good='added = add_tokens(model, tokenizer, ["<tool>"])  # then peft_config=added.lora',
     find=_find,

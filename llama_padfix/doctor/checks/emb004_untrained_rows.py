@@ -1,4 +1,11 @@
-"""EMB004: the template uses tokens whose rows were never trained."""
+"""EMB004: the template uses tokens whose rows were never trained.
+
+The base models of Llama 3 have rows near zero (such as 1e-23) for `<|eot_id|>`, `<|start_header_id|>`,
+`<|end_header_id|>` and the reserved tokens, in embedding and head. With a chat template such a model cannot read its
+headers, and gives the stop token a low probability after training (torchtune#2429: 0.05 where other tokens have 1.0).
+A row counts as untrained if it is shorter than a ten-thousandth of an ordinary row, or equals that of another control
+token. `mean_init_untrained` sets such rows to the mean of trained ones, and returns the LoRA configuration.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
 
@@ -36,13 +43,7 @@ CHECK = Check(
     severity="warning",
     needs=("tokenizer", "template", "model"),
     traps=(15,),
-    explanation="""\
-The base models of Llama 3 have rows near zero (such as 1e-23) for `<|eot_id|>`, `<|start_header_id|>`,
-`<|end_header_id|>` and the reserved tokens, in embedding and head. With a chat template such a model cannot read its
-headers, and gives the stop token a low probability after training (torchtune#2429: 0.05 where other tokens have 1.0).
-A row counts as untrained if it is shorter than a ten-thousandth of an ordinary row, or equals that of another control
-token. `mean_init_untrained` sets such rows to the mean of trained ones, and returns the LoRA configuration.
-""",
+    doc=__doc__,
     bad="model = AutoModelForCausalLM.from_pretrained('meta-llama/Meta-Llama-3-8B')  # and an Instruct chat template",
     good="done = mean_init_untrained(model, tokenizer, dataset)  # then peft_config=done.lora",
     find=_find,

@@ -1,4 +1,8 @@
-"""EMB005: an adapter that trains and saves the whole embedding."""
+"""EMB005: an adapter that trains and saves the whole embedding.
+
+`modules_to_save=["embed_tokens"]` saves the whole embedding with the adapter: 1 GiB in bfloat16 for 128256 rows of
+4096 numbers, and optimizer states. For a few new tokens `trainable_token_indices` saves their rows alone.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
 
@@ -18,10 +22,7 @@ CHECK = Check(
     severity="note",
     needs=("model",),
     traps=(14,),
-    explanation="""\
-`modules_to_save=["embed_tokens"]` saves the whole embedding with the adapter: 1 GiB in bfloat16 for 128256 rows of
-4096 numbers, and optimizer states. For a few new tokens `trainable_token_indices` saves their rows alone.
-""",
+    doc=__doc__,
     bad='LoraConfig(modules_to_save=["embed_tokens", "lm_head"])  # for two new tokens',
     good='LoraConfig(trainable_token_indices={"embed_tokens": [128256, 128257]})',
     find=_find,

@@ -1,4 +1,9 @@
-"""EMB006: an adapter trains one of two tied matrices."""
+"""EMB006: an adapter trains one of two tied matrices.
+
+Small models such as Llama 3.2 1B and 3B use one matrix as embedding and head (`tie_word_embeddings`).
+`modules_to_save=["embed_tokens"]` copies it for the embedding alone, so the model can read a new token and never
+produce it. After merging, the checkpoint holds two matrices under a config that loads one.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
 
@@ -23,11 +28,7 @@ CHECK = Check(
     severity="warning",
     needs=("model",),
     traps=(14,),
-    explanation="""\
-Small models such as Llama 3.2 1B and 3B use one matrix as embedding and head (`tie_word_embeddings`).
-`modules_to_save=["embed_tokens"]` copies it for the embedding alone, so the model can read a new token and never
-produce it. After merging, the checkpoint holds two matrices under a config that loads one.
-""",
+    doc=__doc__,
     bad='LoraConfig(modules_to_save=["embed_tokens"])  # with tie_word_embeddings=True',
     good='LoraConfig(modules_to_save=["embed_tokens"], ensure_weight_tying=True)',
     find=_find,

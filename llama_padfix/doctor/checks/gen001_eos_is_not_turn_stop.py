@@ -1,4 +1,9 @@
-"""GEN001: the tokenizer's EOS is not what ends a turn in the chat template."""
+"""GEN001: the tokenizer's EOS is not what ends a turn in the chat template.
+
+In early Llama 3 Instruct, and in every base model with a chat template, the EOS is `<|end_of_text|>` (128001) while a
+turn ends with `<|eot_id|>` (128009). Generation that stops at the tokenizer's EOS then never stops. What ends a turn
+is found by rendering the template.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -20,11 +25,7 @@ CHECK = Check(
     severity="error",
     needs=("tokenizer", "template"),
     traps=(3,),
-    explanation="""\
-In early Llama 3 Instruct, and in every base model with a chat template, the EOS is `<|end_of_text|>` (128001) while a
-turn ends with `<|eot_id|>` (128009). Generation that stops at the tokenizer's EOS then never stops. What ends a turn
-is found by rendering the template.
-""",
+    doc=__doc__,
     bad='tokenizer.eos_token  # "<|end_of_text|>" beside a template that ends turns with <|eot_id|>',
     good='tokenizer.eos_token = "<|eot_id|>"  # prepare(tokenizer) does it',
     find=_find,

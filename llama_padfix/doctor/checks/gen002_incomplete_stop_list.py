@@ -1,4 +1,10 @@
-"""GEN002: generation does not stop at every token that ends a turn or a text."""
+"""GEN002: generation does not stop at every token that ends a turn or a text.
+
+`generate` stops only at the ids in `generation_config.eos_token_id`. Without `<|eot_id|>` in that list, a chat model
+continues. The list must hold every id that ends a text or a turn: `<|end_of_text|>`, `<|eom_id|>` and `<|eot_id|>`
+where the vocabulary has them. Other tools read `model.config`. Its list may hold the tokenizer's EOS alone if the
+generation config is complete: the Trainer of transformers 4.56 to 5.17 writes that.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 from llama_padfix.doctor.token_policy import as_ids, stop_ids
@@ -36,12 +42,7 @@ CHECK = Check(
     severity="error",
     needs=("tokenizer", "model"),
     traps=(3,),
-    explanation="""\
-`generate` stops only at the ids in `generation_config.eos_token_id`. Without `<|eot_id|>` in that list, a chat model
-continues. The list must hold every id that ends a text or a turn: `<|end_of_text|>`, `<|eom_id|>` and `<|eot_id|>`
-where the vocabulary has them. Other tools read `model.config`. Its list may hold the tokenizer's EOS alone if the
-generation config is complete: the Trainer of transformers 4.56 to 5.17 writes that.
-""",
+    doc=__doc__,
     bad="model.generation_config.eos_token_id  # 128001",
     good="model.generation_config.eos_token_id = [128001, 128008, 128009]",
     find=_find,

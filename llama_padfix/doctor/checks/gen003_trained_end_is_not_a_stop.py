@@ -1,4 +1,9 @@
-"""GEN003: rows are trained to end with a token at which generation does not stop."""
+"""GEN003: rows are trained to end with a token at which generation does not stop.
+
+A base model tuned on chats keeps its stop list: `generation_config.eos_token_id` is 128001 although every trained
+answer ends with 128009. Generation then continues after that token. This check reads the rows, so it also covers
+chats that were rendered without a chat template.
+"""
 
 from llama_padfix.doctor.check_helpers import real_span
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
@@ -26,11 +31,7 @@ CHECK = Check(
     needs=("rows", "labels", "tokenizer", "model"),
     message="{rows} of {seen} rows ({where}) are trained to end with a token that is not in the model's stop list.",
     traps=(3,),
-    explanation="""\
-A base model tuned on chats keeps its stop list: `generation_config.eos_token_id` is 128001 although every trained
-answer ends with 128009. Generation then continues after that token. This check reads the rows, so it also covers
-chats that were rendered without a chat template.
-""",
+    doc=__doc__,
     bad="model.generation_config.eos_token_id  # 128001, and the rows end with 128009",
     good="prepare(tokenizer, model)  # or: model.generation_config.eos_token_id = [128001, 128008, 128009]",
     inspect=_inspect,

@@ -1,4 +1,9 @@
-"""GEN004: the generation config refuses to be saved."""
+"""GEN004: the generation config refuses to be saved.
+
+`save_pretrained` validates the generation config, and raises where settings contradict each other, such as
+temperature and do_sample=False. Loading and training raise nothing, so the first checkpoint fails. This check runs
+that validation.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
 
@@ -16,11 +21,7 @@ CHECK = Check(
     severity="error",
     needs=("model",),
     traps=(26,),
-    explanation="""\
-`save_pretrained` validates the generation config, and raises where settings contradict each other, such as
-temperature and do_sample=False. Loading and training raise nothing, so the first checkpoint fails. This check runs
-that validation.
-""",
+    doc=__doc__,
     bad="model.generation_config.temperature = 0.6; model.generation_config.do_sample = False",
     good="model.generation_config.do_sample = True",
     find=_find,

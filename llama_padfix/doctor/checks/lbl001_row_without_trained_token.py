@@ -1,4 +1,9 @@
-"""LBL001: a row whose labels are all -100."""
+"""LBL001: a row whose labels are all -100.
+
+A batch of such rows has a loss of 0/0 = nan, which the Trainer logs as 0.0 (`logging_nan_inf_filter`). In other
+batches they take time and memory, train nothing, and dilute the evaluation loss. Causes: truncation that removed the
+answer, templates without `{% generation %}`, response markers that are not found.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
@@ -15,11 +20,7 @@ CHECK = Check(
     needs=("rows", "labels"),
     message="{rows} of {seen} rows ({where}) have no trained token: every label is -100.",
     traps=(10,),
-    explanation="""\
-A batch of such rows has a loss of 0/0 = nan, which the Trainer logs as 0.0 (`logging_nan_inf_filter`). In other
-batches they take time and memory, train nothing, and dilute the evaluation loss. Causes: truncation that removed the
-answer, templates without `{% generation %}`, response markers that are not found.
-""",
+    doc=__doc__,
     bad="labels = [-100, -100, -100, -100]  # the answer was cut off at max_length",
     good="prepared.encode(dataset)  # such rows do not leave the encoder, and are counted",
     inspect=_inspect,

@@ -1,4 +1,9 @@
-"""LBL002: an assistant turn is trained, but not the token that ends it."""
+"""LBL002: an assistant turn is trained, but not the token that ends it.
+
+The loss covers the answer without the `<|eot_id|>` after it, so the model never learns to stop: it generates until
+`max_new_tokens`. Causes: a mask that ends one token too early, or a `{% generation %}` block that closes before the
+end token.
+"""
 
 from llama_padfix.doctor.check_helpers import pad_ids, turns_of
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
@@ -21,11 +26,7 @@ CHECK = Check(
     needs=("rows", "labels", "markers"),
     message="{rows} of {seen} rows ({where}) train an answer and not its stop token, {count} times.",
     traps=(2, 9),
-    explanation="""\
-The loss covers the answer without the `<|eot_id|>` after it, so the model never learns to stop: it generates until
-`max_new_tokens`. Causes: a mask that ends one token too early, or a `{% generation %}` block that closes before the
-end token.
-""",
+    doc=__doc__,
     bad="labels = [..., 791, 3363, -100]  # the -100 is <|eot_id|>",
     good="prepared.encode(dataset)  # every answer up to and including its stop token",
     inspect=_inspect,

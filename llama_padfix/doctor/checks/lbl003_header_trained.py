@@ -1,4 +1,8 @@
-"""LBL003: the header of an assistant turn is trained."""
+"""LBL003: the header of an assistant turn is trained.
+
+At inference the generation prompt gives the header (`<|start_header_id|>assistant<|end_header_id|>` and two line
+breaks), so the model never has to produce it. Training it lowers the loss. Such a model may answer itself.
+"""
 
 from llama_padfix.doctor.check_helpers import everything_is_trained, turns_of
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
@@ -21,10 +25,7 @@ CHECK = Check(
     needs=("rows", "labels", "markers"),
     message="{rows} of {seen} rows ({where}) train the headers of {count} assistant turns, in part or whole.",
     traps=(9, 12),
-    explanation="""\
-At inference the generation prompt gives the header (`<|start_header_id|>assistant<|end_header_id|>` and two line
-breaks), so the model never has to produce it. Training it lowers the loss. Such a model may answer itself.
-""",
+    doc=__doc__,
     bad="labels = [-100, ..., 128006, 78191, 128007, 271, 791, ...]",
     good="prepared.encode(dataset)  # or mask_labels(input_ids, find_markers(tokenizer))",
     inspect=_inspect,

@@ -1,4 +1,8 @@
-"""LBL004: rows of conversations in which everything is trained, the user's words too."""
+"""LBL004: rows of conversations in which everything is trained, the user's words too.
+
+The labels are the ids, so the model also learns to write the user's questions and the system prompt. TRL does that
+with `messages` by default, and every collator does it to rows without labels. Plain text is not reported.
+"""
 
 from llama_padfix.doctor.check_helpers import everything_is_trained, real_span, turns_of
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
@@ -20,10 +24,7 @@ CHECK = Check(
     needs=("rows", "labels", "markers"),
     message="{rows} of {seen} rows ({where}) train all of a conversation: {count} tokens of prompts and headers.",
     traps=(12,),
-    explanation="""\
-The labels are the ids, so the model also learns to write the user's questions and the system prompt. TRL does that
-with `messages` by default, and every collator does it to rows without labels. Plain text is not reported.
-""",
+    doc=__doc__,
     bad='row["labels"] = list(row["input_ids"])',
     good="prepared.encode(dataset)  # or SFTConfig(assistant_only_loss=True) with a template that marks its turns",
     inspect=_inspect,

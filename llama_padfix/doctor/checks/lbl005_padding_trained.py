@@ -1,4 +1,8 @@
-"""LBL005: padded positions have labels."""
+"""LBL005: padded positions have labels.
+
+Positions that the attention mask hides still count in the loss. Short rows then train mostly on padding. It comes
+from `tokenizer(..., padding="max_length")` followed by `labels = input_ids.copy()`.
+"""
 
 from llama_padfix.doctor.check_helpers import hit_span
 from llama_padfix.doctor.findings import Check, Facts, Hits, RowFacts
@@ -16,10 +20,7 @@ CHECK = Check(
     needs=("rows", "labels"),
     message="{rows} of {seen} rows ({where}) have labels on padding, at {count} positions.",
     traps=(2,),
-    explanation="""\
-Positions that the attention mask hides still count in the loss. Short rows then train mostly on padding. It comes
-from `tokenizer(..., padding="max_length")` followed by `labels = input_ids.copy()`.
-""",
+    doc=__doc__,
     bad='row = tokenizer(text, padding="max_length"); row["labels"] = row["input_ids"].copy()',
     good="data_collator=prepared.collator  # pads at batch time, with -100 in the labels",
     inspect=_inspect,

@@ -1,4 +1,9 @@
-"""LBL007: labels that are neither -100 nor the id at their place."""
+"""LBL007: labels that are neither -100 nor the id at their place.
+
+A causal language model shifts the labels itself, so a label is the id at its own position or -100. Labels that were
+shifted before train the token after the next one. Other causes: ids that changed after the labels were made (a BOS
+removed from one alone), labels padded with 0 or -1, or collators that overwrite one of the two.
+"""
 
 from llama_padfix.doctor.check_helpers import hit_span
 from llama_padfix.doctor.findings import Check, Facts, Hits, RowFacts
@@ -23,11 +28,7 @@ CHECK = Check(
     needs=("rows", "labels"),
     message="{rows} of {seen} rows ({where}) have {count} labels that are neither -100 nor the id at their place.",
     traps=(35,),
-    explanation="""\
-A causal language model shifts the labels itself, so a label is the id at its own position or -100. Labels that were
-shifted before train the token after the next one. Other causes: ids that changed after the labels were made (a BOS
-removed from one alone), labels padded with 0 or -1, or collators that overwrite one of the two.
-""",
+    doc=__doc__,
     bad='labels = input_ids[1:] + [tokenizer.eos_token_id]  # "the next token"',
     good="labels = [id if trained else -100 for ...]  # the model shifts",
     inspect=_inspect,

@@ -1,4 +1,9 @@
-"""LBL008: a header that nothing answers, with a trained end behind it."""
+"""LBL008: a header that nothing answers, with a trained end behind it.
+
+An early Llama 3 chat template appends the generation prompt to every conversation, and then an end of text is
+appended. The rows end with `<|start_header_id|>assistant<|end_header_id|>`, two line breaks and a trained
+`<|end_of_text|>`: the prompt of inference with an empty answer.
+"""
 
 from llama_padfix.doctor.check_helpers import real_span, turns_of
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
@@ -21,11 +26,7 @@ CHECK = Check(
     needs=("rows", "labels", "markers"),
     message="{rows} of {seen} rows ({where}) train an end right after an assistant header, {count} times.",
     traps=(7,),
-    explanation="""\
-An early Llama 3 chat template appends the generation prompt to every conversation, and then an end of text is
-appended. The rows end with `<|start_header_id|>assistant<|end_header_id|>`, two line breaks and a trained
-`<|end_of_text|>`: the prompt of inference with an empty answer.
-""",
+    doc=__doc__,
     bad="...Bye.<|eot_id|><|start_header_id|>assistant<|end_header_id|>\\n\\n<|end_of_text|>",
     good="prepared.encode(dataset)  # a header without an answer is not trained, nor is what follows it",
     inspect=_inspect,

@@ -1,4 +1,9 @@
-"""LBL009: labels outside the assistant's turns, in rows that are masked elsewhere."""
+"""LBL009: labels outside the assistant's turns, in rows that are masked elsewhere.
+
+Part of the row is masked, but text of the user or system still has labels. Causes: a response marker that fits the
+first turn only, a `completion` with further questions, or labels that moved when ids were cut. The model learns to
+write the user's part.
+"""
 
 from llama_padfix.doctor.check_helpers import everything_is_trained, find_turns, hit_span, real_part
 from llama_padfix.doctor.findings import Check, Facts, Hits, RowFacts
@@ -32,11 +37,7 @@ CHECK = Check(
     needs=("rows", "labels", "markers"),
     message="{rows} of {seen} rows ({where}) train {count} tokens outside the assistant's turns.",
     traps=(9, 12),
-    explanation="""\
-Part of the row is masked, but text of the user or system still has labels. Causes: a response marker that fits the
-first turn only, a `completion` with further questions, or labels that moved when ids were cut. The model learns to
-write the user's part.
-""",
+    doc=__doc__,
     bad="labels = [-100] * prompt_length + input_ids[prompt_length:]  # of a conversation with several questions",
     good="prepared.encode(dataset)  # or mask_labels(input_ids, find_markers(tokenizer))",
     inspect=_inspect,

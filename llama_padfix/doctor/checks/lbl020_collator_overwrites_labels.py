@@ -1,4 +1,9 @@
-"""LBL020: the collator replaces the labels of the dataset."""
+"""LBL020: the collator replaces the labels of the dataset.
+
+`DataCollatorForLanguageModeling(mlm=False)` overwrites the labels of the rows with a copy of the ids; it was TRL's
+default up to 0.15. A dataset whose labels are -100 outside the answers is then trained on everything, with a lower
+loss. What a collator does is found by giving it two rows with labels.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -20,11 +25,7 @@ CHECK = Check(
     severity="error",
     needs=("trainer",),
     traps=(35,),
-    explanation="""\
-`DataCollatorForLanguageModeling(mlm=False)` overwrites the labels of the rows with a copy of the ids; it was TRL's
-default up to 0.15. A dataset whose labels are -100 outside the answers is then trained on everything, with a lower
-loss. What a collator does is found by giving it two rows with labels.
-""",
+    doc=__doc__,
     bad="Trainer(data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False), train_dataset=rows_with_labels)",
     good="Trainer(data_collator=PadCollator(tokenizer.pad_token_id), train_dataset=rows_with_labels)",
     find=_find,

@@ -1,4 +1,9 @@
-"""LOD001: FlashAttention is set where it cannot run."""
+"""LOD001: FlashAttention is set where it cannot run.
+
+`attn_implementation="flash_attention_2"` needs the package flash-attn, and an NVIDIA GPU of compute capability 8.0 or
+newer (9.0 for FlashAttention 3) or a supported AMD one. It computes in float16 and bfloat16 only. On other machines
+loading raises, or the first step if a saved config holds the setting. `sdpa` is part of torch.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -36,11 +41,7 @@ CHECK = Check(
     severity="error",
     needs=("model",),
     traps=(19,),
-    explanation="""\
-`attn_implementation="flash_attention_2"` needs the package flash-attn, and an NVIDIA GPU of compute capability 8.0 or
-newer (9.0 for FlashAttention 3) or a supported AMD one. It computes in float16 and bfloat16 only. On other machines
-loading raises, or the first step if a saved config holds the setting. `sdpa` is part of torch.
-""",
+    doc=__doc__,
     bad='AutoModelForCausalLM.from_pretrained(name, attn_implementation="flash_attention_2")  # on a T4, or a CPU',
     good='AutoModelForCausalLM.from_pretrained(name, attn_implementation="sdpa")',
     find=_find,

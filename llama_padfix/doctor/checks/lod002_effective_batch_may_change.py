@@ -1,4 +1,9 @@
-"""LOD002: auto_find_batch_size halves the batch and nothing makes up for it."""
+"""LOD002: auto_find_batch_size halves the batch and nothing makes up for it.
+
+With `auto_find_batch_size=True` the Trainer reduces the batch of each device after an out-of-memory error (by a
+tenth, or by half in older versions) and restarts. The accumulation steps stay, so the effective batch shrinks, at the
+same learning rate. Set the size that fits, and accumulate.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -24,11 +29,7 @@ CHECK = Check(
     severity="warning",
     needs=("trainer",),
     traps=(20,),
-    explanation="""\
-With `auto_find_batch_size=True` the Trainer reduces the batch of each device after an out-of-memory error (by a
-tenth, or by half in older versions) and restarts. The accumulation steps stay, so the effective batch shrinks, at the
-same learning rate. Set the size that fits, and accumulate.
-""",
+    doc=__doc__,
     bad="TrainingArguments(per_device_train_batch_size=32, auto_find_batch_size=True)",
     good="TrainingArguments(per_device_train_batch_size=8, gradient_accumulation_steps=4)",
     find=_find,

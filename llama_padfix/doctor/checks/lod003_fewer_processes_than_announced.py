@@ -1,4 +1,9 @@
-"""LOD003: fewer processes, or less sharding, than the launcher or the arguments set."""
+"""LOD003: fewer processes, or less sharding, than the launcher or the arguments set.
+
+`accelerate launch --cpu --num_processes 2` starts one process and exits with 0. A script started by `python` inside a
+two-process job never joins it. `fsdp=` on gloo is plain DDP. The run then takes as long as on one device, reads the
+whole dataset in each process, or runs out of memory. Nothing is raised.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
 
@@ -30,11 +35,7 @@ CHECK = Check(
     severity="error",
     needs=("trainer",),
     traps=(31,),
-    explanation="""\
-`accelerate launch --cpu --num_processes 2` starts one process and exits with 0. A script started by `python` inside a
-two-process job never joins it. `fsdp=` on gloo is plain DDP. The run then takes as long as on one device, reads the
-whole dataset in each process, or runs out of memory. Nothing is raised.
-""",
+    doc=__doc__,
     bad="accelerate launch --cpu --num_processes 2 train.py  # one process",
     good="torchrun --nproc-per-node 2 train.py",
     find=_find,

@@ -1,4 +1,8 @@
-"""LOD004: the trainer's own dataloader raises."""
+"""LOD004: the trainer's own dataloader raises.
+
+The batches are drawn from the trainer's own dataloaders, as in training. Causes: no pad token, rows of text that the
+collator cannot pad, labels of another length than their ids, or no column that the model's `forward` takes.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
 
@@ -17,10 +21,7 @@ CHECK = Check(
     severity="error",
     needs=("trainer",),
     traps=(1, 13),
-    explanation="""\
-The batches are drawn from the trainer's own dataloaders, as in training. Causes: no pad token, rows of text that the
-collator cannot pad, labels of another length than their ids, or no column that the model's `forward` takes.
-""",
+    doc=__doc__,
     bad="Trainer(model, args, train_dataset=raw_rows)  # no column that the model knows",
     good="Trainer(model, args, train_dataset=prepared.encode(raw_rows), data_collator=prepared.collator)",
     find=_find,

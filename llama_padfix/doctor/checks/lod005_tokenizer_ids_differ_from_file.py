@@ -1,4 +1,10 @@
-"""LOD005: the class that loads gives other ids than tokenizer.json."""
+"""LOD005: the class that loads gives other ids than tokenizer.json.
+
+`tokenizer_class` in tokenizer_config.json decides how text is split, even against tokenizer.json: since transformers
+5.0 some classes rebuild the splitting. `LlamaTokenizerFast`, which many Llama 3 derivatives name, encodes Llama 3
+wrongly in 5.0-5.21 ("Hello world" becomes [128000, 39, 96392]), and `GPT2TokenizerFast` in every 5.x. Nothing is
+raised, and the loss is only a little high. The check compares the ids of a probe text with those of the file.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -28,12 +34,7 @@ CHECK = Check(
     severity="error",
     needs=("folder", "saved ids"),
     traps=(27,),
-    explanation="""\
-`tokenizer_class` in tokenizer_config.json decides how text is split, even against tokenizer.json: since transformers
-5.0 some classes rebuild the splitting. `LlamaTokenizerFast`, which many Llama 3 derivatives name, encodes Llama 3
-wrongly in 5.0-5.21 ("Hello world" becomes [128000, 39, 96392]), and `GPT2TokenizerFast` in every 5.x. Nothing is
-raised, and the loss is only a little high. The check compares the ids of a probe text with those of the file.
-""",
+    doc=__doc__,
     bad='"tokenizer_class": "GPT2TokenizerFast"  # beside the tokenizer.json of Llama 3',
     good='"tokenizer_class": "PreTrainedTokenizerFast"',
     find=_find,

@@ -1,4 +1,8 @@
-"""LOD006: the tokenizer in the folder cannot be loaded."""
+"""LOD006: the tokenizer in the folder cannot be loaded.
+
+A folder whose tokenizer does not load cannot be used. A file is missing or cut, or its class is unknown to the
+installed transformers (`TokenizersBackend` before 5.0), or lacks its vocabulary. Its other checks are skipped.
+"""
 
 from llama_padfix.doctor.check_helpers import version_of
 from llama_padfix.doctor.findings import Check, Facts, Findings
@@ -30,10 +34,7 @@ CHECK = Check(
     severity="error",
     needs=("folder",),
     traps=(26, 34),
-    explanation="""\
-A folder whose tokenizer does not load cannot be used. A file is missing or cut, or its class is unknown to the
-installed transformers (`TokenizersBackend` before 5.0), or lacks its vocabulary. Its other checks are skipped.
-""",
+    doc=__doc__,
     bad='OSError: Can\'t load tokenizer for "out/checkpoint-500"',
     good='tokenizer.save_pretrained("out")  # beside the model, with the versions that will load it',
     find=_find,

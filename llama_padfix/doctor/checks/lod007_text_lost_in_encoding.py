@@ -1,4 +1,10 @@
-"""LOD007: the loaded tokenizer loses text, because its class splits in another way than its vocabulary needs."""
+"""LOD007: the loaded tokenizer loses text, because its class splits in another way than its vocabulary needs.
+
+A tokenizer's class can replace the splitting in tokenizer.json by its own, and raises nothing. Where
+`tokenizer_class` is `LlamaTokenizerFast`, transformers 5.0 to 5.21 give Llama 3 the splitting of Llama 2: spaces are
+lost, and "Hello world" becomes the ids of "Helloworld". The check encodes and decodes these words. `patch_tokenizer`
+and `prepare` refuse such a tokenizer, because no setting corrects it. `LOD005` compares a folder with its file.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
 
@@ -20,12 +26,7 @@ CHECK = Check(
     severity="error",
     needs=("tokenizer",),
     traps=(27,),
-    explanation="""\
-A tokenizer's class can replace the splitting in tokenizer.json by its own, and raises nothing. Where
-`tokenizer_class` is `LlamaTokenizerFast`, transformers 5.0 to 5.21 give Llama 3 the splitting of Llama 2: spaces are
-lost, and "Hello world" becomes the ids of "Helloworld". The check encodes and decodes these words. `patch_tokenizer`
-and `prepare` refuse such a tokenizer, because no setting corrects it. `LOD005` compares a folder with its file.
-""",
+    doc=__doc__,
     bad='tokenizer("Hello world")["input_ids"] == [128000, 39, 96392]  # LlamaTokenizerFast, transformers 5.12',
     good='tokenizer("Hello world")["input_ids"] == [128000, 9906, 1917]',
     find=_find,

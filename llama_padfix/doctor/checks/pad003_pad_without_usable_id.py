@@ -1,4 +1,8 @@
-"""PAD003: the pad token has no usable id."""
+"""PAD003: the pad token has no usable id.
+
+`tokenizer.pad_token = "<|finetune_right_pad_id|>"` raises nothing where the vocabulary lacks that token (Llama 3):
+`pad_token_id` stays None. A token that was added without resizing has an id beyond the embedding: IndexError.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
 from llama_padfix.doctor.token_policy import change_pad_token, find_pad_fault
@@ -16,10 +20,7 @@ CHECK = Check(
     severity="error",
     needs=("tokenizer",),
     traps=(13, 32),
-    explanation="""\
-`tokenizer.pad_token = "<|finetune_right_pad_id|>"` raises nothing where the vocabulary lacks that token (Llama 3):
-`pad_token_id` stays None. A token that was added without resizing has an id beyond the embedding: IndexError.
-""",
+    doc=__doc__,
     bad='tokenizer.pad_token = "<|finetune_right_pad_id|>"  # not in this vocabulary: pad_token_id is None',
     good="prepare(tokenizer, model)  # looks the token up and checks its id against the embedding",
     find=_find,

@@ -1,4 +1,8 @@
-"""PAD004: model and tokenizer disagree on the pad id."""
+"""PAD004: model and tokenizer disagree on the pad id.
+
+The tokenizer, `model.config` and `model.generation_config` each hold a pad id. If they differ, `generate` warns and
+pads with the EOS, classification heads read the wrong position, and the saved files disagree.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 from llama_padfix.doctor.token_policy import choose_pad_token
@@ -27,10 +31,7 @@ CHECK = Check(
     severity="warning",
     needs=("tokenizer", "model"),
     traps=(1,),
-    explanation="""\
-The tokenizer, `model.config` and `model.generation_config` each hold a pad id. If they differ, `generate` warns and
-pads with the EOS, classification heads read the wrong position, and the saved files disagree.
-""",
+    doc=__doc__,
     bad="tokenizer.pad_token_id  # 128001, while model.config.pad_token_id is None",
     good="prepare(tokenizer, model)  # one id in all three places",
     find=_find,

@@ -1,4 +1,8 @@
-"""PAD005: padding on the left in training."""
+"""PAD005: padding on the left in training.
+
+Training pads on the right, so that position ids begin at the first token. Batched generation pads on the left, so
+that prompts end together. `with padding_side(tokenizer, "left"):` switches for a block.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -16,10 +20,7 @@ CHECK = Check(
     severity="warning",
     needs=("tokenizer",),
     traps=(4,),
-    explanation="""\
-Training pads on the right, so that position ids begin at the first token. Batched generation pads on the left, so
-that prompts end together. `with padding_side(tokenizer, "left"):` switches for a block.
-""",
+    doc=__doc__,
     bad='tokenizer.padding_side = "left"  # and then trainer.train()',
     good='with padding_side(tokenizer, "left"): model.generate(...)',
     find=_find,

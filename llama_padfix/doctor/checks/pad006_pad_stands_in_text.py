@@ -1,4 +1,8 @@
-"""PAD006: the pad token also stands in rows as itself."""
+"""PAD006: the pad token also stands in rows as itself.
+
+`tokenizer.pad_token_id = 0` comes from Llama 1 and 2, where id 0 is `<unk>`. In Llama 3's vocabulary id 0 is `!`, so
+collators that mask by id mask every exclamation mark. Loaded again, `!` is a special token, and "!!" gets other ids.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
 from llama_padfix.doctor.token_policy import change_pad_token, find_pad_fault
@@ -20,10 +24,7 @@ CHECK = Check(
     severity="error",
     needs=("tokenizer",),
     traps=(2,),
-    explanation="""\
-`tokenizer.pad_token_id = 0` comes from Llama 1 and 2, where id 0 is `<unk>`. In Llama 3's vocabulary id 0 is `!`, so
-collators that mask by id mask every exclamation mark. Loaded again, `!` is a special token, and "!!" gets other ids.
-""",
+    doc=__doc__,
     bad='tokenizer.pad_token_id = 0  # "!"',
     good="prepare(tokenizer, model)  # pads with a token that no text holds",
     find=_find,

@@ -1,4 +1,8 @@
-"""PAD008: true stop tokens are hidden from the loss since their id is the pad token's."""
+"""PAD008: true stop tokens are hidden from the loss since their id is the pad token's.
+
+With `tokenizer.pad_token = tokenizer.eos_token`, a collator that masks every pad id also masks the end of every
+answer, as DataCollatorForLanguageModeling does. The model never stops, and the loss does not show it.
+"""
 
 from llama_padfix.doctor.check_helpers import pad_ids, real_span, turns_of
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
@@ -25,10 +29,7 @@ CHECK = Check(
     needs=("rows", "labels", "tokenizer"),
     message="{rows} of {seen} rows ({where}) have their stop token masked because it is the pad token, {count} times.",
     traps=(2,),
-    explanation="""\
-With `tokenizer.pad_token = tokenizer.eos_token`, a collator that masks every pad id also masks the end of every
-answer, as DataCollatorForLanguageModeling does. The model never stops, and the loss does not show it.
-""",
+    doc=__doc__,
     bad="tokenizer.pad_token = tokenizer.eos_token; DataCollatorForLanguageModeling(tokenizer, mlm=False)",
     good="prepare(tokenizer, model)  # another pad token; prepared.collator masks by position, not by id",
     inspect=_inspect,

@@ -1,4 +1,9 @@
-"""PCK001: several conversations in one row, each of which sees those before it."""
+"""PCK001: several conversations in one row, each of which sees those before it.
+
+Packing puts several conversations into one row. Without borders, an answer attends to the conversations before it.
+Position ids that restart keep them apart in FlashAttention and, since transformers 4.54, in sdpa and eager if the
+batch has no attention mask. `packing_strategy="wrapped"` has no borders and cuts conversations.
+"""
 
 from __future__ import annotations
 
@@ -47,11 +52,7 @@ CHECK = Check(
     needs=("rows", "template", "markers"),
     message="{rows} of {seen} rows ({where}) hold {count} further conversations that see those before them.",
     traps=(25,),
-    explanation="""\
-Packing puts several conversations into one row. Without borders, an answer attends to the conversations before it.
-Position ids that restart keep them apart in FlashAttention and, since transformers 4.54, in sdpa and eager if the
-batch has no attention mask. `packing_strategy="wrapped"` has no borders and cuts conversations.
-""",
+    doc=__doc__,
     bad='SFTConfig(packing=True, packing_strategy="wrapped")',
     good='SFTConfig(packing=True, packing_strategy="bfd")  # position ids begin anew, and there is no attention mask',
     inspect=_inspect,

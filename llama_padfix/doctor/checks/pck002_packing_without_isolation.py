@@ -1,4 +1,9 @@
-"""PCK002: the trainer packs documents that attend to one another."""
+"""PCK002: the trainer packs documents that attend to one another.
+
+FlashAttention keeps them apart by position ids that restart at 0. sdpa and eager do so only in versions of
+transformers with packed masks (`find_packed_sequence_indices`), and only for models that use them. The strategy
+`wrapped` keeps nothing apart, and cuts documents at the end of a row, which suits pre-training only.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -28,11 +33,7 @@ CHECK = Check(
     severity="warning",
     needs=("trainer",),
     traps=(25,),
-    explanation="""\
-FlashAttention keeps them apart by position ids that restart at 0. sdpa and eager do so only in versions of
-transformers with packed masks (`find_packed_sequence_indices`), and only for models that use them. The strategy
-`wrapped` keeps nothing apart, and cuts documents at the end of a row, which suits pre-training only.
-""",
+    doc=__doc__,
     bad='SFTConfig(packing=True, packing_strategy="wrapped")',
     good='SFTConfig(packing=True, packing_strategy="bfd")',
     find=_find,

@@ -1,4 +1,10 @@
-"""PKG001: installed versions that are known to break something here."""
+"""PKG001: installed versions that are known to break something here.
+
+Keywords and behavior differ between releases: `tokenizer=` became `processing_class=`, tokenizers 0.19 lost the
+offsets that assistant masks need, TRL up to 0.15 overwrote a dataset's labels, and transformers 4.46 to 5.7 counted a
+label at position 0. This check compares the installed versions with a table of such faults; the library avoids each
+of them, or refuses. `llama-padfix doctor --environment` prints the versions and their faults.
+"""
 
 from collections.abc import Mapping
 
@@ -61,12 +67,7 @@ CHECK = Check(
     severity="note",
     needs=("environment",),
     traps=(24, 28, 29, 35),
-    explanation="""\
-Keywords and behavior differ between releases: `tokenizer=` became `processing_class=`, tokenizers 0.19 lost the
-offsets that assistant masks need, TRL up to 0.15 overwrote a dataset's labels, and transformers 4.46 to 5.7 counted a
-label at position 0. This check compares the installed versions with a table of such faults; the library avoids each
-of them, or refuses. `llama-padfix doctor --environment` prints the versions and their faults.
-""",
+    doc=__doc__,
     bad="tokenizers==0.19.1  # return_assistant_tokens_mask=True gives zeros only",
     good="build_trainer(model, tokenizer, rows)  # the keywords that the installed versions know",
     find=_find,

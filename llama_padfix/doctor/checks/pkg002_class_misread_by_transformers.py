@@ -1,4 +1,9 @@
-"""PKG002: a tokenizer class that the installed transformers misreads."""
+"""PKG002: a tokenizer class that the installed transformers misreads.
+
+Many Llama 3 derivatives name `"tokenizer_class": "LlamaTokenizerFast"`. transformers 5.0 to 5.21 then rebuild the
+splitting of Llama 2: "Hello world" becomes [128000, 39, 96392] instead of [128000, 9906, 1917], and nothing is
+raised. 4.x, 5.22 and 5.23 are right. It is an error where such a version is installed, else a note.
+"""
 
 from llama_padfix.doctor.check_helpers import version_key, version_of
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
@@ -28,11 +33,7 @@ CHECK = Check(
     severity="error",
     needs=("folder", "environment"),
     traps=(27,),
-    explanation="""\
-Many Llama 3 derivatives name `"tokenizer_class": "LlamaTokenizerFast"`. transformers 5.0 to 5.21 then rebuild the
-splitting of Llama 2: "Hello world" becomes [128000, 39, 96392] instead of [128000, 9906, 1917], and nothing is
-raised. 4.x, 5.22 and 5.23 are right. It is an error where such a version is installed, else a note.
-""",
+    doc=__doc__,
     bad='"tokenizer_class": "LlamaTokenizerFast"  # and transformers 5.12',
     good='"tokenizer_class": "PreTrainedTokenizerFast"  # or transformers>=5.22',
     find=_find,

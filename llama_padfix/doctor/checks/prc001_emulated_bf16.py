@@ -1,4 +1,9 @@
-"""PRC001: bf16 on a device that only emulates it."""
+"""PRC001: bf16 on a device that only emulates it.
+
+`torch.cuda.is_bf16_supported()` is True on a T4 and on a V100, since torch counts emulation in float32. Training is
+then several times slower than in fp16. GPUs of compute capability 8.0 and newer compute bfloat16; other backends as
+documented by the vendor. `choose_precision()` returns the choice with its reason.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -22,11 +27,7 @@ CHECK = Check(
     severity="warning",
     needs=("trainer",),
     traps=(16,),
-    explanation="""\
-`torch.cuda.is_bf16_supported()` is True on a T4 and on a V100, since torch counts emulation in float32. Training is
-then several times slower than in fp16. GPUs of compute capability 8.0 and newer compute bfloat16; other backends as
-documented by the vendor. `choose_precision()` returns the choice with its reason.
-""",
+    doc=__doc__,
     bad="SFTConfig(bf16=torch.cuda.is_bf16_supported())  # True on a T4",
     good="SFTConfig(**prepare(tokenizer, model).training_args)  # fp16=True on a T4",
     find=_find,

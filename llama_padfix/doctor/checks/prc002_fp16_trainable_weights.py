@@ -1,4 +1,9 @@
-"""PRC002: trainable weights in float16 beside the loss scaler of fp16."""
+"""PRC002: trainable weights in float16 beside the loss scaler of fp16.
+
+With fp16=True torch's GradScaler scales the loss, and divides the gradients before the step. It refuses gradients in
+float16: `ValueError: Attempting to unscale FP16 gradients.` Trainable weights must be float32, and autocast still
+computes in float16. Frozen weights, such as the base of an adapter, may stay in float16.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -21,11 +26,7 @@ CHECK = Check(
     severity="error",
     needs=("trainer",),
     traps=(17,),
-    explanation="""\
-With fp16=True torch's GradScaler scales the loss, and divides the gradients before the step. It refuses gradients in
-float16: `ValueError: Attempting to unscale FP16 gradients.` Trainable weights must be float32, and autocast still
-computes in float16. Frozen weights, such as the base of an adapter, may stay in float16.
-""",
+    doc=__doc__,
     bad="model = AutoModelForCausalLM.from_pretrained(name, dtype='float16'); SFTConfig(fp16=True)",
     good="for p in model.parameters():\n    if p.requires_grad:\n        p.data = p.data.float()",
     find=_find,

@@ -1,4 +1,8 @@
-"""PRC003: fp16 with loose gradient clipping or a high learning rate."""
+"""PRC003: fp16 with loose gradient clipping or a high learning rate.
+
+float16 ends at 65504. One batch with a large gradient can make a step after which activations overflow: nan. bfloat16
+has a wider range. With fp16, clip tightly (0.3 as QLoRA does, not 1.0) and keep the learning rate moderate.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -28,10 +32,7 @@ CHECK = Check(
     severity="warning",
     needs=("trainer",),
     traps=(18,),
-    explanation="""\
-float16 ends at 65504. One batch with a large gradient can make a step after which activations overflow: nan. bfloat16
-has a wider range. With fp16, clip tightly (0.3 as QLoRA does, not 1.0) and keep the learning rate moderate.
-""",
+    doc=__doc__,
     bad="SFTConfig(fp16=True, max_grad_norm=0, learning_rate=5e-3)",
     good="SFTConfig(fp16=True, max_grad_norm=0.3, learning_rate=2e-4)",
     find=_find,

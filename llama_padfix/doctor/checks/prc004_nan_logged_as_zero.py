@@ -1,4 +1,8 @@
-"""PRC004: a loss of nan would be logged as 0.0."""
+"""PRC004: a loss of nan would be logged as 0.0.
+
+The Trainer leaves losses that are nan or inf out of its log (`logging_nan_inf_filter`, on by default). A batch
+without a trained token, or weights that are nan, show as 0.0 or as the mean of earlier losses, and the run continues.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -16,10 +20,7 @@ CHECK = Check(
     severity="note",
     needs=("trainer",),
     traps=(10, 18),
-    explanation="""\
-The Trainer leaves losses that are nan or inf out of its log (`logging_nan_inf_filter`, on by default). A batch
-without a trained token, or weights that are nan, show as 0.0 or as the mean of earlier losses, and the run continues.
-""",
+    doc=__doc__,
     bad="TrainingArguments(...)  # logging_nan_inf_filter=True: 'loss': 0.0",
     good="TrainingArguments(..., logging_nan_inf_filter=False)  # 'loss': nan",
     find=_find,

@@ -1,4 +1,9 @@
-"""PRC005: the mixed precision of an earlier trainer is still in force."""
+"""PRC005: the mixed precision of an earlier trainer is still in force.
+
+A second trainer in the same process inherits the precision of the first. transformers 4.x writes it into the
+environment (`ACCELERATE_MIXED_PRECISION`), and in every version accelerate wraps `model.forward` in autocast and
+leaves it wrapped. A comparison of bf16 with float32 in one notebook then compares bf16 with bf16.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -34,11 +39,7 @@ CHECK = Check(
     severity="warning",
     needs=("trainer",),
     traps=(30,),
-    explanation="""\
-A second trainer in the same process inherits the precision of the first. transformers 4.x writes it into the
-environment (`ACCELERATE_MIXED_PRECISION`), and in every version accelerate wraps `model.forward` in autocast and
-leaves it wrapped. A comparison of bf16 with float32 in one notebook then compares bf16 with bf16.
-""",
+    doc=__doc__,
     bad="Trainer(model, TrainingArguments(bf16=True)).train(); Trainer(model, TrainingArguments())  # is bf16 still",
     good="model = trainer_a.accelerator.unwrap_model(model, keep_fp32_wrapper=False)",
     find=_find,

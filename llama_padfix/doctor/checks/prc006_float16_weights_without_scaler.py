@@ -1,4 +1,9 @@
-"""PRC006: trainable weights in float16 without the loss scaler."""
+"""PRC006: trainable weights in float16 without the loss scaler.
+
+A model loaded with `dtype="float16"`, and trained with fp16=False trains in pure float16. Numbers below 6e-8 are 0
+there, so small gradients vanish, and a step below 5e-4 leaves a weight of 1 unchanged. Adam in the dtype of the
+weights (`adamw_torch`) rounds its epsilon of 1e-8 to 0, so weights become nan in the first step, shown as 0.0.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -23,11 +28,7 @@ CHECK = Check(
     severity="error",
     needs=("trainer",),
     traps=(17, 18),
-    explanation="""\
-A model loaded with `dtype="float16"`, and trained with fp16=False trains in pure float16. Numbers below 6e-8 are 0
-there, so small gradients vanish, and a step below 5e-4 leaves a weight of 1 unchanged. Adam in the dtype of the
-weights (`adamw_torch`) rounds its epsilon of 1e-8 to 0, so weights become nan in the first step, shown as 0.0.
-""",
+    doc=__doc__,
     bad="AutoModelForCausalLM.from_pretrained(name, dtype='float16')  # and then Trainer(...) without fp16=True",
     good="AutoModelForCausalLM.from_pretrained(name, dtype='float32')  # fp16=True or bf16=True in the arguments",
     find=_find,

@@ -1,4 +1,10 @@
-"""SAV001: the saved files disagree on where generation stops, or on the pad id."""
+"""SAV001: the saved files disagree on where generation stops, or on the pad id.
+
+`generate` reads its stop ids from generation_config.json, older tools and servers from config.json, and chat clients
+use the tokenizer's EOS. A run that was patched in memory only, or that saved tokenizer and model at different times,
+leaves files that disagree: one tool stops and another does not. The same holds for the pad id. Every list should hold
+each id that ends a turn or a text.
+"""
 
 from collections.abc import Iterator
 
@@ -51,12 +57,7 @@ CHECK = Check(
     severity="warning",
     needs=("folder", "saved config"),
     traps=(3, 26),
-    explanation="""\
-`generate` reads its stop ids from generation_config.json, older tools and servers from config.json, and chat clients
-use the tokenizer's EOS. A run that was patched in memory only, or that saved tokenizer and model at different times,
-leaves files that disagree: one tool stops and another does not. The same holds for the pad id. Every list should hold
-each id that ends a turn or a text.
-""",
+    doc=__doc__,
     bad='generation_config.json: "eos_token_id": 128001 beside a tokenizer whose EOS is <|eot_id|>',
     good="llama-padfix doctor FOLDER --fix FIXED  # one stop list, one pad id, in every file",
     find=_find,

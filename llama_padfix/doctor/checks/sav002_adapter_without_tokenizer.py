@@ -1,4 +1,9 @@
-"""SAV002: an adapter was saved without its tokenizer."""
+"""SAV002: an adapter was saved without its tokenizer.
+
+`model.save_pretrained(folder)` of a PEFT model writes the adapter alone. With the base model's tokenizer, an adapter
+that ends its turns with `<|eot_id|>` gets a tokenizer that stops at `<|end_of_text|>`, or that has no chat template
+or no added tokens. Save the tokenizer beside the adapter; `trainer.save_model` does that if the trainer has it.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -21,11 +26,7 @@ CHECK = Check(
     severity="warning",
     needs=("folder",),
     traps=(26,),
-    explanation="""\
-`model.save_pretrained(folder)` of a PEFT model writes the adapter alone. With the base model's tokenizer, an adapter
-that ends its turns with `<|eot_id|>` gets a tokenizer that stops at `<|end_of_text|>`, or that has no chat template
-or no added tokens. Save the tokenizer beside the adapter; `trainer.save_model` does that if the trainer has it.
-""",
+    doc=__doc__,
     bad='model.save_pretrained("adapter")  # adapter_config.json, adapter_model.safetensors',
     good='model.save_pretrained("adapter"); tokenizer.save_pretrained("adapter")',
     find=_find,

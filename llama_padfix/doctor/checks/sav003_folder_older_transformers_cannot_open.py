@@ -1,4 +1,9 @@
-"""SAV003: a tokenizer that transformers 4.x cannot open."""
+"""SAV003: a tokenizer that transformers 4.x cannot open.
+
+transformers 5.x writes `"tokenizer_class": "TokenizersBackend"` and a list of `extra_special_tokens` into
+tokenizer_config.json. 4.x raises that the class does not exist, or `'list' object has no attribute 'keys'`. Both read
+`PreTrainedTokenizerFast` and `additional_special_tokens`. The change is made on request only.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -29,11 +34,7 @@ CHECK = Check(
     severity="note",
     needs=("folder",),
     traps=(34,),
-    explanation="""\
-transformers 5.x writes `"tokenizer_class": "TokenizersBackend"` and a list of `extra_special_tokens` into
-tokenizer_config.json. 4.x raises that the class does not exist, or `'list' object has no attribute 'keys'`. Both read
-`PreTrainedTokenizerFast` and `additional_special_tokens`. The change is made on request only.
-""",
+    doc=__doc__,
     bad='"tokenizer_class": "TokenizersBackend"',
     good="llama-padfix doctor FOLDER --fix FIXED --unsafe  # PreTrainedTokenizerFast",
     find=_find,

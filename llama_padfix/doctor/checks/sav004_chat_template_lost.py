@@ -1,4 +1,10 @@
-"""SAV004: a tokenizer that ends turns, without a chat template."""
+"""SAV004: a tokenizer that ends turns, without a chat template.
+
+A tokenizer whose EOS ends turns was tuned on chats. Without its template, `apply_chat_template` raises since
+transformers 4.44, and servers use one that the model was not trained with. Templates get lost when tokenizer.json and
+tokenizer_config.json are copied without chat_template.jinja (transformers 4.53 and later), or when a script rendered
+the chats itself.
+"""
 
 from llama_padfix.doctor.check_helpers import token_text
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
@@ -27,12 +33,7 @@ CHECK = Check(
     severity="warning",
     needs=("folder",),
     traps=(26,),
-    explanation="""\
-A tokenizer whose EOS ends turns was tuned on chats. Without its template, `apply_chat_template` raises since
-transformers 4.44, and servers use one that the model was not trained with. Templates get lost when tokenizer.json and
-tokenizer_config.json are copied without chat_template.jinja (transformers 4.53 and later), or when a script rendered
-the chats itself.
-""",
+    doc=__doc__,
     bad="cp out/tokenizer.json out/tokenizer_config.json served/  # chat_template.jinja stays behind",
     good='tokenizer.save_pretrained("served")',
     find=_find,

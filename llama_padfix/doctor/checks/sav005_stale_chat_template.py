@@ -1,4 +1,10 @@
-"""SAV005: a chat_template.jinja that an earlier save left behind."""
+"""SAV005: a chat_template.jinja that an earlier save left behind.
+
+`save_pretrained` of a tokenizer without a template writes tokenizer.json and tokenizer_config.json, and leaves an
+earlier chat_template.jinja in the folder. Loaded again, the tokenizer has that template, with control tokens that it
+may lack. It is found by another template in tokenizer_config.json, or by an older file time. A copy with new times
+hides it; a template that was written later is newer, and no fault.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -37,12 +43,7 @@ CHECK = Check(
     severity="warning",
     needs=("folder",),
     traps=(26,),
-    explanation="""\
-`save_pretrained` of a tokenizer without a template writes tokenizer.json and tokenizer_config.json, and leaves an
-earlier chat_template.jinja in the folder. Loaded again, the tokenizer has that template, with control tokens that it
-may lack. It is found by another template in tokenizer_config.json, or by an older file time. A copy with new times
-hides it; a template that was written later is newer, and no fault.
-""",
+    doc=__doc__,
     bad='instruct.save_pretrained("out"); base.save_pretrained("out")  # base reloads with the chat template',
     good='base.save_pretrained("out-base")  # an empty folder',
     find=_find,

@@ -1,4 +1,9 @@
-"""SAV006: pad = EOS was written into the saved tokenizer."""
+"""SAV006: pad = EOS was written into the saved tokenizer.
+
+A trainer that finds no pad token sets pad = EOS in its tokenizer and saves it, as TRL does. The next run then starts
+with that setting, where a collator masks every pad id and the model never learns to stop. The fix sets a pad token
+that no row holds as itself.
+"""
 
 from llama_padfix.doctor.check_helpers import token_text
 from llama_padfix.doctor.findings import Check, Facts, Findings
@@ -23,11 +28,7 @@ CHECK = Check(
     severity="warning",
     needs=("folder",),
     traps=(2, 26),
-    explanation="""\
-A trainer that finds no pad token sets pad = EOS in its tokenizer and saves it, as TRL does. The next run then starts
-with that setting, where a collator masks every pad id and the model never learns to stop. The fix sets a pad token
-that no row holds as itself.
-""",
+    doc=__doc__,
     bad='tokenizer_config.json: "eos_token": "<|eot_id|>", "pad_token": "<|eot_id|>"',
     good="prepare(tokenizer, model)  # before the trainer sees the tokenizer",
     find=_find,

@@ -1,4 +1,8 @@
-"""TPL001: the chat template does not let itself be probed."""
+"""TPL001: the chat template does not let itself be probed.
+
+What a template writes around a turn is learned by rendering one question and one answer. No stop token is found if a
+template raises on them, writes a message twice, or ends a turn without a special token.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
 
@@ -16,10 +20,7 @@ CHECK = Check(
     severity="warning",
     needs=("tokenizer", "template"),
     traps=(8,),
-    explanation="""\
-What a template writes around a turn is learned by rendering one question and one answer. No stop token is found if a
-template raises on them, writes a message twice, or ends a turn without a special token.
-""",
+    doc=__doc__,
     bad="{{ raise_exception('only system messages') }}",
     good="{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' + message['content'] + '<|eot_id|>' }}",
     find=_find,

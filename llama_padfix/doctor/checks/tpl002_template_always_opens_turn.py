@@ -1,4 +1,8 @@
-"""TPL002: the chat template ends every conversation with an assistant header."""
+"""TPL002: the chat template ends every conversation with an assistant header.
+
+The chat template of the first Llama 3 Instruct release ignores `add_generation_prompt` and always appends the
+assistant header. In training rows nothing follows it, or an appended EOS. The library does not train it.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
 
@@ -17,10 +21,7 @@ CHECK = Check(
     severity="note",
     needs=("tokenizer", "template"),
     traps=(7,),
-    explanation="""\
-The chat template of the first Llama 3 Instruct release ignores `add_generation_prompt` and always appends the
-assistant header. In training rows nothing follows it, or an appended EOS. The library does not train it.
-""",
+    doc=__doc__,
     bad="... <|eot_id|><|start_header_id|>assistant<|end_header_id|>\\n\\n  # trained, and then <|end_of_text|>",
     good="ChatEncoder(tokenizer)  # the trailing header has labels of -100",
     find=_find,

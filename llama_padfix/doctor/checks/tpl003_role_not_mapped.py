@@ -1,4 +1,8 @@
-"""TPL003: another dataset's role names stand in the headers."""
+"""TPL003: another dataset's role names stand in the headers.
+
+ShareGPT data names the roles `human` and `gpt`, and a chat template writes any role into the header. The model is
+then trained on turns of a `gpt` that inference never opens. Masks that search for the assistant's header find none.
+"""
 
 from collections.abc import Mapping
 
@@ -54,10 +58,7 @@ CHECK = Check(
     needs=("rows", "tokenizer", "markers"),
     message="{rows} of {seen} rows ({where}) hold {count} headers with a role that the model does not know.",
     traps=(21,),
-    explanation="""\
-ShareGPT data names the roles `human` and `gpt`, and a chat template writes any role into the header. The model is
-then trained on turns of a `gpt` that inference never opens. Masks that search for the assistant's header find none.
-""",
+    doc=__doc__,
     bad="<|start_header_id|>human<|end_header_id|>",
     good="prepared.encode(dataset)  # reads ShareGPT, maps human and gpt, refuses what it does not know",
     inspect=_inspect,

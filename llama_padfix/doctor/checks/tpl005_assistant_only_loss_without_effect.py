@@ -1,4 +1,9 @@
-"""TPL005: assistant_only_loss is set, and the rows have no mask."""
+"""TPL005: assistant_only_loss is set, and the rows have no mask.
+
+`assistant_only_loss=True` takes effect while TRL tokenizes: the mask comes from `{% generation %}` blocks in the chat
+template, and without them it raises (Llama 3.1 and 3.2). Rows that TRL does not tokenize bring their own labels.
+Without any, the labels are the ids, and the whole conversation is trained.
+"""
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
 
@@ -19,11 +24,7 @@ CHECK = Check(
     severity="error",
     needs=("trainer",),
     traps=(8, 12),
-    explanation="""\
-`assistant_only_loss=True` takes effect while TRL tokenizes: the mask comes from `{% generation %}` blocks in the chat
-template, and without them it raises (Llama 3.1 and 3.2). Rows that TRL does not tokenize bring their own labels.
-Without any, the labels are the ids, and the whole conversation is trained.
-""",
+    doc=__doc__,
     bad='SFTConfig(assistant_only_loss=True, dataset_kwargs={"skip_prepare_dataset": True})  # rows of input_ids only',
     good="SFTTrainer(train_dataset=prepared.encode(dataset), data_collator=prepared.collator, ...)",
     find=_find,

@@ -1,4 +1,9 @@
-"""TRN001: an answer that is trained ends without its stop token, where the row was cut."""
+"""TRN001: an answer that is trained ends without its stop token, where the row was cut.
+
+`max_length` cut the row in the middle of an answer, so the model is trained on answers that do not end. Where most
+rows are long, that is most of the data. (An end that is appended after the cut cannot be distinguished from a true
+one in the ids: it trains to stop in mid-sentence.)
+"""
 
 from llama_padfix.doctor.check_helpers import real_span, turns_of
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
@@ -23,11 +28,7 @@ CHECK = Check(
     needs=("rows", "labels", "markers"),
     message="{rows} of {seen} rows ({where}) end inside an answer that is trained, without a stop token.",
     traps=(11,),
-    explanation="""\
-`max_length` cut the row in the middle of an answer, so the model is trained on answers that do not end. Where most
-rows are long, that is most of the data. (An end that is appended after the cut cannot be distinguished from a true
-one in the ids: it trains to stop in mid-sentence.)
-""",
+    doc=__doc__,
     bad="SFTConfig(max_length=512)  # rows of 900 tokens",
     good="prepare(tokenizer, model, max_length=512)  # drops whole turns from the end, and counts the rows",
     inspect=_inspect,

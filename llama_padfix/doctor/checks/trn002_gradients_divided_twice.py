@@ -1,4 +1,9 @@
-"""TRN002: accumulated gradients are divided by the number of batches a second time."""
+"""TRN002: accumulated gradients are divided by the number of batches a second time.
+
+transformers 5.2 to 5.5 passes the number of accumulated batches to accelerate, which then divides each loss by it a
+second time. The logged loss is right; the gradients are 1/N of the right ones. SGD learns N times too slowly, and
+`max_grad_norm` is compared with a norm that is N times too small. `build_trainer` sets it right.
+"""
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 
@@ -22,11 +27,7 @@ CHECK = Check(
     name="gradients-divided-twice",
     severity="warning",
     needs=("trainer",),
-    explanation="""\
-transformers 5.2 to 5.5 passes the number of accumulated batches to accelerate, which then divides each loss by it a
-second time. The logged loss is right; the gradients are 1/N of the right ones. SGD learns N times too slowly, and
-`max_grad_norm` is compared with a norm that is N times too small. `build_trainer` sets it right.
-""",
+    doc=__doc__,
     bad="Trainer(model, TrainingArguments(gradient_accumulation_steps=8))  # with transformers 5.3",
     good="trainer.accelerator.gradient_accumulation_steps = 1  # before trainer.train(), or transformers>=5.6",
     find=_find,

@@ -2,5 +2,5 @@
 
 `target` starts it, with one function for each kind of target. The facts come from `tokenizer`, `model`, `trainer`,
 `batches` (drawn from a trainer's dataloaders), `rows` (encoded), `data` (raw), `folder` and `environment`.
-`snapshot` puts back what reading moves. Start: `target.observe_target`.
+`snapshot` puts back what reading moves, as far as `reachable` finds it. Start: `target.observe_target`.
 """

@@ -35,8 +35,8 @@ class DrawnRows:
 def draw_batches(trainer: TrainerLike, max_rows: int | None) -> DrawnRows:
     """Return the rows of real training and evaluation batches, not yet drawn; at most 64 of each unless None.
 
-    A loader that raises ends its source and is noted in `errors`; a stream that can be read only once, and
-    batches without `input_ids`, are noted in `not_drawn`.
+    A loader that raises ends its source and is noted in `errors`; what reads from something that can be read only
+    once, and batches without `input_ids`, are noted in `not_drawn`.
     """
     drawn = DrawnRows()
     drawn.rows = _draw(trainer, None if max_rows is None else min(max_rows, _FEW_ROWS), drawn)
@@ -46,11 +46,11 @@ def draw_batches(trainer: TrainerLike, max_rows: int | None) -> DrawnRows:
 def _draw(trainer: TrainerLike, limit: int | None, drawn: DrawnRows) -> Iterator[RowFacts]:
     for source, make_loader, dataset in _loaders(trainer):
         total = len(dataset) if hasattr(dataset, "__len__") else None
-        stream = None if total is not None else find_read_once(dataset)
+        why = _why_not_drawn(trainer, dataset)
         names: dict[str, None] = {}
         seen = 0
-        if stream is not None:
-            drawn.not_drawn[source] = f"its dataset reads from a {stream}, which can be read only once"
+        if why is not None:
+            drawn.not_drawn[source] = why
         else:
             try:
                 for batch in _batches(make_loader):
@@ -66,7 +66,21 @@ def _draw(trainer: TrainerLike, limit: int | None, drawn: DrawnRows) -> Iterator
                 held = ", ".join(map(str, names)) or "none"
                 drawn.not_drawn[source] = f"its batches hold no input_ids of rows (they hold: {held})"
         columns = tuple(getattr(dataset, "column_names", None) or names)
-        drawn.samples.append(SampleFacts(source, seen, total, columns))
+        drawn.samples.append(SampleFacts(source, seen, total, columns, drawn.not_drawn.get(source)))
+
+
+def _why_not_drawn(trainer: TrainerLike, dataset: object) -> str | None:
+    """Return which part reads from something whose place cannot be put back; None where all can be."""
+    parts = ("train_dataset", "eval_dataset", "data_collator")
+    own = [value for name, value in vars(trainer).items() if name not in parts]
+    for part, owners, seeks in (
+        ("dataset", (dataset,), hasattr(dataset, "__len__")),
+        ("collator", (trainer.data_collator,), True),
+        ("trainer", (type(trainer), *own), True),
+    ):
+        if (held := find_read_once(*owners, seeks=seeks)) is not None:
+            return f"its {part} reads from a {held}, which can be read only once"
+    return None
 
 
 def _loaders(trainer: TrainerLike) -> Iterator[tuple[str, Callable[[], Iterable[object]], object]]:
@@ -101,8 +115,8 @@ def _rows(batch: object, source: str, first: int) -> Iterator[RowFacts]:
 def preserve_state(target: object) -> Iterator[None]:
     """Put back the state that drawing batches of a trainer changes; a target of another kind has none.
 
-    That is the random states, the accelerator's record of dataloaders, the trainer's attributes, and the counters
-    and generators of its datasets and collator. Training then runs as if no batch had been drawn.
+    That is the global random states, the accelerator's record of dataloaders, and what `remember_state` names of the
+    trainer, its samplers, datasets and collator. Training then runs as if no batch had been drawn.
     """
     if not is_trainer(target):
         yield
@@ -113,7 +127,8 @@ def preserve_state(target: object) -> Iterator[None]:
         target.train_dataset,
         getattr(target, "eval_dataset", None),
         target.data_collator,
-        shallow=(target, target.args, accelerator, gradient_state),
+        target,
+        shallow=(target.args, accelerator, gradient_state),
     )
     try:
         yield

@@ -86,6 +86,7 @@ class _Tally:
             bos_in_text=self.counts["bos"],
             max_length=self.max_length,
             cut=self.encoder.counts.cut if self.encoder else 0,
+            split=self.encoder.counts.split if self.encoder else 0,
             too_long=self.encoder.counts.dropped_too_long if self.encoder else 0,
         )
 

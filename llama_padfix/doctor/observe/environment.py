@@ -5,23 +5,8 @@ from __future__ import annotations
 from llama_padfix.core.version import installed_versions
 from llama_padfix.doctor.facts import EnvironmentFacts
 
-__all__ = ["observe_environment"]
-
-PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "trl",
-    "peft",
-    "datasets",
-    "accelerate",
-    "bitsandbytes",
-    "numpy",
-    "pyarrow",
-    "jinja2",
-    "flash-attn",
-    "unsloth",
-)
+_OTHERS = "transformers tokenizers trl peft datasets accelerate bitsandbytes numpy pyarrow jinja2 flash-attn unsloth"
+PACKAGES = ("torch", *_OTHERS.split())
 
 
 def observe_environment() -> EnvironmentFacts:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.template_profile import observe_template
+from llama_padfix.chat.profile.template_profile import observe_template
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.observe.model import observe_model

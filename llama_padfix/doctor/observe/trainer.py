@@ -13,7 +13,8 @@ from llama_padfix.core.compat import count_second_division, find_tokenizer
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.core.hf_objects import dtype_name, read_quantization_config
 from llama_padfix.doctor.facts import TrainerFacts
-from llama_padfix.doctor.observe.snapshot import filled_cells
+from llama_padfix.doctor.observe.reachable import filled_cells
+from llama_padfix.doctor.observe.snapshot import find_read_once
 from llama_padfix.hardware.precision import choose_precision
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _isolates_documents(model: ModelLike) -> bool | None:
 
 def _brings_masked_labels(dataset: object) -> bool | None:
     """Return True if some labels of the first rows are -100; None where rows have no labels, or no numbers."""
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or find_read_once(dataset, seeks=True):
         return None
     try:
         rows = [dataset[place] for place in range(min(len(dataset), _FIRST_ROWS))]
@@ -179,7 +180,9 @@ def _brings_masked_labels(dataset: object) -> bool | None:
 
 
 def _try_labels(collator: Collator) -> bool | None:
-    """Return True if the collator keeps the labels of two rows; None if it raises."""
+    """Return True if the collator keeps the labels of two rows; None if it raises or reads what is read only once."""
+    if find_read_once(collator, seeks=True):
+        return None
     row = {"input_ids": [11, 12, 13], "attention_mask": [1, 1, 1], "labels": [IGNORE_INDEX, 12, IGNORE_INDEX]}
     try:
         labels = collator([dict(row), dict(row)])["labels"]

@@ -14,6 +14,7 @@ from llama_padfix.encoding.batch.chat_columns import Chats
 from llama_padfix.encoding.batch.encoder import BatchEncoder, FlatRows
 from llama_padfix.encoding.counts import Counts, count_rows
 from llama_padfix.encoding.encoded_rows import EncodedRow, fit_row
+from llama_padfix.encoding.loss_selection import UntrainedError
 from llama_padfix.encoding.row_encoder import RowEncoder
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def _encode_rows(row_encoder: RowEncoder, rows: Rows, places: Sequence[int]) -> 
     outcomes: list[_Outcome] = []
     for place, row in zip(places, row_encoder.encode(named), strict=True):
         if isinstance(row, PadfixError):
-            outcomes.append((None, {"dropped_invalid": _shorten(printable(row))}))
+            kind = "dropped_untrained" if isinstance(row, UntrainedError) else "dropped_invalid"
+            outcomes.append((None, {kind: _shorten(printable(row))}))
             continue
         fitted = fit_row(row, row_encoder.settings.max_length, row_encoder.settings.truncation, rows.name(place))
         notes = {kind: _shorten(printable(detail)) for kind, detail in fitted.notes.items()} if fitted.notes else {}

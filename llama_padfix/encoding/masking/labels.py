@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.chat.template_profile import observe_template
+from llama_padfix.chat.profile.template_profile import observe_template
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.masking.labels_from_ids import label_answers
 from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers

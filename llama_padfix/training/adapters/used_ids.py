@@ -6,7 +6,7 @@ import contextlib
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.template_profile import observe_template
+from llama_padfix.chat.profile.template_profile import observe_template
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.observe.rows import rows_of_dataset
 from llama_padfix.encoding.encoder import ChatEncoder

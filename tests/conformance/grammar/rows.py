@@ -65,6 +65,10 @@ def make_conversation(rng: random.Random, recipe: Recipe) -> list[Message]:
         for message in rng.sample(messages, rng.randint(1, len(messages))):
             if message["role"] != "tool" or recipe["results"] != "inside by a look ahead":
                 message["content"] = rng.choice(SPELLED)
+    if recipe["results"] == "inside by a look ahead":  # that part does not tell results from the template's text
+        for message in messages:
+            if message["role"] == "tool" and "think>" in message["content"]:
+                message["content"] = "a thought"
     if recipe["content"] == "parts":
         for message in rng.sample(messages, len(messages) // 2):
             text = message["content"]

@@ -1,20 +1,20 @@
 """The rules that read from traced probes what a chat template writes around an answer.
 
-Three questions, each with an ordered tuple of rules: what the generation prompt is (`PROMPT_RULES`), which part of it
-the history repeats (`HEADER_RULES`), and which tokens end an answer (`STOP_RULES`). The first rule that returns a text
-decides; every stop rule adds its token.
+Two questions, each with an ordered tuple of rules: what the generation prompt is (`PROMPT_RULES`), and which part of
+it the history repeats (`HEADER_RULES`). The first rule that returns a text decides.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from llama_padfix.chat.template_probes import TracedProbes
-from llama_padfix.chat.trace import Trace, common_start, count_equal
+from llama_padfix.chat.profile.template_probes import TracedProbes
+from llama_padfix.chat.trace import Trace, common_end, common_start, find_header_end
 from llama_padfix.tokens.control import find_control_text
 
+_OPENING = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|[^\w\s]* ?\w+")  # a tag, or a word with the marks before it
 _MARKS = re.compile(r"[^\w\s]+ *$")  # with which headers of words open, such as "### "
 
 
@@ -25,6 +25,8 @@ class Evidence:
     probes: TracedProbes
     controls: tuple[str, ...]
     """The control tokens of the tokenizer."""
+    bos: str
+    """The tokenizer's begin of sequence, or nothing."""
     eos: str | None
     """The tokenizer's end of sequence."""
     plain_header: str
@@ -43,6 +45,24 @@ class Evidence:
     def added_prompt(self) -> str:
         """The generation prompt where the template writes it without being asked, else nothing."""
         return self.prompt if self.ignores_prompt else ""
+
+    @property
+    def opener(self) -> str:
+        """The control token that opens the first turn, if one does."""
+        opening = self.probes.asked.scaffold[: self.probes.asked.content_spans[0][0]]
+        return next((token for _, _, token in find_control_text(opening.removeprefix(self.bos), self.controls)), "")
+
+    @property
+    def closings(self) -> list[str]:
+        """What stands between an answer, or a question, of the history and what opens the question behind it."""
+        longer, fronts = self.probes.asked_again, self.probes.before_question
+        seams = [] if longer is None else [(longer, longer.gap(1, 2))]
+        found = []
+        for trace, after in [*seams, *((front, front.gap(0, 1)) for front in fronts)]:
+            opening = trace.scaffold[: trace.content_spans[0][0]]
+            opening = opening[max(opening.rfind(self.opener), 0) :] if self.opener else opening
+            found.append(after[: len(after) - common_end(after, opening)])
+        return found
 
 
 TextRule = Callable[[Evidence], "str | None"]
@@ -65,7 +85,18 @@ def _prompt_on_request(evidence: Evidence) -> str | None:
     if evidence.ignores_prompt:
         return None
     tail = evidence.probes.prompted.tail
-    return tail[common_start(tail, evidence.probes.asked.tail) :]
+    prompt = tail[common_start(tail, evidence.probes.asked.tail) :]
+    return _without_closing(prompt, evidence.closings)
+
+
+def _without_closing(prompt: str, closings: Sequence[str]) -> str:
+    r"""Return a prompt without the end of the turn before it, which some templates write only when something follows.
+
+    `<E>\n<S>assistant\n` -> `<S>assistant\n`, where an answer of the history is closed by `<E>\n`
+    """
+    ends = {closing[at:] for closing in closings for at in range(len(closing)) if prompt.startswith(closing[at:])}
+    rest = prompt[len(max(ends, key=len, default="")) :]
+    return rest if any(char.isalnum() for char in rest) or not rest.strip() else prompt
 
 
 def _prompt_behind_everything(evidence: Evidence) -> str | None:
@@ -147,9 +178,27 @@ def _header_of_prompt(evidence: Evidence) -> str | None:
         return None
     tail = evidence.probes.prompted.tail
     seam = len(tail) - len(evidence.prompt)
-    return min(
-        (tail[seam : max(seam, common_start(tail, gap))] for gap in evidence.probes.in_front_of_answers), key=len
-    )
+    headers = []
+    for gap in evidence.probes.in_front_of_answers:
+        end = find_header_end(tail, gap)
+        shared = tail[seam : max(seam, common_start(tail, gap))]
+        if end is not None and gap[:end].endswith(evidence.prompt):
+            shared = evidence.prompt
+        elif end is not None and gap.startswith(tail[:seam]) and end - seam > len(shared):
+            shared = gap[seam:end]
+        if not any(char.isalnum() for char in shared):
+            shared = _shared_from_opening(evidence, gap)
+        headers.append(shared)
+    return min(headers, key=len)
+
+
+def _shared_from_opening(evidence: Evidence, gap: str) -> str:
+    r"""Return what a gap of the history shares with the prompt, from the first word of the prompt on"""
+    prompt = evidence.prompt.lstrip()
+    opens = _OPENING.match(prompt)
+    at = gap.rfind(opens.group()) if opens else -1
+    own = gap[at:] if at >= 0 else ""
+    return own[: find_header_end(prompt, own) or common_start(prompt, own)]
 
 
 def _header_of_history(evidence: Evidence) -> str | None:
@@ -159,24 +208,18 @@ def _header_of_history(evidence: Evidence) -> str | None:
     Answered: `[user] Probequestion<|eot_id|>[assistant] Probeanswer<|eot_id|>`
     """
     asked_tail, between = evidence.probes.asked.tail, evidence.probes.between
-    if not evidence.ignores_prompt or evidence.prompt or not between.startswith(asked_tail):
+    if evidence.prompt or not between.startswith(asked_tail):
         return None
     header = between[len(asked_tail) :]
     for gap in evidence.probes.in_front_of_answers:  # the last answer may begin with a thought that the history lacks
         header = header[: common_start(header, gap[len(asked_tail) :])] or header
-    return header
-
-
-def _header_of_plain_probes(evidence: Evidence) -> str | None:
-    """Take the header that plain probes show, where what follows a question changes with its answer."""
-    return evidence.plain_header
+    return _without_closing(header, evidence.closings)
 
 
 HEADER_RULES: tuple[TextRule, ...] = (
     _header_of_added_prompt,
     _header_of_prompt,
     _header_of_history,
-    _header_of_plain_probes,
 )
 
 
@@ -185,122 +228,7 @@ def find_history_header(evidence: Evidence) -> str:
     header = first_of(HEADER_RULES, evidence)
     if any(char.isalnum() for char in header):
         return header
-    bare = evidence.prompt.strip()  # white space may stand elsewhere in the history
-    return bare if bare and all(bare in gap for gap in evidence.probes.in_front_of_answers) else ""
-
-
-# Which tokens end an answer.
-
-
-@dataclass(frozen=True)
-class AnswerEnd:
-    """What the stop rules read beside the evidence."""
-
-    evidence: Evidence
-    tail: str
-    """What follows a last answer, without a prompt that is always there."""
-    shared: frozenset[str]
-    """The control tokens between a question and the header of its answer: they end turns of others too."""
-    closers: tuple[str, ...]
-    """The control tokens that end an answer in the history."""
-
-    @property
-    def last_stop(self) -> tuple[int, str] | None:
-        """Where the stop token of a last answer ends in `tail`, and which it is."""
-        return _choose(self.tail, self.shared, self.closers, self.evidence)
-
-
-StopRule = Callable[[AnswerEnd, Sequence[str]], "str | None"]
-
-
-def find_answer_end(evidence: Evidence, header: str) -> AnswerEnd:
-    """Return what the stop rules read, for a template with this header."""
-    probes, between = evidence.probes, evidence.probes.between
-    asked_end = between[: between.find(header)] if header else ""
-    shared = frozenset(token for _, _, token in find_control_text(asked_end, evidence.controls))
-    longer = probes.asked_again
-    closers = _find_closers(longer, shared, evidence.controls) if longer is not None else []
-    return AnswerEnd(evidence, probes.answered.tail.removesuffix(evidence.added_prompt), shared, tuple(closers))
-
-
-def _stop_of_last_answer(end: AnswerEnd, stops: Sequence[str]) -> str | None:
-    r"""Add what ends the last answer: `Probeanswer<|eot_id|>` (Llama 3), `Probeanswer</s>` (Mistral)."""
-    return end.last_stop[1] if end.last_stop else None
-
-
-def _stop_of_history(end: AnswerEnd, stops: Sequence[str]) -> str | None:
-    r"""Add what ends an answer in the history, where the last one ends otherwise: gpt-oss.
-
-    Last:    `Probeanswer<|return|>`
-    History: `Probeanswer<|end|><|start|>user`
-    """
-    known = {*end.shared, *stops, end.evidence.eos}
-    return next((token for token in end.closers if token in known), end.closers[-1]) if end.closers else None
-
-
-def _stop_of_tool_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
-    r"""Add what ends a tool call: gpt-oss, `<|message|>{"at": "sky"}<|call|>`."""
-    called = end.evidence.probes.called
-    if called is None:
-        return None
-    found = _choose(called.tail.removesuffix(end.evidence.added_prompt), frozenset(stops), (), end.evidence)
-    return found[1] if found else None
-
-
-def _stop_of_built_in_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
-    r"""Add what ends a call of a built-in tool in Llama 3.1: `<|python_tag|>look.call(at="sky")<|eom_id|>`."""
-    return "<|eom_id|>" if "<|eom_id|>" in end.evidence.controls else None
-
-
-STOP_RULES: tuple[StopRule, ...] = (
-    _stop_of_last_answer,
-    _stop_of_history,
-    _stop_of_tool_call,
-    _stop_of_built_in_call,
-)
-
-
-def find_stops(end: AnswerEnd, header: str) -> tuple[str, ...]:
-    """Return all tokens seen to end a turn; what opens the header of an answer ends none."""
-    stops: list[str] = []
-    for rule in STOP_RULES:
-        token = rule(end, stops)
-        stops += [] if token is None else [token]
-    openers = {token for _, _, token in find_control_text(header, end.evidence.controls)[:1]}
-    return tuple(token for token in dict.fromkeys(stops) if token not in openers)
-
-
-def find_ending(end: AnswerEnd) -> str:
-    """Return what follows a last answer up to its stop token, if it follows an answer in the history too."""
-    ending = end.tail[: end.last_stop[0]] if end.last_stop else ""
-    longest = end.evidence.probes.answered_again
-    return ending if longest is None or longest.gap(1, 2).startswith(ending) else ""
-
-
-def _find_closers(longer: Trace, shared: Collection[str], controls: tuple[str, ...]) -> list[str]:
-    """Return the control tokens that end an answer in the history, in front of what opens the next question."""
-    after, opening = longer.gap(1, 2), longer.scaffold[: longer.content_spans[0][0]]
-    found = find_control_text(after, controls)
-    tokens = [token for _, _, token in found]
-    ends = [place for place, token in enumerate(tokens) if token in shared]
-    if ends:  # the opening may end a default system turn in the same manner
-        return tokens[: ends[0] + 1]
-    opened = len(after) - count_equal(after[::-1], opening[::-1])
-    return [token for start, _, token in found if start < opened]
-
-
-def _choose(
-    tail: str, shared: Collection[str], closers: Collection[str], evidence: Evidence
-) -> tuple[int, str] | None:
-    """Return where the stop token of a turn ends in what follows its text, and which it is.
-
-    A token that also ends a question ends a turn; else what ends answers in the history does, the tokenizer's end
-    of sequence if it is there, or its last token; else the end of sequence; else the last one.
-    """
-    found = find_control_text(tail, evidence.controls)
-    sure = {evidence.eos} & set(closers)
-    for accepted, candidates in ((shared, found), (sure, found), (closers, found[::-1]), ((evidence.eos,), found)):
-        for _, end, token in candidates:
-            if token in accepted:
-                return end, token
-    return (found[-1][1], found[-1][2]) if found else None
+    for bare in (evidence.prompt.lstrip(), evidence.prompt.strip()):  # white space may stand elsewhere in the history
+        if bare and all(bare in gap for gap in evidence.probes.in_front_of_answers):
+            return bare
+    return ""

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from llama_padfix.chat.profile_rules import (
+from llama_padfix.chat.profile.profile_rules import (
     PROMPT_RULES,
     Evidence,
-    find_answer_end,
-    find_ending,
     find_history_header,
-    find_stops,
     first_of,
 )
-from llama_padfix.chat.template_probes import ANSWER, ASSISTANT, QUESTION, USER, trace_probes
+from llama_padfix.chat.profile.stop_rules import find_answer_end, find_closing, find_ending, find_stops
+from llama_padfix.chat.profile.template_probes import ANSWER, ASSISTANT, QUESTION, USER, TracedProbes, trace_probes
 from llama_padfix.chat.traced_render import parse_template, source_of
 from llama_padfix.tokens.calls import apply_template, count_leading, encode_raw, is_of_transformers, render_or_none
 from llama_padfix.tokens.control import find_control_text, special_ids
@@ -62,6 +60,8 @@ class TemplateProfile:
     prompt_is_constant: bool = False
     """Whether nothing in a conversation can change the generation prompt."""
     prompt_has_control: bool = False
+    completes_controls: bool = False
+    """Whether a text can become a control token with what the template writes beside it: `'<|' + content + '|>'`."""
     ignores_prompt: bool = False
     """Whether asking for a generation prompt changes nothing."""
     added_prompt: str = ""
@@ -70,6 +70,8 @@ class TemplateProfile:
     """The part of the prompt, or of what stands before an answer, that the history repeats."""
     ending: str = ""
     """What follows a plain last answer, up to and including its stop token."""
+    closing: str = ""
+    """The text that closes questions and answers alike in the history, where no control token does: `[end]`."""
     stops: tuple[str, ...] = ()
     """All tokens seen to end a turn; the first ends a last answer."""
     controls: tuple[str, ...] = field(default=(), repr=False)
@@ -103,7 +105,7 @@ def observe_template(
     """
     if not getattr(tokenizer, "chat_template", None):
         return None
-    kwargs = dict(template_kwargs or {})
+    kwargs = {key: value for key, value in (template_kwargs or {}).items() if key != "continue_final_message"}
     key = _key_of(tokenizer, kwargs)
     if key is None:
         return _probe(tokenizer, kwargs)
@@ -139,7 +141,8 @@ def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplatePr
         if probes is None:
             continue
         controls = tuple(special_ids(tokenizer))
-        evidence = Evidence(probes, controls, tokenizer.eos_token, profile.header, profile.always_adds_prompt)
+        bos = tokenizer.bos_token or ""
+        evidence = Evidence(probes, controls, bos, tokenizer.eos_token, profile.header, profile.always_adds_prompt)
         evidence = replace(evidence, prompt=first_of(PROMPT_RULES, evidence))
         header = find_history_header(evidence)
         end = find_answer_end(evidence, header)
@@ -149,15 +152,30 @@ def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplatePr
             prompt=evidence.prompt,
             prompt_is_constant=not evidence.ignores_prompt and _is_prompt_constant(tokenizer, kwargs),
             prompt_has_control=bool(find_control_text(evidence.prompt, controls)),
-            ignores_prompt=evidence.ignores_prompt,
+            completes_controls=_completes_controls(probes, controls),
+            ignores_prompt=evidence.ignores_prompt or not evidence.prompt,
             added_prompt=evidence.added_prompt,
             history_header=header,
             ending=find_ending(end),
+            closing=find_closing(end),
             stops=find_stops(end, header),
             controls=controls,
-            bos=tokenizer.bos_token or "",
+            bos=bos,
         )
     return profile
+
+
+def _completes_controls(probes: TracedProbes, controls: Sequence[str]) -> bool:
+    """Return True if what stands beside a text in the probes is the beginning or the end of a control token."""
+    starts = {token[:size] for token in controls for size in range(1, len(token))}
+    ends = {token[-size:] for token in controls for size in range(1, len(token))}
+    longest = max(map(len, controls), default=0)
+    for trace in filter(None, (probes.answered, probes.answered_again, probes.called, *probes.before_question)):
+        for start, end, _ in trace.content_spans:
+            before, after = trace.scaffold[max(start - longest, 0) : start], trace.scaffold[end : end + longest]
+            if before.endswith(tuple(starts)) or after.startswith(tuple(ends)):
+                return True
+    return False
 
 
 def _probe_plainly(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplateProfile:

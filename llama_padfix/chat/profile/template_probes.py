@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 QUESTION, ANSWER = "Probequestion", "Probeanswer"
 USER, ASSISTANT = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}
 _WORDS = (QUESTION, ANSWER, "Secondquestion", "Secondanswer")
-_CALLED = "look"
+_CALLED, _RESULT = "look", "Proberesult"
 _CALL = {"type": "function", "id": "abcdefghi", "function": {"name": _CALLED, "arguments": {"at": "sky"}}}
 
 
@@ -36,6 +36,8 @@ class TracedProbes:
     """Four messages."""
     called: Trace | None
     """A question and a tool call; None where the template leaves the call out."""
+    called_again: Trace | None
+    """The same with the tool's answer; None where the template does not write both once."""
     before_question: tuple[Trace, ...]
     """A system message, and a user's, in front of a question; those that the template accepts."""
 
@@ -75,9 +77,23 @@ def trace_probes(tokenizer: TokenizerLike, kwargs: Mapping[str, object], as_part
     called = _trace(tokenizer, [*probe_messages(1, as_parts=as_parts), call], kwargs)
     if called is not None and not (_is_once(called, 1) and _CALLED in called.text):
         called = None
+    result: Message = {"role": "tool", "name": _CALLED, "tool_call_id": _CALL["id"], "content": _RESULT}
+    answered_call = None
+    if called is not None:
+        answered_call = _trace(tokenizer, [*probe_messages(1, as_parts=as_parts), call, result], kwargs)
+        origins = [origin for _, _, origin in answered_call.content_spans] if answered_call is not None else []
+        if answered_call is not None and not (_is_once(answered_call, 1) and 1 in origins and origins.count(2) == 1):
+            answered_call = None
     fronts = [probe(2, roles=(role, "user")) for role in ("system", "user")]
     return TracedProbes(
-        asked, prompted, answered, probe(3), probe(4), called, tuple(front for front in fronts if front is not None)
+        asked,
+        prompted,
+        answered,
+        probe(3),
+        probe(4),
+        called,
+        answered_call,
+        tuple(front for front in fronts if front is not None),
     )
 
 

@@ -1,98 +1,17 @@
-"""The rules that find where a turn begins (`START_RULES`) and ends (`END_RULES`), strongest evidence first.
+"""The rules that find where a turn begins, strongest evidence first.
 
-A rule looks at one part of a turn: a run of characters of one message, with what the template wrote before and behind
-it. It returns a place in the rendered text, or None where it does not apply; the first place counts.
+A rule looks at one part of a turn: a run of characters of one message, with what the template wrote before it. It
+returns a place in the rendered text, or None where it does not apply; the first place counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 
-from llama_padfix.chat.template_profile import TemplateProfile, find_stop
-from llama_padfix.chat.trace import Render, Trace, align, common_start, is_prefix
+from llama_padfix.chat.spans.parts import Part, TracedConversation
+from llama_padfix.chat.tag_pairs import TAG, is_pair
+from llama_padfix.chat.trace import common_start, find_header_end, is_prefix
 from llama_padfix.tokens.control import find_control_text
-
-
-@dataclass(frozen=True)
-class TracedConversation:
-    """A traced conversation, and what is known about it."""
-
-    whole: Trace
-    profile: TemplateProfile
-    assistant_indices: Collection[int]
-    render: Render
-
-
-@dataclass(frozen=True)
-class Part:
-    """Content spans `first` to `last` of a traced conversation, which are one part of the turn of message `index`."""
-
-    conversation: TracedConversation
-    index: int
-    first: int
-    last: int
-    seen: int
-    """How many messages stand in front of the part; more than `index` where it goes on behind a tool's answer."""
-
-    @cached_property
-    def whole(self) -> Trace:
-        """The rendered conversation."""
-        return self.conversation.whole
-
-    @cached_property
-    def profile(self) -> TemplateProfile:
-        """What is known about the template."""
-        return self.conversation.profile
-
-    @property
-    def before(self) -> int:
-        """Where the content in front of the part ends."""
-        return self.whole.content_spans[self.first - 1][1] if self.first else 0
-
-    @property
-    def begin(self) -> int:
-        """Where the part's own characters begin."""
-        return self.whole.content_spans[self.first][0]
-
-    @property
-    def end(self) -> int:
-        """Where the part's own characters end."""
-        return self.whole.content_spans[self.last][1]
-
-    @property
-    def after(self) -> int:
-        """Where the content behind the part begins."""
-        spans = self.whole.content_spans
-        return spans[self.last + 1][0] if self.last + 1 < len(spans) else len(self.whole.text)
-
-    @cached_property
-    def gap(self) -> str:
-        """What the template wrote in front of the part."""
-        return self.whole.scaffold[self.before : self.begin]
-
-    @cached_property
-    def prompted(self) -> Trace | None:
-        """The conversation up to the message, with a generation prompt."""
-        return self.conversation.render(self.index, True) if self.index else None
-
-    @property
-    def seam(self) -> str:
-        """What the template writes behind the last content of `prompted`."""
-        return self.prompted.tail if self.prompted is not None else ""
-
-    @property
-    def gap_behind(self) -> str:
-        """What the template wrote behind the part's last character, up to the next content."""
-        return self.whole.scaffold[self.end : self.after]
-
-    @cached_property
-    def tail(self) -> str:
-        """What the template writes behind the turn when nothing follows, without a prompt that is always there."""
-        alone = self.conversation.render(max(self.seen, self.index + 1), False)
-        return "" if alone is None else alone.tail.removesuffix(self.profile.added_prompt)
-
 
 StartRule = Callable[[Part], "int | None"]
 
@@ -131,7 +50,21 @@ def _inside_supplied_text(part: Part) -> int | None:
     shared = common_start(part.seam, part.gap)
     if part.prompted is None or shared < len(part.gap):
         return None
-    return part.begin + _count_supplied(part, part.seam[shared:])
+    supplied = _count_supplied(part, part.seam[shared:])
+    return part.begin + supplied if supplied else part.before + _find_open_block(part.gap, part.seam[shared:])
+
+
+def _find_open_block(gap: str, rest: str) -> int:
+    r"""Return where the block opens that the prompt closes and the message fills, or the end of the gap.
+
+    Prompted:     `<|im_start|>assistant\n<think>\n\n</think>\n\n`
+    Conversation: `<|im_start|>assistant\n<think>\nHm\n</think>\n\nHello<|im_end|>`
+                                         ^
+    """
+    closing = TAG.search(rest)
+    opening = list(TAG.finditer(gap))[-1:]
+    is_block = closing is not None and opening and is_pair(opening[0].group(), closing.group())
+    return opening[0].start() if is_block else len(gap)
 
 
 def _behind_equal_prompt(part: Part) -> int | None:
@@ -145,6 +78,28 @@ def _behind_equal_prompt(part: Part) -> int | None:
     return _skip_header(part, part.before + len(seam)) if seam and part.gap.startswith(seam) else None
 
 
+def _behind_whole_header(part: Part) -> int | None:
+    r"""Begin behind a header that the prompt extends, or that differs from it in white space.
+
+    Prompted:     `<|A|><think></think>`     `### Question:\nHi\n### Answer:`
+    Conversation: `<|A|></think>Hello`       `### Question:\nHi\n\n### Answer:\nHello`
+                                ^                                             ^
+    """
+    end = None if part.prompted is None else find_header_end(part.seam, part.gap)
+    if end is None:
+        return None
+    header = part.profile.history_header
+    known = part.gap.rfind(header) + len(header) if header and header in part.gap else end
+    if known < end and not part.gap[known:end].strip():  # white space behind the header is the message's
+        return part.before + known
+    prompt, opening = part.profile.prompt.lstrip(), header.lstrip()
+    if end < len(part.gap) or not opening or not prompt.startswith(opening):
+        return part.before + end
+    rest = prompt[common_start(prompt, part.gap[part.gap.rfind(opening) :]) :]
+    supplied = _count_supplied(part, rest)
+    return part.begin + supplied if supplied else part.before + _find_open_block(part.gap, rest)
+
+
 def _behind_shared_header(part: Part) -> int | None:
     r"""Begin where prompt and history part, behind the header: Nemotron 3, whose history holds empty thoughts.
 
@@ -152,8 +107,25 @@ def _behind_shared_header(part: Part) -> int | None:
     Conversation: `<|im_start|>assistant\n<think></think>Hello<|im_end|>`
                                                  ^
     """
-    shared, header = common_start(part.seam, part.gap), part.profile.history_header
-    return part.before + shared if header and header in part.seam[:shared] else None
+    shared, header = part.seam[: common_start(part.seam, part.gap)], part.profile.history_header
+    return part.before + len(shared) if header and header in shared else None
+
+
+def _behind_shared_opening(part: Part) -> int | None:
+    r"""Begin where prompt and history part, behind what opens the turn: a thought where the prompt ends an empty one.
+
+    Prompted:     `<assistant>\n</think>`
+    Conversation: `<assistant>\n<think>\nHm\n</think>\nHello</assistant>`
+                               ^
+    """
+    shared = part.seam[: common_start(part.seam, part.gap)]
+    at = part.seam.rfind(_find_opening(part))
+    opened = shared[at:]
+    if at < 0 or not any(char.isalnum() for char in opened):
+        return None
+    if opened.strip() in part.profile.role_headers.get("user", ""):  # both open with the same words
+        return None
+    return part.before + len(shared)
 
 
 def _behind_only_header(part: Part) -> int | None:
@@ -169,29 +141,17 @@ def _behind_only_header(part: Part) -> int | None:
     return None
 
 
-def _behind_prompt_but_for_space(part: Part) -> int | None:
-    r"""Begin behind what equals the prompt but for white space: templates written by hand.
-
-    Prompted:     `### Question:\nHi\n### Answer:`
-    Conversation: `### Question:\nHi\n\n### Answer:\nHello`
-                                                    ^
-    """
-    same = None if part.prompted is None else align(part.seam, part.gap)
-    if same is None or (part.seam[same[0] :].strip() and part.gap[same[1] :].strip()):
-        return None
-    return part.before + same[1]
-
-
 def _behind_first_header(part: Part) -> int | None:
     r"""Begin behind a header without what parts it from an earlier message: a conversation that an answer opens.
 
     `Falcon: Hello\nUser: Hi` where the header of the history is `\nFalcon: ` (Falcon)
             ^
     """
-    opening, header = part.whole.scaffold[: part.begin], part.profile.history_header.strip()
-    if part.index or not header or opening.count(header) != 1:
-        return None
-    return opening.index(header) + len(header)
+    opening = part.whole.scaffold[: part.begin]
+    for header in (part.profile.history_header.lstrip(), part.profile.history_header.strip()):
+        if not part.index and header and opening.count(header) == 1:
+            return opening.index(header) + len(header)
+    return None
 
 
 def _at_beginning(part: Part) -> int | None:
@@ -216,33 +176,18 @@ def _at_previous_answer(part: Part) -> int | None:
     return part.before if joined else None
 
 
-def _behind_conversation_so_far(part: Part) -> int | None:
-    r"""Begin where the conversation up to the turn ends without a prompt, where no header follows: templates by hand.
-
-    Asked:        `<|im_start|>tool\nSunny<|im_end|>\n`
-    Conversation: `<|im_start|>tool\nSunny<|im_end|>\nIt is sunny.<|im_end|>`
-                                                      ^
-    """
-    opening = _find_opening(part)
-    if not part.index or not opening or opening in part.gap:
-        return None
-    asked = part.conversation.render(part.index, False)
-    found = asked is not None and part.before <= len(asked.text) and is_prefix(asked, part.whole)
-    return len(asked.text) if asked is not None and found else None
-
-
 START_RULES: tuple[StartRule, ...] = (
     _behind_constant_prompt,
     _behind_rendered_prompt,
     _inside_supplied_text,
     _behind_equal_prompt,
+    _behind_whole_header,
     _behind_shared_header,
     _behind_only_header,
-    _behind_prompt_but_for_space,
+    _behind_shared_opening,
     _behind_first_header,
     _at_beginning,
     _at_previous_answer,
-    _behind_conversation_so_far,
 )
 
 
@@ -274,7 +219,9 @@ def _skip_header_of_history(part: Part, at: int) -> int:
     prompt = part.profile.prompt
     shared = common_start(prompt, part.whole.scaffold[at : part.begin])
     if at + shared == part.begin:
-        return part.begin + _count_supplied(part, prompt[shared:])
+        supplied = _count_supplied(part, prompt[shared:])
+        opened = at + _find_open_block(part.whole.scaffold[at : part.begin], prompt[shared:])
+        return part.begin + supplied if supplied else max(at + len(part.profile.history_header), opened)
     return at + max(len(part.profile.history_header), shared)
 
 
@@ -291,59 +238,17 @@ def header_without_prompt(conversation: TracedConversation, start: int, end: int
 
 
 def _count_supplied(part: Part, rest: str) -> int:
-    """Return how many characters of the content the prompt supplies already, such as an opened thought."""
+    """Return how many characters of the content the prompt supplies already, such as an opened thought.
+
+    It supplies all that it writes, but for white space behind a tag, or nothing: a content may share its first word.
+    """
     found = find_control_text(rest, part.profile.controls)
     rest = rest[: found[0][0]] if found else rest  # spelled by a message it is no control token
-    return common_start(rest, part.whole.text[part.begin : part.end])
+    supplied = common_start(rest, part.whole.text[part.begin : part.end])
+    return supplied if supplied >= len(rest.rstrip() if rest.rstrip().endswith(">") else rest) else 0
 
 
 def _find_opening(part: Part) -> str:
     """Return what opens a turn: the first control token of the prompt, or all of the header."""
     opens = find_control_text(part.profile.prompt or part.profile.history_header, part.profile.controls)
     return opens[0][2] if opens else part.profile.history_header
-
-
-EndRule = Callable[[Part], "int | None"]
-
-
-def _at_constant_ending(part: Part) -> int | None:
-    r"""End behind the ending that every answer has: ChatML, `Hello<|im_end|>`, without the line break behind it."""
-    profile = part.profile
-    if not (profile.prompt_is_constant and profile.ending):
-        return None
-    found = find_control_text(part.gap_behind, profile.controls)
-    is_whole = part.gap_behind.startswith(profile.ending)
-    if not is_whole and not (found and found[0][2] in profile.stops):
-        return None
-    return part.end + max(found[0][1], len(profile.ending) * is_whole)
-
-
-def _at_ending_alone(part: Part) -> int | None:
-    r"""End behind the stop token that the turn has when nothing follows: Mistral, `[INST] Hi[/INST] Hello</s>`."""
-    stop = find_stop(part.tail, part.profile)
-    return part.end + stop if stop is not None and part.gap_behind.startswith(part.tail[:stop]) else None
-
-
-def _at_stop_of_history(part: Part) -> int | None:
-    r"""End behind the first stop token, where the next message ends the turn: gpt-oss.
-
-    Last:    `<|channel|>final<|message|>Hello<|return|>`
-    History: `<|channel|>final<|message|>Hello<|end|><|start|>user`
-    """
-    found = find_control_text(part.gap_behind, part.profile.stops) if part.profile.stops else []
-    return part.end + found[0][1] if found else None
-
-
-END_RULES: tuple[EndRule, ...] = (_at_constant_ending, _at_ending_alone, _at_stop_of_history)
-
-
-def find_end(part: Part) -> tuple[int, bool]:
-    """Return where the turn ends, between the part's last character and the next content; and if it stops.
-
-    A turn without a stop token ends where what follows it alone and in the conversation differ: `[assistant] Hi\n`.
-    """
-    for rule in END_RULES:
-        place = rule(part)
-        if place is not None:
-            return place, True
-    return part.end + common_start(part.tail, part.gap_behind), False

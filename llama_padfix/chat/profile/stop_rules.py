@@ -1,0 +1,171 @@
+"""The rules that read from traced probes which tokens end an answer; every rule adds its token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from llama_padfix.chat.profile.profile_rules import Evidence
+from llama_padfix.chat.tag_pairs import TAG, is_pair
+from llama_padfix.chat.trace import Trace, count_equal
+from llama_padfix.tokens.control import find_control_text
+
+
+@dataclass(frozen=True)
+class AnswerEnd:
+    """What the stop rules read beside the evidence."""
+
+    evidence: Evidence
+    tail: str
+    """What follows a last answer, without a prompt that is always there."""
+    shared: tuple[str, ...]
+    """The control tokens between a question and the header of its answer, in order: they end turns of others too."""
+    closers: tuple[str, ...]
+    """The control tokens that end an answer in the history."""
+
+    @property
+    def last_stop(self) -> tuple[int, str] | None:
+        """Where the stop token of a last answer ends in `tail`, and which it is."""
+        return _choose(self.tail, self.shared, self.closers, self.evidence)
+
+
+StopRule = Callable[[AnswerEnd, Sequence[str]], "str | None"]
+
+
+def find_answer_end(evidence: Evidence, header: str) -> AnswerEnd:
+    """Return what the stop rules read, for a template with this header."""
+    probes, between = evidence.probes, evidence.probes.between
+    asked_end = between[: max(between.find(header), 0)] if header else ""
+    shared = tuple(token for _, _, token in find_control_text(asked_end, evidence.controls))
+    longer = probes.asked_again
+    closers = _find_closers(longer, shared, evidence.controls) if longer is not None else []
+    return AnswerEnd(evidence, probes.answered.tail.removesuffix(evidence.added_prompt), shared, tuple(closers))
+
+
+def _stop_of_last_answer(end: AnswerEnd, stops: Sequence[str]) -> str | None:
+    r"""Add what ends the last answer: `Probeanswer<|eot_id|>` (Llama 3), `Probeanswer</s>` (Mistral)."""
+    return end.last_stop[1] if end.last_stop else None
+
+
+def _stop_of_history(end: AnswerEnd, stops: Sequence[str]) -> str | None:
+    r"""Add what ends an answer in the history, where the last one ends otherwise: gpt-oss.
+
+    Last:    `Probeanswer<|return|>`
+    History: `Probeanswer<|end|><|start|>user`
+    """
+    known = {*end.shared[-1:], *stops, end.evidence.eos}
+    return next((token for token in end.closers if token in known), end.closers[-1]) if end.closers else None
+
+
+def _stop_of_tool_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
+    r"""Add what ends a tool call: gpt-oss, `<|message|>{"at": "sky"}<|call|>`."""
+    called = end.evidence.probes.called
+    if called is None:
+        return None
+    found = _choose(called.tail.removesuffix(end.evidence.added_prompt), tuple(stops), (), end.evidence)
+    opened = [tag.group() for tag in TAG.finditer(called.scaffold)]
+    if found is None or any(is_pair(tag, found[1]) for tag in opened):  # the end of the call's block, not of the turn
+        return None
+    return found[1]
+
+
+def _stop_of_answered_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
+    r"""Add what ends a tool call that is answered, where a last call has no end: `</call><K>\n<S>tool\n`."""
+    answered = end.evidence.probes.called_again
+    if answered is None:
+        return None
+    after = answered.gap(1, 2)
+    opened = [tag.group() for tag in TAG.finditer(answered.scaffold)]
+    found = [one for one in find_control_text(after, end.evidence.controls) if not _is_paired(one[2], opened)]
+    if len(found) < 2 or after[found[0][1] : found[1][0]].strip() or found[0][2] == end.evidence.opener:
+        return None
+    if any(token in stops for _, _, token in found):
+        return None
+    return found[0][2]
+
+
+def _is_paired(token: str, tags: Sequence[str]) -> bool:
+    """Return True if a token opens or closes a block that some tags close or open."""
+    return any(is_pair(tag, token) or is_pair(token, tag) for tag in tags)
+
+
+def _stop_of_built_in_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
+    r"""Add what ends a call of a built-in tool in Llama 3.1: `<|python_tag|>look.call(at="sky")<|eom_id|>`."""
+    return "<|eom_id|>" if "<|eom_id|>" in end.evidence.controls else None
+
+
+STOP_RULES: tuple[StopRule, ...] = (
+    _stop_of_last_answer,
+    _stop_of_history,
+    _stop_of_tool_call,
+    _stop_of_answered_call,
+    _stop_of_built_in_call,
+)
+
+
+def find_stops(end: AnswerEnd, header: str) -> tuple[str, ...]:
+    """Return all tokens seen to end a turn; what opens the header of an answer ends none."""
+    stops: list[str] = []
+    for rule in STOP_RULES:
+        token = rule(end, stops)
+        stops += [] if token is None else [token]
+    openers = {token for _, _, token in find_control_text(header, end.evidence.controls)[:1]}
+    return tuple(token for token in dict.fromkeys(stops) if token not in openers)
+
+
+def find_closing(end: AnswerEnd) -> str:
+    """Return the text that closes an answer of the history and its question alike; nothing where it is white space."""
+    closing = end.evidence.closings[0] if end.evidence.closings and end.evidence.probes.asked_again else ""
+    is_shared = closing.strip() and end.evidence.probes.between.startswith(closing)
+    return closing if is_shared and not find_control_text(closing, end.evidence.controls) else ""
+
+
+def find_ending(end: AnswerEnd) -> str:
+    """Return what follows a last answer up to its stop token, if it follows an answer in the history too."""
+    ending = end.tail[: end.last_stop[0]] if end.last_stop else ""
+    longest = end.evidence.probes.answered_again
+    return ending if longest is None or longest.gap(1, 2).startswith(ending) else ""
+
+
+def _run(tokens: Sequence[str], shared: Sequence[str]) -> Sequence[str]:
+    """Return the first of some tokens and those behind it that follow it in `shared` too: `<end_text><end>`."""
+    place = shared.index(tokens[0])
+    return tokens[: count_equal(tokens, shared[place:])]
+
+
+def _find_closers(longer: Trace, shared: Sequence[str], controls: tuple[str, ...]) -> list[str]:
+    """Return the control tokens that end an answer in the history, in front of what opens the next question."""
+    after, opening = longer.gap(1, 2), longer.scaffold[: longer.content_spans[0][0]]
+    found = find_control_text(after, controls)
+    tokens = [token for _, _, token in found]
+    ends = [place for place, token in enumerate(tokens) if token in shared]
+    if ends:  # the opening may end a default system turn in the same manner
+        return tokens[: ends[0] + len(_run(tokens[ends[0] :], shared))]
+    opened = len(after) - count_equal(after[::-1], opening[::-1])
+    return [token for start, _, token in found if start < opened]
+
+
+def _choose(tail: str, shared: Sequence[str], closers: Collection[str], evidence: Evidence) -> tuple[int, str] | None:
+    """Return where the stop token of a turn ends in what follows its text, and which it is.
+
+    A token that also ends a question ends a turn, with those right behind it that do so there too, down to the end of
+    sequence, which generation stops at; else what ends
+    answers in the history does, the tokenizer's end of sequence if it is there, or its last token; else the end of
+    sequence; else the last one.
+    """
+    found = find_control_text(tail, evidence.controls)
+    sure = {evidence.eos} & set(closers)
+    for place, (_, _, token) in enumerate(found):
+        if token in shared:
+            run = found[place : place + len(_run([token for _, _, token in found[place:]], shared))]
+            last = run[0]
+            for following in run[1:]:
+                if last[2] == evidence.eos or following[2] == evidence.opener or tail[last[1] : following[0]].strip():
+                    break
+                last = following
+            return last[1], last[2]
+    for accepted, candidates in ((sure, found), (closers, found[::-1]), ((evidence.eos,), found)):
+        for _, end, token in candidates:
+            if token in accepted:
+                return end, token
+    return (found[-1][1], found[-1][2]) if found else None

@@ -1,0 +1,65 @@
+"""The rules that find where a turn ends, strongest evidence first; they work as those of `start_rules`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llama_padfix.chat.profile.template_profile import find_stop
+from llama_padfix.chat.spans.parts import Part
+from llama_padfix.chat.trace import common_start
+from llama_padfix.tokens.control import find_control_text
+
+EndRule = Callable[[Part], "int | None"]
+
+
+def _at_constant_ending(part: Part) -> int | None:
+    r"""End behind the ending that every answer has: ChatML, `Hello<|im_end|>`, without the line break behind it."""
+    profile = part.profile
+    if not (profile.prompt_is_constant and profile.ending):
+        return None
+    found = find_control_text(part.gap_behind, profile.controls)
+    is_whole = part.gap_behind.startswith(profile.ending)
+    if not is_whole and not (found and found[0][2] in profile.stops):
+        return None
+    return part.end + max(found[0][1], len(profile.ending) * is_whole)
+
+
+def _at_ending_alone(part: Part) -> int | None:
+    r"""End behind the stop token that the turn has when nothing follows: Mistral, `[INST] Hi[/INST] Hello</s>`."""
+    stop = find_stop(part.tail, part.profile)
+    if stop is None or not part.gap_behind.startswith(part.tail[:stop]):
+        return None
+    known = find_control_text(part.gap_behind, part.profile.stops)
+    if known and stop <= known[0][0]:  # the last token of a turn that is closed only where something follows
+        return None
+    return part.end + stop
+
+
+def _at_stop_of_history(part: Part) -> int | None:
+    r"""End behind the first stop token, where the next message ends the turn: gpt-oss.
+
+    Last:    `<|channel|>final<|message|>Hello<|return|>`
+    History: `<|channel|>final<|message|>Hello<|end|><|start|>user`
+    """
+    found = find_control_text(part.gap_behind, part.profile.stops) if part.profile.stops else []
+    return part.end + found[0][1] if found else None
+
+
+END_RULES: tuple[EndRule, ...] = (_at_constant_ending, _at_ending_alone, _at_stop_of_history)
+
+
+def find_end(part: Part) -> tuple[int, bool]:
+    """Return where the turn ends, between the part's last character and the next content; and if it stops.
+
+    A turn without a stop token ends where what follows it alone and in the conversation differ: `[assistant] Hi\n`.
+    """
+    if part.result is not None:
+        own = part.gap_behind.rstrip()
+        return part.end + len(own), own.endswith(part.profile.controls)
+    for rule in END_RULES:
+        place = rule(part)
+        if place is not None:
+            return place, True
+    closing, length = part.profile.closing, common_start(part.tail, part.gap_behind)
+    is_closed = closing and not length and part.gap_behind.startswith(closing)
+    return part.end + (len(closing) if is_closed else length), False
