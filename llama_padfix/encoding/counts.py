@@ -13,7 +13,7 @@ _KINDS = {
     "dropped_too_long": "dropped whose first trained turn does not fit",
     "dropped_invalid": "dropped that could not be read",
     "cut": "cut to max_length",
-    "split": "texts longer than max_length, split into pieces",
+    "split": "texts longer than max_length, split into {pieces} rows",
     "repaired": "with a doubled BOS repaired",
     "escaped": "with control tokens in their text, encoded as text",
     "allowed": "with control tokens in their text, left in as allowed",
@@ -113,9 +113,8 @@ class Counts:
 
     def __str__(self) -> str:
         parts = [f"{self.rows} rows: {self.kept} kept"]
-        parts += [f"{count} {text}" for kind, text in _KINDS.items() if (count := getattr(self, kind))]
-        if self.pieces:
-            parts.append(f"{self.pieces} pieces of split texts")
+        counted = [f"{count} {text}" for kind, text in _KINDS.items() if (count := getattr(self, kind))]
+        parts += [part.replace("{pieces}", str(self.pieces)) for part in counted]
         share = self.trained_tokens / self.tokens if self.tokens else 0.0
         parts.append(f"{self.tokens} tokens, {self.trained_tokens} trained ({share:.0%})")
         return "; ".join(parts)

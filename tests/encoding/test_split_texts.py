@@ -73,14 +73,17 @@ def test_the_message_says_which_rows_and_why(caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.WARNING):
         encoded = prepared.encode([LONG] * 3 + [SHORT], progress=False)
     assert len(encoded) == 13
-    assert "2 rows" not in caplog.text and "4 rows: 4 kept; 3 texts longer than max_length" in caplog.text
-    assert "12 pieces of split texts" in caplog.text
-    assert "split: row 0 (1002 tokens into 4 pieces), row 1 (" in caplog.text
+    assert "4 rows: 4 kept; 3 texts longer than max_length, split into 12 rows; 3012 tokens" in caplog.text
+    assert "split: row 0 (1003 tokens into 4 pieces), row 1 (" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["list", "dataset", "table", "stream", "map"])
 def test_every_way_in_gives_the_same_pieces(kind: str) -> None:
-    rows = MIXED if kind == "list" else datasets.Dataset.from_list(MIXED)
+    rows = (
+        MIXED
+        if kind == "list"
+        else datasets.Dataset.from_list([{"messages": None, "text": None, **row} for row in MIXED])
+    )
     encoder = ChatEncoder(shared("3.1-instruct"), 256)
     one = {"input_ids": [], "labels": []}  # type: dict[str, list[Any]]
     for row in MIXED:
