@@ -28,7 +28,7 @@ def as_rows(value: Any) -> Any:  # anything; what is not known here comes back a
 
         return TableRows(pyarrow.Table.from_batches([value]) if isinstance(value, pyarrow.RecordBatch) else value)
     module = type(value).__module__.partition(".")[0]
-    if hasattr(value, "columns") and hasattr(value, "dtypes"):
+    if hasattr(type(value), "columns") and hasattr(type(value), "dtypes"):
         if hasattr(value, "collect") or not hasattr(value, "__len__") or module == "dask":
             call = next((name for name in ("compute", "toPandas") if hasattr(value, name)), "collect")
             raise PadfixError(f"A {module} {type(value).__name__} is read when it is asked for. Pass frame.{call}()")
