@@ -65,10 +65,29 @@ def render_by_prefixes(request: RenderRequest) -> Rendered | None:
     safe_tools = _stand_in(list(tools), foreign, originals, spare) if tools is not None else None
     safe_text = render_text(template, safe_messages, safe_tools) if originals else text
     turns = _find_turns(template, safe_messages, safe_tools, safe_text, request.trained_indices)
-    if turns is None:
+    if turns is None or not _is_of_template(template, safe_messages, safe_tools, safe_text):
         return None
     rendered = _put_back(safe_text, turns, originals) if originals else Rendered(text, turns)
     return rendered if rendered.text == text else None
+
+
+def _is_of_template(template: ChatTemplate, messages: Messages, tools: Sequence[Tool] | None, safe_text: str) -> bool:
+    """Return True if other texts bring the same control tokens: the template makes none of a message's text."""
+    neutral = [
+        {key: value if key == "role" else _neutralize(value) for key, value in message.items()} for message in messages
+    ]
+    text = render_text(template, neutral, tools)
+    mine, other = (find_control_text(one, template.controls) for one in (safe_text, text))
+    return [token for _, _, token in mine] == [token for _, _, token in other]
+
+
+def _neutralize(value: object) -> object:
+    """Return a value with a letter in place of each text that is not white space."""
+    if isinstance(value, str):
+        return "x" if value.strip() else value
+    if isinstance(value, Mapping):
+        return {key: _neutralize(item) for key, item in value.items()}
+    return [_neutralize(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _find_turns(

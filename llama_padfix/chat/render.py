@@ -47,6 +47,8 @@ class ChatTemplate:
     """The `continue_final_message` of `apply_chat_template`: the last message is left open, for the model to go on."""
     tags: tuple[str, ...] = field(default=(), repr=False)
     """Those of ordinary added tokens that steer the model (`<tool_call>`), which only an assistant may write."""
+    quiet_kwargs: Mapping[str, bool] = field(default_factory=dict)
+    """The argument that moves an empty thought into the generation prompt, if the template has one."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,18 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What the template left out: the field of `Counts` that counts it, and a sentence with the cure behind it.
+
+    `message` is the index of the message; None for what is no message's, a tool's schema.
+    """
+
+    kind: str
+    message: int | None
+    text: str
+
+
+@dataclass(frozen=True)
 class Rendered:
     """A conversation as text, with its assistant turns in order."""
 
@@ -73,10 +87,12 @@ class Rendered:
     """(start, end) of every control token that a message only spells, and that must be encoded as text."""
     generation: tuple[tuple[int, int], ...] = ()
     """The spans that the template itself marks with `{% generation %}`, if it does."""
-    losses: tuple[str, ...] = ()
-    """What the template left out, in words."""
-    written: frozenset[int] | None = field(default=None, repr=False)
-    """The messages of which the template wrote text, where that is known."""
+    losses: tuple[Loss, ...] = ()
+    """What the template left out."""
+    content_spans: tuple[tuple[int, int, int], ...] | None = field(default=None, repr=False)
+    """(start, end, origin) of what the template did not write (see `Trace`); None where that is not known."""
+    is_whole: bool = False
+    """Whether it is proven already that nothing is left out."""
 
     @property
     def agrees(self) -> bool:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from llama_padfix.core.types import Message, Messages, TokenizerLike, Tool
 
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")  # the names in transformers and templates
 _PLAIN_KEYS = frozenset({"role"})  # the template writes a role into its headers: it counts as the template's
-_REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 # Any: a template takes any value.
@@ -66,7 +66,7 @@ def _aliases_reasoning() -> bool:
 
 
 def _alias_reasoning(message: Message) -> Message:
-    reasoning = next((message[key] for key in _REASONING if message.get(key) is not None), None)
+    reasoning = next((message[key] for key in REASONING_KEYS if message.get(key) is not None), None)
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 

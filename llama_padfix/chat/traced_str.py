@@ -318,7 +318,8 @@ class TracedPolicy(StringPolicy):
         @functools.wraps(function)
         def tainted(*args: object, **kwargs: object) -> object:
             made = function(*args, **kwargs)
-            if isinstance(made, str) and type(made) is not Traced and made:
+            # `indent` adds lines that a plain text joined, which shows no origin, to a traced one.
+            if isinstance(made, str) and (type(made) is not Traced or name == "indent") and made:
                 sources = [value for value in (*args, *kwargs.values()) if isinstance(value, (str, list, tuple, dict))]
                 if origins_in(sources) and not any(made is source for source in sources):
                     first = sources[0]

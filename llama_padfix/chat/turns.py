@@ -12,9 +12,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.chat.losses import find_losses
+from llama_padfix.chat.losses.held import find_losses
+from llama_padfix.chat.losses.thoughts import find_quiet_kwargs
 from llama_padfix.chat.prefixes import find_by_prefixes
-from llama_padfix.chat.profile.template_profile import observe_template, read_sources
+from llama_padfix.chat.profile.template_profile import TemplateProfile, observe_template, read_sources
 from llama_padfix.chat.render import ChatTemplate, Rendered, RenderRequest, Turn, render_text
 from llama_padfix.chat.spans.by_origin import find_by_origin
 from llama_padfix.core.errors import PadfixError
@@ -48,8 +49,9 @@ def read_template(tokenizer: TokenizerLike, kwargs: Mapping[str, Any] | None = N
             f"The chat template cannot be read: {profile.error}. Check it by hand: "
             "tokenizer.apply_chat_template([{'role': 'user', 'content': 'Hi'}], tokenize=False)"
         )
-    tags = find_tags(tokenizer, read_sources(tokenizer, kwargs))
-    return ChatTemplate(tokenizer, profile, tuple(special_ids(tokenizer)), kwargs, continues, tags)
+    source = read_sources(tokenizer, kwargs)
+    tags, quiet_kwargs = find_tags(tokenizer, source), find_quiet_kwargs(tokenizer, source, kwargs)
+    return ChatTemplate(tokenizer, profile, tuple(special_ids(tokenizer)), kwargs, continues, tags, quiet_kwargs)
 
 
 def render_turns(
@@ -68,8 +70,8 @@ def render_turns(
         messages: The conversation.
         tools: The tools that the template writes into the prompt.
         trained_indices: The assistant messages whose turns are returned, all by default.
-        allow_loss: Report what the template leaves out (a tool call, a message's text) in `Rendered.losses` instead
-            of raising.
+        allow_loss: Report what the template leaves out (a thought, a tool call, a text, a message, a tool) in
+            `Rendered.losses` instead of raising.
         rewritable: The control tokens and tags that a normalizer may make of other text (`find_rewritable`); such
             text is `spelled` too.
 
@@ -96,9 +98,9 @@ def render_turns(
     for strategy in STRATEGIES:
         rendered = strategy(request)
         if isinstance(rendered, Rendered):
-            losses = find_losses(messages, rendered)
+            losses = find_losses(messages, tools, rendered)
             if losses and not allow_loss:
-                raise PadfixError(losses[0])
+                raise PadfixError(losses[0].text)
             return replace(rendered, losses=losses) if losses else rendered
         refusal = refusal or rendered
     assert refusal is not None  # the second strategy returns one or the other
@@ -130,8 +132,8 @@ def _find_by_constant_prompt(request: RenderRequest) -> Rendered | None:
         foreign = "\0".join([message["content"] for message in messages if message["role"] != "assistant"])
         if find_control_text(foreign, template.tags):
             return None
-    if not all(message["content"].strip() in text for message in messages):
-        return None  # a text that the template rewrites may become a control token
+    if not (_is_plain(template.profile, messages) and _is_in_order(messages, text)):
+        return None  # a text that the template rewrites may become a control token, or be lost
     turns = []
     position = 0
     for index in request.assistant_indices:
@@ -148,7 +150,25 @@ def _find_by_constant_prompt(request: RenderRequest) -> Rendered | None:
         turns.append(Turn(index, start, position, True))
     if text.count(prompt) != len(turns):
         return None
-    return Rendered(text, tuple(turn for turn in turns if turn.message in request.trained_indices))
+    return Rendered(text, tuple(turn for turn in turns if turn.message in request.trained_indices), is_whole=True)
+
+
+def _is_plain(profile: TemplateProfile, messages: Messages) -> bool:
+    """Return True if the probes show that the template writes messages of these roles."""
+    roles = [message["role"] for message in messages]
+    return set(roles[1:]) <= {"user", "assistant"} and (roles[0] in profile.role_headers)
+
+
+def _is_in_order(messages: Messages, text: str) -> bool:
+    """Return True if a text holds all messages, one behind the other."""
+    position = 0
+    for message in messages:
+        content = message["content"].strip()
+        found = text.find(content, position)
+        if found < 0:
+            return False
+        position = found + len(content)
+    return True
 
 
 STRATEGIES: tuple[Callable[[RenderRequest], Rendered | PadfixError | None], ...] = (

@@ -107,3 +107,9 @@ class DataFacts:
 
     too_long: int = 0
     """Rows in which no turn fits `max_length`."""
+
+    lost: tuple[tuple[int, str], ...] = ()
+    """The first rows of which the chat template leaves something out: (row, what)."""
+
+    lost_count: int = 0
+    """All of them."""

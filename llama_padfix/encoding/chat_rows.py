@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from llama_padfix.chat.losses.thoughts import find_empty_thoughts, keyed_thoughts
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import require_unicode
@@ -15,11 +16,9 @@ from llama_padfix.encoding.loss_selection import choose_turns
 from llama_padfix.tokens.control import find_rewritable
 
 if TYPE_CHECKING:
-    from llama_padfix.chat.render import ChatTemplate, Rendered
+    from llama_padfix.chat.render import ChatTemplate, Loss, Rendered
     from llama_padfix.core.types import Message, Messages, TokenizerLike, Tool
     from llama_padfix.encoding.settings import EncodeSettings
-
-_REASONING = ("reasoning_content", "thinking", "reasoning")  # the names in transformers and templates
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,11 @@ class ChatRenderer:
         rendered = render_turns(
             self.template, messages, tools, trained, allow_loss=settings.on_loss == "count", rewritable=rewritable
         )
+        if settings.keep_reasoning and (lost := [one for one in rendered.losses if one.kind == "lost_reasoning"]):
+            raise PadfixError(
+                f"{lost[0].text.partition('. ')[0]}, in spite of keep_reasoning=True, which is proven for thoughts in "
+                "another form. Move them from `reasoning_content` into the content (<think>...</think>), or back."
+            )
         require_unicode(rendered.text)
         if rendered.spelled and settings.special_tokens == "error":
             raise PadfixError(
@@ -88,7 +92,8 @@ class ChatRenderer:
                 "special_tokens='error' forbids. Remove it, or encode it as text: special_tokens='escape'"
             )
         escaped = () if allows_all else _find_escaped(rendered, settings.allowed_tokens)
-        return RenderedChat(rendered, escaped, collect_row_notes(rendered, messages, trained, escaped))
+        notes = collect_row_notes(rendered, messages, trained, escaped, self.template.quiet_kwargs)
+        return RenderedChat(rendered, escaped, notes)
 
 
 def _find_escaped(rendered: Rendered, allowed: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
@@ -106,15 +111,14 @@ def collect_row_notes(
     messages: Messages,
     trained: Collection[int],
     escaped: Collection[tuple[int, int]],
+    quiet_kwargs: Mapping[str, bool],
 ) -> dict[str, str]:
     """Return the fields of `Counts` that count this row, each with what was seen.
 
-    `trained` are the trained messages, `escaped` those of the spelled control tokens that become text.
+    `trained` are the trained messages, `escaped` those of the spelled control tokens that become text; `quiet_kwargs`
+    are those of the template.
     """
-    found: dict[str, str] = {}
-    if rendered.losses:
-        more = len(rendered.losses) - 1
-        found["lossy"] = rendered.losses[0].partition(". ")[0] + (f", and {more} more" if more else "")
+    found = _describe_losses(rendered.losses, trained) if rendered.losses else {}
     if rendered.spelled:
         allowed = set(rendered.spelled) - set(escaped)
         found |= {"escaped": _name_tokens(rendered, escaped)} if escaped else {}
@@ -124,14 +128,12 @@ def collect_row_notes(
         found["unstopped"] = f"message {unstopped[0]}"
     if rendered.generation and not _agrees(rendered):
         found["disagreeing"] = ""
+    if empty := find_empty_thoughts(messages, rendered, trained):
+        found["empty_reasoning"] = describe_empty(empty[0], quiet_kwargs)
     for index in trained:
-        message = messages[index]
-        if _is_empty(message):
+        if _is_empty(messages[index]):
             found.setdefault("empty", f"message {index}")
-        thoughts = [message[name] for name in _REASONING if isinstance(message.get(name), str)]
-        if any(thought.strip() and thought.strip() not in rendered.text for thought in thoughts):
-            found.setdefault("unreasoned", f"message {index}")
-        for call in message.get("tool_calls") or ():
+        for call in messages[index].get("tool_calls") or ():
             function = call.get("function", call) if isinstance(call, Mapping) else {}
             arguments = function.get("arguments") if isinstance(function, Mapping) else None
             if isinstance(arguments, str) and arguments.lstrip().startswith("{") and _is_quoted(arguments, rendered):
@@ -139,12 +141,28 @@ def collect_row_notes(
     return found
 
 
+def describe_empty(message: int, quiet_kwargs: Mapping[str, bool]) -> str:
+    """Return the note on an empty thought that is trained in a message."""
+    cure = f"; template_kwargs={dict(quiet_kwargs)} puts it into the prompt" if quiet_kwargs else ""
+    return f"message {message}{cure}"
+
+
+def _describe_losses(losses: Sequence[Loss], trained: Collection[int]) -> dict[str, str]:
+    """Return the notes on what the template left out: one for each kind, and the sums."""
+    found: dict[str, str] = {}
+    for kind in dict.fromkeys(loss.kind for loss in losses):
+        same = [loss for loss in losses if loss.kind == kind]
+        found[kind] = same[0].text.partition(". ")[0] + (f", and {len(same) - 1} more" if same[1:] else "")
+    lost = [loss.message for loss in losses if loss.kind == "lost_reasoning" and loss.message in trained]
+    return {**found, **({"unreasoned": f"message {lost[0]}"} if lost else {}), "lossy": found.get("lossy", "")}
+
+
 def _is_empty(message: Message) -> bool:
     """Return True for a message without text, reasoning and calls."""
     content = message.get("content") or ""
     texts = [part["text"] for part in content] if isinstance(content, list) else [content]
-    texts += [message[name] for name in _REASONING if isinstance(message.get(name), str)]
-    return not message.get("tool_calls") and not any(text.strip() for text in texts)
+    has_more = bool(message.get("tool_calls") or keyed_thoughts(message))
+    return not has_more and not any(text.strip() for text in texts)
 
 
 def _name_tokens(rendered: Rendered, spelled: Collection[tuple[int, int]]) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from llama_padfix.core.text import printable
+
 _EXAMPLES = 5  # rows named of each kind, however many there are
+_MOST_COLUMNS = 50  # named, however many there are
 
 # The kinds of rows that a line about counts lists, in its order.
 _KINDS = {
@@ -21,9 +24,16 @@ _KINDS = {
     "disagreeing": "in which {% generation %} marks other text than is trained",
     "unreasoned": "whose reasoning the template leaves out of a trained turn",
     "quoted": "whose tool arguments are JSON text that the template quotes again",
-    "lossy": "of which the template loses a part (a tool call, text, or text parts)",
+    "empty_reasoning": "with an empty thought that the template adds and that is trained",
+    "lossy": "of which the template loses a part (a thought, a text, a message, a tool, or text parts)",
+    "lost_reasoning": "whose thoughts the template leaves out",
+    "lost_text": "of which a text or a part of it is left out",
+    "lost_message": "of which a whole message is left out",
+    "lost_tools": "of which a tool or a tool call is left out",
     "empty": "with an empty answer, which trains its end alone",
+    "nulls": "whose tool arguments or schemas lose null keys, since Arrow may have filled them in",
 }
+_SUMS = ("lossy", "unreasoned")  # of rows that are named under the `lost_` kinds
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class CountedRow:
 class Counts:
     """What became of the rows that went into an encoder; `kept` plus every kind of loss equals `rows`.
 
-    A row that is kept may be counted in several of the fields from `cut` to `empty`.
+    A row that is kept may be counted in several of the fields from `cut` to `nulls`.
     """
 
     rows: int = 0
@@ -78,33 +88,48 @@ class Counts:
     disagreeing: int = 0
     """`{% generation %}` marks other text than is trained."""
     unreasoned: int = 0
-    """The template leaves out the reasoning of a trained message."""
+    """The template leaves out the thoughts of a trained message: those rows of `lost_reasoning`."""
     quoted: int = 0
     """The template writes arguments that are JSON text as a JSON string."""
     lossy: int = 0
-    """The template loses something else: a tool call, a message's text, parts written as Python code."""
+    """The template loses something: all rows of the `lost_` fields, and those with parts written as Python code."""
+    lost_reasoning: int = 0
+    """The template leaves out thoughts, in whatever key or in the content, of a message that is trained or not."""
+    lost_text: int = 0
+    """The template leaves out an assistant's text (beside a tool call, for one), or a part of any message's text."""
+    lost_message: int = 0
+    """The template writes nothing of a message that is not the assistant's."""
+    lost_tools: int = 0
+    """The template leaves out a part of the tools' schemas, or a tool call."""
+    empty_reasoning: int = 0
+    """The template writes an empty thought into a trained turn, whose message says nothing of thoughts."""
     empty: int = 0
     """A trained message holds neither text nor a call, so that its stop token alone is trained."""
+    nulls: int = 0
+    """Null keys of tool arguments or schemas were left out, since Arrow may have filled them in."""
     tokens: int = 0
     """Of the kept rows."""
     trained_tokens: int = 0
     """Tokens whose label is their id."""
     examples: tuple[CountedRow, ...] = field(default=(), compare=False)
     """The first few rows of each kind. They are not compared."""
+    unread_columns: tuple[str, ...] = field(default=(), compare=False)
+    """The columns that hold something and that no row is made of. They are not compared."""
 
     def __add__(self, other: Counts) -> Counts:
         mine, theirs = vars(self), vars(other)
-        sums = {name: mine[name] + theirs[name] for name in mine if name != "examples"}
+        sums = {name: mine[name] + theirs[name] for name in mine if name not in ("examples", "unread_columns")}
+        unread = tuple(dict.fromkeys(self.unread_columns + other.unread_columns))[:_MOST_COLUMNS]
         examples = self.examples
         for example in other.examples:
             if sum(known.kind == example.kind for known in examples) < _EXAMPLES:
                 examples = (*examples, example)
-        return Counts(**sums, examples=examples)
+        return Counts(**sums, examples=examples, unread_columns=unread)
 
     @property
     def remarkable(self) -> bool:
         """True if a row was lost or changed, or trains something else than its author may expect."""
-        return any(getattr(self, kind) for kind in _KINDS if kind != "allowed")
+        return any(getattr(self, kind) for kind in _KINDS if kind not in ("allowed", "nulls"))
 
     @property
     def dropped(self) -> int:
@@ -115,6 +140,9 @@ class Counts:
         parts = [f"{self.rows} rows: {self.kept} kept"]
         counted = [f"{count} {text}" for kind, text in _KINDS.items() if (count := getattr(self, kind))]
         parts += [part.replace("{pieces}", str(self.pieces)) for part in counted]
+        parts += [f"columns that are not read: {', '.join(map(printable, self.unread_columns))}"] * bool(
+            self.unread_columns
+        )
         share = self.trained_tokens / self.tokens if self.tokens else 0.0
         parts.append(f"{self.tokens} tokens, {self.trained_tokens} trained ({share:.0%})")
         return "; ".join(parts)
@@ -139,9 +167,10 @@ def count_rows(rows: Sequence[tuple[int | None, int, int, Mapping[str, str]]], *
     sums: dict[str, int] = {}
     examples: list[CountedRow] = []
     for number, _, _, notes in rows:
+        has_names = any(kind.startswith("lost_") for kind in notes)
         for kind, detail in notes.items():
             sums[kind] = sums.get(kind, 0) + 1
-            if sums[kind] <= _EXAMPLES:
+            if sums[kind] <= _EXAMPLES and not (has_names and kind in _SUMS):
                 examples.append(CountedRow(number, kind, detail, of_batch))
     return Counts(
         rows=len(rows),
@@ -149,5 +178,6 @@ def count_rows(rows: Sequence[tuple[int | None, int, int, Mapping[str, str]]], *
         tokens=sum(tokens for _, tokens, _, _ in rows),
         trained_tokens=sum(trained for _, _, trained, _ in rows),
         examples=tuple(examples),
+        unread_columns=(),
         **sums,
     )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import os
+import threading
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -45,7 +48,8 @@ class ChatEncoder:
     `apply_chat_template(messages, tokenize=True)`. A `text` row gets exactly one BOS; where it is a rendered chat its
     assistant turns are trained, else the whole text with an end of text behind it.
 
-    The settings are attributes that can be set. `settings` holds them all, and `encoding` is their record.
+    The settings are attributes that can be set. `settings` holds them all, and `encoding` is their record. Threads may
+    share an encoder: they encode one after another.
 
     Args:
         tokenizer: The tokenizer, which is never changed.
@@ -60,6 +64,9 @@ class ChatEncoder:
         on_loss: "count" to encode and count a row as rendered where the chat template leaves something out (a tool
             call, a message's text), or "error" to raise.
         template_kwargs: Arguments of the chat template.
+        keep_reasoning: True to train the thoughts that the chat template drops from earlier turns, and to refuse a row
+            that loses thoughts all the same. `template_kwargs` then holds what makes the template keep them: one of
+            its own arguments, or TRL's training variant as `chat_template`. The ids are those of these arguments.
         special_tokens: What a control token becomes that a message spells: text ("escape"), an error ("error"), or
             the control token ("allow").
         allowed_tokens: Tokens such as `<|python_tag|>` that stay control tokens inside trained turns.
@@ -71,7 +78,7 @@ class ChatEncoder:
         counts: What became of all rows so far (`Counts`), with the first few of each kind by number.
 
     Raises:
-        PadfixError: `tokenizer` is none, or a setting is not known.
+        PadfixError: `tokenizer` is none, a setting is not known, or nothing makes the template keep thoughts.
     """
 
     max_length: int | None = _setting("max_length")
@@ -93,6 +100,7 @@ class ChatEncoder:
         on_error: OnError = "raise",
         on_loss: OnLoss = "count",
         template_kwargs: Mapping[str, object] | None = None,
+        keep_reasoning: bool = False,
         special_tokens: SpecialTokens = "escape",
         allowed_tokens: Sequence[str] = (),
         date: datetime.date | str | None = None,
@@ -109,6 +117,7 @@ class ChatEncoder:
             truncation=truncation,
             on_error=on_error,
             on_loss=on_loss,
+            keep_reasoning=keep_reasoning,
             special_tokens=special_tokens,
             allowed_tokens=tuple(allowed_tokens),
         )
@@ -119,13 +128,23 @@ class ChatEncoder:
     def _forget(self) -> None:
         self.counts = Counts()
         self._learned: Learned | None = None
+        self._lock = threading.RLock()
+        _encoders.add(self)
+
+    def _renew_after_fork(self) -> None:
+        """Forget in a forked process what a thread of the parent was learning."""
+        if not self._lock.acquire(blocking=False):
+            self._learned, self._lock = None, threading.RLock()
+        else:
+            self._lock.release()
 
     @property
     def encoding(self) -> Encoding:
         """How this encoder encodes, the pinned date included; `encode_dataset` writes it into what it returns."""
-        learned = self._learn()
-        learned.tokenizer_hash = learned.tokenizer_hash or hash_tokenizer(self.tokenizer)
-        return describe_encoding(self.settings, hash_template(self.tokenizer), learned.tokenizer_hash)
+        with self._lock:
+            learned = self._learn()
+            learned.tokenizer_hash = learned.tokenizer_hash or hash_tokenizer(self.tokenizer)
+            return describe_encoding(self.settings, hash_template(self.tokenizer), learned.tokenizer_hash)
 
     @property
     def doubtful(self) -> bool:
@@ -135,7 +154,7 @@ class ChatEncoder:
     def __getstate__(self) -> dict[str, object]:
         """Leave out what was counted and learned, so that `datasets` finds an encoder unchanged after its use."""
         state = vars(self).copy()
-        del state["counts"], state["_learned"]
+        del state["counts"], state["_learned"], state["_lock"]
         return state
 
     def __setstate__(self, state: Mapping[str, object]) -> None:
@@ -236,21 +255,23 @@ class ChatEncoder:
                 f"carry names {missing[0]!r}, and the columns that can go along are {', '.join(table.column_names)}. "
                 "Name one of those, or leave carry out."
             )
-        parts = self._learn().encode_table(table, first_row, carry, strict)
-        counts = sum((batch.counts for _, batch in parts), Counts())
-        self.counts = self.counts + counts
+        with self._lock:
+            parts = self._learn().encode_table(table, first_row, carry, strict)
+            counts = sum((batch.counts for _, batch in parts), Counts())
+            self.counts = self.counts + counts
         return pyarrow.concat_tables([part for part, _ in parts]), counts
 
     def _encode_rows(
         self, rows: Sequence[object], numbers: Sequence[int | None], of_batch: bool = False, strict: bool = False
     ) -> tuple[_Columns, Counts]:
-        batch = self._learn().encode_rows(rows, numbers, of_batch, strict)
+        with self._lock:
+            batch = self._learn().encode_rows(rows, numbers, of_batch, strict)
+            self.counts = self.counts + batch.counts
         edges = [*pairwise(batch.bounds.tolist())]
         columns = {
             name: [flat[start:end] for start, end in edges]
             for name, flat in (("input_ids", batch.input_ids.tolist()), ("labels", batch.labels.tolist()))
         }
-        self.counts = self.counts + batch.counts
         return columns, batch.counts
 
     def _learn(self) -> Learned:
@@ -261,3 +282,15 @@ class ChatEncoder:
             learned = self._learned = Learned(key, row_encoder, self.engine, gave_up=self.doubtful)
         learned.row_encoder.settings = self.settings
         return learned
+
+
+_encoders: weakref.WeakSet[ChatEncoder] = weakref.WeakSet()
+
+
+def _renew_encoders() -> None:
+    for encoder in list(_encoders):
+        encoder._renew_after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_renew_encoders)

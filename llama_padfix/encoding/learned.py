@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llama_padfix.encoding.batch.chat_columns import Chats, read_chat_rows, read_chat_table
@@ -19,6 +19,9 @@ from llama_padfix.encoding.batch.cross_check import (
     make_table,
 )
 from llama_padfix.encoding.batch.encoder import BatchEncoder, make_batch_encoder
+from llama_padfix.encoding.counts import Counts
+from llama_padfix.encoding.reading.side_columns import find_unread, find_unread_columns
+from llama_padfix.encoding.row_formats import SHAPES
 from llama_padfix.tokens.calls import preserve_backend_state
 from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine
 
@@ -73,7 +76,8 @@ class Learned:
     ) -> Batch:
         """Encode rows with their numbers; see `Rows`. With `strict` raise `FastPathMismatch` once it is `doubtful`."""
         together = Rows(lambda places: [rows[place] for place in places], numbers, of_batch)
-        return self._encode(together, lambda words: read_chat_rows(rows, words), strict)
+        batch = self._encode(together, lambda words: read_chat_rows(rows, words), strict)
+        return _name_unread(batch, find_unread(rows, SHAPES))
 
     def encode_table(
         self, table: pa.Table, first_row: int, carry: Sequence[str], strict: bool
@@ -89,6 +93,7 @@ class Learned:
             numbers = range(first_row + start, first_row + start + part.num_rows)
             rows = Rows(functools.partial(_take_rows, part), numbers)
             batch = self._encode(rows, functools.partial(read_chat_table, part), strict)
+            batch = _name_unread(batch, find_unread_columns(part, SHAPES, carry))
             parts.append((make_table(batch, part.select(list(carry))), batch))
         return parts
 
@@ -119,6 +124,10 @@ class Learned:
             tokenizer = self.row_encoder.tokenizer
             self.engine = choose_engine(tokenizer, self.engine_choice, characters=self.characters_ahead)
         return self.engine.encode(texts)
+
+
+def _name_unread(batch: Batch, columns: tuple[str, ...]) -> Batch:
+    return replace(batch, counts=batch.counts + Counts(unread_columns=columns)) if columns else batch
 
 
 def _take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:

@@ -71,7 +71,12 @@ class RowEncoder:
             if completion is not None:
                 return completion
         _ = self.chats.template  # outside of the attempt: it always raises
-        return self._attempt(name, lambda: self.chats.render(messages, found.tools, found.trained_from, self.settings))
+        chat = self._attempt(name, lambda: self.chats.render(messages, found.tools, found.trained_from, self.settings))
+        if found.left_out and isinstance(chat, RenderedChat):
+            more = len(found.left_out) - 1
+            nulls = found.left_out[0] + (f", and {more} more" if more else "")
+            return replace(chat, notes={**chat.notes, "nulls": nulls})
+        return chat
 
     def _encode_completion(self, found: Conversation) -> EncodedRow | None:
         """Encode a prompt and its completion as text; None where the chat template writes them."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.encoding.reading.json_values import as_list, may_be_filled, seen, strip_nulls
+from llama_padfix.encoding.reading.side_columns import add_system, read_system, refuse_media, refuse_side_columns
+from llama_padfix.encoding.reading.tool_calls import read_call_texts, read_calls, read_tools, rename_results
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import MessageDict, Row
@@ -44,6 +47,8 @@ CONVERSATION_COLUMNS = tuple(name for names in (*SHAPES["messages"], *SHAPES["sh
 # Templates branch on these two themselves (Llama 3.1 on ipython), so role/content messages keep them.
 _KEPT_IN_MESSAGES = frozenset({"ipython", "function"})
 
+_CALLS = ("tool_calls", "function_call")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
@@ -58,6 +63,8 @@ class Conversation:
     """Messages before this index are the prompt of a prompt/completion row, which is never trained; else 0."""
     texts: tuple[str, str] | None = field(default=None, compare=False)
     """Prompt and completion beside `messages`, where both are texts: what a tokenizer without a template encodes."""
+    left_out: tuple[str, ...] = ()
+    """The paths of null keys in arguments and schemas that Arrow may have filled in, and that were left out."""
 
     @property
     def needs_template(self) -> bool:
@@ -108,37 +115,60 @@ def _read_row(row: object, shape: str | None) -> Conversation:
     if isinstance(row, PadfixError):  # a line of a file that could not be read
         raise row
     if not isinstance(row, Mapping):
-        if _as_list(row) is None:
+        if as_list(row) is None:
             raise PadfixError(
-                f"expected a mapping of columns or a list of messages, saw {_seen(row)}, which has neither "
+                f"expected a mapping of columns or a list of messages, saw {seen(row)}, which has neither "
                 'columns nor turns; write it as {"messages": [...]} or {"text": "..."}.'
             )
         row = {"messages": row}
     columns = {name: value for name, value in row.items() if value is not None}
+    if not any(name in columns for name in ("completion", *CONVERSATION_COLUMNS, "output", "text")):
+        refuse_side_columns(columns, ("prompt",) if "prompt" in columns else ())
     shape, names = _find_shape(row, shape)
+    refuse_side_columns(columns, names)
     if shape == "text":
         return Conversation(messages=None, text=_require_str(columns["text"], "text"), shape=shape)
-    trained_from = 0
+    trained_from, left_out = 0, list[str]()
+    # Arrow gives every struct the keys of all others, filled with null, in a call's `arguments` the parameters of
+    # every other tool. A filled null is equal to a written one, so they are left out where they can be filled ones:
+    # one that stays teaches parameters that the tool does not have. Arguments as JSON text stay to the letter.
+    filled = all(may_be_filled(_keys_of(columns[name])) for name in names)
+    read = partial(_read_messages, filled=filled, left_out=left_out)
     if shape == "prompt-completion":
-        messages = _read_messages(columns["prompt"], "prompt", "user")
+        messages = read(columns["prompt"], "prompt", "user")
         trained_from = len(messages)
-        messages += _read_messages(columns["completion"], "completion", "assistant")
+        messages += read(columns["completion"], "completion", "assistant")
     elif shape == "alpaca":
         messages = _read_alpaca(columns)
     else:
-        messages = _read_messages(columns[names[0]], names[0])
+        messages = read(columns[names[0]], names[0])
     if not messages:
         raise PadfixError(
             f"the conversation is empty (no message in {' and '.join(names)}), so there is nothing to "
             "train on; drop the row or give it at least one message."
         )
-    # In the other shapes a system turn is a message, and a column of that name is metadata.
-    if shape in ("sharegpt", "alpaca"):
-        messages = _with_system(messages, _require_str(columns.get("system", ""), "system"))
-    tools, texts = _read_tools(columns.get("tools")), None
+    count = len(messages)
+    messages = add_system(messages, read_system(columns))
+    tools = read_tools(columns, filled=filled, dropped=left_out)
+    if trained_from:
+        trained_from += len(messages) - count
+    texts = None
     if all(isinstance(columns.get(name), str) for name in names) and not columns.get("history"):
         texts = "\n\n".join(str(message["content"]) for message in messages[:-1]), str(columns[names[-1]])
-    return Conversation(messages=messages, text=None, tools=tools, shape=shape, trained_from=trained_from, texts=texts)
+    return Conversation(
+        messages=messages,
+        text=None,
+        tools=tools,
+        shape=shape,
+        trained_from=trained_from,
+        left_out=tuple(left_out),
+        texts=texts,
+    )
+
+
+def _keys_of(value: object) -> list[object]:
+    """Return messages without what they hold but null, so that their keys alone are compared."""
+    return [dict.fromkeys(entry) if type(entry) is dict else entry for entry in as_list(value) or ()]
 
 
 def _find_shape(row: Row, shape: str | None) -> tuple[str, tuple[str, ...]]:
@@ -155,30 +185,33 @@ def _find_shape(row: Row, shape: str | None) -> tuple[str, tuple[str, ...]]:
     )
 
 
-def _read_messages(value: object, column: str, role_of_text: str = "") -> list[MessageDict]:
+def _read_messages(
+    value: object, column: str, role_of_text: str = "", *, filled: bool, left_out: list[str]
+) -> list[MessageDict]:
     """Read a list of messages; where `role_of_text` is given, a text is one message of that role."""
     if role_of_text and isinstance(value, str):
         return [{"role": role_of_text, "content": value}]
-    entries = _as_list(value)
+    entries = as_list(value)
     if entries is None:
         raise PadfixError(
-            f"{column} is {_seen(value)}, not a list of messages, and text is never guessed to be JSON; "
+            f"{column} is {seen(value)}, not a list of messages, and text is never guessed to be JSON; "
             "pass a list of mappings (json.loads the text first if it is JSON)."
         )
-    return [_read_message(entry, f"{column}[{index}]") for index, entry in enumerate(entries)]
+    messages = [_read_message(entry, f"{column}[{index}]", filled, left_out) for index, entry in enumerate(entries)]
+    if any(isinstance(entry, Mapping) and entry.get("function_call") is not None for entry in entries):
+        rename_results(messages)
+    return messages
 
 
-def _read_message(entry: object, where: str) -> MessageDict:
+def _read_message(entry: object, where: str, filled: bool, left_out: list[str]) -> MessageDict:
     if not isinstance(entry, Mapping):
         raise PadfixError(
-            f"{where} is {_seen(entry)}, not a message, so it has no role; "
+            f"{where} is {seen(entry)}, not a message, so it has no role; "
             'write it as {"role": "user", "content": "..."}.'
         )
-    # Arrow gives every struct the keys of all others, filled with null: `tool_calls` on a user's message, and
-    # in a call's `arguments` the parameters of every other tool. A filled null is equal to a written one, so
-    # null keys go everywhere, `arguments` included: a written null that is left out calls the same, a filled
-    # one that stays teaches parameters that the tool does not have. Arguments as JSON text stay to the letter.
-    message = _without_nulls(entry)
+    # Arrow fills in null keys: `tool_calls` on a user's message.
+    message = {key: strip_nulls(item) for key, item in entry.items() if item is not None and key not in _CALLS}
+    refuse_media(message, where)
     role_key = next((key for key in CONTENT_KEYS if key in message), None)
     if role_key is None:
         raise PadfixError(
@@ -191,13 +224,11 @@ def _read_message(entry: object, where: str) -> MessageDict:
     message = {"role": role, "content": content, **message}
     if spelled.lower() == "function_call":
         # In templates with tools null, not "", marks a turn that only calls.
-        return {**message, "content": None, "tool_calls": _read_calls(content, where)}
-    calls = message.get("tool_calls", [])
-    if not isinstance(calls, list):
-        raise PadfixError(
-            f"{where} has tool_calls that are {_seen(calls)}, not a list, which templates loop over; "
-            "pass a list of calls (json.loads the text first if it is JSON)."
-        )
+        return {**message, "content": None, "tool_calls": read_call_texts(content, where)}
+    called = {key: entry[key] for key in _CALLS if entry.get(key) is not None}
+    calls = read_calls(called, where, filled=filled, dropped=left_out) if called else None
+    if calls is not None:
+        message["tool_calls"] = calls
     if content is None and role == "assistant" and calls:
         # Some templates test `content is none` to find a call, so a null that is there stays; none is added.
         if content_key not in entry:
@@ -229,35 +260,19 @@ def _check_content(content: object, where: str, key: str) -> None:
         text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
         if not isinstance(text, str):
             raise PadfixError(
-                f"{where} has {key} that is neither a string nor a list of text parts: {_seen(part)}; "
+                f"{where} has {key} that is neither a string nor a list of text parts: {seen(part)}; "
                 'only text can be encoded: pass a string or [{"type": "text", "text": "..."}].'
             )
 
 
-def _read_calls(content: object, where: str) -> list[MessageDict]:
-    parsed = _parse_json(content) if isinstance(content, str) else None
-    calls = []
-    for call in parsed if isinstance(parsed, list) and parsed else [parsed]:
-        name = call.get("name") if isinstance(call, dict) else None
-        # Some sets nest the arguments as text, which templates would quote a second time.
-        arguments = _parse_json(call.get("arguments")) if isinstance(call, dict) else None
-        if not isinstance(name, str) or not isinstance(arguments, dict):
-            raise PadfixError(
-                f"{where} is a function_call whose value is not the JSON text of a call: {_seen(content)}, "
-                'so no tool_calls can be made of it; write {"name": "...", "arguments": {...}} or a list of such.'
-            )
-        calls.append({"type": "function", "function": {"name": name, "arguments": arguments}})
-    return calls
-
-
 def _read_alpaca(columns: Row) -> list[MessageDict]:
     messages = []
-    history = _as_list(columns.get("history", []))
+    history = as_list(columns.get("history", []))
     for index, pair in enumerate([None] if history is None else history):
-        turns = _as_list(pair) or []
+        turns = as_list(pair) or []
         if len(turns) != 2:
             raise PadfixError(
-                f"history is {_seen(columns['history'])}, not a list of [user, assistant] pairs, so its "
+                f"history is {seen(columns['history'])}, not a list of [user, assistant] pairs, so its "
                 "turns have no roles; write it as pairs of strings or drop the column."
             )
         for role, content in zip(("user", "assistant"), turns, strict=True):
@@ -268,58 +283,9 @@ def _read_alpaca(columns: Row) -> list[MessageDict]:
     return messages
 
 
-def _with_system(messages: list[MessageDict], system: str) -> list[MessageDict]:
-    first = messages[0]
-    if first["role"] != "system" and system:
-        return [{"role": "system", "content": system}, *messages]
-    if system and first["content"] != system:
-        raise PadfixError(
-            f"the system column ({describe(system)}) and the first message ({describe(first['content'])}) "
-            "are two different system turns, and none of them is known to be the right one; drop one of the two."
-        )
-    return messages
-
-
-def _read_tools(value: object) -> list[Any] | None:  # see `Conversation.tools`
-    tools = _parse_json(value) if isinstance(value, str) else _without_nulls(value)
-    # An empty list makes templates announce tools that are not there, so it reads as none.
-    if tools in (None, "", []):
-        return None
-    if not isinstance(tools, list):
-        raise PadfixError(
-            f"tools is {_seen(value)}, not a list of tools, so the template cannot write them out; "
-            "pass a list or the JSON text of a list."
-        )
-    return tools
-
-
-def _parse_json(value: object) -> Any:  # what the JSON text holds, or the value as it is
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
 def _require_str(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise PadfixError(
-            f"{name} is {_seen(value)}, not a string, and only text can be encoded; make it a string or drop the row."
+            f"{name} is {seen(value)}, not a string, and only text can be encoded; make it a string or drop the row."
         )
     return value
-
-
-def _as_list(value: object) -> list[Any] | None:  # of a user's values
-    if not isinstance(value, list | tuple) and hasattr(value, "tolist"):
-        value = value.tolist()
-    return list(value) if isinstance(value, list | tuple) else None
-
-
-def _without_nulls(value: object) -> Any:  # in the types of JSON
-    if isinstance(value, Mapping):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    items = _as_list(value)
-    return value if items is None else [_without_nulls(item) for item in items]
-
-
-def _seen(value: object) -> str:
-    return f"{type(value).__name__} {describe(value)}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llama_padfix.chat.dates import pin_date
+from llama_padfix.chat.losses.keep import keep_reasoning
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.calls import check_tokenizer
 from llama_padfix.tokens.control import special_ids, text_end_id
@@ -44,6 +45,8 @@ class EncodeSettings:
     """What becomes of a row that cannot be read."""
     on_loss: OnLoss = "count"
     """What becomes of a row of which the chat template leaves something out."""
+    keep_reasoning: bool = False
+    """Whether a row that loses thoughts is refused; `template_kwargs` then hold what makes the template keep them."""
     special_tokens: SpecialTokens = "escape"
     """What a control token becomes that a message spells: text, an error, or the control token."""
     allowed_tokens: tuple[str, ...] = ()
@@ -83,9 +86,11 @@ def make_settings(
     template_kwargs: Mapping[str, object] | None,
     **settings: Any,  # the other fields of EncodeSettings, which checks them
 ) -> EncodeSettings:
-    """Check a tokenizer and settings, and return them with the date of the chat template pinned."""
+    """Check a tokenizer and settings, and return them with the arguments that keep thoughts and pin the date."""
     check_tokenizer(tokenizer)
     checked = EncodeSettings(**settings)
+    if checked.keep_reasoning:
+        template_kwargs = keep_reasoning(tokenizer, template_kwargs)
     return replace(checked, template_kwargs=pin_date(tokenizer, template_kwargs, date))
 
 

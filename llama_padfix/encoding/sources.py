@@ -108,7 +108,10 @@ def is_one_row(value: object) -> bool:
     try:
         read_row(value)
     except PadfixError:
-        return isinstance(value, list) and bool(value) and is_conversation(value) and "input_ids" not in value[0]
+        messages = value
+        if isinstance(value, Mapping):
+            messages = next((value[name] for name in CONVERSATION_COLUMNS if value.get(name) is not None), None)
+        return isinstance(messages, list) and is_conversation(messages) and "input_ids" not in messages[0]
     return True
 
 

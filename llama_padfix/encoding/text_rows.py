@@ -65,6 +65,8 @@ class TextEncoder:
             trained = [(n, n + 1) for n, label in enumerate(labels) if label != IGNORE_INDEX]
             if trained:
                 ends = tuple(last for first, last in trained if labels[first] in self._markers.stop_ids)
+                if any(labels[end - 2] == IGNORE_INDEX for end in ends):
+                    notes["empty"] = ""
                 return EncodedRow(input_ids, labels, trained, ends, notes)
         elif (
             self._marks is not None and self._marks.header in text

@@ -115,6 +115,7 @@ def prepare(
     on_error: OnError = "raise",
     on_loss: OnLoss = "count",
     template_kwargs: Mapping[str, Any] | None = None,  # of any template
+    keep_reasoning: bool = False,
     special_tokens: SpecialTokens = "escape",
     allowed_tokens: Sequence[str] = (),
     date: datetime.date | str | None = None,
@@ -125,8 +126,8 @@ def prepare(
 
     Pad token, stop list, EOS, padding side and automatic BOS are set by the policy; no token is added, no
     embedding resized, no template edited. Idempotent: a second call has an empty plan. `max_length`, `train_on`,
-    `truncation`, `on_error`, `on_loss`, `template_kwargs`, `special_tokens`, `allowed_tokens` and `date` are those
-    of `ChatEncoder`.
+    `truncation`, `on_error`, `on_loss`, `template_kwargs`, `keep_reasoning`, `special_tokens`, `allowed_tokens` and
+    `date` are those of `ChatEncoder`.
 
     Args:
         tokenizer: The tokenizer to patch.
@@ -149,6 +150,7 @@ def prepare(
         on_error=on_error,
         on_loss=on_loss,
         template_kwargs=template_kwargs,
+        keep_reasoning=keep_reasoning,
         special_tokens=special_tokens,
         allowed_tokens=allowed_tokens,
         date=date,

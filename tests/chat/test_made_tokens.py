@@ -15,6 +15,7 @@ MADE = {
     "between marks": ("<|{{ m.content }}|>", "eot"),
     "joined": ("{{ ['<|', m.content, '|>'] | join }}", "eot"),
     "formatted": ("{{ '%s%s%s' | format('<|', m.content, '|>') }}", "eot"),
+    "reversed": ("{{ m.content[::-1] }}", ">|toe|<"),
     "replaced": ("{{ m.content | replace('x', 'o') }}", "a <|ext|> b"),
     "in lower case": ("{{ m.content | lower }}", "a <|EOT|> b"),
     "sliced": ("{{ m.content[1:] }}", "x<|eot|> b"),
@@ -23,16 +24,20 @@ MADE = {
 }
 
 
+def make(body: str) -> Any:
+    template = (
+        f"{{% for m in messages %}}<S>{{{{ m.role }}}}\n{body}<E>\n{{% endfor %}}"
+        "{% if add_generation_prompt %}<S>assistant\n{% endif %}"
+    )
+    return make_byte_tokenizer(["<E>", "<S>", TOKEN], "<E>", template=template)
+
+
 @pytest.mark.parametrize("rows", [1, 6])
 @pytest.mark.parametrize("author", [0, 1])
 @pytest.mark.parametrize("kind", MADE)
 def test_a_token_that_the_template_makes_is_text(kind: str, author: int, rows: int) -> None:
     body, content = MADE[kind]
-    template = (
-        f"{{% for m in messages %}}<S>{{{{ m.role }}}}\n{body}<E>\n{{% endfor %}}"
-        "{% if add_generation_prompt %}<S>assistant\n{% endif %}"
-    )
-    tokenizer: Any = make_byte_tokenizer(["<E>", "<S>", TOKEN], "<E>", template=template)
+    tokenizer = make(body)
     chat = [USER, ANSWER]
     chat[author] = {**chat[author], "content": content}
     spells = TOKEN in tokenizer.apply_chat_template(chat, tokenize=False)
@@ -45,3 +50,11 @@ def test_a_token_that_the_template_makes_is_text(kind: str, author: int, rows: i
     if spells:
         with pytest.raises(PadfixError, match="special_tokens"):
             ChatEncoder(tokenizer, special_tokens="error")(chat)
+
+
+def test_a_token_of_a_text_that_cannot_be_followed_is_refused() -> None:
+    encoder = ChatEncoder(make("{{ ('<|' ~ m.content ~ '|>') | wordwrap(300) }}"))
+    assert encoder([USER, ANSWER])["labels"][-2] != -100
+    for chat in ([{**USER, "content": "eot"}, ANSWER], [USER, {**ANSWER, "content": "eot"}]):
+        with pytest.raises(PadfixError, match="cannot be proven"):
+            encoder(chat)

@@ -167,7 +167,7 @@ def told(made: Rendered) -> list[str]:
 )
 def test_turns_of_many_styles(template: str, controls: str, chat: list[Any], turns: list[str]) -> None:
     tokenizer = tokenizer_with(template, *controls.split())
-    made = render_turns(read_template(tokenizer), chat)
+    made = render_turns(read_template(tokenizer), chat, allow_loss=True)
     assert made.text == tokenizer.apply_chat_template(chat, tokenize=False)
     assert told(made) == turns
 
@@ -184,7 +184,7 @@ def test_text_behind_a_tools_answer_is_a_second_turn_of_its_message() -> None:
 def test_a_thought_that_is_left_out_of_the_history_does_not_hide_the_second_turn() -> None:
     tokenizer = family_tokenizer(BY_STEM["gemma4"])
     first = CALLED[1] | {"reasoning_content": "Hm"}
-    made = render_turns(read_template(tokenizer), [USER, first, *CALLED[2:], USER, ANSWER])
+    made = render_turns(read_template(tokenizer), [USER, first, *CALLED[2:], USER, ANSWER], allow_loss=True)
     assert [turn.message for turn in made.turns] == [1, 1, 3, 5]
     assert told(made)[1] == "A1<turn|>"
 
@@ -192,7 +192,8 @@ def test_a_thought_that_is_left_out_of_the_history_does_not_hide_the_second_turn
 def test_an_answer_that_the_history_empties_keeps_the_turns_beside_it_apart() -> None:
     tokenizer = family_tokenizer(BY_STEM["nemotron_3_nano"])
     empty = {"role": "assistant", "content": "<think>\nHm\n</think>\n\n"}
-    made = render_turns(read_template(tokenizer), [USER, empty, {"role": "assistant", "content": "A2"}, USER])
+    chat = [USER, empty, {"role": "assistant", "content": "A2"}, USER]
+    made = render_turns(read_template(tokenizer), chat, allow_loss=True)
     assert told(made) == ["</think><|im_end|>", "</think>A2<|im_end|>"]
 
 

@@ -416,6 +416,15 @@ def test_each_fault_of_raw_rows_is_named_by_row() -> None:
     assert {"DAT001", "DAT002", "DAT003", "DAT004", "DAT005"} <= set(good.passed)
 
 
+def test_rows_of_which_the_template_leaves_something_out() -> None:
+    tokenizer = small_tokenizer()
+    thought = {"messages": [CHAT["messages"][0], CHAT["messages"][1] | {"reasoning_content": "Hm."}]}
+    [finding] = found(diagnose(tokenizer, dataset=[CHAT, thought, CHAT, thought]), "DAT006")
+    assert (finding.count, finding.seen, [one.row for one in finding.evidence]) == (2, 4, [1, 3])
+    assert "the first is row 1: The chat template leaves out the thoughts of message 1." in finding.message
+    assert "DAT006" in diagnose(tokenizer, dataset=[CHAT]).passed
+
+
 def test_rows_longer_than_the_model() -> None:
     tokenizer = small_tokenizer()
     long = {"messages": [*CHAT["messages"], {"role": "user", "content": "x" * 600}, CHAT["messages"][1]]}

@@ -139,13 +139,16 @@ def test_an_answer_that_only_calls_or_thinks_or_is_not_trained_is_not_empty() ->
 def test_reasoning_that_the_template_leaves_out_is_counted() -> None:
     encoder = ChatEncoder(shared("3.1-instruct"))
     encoder([QUESTION[0], QUESTION[1] | {"reasoning_content": "Two and two."}])
-    assert encoder.counts.unreasoned == 1 and encoder.counts.name_rows() == ["unreasoned: a row (message 1)"]
+    assert (encoder.counts.unreasoned, encoder.counts.lost_reasoning, encoder.counts.lossy) == (1, 1, 1)
+    said = "The chat template leaves out the thoughts of message 1"
+    assert encoder.counts.name_rows() == [f"lost_reasoning: a row ({said})"]
     assert "1 whose reasoning the template leaves out of a trained turn" in str(encoder.counts)
     encoder([QUESTION[0], QUESTION[1] | {"reasoning_content": " \n"}])
     encoder([QUESTION[0], QUESTION[1] | {"reasoning_content": "Two", "train": False}, *QUESTION])
     writes = encoder_for("<think>{{ m.reasoning_content }}</think>{{ m.content }}<|eot_id|>")
     writes([QUESTION[0], QUESTION[1] | {"reasoning_content": "Two and two."}])
-    assert encoder.counts.unreasoned == 1 and writes.counts.unreasoned == 0
+    assert (encoder.counts.unreasoned, encoder.counts.lost_reasoning) == (1, 2), "one is of a turn that is not trained"
+    assert writes.counts.unreasoned == writes.counts.lossy == 0
 
 
 def test_arguments_as_json_text_that_the_template_quotes_again_are_counted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -32,9 +33,15 @@ def answers_of(encoder: ChatEncoder, row: Any) -> list[str]:
         ({"train": False}, False),
         ({"weight": 0}, False),
         ({"weight": 0.0}, False),
-        ({"train": True, "weight": 0}, False),
-        ({"train": False, "weight": 1}, False),
-        ({"train": True}, True),
+        ({"train": False, "weight": 0}, False),
+        ({"train": True, "weight": 1, "loss": True, "masked": False}, True),
+        *[({key: value}, bool(value)) for key in ("loss", "loss_mask", "trainable") for value in (True, False, 0, 1)],
+        *[({key: value}, value) for key in ("train", "training") for value in (True, False)],
+        ({"step_loss_mask": 0}, False),
+        ({"masked": True}, False),
+        ({"masked": False}, True),
+        ({"masked": None, "loss": None, "trainable": None}, True),
+        ({"train_detail": []}, True),
         ({"weight": 1}, True),
         ({"weight": 1.0}, True),
         ({"train": None}, True),
@@ -56,8 +63,35 @@ def test_a_message_says_whether_it_is_trained(shape: str, keys: dict[str, Any], 
 
 @pytest.mark.parametrize("keys", [{"weight": 0.5}, {"weight": 2}, {"weight": "0"}, {"train": 0}, {"train": "false"}])
 def test_a_weight_between_or_beside_zero_and_one_is_an_error_that_names_the_message(keys: dict[str, Any]) -> None:
-    with pytest.raises(PadfixError, match=r"row 7: message 3 has train=.* write train: true or false, or weight: 0"):
+    [(key, value)] = keys.items()
+    said = f"row 7: message 3 has {key}={value!r}; a turn is trained or it is not: write {key}: "
+    with pytest.raises(PadfixError, match=re.escape(said) + "(true or false|0 or 1)"):
         ChatEncoder(shared("3.1-instruct")).encode_rows([[*CHOSEN[:3], CHOSEN[3] | keys]], 7)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [{"loss": "false"}, {"loss": [0, 1]}, {"masked": 1}, {"trainable": 0.5}, {"train_detail": [{"train": True}]}],
+)
+def test_a_key_of_another_framework_that_says_neither_is_an_error(keys: dict[str, Any]) -> None:
+    with pytest.raises(PadfixError, match=f"row 7: message 3 has {next(iter(keys))}.* true or false"):
+        ChatEncoder(shared("3.1-instruct")).encode_rows([[*CHOSEN[:3], CHOSEN[3] | keys]], 7)
+
+
+@pytest.mark.parametrize(
+    ("keys", "trains", "not_"),
+    [
+        ({"train": True, "weight": 0}, "train=True", "weight=0"),
+        ({"train": False, "weight": 1}, "weight=1", "train=False"),
+        ({"loss": True, "masked": True}, "loss=True", "masked=True"),
+        ({"trainable": False, "training": True}, "training=True", "trainable=False"),
+    ],
+)
+def test_keys_that_contradict_each_other_are_an_error_that_names_both(
+    keys: dict[str, Any], trains: str, not_: str
+) -> None:
+    with pytest.raises(PadfixError, match=f"message 3 has {trains}, which trains it, and {not_}, which does not"):
+        ChatEncoder(shared("3.1-instruct"))([*CHOSEN[:3], CHOSEN[3] | keys])
 
 
 def test_the_ways_to_choose_turns_add_up() -> None:

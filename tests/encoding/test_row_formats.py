@@ -103,8 +103,8 @@ def test_sharegpt_takes_its_system_column_once() -> None:
     assert to_messages({"conversations": [SYSTEM, *CHAT], "system": ""}) == [SYSTEM, *CHAT]
 
 
-def test_a_system_column_beside_messages_is_left_alone() -> None:
-    assert to_messages({"messages": CHAT, "system": "metadata"}) == CHAT
+def test_a_system_column_beside_messages_is_the_first_turn() -> None:
+    assert to_messages({"messages": CHAT, "system": "Be brief"}) == [SYSTEM, *CHAT]
 
 
 def test_tools_are_a_list_or_the_json_of_one() -> None:
@@ -315,7 +315,7 @@ def test_an_unknown_role_names_row_place_value_and_the_accepted_ones(role: Any) 
         ({"instruction": "Hi", "output": "Hi", "history": [["Hi", 3]]}, ["history[0] (assistant) is int 3"]),
         ({"conversations": [SYSTEM, *CHAT], "system": "Talk"}, ["'Talk'", "'Be brief'", "drop one"]),
         ({"messages": CHAT, "tools": "weather"}, ["tools is str 'weather'", "JSON text of a list"]),
-        ({"messages": CHAT, "tools": '{"a": 1}'}, ["tools is str"]),
+        ({"messages": CHAT, "tools": '{"a": 1}'}, ["tools is dict {'a': 1}", "JSON text of a list"]),
         ({"messages": CHAT, "tools": {"a": 1}}, ["tools is dict {'a': 1}"]),
         ({"messages": CHAT, "tools": 0}, ["tools is int 0"]),
     ],

@@ -200,28 +200,36 @@ def test_a_tokenizer_without_a_template_raises_though_bad_rows_are_dropped() -> 
 SILENT = "{{ '' if 'hush' in m.content else m.content }}<|eot_id|>"
 LOSSES: dict[str, Any] = {
     # Llama 3's first template knows no tools and writes the missing content as "None".
-    "a tool call": ("3-instruct-early", with_word("user", "hello"), "leaves out the tool call 'look' of message 2"),
+    "a tool call": (
+        "3-instruct-early",
+        with_word("user", "hello"),
+        "leaves out the tool call 'look' of message 2",
+        "lost_tools",
+    ),
     "text parts": (
         "3.1-instruct",
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, QUESTION[1]]},
         "knows no text parts and writes those of message 0 as Python code",
+        "lossy",
     ),
     "a text": (
         None,
         {"messages": [*QUESTION, {"role": "assistant", "content": "hush"}, *QUESTION]},
         "writes none of the text of message 2",
+        "lost_text",
     ),
     "two texts": (
         None,
         {"messages": [*QUESTION, *[{"role": "assistant", "content": "hush"}] * 2]},
         "writes none of the text of message 2, and 1 more",
+        "lost_text",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", list(LOSSES))
 def test_a_row_of_which_the_template_loses_a_part_is_encoded_as_rendered_and_named(kind: str) -> None:
-    release, row, said = LOSSES[kind]
+    release, row, said, name = LOSSES[kind]
     encoder = ChatEncoder(shared(release)) if release else encoder_for(SILENT)
     columns, counts = encoder.encode_rows([QUESTION, row], 3)
     assert columns["input_ids"][1] == template_ids(encoder.tokenizer, row["messages"])
@@ -230,13 +238,13 @@ def test_a_row_of_which_the_template_loses_a_part_is_encoded_as_rendered_and_nam
     answers = [part.partition("<|eot_id|>")[0] + "<|eot_id|>" for part in text.split(header)[1:] if part]
     assert [encoder.tokenizer.decode(run) for run in trained_runs(columns["labels"][1])] == answers
     assert (counts.kept, counts.lossy, counts.remarkable) == (2, 1, True)
-    assert counts.name_rows() == [f"lossy: row 4 (The chat template {said})"]
+    assert (getattr(counts, name), counts.name_rows()) == (1, [f"{name}: row 4 (The chat template {said})"])
     assert "1 of which the template loses a part" in str(counts)
 
 
 @pytest.mark.parametrize("kind", list(LOSSES))
 def test_a_row_of_which_the_template_loses_a_part_is_an_error_by_choice(kind: str) -> None:
-    release, row, said = LOSSES[kind]
+    release, row, said, _ = LOSSES[kind]
     for on_error in ("raise", "drop"):
         settings: Any = {"on_loss": "error", "on_error": on_error}
         encoder = ChatEncoder(shared(release), **settings) if release else encoder_for(SILENT, **settings)

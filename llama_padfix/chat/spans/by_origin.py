@@ -49,7 +49,10 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
         return refuse(first, Refusal.UNTRACED, text, count_equal(whole.text, text))
     spelled = find_spelled(template, messages, tools, whole, request.rewritten)
     if isinstance(spelled, int):
-        return refuse(first, Refusal.REWRITTEN, text, spelled)
+        refusal = refuse(first, Refusal.REWRITTEN, text, spelled)
+        if whole.lost:  # a token of unknown origin, which the prefixes would take for the template's
+            raise refusal
+        return refusal
     conversation = TracedConversation(whole, template.profile, request.assistant_indices, render)
     spans = find_spans(conversation, request.trained_indices)
     for span in spans:
@@ -59,5 +62,4 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
                 raise refusal
             return refusal
     turns = tuple(Turn(span.message, span.start, span.end, span.stops) for span in spans)
-    written = frozenset(origin for start, end, origin in whole.content_spans if end > start)
-    return Rendered(text, turns, spelled, whole.generation, written=written)
+    return Rendered(text, turns, spelled, whole.generation, content_spans=whole.content_spans)

@@ -88,7 +88,17 @@ class _Tally:
             cut=self.encoder.counts.cut if self.encoder else 0,
             split=self.encoder.counts.split if self.encoder else 0,
             too_long=self.encoder.counts.dropped_too_long if self.encoder else 0,
+            lost=self._lost(),
+            lost_count=self.encoder.counts.lossy if self.encoder else 0,
         )
+
+    def _lost(self) -> tuple[tuple[int, str], ...]:
+        """Return the first rows of which the template loses a part, by number, with what it loses."""
+        found: dict[int, str] = {}
+        for example in self.encoder.counts.examples if self.encoder else ():
+            if example.row is not None and (example.kind == "lossy" or example.kind.startswith("lost_")):
+                found.setdefault(example.row, example.detail)
+        return tuple(sorted(found.items())[:MAX_EVIDENCE])
 
     def add(self, batch: Sequence[tuple[int, Any]]) -> None:  # rows of any shape
         """Read rows one by one, and encode together those that can be encoded."""

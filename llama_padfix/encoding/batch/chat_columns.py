@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import is_unicode
+from llama_padfix.encoding.reading.side_columns import SIDE_COLUMNS, has_side_columns
 from llama_padfix.encoding.row_formats import CONTENT_KEYS, CONVERSATION_COLUMNS, read_row
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _read_plain_row(row: object) -> tuple[Signature, list[str]] | None:
     column = "messages"
     if isinstance(row, Mapping):
         column = next((name for name in CONVERSATION_COLUMNS if row.get(name) is not None), "")
-        if not column or row.get("tools") is not None or row.get("system") is not None:
+        if not column or (len(row) > 1 and has_side_columns(row)):
             return None
         row = row[column]
     if type(row) is not list or not row or type(row[0]) is not dict:  # a subclass may behave differently
@@ -119,8 +120,8 @@ def read_chat_table(table: pa.Table, words: Sequence[str] = ()) -> Chats:
     lengths = _to_numpy(pc.fill_null(pc.list_value_length(lists), 0))
     bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     plain = (lengths > 0) & ~_any_within(odd, bounds)
-    for name in ("tools", "system"):
-        if name in table.column_names:
+    for name in SIDE_COLUMNS.intersection(table.column_names):
+        if name != column:
             plain &= _to_numpy(table[name].combine_chunks().is_null())
     outer = _any_within(_may_have_outer_whitespace(contents), bounds)
     return Chats(_read_signatures(roles, (column, key), bounds, plain), contents, bounds, outer)

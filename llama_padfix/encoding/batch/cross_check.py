@@ -56,6 +56,7 @@ class Batch(FlatRows):
 
 
 _Outcome = tuple[EncodedRow | None, dict[str, str]]
+_Noted = Mapping[int, Mapping[str, str]]  # notes by row
 
 
 def _encode_rows(row_encoder: RowEncoder, rows: Rows, places: Sequence[int]) -> list[_Outcome]:
@@ -78,7 +79,7 @@ def _encode_rows(row_encoder: RowEncoder, rows: Rows, places: Sequence[int]) -> 
 def encode_row_by_row(row_encoder: RowEncoder, rows: Rows) -> Batch:
     """Encode all rows with the row encoder."""
     places = range(len(rows.numbers))
-    return _merge(FlatRows.empty(), dict(zip(places, _encode_rows(row_encoder, rows, places), strict=True)), rows)
+    return _merge(FlatRows.empty(), {}, dict(zip(places, _encode_rows(row_encoder, rows, places), strict=True)), rows)
 
 
 def encode_cross_checked(row_encoder: RowEncoder, batch_encoder: BatchEncoder, chats: Chats, rows: Rows) -> Batch:
@@ -89,6 +90,7 @@ def encode_cross_checked(row_encoder: RowEncoder, batch_encoder: BatchEncoder, c
     """
     flat = batch_encoder.encode_chats(chats, row_encoder.settings.max_length, row_encoder.settings.truncation)
     plain_places = flat.rows.tolist()
+    noted = batch_encoder.find_notes(chats, plain_places)
     taken = set(plain_places)
     others = [place for place in range(len(chats.signatures)) if place not in taken]
     if plain_places:
@@ -102,7 +104,7 @@ def encode_cross_checked(row_encoder: RowEncoder, batch_encoder: BatchEncoder, c
         except PadfixError as error:  # an earlier row may be the first that raises
             raise FastPathMismatch(str(error)) from error
         for place, (row, notes) in zip(compared_places, exact_rows, strict=True):
-            if not _is_same(flat, bisect_left(plain_places, place), row, notes):
+            if not _is_same(flat, noted, bisect_left(plain_places, place), row, notes):
                 name = rows.name(place) or "a row"
                 logger.warning(
                     "llama_padfix: the plain way encodes %s differently, and is not used any more. Please report it.",
@@ -111,7 +113,7 @@ def encode_cross_checked(row_encoder: RowEncoder, batch_encoder: BatchEncoder, c
                 raise FastPathMismatch(name)
         batch_encoder.rows += len(plain_places)
     outcomes = dict(zip(others, _encode_rows(row_encoder, rows, others), strict=True)) if others else {}
-    return _merge(flat, outcomes, rows)
+    return _merge(flat, noted, outcomes, rows)
 
 
 def make_table(batch: Batch, carried: pa.Table) -> pa.Table:
@@ -131,27 +133,28 @@ def make_table(batch: Batch, carried: pa.Table) -> pa.Table:
     return pyarrow.table({**columns, **{name: kept[name] for name in kept.column_names}})
 
 
-def _is_same(flat: FlatRows, at: int, row: EncodedRow | None, notes: Mapping[str, str]) -> bool:
+def _is_same(flat: FlatRows, noted: _Noted, at: int, row: EncodedRow | None, notes: Mapping[str, str]) -> bool:
     start, end = flat.bounds[at : at + 2]
     ids, labels = ([], []) if row is None else (row.input_ids, row.labels)
     same = flat.input_ids[start:end].tolist() == ids and flat.labels[start:end].tolist() == labels
-    return bool(same and dict(notes) == _describe_cut(flat, at))
+    return bool(same and dict(notes) == _describe(flat, noted, at))
 
 
-def _describe_cut(flat: FlatRows, at: int) -> dict[str, str]:
-    """Return the note on a row that was cut or dropped; none on one that is whole."""
+def _describe(flat: FlatRows, noted: _Noted, at: int) -> dict[str, str]:
+    """Return the notes on a row: those that are `noted`, and whether it was cut; only that on one that was dropped."""
     size, length = int(flat.bounds[at + 1] - flat.bounds[at]), int(flat.lengths[at])
-    return {} if size == length else {"cut" if size else "dropped_too_long": f"{length} tokens"}
+    cut = {} if size == length else {"cut" if size else "dropped_too_long": f"{length} tokens"}
+    return {**noted.get(int(flat.rows[at]), {}), **cut} if size else cut
 
 
-def _merge(flat: FlatRows, outcomes: Mapping[int, _Outcome], rows: Rows) -> Batch:
+def _merge(flat: FlatRows, noted: _Noted, outcomes: Mapping[int, _Outcome], rows: Rows) -> Batch:
     """Return the kept rows of the batch encoder and those of the row encoder, in their order, and the counts."""
-    counts = _count(flat, outcomes, rows)
+    counts = _count(flat, noted, outcomes, rows)
     whole = flat.keep(flat.sizes > 0).insert({place: row for place, (row, _) in outcomes.items() if row is not None})
     return Batch(**vars(whole), counts=counts)
 
 
-def _count(flat: FlatRows, outcomes: Mapping[int, _Outcome], rows: Rows) -> Counts:
+def _count(flat: FlatRows, noted: _Noted, outcomes: Mapping[int, _Outcome], rows: Rows) -> Counts:
     import numpy as np
 
     counted = []
@@ -159,12 +162,13 @@ def _count(flat: FlatRows, outcomes: Mapping[int, _Outcome], rows: Rows) -> Coun
         trained = sum(last - first for first, last in row.trained) if row else 0
         counted.append((place, len(row.input_ids) if row else 0, trained, notes))
     sizes = flat.sizes
-    changed = np.flatnonzero(sizes < flat.lengths)
-    counted += [(int(flat.rows[at]), int(sizes[at]), 0, _describe_cut(flat, at)) for at in changed.tolist()]
+    is_noted = np.isin(flat.rows, [*noted]) if noted else np.zeros(len(sizes), bool)
+    apart = np.flatnonzero((sizes < flat.lengths) | is_noted)
+    counted += [(int(flat.rows[at]), int(sizes[at]), 0, _describe(flat, noted, at)) for at in apart.tolist()]
     counted.sort(key=lambda entry: entry[0])
     counts = count_rows([(rows.numbers[entry[0]], *entry[1:]) for entry in counted], of_batch=rows.of_batch)
-    unchanged = len(flat.rows) - len(changed)
-    tokens = int(sizes.sum()) - int(sizes[changed].sum())
+    unchanged = len(flat.rows) - len(apart)
+    tokens = int(sizes.sum()) - int(sizes[apart].sum())
     pieces = sum(len(row.pieces) for row, _ in outcomes.values() if row is not None)
     return counts + Counts(pieces=pieces, rows=unchanged, kept=unchanged, tokens=tokens, trained_tokens=flat.trained)
 

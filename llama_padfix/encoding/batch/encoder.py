@@ -16,6 +16,7 @@ from llama_padfix.encoding.batch.chat_columns import Chats, Signature, read_role
 from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, write_chats
 from llama_padfix.encoding.batch.render_plan import RenderPlan, Segment, learn_render_plan
 from llama_padfix.encoding.batch.separable import parts_at_controls
+from llama_padfix.encoding.chat_rows import describe_empty
 from llama_padfix.encoding.encoded_rows import EncodedRow, find_ends, mark_spans, write_labels
 from llama_padfix.tokens.control import special_ids
 
@@ -165,6 +166,9 @@ class BatchEncoder:
         if self.last_only:
             last = max(place for place, header in enumerate(headers) if header >= 0)
             headers = [header if place == last else -1 for place, header in enumerate(headers)]
+        trained = {segment.message for segment, header in zip(plan.segments, headers, strict=True) if header >= 0}
+        empty = [message for message in plan.empty_thoughts if message in trained]
+        notes = {"empty_reasoning": describe_empty(empty[0], self.template.quiet_kwargs)} if empty else {}
         filled = [segment for segment in plan.segments if segment.message is not None]
         closing = "".join(segment.before for segment in plan.segments if segment.message is None)
         texts = [*accumulate(segment.before + _WORD + segment.after for segment in filled)]
@@ -186,7 +190,16 @@ class BatchEncoder:
             messages=messages,
             operations=operations,
             in_message_order=messages == tuple(range(len(messages))) and {*operations} <= {(), (("strip", None),)},
+            notes=notes,
         )
+
+    def find_notes(self, chats: Chats, rows: Sequence[int]) -> dict[int, Mapping[str, str]]:
+        """Return the notes on rows that this encoder encoded, without those on rows that were cut; {} as a rule."""
+        noted = {signature: table.notes for signature, table in self.tables.items() if table and table.notes}
+        if not noted:
+            return {}
+        signatures = chats.signatures
+        return {row: notes for row in rows if (notes := noted.get(signatures[row] or ()))}
 
     def _find_added(self, ids: IdArray) -> LongArray:
         """Return the places of all added tokens."""

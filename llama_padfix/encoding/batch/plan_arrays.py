@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llama_padfix.chat.symbolic import trim
@@ -15,7 +15,7 @@ class SegmentTable:
 
     `parts` holds the literals at its even places. The texts are those of `messages`, in this order, each trimmed by
     its `operations`. With `in_message_order`, texts without white space at their ends are written as they come.
-    `number` is the table's place in `PlanArrays`.
+    `number` is the table's place in `PlanArrays`, `notes` are those on each of its rows (see `EncodedRow`).
     """
 
     number: int
@@ -23,6 +23,7 @@ class SegmentTable:
     messages: tuple[int, ...]
     operations: tuple[tuple[tuple[str, str | None], ...], ...]
     in_message_order: bool
+    notes: Mapping[str, str]
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.render import ChatTemplate
@@ -45,10 +46,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class RenderPlan:
-    """The segments of a conversation, in order, and the substrings that no message may hold."""
+    """The segments of a conversation, in order, and the substrings that no message may hold.
+
+    `empty_thoughts` are the answers into which the template writes an empty thought, as messages.
+    """
 
     segments: tuple[Segment, ...]
     forbidden_substrings: frozenset[str]
+    empty_thoughts: tuple[int, ...] = ()
 
 
 def learn_render_plan(template: ChatTemplate, roles: Sequence[str]) -> RenderPlan | None:
@@ -61,14 +66,15 @@ def learn_render_plan(template: ChatTemplate, roles: Sequence[str]) -> RenderPla
     segments = _cut(template, written, added, hidden)
     if segments is None:
         return None
-    headers, again = (_find_headers(template, roles, segments, number) for number in range(2))
-    if headers is None or headers != again:
+    found, again = (_find_headers(template, roles, segments, number) for number in range(2))
+    if found is None or found != again:
         return None
+    headers, empty = found
     forbidden = _find_forbidden(template, roles, written, segments, headers)
     if forbidden is None:
         return None
-    found = (replace(segment, header=header) for segment, header in zip(segments, headers, strict=True))
-    return RenderPlan(tuple(found), written.forbidden_substrings | forbidden | {*hidden})
+    placed = (replace(segment, header=header) for segment, header in zip(segments, headers, strict=True))
+    return RenderPlan(tuple(placed), written.forbidden_substrings | forbidden | {*hidden}, empty)
 
 
 @dataclass(frozen=True)
@@ -184,8 +190,11 @@ def _keeps_opening(template: ChatTemplate, opening: str) -> bool:
 
 def _find_headers(
     template: ChatTemplate, roles: Sequence[str], segments: Sequence[Segment], number: int
-) -> list[int | None] | None:
-    """Return the length of each assistant segment's header, as a probe shows it; None where it shows no such."""
+) -> tuple[list[int | None], tuple[int, ...]] | None:
+    """Return the length of each assistant segment's header, and the answers with an empty thought.
+
+    None where a probe shows no such.
+    """
     contents = [_PROBES[(index + number) % 2].format(index) for index in range(len(roles))]
     messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=True)]
     try:
@@ -194,7 +203,8 @@ def _find_headers(
         return None
     assistants = [index for index, role in enumerate(roles) if role == "assistant"]
     texts = [write(segment, "" if segment.message is None else contents[segment.message]) for segment in segments]
-    if rendered.text != "".join(texts) or rendered.spelled or collect_row_notes(rendered, messages, assistants, ()):
+    notes = {index: collect_row_notes(rendered, messages, [index], (), {}) for index in assistants}
+    if rendered.text != "".join(texts) or rendered.spelled or {*chain(*notes.values())} - {"empty_reasoning"}:
         return None
     turns = {turn.message: turn for turn in rendered.turns}
     if len(turns) != len(rendered.turns) or sorted(turns) != assistants:
@@ -208,7 +218,7 @@ def _find_headers(
         if turn is not None and (turn.end != end or not 0 < turn.start - start <= len(segment.before)):
             return None
         start = end
-    return headers
+    return headers, tuple(index for index, found in notes.items() if found)
 
 
 def write(segment: Segment, text: str) -> str:

@@ -217,7 +217,8 @@ def _counts_to_json(counts: Counts) -> str:
 def _counts_from_json(text: bytes) -> Counts:
     values = json.loads(text)
     examples = tuple(CountedRow(**example) for example in values.get("examples", ()))
-    return Counts(**{**values, "examples": examples})
+    unread = tuple(values.get("unread_columns", ()))
+    return Counts(**{**values, "examples": examples, "unread_columns": unread})
 
 
 def _partial(path: Path) -> Path:

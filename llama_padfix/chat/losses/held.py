@@ -1,0 +1,241 @@
+"""What a row holds, compared with what the rendered text holds: every text, thought, call, message and tool.
+
+Each message is looked for in the characters that it wrote itself, where those are known, so that the same words
+elsewhere do not hide a loss. What is found is used up: an answer does not stand for a thought of the same words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from llama_padfix.chat.losses.thoughts import keyed_thoughts, split_thoughts
+from llama_padfix.chat.render import Loss, Rendered
+from llama_padfix.chat.traced_str import LOST, TOOLS
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import Message, Messages, Tool
+
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+_CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
+_DESCRIBED = ("name", "description", "enum")  # what of a schema stays as it is in every notation
+_ROLES = {"developer": "system", "function": "tool", "ipython": "tool", "tool": "user"}
+
+
+def find_losses(messages: Messages, tools: Sequence[Tool] | None, rendered: Rendered) -> tuple[Loss, ...]:
+    """Return what the template left out of the messages and tools, or wrote as Python code, in the order of messages.
+
+    At most one loss of a kind is returned for each message.
+    """
+    if rendered.is_whole:
+        return ()
+    pools = _Pools(rendered)
+    losses = [loss for index, message in enumerate(messages) for loss in _compare(index, message, pools)]
+    return (*losses, *_compare_tools(tools or (), pools))
+
+
+class _Pools:
+    """The characters of each message, and those of the tools (`TOOLS`); the whole text where authors are not known."""
+
+    def __init__(self, rendered: Rendered) -> None:
+        self.text = rendered.text
+        self.are_known = rendered.content_spans is not None
+        parts: dict[int, list[str]] = {}
+        for start, end, origin in rendered.content_spans or ():
+            parts.setdefault(origin, []).append(rendered.text[start:end])
+        self.lost = "".join(parts.pop(LOST, ()))
+        self.own = {origin: "".join(texts) for origin, texts in parts.items()}
+
+    def of(self, origin: int) -> str:
+        """Return what may be of a message, or of the tools."""
+        own = self.own.get(origin, "") if self.are_known else self.text
+        return f"{own}\0{self.lost}" if self.lost else own
+
+    def has_more(self, origin: int, message: Message, texts: Sequence[str]) -> bool:
+        """Return True if anything of these missing texts may be in the text, in whatever form."""
+        own = self.of(origin)
+        if any(word in own for text in texts for word in text.split()):
+            return True
+        for key in ("name", "tool_call_id"):
+            own = own.replace(str(message.get(key, "\0")), "")
+        return self.are_known and bool(own.strip("\0 \n")) and not message.get("tool_calls")
+
+    def find_missing(self, origin: int, pieces: Sequence[str]) -> set[int]:
+        """Return the places of those pieces that are not in the text; each occurrence stands for one piece."""
+        pool = self.of(origin)
+        missing: set[int] = set()
+        squashed: list[str] = []
+        for place in sorted(range(len(pieces)), key=lambda place: -len(pieces[place].strip())):
+            piece = pieces[place].strip()
+            if piece in pool:
+                pool = pool.replace(piece, "\0", 1) if self.are_known else pool
+                continue
+            squashed = squashed or [_squash(pool), _squash(once := _unescape(pool)), _squash(_unescape(once))]
+            if not any(_squash(piece) in text for text in squashed):
+                missing.add(place)
+        return missing
+
+
+def _unescape(text: str) -> str:
+    """Return a text without the escapes of JSON."""
+    return _ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else _CONTROLS.get(m[2], m[2]), text)
+
+
+def _squash(text: str) -> str:
+    return "".join(text.split()).casefold()
+
+
+def _compare(index: int, message: Message, pools: _Pools) -> Iterator[Loss]:
+    """Yield what is missing of a message, a loss for each kind."""
+    content = message.get("content")
+    if isinstance(content, list) and str(content) in pools.text:
+        yield Loss(
+            "lossy",
+            index,
+            f"The chat template knows no text parts and writes those of message {index} as Python code. "
+            "Join them: message['content'] = ''.join(part['text'] for part in message['content'])",
+        )
+    is_assistant = message.get("role") == "assistant"
+    texts, keyed = _texts_of(content), keyed_thoughts(message)
+    calls = [*_read_calls(message)]
+    thoughts: list[str] = []
+    if is_assistant and pools.find_missing(index, [*texts, *keyed.values()]):
+        split = [split_thoughts(text) for text in texts]
+        thoughts = [thought for found, _ in split for thought in found]
+        texts = [text for _, rest in split for text in rest]
+    thoughts += keyed.values() if is_assistant else ()
+    called = [piece for _, pieces in calls for piece in pieces]
+    missing = pools.find_missing(index, [*called, *texts, *thoughts])
+    if not missing:
+        return
+    first_text, first_thought = len(called), len(called) + len(texts)
+    lost_texts = [text for place, text in enumerate(texts, first_text) if place in missing]
+    if any(place >= first_thought for place in missing):
+        yield Loss(
+            "lost_reasoning",
+            index,
+            f"The chat template leaves out the thoughts of message {index}. Keep them, if the template can be "
+            "proven to: ChatEncoder(..., keep_reasoning=True); or use another template, which writes them: "
+            "template_kwargs={'chat_template': ...}",
+        )
+    if lost_texts:
+        is_whole = len(lost_texts) == len(texts) and not pools.has_more(index, message, texts)
+        yield _describe_text(index, message, is_whole=is_whole, beside=bool(calls) or bool(thoughts))
+    place = 0
+    for name, pieces in calls:
+        if missing & {*range(place, place + len(pieces))}:
+            yield Loss(
+                "lost_tools",
+                index,
+                f"The chat template leaves out the tool call {name!r} of message {index}. "
+                "Use a template that writes tool calls, or write the call into the message's content.",
+            )
+            return
+        place += len(pieces)
+
+
+def _describe_text(index: int, message: Message, *, is_whole: bool, beside: bool) -> Loss:
+    role = str(message.get("role"))
+    if role != "assistant" and is_whole:
+        cure = (
+            "join it to the first message" if role == "system" else f"use another role: {_ROLES.get(role, 'user')!r}"
+        )
+        return Loss(
+            "lost_message",
+            index,
+            f"The chat template leaves out message {index}, whose role is {role!r}. Where that keeps the meaning, "
+            f"{cure}; or use another template, which writes it: template_kwargs={{'chat_template': ...}}",
+        )
+    if role == "assistant" and beside:
+        return Loss(
+            "lost_text",
+            index,
+            f"The chat template leaves out the text of message {index}, which stands beside a tool call or a thought. "
+            "Use another template, which writes both, or give the text a message of its own.",
+        )
+    amount = "none" if is_whole else "only a part"
+    return Loss(
+        "lost_text",
+        index,
+        f"The chat template writes {amount} of the text of message {index}. Use content of the kind that it "
+        "reads: a text, or a list of parts [{'type': 'text', 'text': ...}]",
+    )
+
+
+def _compare_tools(tools: Sequence[Tool], pools: _Pools) -> Iterator[Loss]:
+    """Yield a loss if a word of a tool's schema is missing."""
+    own = pools.of(TOOLS)
+    squashed = [_squash(own), _squash(_unescape(own))] if tools else []
+    for tool in tools:
+        words = [*_read_schema(tool)]
+        missing = [word for word in words if word.strip() not in own and _squash(word) not in "\0".join(squashed)]
+        if missing:
+            name = repr(words[0]) if len(missing) < len(words) else "any"
+            what = f"{missing[0]!r} of the tool {name}" if len(missing) < len(words) else f"the tool {words[0]!r}"
+            yield Loss(
+                "lost_tools",
+                None,
+                f"The chat template leaves out {what}. Use a template that writes the tools, or write their schemas "
+                "into the system message.",
+            )
+            return
+
+
+def _texts_of(content: object) -> list[str]:
+    """Return the texts of a message's content that are not blank."""
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
+    return [text for text in texts if isinstance(text, str) and text.strip()]
+
+
+def _read_calls(message: Message) -> Iterator[tuple[str, list[str]]]:
+    """Yield each tool call as its name and all its texts."""
+    for call in message.get("tool_calls") or ():
+        function = call.get("function", call) if isinstance(call, Mapping) else {}
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if isinstance(name, str):
+            arguments = function.get("arguments")
+            if isinstance(arguments, str):
+                with contextlib.suppress(ValueError):  # no JSON: a text like any other
+                    arguments = json.loads(arguments)
+            yield name, [text for text in (name, *_read_texts(arguments)) if text.strip()]
+
+
+def _read_texts(value: object) -> Iterator[str]:
+    """Yield the texts in a call's arguments, keys included, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key)
+            yield from _read_texts(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _read_texts(item)
+
+
+def _read_schema(value: object) -> Iterator[str]:
+    """Yield the names, descriptions and choices in a tool's schema, the tool's name first."""
+    if isinstance(value, Mapping):
+        function = value.get("function")
+        if isinstance(function, Mapping):
+            yield from _read_schema(function)
+            return
+        for key in _DESCRIBED:
+            items = value.get(key)
+            for item in items if isinstance(items, (list, tuple)) else [items]:
+                if isinstance(item, str) and item.strip():
+                    yield item
+        for key, item in value.items():
+            if key == "properties" and isinstance(item, Mapping):
+                for name, inner in item.items():
+                    yield str(name)
+                    yield from _read_schema(inner)
+            elif key not in _DESCRIBED:
+                yield from _read_schema(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _read_schema(item)

@@ -1,0 +1,166 @@
+"""Columns beside the conversation that change what it means: read, refused, or named as not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.encoding.reading.json_values import as_list, seen
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from llama_padfix.core.types import MessageDict, Row
+
+SYSTEM = ("system", "system_prompt")
+"""The columns that hold the system turn."""
+
+TOOLS = ("tools", "functions")
+"""The columns that hold the tools; `functions` is OpenAI's older name."""
+
+MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+_PAIR = ("chosen", "rejected")
+_VERDICTS = ("label", "kto_tag")  # of KTO rows: in TRL and ms-swift, and in LLaMA-Factory
+
+SIDE_COLUMNS = frozenset((*SYSTEM, *TOOLS, *MEDIA, *_PAIR, *_VERDICTS))
+"""A row in which one of these is not null is no plain conversation."""
+
+_WITH: Mapping[str, tuple[str, ...]] = MappingProxyType({"alpaca": ("input", "history")})
+"""By shape, the columns that are read beside those that make it."""
+
+
+def has_side_columns(row: Row) -> bool:
+    """Return True for a row in which one of `SIDE_COLUMNS` is not null."""
+    return not SIDE_COLUMNS.isdisjoint(row) and any(row.get(name) is not None for name in SIDE_COLUMNS)
+
+
+def refuse_side_columns(columns: Row, conversation: Sequence[str]) -> None:
+    """Raise `PadfixError` for a row whose columns say that its text is not what to train on, or not all of it.
+
+    Args:
+        columns: The columns that are not null.
+        conversation: The columns that are trained; none where they are not known.
+    """
+    if SIDE_COLUMNS.isdisjoint(columns):
+        return
+    pair = [name for name in _PAIR if name in columns and _is_answer(columns[name])]
+    if pair:
+        _refuse_pair(pair, conversation)
+    for name in _VERDICTS if "text" not in conversation else ():
+        value = columns.get(name, True)
+        value = value.item() if hasattr(value, "item") else value
+        if value in (False, 0) and isinstance(value, bool | int | float):
+            raise PadfixError(
+                f"{name} is {describe(value)}, which marks an answer that is not to be learned (KTO), and supervised "
+                f'training would teach it; keep the others: dataset.filter(lambda row: row["{name}"]). A column that '
+                f'means something else can go: dataset.remove_columns("{name}")'
+            )
+    refuse_media(columns, "the row")
+
+
+def refuse_media(holder: Row, where: str) -> None:
+    """Raise `PadfixError` where a row or a message holds an image, a video or a sound."""
+    for name in MEDIA:
+        value = holder.get(name)
+        if value is not None and value != "" and as_list(value) != []:
+            raise PadfixError(
+                f"{where} has {name} = {describe(value)}, and only text can be encoded: the answer would be trained "
+                f'without what it is about. Drop such rows: dataset.filter(lambda row: not row["{name}"])'
+            )
+
+
+def _is_answer(value: object) -> bool:
+    return isinstance(value, str | Mapping) or as_list(value) is not None
+
+
+def _refuse_pair(pair: Sequence[str], conversation: Sequence[str]) -> None:
+    names = " and ".join(pair)
+    if conversation and conversation != ("prompt",):
+        fix = (
+            f"if {' + '.join(conversation)} is what to train on: dataset.remove_columns({list(pair)}); if it is the "
+            "prompt of the pair, append the chosen answer to it first"
+        )
+    elif conversation:
+        fix = 'train on the chosen answers: dataset.rename_column("chosen", "completion").remove_columns("rejected")'
+    else:
+        fix = 'train on the chosen ones: dataset.rename_column("chosen", "messages").remove_columns("rejected")'
+    raise PadfixError(
+        f"the row has {names}, the answers of a preference pair (DPO); supervised training learns one answer: {fix}"
+    )
+
+
+def read_system(columns: Row) -> str:
+    """Return the system turn that the columns of a row hold; "" for none."""
+    found = {name: columns[name] for name in SYSTEM if columns.get(name) not in (None, "")}
+    for name, value in found.items():
+        if not isinstance(value, str):
+            raise PadfixError(
+                f"{name} is {seen(value)}, not a string, and it is read as the system turn; make it a string, or "
+                f'rename what is none: dataset.rename_column("{name}", "{name}_info")'
+            )
+    if len({*found.values()}) > 1:
+        raise PadfixError(
+            f"system ({describe(found['system'])}) and system_prompt ({describe(found['system_prompt'])}) are two "
+            'different system turns; drop one of the two: dataset.remove_columns("system_prompt")'
+        )
+    return str(next(iter(found.values()), ""))
+
+
+def add_system(messages: list[MessageDict], system: str) -> list[MessageDict]:
+    """Return the messages with the system turn of a column in front, unless it is there."""
+    first = messages[0]
+    if first["role"] != "system" and system:
+        return [{"role": "system", "content": system}, *messages]
+    if system and first["content"] != system:
+        raise PadfixError(
+            f"the system column ({describe(system)}) and the first message ({describe(first['content'])}) "
+            "are two different system turns, and none of them is known to be the right one; drop one of the two."
+        )
+    return messages
+
+
+def find_unread(rows: Iterable[object], shapes: Mapping[str, tuple[tuple[str, ...], ...]]) -> tuple[str, ...]:
+    """Return the columns of rows that have a value and are not read, in the order in which they are met."""
+    found: dict[str, None] = {}
+    for row in rows:
+        if isinstance(row, Mapping) and len(row) > 1:
+            shape, read = next(
+                ((s, c) for s, sets in shapes.items() for c in sets if all(row.get(name) is not None for name in c)),
+                ("", tuple(row)),
+            )
+            for name, value in row.items():
+                if name not in read and name not in found and value is not None and not _is_read(name, value, shape):
+                    found[str(name)] = None
+    return tuple(found)
+
+
+def _is_read(name: str, value: object, shape: str) -> bool:
+    if name in _PAIR or name in MEDIA:
+        return isinstance(value, str | list) and not value
+    if shape == "text" or name not in SIDE_COLUMNS:
+        return name in _WITH.get(shape, ())
+    return name not in _VERDICTS or isinstance(value, bool)
+
+
+def find_unread_columns(
+    table: pa.Table, shapes: Mapping[str, tuple[tuple[str, ...], ...]], carry: Sequence[str]
+) -> tuple[str, ...]:
+    """Return what `find_unread` does for the rows of a table, by the first value of each column.
+
+    The columns to `carry` go along. Where the rows are of several shapes, no column of a shape is returned.
+    """
+    import pyarrow.compute as pc
+
+    names = table.column_names
+    if len(names) < 2 or len({*names}) < len(names):
+        return ()
+    makes_shape = {name for sets in shapes.values() for columns in sets for name in columns}
+    row = {}
+    for name in names:
+        column = table[name]
+        if name not in carry and column.null_count < len(column):
+            row[name] = column[pc.index(column.is_valid(), True).as_py()].as_py()
+    mixed = any(table[name].null_count for name in makes_shape.intersection(row))
+    return tuple(name for name in find_unread([row], shapes) if not (mixed and name in makes_shape))
