@@ -12,7 +12,7 @@ from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.core.text import require_unicode
 from llama_padfix.encoding.encoded_rows import EncodedRow, label_tokens
 from llama_padfix.encoding.masking.labels import find_markers, mask_labels
-from llama_padfix.encoding.rendered_text import RenderedMarks, observe_marks
+from llama_padfix.encoding.masking.rendered_text import RenderedMarks, observe_marks
 from llama_padfix.tokens.bos import dedupe_bos, encode_with_one_bos
 from llama_padfix.tokens.offsets import encode_spans
 

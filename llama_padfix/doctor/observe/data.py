@@ -12,7 +12,7 @@ from llama_padfix.doctor.facts import DataFacts
 from llama_padfix.doctor.findings import MAX_EVIDENCE
 from llama_padfix.encoding.dataset.row_sequence import read_or_error
 from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.rendered_text import observe_marks
+from llama_padfix.encoding.masking.rendered_text import observe_marks
 from llama_padfix.encoding.row_formats import Conversation, read_row
 from llama_padfix.tokens.control import find_control_text, special_ids
 
