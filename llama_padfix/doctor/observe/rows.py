@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.observe.data import observe_data
-from llama_padfix.doctor.observe.environment import observe_environment
 from llama_padfix.encoding.dataset.open_rows import as_rows
 from llama_padfix.encoding.sources import is_batch, is_indexed, is_raw
 
@@ -31,7 +30,6 @@ def observe_dataset(
 
     Raw rows are read here, so that none are left. Without a dataset (None) there are no rows.
     """
-    facts = replace(facts, environment=observe_environment())
     if dataset is None:
         return facts, ()
     dataset = as_rows(dataset)

@@ -37,7 +37,7 @@ class RowReader:
         columns = dataset.format["columns"]
         if dataset.format["type"] == "custom":
             return
-        self._as_table = not _needs_decoding({name: dataset.features[name] for name in columns})
+        self._as_table = not any(_needs_decoding(dataset.features[name]) for name in columns)
         # Without the user's own format; a transform makes the rows, and stays.
         self._rows = dataset.with_format("arrow" if self._as_table else None, columns=columns)
         self.is_mapped = self._as_table and _is_mapped(dataset.data)
@@ -162,10 +162,15 @@ def _type_of(shape: _Shape) -> pa.DataType:
     return pyarrow.type_for_alias(names.get(shape, "null"))
 
 
-def _needs_decoding(features: Mapping[str, object]) -> bool:
+def _needs_decoding(feature: Any) -> bool:  # of any type of datasets
+    """Return True where Arrow does not hold the values themselves; `Json`, held as text, is decoded later."""
     from datasets.features.features import require_decoding
 
-    return any(require_decoding(feature) for feature in features.values())
+    inner = feature.values() if isinstance(feature, Mapping) else feature
+    inner = [feature.feature] if hasattr(feature, "feature") else inner
+    if isinstance(feature, Mapping | list | tuple) or hasattr(feature, "feature"):
+        return any(map(_needs_decoding, inner))
+    return type(feature).__name__ != "Json" and bool(require_decoding(feature))
 
 
 def _is_mapped(table: datasets.table.Table) -> bool:
