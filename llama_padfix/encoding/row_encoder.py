@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
-from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.errors import TOO_DEEP, PadfixError
 from llama_padfix.encoding.chat_rows import ChatRenderer, RenderedChat
 from llama_padfix.encoding.encoded_rows import EncodedRow, find_cuts, label_tokens
 from llama_padfix.encoding.loss_selection import choose_turns
@@ -92,7 +92,8 @@ class RowEncoder:
         """Return what `read` returns; its error with `on_error="drop"`, else raise that with the row's name."""
         try:
             return read()
-        except PadfixError as error:
+        except (PadfixError, RecursionError) as error:  # of a template too, which writes out what is nested
+            error = PadfixError(TOO_DEEP) if isinstance(error, RecursionError) else error
             if self.settings.on_error == "drop":
                 return error
             raise PadfixError(f"{name}: {error}" if name else str(error)) from error

@@ -8,7 +8,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.core.errors import TOO_DEEP, PadfixError, describe
 from llama_padfix.encoding.reading.json_values import as_list, may_be_filled, seen, strip_nulls
 from llama_padfix.encoding.reading.side_columns import add_system, read_system, refuse_media, refuse_side_columns
 from llama_padfix.encoding.reading.tool_calls import read_call_texts, read_calls, read_tools, rename_results
@@ -90,9 +90,10 @@ def read_row(row: object, *, row_number: int | str | None = None, shape: str | N
         raise PadfixError(f"shape={shape!r} is not known; pass one of {', '.join(SHAPES)}, or leave it out.")
     try:
         return _read_row(row, shape)
-    except PadfixError as error:
+    except (PadfixError, RecursionError) as error:
+        error = PadfixError(TOO_DEEP) if isinstance(error, RecursionError) else error
         if row_number is None:
-            raise
+            raise error from None
         raise PadfixError(f"row {row_number}: {error}") from None
 
 

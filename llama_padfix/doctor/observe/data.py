@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,8 @@ class _Tally:
             self.shapes[conversation.shape] += 1
             if self._has_answer(number, conversation) and (self.has_template or not conversation.needs_template):
                 encodable.append((number, row))
-            self._find_controls(number, conversation)
+            with suppress(RecursionError):  # the encoder drops such a row
+                self._find_controls(number, conversation)
         if self.encoder is not None and encodable:
             self.encoder.encode_rows([row for _, row in encodable], [number for number, _ in encodable])
 

@@ -155,55 +155,57 @@ def pack_chunk(table: pa.Table, counts: Counts) -> memoryview:
     table = table.select(list(COLUMNS)).cast(schema).combine_chunks()
     batches = table.to_batches()
     batch = batches[0] if batches else pyarrow.RecordBatch.from_pylist([], schema=schema)
-    head, known = schema.serialize().size, _counts_to_json(counts)
+    head, known = schema.serialize().size, _counts_to_json(counts).encode()
     # Of its full size from the start: one that grows is copied as often as it doubles.
     buffer = pyarrow.allocate_buffer(head + pyarrow.ipc.get_record_batch_size(batch) + len(known) + 1024)
     sink = pyarrow.FixedSizeBufferWriter(buffer)
     stream = pyarrow.ipc.new_stream(sink, schema)
-    stream.write_batch(batch, custom_metadata={_COUNTS: known, _CHECKSUM: _checksum(batch)})
+    stream.write_batch(batch, custom_metadata={_COUNTS: known, _CHECKSUM: _checksum(batch, known)})
     return memoryview(buffer)[head : sink.tell()]  # without the head, which a file has once
 
 
 def read_counts(path: Path) -> Counts | None:
-    """Return the counts of a finished file; None where there is none, or one that is not whole.
+    """Return the counts of a finished file; None where there is none, or one that is damaged.
 
-    Of each chunk only the head is read: a file has its name only once it was whole.
+    Its head, the checksum of each chunk and its end are compared: a disk may change a file that was written whole.
     """
-    import pyarrow
-
-    if not path.exists():
-        return None
-    counts = Counts()
+    header = _encode_schema(path.stem.removeprefix("cache-"))
+    counts, end = Counts(), len(header)
     try:
-        for found, _ in _read_chunks(path, verify=False):
-            counts = counts + found
-    except (OSError, pyarrow.ArrowException):
+        with path.open("rb") as file:
+            if file.read(end) != header:
+                return None
+        for found, until in _read_chunks(path):
+            counts, end = counts + found, until
+        with path.open("rb") as file:
+            file.seek(end)
+            return counts if file.read(len(_END) + 1) == _END else None
+    except OSError:
         return None
-    return counts
 
 
-def _read_chunks(path: Path, verify: bool = True) -> Iterator[tuple[Counts, int]]:
+def _read_chunks(path: Path) -> Iterator[tuple[Counts, int]]:
     """Yield the counts of each whole chunk, and where it ends in the file."""
     import pyarrow
 
-    # Not mapped where the content is read: one chunk after the other is in memory, and not the file.
-    with pyarrow.OSFile(str(path), "rb") if verify else pyarrow.memory_map(str(path)) as file:
+    # Not mapped: one chunk after the other is in memory, and not the file.
+    with pyarrow.OSFile(str(path), "rb") as file:
         try:
             stream = pyarrow.ipc.open_stream(file)
             while True:
                 batch, metadata = stream.read_next_batch_with_custom_metadata()
                 counts = _counts_from_json(metadata[_COUNTS])
-                if verify and metadata[_CHECKSUM] != _checksum(batch):
+                if metadata[_CHECKSUM] != _checksum(batch, metadata[_COUNTS]):
                     return
                 yield counts, file.tell()
         except (StopIteration, OSError, pyarrow.ArrowException, LookupError, TypeError, ValueError):
             return
 
 
-def _checksum(batch: pa.RecordBatch) -> bytes:
+def _checksum(batch: pa.RecordBatch, counts: bytes) -> bytes:
     import xxhash
 
-    checksum = xxhash.xxh3_64()
+    checksum = xxhash.xxh3_64(counts)
     for column in batch.columns:
         for part in (column.value_lengths(), column.flatten()):
             checksum.update(part.to_numpy(zero_copy_only=False).view("uint8"))

@@ -87,6 +87,21 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def set_aside(path: Path) -> None:
+    """Give a damaged file another name, and log which; without such a file, do nothing."""
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        path.replace(aside)
+    except FileNotFoundError:  # not written yet, or set aside by another process
+        return
+    logger.warning(
+        "llama_padfix: %s was damaged after it was written: its checksums differ. It is now %s, and the rows are "
+        "encoded again. Check the disk, then delete that file.",
+        path,
+        aside,
+    )
+
+
 class _HashError(Exception):
     """Something that decides the ids and has no hash."""
 
@@ -130,9 +145,27 @@ def _hash_rows(rows: Sequence[object]) -> str:
         chunk = chunk if isinstance(chunk, (list, tuple)) else chunk.to_pylist()
         try:
             checksum.update(json.dumps(chunk).encode())
+        except RecursionError:
+            for text in _flatten(chunk):
+                checksum.update(text.encode("utf-8", "surrogatepass"))
         except (TypeError, ValueError):  # what JSON cannot hold
             checksum.update(_hash("rows", chunk).encode())
     return checksum.hexdigest()
+
+
+def _flatten(rows: object) -> Iterator[str]:
+    """Yield what is in rows that are nested too deeply for JSON; what came before, by its place."""
+    stack, places = [rows], dict[int, int]()
+    while stack:
+        value = stack.pop()
+        if not isinstance(value, (dict, list, tuple)):
+            yield f"{type(value).__name__} {value!r},"
+        elif id(value) in places:
+            yield f"place {places[id(value)]},"
+        else:
+            places[id(value)] = len(places)
+            yield f"{type(value).__name__} {len(value)},"
+            stack += [part for item in value.items() for part in item] if isinstance(value, dict) else value
 
 
 def _hash(name: str, value: object) -> str:

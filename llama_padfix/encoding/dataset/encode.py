@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cross_check import FastPathMismatch
 from llama_padfix.encoding.dataset.arrow_stream import EncodedFile, open_encoded, read_counts
-from llama_padfix.encoding.dataset.cache import find_cache_file, locked, name_temporary_file
+from llama_padfix.encoding.dataset.cache import find_cache_file, locked, name_temporary_file, set_aside
 from llama_padfix.encoding.dataset.open_rows import as_sequence, require_rows
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader
 from llama_padfix.encoding.dataset.stream import encode_stream, log_counts
@@ -110,6 +110,7 @@ class _Work:
             with locked(path):
                 counts = self._read_cached(path)
                 if counts is None:
+                    set_aside(path)  # where it was damaged
                     return self.encode(path)
         self.encoder.counts = self.encoder.counts + counts
         return path, counts

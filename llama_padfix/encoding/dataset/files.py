@@ -9,7 +9,6 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
-import json
 import lzma
 import re
 import sys
@@ -23,6 +22,7 @@ from types import MappingProxyType
 from typing import IO, TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.core.text import parse_json
 from llama_padfix.encoding.dataset.row_sequence import JoinedRows, RowSequence, read_or_error
 
 if TYPE_CHECKING:
@@ -65,12 +65,13 @@ def open_rows(path: str | Path) -> Any:  # a sequence of rows; a DatasetDict of 
         PadfixError: The file is missing, of another kind, empty or unreadable.
     """
     place = Path(path).expanduser()
-    if place.is_dir():
-        rows: Any = _open_folder(place)  # rows, or the splits of a saved DatasetDict
-    elif place.is_file():
-        rows = _open_file(place)
-    else:
+    try:
+        is_folder, is_file = place.is_dir(), place.is_file()
+    except (OSError, ValueError):  # a name that is too long, or holds a null
+        is_folder = is_file = False
+    if not is_folder and not is_file:
         raise PadfixError(_say_missing(str(path)))
+    rows: Any = _open_folder(place) if is_folder else _open_file(place)  # or the splits of a saved DatasetDict
     if not len(rows):
         raise PadfixError(f"{str(path)!r} holds no rows.")
     return rows
@@ -203,7 +204,7 @@ class _JsonLines(_FileRows):
     def _parse(self, file: IO[bytes], place: int) -> object:
         line = file.readline()
         try:
-            return json.loads(line.decode("utf-8-sig"))
+            return parse_json(line.decode("utf-8-sig"))
         except ValueError as error:
             raise self._refuse(place, f"is not valid JSON ({error}): {describe(line)}") from error
 
@@ -263,7 +264,7 @@ class _CsvRows(_FileRows):
 def _read_json(path: Path) -> Sequence[object]:
     try:
         with _COMPRESSED.get(path.suffix.lower(), Path.open)(path, "rb") as file:
-            content = json.loads(file.read().decode("utf-8-sig"))
+            content = parse_json(file.read().decode("utf-8-sig"))
     except ValueError as error:
         lines = _JsonLines(path)  # JSON lines are often saved as .json
         if len(lines) > 1 and isinstance(read_or_error(lines, 0), dict):

@@ -85,7 +85,7 @@ def tabulate(rows: Sequence[Any]) -> Any:  # Any: what a user passes; a pa.Table
         return pyarrow.table(
             {name: pyarrow.array([row[name] for row in rows], _type_of(shape)) for name, shape in merged}
         )
-    except (_MixedError, UnicodeEncodeError, OverflowError, pyarrow.ArrowInvalid):
+    except (_MixedError, UnicodeEncodeError, OverflowError, RecursionError, pyarrow.ArrowInvalid):
         return None
 
 
