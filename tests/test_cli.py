@@ -220,7 +220,8 @@ def test_encoded_rows_are_looked_at_as_rows(clean: str, tmp_path: Path, kind: st
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("rows.csv", b"a,b", "of no known kind"),
+        ("rows.xlsx", b"PK", "of no kind that is read here"),
+        ("rows.csv", b"a,b", "holds no rows"),
         ("rows.jsonl", b"\n", "holds no rows"),
         ("rows.json", b"{", "not valid JSON"),
         ("rows.json", b'{"a": 1}', "not a list of rows"),

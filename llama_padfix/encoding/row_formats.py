@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -61,8 +61,15 @@ class Conversation:
     """A key of `SHAPES`."""
     trained_from: int = 0
     """Messages before this index are the prompt of a prompt/completion row, which is never trained; else 0."""
+    texts: tuple[str, str] | None = field(default=None, compare=False)
+    """Prompt and completion beside `messages`, where both are texts: what a tokenizer without a template encodes."""
     left_out: tuple[str, ...] = ()
     """The paths of null keys in arguments and schemas that Arrow may have filled in, and that were left out."""
+
+    @property
+    def needs_template(self) -> bool:
+        """Whether the row has turns that only a chat template can write."""
+        return self.text is None and (self.texts is None or self.tools is not None)
 
 
 def read_row(row: object, *, row_number: int | str | None = None, shape: str | None = None) -> Conversation:
@@ -106,6 +113,8 @@ def to_messages(row: object) -> list[MessageDict]:
 
 
 def _read_row(row: object, shape: str | None) -> Conversation:
+    if isinstance(row, PadfixError):  # a line of a file that could not be read
+        raise row
     if not isinstance(row, Mapping):
         if as_list(row) is None:
             raise PadfixError(
@@ -144,8 +153,17 @@ def _read_row(row: object, shape: str | None) -> Conversation:
     tools = read_tools(columns, filled=filled, dropped=left_out)
     if trained_from:
         trained_from += len(messages) - count
+    texts = None
+    if all(isinstance(columns.get(name), str) for name in names) and not columns.get("history"):
+        texts = "\n\n".join(str(message["content"]) for message in messages[:-1]), str(columns[names[-1]])
     return Conversation(
-        messages=messages, text=None, tools=tools, shape=shape, trained_from=trained_from, left_out=tuple(left_out)
+        messages=messages,
+        text=None,
+        tools=tools,
+        shape=shape,
+        trained_from=trained_from,
+        left_out=tuple(left_out),
+        texts=texts,
     )
 
 

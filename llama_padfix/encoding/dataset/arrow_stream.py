@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import list_feature
 from llama_padfix.encoding.counts import CountedRow, Counts
+from llama_padfix.encoding.record import Encoding, write_encoding
 
 if TYPE_CHECKING:
     import datasets
@@ -120,6 +121,19 @@ def make_features() -> datasets.Features:
 
     sequence = list_feature(datasets)
     return datasets.Features({name: sequence(datasets.Value("int32")) for name in COLUMNS})
+
+
+def open_encoded(written: Path | pa.Buffer, encoding: Encoding) -> datasets.Dataset:
+    """Return what `EncodedFile.finish` returned as a dataset, with the record of how it was encoded."""
+    import datasets
+
+    info = datasets.DatasetInfo(features=make_features())
+    if isinstance(written, Path):
+        whole = datasets.Dataset.from_file(str(written), info=info)
+    else:
+        whole = datasets.Dataset.from_buffer(written, info=info)
+    write_encoding(whole, encoding)
+    return whole
 
 
 def _encode_schema(fingerprint: str | None) -> bytes:
