@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.chat_rows import ChatRenderer, RenderedChat
 from llama_padfix.encoding.encoded_rows import EncodedRow, find_cuts, label_tokens
-from llama_padfix.encoding.row_formats import read_row
+from llama_padfix.encoding.reading.side_columns import find_media_mark
+from llama_padfix.encoding.row_formats import Conversation, read_row
 from llama_padfix.encoding.text_rows import TextEncoder
 from llama_padfix.tokens.offsets import EncodedText, encode_spans, require_fast
 from llama_padfix.tokens.spelled import TextBackend, encode_around, make_text_backend
@@ -67,11 +68,7 @@ class RowEncoder:
             return self._attempt(name, lambda: self._texts.encode(text, self.settings.train_on))
         _ = self.chats.template  # outside of the attempt: it always raises
         chat = self._attempt(name, lambda: self.chats.render(messages, found.tools, found.trained_from, self.settings))
-        if found.left_out and isinstance(chat, RenderedChat):
-            more = len(found.left_out) - 1
-            nulls = found.left_out[0] + (f", and {more} more" if more else "")
-            return replace(chat, notes={**chat.notes, "nulls": nulls})
-        return chat
+        return chat if isinstance(chat, PadfixError) else replace(chat, notes={**chat.notes, **_note(found)})
 
     def _attempt(self, name: str, read: Callable[[], _T]) -> _T | PadfixError:
         """Return what `read` returns; its error with `on_error="drop"`, else raise that with the row's name."""
@@ -106,3 +103,14 @@ class RowEncoder:
         too_long = max_length is not None and len(ids) > max_length
         cuts = [ends[place] for place in find_cuts(chat.rendered.turns)] if too_long else ()
         return EncodedRow(ids, labels, places, cuts, chat.notes)
+
+
+def _note(row: Conversation) -> dict[str, str]:
+    """Return the fields of `Counts` that count a row for what reading it left out or took for text."""
+    notes = {}
+    if row.left_out:
+        more = len(row.left_out) - 1
+        notes["nulls"] = row.left_out[0] + (f", and {more} more" if more else "")
+    if mark := find_media_mark(row.messages or []):
+        notes["media_marks"] = mark
+    return notes

@@ -112,6 +112,8 @@ def _read_row(row: object, shape: str | None) -> Conversation:
                 'columns nor turns; write it as {"messages": [...]} or {"text": "..."}.'
             )
         row = {"messages": row}
+    # pandas fills what a row lacks with nan.
+    row = {name: None if isinstance(value, float) and value != value else value for name, value in row.items()}
     columns = {name: value for name, value in row.items() if value is not None}
     if not any(name in columns for name in ("completion", *CONVERSATION_COLUMNS, "output", "text")):
         refuse_side_columns(columns, ("prompt",) if "prompt" in columns else ())
