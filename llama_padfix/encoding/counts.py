@@ -16,6 +16,7 @@ _KINDS = {
     "dropped_too_long": "dropped whose first trained turn does not fit",
     "dropped_invalid": "dropped that could not be read",
     "cut": "cut to max_length",
+    "split": "texts longer than max_length, split into {pieces} rows",
     "repaired": "with a doubled BOS repaired",
     "escaped": "with control tokens in their text, encoded as text",
     "allowed": "with control tokens in their text, left in as allowed",
@@ -73,6 +74,10 @@ class Counts:
     """Rows that could not be read, with `on_error="drop"`."""
     cut: int = 0
     """They lost turns, or tokens, to `max_length`."""
+    split: int = 0
+    """Plain texts that became several rows of at most `max_length` tokens; nothing of them is lost."""
+    pieces: int = 0
+    """The rows that those texts became: `kept - split + pieces` rows leave the encoder."""
     repaired: int = 0
     """Rendered texts with a doubled BOS, of which one was removed."""
     escaped: int = 0
@@ -136,7 +141,8 @@ class Counts:
 
     def __str__(self) -> str:
         parts = [f"{self.rows} rows: {self.kept} kept"]
-        parts += [f"{count} {text}" for kind, text in _KINDS.items() if (count := getattr(self, kind))]
+        counted = [f"{count} {text}" for kind, text in _KINDS.items() if (count := getattr(self, kind))]
+        parts += [part.replace("{pieces}", str(self.pieces)) for part in counted]
         parts += [f"columns that are not read: {', '.join(map(printable, self.unread_columns))}"] * bool(
             self.unread_columns
         )

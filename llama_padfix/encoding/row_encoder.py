@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
 
-from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.errors import TOO_DEEP, PadfixError
 from llama_padfix.encoding.chat_rows import ChatRenderer, RenderedChat
 from llama_padfix.encoding.encoded_rows import EncodedRow, find_cuts, label_tokens
-from llama_padfix.encoding.reading.side_columns import find_media_mark
+from llama_padfix.encoding.loss_selection import choose_turns
 from llama_padfix.encoding.row_formats import Conversation, read_row
 from llama_padfix.encoding.text_rows import TextEncoder
 from llama_padfix.tokens.offsets import EncodedText, encode_spans, require_fast
@@ -66,15 +66,31 @@ class RowEncoder:
         text, messages = found.text, found.messages or []
         if text is not None:
             return self._attempt(name, lambda: self._texts.encode(text, self.settings.train_on))
+        if not found.needs_template:
+            completion = self._attempt(name, lambda: self._encode_completion(found))
+            if completion is not None:
+                return completion
         _ = self.chats.template  # outside of the attempt: it always raises
         chat = self._attempt(name, lambda: self.chats.render(messages, found.tools, found.trained_from, self.settings))
-        return chat if isinstance(chat, PadfixError) else replace(chat, notes={**chat.notes, **_note(found)})
+        return chat if isinstance(chat, PadfixError) else replace(chat, notes={**chat.notes, **found.notes})
+
+    def _encode_completion(self, found: Conversation) -> EncodedRow | None:
+        """Encode a prompt and its completion as text; None where the chat template writes them."""
+        assert found.texts is not None and found.messages is not None  # the row needs no template
+        separator = "\n\n" if found.shape == "alpaca" else ""
+        row = self._texts.encode_completion(*found.texts, separator, self.settings.train_on)
+        if row is None:
+            return None
+        choose_turns(found.messages, self.settings.train_on, found.trained_from)  # a callable may choose none
+        empty = {} if found.texts[1].strip() else {"empty": "its completion"}
+        return replace(row, notes={**row.notes, **found.notes, **empty})
 
     def _attempt(self, name: str, read: Callable[[], _T]) -> _T | PadfixError:
         """Return what `read` returns; its error with `on_error="drop"`, else raise that with the row's name."""
         try:
             return read()
-        except PadfixError as error:
+        except (PadfixError, RecursionError) as error:  # of a template too, which writes out what is nested
+            error = PadfixError(TOO_DEEP) if isinstance(error, RecursionError) else error
             if self.settings.on_error == "drop":
                 return error
             raise PadfixError(f"{name}: {error}" if name else str(error)) from error
@@ -103,14 +119,3 @@ class RowEncoder:
         too_long = max_length is not None and len(ids) > max_length
         cuts = [ends[place] for place in find_cuts(chat.rendered.turns)] if too_long else ()
         return EncodedRow(ids, labels, places, cuts, chat.notes)
-
-
-def _note(row: Conversation) -> dict[str, str]:
-    """Return the fields of `Counts` that count a row for what reading it left out or took for text."""
-    notes = {}
-    if row.left_out:
-        more = len(row.left_out) - 1
-        notes["nulls"] = row.left_out[0] + (f", and {more} more" if more else "")
-    if mark := find_media_mark(row.messages or []):
-        notes["media_marks"] = mark
-    return notes
