@@ -489,3 +489,10 @@ def test_the_memory_of_a_gpu_is_a_finite_size(size: str, clean: str, capsys: Any
     with pytest.raises(SystemExit):
         cli.main(["memory", clean, f"--gpu={size}"])
     assert "is not a number above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", [{"attention_dropout": None}, {"num_attention_heads": 0}, {"hidden_size": "x"}])
+def test_settings_that_no_model_computes_with_are_named(setting: Any, clean: str, tmp_path: Path, capsys: Any) -> None:
+    config = {**json.loads((Path(clean) / "config.json").read_text()), **setting}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "config" in run_here(capsys, "memory", tmp_path)
