@@ -31,6 +31,7 @@ _KINDS = {
     "lost_message": "of which a whole message is left out",
     "lost_tools": "of which a tool or a tool call is left out",
     "empty": "with an empty answer, which trains its end alone",
+    "media_marks": "that speak of an image, a video or a sound which is not there",
     "nulls": "whose tool arguments or schemas lose null keys, since Arrow may have filled them in",
 }
 _SUMS = ("lossy", "unreasoned")  # of rows that are named under the `lost_` kinds
@@ -105,6 +106,8 @@ class Counts:
     """The template writes an empty thought into a trained turn, whose message says nothing of thoughts."""
     empty: int = 0
     """A trained message holds neither text nor a call, so that its stop token alone is trained."""
+    media_marks: int = 0
+    """`<image>`, `<video>` or `<audio>` stands in a message that is not the assistant's, and is encoded as text."""
     nulls: int = 0
     """Null keys of tool arguments or schemas were left out, since Arrow may have filled them in."""
     tokens: int = 0

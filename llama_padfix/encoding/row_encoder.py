@@ -72,11 +72,7 @@ class RowEncoder:
                 return completion
         _ = self.chats.template  # outside of the attempt: it always raises
         chat = self._attempt(name, lambda: self.chats.render(messages, found.tools, found.trained_from, self.settings))
-        if found.left_out and isinstance(chat, RenderedChat):
-            more = len(found.left_out) - 1
-            nulls = found.left_out[0] + (f", and {more} more" if more else "")
-            return replace(chat, notes={**chat.notes, "nulls": nulls})
-        return chat
+        return chat if isinstance(chat, PadfixError) else replace(chat, notes={**chat.notes, **found.notes})
 
     def _encode_completion(self, found: Conversation) -> EncodedRow | None:
         """Encode a prompt and its completion as text; None where the chat template writes them."""
@@ -86,7 +82,8 @@ class RowEncoder:
         if row is None:
             return None
         choose_turns(found.messages, self.settings.train_on, found.trained_from)  # a callable may choose none
-        return row if found.texts[1].strip() else replace(row, notes={**row.notes, "empty": "its completion"})
+        empty = {} if found.texts[1].strip() else {"empty": "its completion"}
+        return replace(row, notes={**row.notes, **found.notes, **empty})
 
     def _attempt(self, name: str, read: Callable[[], _T]) -> _T | PadfixError:
         """Return what `read` returns; its error with `on_error="drop"`, else raise that with the row's name."""

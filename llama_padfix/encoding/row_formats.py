@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import TOO_DEEP, PadfixError, describe
 from llama_padfix.encoding.reading.json_values import as_list, may_be_filled, seen, strip_nulls
-from llama_padfix.encoding.reading.side_columns import add_system, read_system, refuse_media, refuse_side_columns
+from llama_padfix.encoding.reading.side_columns import (
+    add_system,
+    find_media_mark,
+    read_system,
+    refuse_media,
+    refuse_side_columns,
+)
 from llama_padfix.encoding.reading.tool_calls import read_call_texts, read_calls, read_tools, rename_results
 
 if TYPE_CHECKING:
@@ -71,6 +77,17 @@ class Conversation:
         """Whether the row has turns that only a chat template can write."""
         return self.text is None and (self.texts is None or self.tools is not None)
 
+    @property
+    def notes(self) -> dict[str, str]:
+        """The fields of `Counts` that count the row for what reading it left out or took for text."""
+        notes = {}
+        if self.left_out:
+            more = len(self.left_out) - 1
+            notes["nulls"] = self.left_out[0] + (f", and {more} more" if more else "")
+        if mark := find_media_mark(self.messages or []):
+            notes["media_marks"] = mark
+        return notes
+
 
 def read_row(row: object, *, row_number: int | str | None = None, shape: str | None = None) -> Conversation:
     """Read a dataset row, or a bare list of messages, of any known shape without changing it.
@@ -122,6 +139,8 @@ def _read_row(row: object, shape: str | None) -> Conversation:
                 'columns nor turns; write it as {"messages": [...]} or {"text": "..."}.'
             )
         row = {"messages": row}
+    # pandas fills what a row lacks with nan.
+    row = {name: None if isinstance(value, float) and value != value else value for name, value in row.items()}
     columns = {name: value for name, value in row.items() if value is not None}
     if not any(name in columns for name in ("completion", *CONVERSATION_COLUMNS, "output", "text")):
         refuse_side_columns(columns, ("prompt",) if "prompt" in columns else ())

@@ -171,6 +171,27 @@ def test_preference_pairs_are_refused_with_the_line_that_makes_rows_of_them(answ
     assert read_row({"messages": CHAT, "rejected": False}).messages == CHAT, "a note of a reviewer is no answer"
 
 
+@pytest.mark.parametrize("mark", ["<image>", "<video>", "<audio>"])
+def test_a_question_about_an_image_that_is_not_there_is_counted(mark: str) -> None:
+    asked = {"role": "user", "content": f"{mark}\nWhat?"}
+    parts = {"role": "user", "content": [{"type": "text", "text": mark}]}
+    rows: list[Any] = [CHAT, [asked, ANSWER], [USER, {**ANSWER, "content": mark}], [parts, ANSWER]]
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    _, counts = encoder.encode_rows(rows)
+    assert (counts.kept, counts.media_marks, counts.remarkable) == (4, 2, True)
+    assert f"media_marks: row 1 ({mark} in message 0), row 3 ({mark} in message 0)" in counts.name_rows()
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    encoder.encode_table(pyarrow.table({"messages": rows[:3]}))
+    assert encoder.counts.media_marks == 1
+
+
+def test_a_value_that_pandas_fills_in_is_none() -> None:
+    row = {"messages": CHAT, "conversations": float("nan"), "image": float("nan"), "system": float("nan")}
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    assert encoder([row, {"messages": CHAT}])["labels"] == encoder([CHAT, CHAT])["labels"]
+    assert encoder.counts.unread_columns == ()
+
+
 # --- what is not read
 
 

@@ -21,6 +21,9 @@ TOOLS = ("tools", "functions")
 """The columns that hold the tools; `functions` is OpenAI's older name."""
 
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+MEDIA_MARKS = ("<image>", "<video>", "<audio>")
+"""What stands in a text for an image, a video or a sound that is read with it."""
+
 _PAIR = ("chosen", "rejected")
 _VERDICTS = ("label", "kto_tag")  # of KTO rows: in TRL and ms-swift, and in LLaMA-Factory
 
@@ -69,6 +72,18 @@ def refuse_media(holder: Row, where: str) -> None:
                 f"{where} has {name} = {describe(value)}, and only text can be encoded: the answer would be trained "
                 f'without what it is about. Drop such rows: dataset.filter(lambda row: not row["{name}"])'
             )
+
+
+def find_media_mark(messages: Sequence[MessageDict]) -> str:
+    """Return which of `MEDIA_MARKS` stands in a text that is not the assistant's, and where; "" for none."""
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            content = message.get("content")
+            texts = [part["text"] for part in content] if isinstance(content, list) else [content or ""]
+            for mark in MEDIA_MARKS:
+                if any(mark in text for text in texts):
+                    return f"{mark} in message {index}"
+    return ""
 
 
 def _is_answer(value: object) -> bool:
@@ -131,7 +146,8 @@ def find_unread(rows: Iterable[object], shapes: Mapping[str, tuple[tuple[str, ..
                 ("", tuple(row)),
             )
             for name, value in row.items():
-                if name not in read and name not in found and value is not None and not _is_read(name, value, shape):
+                missing = value is None or (isinstance(value, float) and value != value)  # nan is what pandas fills in
+                if not (missing or name in read or name in found or _is_read(name, value, shape)):
                     found[str(name)] = None
     return tuple(found)
 
