@@ -496,3 +496,14 @@ def test_settings_that_no_model_computes_with_are_named(setting: Any, clean: str
     config = {**json.loads((Path(clean) / "config.json").read_text()), **setting}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert "config" in run_here(capsys, "memory", tmp_path)
+
+
+def test_a_tokenizer_that_loads_and_cannot_be_saved_is_named(ill: str, tmp_path: Path, capsys: Any) -> None:
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(ill, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template_name": "\ud800"}))
+    assert cli.main(["doctor", str(folder), "--fix", str(tmp_path / "out")]) in (0, 1, 2)
+    assert "fault of llama-padfix" not in capsys.readouterr().err

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.files import scratch_folder
+from llama_padfix.core.text import is_unicode
 from llama_padfix.doctor.diagnose import diagnose
 from llama_padfix.doctor.facts import FolderFacts
 from llama_padfix.doctor.findings import Change, Plan, Report
@@ -130,10 +131,19 @@ def _apply(scratch: Path, changes: Sequence[Change], rows: int | None) -> Sequen
             "tokenizer.json has, and saving it would write those. Let the class be changed: --unsafe"
         )
     saved = SavedModel(replace(folder, embedding_rows=rows))
-    plan = apply_changes(changes, tokenizer, saved)
+    declared = folder.tokenizer_config
+    try:
+        plan = apply_changes(changes, tokenizer, saved)
+        if any(change.target.startswith("tokenizer.") for change in plan):
+            tokenizer.save_pretrained(str(scratch))
+    except (PadfixError, OSError):
+        raise
+    except Exception as error:  # whatever a value that loads, and cannot be written, makes transformers raise
+        raise PadfixError(
+            f"The tokenizer loads, and cannot be changed and saved ({type(error).__name__}: {error}). "
+            "Correct its tokenizer_config.json, or save it again from the model that it came from."
+        ) from error
     if any(change.target.startswith("tokenizer.") for change in plan):
-        declared = folder.tokenizer_config
-        tokenizer.save_pretrained(str(scratch))
         path = scratch / "tokenizer_config.json"
         written = json.loads(path.read_text(encoding="utf-8"))
         for name in ("is_local", "local_files_only", "name_or_path"):  # these describe how it was loaded here
@@ -168,4 +178,6 @@ def _edit_config(scratch: Path, changes: Sequence[Change]) -> Sequence[Change]:
 
 
 def _write(path: Path, content: JsonObject) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    text = text if is_unicode(text) else json.dumps(content, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")
