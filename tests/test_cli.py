@@ -220,7 +220,8 @@ def test_encoded_rows_are_looked_at_as_rows(clean: str, tmp_path: Path, kind: st
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("rows.csv", b"a,b", "of no known kind"),
+        ("rows.xlsx", b"PK", "of no kind that is read here"),
+        ("rows.csv", b"a,b", "holds no rows"),
         ("rows.jsonl", b"\n", "holds no rows"),
         ("rows.json", b"{", "not valid JSON"),
         ("rows.json", b'{"a": 1}', "not a list of rows"),
@@ -416,3 +417,82 @@ def test_the_environment_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_what_goes_with_the_environment(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 2
     assert words in capsys.readouterr().err
+
+
+# ---- hostile input ends with its name, never in "a fault of llama-padfix"
+
+DEEP = "[" * 100_000 + "]" * 100_000
+HOSTILE_ROWS = {
+    "a line of nested lists": DEEP,
+    "a line of nested objects": '{"a":' * 100_000 + "1" + "}" * 100_000,
+    "ids that are text": '{"input_ids": "abc"}',
+    "ids beyond 64 bits": '{"input_ids": [1, 99999999999999999999999]}',
+    "ids of null": '{"input_ids": [1, null]}',
+    "nested ids": '{"input_ids": [[1, 2], [3]]}',
+    "one id": '{"input_ids": 5}',
+    "labels of an object": '{"input_ids": [1, 2], "labels": {"a": 1}}',
+    "binary": "\x00\x01\x7f" * 50,
+}
+
+
+def run_here(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Return what the command says of an error, having checked that it is no fault of the library."""
+    status = cli.main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    assert status in (1, 2)
+    assert "fault of llama-padfix" not in said.err and "Traceback" not in said.err
+    return said.err + said.out
+
+
+@pytest.mark.parametrize("kind", HOSTILE_ROWS)
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_hostile_rows_are_named(kind: str, suffix: str, clean: str, tmp_path: Path, capsys: Any) -> None:
+    text = HOSTILE_ROWS[kind]
+    data = tmp_path / f"rows.{suffix}"
+    data.write_text(text if suffix == "jsonl" else f"[{text}]", encoding="utf-8")
+    for command in (["doctor", clean, "--data", data], ["mask", clean, data]):
+        said = run_here(capsys, *command)
+        assert "row 0" in said or str(data) in said or "DAT001" in said
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"])
+@pytest.mark.parametrize("text", [DEEP, "", "5", "\x00\x7f", "{"])
+def test_hostile_files_of_a_folder_are_named(name: str, text: str, clean: str, tmp_path: Path, capsys: Any) -> None:
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(clean, folder)
+    (folder / name).write_text(text)
+    for command in (["doctor", folder], ["memory", folder], ["doctor", folder, "--fix", tmp_path / "out"]):
+        assert cli.main([str(argument) for argument in command]) in (0, 1, 2)
+        assert "fault of llama-padfix" not in capsys.readouterr().err
+
+
+def test_files_that_cannot_be_read_or_written_are_named(clean: str, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "file").write_text("")
+    long = "a" * 300
+    for command in (
+        ["doctor", clean, "--fix", "/proc/x"],
+        ["doctor", clean, "--fix", tmp_path / "file" / "x"],
+        ["doctor", clean, "--html", tmp_path / "none" / "page.html"],
+        ["doctor", clean, "--html", tmp_path],
+        ["doctor", clean, "--data", long],
+        ["doctor", long],
+        ["mask", clean, long],
+    ):
+        said = run_here(capsys, *command)
+        assert "/proc/" in said or str(tmp_path) in said or long in said
+
+
+@pytest.mark.parametrize("size", ["nan", "inf", "-1", "0", "1e400", "much"])
+def test_the_memory_of_a_gpu_is_a_finite_size(size: str, clean: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["memory", clean, f"--gpu={size}"])
+    assert "is not a number above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", [{"attention_dropout": None}, {"num_attention_heads": 0}, {"hidden_size": "x"}])
+def test_settings_that_no_model_computes_with_are_named(setting: Any, clean: str, tmp_path: Path, capsys: Any) -> None:
+    config = {**json.loads((Path(clean) / "config.json").read_text()), **setting}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "config" in run_here(capsys, "memory", tmp_path)

@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for subcommand in _SUBCOMMANDS:
         subcommand.add_parser(commands)
+    if any("\0" in argument for argument in arguments or ()):
+        parser.error("an argument holds a NUL character, which no file's name can")
     options = parser.parse_args(arguments)
     try:
         status = int(options.run(options))
@@ -44,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"llama-padfix: {error}", file=sys.stderr)
     except BrokenPipeError:  # the reader, such as `head`, closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as error:  # a name that is too long, a folder in place of a file, no permission
+        print(f"llama-padfix: {printable(error)}. Name a file or folder that can be read or written.", file=sys.stderr)
     except Exception as error:  # Python's own exit status, 1, would mean findings
         print(f"llama-padfix: {type(error).__name__}: {printable(error)}", file=sys.stderr)
         print("This is a fault of llama-padfix or of the files; please report it.", file=sys.stderr)

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from llama_padfix import estimate_memory
-from llama_padfix.cli.arguments import Commands, add_command, positive
+from llama_padfix.cli.arguments import Commands, add_command, positive, size
 from llama_padfix.training.memory.step_plan import OPTIMIZERS
 
 
@@ -32,7 +32,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--no-checkpointing", action="store_true", help="keep all activations")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw_torch_fused", help="(adamw_torch_fused)")
     parser.add_argument("--attention", choices=("sdpa", "eager", "flash_attention_2"), default="sdpa", help="(sdpa)")
-    parser.add_argument("--gpu", metavar="GIB", type=float, help="the GPU's memory: say what fits into it")
+    parser.add_argument("--gpu", metavar="GIB", type=size, help="the GPU's memory: say what fits into it")
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(run=run)
 

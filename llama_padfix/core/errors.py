@@ -10,7 +10,17 @@ class PadfixError(ValueError):
     """What was seen, why the library stops there, and the one line that fixes it."""
 
 
+TOO_DEEP = (
+    "it is nested deeper than Python's recursion limit allows, or holds itself, so no template can write it out; "
+    "drop the row, or pass the deep part as text."
+)
+"""Why a row that raised `RecursionError` is refused."""
+
+
 def describe(value: object, limit: int = 80) -> str:
     """Return a short `repr` of a user's value for an error message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested too deeply to be shown"
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,6 +1,9 @@
-"""Text that is safe to print, and text that is valid Unicode."""
+"""Text that is safe to print, text that is valid Unicode, and text that is JSON."""
 
 from __future__ import annotations
+
+import json
+from typing import Any
 
 from llama_padfix.core.errors import PadfixError
 
@@ -20,6 +23,18 @@ def printable(value: object, keep: str = "") -> str:
     """
     text = str(value)
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def parse_json(text: str | bytes) -> Any:  # whatever the text holds
+    """Return what a JSON text holds.
+
+    Raises:
+        ValueError: it is no JSON, or nested deeper than Python's parser goes.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply to be read") from None
 
 
 def is_unicode(text: str) -> bool:

@@ -76,7 +76,7 @@ def run_demo(steps: int = STEPS, *, announce: Callable[[str], None] = lambda lin
     """
     rows, held_back = load_rows(_TRAIN_FILES), load_rows(("held_back.jsonl",))
     announce(f"{len(rows)} conversations to train on, {len(held_back)} prompts held back, {steps} steps each")
-    announce("1/2 the usual script: pad = eos, chats rendered and tokenised again, the plain LM collator")
+    announce("1/2 the usual script: pad = eos, chats rendered and tokenized again, the plain LM collator")
     usual = run_usual(rows, held_back, steps)
     announce("2/2 the same script with prepare()")
     prepared = run_prepared(rows, held_back, steps)

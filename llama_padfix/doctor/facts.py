@@ -173,6 +173,9 @@ class FolderFacts:
     weights_seen: bool = False
     """`embedding_rows` comes from the weights."""
 
+    broken_weights: tuple[str, ...] = ()
+    """What is wrong with files of weights: cut short, damaged, missing beside others."""
+
     @property
     def has_tokenizer(self) -> bool:
         """The folder holds a file of a tokenizer."""

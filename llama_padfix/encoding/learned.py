@@ -19,8 +19,8 @@ from llama_padfix.encoding.batch.cross_check import (
     make_table,
 )
 from llama_padfix.encoding.batch.encoder import BatchEncoder, make_batch_encoder
-from llama_padfix.encoding.counts import Counts
-from llama_padfix.encoding.reading.side_columns import find_unread, find_unread_columns
+from llama_padfix.encoding.reading.json_columns import decode_rows
+from llama_padfix.encoding.reading.side_columns import MEDIA_MARKS, find_unread, find_unread_columns
 from llama_padfix.encoding.row_formats import SHAPES
 from llama_padfix.tokens.calls import preserve_backend_state
 from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine
@@ -75,8 +75,8 @@ class Learned:
         self, rows: Sequence[object], numbers: Sequence[int | None], of_batch: bool, strict: bool
     ) -> Batch:
         """Encode rows with their numbers; see `Rows`. With `strict` raise `FastPathMismatch` once it is `doubtful`."""
-        together = Rows(lambda places: [rows[place] for place in places], numbers, of_batch)
-        batch = self._encode(together, lambda words: read_chat_rows(rows, words), strict)
+        together = Rows(functools.partial(_choose, rows), numbers, of_batch)
+        batch = self._encode(together, functools.partial(read_chat_rows, rows), strict)
         return _name_unread(batch, find_unread(rows, SHAPES))
 
     def encode_table(
@@ -91,8 +91,13 @@ class Learned:
         for start in range(0, max(table.num_rows, 1), _CHUNK_ROWS):
             part = table.slice(start, min(_CHUNK_ROWS, table.num_rows - start))  # without columns it would be longer
             numbers = range(first_row + start, first_row + start + part.num_rows)
-            rows = Rows(functools.partial(_take_rows, part), numbers)
-            batch = self._encode(rows, functools.partial(read_chat_table, part), strict)
+            decoded = decode_rows(part)
+            if decoded is None:
+                rows = Rows(functools.partial(_take_rows, part), numbers)
+                batch = self._encode(rows, functools.partial(read_chat_table, part), strict)
+            else:
+                rows = Rows(functools.partial(_choose, decoded), numbers)
+                batch = self._encode(rows, functools.partial(read_chat_rows, decoded), strict)
             batch = _name_unread(batch, find_unread_columns(part, SHAPES, carry))
             parts.append((make_table(batch, part.select(list(carry))), batch))
         return parts
@@ -108,9 +113,9 @@ class Learned:
                     train_on = self.row_encoder.settings.train_on
                     self.batch_encoder = make_batch_encoder(template, self._encode_texts, train_on)
             if self.batch_encoder is not None:
-                chats = read_chats(self.batch_encoder.forbidden)
+                chats = read_chats([*self.batch_encoder.forbidden, *MEDIA_MARKS])
                 if self.batch_encoder.learn(chats):
-                    chats = read_chats(self.batch_encoder.forbidden)
+                    chats = read_chats([*self.batch_encoder.forbidden, *MEDIA_MARKS])
                 try:
                     batch = encode_cross_checked(self.row_encoder, self.batch_encoder, chats, rows)
                 except FastPathMismatch:
@@ -127,7 +132,11 @@ class Learned:
 
 
 def _name_unread(batch: Batch, columns: tuple[str, ...]) -> Batch:
-    return replace(batch, counts=batch.counts + Counts(unread_columns=columns)) if columns else batch
+    return replace(batch, counts=replace(batch.counts, unread_columns=columns)) if columns else batch
+
+
+def _choose(rows: Sequence[object], places: Sequence[int]) -> list[object]:
+    return [rows[place] for place in places]
 
 
 def _take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:

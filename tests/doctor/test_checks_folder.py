@@ -49,8 +49,8 @@ def healthy(folder: Path) -> Path:
 def test_a_healthy_folder_has_nothing_above_a_note(tmp_path: Path) -> None:
     report = diagnose(healthy(tmp_path / "run"))
     assert {finding.code for finding in report.findings} == {"SAV003"}
-    folder = {"SAV001", "SAV002", "SAV004", "SAV005", "SAV006", "LOD005", "LOD006", "BOS005", "PKG001", "PKG002"}
-    assert folder | {"PAD004", "GEN002", "EMB001"} <= set(report.passed)
+    folder = {"SAV001", "SAV002", "SAV004", "SAV005", "SAV006", "SAV007", "LOD005", "LOD006", "BOS005", "PKG001"}
+    assert folder | {"PKG002"} | {"PAD004", "GEN002", "EMB001"} <= set(report.passed)
 
 
 @pytest.mark.parametrize("chat", [True, False])
@@ -231,6 +231,57 @@ def test_sav006_trl_saves_pad_as_eos(tmp_path: Path) -> None:
     healed = heal_folder(run, tmp_path / "healed")
     assert not found(healed.left, "SAV006")
     assert load(Path(healed.path)).pad_token == "<|end_of_text|>"
+
+
+def test_sav007_weights_that_are_cut_short(tmp_path: Path) -> None:
+    run = healthy(tmp_path / "run")
+    weights = run / "model.safetensors"
+    whole = weights.read_bytes()
+    for content, seen in (
+        (whole[:-1], f"has {len(whole) - 1} bytes, and its header describes {len(whole)}: it is cut short or damaged"),
+        (whole[:7], "has 7 bytes, and no header"),
+        (b"", "has 0 bytes, and no header"),
+        ((2**62).to_bytes(8, "little") + whole[8:], "a header that claims 4611686018427387904: it is cut short"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        ((100_000).to_bytes(8, "little") + b"[" * 100_000, "has a header that is no list of tensors"),
+    ):
+        weights.write_bytes(content)
+        finding = one(run, "SAV007")
+        assert seen in finding.message and str(weights) in finding.message
+        assert finding.severity == "error"
+
+
+def test_sav007_of_shards_torch_files_and_adapters(tmp_path: Path) -> None:
+    import torch
+
+    run = healthy(tmp_path / "run")
+    whole = (run / "model.safetensors").read_bytes()
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    index = run / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict(zip("ab", names, strict=True))}))
+    (run / "model.safetensors").unlink()
+    assert not found(diagnose(run), "SAV007"), "settings alone, as they are fetched from the hub"
+    (run / names[0]).write_bytes(whole)
+    assert f"{names[1]}' is missing, one of 2 files" in one(run, "SAV007").message
+    (run / names[1]).write_bytes(whole)
+    assert not found(diagnose(run), "SAV007")
+    for broken in (
+        '{"weight_map": {"b": 5}}',
+        '{"weight_map": [1]}',
+        "[]",
+        '{"weight_map": {"b": "../x"}}',
+        "[" * 99999,
+    ):
+        index.write_text(broken)
+        assert "is no index of weights" in one(run, "SAV007").message
+    index.unlink()
+    torch.save({"w": torch.zeros(9)}, run / "pytorch_model.bin")
+    assert not found(diagnose(run), "SAV007")
+    (run / "pytorch_model.bin").write_bytes((run / "pytorch_model.bin").read_bytes()[:-30])
+    assert "no end: it is cut short" in one(run, "SAV007").message
+    (run / "pytorch_model.bin").unlink()
+    (run / "adapter_model.safetensors").write_bytes(whole[:-1])
+    assert "adapter_model.safetensors" in one(run, "SAV007").message
 
 
 # ---- LOD, PKG, BOS

@@ -280,6 +280,14 @@ def test_each_evaluation_set_is_looked_at(parts: Any, tmp_path: Path) -> None:
     assert (finding.where, finding.rows, finding.seen) == ("eval batch (bad)", 2, 2)
 
 
+def test_the_installed_versions_are_looked_at_with_a_trainer_too(parts: Any, tmp_path: Path) -> None:
+    tokenizer, rows = parts
+    for target in (plain(rows, tokenizer, tmp_path, Dataset.from_list(rows)), tokenizer, rows):
+        report = diagnose(target)
+        assert not any("environment" in reason for reason in report.skipped.values())
+        assert "PKG001" in (*report.passed, *(finding.code for finding in report.findings))
+
+
 def test_max_rows_none_reads_all_batches(parts: Any, tmp_path: Path) -> None:
     tokenizer, rows = parts
     trainer = plain(rows, tokenizer, tmp_path, Dataset.from_list(rows * 10))

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.text import parse_json
+from llama_padfix.core.weights import find_broken_weights, name_weights
 from llama_padfix.doctor.facts import FolderFacts
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ def observe_folder(path: str | Path) -> FolderFacts:
         byte_level=byte_level,
         embedding_rows=in_weights if in_weights is not None else declared if isinstance(declared, int) else None,
         weights_seen=in_weights is not None,
+        broken_weights=tuple(find_broken_weights(folder, may_lack_all=True)),
     )
 
 
@@ -158,7 +161,7 @@ def _read_json(path: Path) -> JsonObject:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise PadfixError(f"{str(path)!r} is not valid JSON: {error}. Save the folder again.") from error
     return content if isinstance(content, dict) else {}
@@ -181,11 +184,8 @@ def encode_with_file(path: Path) -> tuple[tuple[int, ...], bool]:
 
 def _count_embedding_rows(folder: Path) -> int | None:
     """Return the rows of the input embedding by the header of the weights; no tensor is read."""
-    index = _read_json(folder / "model.safetensors.index.json").get("weight_map")
-    shards = sorted(set(index.values())) if isinstance(index, dict) else ["model.safetensors"]
-    for shard in shards:
-        path = folder / Path(str(shard)).name
-        if not path.is_file():
+    for path in name_weights(folder):
+        if path.suffix != ".safetensors" or not path.is_file():
             continue
         from safetensors import safe_open
 
@@ -194,6 +194,6 @@ def _count_embedding_rows(folder: Path) -> int | None:
                 for name in weights.keys():  # noqa: SIM118  (it is no mapping)
                     if name.endswith(_EMBEDDINGS):
                         return int(weights.get_slice(name).get_shape()[0])
-        except Exception:  # a file that is cut short, or still being written; config.json has the size as well
+        except Exception:  # a file that is cut short is a finding of its own; config.json has the size as well
             continue
     return None

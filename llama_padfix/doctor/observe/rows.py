@@ -8,10 +8,10 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.observe.data import observe_data
-from llama_padfix.doctor.observe.environment import observe_environment
+from llama_padfix.encoding.dataset.open_rows import as_rows
 from llama_padfix.encoding.sources import is_batch, is_indexed, is_raw
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ def observe_dataset(
 
     Raw rows are read here, so that none are left. Without a dataset (None) there are no rows.
     """
-    facts = replace(facts, environment=observe_environment())
     if dataset is None:
         return facts, ()
+    dataset = as_rows(dataset)
     if is_batch(dataset):
         drawn = list(rows_of_batch(dataset, "batch"))
         return replace(facts, samples=(SampleFacts("batch", len(drawn), len(drawn), tuple(dataset)),)), drawn
@@ -129,9 +129,16 @@ def _names(columns: Row) -> list[str]:
 def _row(columns: Row, source: str, number: int) -> RowFacts:
     import numpy as np
 
-    on_host = {name: held.detach().cpu() if hasattr(held, "detach") else held for name, held in columns.items()}
-    arrays = {name: np.asarray(values, dtype=np.int64) for name, values in on_host.items()}
-    length = len(arrays["input_ids"])
+    arrays = {}
+    for name, held in columns.items():
+        try:
+            arrays[name] = np.asarray(held.detach().cpu() if hasattr(held, "detach") else held, dtype=np.int64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise PadfixError(
+                f"row {number} of the {source}: {name} holds {describe(held)}, which are no 64-bit whole numbers. "
+                "Encode the rows anew: prepare(tokenizer).encode(dataset)"
+            ) from error
+    length = arrays["input_ids"].size
     for name, array in arrays.items():
         if array.shape != (length,):
             raise PadfixError(

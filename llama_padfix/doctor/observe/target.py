@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.observe.batches import draw_batches, preserve_state
+from llama_padfix.doctor.observe.environment import observe_environment
 from llama_padfix.doctor.observe.folder import load_folder, observe_folder, saved_model
-from llama_padfix.doctor.observe.model import observe_model
 from llama_padfix.doctor.observe.rows import observe_dataset, refuse_unencoded
-from llama_padfix.doctor.observe.tokenizer import make_decoder, observe_tokenizer
+from llama_padfix.doctor.observe.tokenizer import make_decoder, observe_pair, observe_tokenizer
 from llama_padfix.doctor.observe.trainer import find_tokenizer_of, is_trainer, observe_trainer
 from llama_padfix.encoding.sources import is_batch, is_encoded, rows_of_mapping
 
@@ -65,7 +65,8 @@ def observe_target(
         PadfixError: the target is of another kind.
     """
     with preserve_state(target):
-        yield _observe(target, model, dataset, max_rows)
+        observation = _observe(target, model, dataset, max_rows)
+        yield replace(observation, facts=replace(observation.facts, environment=observe_environment()))
 
 
 # `Any`: a tokenizer, once every other kind is excluded.
@@ -88,21 +89,14 @@ def _observe(target: Any, model: ConfiguredModel | None, dataset: object, max_ro
 def _observe_saved(path: str | Path, dataset: object, max_rows: int | None) -> Observation:
     tokenizer, folder = load_folder(observe_folder(path))
     model = saved_model(folder)
-    facts = replace(_observe_pair(tokenizer, model), folder=folder)
+    facts = replace(observe_pair(tokenizer, model), folder=folder)
     facts, rows = observe_dataset(facts, dataset, tokenizer, max_rows)
     return Observation(facts, rows, tokenizer=tokenizer, model=model, is_folder=True)
 
 
-def _observe_pair(tokenizer: TokenizerLike | None, model: ConfiguredModel | None) -> Facts:
-    """Return the facts about a tokenizer and its model, either of which may be missing."""
-    if tokenizer is not None:
-        return observe_tokenizer(tokenizer, model, with_markers=True)
-    return Facts(model=observe_model(model) if model is not None else None)
-
-
 def _observe_run(trainer: TrainerLike, max_rows: int | None) -> Observation:
     tokenizer = find_tokenizer_of(trainer)
-    facts = _observe_pair(tokenizer, trainer.model)
+    facts = observe_pair(tokenizer, trainer.model)
     at_rest = observe_trainer(trainer)
     drawn = draw_batches(trainer, max_rows)
 

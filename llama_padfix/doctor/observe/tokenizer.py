@@ -95,3 +95,10 @@ def _count_added(tokenizer: TokenizerLike) -> tuple[int, int]:
     bos_added = count_leading(with_special, tokenizer.bos_token_id)
     eos_added = count_leading(with_special[::-1], tokenizer.eos_token_id)
     return bos_added, eos_added
+
+
+def observe_pair(tokenizer: TokenizerLike | None, model: ConfiguredModel | None) -> Facts:
+    """Return the facts about a tokenizer and its model, either of which may be missing."""
+    if tokenizer is not None:
+        return observe_tokenizer(tokenizer, model, with_markers=True)
+    return Facts(model=observe_model(model) if model is not None else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import list_feature
 from llama_padfix.encoding.counts import CountedRow, Counts
+from llama_padfix.encoding.record import Encoding, write_encoding
 
 if TYPE_CHECKING:
     import datasets
@@ -121,6 +123,19 @@ def make_features() -> datasets.Features:
     return datasets.Features({name: sequence(datasets.Value("int32")) for name in COLUMNS})
 
 
+def open_encoded(written: Path | pa.Buffer, encoding: Encoding) -> datasets.Dataset:
+    """Return what `EncodedFile.finish` returned as a dataset, with the record of how it was encoded."""
+    import datasets
+
+    info = datasets.DatasetInfo(features=make_features())
+    if isinstance(written, Path):
+        whole = datasets.Dataset.from_file(str(written), info=info)
+    else:
+        whole = datasets.Dataset.from_buffer(written, info=info)
+    write_encoding(whole, encoding)
+    return whole
+
+
 def _encode_schema(fingerprint: str | None) -> bytes:
     """Return the head of a stream: the columns as `datasets` writes them, and the fingerprint of the rows."""
     schema = make_features().arrow_schema
@@ -141,58 +156,64 @@ def pack_chunk(table: pa.Table, counts: Counts) -> memoryview:
     table = table.select(list(COLUMNS)).cast(schema).combine_chunks()
     batches = table.to_batches()
     batch = batches[0] if batches else pyarrow.RecordBatch.from_pylist([], schema=schema)
-    head, known = schema.serialize().size, _counts_to_json(counts)
+    head, known = schema.serialize().size, _counts_to_json(counts).encode()
     # Of its full size from the start: one that grows is copied as often as it doubles.
     buffer = pyarrow.allocate_buffer(head + pyarrow.ipc.get_record_batch_size(batch) + len(known) + 1024)
     sink = pyarrow.FixedSizeBufferWriter(buffer)
     stream = pyarrow.ipc.new_stream(sink, schema)
-    stream.write_batch(batch, custom_metadata={_COUNTS: known, _CHECKSUM: _checksum(batch)})
+    stream.write_batch(batch, custom_metadata={_COUNTS: known, _CHECKSUM: _checksum(batch, known)})
     return memoryview(buffer)[head : sink.tell()]  # without the head, which a file has once
 
 
 def read_counts(path: Path) -> Counts | None:
-    """Return the counts of a finished file; None where there is none, or one that is not whole.
+    """Return the counts of a finished file; None where there is none, or one that is damaged.
 
-    Of each chunk only the head is read: a file has its name only once it was whole.
+    Its head, the checksum of each chunk and its end are compared: a disk may change a file that was written whole.
     """
-    import pyarrow
-
-    if not path.exists():
-        return None
-    counts = Counts()
+    header = _encode_schema(path.stem.removeprefix("cache-"))
+    counts, end = Counts(), len(header)
     try:
-        for found, _ in _read_chunks(path, verify=False):
-            counts = counts + found
-    except (OSError, pyarrow.ArrowException):
+        with path.open("rb") as file:
+            if file.read(end) != header:
+                return None
+        for found, until in _read_chunks(path):
+            counts, end = counts + found, until
+        with path.open("rb") as file:
+            file.seek(end)
+            return counts if file.read(len(_END) + 1) == _END else None
+    except OSError:
         return None
-    return counts
 
 
-def _read_chunks(path: Path, verify: bool = True) -> Iterator[tuple[Counts, int]]:
+def _read_chunks(path: Path) -> Iterator[tuple[Counts, int]]:
     """Yield the counts of each whole chunk, and where it ends in the file."""
     import pyarrow
 
-    # Not mapped where the content is read: one chunk after the other is in memory, and not the file.
-    with pyarrow.OSFile(str(path), "rb") if verify else pyarrow.memory_map(str(path)) as file:
-        try:
-            stream = pyarrow.ipc.open_stream(file)
-            while True:
-                batch, metadata = stream.read_next_batch_with_custom_metadata()
-                counts = _counts_from_json(metadata[_COUNTS])
-                if verify and metadata[_CHECKSUM] != _checksum(batch):
-                    return
-                yield counts, file.tell()
-        except (StopIteration, OSError, pyarrow.ArrowException, LookupError, TypeError, ValueError):
-            return
+    try:
+        with path.open("rb") as opened:
+            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        file = pyarrow.BufferReader(mapped)
+        stream = pyarrow.ipc.open_stream(file)
+        while True:
+            batch, metadata = stream.read_next_batch_with_custom_metadata()
+            counts = _counts_from_json(metadata[_COUNTS])
+            if metadata[_CHECKSUM] != _checksum(batch, metadata[_COUNTS]):
+                return
+            yield counts, file.tell()
+            if hasattr(mapped, "madvise"):  # one chunk after the other is in memory, and not the file
+                mapped.madvise(mmap.MADV_DONTNEED)
+    except (StopIteration, OSError, pyarrow.ArrowException, LookupError, TypeError, ValueError):
+        return
 
 
-def _checksum(batch: pa.RecordBatch) -> bytes:
+def _checksum(batch: pa.RecordBatch, counts: bytes) -> bytes:
     import xxhash
 
-    checksum = xxhash.xxh3_64()
+    checksum = xxhash.xxh3_64(counts)
     for column in batch.columns:
-        for part in (column.value_lengths(), column.flatten()):
-            checksum.update(part.to_numpy(zero_copy_only=False).view("uint8"))
+        ends = column.offsets.to_numpy()
+        checksum.update((ends - ends[:1]).view("uint8"))
+        checksum.update(column.flatten().to_numpy(zero_copy_only=False).view("uint8"))
     return checksum.hexdigest().encode()
 
 

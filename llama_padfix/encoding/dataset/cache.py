@@ -9,10 +9,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS
+from llama_padfix.encoding.dataset.row_sequence import RowSequence
 
 if TYPE_CHECKING:
     import datasets
@@ -22,11 +23,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # of the files; another one is not read
+_FORMAT = 2  # of the files; another one is not read
 
 
 def find_cache_file(
-    encoder: ChatEncoder, dataset: datasets.Dataset | list[object], cache_dir: str | os.PathLike[str] | None
+    encoder: ChatEncoder, dataset: datasets.Dataset | Sequence[object], cache_dir: str | os.PathLike[str] | None
 ) -> Path | None:
     """Return the cache file for a dataset's rows as this encoder encodes them; None where they are not to be cached.
 
@@ -44,7 +45,7 @@ def find_cache_file(
                 f"cache_dir={str(folder)!r} cannot be made: {error}. Pass a folder of your own."
             ) from error
     else:
-        files = [] if isinstance(dataset, (list, tuple)) else dataset.cache_files
+        files = [] if isinstance(dataset, Sequence) else dataset.cache_files
         if not files or not datasets.is_caching_enabled():
             return None
         folder = Path(files[0]["filename"]).parent
@@ -86,11 +87,26 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def set_aside(path: Path) -> None:
+    """Give a damaged file another name, and log which; without such a file, do nothing."""
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        path.replace(aside)
+    except FileNotFoundError:  # not written yet, or set aside by another process
+        return
+    logger.warning(
+        "llama_padfix: %s was damaged after it was written: its checksums differ. It is now %s, and the rows are "
+        "encoded again. Check the disk, then delete that file.",
+        path,
+        aside,
+    )
+
+
 class _HashError(Exception):
     """Something that decides the ids and has no hash."""
 
 
-def _hash_all(encoder: ChatEncoder, dataset: datasets.Dataset | list[object]) -> str:
+def _hash_all(encoder: ChatEncoder, dataset: datasets.Dataset | Sequence[object]) -> str:
     """Return a hash of the rows, the settings, the tokenizer, its template, and the versions that render them."""
     import tokenizers
     import transformers
@@ -99,7 +115,7 @@ def _hash_all(encoder: ChatEncoder, dataset: datasets.Dataset | list[object]) ->
     settings = {"train_on": encoder.train_on, **encoder.template_kwargs}
     unrecorded = [_hash(name, settings[name.rpartition(".")[2]]) for name in json.loads(record)["unrecorded"]]
     described, versions = _describe_tokenizer(encoder.tokenizer), [tokenizers.__version__, transformers.__version__]
-    if isinstance(dataset, (list, tuple)):
+    if isinstance(dataset, Sequence):
         rows, columns = _hash_rows(dataset), None
     else:
         rows, columns = dataset._fingerprint, dataset.format["columns"]
@@ -119,17 +135,37 @@ def _describe_tokenizer(tokenizer: TokenizerLike) -> list[object]:
 
 
 def _hash_rows(rows: Sequence[object]) -> str:
-    """Return a hash of a list's content, whichever objects hold it."""
+    """Return a hash of the content of rows, whichever objects hold it."""
     import xxhash
 
     checksum = xxhash.xxh3_128()
     for start in range(0, len(rows), CHUNK_ROWS):
-        chunk = rows[start : start + CHUNK_ROWS]
+        stop = min(start + CHUNK_ROWS, len(rows))
+        chunk: Any = rows.read_range(start, stop) if isinstance(rows, RowSequence) else rows[start:stop]  # or a table
+        chunk = chunk if isinstance(chunk, (list, tuple)) else chunk.to_pylist()
         try:
             checksum.update(json.dumps(chunk).encode())
+        except RecursionError:
+            for text in _flatten(chunk):
+                checksum.update(text.encode("utf-8", "surrogatepass"))
         except (TypeError, ValueError):  # what JSON cannot hold
             checksum.update(_hash("rows", chunk).encode())
     return checksum.hexdigest()
+
+
+def _flatten(rows: object) -> Iterator[str]:
+    """Yield what is in rows that are nested too deeply for JSON; what came before, by its place."""
+    stack, places = [rows], dict[int, int]()
+    while stack:
+        value = stack.pop()
+        if not isinstance(value, (dict, list, tuple)):
+            yield f"{type(value).__name__} {value!r},"
+        elif id(value) in places:
+            yield f"place {places[id(value)]},"
+        else:
+            places[id(value)] = len(places)
+            yield f"{type(value).__name__} {len(value)},"
+            stack += [part for item in value.items() for part in item] if isinstance(value, dict) else value
 
 
 def _hash(name: str, value: object) -> str:

@@ -83,7 +83,12 @@ def _encode_in_processes(
             if not waiting:
                 return
             first_row, future = waiting.popleft()
-            yield future.result()
+            try:
+                chunk = future.result()
+            except RecursionError:  # a row that is nested too deeply to be sent
+                stop = min(first_row + CHUNK_ROWS, len(reader))
+                chunk = _encode(carried.encoder, reader.read(first_row, stop), first_row, carried.strict)
+            yield chunk
     except BrokenProcessPool as error:
         raise PadfixError(
             f"One of {processes} processes that encode ended without a word (killed, out of memory, or a script "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llama_padfix.core.errors import PadfixError, describe
@@ -20,17 +20,17 @@ class Written(dict[str, Any]):  # of any JSON
     """An object that was read from JSON text, so that each null in it was written there."""
 
 
-def parse_written(text: str) -> Any:  # what the JSON text holds
-    """Return what JSON text holds, with each object that holds a null as `Written`. Raises `ValueError`."""
-    return json.loads(text, object_hook=lambda found: Written(found) if None in found.values() else found)
-
-
-def parse_json(value: object) -> Any:  # what the JSON text holds, or the value as it is
-    """Return what JSON text holds; any other value, and any other text, as it is."""
+def parse_json(value: object, mark: Callable[[dict[str, Any]], Any] | None = None) -> Any:  # of any JSON
+    """Return what JSON text holds, each object as `mark` returns it; any other value, and any other text, as it is."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
+        return json.loads(value, object_hook=mark) if isinstance(value, str) else value
     except ValueError:
         return value
+
+
+def parse_written(value: object) -> Any:  # what the JSON text holds, or the value as it is
+    """Return what `parse_json` does, with each object that holds a null as `Written`."""
+    return parse_json(value, lambda found: Written(found) if None in found.values() else found)
 
 
 def as_list(value: object) -> list[Any] | None:  # of a user's values
@@ -50,8 +50,8 @@ def strip_nulls(value: object) -> Any:  # any value of a message
     """Return a value of a message without its null keys, at any depth."""
     if isinstance(value, Mapping):
         return {key: strip_nulls(item) for key, item in value.items() if item is not None}
-    items = as_list(value)
-    return value if items is None else [strip_nulls(item) for item in items]
+    value = value.tolist() if hasattr(value, "tolist") else value  # an array, or a number of numpy
+    return [strip_nulls(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def may_be_filled(entries: Sequence[object]) -> bool:

@@ -40,14 +40,14 @@ def read_tools(columns: Row, *, filled: bool, dropped: list[str]) -> list[Any] |
 
 
 def _read_list(value: object, name: str, filled: bool, dropped: list[str]) -> list[Any]:
-    value = _parse_written(value)
+    value = parse_written(value)
     tools = as_list(value)
     if tools is None and value not in (None, ""):
         raise PadfixError(
             f"{name} is {seen(value)}, not a list of tools, so the template cannot write them out; "
             "pass a list or the JSON text of a list."
         )
-    tools = [_parse_written(tool) for tool in tools or ()]
+    tools = [parse_written(tool) for tool in tools or ()]
     schemas = [tool for tool in tools if isinstance(tool, Mapping)]
     filled = may_be_filled(schemas) if len(schemas) > 1 else filled
     read = []
@@ -60,13 +60,6 @@ def _read_list(value: object, name: str, filled: bool, dropped: list[str]) -> li
             )
         read.append(tool if callable(tool) else read_json(tool, where, filled=filled, dropped=dropped))
     return read
-
-
-def _parse_written(value: object) -> Any:  # what the JSON text holds, or the value as it is
-    try:
-        return parse_written(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def read_call_texts(content: object, where: str) -> list[MessageDict]:

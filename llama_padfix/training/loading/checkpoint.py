@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +9,7 @@ from llama_padfix.core.choices import Choice
 from llama_padfix.core.compat import reads_paired_merges
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import text_config
+from llama_padfix.core.weights import find_broken_weights
 from llama_padfix.doctor.observe.folder import encode_probe, encode_with_file
 
 if TYPE_CHECKING:
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
 
     from llama_padfix.core.types import TokenizerLike
     from llama_padfix.training.loading.arguments import Keywords
-
-_LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
-_POINTER = b"version https://git-lfs"
 
 
 def require_complete_folder(folder: Path) -> None:
@@ -47,7 +43,8 @@ def require_complete_folder(folder: Path) -> None:
             f"{str(folder)!r} holds a model but no tokenizer. Save it there: "
             f"tokenizer.save_pretrained({str(folder)!r})"
         )
-    _require_whole_weights(folder)
+    for fault in find_broken_weights(folder):
+        raise PadfixError(fault)
 
 
 def require_rows(tokenizer: TokenizerLike, config: PretrainedConfig, path: str) -> None:
@@ -160,52 +157,3 @@ def _find_file(path: str, name: str, keywords: Keywords) -> Path | None:
 
     found = try_to_load_from_cache(path, name, cache_dir=keywords.get("cache_dir"), revision=keywords.get("revision"))
     return Path(found) if isinstance(found, str) else None
-
-
-def _require_whole_weights(folder: Path) -> None:
-    index = folder / "model.safetensors.index.json"
-    names = []
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise _broken(index, f"is no index of weights ({type(error).__name__}: {error})") from error
-        for name in names:
-            if not (folder / name).is_file():
-                raise _broken(folder / name, f"is missing, one of {len(names)} files that {index.name} names")
-    elif (folder / "model.safetensors").is_file():
-        names = ["model.safetensors"]
-    for name in names:
-        _require_whole_file(folder / name)
-
-
-def _require_whole_file(path: Path) -> None:
-    """Compare the header of a safetensors file with its size: 8 bytes of length, JSON, then the tensors' bytes."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(len(_POINTER))
-        if start == _POINTER:
-            raise PadfixError(
-                f"{str(path)!r} is a pointer of Git LFS, and not the weights. Fetch them there: git lfs pull"
-            )
-        if size < 8:
-            raise _broken(path, f"has {size} bytes, and no header")
-        (length,) = struct.unpack("<Q", start[:8])
-        if length > min(size - 8, _LARGEST_HEADER):
-            raise _broken(
-                path, f"has {size} bytes, and a header that claims {length}: it is cut short or no safetensors"
-            )
-        file.seek(8)
-        text = file.read(length)
-    try:
-        header = json.loads(text)
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        expected = 8 + length + max(ends, default=0)
-    except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise _broken(path, f"has a header that is no list of tensors ({type(error).__name__})") from error
-    if expected != size:
-        raise _broken(path, f"has {size} bytes, and its header describes {expected}: it is cut short or damaged")
-
-
-def _broken(path: Path, seen: str) -> PadfixError:
-    return PadfixError(f"{str(path)!r} {seen}. Copy or download it again, or save it: model.save_pretrained(folder)")

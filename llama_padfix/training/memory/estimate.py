@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -127,7 +128,7 @@ class MemoryEstimate:
         Raises:
             PadfixError: Not even one row of 64 tokens fits, or `gpu_gib` is not a size.
         """
-        if not gpu_gib > 0:
+        if not 0 < gpu_gib < math.inf:
             raise PadfixError(f"gpu_gib={describe(gpu_gib)} is not a size. Pass the GPU's memory in GiB: advise(24)")
         room = gpu_gib - (_CONTEXT_GIB + _FRAGMENTED * gpu_gib if reserve_gib is None else reserve_gib)
         rows = self.plan.batch * self.plan.gradient_accumulation_steps

@@ -147,9 +147,10 @@ def _read_model(model: ModelSource) -> _Found:
     if isinstance(model, (str, Path)):
         try:
             return _Found(AutoConfig.from_pretrained(str(model)))
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever a broken config.json makes transformers raise
             raise PadfixError(
-                f"No configuration could be read from {str(model)!r}: {error} Pass a folder that holds config.json, a "
+                f"No configuration could be read from {str(model)!r} ({type(error).__name__}: {error}). "
+                "Pass a folder that holds config.json, a "
                 "name on the hub, or a configuration: transformers.LlamaConfig(...)"
             ) from error
     if not hasattr(model, "named_parameters") or not isinstance(getattr(model, "config", None), PretrainedConfig):

@@ -1,0 +1,109 @@
+"""Files of weights as they lie in a folder: their names, and what is wrong with them, by their heads alone."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from llama_padfix.core.text import parse_json
+
+_LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
+_POINTER = b"version https://git-lfs"
+_SINGLE = ("model.safetensors", "adapter_model.safetensors", "pytorch_model.bin", "adapter_model.bin")
+_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def name_weights(folder: Path) -> list[Path]:
+    """Return the files of weights that a folder has, or that its index names; an index that is none names none."""
+    return [*_read_index(folder)[1], *(folder / name for name in _SINGLE if (folder / name).is_file())]
+
+
+def find_broken_weights(folder: Path, *, may_lack_all: bool = False) -> Iterator[str]:
+    """Yield what is wrong with the files of weights in a folder, each with what helps; no tensor is read.
+
+    Of a safetensors file the header is compared with the size. A file of torch must have its end.
+
+    Args:
+        folder: a folder with a model or an adapter.
+        may_lack_all: with no file of an index there, such as in a folder of settings alone, none is missing.
+    """
+    for index in (folder / name for name in _INDEXES if (folder / name).is_file()):
+        try:
+            _names_in(index)
+        except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+            yield _broken(index, f"is no index of weights ({type(error).__name__}: {error})")
+    index_name, named = _read_index(folder)
+    missing = [path for path in named if not path.is_file()]
+    if len(missing) < len(named) or not may_lack_all:
+        for path in missing:
+            yield _broken(path, f"is missing, one of {len(named)} files that {index_name} names")
+    for path in name_weights(folder):
+        if path not in missing:
+            try:
+                yield from _find_fault(path)
+            except OSError as error:
+                yield _broken(path, f"cannot be read ({error})")
+
+
+def _read_index(folder: Path) -> tuple[str, list[Path]]:
+    """Return the name of an index, and the files that it names; neither where there is none that can be read."""
+    for index in (folder / name for name in _INDEXES if (folder / name).is_file()):
+        try:
+            return index.name, [folder / name for name in _names_in(index)]
+        except (OSError, ValueError, LookupError, AttributeError, TypeError):
+            continue
+    return "", []
+
+
+def _names_in(index: Path) -> list[str]:
+    names = set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
+    for name in names:
+        if not isinstance(name, str) or name != Path(name).name:
+            raise ValueError(f"{name!r} is no name of a file")
+    return sorted(names)
+
+
+def _find_fault(path: Path) -> Iterator[str]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(len(_POINTER))
+        if start == _POINTER:
+            yield f"{str(path)!r} is a pointer of Git LFS, and not the weights. Fetch them there: git lfs pull"
+        elif path.suffix == ".safetensors":
+            file.seek(8)
+            yield from _compare_header(path, size, start, file.read(_length(start, size)))
+        elif not size or (start.startswith(b"PK") and not zipfile.is_zipfile(file)):
+            yield _broken(path, f"has {size} bytes, and no end: it is cut short")
+
+
+def _length(start: bytes, size: int) -> int:
+    """Return the length of a header; 0 where it cannot be so long."""
+    length: int = struct.unpack("<Q", start[:8])[0] if size >= 8 else 0
+    return length if length <= min(size - 8, _LARGEST_HEADER) else 0
+
+
+def _compare_header(path: Path, size: int, start: bytes, text: bytes) -> Iterator[str]:
+    """Compare the header of a safetensors file with its size: 8 bytes of length, JSON, then the tensors' bytes."""
+    if size < 8:
+        yield _broken(path, f"has {size} bytes, and no header")
+        return
+    (length,) = struct.unpack("<Q", start[:8])
+    if length != len(text):
+        claim = f"has {size} bytes, and a header that claims {length}: it is cut short or no safetensors"
+        yield _broken(path, claim)
+        return
+    try:
+        header = parse_json(text)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        yield _broken(path, f"has a header that is no list of tensors ({type(error).__name__})")
+        return
+    if expected != size:
+        yield _broken(path, f"has {size} bytes, and its header describes {expected}: it is cut short or damaged")
+
+
+def _broken(path: Path, seen: str) -> str:
+    return f"{str(path)!r} {seen}. Copy or download it again, or save it: model.save_pretrained(folder)"
