@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy
 import pyarrow
 import pytest
 
@@ -183,6 +184,17 @@ def test_a_question_about_an_image_that_is_not_there_is_counted(mark: str) -> No
     encoder = ChatEncoder(shared("3.1-instruct"))
     encoder.encode_table(pyarrow.table({"messages": rows[:3]}))
     assert encoder.counts.media_marks == 1
+
+
+def test_values_of_numpy_are_read_as_those_of_python() -> None:
+    empty, tools = numpy.array([], dtype=object), numpy.array([json.dumps(TOOL)], dtype=object)
+    assert read_row({"messages": CHAT, "images": empty, "tools": tools, "label": numpy.bool_(True)}).tools == [TOOL]
+    assert "label is False" in refusal({"messages": CHAT, "label": numpy.bool_(False)})
+    with pytest.raises(PadfixError, match="system is ndarray"):
+        read_row({"messages": CHAT, "system": numpy.array(["a", "b"])})
+    untrained = [USER, {**ANSWER, "loss": numpy.bool_(False)}, USER, {**ANSWER, "train": numpy.bool_(True)}]
+    encoded = encode(untrained)["labels"]
+    assert sum(label != -100 for label in encoded) == 2
 
 
 def test_a_value_that_pandas_fills_in_is_none() -> None:

@@ -53,8 +53,8 @@ def refuse_side_columns(columns: Row, conversation: Sequence[str]) -> None:
         _refuse_pair(pair, conversation)
     for name in _VERDICTS if "text" not in conversation else ():
         value = columns.get(name, True)
-        value = value.item() if hasattr(value, "item") else value
-        if value in (False, 0) and isinstance(value, bool | int | float):
+        value = value.tolist() if hasattr(value, "tolist") else value  # a number of numpy
+        if isinstance(value, bool | int | float) and value == 0:
             raise PadfixError(
                 f"{name} is {describe(value)}, which marks an answer that is not to be learned (KTO), and supervised "
                 f'training would teach it; keep the others: dataset.filter(lambda row: row["{name}"]). A column that '
@@ -67,7 +67,7 @@ def refuse_media(holder: Row, where: str) -> None:
     """Raise `PadfixError` where a row or a message holds an image, a video or a sound."""
     for name in MEDIA:
         value = holder.get(name)
-        if value is not None and value != "" and as_list(value) != []:
+        if not _is_blank(value) and as_list(value) != []:
             raise PadfixError(
                 f"{where} has {name} = {describe(value)}, and only text can be encoded: the answer would be trained "
                 f'without what it is about. Drop such rows: dataset.filter(lambda row: not row["{name}"])'
@@ -108,7 +108,7 @@ def _refuse_pair(pair: Sequence[str], conversation: Sequence[str]) -> None:
 
 def read_system(columns: Row) -> str:
     """Return the system turn that the columns of a row hold; "" for none."""
-    found = {name: columns[name] for name in SYSTEM if columns.get(name) not in (None, "")}
+    found = {name: columns[name] for name in SYSTEM if name in columns and not _is_blank(columns[name])}
     for name, value in found.items():
         if not isinstance(value, str):
             raise PadfixError(
@@ -134,6 +134,10 @@ def add_system(messages: list[MessageDict], system: str) -> list[MessageDict]:
             "are two different system turns, and none of them is known to be the right one; drop one of the two."
         )
     return messages
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value)
 
 
 def find_unread(rows: Iterable[object], shapes: Mapping[str, tuple[tuple[str, ...], ...]]) -> tuple[str, ...]:
