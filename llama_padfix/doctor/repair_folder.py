@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.files import scratch_folder
-from llama_padfix.core.text import is_unicode
 from llama_padfix.doctor.diagnose import diagnose
 from llama_padfix.doctor.facts import FolderFacts
 from llama_padfix.doctor.findings import Change, Plan, Report
@@ -178,6 +177,8 @@ def _edit_config(scratch: Path, changes: Sequence[Change]) -> Sequence[Change]:
 
 
 def _write(path: Path, content: JsonObject) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    text = text if is_unicode(text) else json.dumps(content, indent=2)
-    path.write_text(text + "\n", encoding="utf-8")
+    try:
+        text = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+        text = (json.dumps(content, indent=2) + "\n").encode()
+    path.write_bytes(text)
