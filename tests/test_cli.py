@@ -220,7 +220,8 @@ def test_encoded_rows_are_looked_at_as_rows(clean: str, tmp_path: Path, kind: st
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("rows.csv", b"a,b", "of no known kind"),
+        ("rows.xlsx", b"PK", "of no kind that is read here"),
+        ("rows.csv", b"a,b", "holds no rows"),
         ("rows.jsonl", b"\n", "holds no rows"),
         ("rows.json", b"{", "not valid JSON"),
         ("rows.json", b'{"a": 1}', "not a list of rows"),
@@ -488,3 +489,21 @@ def test_the_memory_of_a_gpu_is_a_finite_size(size: str, clean: str, capsys: Any
     with pytest.raises(SystemExit):
         cli.main(["memory", clean, f"--gpu={size}"])
     assert "is not a number above 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", [{"attention_dropout": None}, {"num_attention_heads": 0}, {"hidden_size": "x"}])
+def test_settings_that_no_model_computes_with_are_named(setting: Any, clean: str, tmp_path: Path, capsys: Any) -> None:
+    config = {**json.loads((Path(clean) / "config.json").read_text()), **setting}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "config" in run_here(capsys, "memory", tmp_path)
+
+
+def test_a_tokenizer_that_loads_and_cannot_be_saved_is_named(ill: str, tmp_path: Path, capsys: Any) -> None:
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(ill, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template_name": "\ud800"}))
+    assert cli.main(["doctor", str(folder), "--fix", str(tmp_path / "out")]) in (0, 1, 2)
+    assert "fault of llama-padfix" not in capsys.readouterr().err

@@ -47,7 +47,17 @@ def test_the_design_names_every_room_and_every_path_exists() -> None:
 
 def test_the_page_names_every_kind_of_row_that_is_counted_apart() -> None:
     text = LABELS.read_text(encoding="utf-8")
-    names = ("disagreeing", "unstopped", "unreasoned", "quoted", "empty", "nulls", "lossy", "empty_reasoning")
+    names = (
+        "disagreeing",
+        "unstopped",
+        "unreasoned",
+        "quoted",
+        "empty",
+        "nulls",
+        "media_marks",
+        "lossy",
+        "empty_reasoning",
+    )
     lost = ("lost_reasoning", "lost_text", "lost_message", "lost_tools")
     assert all(f"`{name}`" in text for name in (*names, *lost, "dropped_invalid", "dropped_untrained"))
     assert {*names, *lost} <= set(Counts.__dataclass_fields__)

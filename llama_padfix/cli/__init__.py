@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for subcommand in _SUBCOMMANDS:
         subcommand.add_parser(commands)
+    if any("\0" in argument for argument in arguments or ()):
+        parser.error("an argument holds a NUL character, which no file's name can")
     options = parser.parse_args(arguments)
     try:
         status = int(options.run(options))

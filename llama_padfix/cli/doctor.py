@@ -12,10 +12,10 @@ from llama_padfix import PadfixError, Report, diagnose, heal_folder
 from llama_padfix.cli.arguments import Commands, add_command, names, row_count, status_of
 from llama_padfix.cli.environment import check_environment
 from llama_padfix.core.text import printable
-from llama_padfix.doctor.observe.files import open_rows
 from llama_padfix.doctor.observe.folder import fetch_folder
 from llama_padfix.doctor.report_formats import as_github, as_text, print_rich, summarize
 from llama_padfix.doctor.runner import select_checks
+from llama_padfix.encoding.dataset.files import KINDS, open_rows
 
 
 def add_parser(commands: Commands) -> None:
@@ -31,7 +31,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--environment", action="store_true", help="look at the installed versions, and at nothing else"
     )
-    parser.add_argument("--data", metavar="FILE", help="rows to look at, encoded or not: .jsonl, .json or .parquet")
+    parser.add_argument("--data", metavar="FILE", help=f"rows, encoded or not: {KINDS}")
     parser.add_argument("--format", choices=("text", "json", "github"), default="text", help="of what is printed")
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     parser.add_argument("--html", metavar="FILE", help="also write a page")

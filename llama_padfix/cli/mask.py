@@ -9,8 +9,8 @@ from pathlib import Path
 
 from llama_padfix import PadfixError, view_mask
 from llama_padfix.cli.arguments import Commands, add_command, row_numbers
-from llama_padfix.doctor.observe.files import open_rows
 from llama_padfix.doctor.observe.folder import fetch_folder, load_folder, observe_folder, saved_model
+from llama_padfix.encoding.dataset.files import KINDS, open_rows
 from llama_padfix.view.terminal import describe_findings, describe_view
 
 _TERMINAL_ROWS, _PAGE_ROWS = 5, 200  # shown without --rows
@@ -29,7 +29,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "target", metavar="MODEL", help="what a run saved, or a name on the hub: its tokenizer is used"
     )
-    parser.add_argument("data", metavar="DATA", help="rows, encoded or not: .jsonl, .json or .parquet")
+    parser.add_argument("data", metavar="DATA", help=f"rows, encoded or not: {KINDS}")
     parser.add_argument(
         "--rows",
         metavar="N,A-B,..",

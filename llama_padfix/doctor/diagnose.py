@@ -45,7 +45,8 @@ def diagnose(
         target: a tokenizer, a (tokenizer, model) pair, a trainer, an encoded dataset, one collated batch, or the
             folder that a run saved.
         model: the model of a tokenizer.
-        dataset: rows beside a tokenizer or folder: encoded, raw, or one batch. Without a tokenizer the checks that
+        dataset: rows beside a tokenizer or folder: encoded, raw, or one batch; a path, a frame or an Arrow table, as
+            for `encode_dataset`. Without a tokenizer the checks that
             read turns are skipped.
         select: codes, beginnings of codes or names of the checks to run; all by default.
         ignore: codes, beginnings of codes or names of checks to leave out.

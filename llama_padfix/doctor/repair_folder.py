@@ -130,10 +130,19 @@ def _apply(scratch: Path, changes: Sequence[Change], rows: int | None) -> Sequen
             "tokenizer.json has, and saving it would write those. Let the class be changed: --unsafe"
         )
     saved = SavedModel(replace(folder, embedding_rows=rows))
-    plan = apply_changes(changes, tokenizer, saved)
+    declared = folder.tokenizer_config
+    try:
+        plan = apply_changes(changes, tokenizer, saved)
+        if any(change.target.startswith("tokenizer.") for change in plan):
+            tokenizer.save_pretrained(str(scratch))
+    except (PadfixError, OSError):
+        raise
+    except Exception as error:  # whatever a value that loads, and cannot be written, makes transformers raise
+        raise PadfixError(
+            f"The tokenizer loads, and cannot be changed and saved ({type(error).__name__}: {error}). "
+            "Correct its tokenizer_config.json, or save it again from the model that it came from."
+        ) from error
     if any(change.target.startswith("tokenizer.") for change in plan):
-        declared = folder.tokenizer_config
-        tokenizer.save_pretrained(str(scratch))
         path = scratch / "tokenizer_config.json"
         written = json.loads(path.read_text(encoding="utf-8"))
         for name in ("is_local", "local_files_only", "name_or_path"):  # these describe how it was loaded here
@@ -168,4 +177,8 @@ def _edit_config(scratch: Path, changes: Sequence[Change]) -> Sequence[Change]:
 
 
 def _write(path: Path, content: JsonObject) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    try:
+        text = (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell
+        text = (json.dumps(content, indent=2) + "\n").encode()
+    path.write_bytes(text)

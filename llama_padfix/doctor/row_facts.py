@@ -102,6 +102,9 @@ class DataFacts:
     cut: int = 0
     """Rows that lost turns to `max_length`."""
 
+    split: int = 0
+    """How many are texts that the encoder splits into several rows."""
+
     too_long: int = 0
     """Rows in which no turn fits `max_length`."""
 

@@ -16,6 +16,7 @@ _KINDS = {
     "dropped_too_long": "dropped whose first trained turn does not fit",
     "dropped_invalid": "dropped that could not be read",
     "cut": "cut to max_length",
+    "split": "texts longer than max_length, split into {pieces} rows",
     "repaired": "with a doubled BOS repaired",
     "escaped": "with control tokens in their text, encoded as text",
     "allowed": "with control tokens in their text, left in as allowed",
@@ -30,6 +31,7 @@ _KINDS = {
     "lost_message": "of which a whole message is left out",
     "lost_tools": "of which a tool or a tool call is left out",
     "empty": "with an empty answer, which trains its end alone",
+    "media_marks": "that speak of an image, a video or a sound which is not there",
     "nulls": "whose tool arguments or schemas lose null keys, since Arrow may have filled them in",
 }
 _SUMS = ("lossy", "unreasoned")  # of rows that are named under the `lost_` kinds
@@ -72,6 +74,10 @@ class Counts:
     """Rows that could not be read, with `on_error="drop"`."""
     cut: int = 0
     """They lost turns, or tokens, to `max_length`."""
+    split: int = 0
+    """Plain texts that became several rows of at most `max_length` tokens; nothing of them is lost."""
+    pieces: int = 0
+    """The rows that those texts became: `kept - split + pieces` rows leave the encoder."""
     repaired: int = 0
     """Rendered texts with a doubled BOS, of which one was removed."""
     escaped: int = 0
@@ -100,6 +106,8 @@ class Counts:
     """The template writes an empty thought into a trained turn, whose message says nothing of thoughts."""
     empty: int = 0
     """A trained message holds neither text nor a call, so that its stop token alone is trained."""
+    media_marks: int = 0
+    """`<image>`, `<video>` or `<audio>` stands in a message that is not the assistant's, and is encoded as text."""
     nulls: int = 0
     """Null keys of tool arguments or schemas were left out, since Arrow may have filled them in."""
     tokens: int = 0
@@ -133,7 +141,8 @@ class Counts:
 
     def __str__(self) -> str:
         parts = [f"{self.rows} rows: {self.kept} kept"]
-        parts += [f"{count} {text}" for kind, text in _KINDS.items() if (count := getattr(self, kind))]
+        counted = [f"{count} {text}" for kind, text in _KINDS.items() if (count := getattr(self, kind))]
+        parts += [part.replace("{pieces}", str(self.pieces)) for part in counted]
         parts += [f"columns that are not read: {', '.join(map(printable, self.unread_columns))}"] * bool(
             self.unread_columns
         )

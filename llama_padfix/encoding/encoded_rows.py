@@ -1,12 +1,13 @@
 """Encoded rows: spans of tokens to labels, and rows that are too long cut; one row in lists, or many in arrays.
 
-A row is cut behind whole turns, and no end is forged where a turn is cut.
+A row is cut behind whole turns, and no end is forged where a turn is cut. A plain text becomes pieces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, TypeVar
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
@@ -23,7 +24,8 @@ class EncodedRow:
     """One encoded row: `trained` are the spans of its trained tokens.
 
     `turn_ends` are the positions after each trained message, in order, and may be left out of a row that fits.
-    `notes` holds the fields of `Counts` that count the row, each with the detail that is shown.
+    `notes` holds the fields of `Counts` that count the row, each with the detail that is shown. `is_text` is a plain
+    text, which is split where it is too long; `pieces` are the lengths of what it became.
     """
 
     input_ids: list[int]
@@ -31,10 +33,12 @@ class EncodedRow:
     trained: Sequence[tuple[int, int]]
     turn_ends: Sequence[int] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    is_text: bool = False
+    pieces: Sequence[int] = ()
 
 
 def fit_row(row: EncodedRow, max_length: int | None, truncation: str, name: str) -> EncodedRow:
-    """Return the row, cut where it is too long; nothing of it is trained where it is dropped.
+    """Return the row, cut or split where it is too long; nothing of it is trained where it is dropped.
 
     `name` is what the row is called in the `PadfixError` that `truncation="error"` raises.
     """
@@ -49,13 +53,31 @@ def fit_row(row: EncodedRow, max_length: int | None, truncation: str, name: str)
             f"{name}{': ' if name else ''}{seen} are more than max_length={max_length}. "
             "Keep the whole turns that fit: truncation='turns'"
         )
+    if row.is_text and truncation != "tokens" and max_length > 2:
+        return _split(row, max_length)
     end = max_length
-    if truncation == "turns":
+    if truncation != "tokens":
         end = max((turn_end for turn_end in row.turn_ends if turn_end <= max_length), default=0)
     trained = [(first, min(last, end)) for first, last in row.trained if first < min(last, end)]
     if not trained:
         return EncodedRow([], [], (), notes={"dropped_too_long": seen})
     return EncodedRow(row.input_ids[:end], row.labels[:end], trained, notes={**row.notes, "cut": seen})
+
+
+def _split(row: EncodedRow, max_length: int) -> EncodedRow:
+    """Return a plain text in pieces of `max_length` tokens, each token in one of them.
+
+    The first token of a piece is not trained, so no piece has one token alone: the piece before it gives it another.
+    """
+    length = len(row.input_ids)
+    count = -(-length // max_length)
+    sizes = [max_length] * (count - 1) + [length - max_length * (count - 1)]
+    if sizes[-1] == 1:
+        sizes[-2:] = [max_length - 1, 2]
+    ends = [*accumulate(sizes)]
+    spans = [(end - size + 1, end) for end, size in zip(ends, sizes, strict=True)]
+    notes = {**row.notes, "split": f"{length} tokens into {count} pieces"}
+    return EncodedRow(row.input_ids, label_tokens(row.input_ids, spans), spans, (length,), notes, pieces=sizes)
 
 
 def find_cuts(turns: Sequence[Turn]) -> list[int]:

@@ -58,7 +58,8 @@ class ChatEncoder:
             callable(message, index) -> bool that is called for each assistant message. A message with `train: false`
             or `weight: 0` is never trained; these keys are removed before rendering.
         truncation: What becomes of a longer row: it loses whole turns from the end ("turns"), is cut at the token
-            ("tokens"), or raises ("error"). No stop token is added where a turn is cut.
+            ("tokens"), or raises ("error"). No stop token is added where a turn is cut. With "turns", for which
+            "split" is another name, a plain text loses nothing: it becomes several rows of `max_length` tokens.
         on_error: "raise" for a row that cannot be read, with its number, or "drop" to drop and count it.
         on_loss: "count" to encode and count a row as rendered where the chat template leaves something out (a tool
             call, a message's text), or "error" to raise.
@@ -185,6 +186,11 @@ class ChatEncoder:
             columns, counts = self._encode_rows([rows], [number])
             if not counts.kept:
                 raise PadfixError(f"The row leaves nothing to train on ({counts}). Raise max_length, or drop the row.")
+            if counts.pieces:
+                raise PadfixError(
+                    f"The text has more than max_length={self.max_length} tokens and becomes {counts.pieces} rows. "
+                    "Pass it in a list, which gives them all: encoder([row]), or dataset.map(encoder, batched=True)"
+                )
             return {name: column[0] for name, column in columns.items()}
         if indices is not None:
             return self.encode_rows(batch, indices)[0]
@@ -203,7 +209,8 @@ class ChatEncoder:
             strict: See `encode_chunk`.
 
         Returns:
-            The columns `input_ids` and `labels`, in which dropped rows leave no place, and the counts.
+            The columns `input_ids` and `labels`, in which dropped rows leave no place and a split text has one for
+            each piece, and the counts.
 
         Raises:
             PadfixError: A row is refused (see `on_error`).
@@ -222,7 +229,8 @@ class ChatEncoder:
         Args:
             table: A `pyarrow.Table` or `RecordBatch`.
             first_row: The number of the table's first row, for the error messages.
-            carry: Columns (an id) that go along with the rows that are kept. Dropped rows leave no place.
+            carry: Columns (an id) that go along with the rows that are kept, and with each piece of a split text.
+                Dropped rows leave no place.
 
         Raises:
             PadfixError: A row is refused (see `on_error`), or a column to carry is not there.

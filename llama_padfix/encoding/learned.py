@@ -20,7 +20,7 @@ from llama_padfix.encoding.batch.cross_check import (
 )
 from llama_padfix.encoding.batch.encoder import BatchEncoder, make_batch_encoder
 from llama_padfix.encoding.reading.json_columns import decode_rows
-from llama_padfix.encoding.reading.side_columns import find_unread, find_unread_columns
+from llama_padfix.encoding.reading.side_columns import MEDIA_MARKS, find_unread, find_unread_columns
 from llama_padfix.encoding.row_formats import SHAPES
 from llama_padfix.tokens.calls import preserve_backend_state
 from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine
@@ -113,9 +113,9 @@ class Learned:
                     train_on = self.row_encoder.settings.train_on
                     self.batch_encoder = make_batch_encoder(template, self._encode_texts, train_on)
             if self.batch_encoder is not None:
-                chats = read_chats(self.batch_encoder.forbidden)
+                chats = read_chats([*self.batch_encoder.forbidden, *MEDIA_MARKS])
                 if self.batch_encoder.learn(chats):
-                    chats = read_chats(self.batch_encoder.forbidden)
+                    chats = read_chats([*self.batch_encoder.forbidden, *MEDIA_MARKS])
                 try:
                     batch = encode_cross_checked(self.row_encoder, self.batch_encoder, chats, rows)
                 except FastPathMismatch:

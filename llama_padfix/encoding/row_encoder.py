@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 from llama_padfix.core.errors import TOO_DEEP, PadfixError
 from llama_padfix.encoding.chat_rows import ChatRenderer, RenderedChat
 from llama_padfix.encoding.encoded_rows import EncodedRow, find_cuts, label_tokens
-from llama_padfix.encoding.row_formats import read_row
+from llama_padfix.encoding.loss_selection import choose_turns
+from llama_padfix.encoding.row_formats import Conversation, read_row
 from llama_padfix.encoding.text_rows import TextEncoder
 from llama_padfix.tokens.offsets import EncodedText, encode_spans, require_fast
 from llama_padfix.tokens.spelled import TextBackend, encode_around, make_text_backend
@@ -65,13 +66,24 @@ class RowEncoder:
         text, messages = found.text, found.messages or []
         if text is not None:
             return self._attempt(name, lambda: self._texts.encode(text, self.settings.train_on))
+        if not found.needs_template:
+            completion = self._attempt(name, lambda: self._encode_completion(found))
+            if completion is not None:
+                return completion
         _ = self.chats.template  # outside of the attempt: it always raises
         chat = self._attempt(name, lambda: self.chats.render(messages, found.tools, found.trained_from, self.settings))
-        if found.left_out and isinstance(chat, RenderedChat):
-            more = len(found.left_out) - 1
-            nulls = found.left_out[0] + (f", and {more} more" if more else "")
-            return replace(chat, notes={**chat.notes, "nulls": nulls})
-        return chat
+        return chat if isinstance(chat, PadfixError) else replace(chat, notes={**chat.notes, **found.notes})
+
+    def _encode_completion(self, found: Conversation) -> EncodedRow | None:
+        """Encode a prompt and its completion as text; None where the chat template writes them."""
+        assert found.texts is not None and found.messages is not None  # the row needs no template
+        separator = "\n\n" if found.shape == "alpaca" else ""
+        row = self._texts.encode_completion(*found.texts, separator, self.settings.train_on)
+        if row is None:
+            return None
+        choose_turns(found.messages, self.settings.train_on, found.trained_from)  # a callable may choose none
+        empty = {} if found.texts[1].strip() else {"empty": "its completion"}
+        return replace(row, notes={**row.notes, **found.notes, **empty})
 
     def _attempt(self, name: str, read: Callable[[], _T]) -> _T | PadfixError:
         """Return what `read` returns; its error with `on_error="drop"`, else raise that with the row's name."""

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import TOO_DEEP, PadfixError, describe
 from llama_padfix.encoding.reading.json_values import as_list, may_be_filled, seen, strip_nulls
-from llama_padfix.encoding.reading.side_columns import add_system, read_system, refuse_media, refuse_side_columns
+from llama_padfix.encoding.reading.side_columns import (
+    add_system,
+    find_media_mark,
+    read_system,
+    refuse_media,
+    refuse_side_columns,
+)
 from llama_padfix.encoding.reading.tool_calls import read_call_texts, read_calls, read_tools, rename_results
 
 if TYPE_CHECKING:
@@ -61,8 +67,26 @@ class Conversation:
     """A key of `SHAPES`."""
     trained_from: int = 0
     """Messages before this index are the prompt of a prompt/completion row, which is never trained; else 0."""
+    texts: tuple[str, str] | None = field(default=None, compare=False)
+    """Prompt and completion beside `messages`, where both are texts: what a tokenizer without a template encodes."""
     left_out: tuple[str, ...] = ()
     """The paths of null keys in arguments and schemas that Arrow may have filled in, and that were left out."""
+
+    @property
+    def needs_template(self) -> bool:
+        """Whether the row has turns that only a chat template can write."""
+        return self.text is None and (self.texts is None or self.tools is not None)
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """The fields of `Counts` that count the row for what reading it left out or took for text."""
+        notes = {}
+        if self.left_out:
+            more = len(self.left_out) - 1
+            notes["nulls"] = self.left_out[0] + (f", and {more} more" if more else "")
+        if mark := find_media_mark(self.messages or []):
+            notes["media_marks"] = mark
+        return notes
 
 
 def read_row(row: object, *, row_number: int | str | None = None, shape: str | None = None) -> Conversation:
@@ -106,6 +130,8 @@ def to_messages(row: object) -> list[MessageDict]:
 
 
 def _read_row(row: object, shape: str | None) -> Conversation:
+    if isinstance(row, PadfixError):  # a line of a file that could not be read
+        raise row
     if not isinstance(row, Mapping):
         if as_list(row) is None:
             raise PadfixError(
@@ -113,6 +139,8 @@ def _read_row(row: object, shape: str | None) -> Conversation:
                 'columns nor turns; write it as {"messages": [...]} or {"text": "..."}.'
             )
         row = {"messages": row}
+    # pandas fills what a row lacks with nan.
+    row = {name: None if isinstance(value, float) and value != value else value for name, value in row.items()}
     columns = {name: value for name, value in row.items() if value is not None}
     if not any(name in columns for name in ("completion", *CONVERSATION_COLUMNS, "output", "text")):
         refuse_side_columns(columns, ("prompt",) if "prompt" in columns else ())
@@ -144,8 +172,17 @@ def _read_row(row: object, shape: str | None) -> Conversation:
     tools = read_tools(columns, filled=filled, dropped=left_out)
     if trained_from:
         trained_from += len(messages) - count
+    texts = None
+    if all(isinstance(columns.get(name), str) for name in names) and not columns.get("history"):
+        texts = "\n\n".join(str(message["content"]) for message in messages[:-1]), str(columns[names[-1]])
     return Conversation(
-        messages=messages, text=None, tools=tools, shape=shape, trained_from=trained_from, left_out=tuple(left_out)
+        messages=messages,
+        text=None,
+        tools=tools,
+        shape=shape,
+        trained_from=trained_from,
+        left_out=tuple(left_out),
+        texts=texts,
     )
 
 

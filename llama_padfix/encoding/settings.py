@@ -21,7 +21,7 @@ TrainOn = Literal["assistant", "last"] | Mapping[str, Sequence[str]] | Callable[
 """Every assistant message, the last one, those of the roles, or those for which a callable returns True."""
 
 SpecialTokens = Literal["escape", "error", "allow"]
-Truncation = Literal["turns", "tokens", "error"]
+Truncation = Literal["turns", "tokens", "error", "split"]
 OnError = Literal["raise", "drop"]
 OnLoss = Literal["count", "error"]
 
@@ -37,7 +37,10 @@ class EncodeSettings:
     train_on: TrainOn = "assistant"
     """Which assistant messages are trained."""
     truncation: Truncation = "turns"
-    """How a row is cut: behind the last whole turn that fits, at the token, or not at all."""
+    """How a row is cut: behind the last whole turn that fits, at the token, or not at all.
+
+    With "turns" and "split", which are the same, a plain text is split into pieces.
+    """
     on_error: OnError = "raise"
     """What becomes of a row that cannot be read."""
     on_loss: OnLoss = "count"

@@ -1,4 +1,4 @@
-"""Texts to ids and labels: a rendered chat trains its assistant turns, any other text the whole of itself."""
+"""Texts to ids and labels: a rendered chat trains its assistant turns, a completion itself, another text all of it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.core.text import require_unicode
 from llama_padfix.encoding.encoded_rows import EncodedRow, label_tokens
 from llama_padfix.encoding.masking.labels import find_markers, mask_labels
-from llama_padfix.tokens.bos import encode_with_one_bos
+from llama_padfix.encoding.masking.rendered_text import RenderedMarks, observe_marks
+from llama_padfix.tokens.bos import dedupe_bos, encode_with_one_bos
+from llama_padfix.tokens.offsets import encode_spans
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
     from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
+    from llama_padfix.tokens.offsets import StartEnd
 
 
 @dataclass
@@ -34,6 +37,10 @@ class TextEncoder:
         return facts.header if facts is not None else ""
 
     @cached_property
+    def _marks(self) -> RenderedMarks | None:
+        return observe_marks(self.tokenizer, self.template_kwargs)
+
+    @cached_property
     def _markers(self) -> TurnMarkers:
         return find_markers(self.tokenizer)
 
@@ -45,6 +52,11 @@ class TextEncoder:
         if not text:
             raise PadfixError("the text is empty, so there is nothing to train on. Drop such rows: on_error='drop'")
         require_unicode(text)
+        marks = self._marks
+        if marks is not None and marks.header != self._header and marks.header in text:
+            # The generation prompt writes more than stands before earlier answers.
+            answers = marks.find_answers(text)
+            return self._encode_spans(text, answers[-1:] if train_on == "last" else answers)
         input_ids, repaired = encode_with_one_bos(self.tokenizer, text)
         notes = {"repaired": ""} if repaired else {}
         if self._header and self._header in text:
@@ -56,8 +68,61 @@ class TextEncoder:
                 if any(labels[end - 2] == IGNORE_INDEX for end in ends):
                     notes["empty"] = ""
                 return EncodedRow(input_ids, labels, trained, ends, notes)
+        elif (
+            self._marks is not None and self._marks.header in text
+        ):  # the generation prompt writes more than answers have
+            answers = self._marks.find_answers(text)
+            return self._encode_spans(text, answers[-1:] if train_on == "last" else answers)
         if self.text_end_id is not None and input_ids[-1:] != [self.text_end_id]:
             input_ids = [*input_ids, self.text_end_id]
         length = len(input_ids)
         spans = [(1, length)] if length > 1 else []
-        return EncodedRow(input_ids, label_tokens(input_ids, spans), spans, (length,), notes)
+        return EncodedRow(input_ids, label_tokens(input_ids, spans), spans, (length,), notes, is_text=True)
+
+    def encode_completion(self, prompt: str, completion: str, separator: str, train_on: object) -> EncodedRow | None:
+        """Encode a prompt that is a rendered chat, or any prompt where there is no chat template; else return None.
+
+        `separator` parts a plain prompt from its completion. The completion alone is trained, with what ends it.
+
+        Raises `PadfixError` for half of a surrogate pair, and for a rendered chat and a tokenizer without offsets.
+        """
+        if not getattr(self.tokenizer, "chat_template", None):
+            return self._encode_plain(prompt + separator, completion)
+        rendered = self._marks.find_completion(prompt, completion) if self._marks is not None else None
+        if rendered is None:
+            return None
+        text, answers = rendered
+        return self._encode_spans(text, answers[-1:] if train_on == "last" else answers)
+
+    def _encode_plain(self, prompt: str, completion: str) -> EncodedRow:
+        """Encode a prompt and its completion without turns, with an end of text behind them.
+
+        The prompt has the ids that it has alone, as in a call of the model, also where a token would join the two.
+        """
+        require_unicode(prompt + completion)
+        start, repaired = encode_with_one_bos(self.tokenizer, prompt)
+        ids, _ = encode_with_one_bos(self.tokenizer, prompt + completion)
+        end = self.text_end_id
+        if ids[: len(start)] != start and end is not None:
+            mark = str(self.tokenizer.convert_ids_to_tokens(end))  # encoding parts a text at a control token
+            ids, _ = encode_with_one_bos(self.tokenizer, prompt + mark + completion)
+            if ids[: len(start) + 1] == [*start, end]:
+                del ids[len(start)]
+        if end is not None and ids[len(start) :][-1:] != [end]:
+            ids.append(end)
+        spans = [(max(1, len(start)), max(1, len(ids)))]
+        return EncodedRow(ids, label_tokens(ids, spans), spans, (len(ids),), {"repaired": ""} if repaired else {})
+
+    def _encode_spans(self, text: str, spans: list[StartEnd]) -> EncodedRow:
+        """Encode a text with one BOS, of which the spans are trained."""
+        require_unicode(text)
+        bos, bos_id = self.tokenizer.bos_token, self.tokenizer.bos_token_id
+        single = dedupe_bos(text, bos_token=bos) if bos else text
+        cut = len(text) - len(single)
+        spans = [(max(0, start - cut), max(0, end - cut)) for start, end in spans]
+        ids, places, ends = next(encode_spans(self.tokenizer, [single], [spans]))
+        if bos_id is not None and ids[:1] != [bos_id]:
+            ids = [bos_id, *ids]
+            places, ends = [(first + 1, last + 1) for first, last in places], [end + 1 for end in ends]
+        places = [(max(1, first), max(1, last)) for first, last in places]  # position 0 is never trained
+        return EncodedRow(ids, label_tokens(ids, places), places, ends, {"repaired": ""} if cut else {})

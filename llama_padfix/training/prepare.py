@@ -74,7 +74,7 @@ class Prepared:
 
     def encode(
         self,
-        dataset: Rows,
+        dataset: Rows | str | os.PathLike[str],
         *,
         progress: bool = True,
         num_proc: int | None = None,
@@ -83,13 +83,14 @@ class Prepared:
         """Encode rows of any known shape; what was dropped, cut or repaired is logged, and counted in `counts`.
 
         Args:
-            dataset: A `Dataset`, `DatasetDict`, `IterableDataset` or list of rows.
+            dataset: A `Dataset`, `DatasetDict` or `IterableDataset`, a list of rows, a path, a frame, an Arrow table
+                or a generator, as for `encode_dataset`.
             progress: Show a progress bar.
             num_proc: The number of processes; several give the bytes of one.
             cache_dir: Where a dataset is cached that does not lie in files; any other is cached beside them.
 
         Returns:
-            The same kind of dataset (a `Dataset` for a list) with the columns `input_ids` and `labels`.
+            The same kind of dataset (a `Dataset` for any other) with the columns `input_ids` and `labels`.
 
         Raises:
             PadfixError: As `encode_dataset`.
@@ -166,9 +167,9 @@ def prepare(
 def build_trainer(
     model: ModelLike,
     tokenizer: TokenizerLike,
-    dataset: Rows,
+    dataset: Rows | str | os.PathLike[str],
     *,
-    eval_dataset: Rows | None = None,
+    eval_dataset: Rows | str | os.PathLike[str] | None = None,
     **sft_arguments: Any,  # of three functions
 ) -> SFTTrainer:
     """Return TRL's `SFTTrainer`, ready to train on a raw dataset or list of rows in any known shape.
@@ -176,7 +177,7 @@ def build_trainer(
     Args:
         model: The model to patch and to train.
         tokenizer: The tokenizer to patch.
-        dataset: One split: a `Dataset`, an `IterableDataset` or a list of rows.
+        dataset: One split: a `Dataset`, an `IterableDataset`, a list of rows, a path, or a frame.
         eval_dataset: Rows to evaluate on; a mapping of several sets is encoded too.
         sft_arguments: Keywords of `prepare`, of `SFTConfig` and of `SFTTrainer` (such as `peft_config`, `callbacks`),
             each passed on to where the installed version knows it. They win over what `prepare` would set.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llama_padfix.encoding.dataset.open_rows import as_rows
 from llama_padfix.tokens.calls import check_tokenizer, preserve_backend_state
 from llama_padfix.view.document import MaskDocument, make_rows
 from llama_padfix.view.html import as_notebook, as_page, save_page
@@ -61,7 +62,7 @@ class MaskView(MaskDocument):
 
 
 def view_mask(
-    rows: Rows,
+    rows: Rows | str | os.PathLike[str],
     tokenizer: TokenizerLike,
     *,
     row_numbers: Sequence[int] | None = None,
@@ -78,7 +79,7 @@ def view_mask(
 
     Args:
         rows: A dataset, a list or stream of rows, one collated batch, a loader of batches, one row or one
-            conversation.
+            conversation; a path, a frame or an Arrow table as for `encode_dataset`.
         tokenizer: Of the rows; also learns the roles from its chat template.
         row_numbers: Which rows to show, from 0; the first `max_rows` if None.
         max_rows: The most rows to show, above 0.
@@ -91,7 +92,7 @@ def view_mask(
             template.
     """
     check_tokenizer(tokenizer)
-    taken = take_rows(rows, row_numbers, max_rows)
+    taken = take_rows(as_rows(rows), row_numbers, max_rows)
     with preserve_backend_state(tokenizer):
         read = read_rows(taken, tokenizer, encoder)
         checked = check_rows(taken, read, tokenizer, model)

@@ -14,6 +14,7 @@ from llama_padfix.doctor.facts import RowFacts
 from llama_padfix.doctor.observe.rows import rows_of_batch, rows_of_dataset
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.encoding.row_formats import read_row
 from llama_padfix.encoding.sources import is_batch, is_encoded_row, is_one_row, is_splits, rows_of_mapping
 
 if TYPE_CHECKING:
@@ -142,7 +143,11 @@ def _refused(number: int, error: Exception, is_raw: bool) -> ReadRow:
 def _make_encoder(tokenizer: TokenizerLike, encoder: ChatEncoder | None, row: object) -> ChatEncoder:
     """Return an encoder with counts of its own; raise for a fault of the template, which concerns all rows."""
     own = copy.copy(encoder) if encoder is not None else ChatEncoder(tokenizer)
-    if not (isinstance(row, Mapping) and row.get("text") is not None):
+    try:
+        needs_template = read_row(row).needs_template
+    except PadfixError:  # which is that row's own fault
+        needs_template = True
+    if needs_template:
         read_template(tokenizer, own.template_kwargs)
     return own
 
@@ -170,6 +175,8 @@ def _encode(row: object, number: int, encoder: ChatEncoder, source: str) -> Read
     if not counts.kept:
         return ReadRow(number, is_raw=True, error=f"encoding drops the row: {_reason(counts)}")
     note = "cut to max_length" if counts.cut else ""
+    if counts.pieces:
+        note = f"a text of {counts.pieces} pieces of max_length, of which this is the first"
     if counts.escaped:
         note = "; ".join(filter(None, (note, "control tokens in its text are encoded as text")))
     [facts] = rows_of_dataset([{name: column[0] for name, column in columns.items()}], source)

@@ -242,6 +242,19 @@ def test_plain_rows_of_a_thinking_template_are_still_encoded_in_bulk(train_on: A
         assert batch is None or batch.rows == 0 or batch.compared
 
 
+def test_an_empty_thought_is_counted_in_bulk_as_row_by_row() -> None:
+    template = "<think>\n\n</think>\n\n{{ m.content }}<|eot_id|>"
+    rows = [QUESTION, [*QUESTION, *QUESTION], [user("long " * 90), answer("b")], QUESTION[:1], QUESTION] * 3
+    together, alone = (encoder_for(template, max_length=60, on_error="drop") for _ in range(2))
+    columns, counts = together.encode_rows(rows)
+    for number, row in enumerate(rows):
+        alone.encode_rows([row], number)
+    assert (counts, counts.examples) == (alone.counts, alone.counts.examples)
+    assert counts.empty_reasoning == len(columns["labels"]) == 9
+    batch = together._learned.batch_encoder if together._learned else None
+    assert batch is not None and batch.rows > 3, "these rows went through the batch encoder"
+
+
 def test_rows_without_a_loss_count_nothing() -> None:
     encoder = ChatEncoder(shared("3.1-instruct"), on_loss="error")
     encoder([{"messages": [{"role": "system", "content": "s"}, *QUESTION], "tools": TOOLS}, QUESTION])

@@ -19,6 +19,7 @@ from llama_padfix.doctor.findings import Change, Plan
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.patch import patch_and_observe
 from tests.conftest import ALL, BASE, INSTRUCT, fresh_tokenizer
+from tests.support.byte_tokenizer import make_byte_tokenizer
 
 Make = Callable[..., Any]
 
@@ -339,6 +340,20 @@ def test_a_pad_token_that_was_asked_for(token: str, instruct: Any, make_model: M
     assert instruct.pad_token == token
     assert model.config.pad_token_id == model.generation_config.pad_token_id == instruct.pad_token_id
     assert not patch_tokenizer(instruct, model, pad_token=token)
+
+
+def test_where_no_token_is_free_to_pad_with_the_candidates_are_named() -> None:
+    tokenizer = make_byte_tokenizer(["<|end_of_text|>", "<|eom_id|>"], "<|end_of_text|>")
+    with pytest.raises(
+        PadfixError, match=r"free to pad with \('<\|end_of_text\|>' \(256\) is what the model must learn"
+    ):
+        patch_tokenizer(tokenizer)
+    tokenizer = make_byte_tokenizer(["</s>"], "</s>")
+    with pytest.raises(PadfixError, match=r"free to pad with \(the vocabulary holds none of the names"):
+        patch_tokenizer(tokenizer)
+    tokenizer = make_byte_tokenizer(["<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"], "<｜end▁of▁sentence｜>")
+    patch_tokenizer(tokenizer)
+    assert tokenizer.pad_token == "<｜▁pad▁｜>"
 
 
 def test_a_pad_token_that_cannot_be_had(tokenizer: Any, make_model: Make) -> None:

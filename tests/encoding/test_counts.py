@@ -54,9 +54,10 @@ def test_rows_that_spell_control_tokens_are_named_with_the_tokens() -> None:
 
 def test_as_many_rows_are_named_as_anybody_reads() -> None:
     spelled, long = [{"role": "user", "content": "<|eot_id|>"}, QUESTION[1]], [*QUESTION, *QUESTION, *QUESTION]
+    longer = [QUESTION[0], {"role": "assistant", "content": "word " * 90}]
     encoder = ChatEncoder(shared("3.1-instruct"), on_error="drop", max_length=60)
     for start in range(0, 40, 4):
-        encoder.encode_rows([spelled, {"messages": []}, {"text": "word " * 90}, long], start)
+        encoder.encode_rows([spelled, {"messages": []}, longer, long], start)
     counts = encoder.counts
     kinds = [example.kind for example in counts.examples]
     assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy
 import pyarrow
 import pytest
 
@@ -169,6 +170,38 @@ def test_preference_pairs_are_refused_with_the_line_that_makes_rows_of_them(answ
     assert 'dataset.rename_column("chosen", "completion")' in refusal({"prompt": "Hi", **answers})
     assert 'dataset.rename_column("chosen", "messages")' in refusal(answers)
     assert read_row({"messages": CHAT, "rejected": False}).messages == CHAT, "a note of a reviewer is no answer"
+
+
+@pytest.mark.parametrize("mark", ["<image>", "<video>", "<audio>"])
+def test_a_question_about_an_image_that_is_not_there_is_counted(mark: str) -> None:
+    asked = {"role": "user", "content": f"{mark}\nWhat?"}
+    parts = {"role": "user", "content": [{"type": "text", "text": mark}]}
+    rows: list[Any] = [CHAT, [asked, ANSWER], [USER, {**ANSWER, "content": mark}], [parts, ANSWER]]
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    _, counts = encoder.encode_rows(rows)
+    assert (counts.kept, counts.media_marks, counts.remarkable) == (4, 2, True)
+    assert f"media_marks: row 1 ({mark} in message 0), row 3 ({mark} in message 0)" in counts.name_rows()
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    encoder.encode_table(pyarrow.table({"messages": rows[:3]}))
+    assert encoder.counts.media_marks == 1
+
+
+def test_values_of_numpy_are_read_as_those_of_python() -> None:
+    empty, tools = numpy.array([], dtype=object), numpy.array([json.dumps(TOOL)], dtype=object)
+    assert read_row({"messages": CHAT, "images": empty, "tools": tools, "label": numpy.bool_(True)}).tools == [TOOL]
+    assert "label is False" in refusal({"messages": CHAT, "label": numpy.bool_(False)})
+    with pytest.raises(PadfixError, match="system is ndarray"):
+        read_row({"messages": CHAT, "system": numpy.array(["a", "b"])})
+    untrained = [USER, {**ANSWER, "loss": numpy.bool_(False)}, USER, {**ANSWER, "train": numpy.bool_(True)}]
+    encoded = encode(untrained)["labels"]
+    assert sum(label != -100 for label in encoded) == 2
+
+
+def test_a_value_that_pandas_fills_in_is_none() -> None:
+    row = {"messages": CHAT, "conversations": float("nan"), "image": float("nan"), "system": float("nan")}
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    assert encoder([row, {"messages": CHAT}])["labels"] == encoder([CHAT, CHAT])["labels"]
+    assert encoder.counts.unread_columns == ()
 
 
 # --- what is not read

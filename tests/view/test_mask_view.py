@@ -20,7 +20,7 @@ import pytest
 
 from llama_padfix import IGNORE_INDEX, ChatEncoder, MaskView, PadCollator, PadfixError, view_mask
 from llama_padfix.core.text import printable
-from llama_padfix.doctor.observe.files import open_rows
+from llama_padfix.encoding.dataset.files import open_rows
 from tests.conftest import fresh_tokenizer
 
 HOSTILE = (

@@ -1,7 +1,8 @@
 """DAT004: rows that are longer than the model reads.
 
 Rows longer than `tokenizer.model_max_length` are cut. Most tools cut at the token, so that the answer ends in
-mid-sentence, without its stop token. The library's encoder keeps the whole turns that fit, and counts the rows.
+mid-sentence, without its stop token. The library's encoder keeps the whole turns that fit, splits plain texts into
+several rows, and counts both.
 """
 
 from llama_padfix.doctor.check_helpers import found_in_data
@@ -10,11 +11,12 @@ from llama_padfix.doctor.findings import Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     data = facts.data
-    if data is not None and (data.cut or data.too_long):
-        count = data.cut + data.too_long
+    if data is not None and (data.cut or data.too_long or data.split):
+        count = data.cut + data.too_long + data.split
         message = (
             f"Of {data.seen} rows ({data.source}) {count} are longer than the {data.max_length} tokens that the "
-            f"tokenizer announces: {data.cut} lose turns at the end, {data.too_long} have no turn that fits."
+            f"tokenizer announces: {data.cut} lose turns at the end, {data.too_long} have no turn that fits, "
+            f"{data.split} are texts that become several rows."
         )
         yield found_in_data(CHECK, data, count, message)
 

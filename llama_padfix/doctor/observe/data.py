@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import DataFacts
 from llama_padfix.doctor.findings import MAX_EVIDENCE
-from llama_padfix.doctor.observe.files import read_or_error
+from llama_padfix.encoding.dataset.row_sequence import read_or_error
 from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.encoding.masking.rendered_text import observe_marks
 from llama_padfix.encoding.row_formats import Conversation, read_row
 from llama_padfix.tokens.control import find_control_text, special_ids
 
@@ -64,6 +65,7 @@ class _Tally:
         self.controls = tuple(special_ids(tokenizer)) if tokenizer is not None else ()
         self.bos = getattr(tokenizer, "bos_token", None)
         self.has_template = bool(getattr(tokenizer, "chat_template", None))
+        self.marks = observe_marks(tokenizer, {}) if tokenizer is not None else None
         self.rows = 0
         self.shapes: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
@@ -85,6 +87,7 @@ class _Tally:
             bos_in_text=self.counts["bos"],
             max_length=self.max_length,
             cut=self.encoder.counts.cut if self.encoder else 0,
+            split=self.encoder.counts.split if self.encoder else 0,
             too_long=self.encoder.counts.dropped_too_long if self.encoder else 0,
             lost=self._lost(),
             lost_count=self.encoder.counts.lossy if self.encoder else 0,
@@ -111,7 +114,7 @@ class _Tally:
                 self._keep("unreadable", number, str(error).removeprefix(f"row {number}: "))
                 continue
             self.shapes[conversation.shape] += 1
-            if self._has_answer(number, conversation) and (self.has_template or "text" in row):
+            if self._has_answer(number, conversation) and (self.has_template or not conversation.needs_template):
                 encodable.append((number, row))
             with suppress(RecursionError):  # the encoder drops such a row
                 self._find_controls(number, conversation)
@@ -128,9 +131,12 @@ class _Tally:
         return "assistant" in roles
 
     def _find_controls(self, number: int, conversation: Conversation) -> None:
-        if conversation.messages is None:
-            self.counts["bos"] += int(bool(self.bos) and str(conversation.text).startswith(str(self.bos)))
-            return  # a text row may be a rendered chat, which holds control tokens
+        text = conversation.text
+        if conversation.texts is not None and (self.marks is None or self.marks.find_completion(*conversation.texts)):
+            text = conversation.texts[0]
+        if conversation.messages is None or text is not None:
+            self.counts["bos"] += int(bool(self.bos) and str(text).startswith(str(self.bos)))
+            return  # a rendered chat holds control tokens
         texts = (text for message in conversation.messages for text in _texts(message))
         named = {token for text in texts for _, _, token in find_control_text(text, self.controls)}
         if named:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.observe.data import observe_data
+from llama_padfix.encoding.dataset.open_rows import as_rows
 from llama_padfix.encoding.sources import is_batch, is_indexed, is_raw
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def observe_dataset(
     """
     if dataset is None:
         return facts, ()
+    dataset = as_rows(dataset)
     if is_batch(dataset):
         drawn = list(rows_of_batch(dataset, "batch"))
         return replace(facts, samples=(SampleFacts("batch", len(drawn), len(drawn), tuple(dataset)),)), drawn

@@ -169,7 +169,8 @@ def _count(flat: FlatRows, noted: _Noted, outcomes: Mapping[int, _Outcome], rows
     counts = count_rows([(rows.numbers[entry[0]], *entry[1:]) for entry in counted], of_batch=rows.of_batch)
     unchanged = len(flat.rows) - len(apart)
     tokens = int(sizes.sum()) - int(sizes[apart].sum())
-    return counts + Counts(rows=unchanged, kept=unchanged, tokens=tokens, trained_tokens=flat.trained)
+    pieces = sum(len(row.pieces) for row, _ in outcomes.values() if row is not None)
+    return counts + Counts(pieces=pieces, rows=unchanged, kept=unchanged, tokens=tokens, trained_tokens=flat.trained)
 
 
 def _shorten(text: str) -> str:

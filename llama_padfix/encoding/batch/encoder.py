@@ -69,7 +69,7 @@ class FlatRows:
     def insert(self, others: Mapping[int, EncodedRow]) -> FlatRows:
         """Return these rows and `others`, which are named by their numbers, in the order of their numbers.
 
-        `trained` does not count the others.
+        A row in pieces is a row for each, with the same number. `trained` does not count the others.
         """
         import numpy as np
 
@@ -79,10 +79,13 @@ class FlatRows:
         places = np.searchsorted(self.rows, order)
         cuts = self.bounds[places]
         added = [others[number] for number in order]
-        added_sizes = [len(row.input_ids) for row in added]
+        pieces = [row.pieces or (len(row.input_ids),) for row in added]
+        added_sizes = [size for row_sizes in pieces for size in row_sizes]
+        counts = [*map(len, pieces)]
+        places = np.repeat(places, counts)
         sizes = np.insert(self.sizes, places, added_sizes)
         return FlatRows(
-            rows=np.insert(self.rows, places, order),
+            rows=np.insert(self.rows, places, np.repeat(order, counts)),
             bounds=np.concatenate([[0], np.cumsum(sizes)]),
             input_ids=_weave(self.input_ids, cuts, [np.asarray(row.input_ids, np.int32) for row in added]),
             labels=_weave(self.labels, cuts, [np.asarray(row.labels, np.int32) for row in added]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import list_feature
 from llama_padfix.encoding.counts import CountedRow, Counts
+from llama_padfix.encoding.record import Encoding, write_encoding
 
 if TYPE_CHECKING:
     import datasets
@@ -121,6 +123,19 @@ def make_features() -> datasets.Features:
     return datasets.Features({name: sequence(datasets.Value("int32")) for name in COLUMNS})
 
 
+def open_encoded(written: Path | pa.Buffer, encoding: Encoding) -> datasets.Dataset:
+    """Return what `EncodedFile.finish` returned as a dataset, with the record of how it was encoded."""
+    import datasets
+
+    info = datasets.DatasetInfo(features=make_features())
+    if isinstance(written, Path):
+        whole = datasets.Dataset.from_file(str(written), info=info)
+    else:
+        whole = datasets.Dataset.from_buffer(written, info=info)
+    write_encoding(whole, encoding)
+    return whole
+
+
 def _encode_schema(fingerprint: str | None) -> bytes:
     """Return the head of a stream: the columns as `datasets` writes them, and the fingerprint of the rows."""
     schema = make_features().arrow_schema
@@ -174,18 +189,21 @@ def _read_chunks(path: Path) -> Iterator[tuple[Counts, int]]:
     """Yield the counts of each whole chunk, and where it ends in the file."""
     import pyarrow
 
-    # Not mapped: one chunk after the other is in memory, and not the file.
-    with pyarrow.OSFile(str(path), "rb") as file:
-        try:
-            stream = pyarrow.ipc.open_stream(file)
-            while True:
-                batch, metadata = stream.read_next_batch_with_custom_metadata()
-                counts = _counts_from_json(metadata[_COUNTS])
-                if metadata[_CHECKSUM] != _checksum(batch, metadata[_COUNTS]):
-                    return
-                yield counts, file.tell()
-        except (StopIteration, OSError, pyarrow.ArrowException, LookupError, TypeError, ValueError):
-            return
+    try:
+        with path.open("rb") as opened:
+            mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        file = pyarrow.BufferReader(mapped)
+        stream = pyarrow.ipc.open_stream(file)
+        while True:
+            batch, metadata = stream.read_next_batch_with_custom_metadata()
+            counts = _counts_from_json(metadata[_COUNTS])
+            if metadata[_CHECKSUM] != _checksum(batch, metadata[_COUNTS]):
+                return
+            yield counts, file.tell()
+            if hasattr(mapped, "madvise"):  # one chunk after the other is in memory, and not the file
+                mapped.madvise(mmap.MADV_DONTNEED)
+    except (StopIteration, OSError, pyarrow.ArrowException, LookupError, TypeError, ValueError):
+        return
 
 
 def _checksum(batch: pa.RecordBatch, counts: bytes) -> bytes:
@@ -193,8 +211,9 @@ def _checksum(batch: pa.RecordBatch, counts: bytes) -> bytes:
 
     checksum = xxhash.xxh3_64(counts)
     for column in batch.columns:
-        for part in (column.value_lengths(), column.flatten()):
-            checksum.update(part.to_numpy(zero_copy_only=False).view("uint8"))
+        ends = column.offsets.to_numpy()
+        checksum.update((ends - ends[:1]).view("uint8"))
+        checksum.update(column.flatten().to_numpy(zero_copy_only=False).view("uint8"))
     return checksum.hexdigest().encode()
 
 

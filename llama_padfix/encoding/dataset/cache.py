@@ -9,10 +9,11 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS
+from llama_padfix.encoding.dataset.row_sequence import RowSequence
 
 if TYPE_CHECKING:
     import datasets
@@ -26,7 +27,7 @@ _FORMAT = 2  # of the files; another one is not read
 
 
 def find_cache_file(
-    encoder: ChatEncoder, dataset: datasets.Dataset | list[object], cache_dir: str | os.PathLike[str] | None
+    encoder: ChatEncoder, dataset: datasets.Dataset | Sequence[object], cache_dir: str | os.PathLike[str] | None
 ) -> Path | None:
     """Return the cache file for a dataset's rows as this encoder encodes them; None where they are not to be cached.
 
@@ -44,7 +45,7 @@ def find_cache_file(
                 f"cache_dir={str(folder)!r} cannot be made: {error}. Pass a folder of your own."
             ) from error
     else:
-        files = [] if isinstance(dataset, (list, tuple)) else dataset.cache_files
+        files = [] if isinstance(dataset, Sequence) else dataset.cache_files
         if not files or not datasets.is_caching_enabled():
             return None
         folder = Path(files[0]["filename"]).parent
@@ -105,7 +106,7 @@ class _HashError(Exception):
     """Something that decides the ids and has no hash."""
 
 
-def _hash_all(encoder: ChatEncoder, dataset: datasets.Dataset | list[object]) -> str:
+def _hash_all(encoder: ChatEncoder, dataset: datasets.Dataset | Sequence[object]) -> str:
     """Return a hash of the rows, the settings, the tokenizer, its template, and the versions that render them."""
     import tokenizers
     import transformers
@@ -114,7 +115,7 @@ def _hash_all(encoder: ChatEncoder, dataset: datasets.Dataset | list[object]) ->
     settings = {"train_on": encoder.train_on, **encoder.template_kwargs}
     unrecorded = [_hash(name, settings[name.rpartition(".")[2]]) for name in json.loads(record)["unrecorded"]]
     described, versions = _describe_tokenizer(encoder.tokenizer), [tokenizers.__version__, transformers.__version__]
-    if isinstance(dataset, (list, tuple)):
+    if isinstance(dataset, Sequence):
         rows, columns = _hash_rows(dataset), None
     else:
         rows, columns = dataset._fingerprint, dataset.format["columns"]
@@ -134,12 +135,14 @@ def _describe_tokenizer(tokenizer: TokenizerLike) -> list[object]:
 
 
 def _hash_rows(rows: Sequence[object]) -> str:
-    """Return a hash of a list's content, whichever objects hold it."""
+    """Return a hash of the content of rows, whichever objects hold it."""
     import xxhash
 
     checksum = xxhash.xxh3_128()
     for start in range(0, len(rows), CHUNK_ROWS):
-        chunk = rows[start : start + CHUNK_ROWS]
+        stop = min(start + CHUNK_ROWS, len(rows))
+        chunk: Any = rows.read_range(start, stop) if isinstance(rows, RowSequence) else rows[start:stop]  # or a table
+        chunk = chunk if isinstance(chunk, (list, tuple)) else chunk.to_pylist()
         try:
             checksum.update(json.dumps(chunk).encode())
         except RecursionError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import errno
 import functools
-import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,16 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cross_check import FastPathMismatch
-from llama_padfix.encoding.dataset.arrow_stream import COLUMNS, EncodedFile, make_features, read_counts
+from llama_padfix.encoding.dataset.arrow_stream import EncodedFile, open_encoded, read_counts
 from llama_padfix.encoding.dataset.cache import find_cache_file, locked, name_temporary_file, set_aside
+from llama_padfix.encoding.dataset.open_rows import as_sequence, require_rows
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader
+from llama_padfix.encoding.dataset.stream import encode_stream, log_counts
 from llama_padfix.encoding.dataset.workers import encode_chunks
-from llama_padfix.encoding.record import write_encoding
-from llama_padfix.encoding.sources import is_table, refuse_encoded, rows_of
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     import datasets
     import pyarrow as pa
 
@@ -32,17 +29,12 @@ if TYPE_CHECKING:
     from llama_padfix.encoding.counts import Counts
     from llama_padfix.encoding.encoder import ChatEncoder
 
-    Columns: TypeAlias = dict[str, list[object]]
-
-logger = logging.getLogger(__name__)
-
-_STREAM_ROWS = 1000  # encoded at once of a stream, as in datasets.map
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def encode_dataset(
     encoder: ChatEncoder,
-    dataset: Rows,
+    dataset: Rows | str | os.PathLike[str],
     *,
     progress: bool = True,
     name: str = "dataset",
@@ -61,8 +53,9 @@ def encode_dataset(
 
     Args:
         encoder: Its settings and tokenizer decide the ids and labels.
-        dataset: A `Dataset`, `DatasetDict`, `IterableDataset`, `IterableDatasetDict`, list of rows, or mapping of
-            splits to any of these.
+        dataset: A `Dataset`, `DatasetDict`, `IterableDataset`, `IterableDatasetDict`; a list or generator of rows; a
+            path: a file that ends in .jsonl, .json, .csv, .tsv or .parquet, also with .gz, or a folder of them; a
+            pandas or polars frame; an Arrow table; a torch dataset; or a mapping of splits to any of these.
         progress: Show a progress bar.
         name: What errors and the log call the dataset.
         num_proc: The number of processes; the bytes are those of one process. Not for a stream.
@@ -71,12 +64,12 @@ def encode_dataset(
             deleted with the process beyond. Not for a stream.
 
     Returns:
-        The same kind (a `Dataset` for a list) with the int32 columns `input_ids` and `labels` alone. Its description
-        records how it was encoded (`read_encoding`).
+        The same kind (a `Dataset` for what is not of `datasets`) with the int32 columns `input_ids` and `labels`
+        alone. Its description records how it was encoded (`read_encoding`).
 
     Raises:
         PadfixError: For a bad row, naming it (and `name`, unless it is the default), if the rows are encoded already,
-            and if no row is left.
+            if no row is left, and for a path or value that is not read, with the call that reads it.
     """
     try:
         import datasets
@@ -84,6 +77,7 @@ def encode_dataset(
         raise PadfixError("Encoding a dataset needs the package datasets. Run: pip install datasets") from error
     if num_proc is not None and (not isinstance(num_proc, int) or isinstance(num_proc, bool) or num_proc < 1):
         raise PadfixError(f"num_proc={num_proc!r}: pass a number of processes, from 1 on, or None.")
+    dataset = as_sequence(dataset)
     if isinstance(dataset, Mapping):
         encode = functools.partial(encode_dataset, encoder, progress=progress, num_proc=num_proc, cache_dir=cache_dir)
         kind: Any = type(dataset)  # made of its items, as a dict is
@@ -94,46 +88,9 @@ def encode_dataset(
                 f"The {name} is a stream: the process that reads it encodes it meanwhile, and nothing is cached. "
                 "Leave num_proc and cache_dir out, and read it with DataLoader(dataset, num_workers=...)"
             )
-        return _map_stream(encoder, dataset, name)
-    _refuse_others(dataset, name)
+        return encode_stream(encoder, dataset, name)
+    require_rows(dataset, name)
     return _encode_rows(_Work(encoder, RowReader(dataset), name, progress, num_proc), dataset, cache_dir)
-
-
-def _map_stream(encoder: ChatEncoder, dataset: datasets.IterableDataset, name: str) -> datasets.IterableDataset:
-    """Return the stream encoded while it is read."""
-    # Nothing is read here: a stream need not declare its columns, and some can be read only once.
-    refuse_encoded(dataset, name)
-    # One in Arrow's format hands its tables over; else rows come as Python values, whatever the user's format.
-    as_table = getattr(getattr(dataset, "_formatting", None), "format_type", None) == "arrow"
-    encoded = dataset.with_format("arrow" if as_table else None).map(
-        _StreamEncoder(encoder, name), batched=True, with_indices=True, batch_size=_STREAM_ROWS
-    )
-    # The types come last: given to `map`, datasets 3.3 expects each column of the stream among them.
-    encoded = encoded.with_format(None).select_columns([*COLUMNS]).cast(make_features())
-    write_encoding(encoded, encoder.encoding)
-    return encoded
-
-
-@dataclass(frozen=True)
-class _StreamEncoder:
-    """Encodes a batch of a stream when it is read; a class and no closure, for the workers of a dataloader."""
-
-    encoder: ChatEncoder
-    name: str
-
-    def __call__(self, batch: pa.Table | Columns, numbers: Sequence[int]) -> pa.Table | Columns:
-        refuse_encoded(batch, self.name)
-        try:
-            if is_table(batch):
-                encoded, counts = self.encoder.encode_chunk(batch, numbers[0])
-            else:
-                columns, counts = self.encoder.encode_rows(rows_of(batch), numbers)
-                # `map` keeps what it is not given anew, and rows that were dropped would leave the columns unequal.
-                encoded = {**dict.fromkeys(batch, [None] * counts.kept), **columns}
-        except PadfixError as error:
-            raise PadfixError(str(error) if self.name == "dataset" else f"{self.name}, {error}") from error
-        _log_counts(f"{self.name}, rows {numbers[0]} to {numbers[-1]}", counts)
-        return encoded
 
 
 @dataclass(frozen=True)
@@ -223,38 +180,10 @@ class _Work:
 
 
 def _encode_rows(
-    work: _Work, dataset: datasets.Dataset | list[object], cache_dir: str | os.PathLike[str] | None
+    work: _Work, dataset: datasets.Dataset | Sequence[object], cache_dir: str | os.PathLike[str] | None
 ) -> datasets.Dataset:
-    """Return the encoded rows of a list or `Dataset`, from a file or from memory."""
-    import datasets
-
+    """Return the encoded rows of a `Dataset` or sequence, from a file or from memory."""
     path = find_cache_file(work.encoder, dataset, cache_dir)
     written, counts = work.encode() if path is None else work.encode_once(path)
-    _log_counts(work.name, counts)
-    info = datasets.DatasetInfo(features=make_features())
-    if isinstance(written, Path):
-        whole = datasets.Dataset.from_file(str(written), info=info)
-    else:
-        whole = datasets.Dataset.from_buffer(written, info=info)
-    write_encoding(whole, work.encoder.encoding)
-    return whole
-
-
-def _log_counts(name: str, counts: Counts) -> None:
-    """Log what became of the rows, with the first of each kind; as a warning where one was dropped, cut or changed."""
-    level = logging.WARNING if counts.remarkable else logging.INFO
-    logger.log(level, "llama_padfix: %s: %s", name, "\n  ".join([str(counts), *counts.name_rows()]))
-
-
-def _refuse_others(dataset: object, name: str) -> None:
-    """Raise `PadfixError` unless this is a dataset or list with rows that are not encoded."""
-    import datasets
-
-    if not isinstance(dataset, (datasets.Dataset, list, tuple)):
-        raise PadfixError(
-            f"A {type(dataset).__name__} is not a dataset. Pass a datasets.Dataset, DatasetDict or IterableDataset "
-            "(datasets.load_dataset(name), datasets.Dataset.from_pandas(frame)), or a list of rows: list(rows)"
-        )
-    refuse_encoded(dataset, name)
-    if not len(dataset):
-        raise PadfixError(f"The {name} holds no rows. Check the files that it was read from.")
+    log_counts(work.name, counts)
+    return open_encoded(written, work.encoder.encoding)

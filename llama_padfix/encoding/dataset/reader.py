@@ -1,4 +1,4 @@
-"""The rows of a dataset or list, chunk by chunk: as Arrow tables where Arrow holds them as they are."""
+"""The rows of a dataset or sequence, chunk by chunk: as Arrow tables where Arrow holds them as they are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_padfix.encoding.dataset.row_sequence import RowSequence
 from llama_padfix.encoding.sources import rows_of
 
 if TYPE_CHECKING:
@@ -20,18 +21,18 @@ _TOUCHED_BYTES = 256 << 10  # that the kernel maps for one row at a random place
 
 
 class RowReader:
-    """Reads a `datasets.Dataset` or a list of rows, in the format and order that the dataset shows.
+    """Reads a `datasets.Dataset`, a list or a `RowSequence`, in the format and order that the dataset shows.
 
     A dataset is read as Arrow, with its selected and shuffled rows and its shown columns; the rows of a transform, and
     those that have to be decoded, are read as Python values. `is_mapped` is True where the rows lie in files, so that
     another process reads them there and need not be sent them.
     """
 
-    def __init__(self, dataset: datasets.Dataset | list[object]) -> None:
-        self._rows: Any = dataset  # a list, or a datasets.Dataset in another format
+    def __init__(self, dataset: datasets.Dataset | Sequence[object]) -> None:
+        self._rows: Any = dataset  # a sequence, or a datasets.Dataset in another format
         self._as_table = self.is_mapped = False
         self._touched = 0
-        if isinstance(dataset, (list, tuple)):
+        if isinstance(dataset, Sequence):
             return
         columns = dataset.format["columns"]
         if dataset.format["type"] == "custom":
@@ -51,7 +52,12 @@ class RowReader:
         return len(self._rows)
 
     def read(self, start: int, stop: int) -> Any:  # a pa.Table or a list
-        """Return the rows from `start` up to `stop`: a `pyarrow.Table`, or a list of rows."""
+        """Return the rows from `start` up to `stop`: a `pyarrow.Table`, or a list of rows.
+
+        In a list the error stands in the place of a row that cannot be read.
+        """
+        if isinstance(self._rows, RowSequence):
+            return self._rows.read_range(start, stop)
         if self.is_mapped and self._touched > self._most:
             # What was read through a mapping counts as this process's memory until it is closed.
             self._rows = pickle.loads(pickle.dumps(self._rows))

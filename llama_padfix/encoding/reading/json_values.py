@@ -50,8 +50,8 @@ def strip_nulls(value: object) -> Any:  # any value of a message
     """Return a value of a message without its null keys, at any depth."""
     if isinstance(value, Mapping):
         return {key: strip_nulls(item) for key, item in value.items() if item is not None}
-    items = as_list(value)
-    return value if items is None else [strip_nulls(item) for item in items]
+    value = value.tolist() if hasattr(value, "tolist") else value  # an array, or a number of numpy
+    return [strip_nulls(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def may_be_filled(entries: Sequence[object]) -> bool:

@@ -21,6 +21,9 @@ TOOLS = ("tools", "functions")
 """The columns that hold the tools; `functions` is OpenAI's older name."""
 
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
+MEDIA_MARKS = ("<image>", "<video>", "<audio>")
+"""What stands in a text for an image, a video or a sound that is read with it."""
+
 _PAIR = ("chosen", "rejected")
 _VERDICTS = ("label", "kto_tag")  # of KTO rows: in TRL and ms-swift, and in LLaMA-Factory
 
@@ -50,8 +53,8 @@ def refuse_side_columns(columns: Row, conversation: Sequence[str]) -> None:
         _refuse_pair(pair, conversation)
     for name in _VERDICTS if "text" not in conversation else ():
         value = columns.get(name, True)
-        value = value.item() if hasattr(value, "item") else value
-        if value in (False, 0) and isinstance(value, bool | int | float):
+        value = value.tolist() if hasattr(value, "tolist") else value  # a number of numpy
+        if isinstance(value, bool | int | float) and value == 0:
             raise PadfixError(
                 f"{name} is {describe(value)}, which marks an answer that is not to be learned (KTO), and supervised "
                 f'training would teach it; keep the others: dataset.filter(lambda row: row["{name}"]). A column that '
@@ -64,11 +67,23 @@ def refuse_media(holder: Row, where: str) -> None:
     """Raise `PadfixError` where a row or a message holds an image, a video or a sound."""
     for name in MEDIA:
         value = holder.get(name)
-        if value is not None and value != "" and as_list(value) != []:
+        if not _is_blank(value) and as_list(value) != []:
             raise PadfixError(
                 f"{where} has {name} = {describe(value)}, and only text can be encoded: the answer would be trained "
                 f'without what it is about. Drop such rows: dataset.filter(lambda row: not row["{name}"])'
             )
+
+
+def find_media_mark(messages: Sequence[MessageDict]) -> str:
+    """Return which of `MEDIA_MARKS` stands in a text that is not the assistant's, and where; "" for none."""
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant":
+            content = message.get("content")
+            texts = [part["text"] for part in content] if isinstance(content, list) else [content or ""]
+            for mark in MEDIA_MARKS:
+                if any(mark in text for text in texts):
+                    return f"{mark} in message {index}"
+    return ""
 
 
 def _is_answer(value: object) -> bool:
@@ -93,7 +108,7 @@ def _refuse_pair(pair: Sequence[str], conversation: Sequence[str]) -> None:
 
 def read_system(columns: Row) -> str:
     """Return the system turn that the columns of a row hold; "" for none."""
-    found = {name: columns[name] for name in SYSTEM if columns.get(name) not in (None, "")}
+    found = {name: columns[name] for name in SYSTEM if name in columns and not _is_blank(columns[name])}
     for name, value in found.items():
         if not isinstance(value, str):
             raise PadfixError(
@@ -121,6 +136,10 @@ def add_system(messages: list[MessageDict], system: str) -> list[MessageDict]:
     return messages
 
 
+def _is_blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value)
+
+
 def find_unread(rows: Iterable[object], shapes: Mapping[str, tuple[tuple[str, ...], ...]]) -> tuple[str, ...]:
     """Return the columns of rows that have a value and are not read, in the order in which they are met."""
     found: dict[str, None] = {}
@@ -131,7 +150,8 @@ def find_unread(rows: Iterable[object], shapes: Mapping[str, tuple[tuple[str, ..
                 ("", tuple(row)),
             )
             for name, value in row.items():
-                if name not in read and name not in found and value is not None and not _is_read(name, value, shape):
+                missing = value is None or (isinstance(value, float) and value != value)  # nan is what pandas fills in
+                if not (missing or name in read or name in found or _is_read(name, value, shape)):
                     found[str(name)] = None
     return tuple(found)
 

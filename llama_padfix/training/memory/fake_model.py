@@ -64,10 +64,10 @@ def _build_on_meta(plan: StepPlan) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(
             copy.deepcopy(plan.config), attn_implementation=attention, **{name_dtype_argument(): plan.dtype}
         )
-    except (ValueError, ImportError, AttributeError, TypeError) as error:
+    except Exception as error:  # whatever a setting of another type makes transformers and torch raise
         raise PadfixError(
             f"A causal language model of type {getattr(plan.config, 'model_type', None)!r} could not be built from "
-            f"its configuration: {error} Pass the configuration of one that "
+            f"its configuration ({type(error).__name__}: {error}). Pass the configuration of one that "
             "transformers.AutoModelForCausalLM.from_config builds."
         ) from error
 

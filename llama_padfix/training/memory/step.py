@@ -44,17 +44,10 @@ def trace_step(model: PreTrainedModel, mode: FakeTensorMode, plan: StepPlan) -> 
     Raises:
         PadfixError: The operations of the model depend on the data, or none of its parameters is trained.
     """
-    from torch._subclasses import fake_tensor
-
     rounding = _CUDA_BLOCK if plan.device == "cuda" else _CPU_BLOCK
     tally = Tally(
         vocab_size=model.get_output_embeddings().weight.shape[0], tokens=plan.batch * plan.length, rounding=rounding
     )
-    cannot = [
-        getattr(fake_tensor, name)
-        for name in ("DataDependentOutputException", "DynamicOutputShapeException", "UnsupportedOperatorException")
-        if hasattr(fake_tensor, name)
-    ]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise PadfixError("No parameter of the model is trained. Pass lora=True, or leave the quantization out.")
@@ -64,12 +57,14 @@ def trace_step(model: PreTrainedModel, mode: FakeTensorMode, plan: StepPlan) -> 
         with mode, kernels_of(plan.device, plan.autocast), tally:
             _claim_model(model, plan, tally)
             _run(model, plan, tally, trained)
-    except (*cannot, NotImplementedError, RuntimeError) as error:  # what a model may raise on fake tensors
+    except PadfixError:
+        raise
+    except Exception as error:  # what a model may raise on fake tensors, or with settings that it cannot compute
         kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise PadfixError(
             f"A step of {kind} cannot be followed without data ({reason}). "
-            "Measure it instead: torch.cuda.max_memory_allocated() after one step."
+            "Check its config.json, or measure it instead: torch.cuda.max_memory_allocated() after one step."
         ) from error
     finally:
         for hook in hooks:
