@@ -103,7 +103,8 @@ def _label_array(
     import numpy as np
 
     if not ids.size:
-        return ids.copy()
+        copied: IntArray = ids.copy()
+        return copied
     if ids.dtype.kind not in "iu" or not ids.ndim:
         raise PadfixError(
             f"input_ids hold {ids.dtype} in {ids.ndim} dimensions, not rows of integers: {describe(ids)}. "

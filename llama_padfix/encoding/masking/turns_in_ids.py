@@ -149,7 +149,8 @@ def _find_any(ids: IntArray, targets: set[int]) -> LongArray:
         found = ids <= max(targets)
     if np.count_nonzero(found) > few:
         found = is_any(ids, targets) | (ids < 0)
-    return found.nonzero()[0]
+    places: LongArray = found.nonzero()[0]
+    return places
 
 
 def is_any(values: IntArray, targets: Collection[int]) -> BoolArray:
