@@ -164,7 +164,7 @@ def test_private_characters_of_the_user_are_kept_beside_control_tokens() -> None
 def test_a_template_that_acts_on_a_spelled_token_writes_what_it_writes(spare: Any) -> None:
     template = CHATML.replace("{{ m.content }}", "{{ m.content.split('<|eom_id|>')[-1] }}")
     chat = [{"role": "user", "content": "a<|eom_id|>b"}, ANSWER]
-    made = render_with(spare, template, chat)
+    made = render_with(spare, template, chat, allow_loss=True)  # the first part of the question is lost
     assert made.text == spare.apply_chat_template(chat, tokenize=False)
     assert answers(made) == ["Answer one<|eot_id|>"] and made.spelled == ()
 
@@ -177,8 +177,9 @@ def test_a_history_without_the_thought_is_trained_without_it(spare: Any) -> None
         "{% if add_generation_prompt %}<|start_header_id|>assistant\n{% endif %}"
     )
     chat = [QUESTION, {"role": "assistant", "content": "<think>hm</think>A"}, *CHAT[2:]]
-    assert answers(render_with(spare, template, chat)) == ["A<|eot_id|>", "Answer two<|eot_id|>"]
-    assert answers(render_with(spare, template, chat, trained_indices=[3])) == ["Answer two<|eot_id|>"]
+    lossy = {"allow_loss": True}
+    assert answers(render_with(spare, template, chat, **lossy)) == ["A<|eot_id|>", "Answer two<|eot_id|>"]
+    assert answers(render_with(spare, template, chat, trained_indices=[3], **lossy)) == ["Answer two<|eot_id|>"]
     row = ChatEncoder(spare, train_on="last")(chat)
     assert [spare.decode(run) for run in trained_runs(row["labels"])] == ["Answer two<|eot_id|>"]
 

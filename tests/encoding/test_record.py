@@ -189,6 +189,7 @@ def test_every_setting_of_the_encoder_is_recorded() -> None:
         "template_kwargs": {"date_string": "1 May", "deep": {"list": [1, None, "é"]}},
         "special_tokens": "allow",
         "allowed_tokens": ("<|python_tag|>",),
+        "keep_reasoning": False,
     }
     encoder = ChatEncoder(shared("3.1-instruct"), **given)
     record = Encoding.from_json(encoder.encoding.to_json())

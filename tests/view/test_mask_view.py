@@ -283,7 +283,7 @@ def test_at_most_max_rows(llama: Any, rows: list[dict[str, Any]]) -> None:
     ("given", "says"),
     [
         ([], "is empty"),
-        ("rows.jsonl", "Pass a dataset"),
+        ("rows.jsonl", "no file or folder"),
         (5, "holds no rows"),
         ({"a": 1}, "neither a row nor a batch"),
     ],

@@ -47,7 +47,7 @@ def label_answers(
         return _label_array(ids, markers, last_only, mask, lengths)
     if lengths is not None:
         raise PadfixError(
-            f"lengths part a flat array into rows, and this is a {type(ids).__name__}. "
+            f"lengths are those of the rows of a flat array, and this is a {type(ids).__name__}. "
             "Pass numpy.concatenate(rows), or the rows as they are without lengths."
         )
     rows: list[Any] = list(ids)  # ints, or rows of any type
@@ -179,8 +179,8 @@ def _read_lengths(ids: IntArray, lengths: Numbers | None) -> LongArray:
     counts = np.asarray(lengths.cpu() if is_tensor(lengths) else lengths)
     if ids.ndim != 1 or counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any():
         raise PadfixError(
-            f"lengths={describe(lengths)} beside input_ids of {ids.ndim} dimensions, and they part a flat "
-            "array into rows. Pass numpy.concatenate(rows) and lengths=[len(row) for row in rows]."
+            f"lengths={describe(lengths)} beside input_ids of {ids.ndim} dimensions: they part the rows of a flat array. "
+            "Pass numpy.concatenate(rows) and lengths=[len(row) for row in rows]."
         )
     if counts.sum() != ids.size:
         raise PadfixError(
