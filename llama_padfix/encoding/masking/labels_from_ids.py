@@ -179,7 +179,7 @@ def _read_lengths(ids: IntArray, lengths: Numbers | None) -> LongArray:
     counts = np.asarray(lengths.cpu() if is_tensor(lengths) else lengths)
     if ids.ndim != 1 or counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any():
         raise PadfixError(
-            f"lengths={describe(lengths)} beside input_ids of {ids.ndim} dimensions: they part the rows of a flat array. "
+            f"lengths={describe(lengths)} beside input_ids of {ids.ndim} dimensions: they part rows of a flat array. "
             "Pass numpy.concatenate(rows) and lengths=[len(row) for row in rows]."
         )
     if counts.sum() != ids.size:
