@@ -12,6 +12,7 @@ import multiprocessing.queues
 import operator
 import queue
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -105,7 +106,6 @@ def _remember(value: object, left: list[int]) -> Iterator[_Step]:
         left: how many items may still be remembered, counted down.
     """
     import numpy as np
-    import torch
 
     if isinstance(value, random.Random):
         with suppress(NotImplementedError):  # the generator of the operating system has no state
@@ -116,7 +116,7 @@ def _remember(value: object, left: list[int]) -> Iterator[_Step]:
         yield partial(setattr, value, "state", value.state)
     elif isinstance(value, np.random.RandomState):
         yield partial(value.set_state, value.get_state(legacy=False))
-    elif isinstance(value, torch.Generator):
+    elif (torch := sys.modules.get("torch")) is not None and isinstance(value, torch.Generator):
         yield partial(value.set_state, value.get_state())
     elif isinstance(value, CellType):
         yield partial(_put_back_cell, value, _content_of(value))
@@ -143,10 +143,10 @@ def _remember(value: object, left: list[int]) -> Iterator[_Step]:
 def _remember_items(value: object, left: list[int]) -> _Step | None:
     """Return what puts back the items of a container, array or tensor; None for what is none or has too many."""
     import numpy as np
-    import torch
 
+    torch = sys.modules.get("torch")  # without it there are no tensors
     kinds = (list, dict, set, deque, bytearray, array.array)
-    if isinstance(value, torch.Tensor):
+    if torch is not None and isinstance(value, torch.Tensor):
         size = (
             value.numel()
             if type(value) is torch.Tensor and value.layout is torch.strided and not value.is_meta
@@ -159,7 +159,7 @@ def _remember_items(value: object, left: list[int]) -> _Step | None:
     if size is None or size > left[0]:
         return None
     left[0] -= size
-    if isinstance(value, torch.Tensor):
+    if torch is not None and isinstance(value, torch.Tensor):
         return partial(_put_back_tensor, value, value.detach().clone())
     if isinstance(value, np.ndarray):
         return partial(_put_back_array, value, value.copy())
