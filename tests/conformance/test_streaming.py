@@ -431,13 +431,12 @@ def test_several_processes_write_the_bytes_of_one(
     rows = SOURCES[kind](source)
     for processes in (2, 3) if kind == "in files" else (2,):
         encoder, one = ChatEncoder(shared_tokenizer), ChatEncoder(shared_tokenizer)
-        folder = tmp_path / str(processes)
-        encoded = encode_dataset(encoder, rows, progress=False, num_proc=processes, cache_dir=folder)
+        encoded = encode_dataset(
+            encoder, rows, progress=False, num_proc=processes, cache_dir=tmp_path / str(processes)
+        )
         if kind == "list that Arrow cannot hold":  # its counts name one more column
-            undisturbed = (
-                file_of(encode_dataset(one, rows, progress=False, cache_dir=tmp_path)).read_bytes(),
-                one.counts,
-            )
+            alone = encode_dataset(one, rows, progress=False, cache_dir=tmp_path)
+            undisturbed = file_of(alone).read_bytes(), one.counts
         assert body_of(file_of(encoded).read_bytes()) == body_of(undisturbed[0])
         assert whole(encoder.counts) == whole(undisturbed[1])
 
