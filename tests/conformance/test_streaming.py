@@ -428,12 +428,10 @@ SOURCES: dict[str, Callable[[Any], Any]] = {
 def test_several_processes_write_the_bytes_of_one(
     kind: str, source: Any, shared_tokenizer: Any, tmp_path: Path, undisturbed: tuple[bytes, Counts]
 ) -> None:
-    rows = SOURCES[kind](source)
-    for processes in (2, 3) if kind == "in files" else (2,):
+    for rows, processes in ((SOURCES[kind](source), n) for n in ((2, 3) if kind == "in files" else (2,))):
         encoder, one = ChatEncoder(shared_tokenizer), ChatEncoder(shared_tokenizer)
-        encoded = encode_dataset(
-            encoder, rows, progress=False, num_proc=processes, cache_dir=tmp_path / str(processes)
-        )
+        to = tmp_path / str(processes)
+        encoded = encode_dataset(encoder, rows, progress=False, num_proc=processes, cache_dir=to)
         if kind == "list that Arrow cannot hold":  # its counts name one more column
             alone = encode_dataset(one, rows, progress=False, cache_dir=tmp_path)
             undisturbed = file_of(alone).read_bytes(), one.counts
