@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from llama_padfix.chat.tag_pairs import TAG
 from llama_padfix.chat.traced_str import CLOSES, LOST, OPENS, TEMPLATE, Traced
 
 # A tag, a bracketed word, a word, or one character: a prompt is compared with the history by whole pieces.
-_PIECES = re.compile(r"<[^<>\s]{1,40}>|\[[^\[\]\s]{1,30}\]|\w+|\s|.", re.DOTALL)
+_PIECES = re.compile(rf"{TAG.pattern}|\w+|\s|.", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
 """A conversation's turns: which characters of the rendered text the model itself must produce.
 
-The conversation is rendered once by the tokenizer and once in a sandbox in which every character keeps its
-origin; equal texts prove that the second is the template's. Turns are then looked for among the characters that
-the template wrote, so `<|eot_id|>` in a user's message is text and opens or ends nothing. Where that proves
-nothing, every prefix of the conversation is rendered; where that proves nothing either, an error says why.
+Three strategies are tried. Where the generation prompt cannot depend on the conversation, turns are found in the text
+alone. Else the conversation is rendered in a sandbox in which every character keeps its origin; a text equal to the
+tokenizer's proves that it is the template's, and turns are looked for among the characters that the template wrote, so
+`<|eot_id|>` in a user's message is text and opens or ends nothing. Where that proves nothing, every prefix of the
+conversation is rendered; where that proves nothing either, an error gives the reason.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.losses.thoughts import find_empty_thoughts, keyed_thoughts
+from llama_padfix.chat.messages import called_functions, content_texts
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import require_unicode
@@ -133,9 +134,8 @@ def collect_row_notes(
     for index in trained:
         if _is_empty(messages[index]):
             found.setdefault("empty", f"message {index}")
-        for call in messages[index].get("tool_calls") or ():
-            function = call.get("function", call) if isinstance(call, Mapping) else {}
-            arguments = function.get("arguments") if isinstance(function, Mapping) else None
+        for function in called_functions(messages[index]):
+            arguments = function.get("arguments")
             if isinstance(arguments, str) and arguments.lstrip().startswith("{") and _is_quoted(arguments, rendered):
                 found.setdefault("quoted", f"message {index}")
     return found
@@ -159,10 +159,8 @@ def _describe_losses(losses: Sequence[Loss], trained: Collection[int]) -> dict[s
 
 def _is_empty(message: Message) -> bool:
     """Return True for a message without text, reasoning and calls."""
-    content = message.get("content") or ""
-    texts = [part["text"] for part in content] if isinstance(content, list) else [content]
     has_more = bool(message.get("tool_calls") or keyed_thoughts(message))
-    return not has_more and not any(text.strip() for text in texts)
+    return not has_more and not any(text.strip() for text in content_texts(message.get("content")))
 
 
 def _name_tokens(rendered: Rendered, spelled: Collection[tuple[int, int]]) -> str:

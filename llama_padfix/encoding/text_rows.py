@@ -68,11 +68,6 @@ class TextEncoder:
                 if any(labels[end - 2] == IGNORE_INDEX for end in ends):
                     notes["empty"] = ""
                 return EncodedRow(input_ids, labels, trained, ends, notes)
-        elif (
-            self._marks is not None and self._marks.header in text
-        ):  # the generation prompt writes more than answers have
-            answers = self._marks.find_answers(text)
-            return self._encode_spans(text, answers[-1:] if train_on == "last" else answers)
         if self.text_end_id is not None and input_ids[-1:] != [self.text_end_id]:
             input_ids = [*input_ids, self.text_end_id]
         length = len(input_ids)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.losses.thoughts import keyed_thoughts, split_thoughts
+from llama_padfix.chat.messages import called_functions, content_texts, texts_in
 from llama_padfix.chat.render import Loss, Rendered
 from llama_padfix.chat.traced_str import LOST, TOOLS
 
@@ -99,7 +100,8 @@ def _compare(index: int, message: Message, pools: _Pools) -> Iterator[Loss]:
             "Join them: message['content'] = ''.join(part['text'] for part in message['content'])",
         )
     is_assistant = message.get("role") == "assistant"
-    texts, keyed = _texts_of(content), keyed_thoughts(message)
+    texts = [text for text in content_texts(content) if text.strip()]
+    keyed = keyed_thoughts(message)
     calls = [*_read_calls(message)]
     thoughts: list[str] = []
     if is_assistant and pools.find_missing(index, [*texts, *keyed.values()]):
@@ -184,37 +186,15 @@ def _compare_tools(tools: Sequence[Tool], pools: _Pools) -> Iterator[Loss]:
             return
 
 
-def _texts_of(content: object) -> list[str]:
-    """Return the texts of a message's content that are not blank."""
-    parts = content if isinstance(content, list) else [content]
-    texts = [part.get("text") if isinstance(part, Mapping) else part for part in parts]
-    return [text for text in texts if isinstance(text, str) and text.strip()]
-
-
 def _read_calls(message: Message) -> Iterator[tuple[str, list[str]]]:
     """Yield each tool call as its name and all its texts."""
-    for call in message.get("tool_calls") or ():
-        function = call.get("function", call) if isinstance(call, Mapping) else {}
-        name = function.get("name") if isinstance(function, Mapping) else None
+    for function in called_functions(message):
+        name, arguments = function.get("name"), function.get("arguments")
         if isinstance(name, str):
-            arguments = function.get("arguments")
             if isinstance(arguments, str):
                 with contextlib.suppress(ValueError):  # no JSON: a text like any other
                     arguments = json.loads(arguments)
-            yield name, [text for text in (name, *_read_texts(arguments)) if text.strip()]
-
-
-def _read_texts(value: object) -> Iterator[str]:
-    """Yield the texts in a call's arguments, keys included, at any depth."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield str(key)
-            yield from _read_texts(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _read_texts(item)
+            yield name, [text for text in (name, *texts_in(arguments)) if text.strip()]
 
 
 def _read_schema(value: object) -> Iterator[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.losses.held import find_losses
+from llama_padfix.chat.profile.template_probes import CALL
 from llama_padfix.chat.profile.template_profile import read_sources
 from llama_padfix.chat.render import Rendered
 from llama_padfix.chat.trace import read_trace
@@ -92,7 +93,6 @@ def _find_variant(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> str
 
 def _keeps(tokenizer: TokenizerLike, kwargs: Mapping[str, object], form: str) -> int:
     """Return 2 if the template writes the thoughts of two turns, 3 if also that beside a tool call, else 0."""
-    call = {"type": "function", "id": "abcdefghi", "function": {"name": "look", "arguments": {"at": "sky"}}}
     turns: list[MessageDict] = []
     for number in range(2):
         answer = {"role": "assistant", "content": f"Probeanswer {number}"}
@@ -104,7 +104,7 @@ def _keeps(tokenizer: TokenizerLike, kwargs: Mapping[str, object], form: str) ->
         turns += [{"role": "user", "content": f"Probequestion {number}"}, answer]
     if _lost(tokenizer, kwargs, turns) != []:
         return 0
-    called = [*turns[:1], {**turns[1], "tool_calls": [call]}, {"role": "tool", "name": "look", "content": "blue"}]
+    called = [*turns[:1], {**turns[1], "tool_calls": [CALL]}, {"role": "tool", "name": "look", "content": "blue"}]
     with_call = _lost(tokenizer, kwargs, [*called, {"role": "assistant", "content": "Blue"}, *turns[2:]])
     return 2 + (with_call is not None and "lost_reasoning" not in with_call)
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
+from llama_padfix.chat.messages import content_texts
+from llama_padfix.chat.profile.template_probes import ASSISTANT, USER
 from llama_padfix.chat.traced_render import REASONING_KEYS
 from llama_padfix.tokens.calls import apply_template
 
@@ -34,8 +36,6 @@ _THOUGHT = re.compile(
 )
 _EMPTY = re.compile(r"\s*(?:" + "|".join(f"(?:{re.escape(one)})?\\s*{re.escape(two)}" for one, two in _TAGS) + ")")
 _SWITCHES = ("enable_thinking", "thinking")  # arguments of templates that decide whether the model thinks
-_ASKED = [{"role": "user", "content": "Probequestion"}]
-_ANSWERED = [*_ASKED, {"role": "assistant", "content": "Probeanswer"}]
 
 
 def split_thoughts(text: str) -> tuple[list[str], list[str]]:
@@ -79,10 +79,8 @@ def find_empty_thoughts(messages: Messages, rendered: Rendered, trained: Collect
 
 def _speaks_of_thoughts(message: Message) -> bool:
     """Return True if a message holds a thought, or says itself that it has none."""
-    text = message.get("content")
-    if isinstance(text, list):
-        text = "".join(str(part.get("text") or "") for part in text if isinstance(part, Mapping))
-    return bool(keyed_thoughts(message)) or (isinstance(text, str) and any(close in text for close in _CLOSERS))
+    text = "".join(content_texts(message.get("content")))
+    return bool(keyed_thoughts(message)) or any(close in text for close in _CLOSERS)
 
 
 def find_quiet_kwargs(tokenizer: TokenizerLike, source: str, kwargs: Mapping[str, object]) -> dict[str, bool]:
@@ -95,8 +93,8 @@ def find_quiet_kwargs(tokenizer: TokenizerLike, source: str, kwargs: Mapping[str
             continue
         given = {**kwargs, name: False}
         try:
-            prompt = apply_template(tokenizer, _ASKED, add_generation_prompt=True, template_kwargs=given)
-            whole = apply_template(tokenizer, _ANSWERED, template_kwargs=given)
+            prompt = apply_template(tokenizer, [USER], add_generation_prompt=True, template_kwargs=given)
+            whole = apply_template(tokenizer, [USER, ASSISTANT], template_kwargs=given)
         except Exception:  # a template is a program of its author: it may raise anything
             continue
         if whole.startswith(prompt) and not _EMPTY.match(whole, len(prompt)) and prompt.rstrip().endswith(_CLOSERS):

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llama_padfix.chat.profile.template_probes import TracedProbes
+from llama_padfix.chat.tag_pairs import TAG
 from llama_padfix.chat.trace import Trace, common_end, common_start, find_header_end
 from llama_padfix.tokens.control import find_control_text
 
-_OPENING = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]|[^\w\s]* ?\w+")  # a tag, or a word with the marks before it
+_OPENING = re.compile(rf"{TAG.pattern}|[^\w\s]* ?\w+")  # a tag, or a word with the marks before it
 _MARKS = re.compile(r"[^\w\s]+ *$")  # with which headers of words open, such as "### "
 
 
@@ -193,7 +194,7 @@ def _header_of_prompt(evidence: Evidence) -> str | None:
 
 
 def _shared_from_opening(evidence: Evidence, gap: str) -> str:
-    r"""Return what a gap of the history shares with the prompt, from the first word of the prompt on"""
+    r"""Return what a gap of the history shares with the prompt, from the first word of the prompt on."""
     prompt = evidence.prompt.lstrip()
     opens = _OPENING.match(prompt)
     at = gap.rfind(opens.group()) if opens else -1

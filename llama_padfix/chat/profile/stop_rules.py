@@ -149,9 +149,8 @@ def _choose(tail: str, shared: Sequence[str], closers: Collection[str], evidence
     """Return where the stop token of a turn ends in what follows its text, and which it is.
 
     A token that also ends a question ends a turn, with those right behind it that do so there too, down to the end of
-    sequence, which generation stops at; else what ends
-    answers in the history does, the tokenizer's end of sequence if it is there, or its last token; else the end of
-    sequence; else the last one.
+    sequence, which generation stops at; else what ends answers in the history does, the tokenizer's end of sequence if
+    it is there, or its last token; else the end of sequence; else the last one.
     """
     found = find_control_text(tail, evidence.controls)
     sure = {evidence.eos} & set(closers)

@@ -17,7 +17,7 @@ QUESTION, ANSWER = "Probequestion", "Probeanswer"
 USER, ASSISTANT = {"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}
 _WORDS = (QUESTION, ANSWER, "Secondquestion", "Secondanswer")
 _CALLED, _RESULT = "look", "Proberesult"
-_CALL = {"type": "function", "id": "abcdefghi", "function": {"name": _CALLED, "arguments": {"at": "sky"}}}
+CALL = {"type": "function", "id": "abcdefghi", "function": {"name": _CALLED, "arguments": {"at": "sky"}}}
 
 
 @dataclass(frozen=True)
@@ -73,17 +73,17 @@ def trace_probes(tokenizer: TokenizerLike, kwargs: Mapping[str, object], as_part
     asked, prompted, answered = probe(1), probe(1, True), probe(2)
     if asked is None or prompted is None or answered is None:
         return None
-    call: Message = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+    call: Message = {"role": "assistant", "content": "", "tool_calls": [CALL]}
     called = _trace(tokenizer, [*probe_messages(1, as_parts=as_parts), call], kwargs)
     if called is not None and not (_is_once(called, 1) and _CALLED in called.text):
         called = None
-    result: Message = {"role": "tool", "name": _CALLED, "tool_call_id": _CALL["id"], "content": _RESULT}
-    answered_call = None
+    result: Message = {"role": "tool", "name": _CALLED, "tool_call_id": CALL["id"], "content": _RESULT}
+    called_again = None
     if called is not None:
-        answered_call = _trace(tokenizer, [*probe_messages(1, as_parts=as_parts), call, result], kwargs)
-        origins = [origin for _, _, origin in answered_call.content_spans] if answered_call is not None else []
-        if answered_call is not None and not (_is_once(answered_call, 1) and 1 in origins and origins.count(2) == 1):
-            answered_call = None
+        called_again = _trace(tokenizer, [*probe_messages(1, as_parts=as_parts), call, result], kwargs)
+        origins = [origin for _, _, origin in called_again.content_spans] if called_again is not None else []
+        if called_again is not None and not (_is_once(called_again, 1) and 1 in origins and origins.count(2) == 1):
+            called_again = None
     fronts = [probe(2, roles=(role, "user")) for role in ("system", "user")]
     return TracedProbes(
         asked,
@@ -92,7 +92,7 @@ def trace_probes(tokenizer: TokenizerLike, kwargs: Mapping[str, object], as_part
         probe(3),
         probe(4),
         called,
-        answered_call,
+        called_again,
         tuple(front for front in fronts if front is not None),
     )
 

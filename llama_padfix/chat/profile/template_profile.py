@@ -167,15 +167,15 @@ def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplatePr
 
 def _completes_controls(probes: TracedProbes, controls: Sequence[str]) -> bool:
     """Return True if what stands beside a text in the probes is the beginning or the end of a control token."""
-    starts = {token[:size] for token in controls for size in range(1, len(token))}
-    ends = {token[-size:] for token in controls for size in range(1, len(token))}
+    starts = tuple({token[:size] for token in controls for size in range(1, len(token))})
+    ends = tuple({token[-size:] for token in controls for size in range(1, len(token))})
     longest = max(map(len, controls), default=0)
     for trace in filter(None, (probes.answered, probes.answered_again, probes.called, *probes.before_question)):
         if trace.lost:  # it is not known what stands beside a text
             return True
         for start, end, _ in trace.content_spans:
             before, after = trace.scaffold[max(start - longest, 0) : start], trace.scaffold[end : end + longest]
-            if before.endswith(tuple(starts)) or after.startswith(tuple(ends)):
+            if before.endswith(starts) or after.startswith(ends):
                 return True
     return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.render import Refusal, Rendered, RenderRequest, Turn, refuse
@@ -36,9 +37,11 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
         except Exception:  # a template may refuse a part of a conversation
             return None
 
+    prefix = cache(partial(follow, prompt=False))  # looked at again for each rendering of lost origin
+
     def render(count: int, prompt: bool, blank_message: int | None = None) -> Trace | None:
         trace = follow(count, prompt, blank_message)
-        return None if trace is None else place_lost(trace, messages, follow)
+        return None if trace is None else place_lost(trace, messages, prefix)
 
     whole = render(len(messages), False)
     if whole is None:

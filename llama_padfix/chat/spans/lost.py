@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.trace import Render, Trace, is_prefix
+from llama_padfix.chat.trace import Trace, is_prefix
 from llama_padfix.chat.traced_str import LOST
 
 if TYPE_CHECKING:
@@ -16,20 +17,20 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"\w+")
 
 
-def place_lost(whole: Trace, messages: Messages, render: Render) -> Trace:
+def place_lost(whole: Trace, messages: Messages, prefix: Callable[[int], Trace | None]) -> Trace:
     r"""Return the trace with each text of lost origin given to its message, where the template shows which it is.
 
     Up to message 0: `<S>user\nHi<E>`
     Up to message 1: `<S>user\nHi<E><S>assistant\nlook(x=[1, 'b'])<E>`, where `'%s'|format(value)` lost `[1, 'b']`
 
     It is the message whose rendering adds the text to a conversation that stays as it is, if its values hold every
-    word of it. Other text of lost origin is left.
+    word of it. Other text of lost origin is left. `prefix` renders the first so many messages.
     """
     if not whole.lost:
         return whole
     bounds: list[int | None] = []
     for count in range(len(messages) + 1):
-        part = render(count, False) if count else None
+        part = prefix(count) if count else None
         bounds.append(len(part.text) if part is not None and is_prefix(part, whole) else None)
     bounds[0] = 0
     placed = []

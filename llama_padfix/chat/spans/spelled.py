@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llama_padfix.chat.messages import texts_in
 from llama_padfix.chat.render import ChatTemplate
 from llama_padfix.chat.trace import Trace, read_trace
 from llama_padfix.chat.traced_render import render_traced
@@ -89,8 +90,4 @@ def _foreign_parts(messages: Messages, tools: Sequence[Tool] | None) -> list[obj
 
 def _text_of(value: object) -> str:
     """Return all texts inside a value, keys included, apart from each other."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        value = [part for pair in value.items() for part in pair]
-    return "\0".join(map(_text_of, value)) if isinstance(value, (list, tuple)) else ""
+    return "\0".join(texts_in(value))

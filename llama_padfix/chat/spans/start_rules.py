@@ -50,8 +50,13 @@ def _inside_supplied_text(part: Part) -> int | None:
     shared = common_start(part.seam, part.gap)
     if part.prompted is None or shared < len(part.gap):
         return None
-    supplied = _count_supplied(part, part.seam[shared:])
-    return part.begin + supplied if supplied else part.before + _find_open_block(part.gap, part.seam[shared:])
+    return _behind_supplied(part, part.seam[shared:])
+
+
+def _behind_supplied(part: Part, rest: str) -> int:
+    """Return where a turn begins whose prompt writes `rest` behind all that stands in front of the message."""
+    supplied = _count_supplied(part, rest)
+    return part.begin + supplied if supplied else part.before + _find_open_block(part.gap, rest)
 
 
 def _find_open_block(gap: str, rest: str) -> int:
@@ -95,9 +100,7 @@ def _behind_whole_header(part: Part) -> int | None:
     prompt, opening = part.profile.prompt.lstrip(), header.lstrip()
     if end < len(part.gap) or not opening or not prompt.startswith(opening):
         return part.before + end
-    rest = prompt[common_start(prompt, part.gap[part.gap.rfind(opening) :]) :]
-    supplied = _count_supplied(part, rest)
-    return part.begin + supplied if supplied else part.before + _find_open_block(part.gap, rest)
+    return _behind_supplied(part, prompt[common_start(prompt, part.gap[part.gap.rfind(opening) :]) :])
 
 
 def _behind_shared_header(part: Part) -> int | None:
@@ -219,9 +222,7 @@ def _skip_header_of_history(part: Part, at: int) -> int:
     prompt = part.profile.prompt
     shared = common_start(prompt, part.whole.scaffold[at : part.begin])
     if at + shared == part.begin:
-        supplied = _count_supplied(part, prompt[shared:])
-        opened = at + _find_open_block(part.whole.scaffold[at : part.begin], prompt[shared:])
-        return part.begin + supplied if supplied else max(at + len(part.profile.history_header), opened)
+        return max(at + len(part.profile.history_header), _behind_supplied(part, prompt[shared:]))
     return at + max(len(part.profile.history_header), shared)
 
 

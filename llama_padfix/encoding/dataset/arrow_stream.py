@@ -1,4 +1,4 @@
-"""Encoded rows as one Arrow stream that grows by whole chunks, each with its counts, and can be taken up again."""
+"""Encoded rows as one Arrow stream that grows by whole chunks, each with its counts, and is continued after a stop."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import gzip
 import lzma
 import re
 import sys
+from abc import abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -160,13 +161,13 @@ class _FileRows(RowSequence):
             file.seek(self._starts[place])
             return self._parse(file, place)
 
+    @abstractmethod
     def _index(self, file: IO[bytes]) -> Iterator[int]:
         """Yield where each row begins."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _parse(self, file: IO[bytes], place: int) -> object:
         """Return the row at which the file stands."""
-        raise NotImplementedError
 
     def _open(self) -> IO[bytes]:
         if self._file is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
 class RowSequence(Sequence[object]):
     """Rows by number, never by slices. A row that cannot be read raises `PadfixError`."""
 
+    @abstractmethod
     def read(self, place: int) -> object:
         """Return one row; `place` is below the length."""
-        raise NotImplementedError
 
     def read_range(self, start: int, stop: int) -> list[object] | pa.Table:
         """Return rows; in a list the error stands in the place of a row that cannot be read."""

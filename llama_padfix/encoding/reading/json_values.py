@@ -20,7 +20,7 @@ class Written(dict[str, Any]):  # of any JSON
     """An object that was read from JSON text, so that each null in it was written there."""
 
 
-def parse_json(value: object, mark: Callable[[dict[str, Any]], Any] | None = None) -> Any:  # of any JSON
+def parse_if_json(value: object, mark: Callable[[dict[str, Any]], Any] | None = None) -> Any:  # of any JSON
     """Return what JSON text holds, each object as `mark` returns it; any other value, and any other text, as it is."""
     try:
         return json.loads(value, object_hook=mark) if isinstance(value, str) else value
@@ -29,8 +29,8 @@ def parse_json(value: object, mark: Callable[[dict[str, Any]], Any] | None = Non
 
 
 def parse_written(value: object) -> Any:  # what the JSON text holds, or the value as it is
-    """Return what `parse_json` does, with each object that holds a null as `Written`."""
-    return parse_json(value, lambda found: Written(found) if None in found.values() else found)
+    """Return what `parse_if_json` does, with each object that holds a null as `Written`."""
+    return parse_if_json(value, lambda found: Written(found) if None in found.values() else found)
 
 
 def as_list(value: object) -> list[Any] | None:  # of a user's values

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from llama_padfix.chat.messages import content_texts
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.encoding.reading.json_values import as_list, seen
 
@@ -78,8 +79,7 @@ def find_media_mark(messages: Sequence[MessageDict]) -> str:
     """Return which of `MEDIA_MARKS` stands in a text that is not the assistant's, and where; "" for none."""
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
-            content = message.get("content")
-            texts = [part["text"] for part in content] if isinstance(content, list) else [content or ""]
+            texts = content_texts(message.get("content"))
             for mark in MEDIA_MARKS:
                 if any(mark in text for text in texts):
                     return f"{mark} in message {index}"

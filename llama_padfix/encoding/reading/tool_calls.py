@@ -9,7 +9,7 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.reading.json_values import (
     as_list,
     may_be_filled,
-    parse_json,
+    parse_if_json,
     parse_written,
     read_json,
     seen,
@@ -68,7 +68,7 @@ def read_call_texts(content: object, where: str) -> list[MessageDict]:
     Raises:
         PadfixError: It is another text, or none.
     """
-    parsed = parse_json(content) if isinstance(content, str) else None
+    parsed = parse_if_json(content) if isinstance(content, str) else None
     calls = []
     for call in parsed if isinstance(parsed, list) and parsed else [parsed]:
         made = _make_call(call)
@@ -86,7 +86,7 @@ def _make_call(call: object) -> MessageDict | None:
     name = call.get("name") if isinstance(call, Mapping) else None
     arguments = call.get("arguments") if isinstance(call, Mapping) else None
     # Templates would quote a text a second time.
-    arguments = {} if isinstance(arguments, str) and not arguments.strip() else parse_json(arguments)
+    arguments = {} if isinstance(arguments, str) and not arguments.strip() else parse_if_json(arguments)
     if not isinstance(name, str) or not isinstance(arguments, Mapping):
         return None
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
@@ -108,7 +108,7 @@ def read_calls(message: Row, where: str, *, filled: bool, dropped: list[str]) ->
             "pass a list of calls (json.loads the text first if it is JSON)."
         )
     if older is not None:
-        made = _make_call(parse_json(older))
+        made = _make_call(parse_if_json(older))
         if made is None:
             raise PadfixError(
                 f"{where} has function_call = {seen(older)}, of which no tool_calls can be made; write "
