@@ -580,13 +580,6 @@ def test_numbers_of_a_loop_of_ones_own(prepared: Any, make_model: Any, tmp_path:
     model.lm_head.weight.grad[5, 5] = math.inf
     with pytest.raises(GuardError, match=r"gradient norm is inf[\s\S]*model.embed_tokens.weight"):
         strict.watch(loss, optimizer=optimizer, model=model, batch=batch)
-    assert TrainingGuard(tmp_path).watch(24.0, 1.0, model=model)  # without a batch it may be a sum
-    uniform = TrainingGuard(tmp_path, look_first=False)
-    model.lm_head.weight.data *= 1e4
-    with pytest.raises(GuardError, match=r"guessing among all tokens alike gives 11\.76"):
-        for _ in range(9):
-            uniform.watch(24.0, 1.0, model=model, batch=batch)
-    assert uniform.incidents[0].step == 9  # eight more losses decide
 
 
 def test_evidence_is_written_whole_or_not_at_all(prepared: Any, tmp_path: Path) -> None:

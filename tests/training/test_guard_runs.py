@@ -148,6 +148,17 @@ def test_a_regression_and_a_sum_are_no_mean_cross_entropy(tmp_path: Path) -> Non
     assert float(loss) > 2 * math.log(256) and guard.incidents == []
 
 
+def test_a_mean_cross_entropy_beyond_a_uniform_guess_needs_no_history(tmp_path: Path) -> None:
+    model, batch = tiny(), {"input_ids": IDS, "labels": IDS}
+    assert TrainingGuard(tmp_path).watch(24.0, 1.0, model=model)  # without a batch it may be a sum
+    model.lm_head.weight.data *= 1e4
+    guard = TrainingGuard(tmp_path, look_first=False)
+    with pytest.raises(GuardError, match=r"guessing among all tokens alike gives 5\.545") as stopped:
+        for _ in range(12):
+            guard.watch(24.0, 1.0, model=model, batch=batch)
+    assert stopped_at(stopped)[0] == 1 + NEXT_LOSSES
+
+
 def of_two_kinds(share: float, batch: int, steps: int, seed: int) -> list[float]:
     """The losses of a run in which the frequent kind of rows is learned, and the rare kind cannot be."""
     source = random.Random(seed)
