@@ -114,6 +114,12 @@ class TrainerFacts:
     advised_reason: str = ""
     """Why it does."""
 
+    samples_completions: bool = False
+    """It generates what it trains on (GRPO, RLOO)."""
+
+    rollout_stop_ids: tuple[int, ...] = ()
+    """The ids at which such completions end; empty where it samples none."""
+
     documents_isolated: bool | None = None
     """Attention separates the documents of a packed row by position ids; None where not known."""
 
