@@ -18,6 +18,7 @@ from llama_padfix.doctor.findings import Change, Plan, Report
 from llama_padfix.doctor.observe.folder import SavedModel, load_folder, observe_folder
 from llama_padfix.doctor.patch import apply_changes
 from llama_padfix.doctor.repair import repair_until_stable
+from llama_padfix.doctor.settings import Owners
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject, TokenizerLike
@@ -132,7 +133,7 @@ def _apply(scratch: Path, changes: Sequence[Change], rows: int | None) -> Sequen
     saved = SavedModel(replace(folder, embedding_rows=rows))
     declared = folder.tokenizer_config
     try:
-        plan = apply_changes(changes, tokenizer, saved)
+        plan = apply_changes(changes, Owners(tokenizer, saved))
         if any(change.target.startswith("tokenizer.") for change in plan):
             tokenizer.save_pretrained(str(scratch))
     except (PadfixError, OSError):
