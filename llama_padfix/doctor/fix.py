@@ -98,9 +98,15 @@ def _attempt(
 
 
 def _list_worse(before: Report, after: Report) -> list[Finding]:
-    """Return the findings above a note that were not there before, or that hurt more rows now."""
+    """Return the findings above a note of checks that passed before, or that hurt more rows now.
+
+    What a fix makes visible is not its fault: rows that could not be drawn before, such as without a pad token.
+    """
     hurt = {(each.code, each.where): each.rows for each in before.findings if each.severity != "note"}
+    read = {"", *(sample.source for sample in before.samples if sample.seen)}
+    passed = {*before.passed, *(each.code for each in before.findings)}
     serious = [each for each in after.findings if each.severity != "note"]
+    serious = [each for each in serious if each.where in read and each.code in passed]
     return [each for each in serious if each.rows > hurt.get((each.code, each.where), -1)]
 
 
@@ -120,7 +126,8 @@ def _encode_anew(owners: Owners) -> str:
     trainer = owners.trainer
     if trainer is not None and type(trainer).__module__.startswith("trl."):
         name = type(trainer).__name__
-        call = "model=trainer.model, args=trainer.args, train_dataset=dataset, processing_class=tokenizer"
+        reference = ", ref_model=trainer.ref_model" if getattr(trainer, "ref_model", None) is not None else ""
+        call = f"model=trainer.model{reference}, args=trainer.args, train_dataset=dataset, processing_class=tokenizer"
         return f"Make the trainer anew from the rows that are not encoded: trainer = {name}({call})"
     encode = "prepare(tokenizer, model).encode(dataset)"
     return f"Encode them anew: {'trainer.train_dataset = ' if trainer is not None else ''}{encode}"

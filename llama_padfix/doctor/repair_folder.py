@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.files import scratch_folder
 from llama_padfix.doctor.diagnose import diagnose
-from llama_padfix.doctor.facts import FolderFacts
 from llama_padfix.doctor.findings import Change, Plan, Report
 from llama_padfix.doctor.observe.folder import SavedModel, observe_folder, read_folder
 from llama_padfix.doctor.patch import apply_changes
@@ -22,6 +21,7 @@ from llama_padfix.doctor.settings import Owners
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject, TokenizerLike
+    from llama_padfix.doctor.facts import FolderFacts
 
 _FILES = (
     "config.json",

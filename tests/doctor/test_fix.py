@@ -129,6 +129,7 @@ def test_a_tokenizer_of_the_collators_own_is_mended_too(tokenizer: Any, tmp_path
     tokenizer.pad_token = "<|eot_id|>"
     other = copy.deepcopy(tokenizer)
     trainer = plain_trainer(tokenizer, tmp_path, DataCollatorForLanguageModeling(other, mlm=False))
+    trainer.train_dataset = trainer.train_dataset.remove_columns("labels")
     assert {"PAD002", "PAD008"} <= codes(trainer)
     diagnose(trainer).fix()
     assert other.pad_token == tokenizer.pad_token == "<|end_of_text|>"
@@ -161,12 +162,15 @@ def test_rows_that_are_encoded_already_are_named_with_the_call(tokenizer: Any, t
 
     def make(model: Any) -> Any:
         args = DPOConfig(str(tmp_path), bf16=False, per_device_train_batch_size=2, **QUICK)
-        return DPOTrainer(model, args=args, train_dataset=rows, processing_class=tokenizer)
+        parts = {"ref_model": copy.deepcopy(model), "train_dataset": rows, "processing_class": tokenizer}
+        return DPOTrainer(model, args=args, **parts)
 
     trainer = make(small_model(tokenizer))
     assert "BOS003" in codes(trainer)
     plan = diagnose(trainer).fix()
-    assert any("BOS003" in line and "trainer = DPOTrainer(model=trainer.model" in line for line in plan.left)
+    assert any(
+        "BOS003" in line and "trainer = DPOTrainer(model=trainer.model, ref_model=" in line for line in plan.left
+    )
     assert "left: BOS003" in str(plan) and "left: BOS003" in plan._repr_html_()
     assert "BOS003" not in codes(make(trainer.model)), "made anew, as the line says"
 
@@ -273,7 +277,7 @@ def test_fix_says_what_is_left_without_a_change_to_make(tokenizer: Any, tmp_path
     diagnose(trainer).fix()
     before = settings_of(trainer)
     plan = diagnose(trainer).fix()
-    assert not plan and any("LBL" in line for line in plan.left) and settings_of(trainer) == before
+    assert not plan and any("LBL004" in line for line in plan.left) and settings_of(trainer) == before
 
 
 def test_what_is_no_setting_is_refused(tokenizer: Any) -> None:
