@@ -114,12 +114,6 @@ class TrainerFacts:
     advised_reason: str = ""
     """Why it does."""
 
-    samples_completions: bool = False
-    """It generates what it trains on (GRPO, RLOO)."""
-
-    rollout_stop_ids: tuple[int, ...] = ()
-    """The ids at which such completions end; empty where it samples none."""
-
     documents_isolated: bool | None = None
     """Attention separates the documents of a packed row by position ids; None where not known."""
 
@@ -131,6 +125,14 @@ class TrainerFacts:
 
     not_drawn: Mapping[str, str] = field(default_factory=dict)
     """By source, why nothing was drawn."""
+
+    copies: tuple[tuple[str, str, object], ...] = ()
+    """What it keeps of the tokenizer's and model's settings: target of a change, kind, value; a list as a tuple."""
+
+    @property
+    def samples_completions(self) -> bool:
+        """It generates what it trains on, several completions of each prompt (GRPO, RLOO)."""
+        return "num_generations" in self.arguments
 
 
 @dataclass(frozen=True)

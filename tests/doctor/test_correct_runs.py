@@ -172,8 +172,13 @@ def sft_assistant_only(folder: Path) -> Any:
 
 @run
 def sft_assistant_only_packed(folder: Path) -> Any:
-    given = {"assistant_only_loss": True, "packing": True, "packing_strategy": "bfd", "max_length": 256}
-    return sft(folder, CHATS, template=trl_template("llama3_training"), **given)
+    given: dict[str, Any] = {
+        "assistant_only_loss": True,
+        "packing": True,
+        "packing_strategy": "bfd",
+        "max_length": 256,
+    }
+    return sft(folder, CHATS, template=trl_template("llama3_training"), assistant_only_loss=True, **given)
 
 
 @run
@@ -381,7 +386,7 @@ def test_an_own_loop_of_accelerate_is_correct() -> None:
 
     tokenizer, model = parts(prepared=True)
     rows = [{name: row[name] for name in ("input_ids", "labels")} for row in masked(tokenizer)]
-    loader = DataLoader(Dataset.from_list(rows), batch_size=4, collate_fn=PadCollator(tokenizer.pad_token_id))  # type: ignore[arg-type]
+    loader = DataLoader(Dataset.from_list(rows), batch_size=4, collate_fn=PadCollator(tokenizer.pad_token_id))
     model, _, loader = Accelerator(cpu=True).prepare(model, torch.optim.AdamW(model.parameters()), loader)
     report = diagnose((tokenizer, model), dataset=next(iter(loader)))
     assert [str(finding) for finding in report.findings if finding.severity != "note"] == []

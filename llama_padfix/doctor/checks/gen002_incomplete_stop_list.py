@@ -10,18 +10,24 @@ template stops rightly at its EOS alone as long as it writes plain text, so ther
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
 from llama_padfix.doctor.token_policy import as_ids, stop_ids
+from llama_padfix.doctor.trainer_copies import complete_stops
 
 
 def _find(facts: Facts) -> Findings:
     yield from _find_in_model(facts)
     trainer, stop_id = facts.trainer, facts.template.stop_token_id if facts.template is not None else None
-    if trainer is None or not trainer.samples_completions or stop_id in (None, *trainer.rollout_stop_ids):
+    if trainer is None or not trainer.samples_completions or stop_id is None:
         return
-    yield CHECK.found(
-        f"{trainer.class_name} ends rollouts at {list(trainer.rollout_stop_ids)} alone, by its own copies "
-        f"eos_token_ids and generation_config, and a turn ends with {stop_id}: completions run on to "
-        "max_completion_length, and none counts as ended. Call prepare(tokenizer, model) before the trainer is made."
-    )
+    copies = [(target, held) for target, kind, held in trainer.copies if kind == "stop ids"]
+    changes = [change for target, held in copies for change in complete_stops(target, held, facts)]
+    short = [change for change in changes if stop_id not in as_ids(change.before)]  # type: ignore[arg-type]
+    if short:
+        seen = ", ".join(f"{change.target} is {change.before}" for change in short)
+        yield CHECK.found(
+            f"A turn ends with {stop_id}, and {trainer.class_name} does not end its rollouts there ({seen}): they run "
+            "on to max_completion_length, and none counts as ended.",
+            changes,
+        )
 
 
 def _find_in_model(facts: Facts) -> Findings:

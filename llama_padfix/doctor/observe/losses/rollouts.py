@@ -1,4 +1,4 @@
-"""What a trainer that samples its own completions (GRPO, RLOO) shows before it runs: its prompts, and its stops."""
+"""What a trainer that samples its own completions (GRPO, RLOO) shows before it runs: its prompts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.doctor.facts import RowFacts
-from llama_padfix.doctor.token_policy import as_ids
 from llama_padfix.tokens.calls import preserve_backend_state
 
 if TYPE_CHECKING:
@@ -19,19 +18,7 @@ _OWN = {"rollout_func": "a rollout_func", "tools": "tools", "environment_factori
 
 def samples_completions(trainer: TrainerLike) -> bool:
     """Return True for a trainer that generates what it trains on, several completions of each prompt."""
-    return hasattr(trainer, "num_generations") and hasattr(trainer, "reward_funcs")
-
-
-def find_rollout_stops(trainer: TrainerLike, tokenizer: TokenizerLike | None) -> tuple[int, ...]:
-    """Return the ids at which a completion both ends and counts as ended; empty where none is sampled.
-
-    Where the trainer keeps none of its own, a completion counts as ended at the tokenizer's EOS alone.
-    """
-    if not samples_completions(trainer):
-        return ()
-    counted = as_ids(getattr(trainer, "eos_token_ids", getattr(tokenizer, "eos_token_id", None)))
-    generated = as_ids(getattr(getattr(trainer, "generation_config", None), "eos_token_id", None))
-    return tuple(token_id for token_id in counted if not generated or token_id in generated)
+    return hasattr(trainer.args, "num_generations")
 
 
 def describe_rollouts(trainer: TrainerLike) -> str:
