@@ -178,7 +178,7 @@ def sft_assistant_only_packed(folder: Path) -> Any:
         "packing_strategy": "bfd",
         "max_length": 256,
     }
-    return sft(folder, CHATS, template=trl_template("llama3_training"), assistant_only_loss=True, **given)
+    return sft(folder, CHATS, template=trl_template("llama3_training"), **given)
 
 
 @run
