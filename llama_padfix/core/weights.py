@@ -82,6 +82,16 @@ def _find_fault(path: Path) -> Iterator[str]:
             yield _broken(path, f"has {size} bytes, and no end: it is cut short")
 
 
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shapes of the tensors in a safetensors file, by its header; none where it has no readable one."""
+    try:
+        with path.open("rb") as file:
+            header = parse_json(file.read(_length(file.read(8), path.stat().st_size)))
+        return {name: list(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return {}
+
+
 def _length(start: bytes, size: int) -> int:
     """Return the length of a header; 0 where it cannot be so long."""
     length: int = struct.unpack("<Q", start[:8])[0] if size >= 8 else 0

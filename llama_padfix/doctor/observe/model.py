@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,11 +63,18 @@ def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> Mode
         trained_output_rows=_find_trained_rows(head),
         declared_tied=bool(getattr(config, "tie_word_embeddings", False)),
         is_tied=head is not None and getattr(head, "weight", None) is weight,
+        pools_one_token=_pools_one_token(model),
         is_peft=hasattr(model, "peft_config"),
         attention=attention,
         attention_installed=_is_installed(attention),
         floating_dtypes=tuple(sorted(_dtypes(model))),
     )
+
+
+def _pools_one_token(model: object) -> bool:
+    """Return True for a model with a head for whole texts, under an adapter too."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(base).__name__.endswith("ForSequenceClassification")
 
 
 def _count_rows(weight: torch.Tensor) -> int:
@@ -137,9 +145,8 @@ def _read_original_rows(model: ConfiguredModel) -> int | None:
 
 def _find_trained_rows(layer: object) -> tuple[int, ...] | None:
     """Return which rows of an embedding or of a head get gradients: None for all, else their ids."""
-    import torch
-
-    if not isinstance(layer, torch.nn.Module):
+    torch = sys.modules.get("torch")  # without it there is no layer of it
+    if torch is None or not isinstance(layer, torch.nn.Module):
         return ()
     if any(p.requires_grad and "trainable_tokens_delta" not in name for name, p in layer.named_parameters()):
         return None
@@ -149,9 +156,14 @@ def _find_trained_rows(layer: object) -> tuple[int, ...] | None:
 
 def _measure_rows(weight: object, token_ids: Iterable[int]) -> dict[int, RowStatistics]:
     """Return how the rows of some tokens compare with ordinary rows; empty where the weights cannot be read."""
-    import torch
-
-    if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or weight.is_meta or not weight.is_floating_point():
+    torch = sys.modules.get("torch")
+    if (
+        torch is None
+        or not isinstance(weight, torch.Tensor)
+        or weight.ndim != 2
+        or weight.is_meta
+        or not weight.is_floating_point()
+    ):
         return {}
     count = weight.shape[0]
     chosen = sorted(i for i in set(token_ids) if 0 <= i < count)[:_MOST_ROWS]
