@@ -126,7 +126,7 @@ def test_github_annotations_cannot_be_forged() -> None:
     assert all(line.isprintable() for line in lines)
     assert "row 17" in unescape(commands[0])
     warning = Report((Finding("A,1", "x:y", "warning", "m"),))
-    assert render.as_github(warning.to_dict()).startswith("::warning title=A%2C1 x%3Ay::m\n")
+    assert render.as_github(warning.to_dict()).startswith("::warning title=A%2C1 x%3Ay::m%0Afix: ")
 
 
 def test_rich_takes_markup_for_text(monkeypatch: pytest.MonkeyPatch) -> None:
