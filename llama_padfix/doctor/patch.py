@@ -203,8 +203,8 @@ def _foresee(facts: Facts, change: Change) -> Facts:
     if change.target in ("tokenizer.pad_token", "tokenizer.eos_token"):
         name = change.target.removeprefix("tokenizer.")
         return replace(facts, **{name: after, f"{name}_id": facts.vocabulary.get(after)})
-    if change.target == "tokenizer.padding_side":
-        return replace(facts, padding_side=after)
+    if change.target in ("tokenizer.padding_side", "tokenizer.split_special_tokens"):
+        return replace(facts, **{change.target.removeprefix("tokenizer."): after})
     if change.target == "tokenizer.adds_bos":
         return replace(facts, bos_added=int(after))
     if change.target not in _MODEL_FIELDS or facts.model is None:
@@ -235,9 +235,9 @@ def _apply(change: Change, tokenizer: TokenizerLike, model: ConfiguredModel | No
     after = list(change.after) if isinstance(change.after, tuple) else change.after
     if change.target == "tokenizer.adds_bos":
         _set_automatic_bos(tokenizer, bool(after))
-    elif owner == "tokenizer" and name in ("pad_token", "eos_token", "padding_side"):
+    elif owner == "tokenizer" and name in ("pad_token", "eos_token", "padding_side", "split_special_tokens"):
         setattr(tokenizer, name, after)
-        if name == "padding_side":
+        if name in ("padding_side", "split_special_tokens"):
             tokenizer.init_kwargs[name] = after  # transformers 4.x saves it from there alone
     elif change.target in _MODEL_FIELDS and model is not None:
         setattr(text_config(model.config) if owner == "model.config" else model.generation_config, name, after)

@@ -16,8 +16,11 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import parse_json
 from llama_padfix.core.weights import find_broken_weights, name_weights
 from llama_padfix.doctor.facts import FolderFacts
+from llama_padfix.doctor.observe.adapter import observe_adapter
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from llama_padfix.core.types import JsonObject, TokenizerLike
 
 # Letters, digits, white space, other scripts, an emoji: what a wrong pre-tokenizer splits differently.
@@ -70,7 +73,7 @@ def observe_folder(path: str | Path) -> FolderFacts:
     files = sorted(item for item in folder.iterdir() if item.is_file())
     config = _read_json(folder / "config.json")
     template = folder / "chat_template.jinja"
-    raw_ids, byte_level = encode_with_file(folder / "tokenizer.json")
+    raw_ids, byte_level, baked = encode_with_file(folder / "tokenizer.json")
     in_weights = _count_embedding_rows(folder)
     declared = _inner(config).get("vocab_size")
     return FolderFacts(
@@ -84,9 +87,11 @@ def observe_folder(path: str | Path) -> FolderFacts:
         chat_template=template.read_text(encoding="utf-8", errors="replace") if template.is_file() else None,
         saved_at={item.name: item.stat().st_mtime for item in files},
         byte_level=byte_level,
+        baked=baked,
         embedding_rows=in_weights if in_weights is not None else declared if isinstance(declared, int) else None,
         weights_seen=in_weights is not None,
         broken_weights=tuple(find_broken_weights(folder, may_lack_all=True)),
+        **observe_adapter(folder, _read_json(folder / "adapter_config.json")),
     )
 
 
@@ -167,19 +172,37 @@ def _read_json(path: Path) -> JsonObject:
     return content if isinstance(content, dict) else {}
 
 
-def encode_with_file(path: Path) -> tuple[tuple[int, ...], bool]:
-    """Return the ids that tokenizer.json alone gives the probe, and True if it splits bytes; no ids without it."""
+def encode_with_file(path: Path) -> tuple[tuple[int, ...], bool, dict[str, str]]:
+    """Return the ids that tokenizer.json gives the probe, True if it splits bytes, and what it does to every text.
+
+    The ids are those without the padding and truncation that the file may hold, as transformers encodes. Without the
+    file there are none.
+    """
     if not path.is_file():
-        return (), False
+        return (), False, {}
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception:  # tokenizers raises bare Exceptions; `load_folder` gives the reason
-        return (), False
+        return (), False, {}
+    baked = clear_padding_and_truncation(tokenizer)
     splitter = tokenizer.pre_tokenizer
     state = splitter.__getstate__() if splitter is not None else b""
-    return tuple(tokenizer.encode(_PROBE, add_special_tokens=False).ids), b'"ByteLevel"' in bytes(state)
+    return tuple(tokenizer.encode(_PROBE, add_special_tokens=False).ids), b'"ByteLevel"' in bytes(state), baked
+
+
+def clear_padding_and_truncation(backend: Tokenizer) -> dict[str, str]:
+    """Switch off the padding and truncation that a backend keeps from an earlier call, and return them in words."""
+    held = {}
+    if (padding := backend.padding) is not None:
+        length = padding.get("length")
+        held["padding"] = f"padding to {length} ids" if length is not None else "padding to the longest of a batch"
+        backend.no_padding()
+    if (truncation := backend.truncation) is not None:
+        held["truncation"] = f"truncation at {truncation['max_length']} ids"
+        backend.no_truncation()
+    return held
 
 
 def _count_embedding_rows(folder: Path) -> int | None:
