@@ -2,7 +2,8 @@
 
 A text that its chat template has ended already, with an EOS appended: `<|eot_id|><|eot_id|>`, or
 `<|eot_id|><|end_of_text|>` where the EOS is another token. Generation ends at the first one, so the second is never
-generated. Trained, it is what the model expects where the next question begins.
+generated. Trained, it is what the model expects where the next question begins. A template that itself ends a turn
+with several is not reported.
 """
 
 from llama_padfix.doctor.check_helpers import are_any_of, hit_span, pad_ids, real_part
@@ -11,6 +12,9 @@ from llama_padfix.doctor.token_policy import stop_ids
 
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
+    template = facts.template
+    if template is not None and sum(map(template.ending.count, template.stops)) > 1:
+        return  # the template itself ends a turn with several
     stops = set(stop_ids(facts)) - {facts.bos_token_id}  # where BOS and EOS are one token, it begins a document
     is_stop = are_any_of(row, stops)
     twice = is_stop & row.trained & real_part(row)

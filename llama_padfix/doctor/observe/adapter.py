@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,10 @@ from llama_padfix.core.text import parse_json
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject
 
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "lm_head.weight")
+# The whole matrix; PEFT writes it below the wrapper of an adapter that trains single rows of it.
+_EMBEDDING = re.compile(
+    r"\b(embed_tokens|wte|word_embeddings|embed_in|lm_head)(\.token_adapter)?(\.base_layer)?\.weight$"
+)
 
 
 def observe_adapter(folder: Path, adapter_config: JsonObject) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def _count_rows(path: Path) -> int | None:
 
     try:
         with safe_open(str(path), framework="np") as weights:
-            shapes = [weights.get_slice(name).get_shape() for name in weights.keys() if name.endswith(_EMBEDDINGS)]  # noqa: SIM118
+            shapes = [weights.get_slice(name).get_shape() for name in weights.keys() if _EMBEDDING.search(name)]  # noqa: SIM118
     except Exception:  # a file that is cut short is a finding of its own
         return None
     return max((int(shape[0]) for shape in shapes), default=None)
