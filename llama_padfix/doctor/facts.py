@@ -133,6 +133,9 @@ class TrainerFacts:
     loss_without_labels: str | None = None
     """The name of an own loss whose code reads no labels, None where it does or cannot be told."""
 
+    copies: tuple[tuple[str, str, object], ...] = ()
+    """What it keeps of the tokenizer's and model's settings: target of a change, kind, value; a list as a tuple."""
+
 
 @dataclass(frozen=True)
 class FolderFacts:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.observe.batches import draw_batches, preserve_state
 from llama_padfix.doctor.observe.environment import observe_environment
-from llama_padfix.doctor.observe.folder import load_folder, observe_folder, saved_model
+from llama_padfix.doctor.observe.folder import read_folder, saved_model
 from llama_padfix.doctor.observe.rows import observe_dataset, refuse_unencoded
 from llama_padfix.doctor.observe.tokenizer import make_decoder, observe_pair, observe_tokenizer
 from llama_padfix.doctor.observe.trainer import find_tokenizer_of, is_trainer, observe_trainer
@@ -87,7 +87,7 @@ def _observe(target: Any, model: ConfiguredModel | None, dataset: object, max_ro
 
 
 def _observe_saved(path: str | Path, dataset: object, max_rows: int | None) -> Observation:
-    tokenizer, folder = load_folder(observe_folder(path))
+    tokenizer, folder = read_folder(path, exact=dataset is not None)
     model = saved_model(folder)
     facts = replace(observe_pair(tokenizer, model), folder=folder)
     facts, rows = observe_dataset(facts, dataset, tokenizer, max_rows)
