@@ -133,6 +133,18 @@ class TrainerFacts:
     loss_without_labels: str | None = None
     """The name of an own loss whose code reads no labels, None where it does or cannot be told."""
 
+    dropped: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """By source, how many rows the trainer was given and keeps, where it dropped some."""
+
+    passes_cache_off: bool = False
+    """The trainer calls the model with `use_cache=False`, whatever its config says."""
+
+    trained_whole: Mapping[str, int] = field(default_factory=dict)
+    """Counts of trainable elements of added rows and of modules that an adapter saves whole, by dtype."""
+
+    reference: ModelFacts | None = None
+    """The embedding's rows and special ids of the reference model."""
+
     copies: tuple[tuple[str, str, object], ...] = ()
     """What it keeps of the tokenizer's and model's settings: target of a change, kind, value; a list as a tuple."""
 

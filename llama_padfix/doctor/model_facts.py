@@ -69,6 +69,9 @@ class ModelFacts:
     original_rows: int | None = None
     """The vocabulary size that the checkpoint was saved with, None where it is not known."""
 
+    original_stops: tuple[int, ...] = ()
+    """The ids at which the checkpoint itself stops, empty where they are not known."""
+
     rows: Mapping[int, RowStatistics] = field(default_factory=dict, repr=False)
     """Statistics of the embedding rows of control tokens, by id."""
 

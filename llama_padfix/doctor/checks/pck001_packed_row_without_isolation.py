@@ -29,6 +29,8 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
     first, last = real_span(row)
     is_bos = row.input_ids[first:last] == bos_id
     starts = (is_bos[1:] & ~is_bos[:-1]).nonzero()[0] + first + 1
+    if facts.model is not None and row.position_ids is not None and not row.position_ids[starts].any():
+        return  # PCK004
     if len(starts) and not _is_isolated(row, starts, facts) and find_turns(row, markers):
         yield Hit(int(starts[0]), int(starts[0]) + 1, len(starts), f"{len(starts)} more begin inside the row")
 

@@ -27,20 +27,26 @@ def observe_adapter(folder: Path, adapter_config: JsonObject) -> dict[str, Any]:
     """
     if not adapter_config:
         return {}
-    base = adapter_config.get("base_model_name_or_path")
-    config = read_saved(base, "config.json")
-    inner = config.get("text_config", config)
-    stops = [read_saved(base, "generation_config.json").get("eos_token_id"), inner.get("eos_token_id")]
-    held = next((each for each in stops if each is not None), None)
-    rows = inner.get("vocab_size")
+    rows, stops = read_rows_and_stops(adapter_config.get("base_model_name_or_path"))
     return {
         "adapter_rows": _count_rows(folder / "adapter_model.safetensors"),
-        "base_rows": rows if isinstance(rows, int) else None,
-        "base_stops": None if held is None else tuple(held) if isinstance(held, list) else (held,),
+        "base_rows": rows,
+        "base_stops": stops or None,
     }
 
 
-def read_saved(name: object, file: str) -> Mapping[str, Any]:
+def read_rows_and_stops(name: object) -> tuple[int | None, tuple[int, ...]]:
+    """Return the vocabulary size of a checkpoint, None where it is not known, and the ids at which it stops."""
+    config = _read_saved(name, "config.json")
+    inner = config.get("text_config", config)
+    listed = [_read_saved(name, "generation_config.json").get("eos_token_id"), inner.get("eos_token_id")]
+    held = next((each for each in listed if each is not None), ())
+    size = config.get("vocab_size", inner.get("vocab_size"))
+    stops = tuple(held) if isinstance(held, (list, tuple)) else (held,)
+    return size if isinstance(size, int) else None, tuple(each for each in stops if isinstance(each, int))
+
+
+def _read_saved(name: object, file: str) -> Mapping[str, Any]:
     """Return a JSON file of a checkpoint, from its folder or the local cache, never from the network; {} without."""
     if not isinstance(name, str) or not name:
         return {}

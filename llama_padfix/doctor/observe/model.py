@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
 from llama_padfix.doctor.model_facts import ZERO_NORM, ModelFacts, OptimizerFacts, RowStatistics
-from llama_padfix.doctor.observe.adapter import read_saved
+from llama_padfix.doctor.observe.adapter import read_rows_and_stops
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +49,7 @@ def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> Mode
     embedding, head = read_layer(model, "get_input_embeddings"), read_layer(model, "get_output_embeddings")
     weight = getattr(embedding, "weight", None)
     attention = getattr(config, "_attn_implementation", None)
+    original_rows, original_stops = read_rows_and_stops(getattr(model.config, "_name_or_path", None))
     return ModelFacts(
         embedding_rows=_count_rows(weight) if weight is not None else None,
         config_pad_token_id=getattr(config, "pad_token_id", None),
@@ -57,7 +58,8 @@ def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> Mode
         generation_pad_token_id=getattr(generation, "pad_token_id", None),
         generation_eos_token_id=_freeze(getattr(generation, "eos_token_id", None)),
         generation_error=_try_to_save(generation),
-        original_rows=_read_original_rows(model),
+        original_rows=original_rows,
+        original_stops=original_stops,
         rows=_measure_rows(weight, token_ids),
         trained_rows=_find_trained_rows(embedding),
         trained_output_rows=_find_trained_rows(head),
@@ -139,13 +141,6 @@ def _try_to_save(generation: object) -> str | None:
     finally:
         logger.disabled = was_off
     return None
-
-
-def _read_original_rows(model: ConfiguredModel) -> int | None:
-    """Return the vocabulary size in the config.json of the checkpoint that the model was loaded from, None without."""
-    saved = read_saved(getattr(model.config, "_name_or_path", None), "config.json")
-    size = saved.get("vocab_size", saved.get("text_config", {}).get("vocab_size"))
-    return size if isinstance(size, int) else None
 
 
 def _find_trained_rows(layer: object) -> tuple[int, ...] | None:

@@ -1,12 +1,17 @@
-"""Parts that a trainer holds besides its model and data: its loss."""
+"""What a trainer made of what it was given: rows it dropped, weights it cast, a reference model, its loss."""
 
 from __future__ import annotations
 
 import dis
 import inspect
+from collections import Counter
 from collections.abc import Iterator
 from types import CodeType, FunctionType, MethodType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
+from llama_padfix.doctor.model_facts import ModelFacts
+from llama_padfix.doctor.observe.copies import find_copies
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import ModelLike, TrainerLike
@@ -18,7 +23,63 @@ _CONSTANTS = ("LOAD_CONST", "LOAD_SMALL_INT")
 _MOST_FUNCTIONS = 50
 
 
-def returns_loss_of_labels(trainer: TrainerLike) -> bool:
+def observe_parts(trainer: TrainerLike) -> dict[str, Any]:
+    """Return the facts about the parts of a trainer, by the names of `TrainerFacts`."""
+    return {
+        "loss_from_labels": _returns_loss_of_labels(trainer),
+        "loss_without_labels": _find_loss_without_labels(trainer),
+        "dropped": _count_dropped(trainer),
+        "passes_cache_off": _is_of(trainer, "trl."),
+        "trained_whole": _count_trained_whole(trainer.model),
+        "copies": find_copies(trainer),
+        "reference": _observe_reference(getattr(trainer, "ref_model", None)),
+    }
+
+
+def _is_of(value: object, *libraries: str) -> bool:
+    return any(base.__module__.startswith(libraries) for base in type(value).__mro__)
+
+
+def _count_dropped(trainer: TrainerLike) -> dict[str, tuple[int, int]]:
+    """Return how many rows TRL was given and kept, where its last step dropped some.
+
+    It drops rows by `Dataset.filter`, which keeps the table as it was and lists the rows that are left.
+    """
+    if not _is_of(trainer, "trl."):
+        return {}
+    evaluation = getattr(trainer, "eval_dataset", None)
+    several = evaluation if isinstance(evaluation, dict) else {}
+    named = {f"eval ({name})": part for name, part in several.items()} or {"eval": evaluation}
+    counts = {
+        name: (held.data.num_rows, len(held))
+        for name, held in {"train": trainer.train_dataset, **named}.items()
+        if getattr(held, "_indices", None) is not None and hasattr(getattr(held, "data", None), "num_rows")
+    }
+    return {name: pair for name, pair in counts.items() if pair[0] > pair[1]}
+
+
+def _count_trained_whole(model: ModelLike) -> dict[str, int]:
+    """Return how many trainable elements are rows or whole modules of an adapter, by dtype."""
+    counts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and any(part in name for part in ("trainable_tokens_delta", "modules_to_save")):
+            counts[dtype_name(parameter.dtype)] += parameter.numel()
+    return dict(counts)
+
+
+def _observe_reference(model: object) -> ModelFacts | None:
+    """Return what must agree between a reference model and the one that is trained; None without one."""
+    if not hasattr(model, "config"):
+        return None
+    weight = getattr(read_layer(model, "get_input_embeddings"), "weight", None)
+    shape = getattr(weight, "ds_shape", getattr(weight, "shape", None))
+    return ModelFacts(
+        embedding_rows=int(shape[0]) if shape is not None else None,
+        config_pad_token_id=getattr(text_config(model.config), "pad_token_id", None),
+    )
+
+
+def _returns_loss_of_labels(trainer: TrainerLike) -> bool:
     """Return True if the loss is what the model's own `forward` returns for `labels`.
 
     That is so for a language model in transformers' Trainer or TRL's SFTTrainer, without a loss of one's own.
@@ -29,7 +90,7 @@ def returns_loss_of_labels(trainer: TrainerLike) -> bool:
     return made_by in ("Trainer", "Seq2SeqTrainer", "SFTTrainer") and _is_language_model(trainer.model)
 
 
-def find_loss_without_labels(trainer: TrainerLike) -> str | None:
+def _find_loss_without_labels(trainer: TrainerLike) -> str | None:
     """Return the name of an own loss that cannot read the labels; None where it may, or where there is none.
 
     A function given as `compute_loss_func` gets the labels as its second argument: it must use it. Of a `compute_loss`
