@@ -11,7 +11,7 @@ from types import ModuleType
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor import checks
-from llama_padfix.doctor.check_helpers import real_part
+from llama_padfix.doctor.check_helpers import mark_padding, real_part
 from llama_padfix.doctor.facts import Facts, RowFacts
 from llama_padfix.doctor.findings import MAX_EVIDENCE, Check, Evidence, Finding, Hit, Report
 from llama_padfix.doctor.row_facts import SourceTotals
@@ -183,6 +183,7 @@ def _inspect_rows(
     found = _Hits()
     labelled = False
     for row in rows:
+        row = mark_padding(row, facts)
         found.totals.setdefault(row.source, SourceTotals()).add(int(real_part(row).sum()))
         labelled = labelled or row.labels is not None
         for check in checks_of_rows:
