@@ -108,6 +108,9 @@ def lora(**more: Any) -> LoraConfig:
 def test_gen005_no_row_ends(tmp_path: Path) -> None:
     found = one(plain(texts(), tmp_path, chat=False), "GEN005")
     assert found.severity == "warning" and found.message.startswith("None of 4 rows (train batch) trains a token")
+    alike = [{"input_ids": _patched(False)(f"Question: {n}+1? Answer: {n + 1}")["input_ids"]} for n in range(1, 5)]
+    assert one(plain(alike, tmp_path, chat=False), "GEN005").severity == "warning", "texts of one length are no blocks"
+    assert one(plain(alike[:3], tmp_path, chat=False), "GEN005").severity == "note"
     assert not findings(plain(texts(end="<|end_of_text|>"), tmp_path, chat=False), "GEN005")
     assert not findings(sft([{"text": text} for text in TEXTS], tmp_path, chat=False), "GEN005"), "TRL appends an EOS"
     assert not findings(plain(chats(), tmp_path), "GEN005")
