@@ -2,8 +2,8 @@
 
 Plain texts that are encoded without an EOS, and answers whose end is missing, show the model no end: it never learns
 to stop, and generates until `max_new_tokens`. TRL appends an EOS to `text` and to `completion`; a tokenizer that is
-called by hand appends none. It is a note where texts are cut into blocks of one length, as in pre-training, and with fewer than four
-rows. A stop token that is there and not trained is LBL002 or PAD008.
+called by hand appends none. It is a note where texts are cut into blocks of one length, as in pre-training, and with
+fewer than four rows. A stop token that is there and not trained is LBL002 or PAD008.
 """
 
 from dataclasses import replace
