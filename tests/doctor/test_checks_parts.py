@@ -17,7 +17,7 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer, clone_chat_template, pack_dataset
 
-from llama_padfix import add_tokens, diagnose, patch_tokenizer
+from llama_padfix import add_tokens, choose_precision, diagnose, keep_trainable_float32, patch_tokenizer
 from tests.doctor.test_checks_runs import CHATS, chats, findings, one, parts, plain, sft
 from tests.support.runs import QUICK
 from tests.support.saved import save, small_model, small_tokenizer
@@ -164,8 +164,7 @@ def test_prc007_whole_modules_are_cast(tmp_path: Path) -> None:
     trainer = sft(chats(), tmp_path, model=model, peft_config=lora)
     count = model.get_input_embeddings().weight.numel()
     assert one(trainer, "PRC007").message.startswith(f"{count} trained elements")
-    for parameter in trainer.model.parameters():
-        parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+    keep_trainable_float32(trainer.model, choose_precision("cpu"))
     assert not findings(trainer, "PRC007")
 
 

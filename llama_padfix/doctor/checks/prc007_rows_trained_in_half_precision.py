@@ -19,8 +19,7 @@ def _find(facts: Facts) -> Findings:
             why = "steps that are small beside the trained values are lost in half precision"
             yield CHECK.found(
                 f"{count} trained elements of added rows and whole modules are {dtype}, in a run without mixed "
-                "precision. Once the trainer is made, run: for p in trainer.model.parameters(): "
-                "p.data = p.data.float() if p.requires_grad else p.data",
+                "precision. Once the trainer is made, run: keep_trainable_float32(trainer.model, prepared.precision)",
                 (Change("trainer.model", dtype, "float32", why, "manual"),),
             )
 
@@ -32,6 +31,6 @@ CHECK = Check(
     needs=("trainer",),
     doc=__doc__,
     bad='SFTTrainer(model_in_4_bit, peft_config=LoraConfig(modules_to_save=["embed_tokens"]))  # bf16=False',
-    good="for p in trainer.model.parameters(): p.data = p.data.float() if p.requires_grad else p.data",
+    good="keep_trainable_float32(trainer.model, prepared.precision)  # between SFTTrainer(...) and train()",
     find=_find,
 )
