@@ -66,9 +66,8 @@ def load(
         are float16 and the trained ones float32: the gradient scaler refuses float16 gradients.
 
     Raises:
-        PadfixError: Before any weight is read, for a folder without model or tokenizer, files that are damaged or
-            contradict each other, weights that are cut short or in no file, ids without a row, an absent target of
-            LoRA, an unknown name, and a missing package.
+        PadfixError: Before any weight is read, for a folder that is incomplete, damaged or contradicts itself, weights
+            that are in no file, ids without a row, a target of LoRA or a package that is absent, an unknown name.
     """
     settings = LoadSettings(
         quantization, precision, attention, lora, device_map, backend, max_length, gradient_checkpointing, strict
@@ -80,7 +79,7 @@ def load(
     require_rows(tokenizer, plan.config, plan.path)
     load_weights = _load_unsloth if plan.backend == "unsloth" else _load_transformers
     (model, tokenizer), done = load_weights(plan, tokenizer, gradient_checkpointing, seed)
-    with name_path_in_errors(plan.path, "Mend that in generation_config.json or config.json."):
+    with name_path_in_errors(plan.path, "Mend that in generation_config.json."):
         patched = patch_tokenizer(tokenizer, model, pad_token=pad_token)
     announce([choice for choice in (replaced, done) if choice is not None], verbose=verbose)
     announce([Choice(change.target, repr(change.after), change.why) for change in patched], verbose=verbose)
