@@ -96,7 +96,7 @@ def _observe_saved(path: str | Path, dataset: object, max_rows: int | None) -> O
 
 def _observe_run(trainer: TrainerLike, max_rows: int | None) -> Observation:
     tokenizer = find_tokenizer_of(trainer)
-    facts = observe_pair(tokenizer, trainer.model)
+    facts = observe_pair(tokenizer, trainer.model, getattr(trainer, "optimizer", None))
     at_rest = observe_trainer(trainer)
     drawn = draw_batches(trainer, max_rows)
 

@@ -13,9 +13,9 @@ from llama_padfix.core.compat import count_second_division, find_tokenizer
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.core.hf_objects import dtype_name, read_quantization_config
 from llama_padfix.doctor.facts import TrainerFacts
-from llama_padfix.doctor.observe.copies import find_copies
 from llama_padfix.doctor.observe.reachable import filled_cells
 from llama_padfix.doctor.observe.snapshot import find_read_once
+from llama_padfix.doctor.observe.trainer_parts import observe_parts
 from llama_padfix.hardware.precision import choose_precision
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def observe_trainer(trainer: TrainerLike) -> TrainerFacts:
         advised_reason=reason,
         documents_isolated=_isolates_documents(model),
         divided_again_by=count_second_division(trainer),
-        copies=find_copies(trainer),
+        **observe_parts(trainer),
     )
 
 
