@@ -17,6 +17,8 @@ from datasets import Dataset, IterableDataset
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import DataLoader
 from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
     DataCollatorForLanguageModeling,
     DataCollatorForSeq2Seq,
     DataCollatorForTokenClassification,
@@ -227,6 +229,18 @@ def sft_prepared(folder: Path) -> Any:
     args = SFTConfig(str(folder), **{**USUAL, **prepared.training_args})
     given = {"data_collator": prepared.collator, "processing_class": tokenizer}
     return SFTTrainer(model, args, train_dataset=prepared.encode(CHATS, progress=False), **given)
+
+
+@run
+def sft_with_qlora(folder: Path) -> Any:
+    pytest.importorskip("bitsandbytes")
+    tokenizer, model = parts(prepared=True)
+    model.save_pretrained(folder)
+    packed = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=packed, device_map={"": "cpu"})
+    args = SFTConfig(str(folder), **USUAL)
+    given = {"train_dataset": Dataset.from_list(SINGLE), "processing_class": tokenizer, "peft_config": LORA}
+    return SFTTrainer(model, args, **given)
 
 
 # ---- preferences
