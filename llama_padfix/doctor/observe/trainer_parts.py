@@ -21,6 +21,7 @@ _LIBRARIES = ("transformers.", "trl.")
 _READS = frozenset({"labels", "loss", 0, "compute_loss", "super"})
 _CONSTANTS = ("LOAD_CONST", "LOAD_SMALL_INT")
 _MOST_FUNCTIONS = 50
+_FILTERING = ("SFTTrainer", "DPOTrainer", "KTOTrainer", "RewardTrainer")
 
 
 def observe_parts(trainer: TrainerLike) -> dict[str, Any]:
@@ -43,9 +44,18 @@ def _is_of(value: object, *libraries: str) -> bool:
 def _count_dropped(trainer: TrainerLike) -> dict[str, tuple[int, int]]:
     """Return how many rows TRL was given and kept, where its last step dropped some.
 
-    It drops rows by `Dataset.filter`, which keeps the table as it was and lists the rows that are left.
+    It writes a new table of encoded rows and drops some of them by `Dataset.filter`, which keeps that table and lists
+    the rows that are left. Where TRL does not encode or does not filter, such a list is the user's own.
     """
-    if not _is_of(trainer, "trl."):
+    args = trainer.args
+    skips = (getattr(args, "dataset_kwargs", None) or {}).get("skip_prepare_dataset", False)
+    filters = any(base.__name__ in _FILTERING for base in type(trainer).__mro__) and _is_of(trainer, "trl.")
+    if (
+        not filters
+        or skips
+        or getattr(args, "max_length", None) is None
+        or getattr(trainer, "_is_vision_dataset", False)
+    ):
         return {}
     evaluation = getattr(trainer, "eval_dataset", None)
     several = evaluation if isinstance(evaluation, dict) else {}
