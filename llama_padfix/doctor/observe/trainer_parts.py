@@ -29,6 +29,7 @@ def observe_parts(trainer: TrainerLike) -> dict[str, Any]:
     return {
         "loss_from_labels": _returns_loss_of_labels(trainer),
         "loss_without_labels": _find_loss_without_labels(trainer),
+        "generates_from_rows": _generates_from_rows(trainer),
         "dropped": _count_dropped(trainer),
         "passes_cache_off": _is_of(trainer, "trl."),
         "trained_whole": _count_trained_whole(trainer.model),
@@ -114,6 +115,18 @@ def _find_loss_without_labels(trainer: TrainerLike) -> str | None:
         names = list(inspect.signature(function).parameters)[int(isinstance(own, MethodType)) :]
         return None if len(names) < 2 or _uses(function.__code__, names[1]) else function.__qualname__
     return function.__qualname__ if _computes_on_ids_alone(function) else None
+
+
+def _generates_from_rows(trainer: TrainerLike) -> bool:
+    """Return True if evaluation generates from whole rows: `predict_with_generate`, or an own step without a cut."""
+    step = getattr(trainer, "prediction_step", None)
+    function = getattr(step, "__func__", step)
+    if getattr(function, "__module__", "").startswith(_LIBRARIES):
+        is_seq2seq = any(base.__name__ == "Seq2SeqTrainer" for base in type(trainer).__mro__)
+        return is_seq2seq and bool(getattr(trainer.args, "predict_with_generate", False))
+    if not isinstance(function, FunctionType) or "generate" not in function.__code__.co_names:
+        return False
+    return not any("SLICE" in step.opname for step in dis.get_instructions(function))
 
 
 def _own_loss(trainer: TrainerLike) -> object:
