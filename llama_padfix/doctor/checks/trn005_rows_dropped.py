@@ -3,7 +3,7 @@
 TRL drops a row whose prompt alone fills `max_length`, and a preference pair likewise: nothing of its answer would be
 left. `RewardTrainer` drops each pair of which one side is longer. A progress bar is shown and no count. An evaluation
 set that is cut in the same way is another one than before. Raise `max_length`, or shorten the prompts.
-`prepared.encode` counts what it drops, by reason. Streams are not counted.
+`prepared.encode` counts what it drops, by reason. Streams and KTO, which encodes once more, are not counted.
 """
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
