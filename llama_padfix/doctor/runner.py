@@ -194,7 +194,8 @@ def _inspect_rows(
     labelled = False
     for row in rows:
         row = mark_padding(row, facts)
-        found.totals.setdefault(row.source, SourceTotals()).add(int(real_part(row).sum()))
+        totals = found.totals.get(row.source, SourceTotals())
+        found.totals[row.source] = totals.with_row(int(real_part(row).sum()))
         labelled = labelled or row.labels is not None
         for check in checks_of_rows:
             if check.code in skipped or ("labels" in check.needs and row.labels is None):
