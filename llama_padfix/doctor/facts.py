@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.profile.template_profile import TemplateProfile
-from llama_padfix.doctor.model_facts import ModelFacts, RowStatistics
+from llama_padfix.doctor.found_facts import OtherTokenizer
+from llama_padfix.doctor.model_facts import ModelFacts, OptimizerFacts, RowStatistics
 from llama_padfix.doctor.row_facts import DataFacts, RowFacts, SampleFacts
 from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
 
@@ -23,13 +24,15 @@ __all__ = [
     "Facts",
     "FolderFacts",
     "ModelFacts",
+    "OptimizerFacts",
+    "OtherTokenizer",
     "RowFacts",
     "RowStatistics",
     "SampleFacts",
     "TrainerFacts",
 ]
 
-_TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"})
+TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"})
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,9 @@ class TrainerFacts:
     divided_again_by: int = 1
     """By how much accelerate divides gradients that the trainer has divided already; 1 is right."""
 
+    own_loss: str | None = None
+    """The function or method that computes the loss, where it is the user's own."""
+
     loader_errors: Mapping[str, str] = field(default_factory=dict)
     """By source, what drawing a batch raised."""
 
@@ -176,10 +182,16 @@ class FolderFacts:
     broken_weights: tuple[str, ...] = ()
     """What is wrong with files of weights: cut short, damaged, missing beside others."""
 
+    given: str = ""
+    """The folder that was given, where `path` is its newest checkpoint."""
+
+    checkpoints: tuple[str, ...] = ()
+    """The names of the checkpoints in it, the oldest first."""
+
     @property
     def has_tokenizer(self) -> bool:
         """The folder holds a file of a tokenizer."""
-        return not _TOKENIZER_FILES.isdisjoint(self.files)
+        return not TOKENIZER_FILES.isdisjoint(self.files)
 
 
 @dataclass(frozen=True)
@@ -256,6 +268,9 @@ class Facts:
     trainer: TrainerFacts | None = None
     """Of the trainer."""
 
+    optimizer: OptimizerFacts | None = None
+    """Of the optimizer, where there is one already."""
+
     folder: FolderFacts | None = None
     """Of the saved folder."""
 
@@ -268,14 +283,30 @@ class Facts:
     data: DataFacts | None = None
     """Of rows that are not encoded."""
 
+    more_data: tuple[DataFacts, ...] = ()
+    """The same of further splits; checks of `data` run for each."""
+
+    tokenizer_where: str = ""
+    """The place in which the tokenizer was found, empty where it was given."""
+
+    other_tokenizers: tuple[OtherTokenizer, ...] = ()
+    """Tokenizers that were found beside it, and differ."""
+
+    loader_errors: Mapping[str, str] | None = None
+    """By source, what drawing a batch of a dataloader raised; None without one that belongs to no trainer."""
+
+    notes: tuple[str, ...] = ()
+    """What was looked at in the place of what was given, and what was not looked at: one sentence each."""
+
     @property
     def present(self) -> frozenset[str]:
         """The parts that a check may need: "tokenizer", "template", "markers", "model", "trainer", ..., "rows"."""
-        records = ("template", "markers", "model", "trainer", "folder", "environment", "data")
+        records = ("template", "markers", "model", "trainer", "optimizer", "folder", "environment", "data")
         folder = self.folder or FolderFacts("", ())
         parts = {name: getattr(self, name) is not None for name in records} | {
             "tokenizer": self.vocab_size > 0,
             "rows": bool(self.samples),
+            "batches": self.trainer is not None or self.loader_errors is not None,
             "saved ids": bool(folder.raw_ids and folder.loaded_ids),
             "saved config": bool(folder.config or folder.generation_config),
         }

@@ -218,6 +218,9 @@ class Report:
     samples: tuple[SampleFacts, ...] = ()
     """Which rows were read, by source."""
 
+    notes: tuple[str, ...] = ()
+    """Where the tokenizer was found, and what was looked at or not looked at beside the rows: one sentence each."""
+
     apply: Callable[[Sequence[Change]], Plan] | None = field(default=None, repr=False, compare=False)
     """What `fix` calls with the changes; None where nothing can be changed (a dataset, a batch)."""
 
@@ -264,6 +267,7 @@ class Report:
             "tool": library_info(),
             "summary": {level: levels.count(level) for level in ("error", "warning", "note")},
             "samples": [_to_json(sample) for sample in self.samples],
+            "notes": list(self.notes),
             "findings": [_to_json(finding) for finding in self.findings],
             "passed": list(self.passed),
             "skipped": dict(self.skipped),

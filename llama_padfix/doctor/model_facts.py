@@ -95,3 +95,20 @@ class ModelFacts:
 
     floating_dtypes: tuple[str, ...] = ()
     """The dtypes of floating parameters, as torch's names."""
+
+
+@dataclass(frozen=True)
+class OptimizerFacts:
+    """Which parameters of a model an optimizer updates, in tensors."""
+
+    trainable: int
+    """Those that require a gradient."""
+
+    missing: int = 0
+    """Those of them that the optimizer does not hold."""
+
+    examples: tuple[str, ...] = ()
+    """The names of the first of these."""
+
+    foreign: int = 0
+    """What the optimizer holds and the model does not train: frozen parameters, or those of another model."""

@@ -73,7 +73,8 @@ def as_github(document: JsonObject) -> str:
 def as_html(document: JsonObject) -> str:
     """Return a page that stands alone: no script, no address, every character of a finding escaped."""
     articles = "".join(_article(finding) for finding in document["findings"]) or "<p>No findings.</p>"
-    samples = "".join(f"<p>{html.escape(describe_sample(sample))}.</p>" for sample in document["samples"])
+    read = (*(f"{describe_sample(sample)}." for sample in document["samples"]), *map(printable, document["notes"]))
+    samples = "".join(f"<p>{html.escape(line)}</p>" for line in read)
     skipped = html_table((), [(codes, reason) for reason, codes in _by_reason(document)])
     made_by = html.escape(f"{document['tool']['name']} {document['tool']['version']}")
     return (
@@ -121,7 +122,8 @@ def _details(finding: JsonObject) -> Iterator[str]:
 def _read_and_skipped(document: JsonObject) -> tuple[list[str], list[str]]:
     """Return the lines on the rows that were read, and those on the checks that were skipped."""
     skipped = [printable(f"skipped: {codes} ({reason})") for reason, codes in _by_reason(document)]
-    return [describe_sample(sample) for sample in document["samples"]], skipped
+    samples = [describe_sample(sample) for sample in document["samples"]]
+    return [*samples, *map(printable, document["notes"])], skipped
 
 
 def _by_reason(document: JsonObject) -> Sequence[tuple[str, str]]:

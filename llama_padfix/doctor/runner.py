@@ -96,8 +96,7 @@ def run_checks(
     for check in selected:
         if check.code not in skipped:
             try:
-                of_facts = check.find(facts) if check.find is not None else ()
-                found[check.code] = [*of_facts, *hits.findings_of(check)]
+                found[check.code] = [*_find_in_facts(check, facts), *hits.findings_of(check)]
             except Exception as error:  # one broken check must not hide what the others find
                 skipped[check.code] = _describe_error(error)
     unseen = _why_no_rows(facts)
@@ -106,7 +105,15 @@ def run_checks(
     passed = [check.code for check in selected if check.code not in skipped and not found.get(check.code)]
     # A stream does not know beforehand how many rows it has: what was read counts.
     samples = tuple(replace(sample, seen=hits.seen.get(sample.source, sample.seen)) for sample in facts.samples)
-    return Report(tuple(findings), tuple(passed), skipped, samples)
+    return Report(tuple(findings), tuple(passed), skipped, samples, facts.notes)
+
+
+def _find_in_facts(check: Check, facts: Facts) -> Iterator[Finding]:
+    """Yield what a check finds in the facts; one of rows that are not encoded looks at each split of them."""
+    if check.find is not None:
+        yield from check.find(facts)
+        for data in facts.more_data if "data" in check.needs else ():
+            yield from check.find(replace(facts, data=data))
 
 
 def _skip_without_needs(facts: Facts, catalogue: Sequence[Check]) -> dict[str, str]:

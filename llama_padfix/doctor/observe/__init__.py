@@ -1,6 +1,8 @@
 """Live objects to `Facts`: by encoding, rendering and trying, never by trusting an attribute.
 
-`target` starts it, with one function for each kind of target. The facts come from `tokenizer`, `model`, `trainer`,
-`batches` (drawn from a trainer's dataloaders), `rows` (encoded), `data` (raw), `folder` and `environment`.
-`snapshot` puts back what reading moves, as far as `reachable` finds it. Start: `target.observe_target`.
+`target` starts it and tells apart what was given; `observation` is what comes of it: `run` of a trainer, `given` of a
+tokenizer, a model and rows, `saved` of a folder or a GGUF file (`gguf/`). The facts come from `tokenizer`, `model`,
+`trainer`, `batches` (drawn from dataloaders, with `loader`), `rows` (encoded), `data` (raw), `folder` and
+`environment`. `tokenizer_search` finds the tokenizer of a run. `snapshot` puts back what reading moves, as far as
+`reachable` finds it. Start: `target.observe_target`.
 """

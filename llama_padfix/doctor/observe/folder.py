@@ -7,6 +7,7 @@ embedding from the header of the weights.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import parse_json
 from llama_padfix.core.weights import find_broken_weights, name_weights
-from llama_padfix.doctor.facts import FolderFacts
+from llama_padfix.doctor.facts import TOKENIZER_FILES, FolderFacts
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject, TokenizerLike
@@ -29,16 +30,17 @@ _EMBEDDINGS = tuple(
 
 
 def fetch_folder(name: str | Path) -> Path:
-    """Return the folder of that name, or the snapshot of that hub repository, without its weights.
+    """Return the folder or GGUF file of that name, or the snapshot of that hub repository, without its weights.
 
     Args:
-        name: a folder, or the name of a repository, which is not downloaded where `HF_HUB_OFFLINE` is set.
+        name: a folder, a .gguf file, or the name of a repository, which is not downloaded where `HF_HUB_OFFLINE` is
+            set.
 
     Raises:
         PadfixError: there is neither.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or (folder.suffix == ".gguf" and folder.is_file()):
         return folder
     refusal = f"{str(name)!r} is not a folder"
     if folder.exists() or str(name).count("/") > 1 or str(name).startswith((".", "/", "~")):
@@ -64,9 +66,14 @@ def observe_folder(path: str | Path) -> FolderFacts:
     Raises:
         PadfixError: there is no such folder, or one of its files is not valid JSON.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise PadfixError(f"{str(path)!r} is not a folder. Pass the folder that the run saved, output_dir.")
+    given = Path(path)
+    if not given.is_dir():
+        hint = f" The rows of a file go beside a tokenizer: diagnose(tokenizer, dataset={str(path)!r})"
+        raise PadfixError(
+            f"{str(path)!r} is not a folder. Pass the folder that the run saved, output_dir."
+            + (hint if given.is_file() else "")
+        )
+    folder, checkpoints = _find_run(given)
     files = sorted(item for item in folder.iterdir() if item.is_file())
     config = _read_json(folder / "config.json")
     template = folder / "chat_template.jinja"
@@ -87,7 +94,20 @@ def observe_folder(path: str | Path) -> FolderFacts:
         embedding_rows=in_weights if in_weights is not None else declared if isinstance(declared, int) else None,
         weights_seen=in_weights is not None,
         broken_weights=tuple(find_broken_weights(folder, may_lack_all=True)),
+        given=str(given),
+        checkpoints=checkpoints,
     )
+
+
+def _find_run(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder that holds what a run saved, and the names of its checkpoints, the oldest first.
+
+    That is the newest checkpoint where the folder itself holds no tokenizer, model or adapter.
+    """
+    steps = (re.fullmatch(r"checkpoint-(\d+)", item.name) for item in folder.iterdir() if item.is_dir())
+    names = tuple(step.group() for step in sorted(filter(None, steps), key=lambda step: int(step.group(1))))
+    holds_some = any((folder / name).is_file() for name in (*TOKENIZER_FILES, "config.json", "adapter_config.json"))
+    return folder / names[-1] if names and not holds_some else folder, names
 
 
 def load_folder(folder: FolderFacts) -> tuple[TokenizerLike | None, FolderFacts]:

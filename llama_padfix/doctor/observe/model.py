@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
-from llama_padfix.doctor.model_facts import ZERO_NORM, ModelFacts, RowStatistics
+from llama_padfix.doctor.model_facts import ZERO_NORM, ModelFacts, OptimizerFacts, RowStatistics
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +67,21 @@ def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> Mode
         attention_installed=_is_installed(attention),
         floating_dtypes=tuple(sorted(_dtypes(model))),
     )
+
+
+def observe_optimizer(model: ConfiguredModel | None, optimizer: torch.optim.Optimizer | None) -> OptimizerFacts | None:
+    """Return which parameters of a model an optimizer updates; None without one, or where that cannot be told.
+
+    FSDP and DeepSpeed give the optimizer other tensors, and a layer-wise one keeps an optimizer in each parameter.
+    """
+    kind = type(optimizer).__name__
+    names = getattr(model, "named_parameters", None)
+    if optimizer is None or names is None or "Dummy" in kind or "DeepSpeed" in kind:
+        return None
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    trainable = {name: id(parameter) for name, parameter in names() if parameter.requires_grad}
+    missing = [name for name, key in trainable.items() if key not in held]
+    return OptimizerFacts(len(trainable), len(missing), tuple(missing[:3]), len(held - set(trainable.values())))
 
 
 def _count_rows(weight: torch.Tensor) -> int:
