@@ -45,7 +45,7 @@ def render_traced(
         trace({key: value for key, value in message.items() if value is not None}, index, _PLAIN_KEYS)
         for index, message in enumerate(messages)
     ]
-    if _aliases_reasoning():
+    if any(key in message for message in given for key in REASONING_KEYS) and _aliases_reasoning():
         given = [_alias_reasoning(message) for message in given]
     clock = {"strftime_now": lambda pattern: datetime.now().strftime(pattern)} if gives_clock(tokenizer) else {}
     context = {**clock, **tokenizer.special_tokens_map, **(kwargs or {})}

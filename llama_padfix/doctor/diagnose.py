@@ -8,17 +8,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.doctor.findings import Change, Check, Plan, Report
+from llama_padfix.doctor.findings import Change, Plan, Report
+from llama_padfix.doctor.fix import Look, fix_live
 from llama_padfix.doctor.observe.observation import Beside, Observation
 from llama_padfix.doctor.observe.target import observe_target
-from llama_padfix.doctor.patch import apply_until_stable
 from llama_padfix.doctor.runner import run_checks, select_checks
+from llama_padfix.doctor.settings import Owners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from llama_padfix.core.types import ConfiguredModel, TokenizerLike
-    from llama_padfix.doctor.facts import RowFacts
+    from llama_padfix.doctor.facts import Facts, RowFacts
 
 
 def diagnose(
@@ -77,7 +78,15 @@ def diagnose(
         left_out = {check.code: why for check in selected if (why := observed.why_left_out(check.code)) is not None}
         catalogue = [check for check in selected if check.code not in left_out]
         report = run_checks(observed.facts, catalogue, rows=rows, decode=observed.decode, complete=observed.complete)
-    return replace(report, skipped={**report.skipped, **left_out}, apply=_choose_fix(observed, catalogue))
+
+    def look() -> tuple[Facts, Report]:
+        again = dataset if isinstance(dataset, str) or hasattr(dataset, "__len__") else None  # a stream is read once
+        with observe_target(target, replace(beside, dataset=again), max_rows) as seen:
+            rows, complete = seen.rows, seen.complete
+            return seen.facts, run_checks(seen.facts, rows=rows, decode=seen.decode, complete=complete)
+
+    fix = _choose_fix(observed, look, [check.code for check in catalogue])
+    return replace(report, skipped={**report.skipped, **left_out}, apply=fix)
 
 
 def _show_progress(observed: Observation) -> Iterable[RowFacts]:
@@ -90,7 +99,7 @@ def _show_progress(observed: Observation) -> Iterable[RowFacts]:
     return rows
 
 
-def _choose_fix(observed: Observation, catalogue: Sequence[Check]) -> Callable[[Sequence[Change]], Plan] | None:
+def _choose_fix(observed: Observation, look: Look, codes: Sequence[str]) -> Callable[[Sequence[Change]], Plan] | None:
     """Return what `Report.fix` calls with the changes; None where there is nothing to change."""
     if observed.saved_as == "folder":
         return _refuse_folder
@@ -98,7 +107,8 @@ def _choose_fix(observed: Observation, catalogue: Sequence[Check]) -> Callable[[
         return partial(_refuse_saved, observed.saved_as)
     if observed.tokenizer is None:
         return None
-    return partial(apply_until_stable, tokenizer=observed.tokenizer, model=observed.model, catalogue=catalogue)
+    owners = Owners(observed.tokenizer, observed.model, observed.trainer)
+    return partial(fix_live, owners=owners, look=look, codes=codes)
 
 
 def _refuse_folder(changes: Sequence[Change]) -> Plan:

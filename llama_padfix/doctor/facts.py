@@ -132,6 +132,9 @@ class TrainerFacts:
     not_drawn: Mapping[str, str] = field(default_factory=dict)
     """By source, why nothing was drawn."""
 
+    copies: tuple[tuple[str, str, object], ...] = ()
+    """What it keeps of the tokenizer's and model's settings: target of a change, kind, value; a list as a tuple."""
+
 
 @dataclass(frozen=True)
 class FolderFacts:

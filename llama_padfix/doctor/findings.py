@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,6 +60,12 @@ class Plan:
 
     changes: tuple[Change, ...] = ()
 
+    taken_back: tuple[Change, ...] = ()
+    """Changes that were made and taken back, since another check failed with them; `why` names it."""
+
+    left: tuple[str, ...] = ()
+    """What no setting mends, with the line that does, such as rows that are encoded already."""
+
     def __len__(self) -> int:
         return len(self.changes)
 
@@ -66,20 +73,20 @@ class Plan:
         return iter(self.changes)
 
     def __str__(self) -> str:
-        if not self.changes:
-            return "Nothing to change."
         count = len(self.changes)
-        lines = [f"{count} change{'s' if count > 1 else ''}:"]
-        for change in self.changes:
-            lines.append(f"  {change.target}: {change.before!r} -> {change.after!r}")
+        lines = [f"{count} change{'s' if count > 1 else ''}:" if count else "Nothing to change."]
+        for change in (*self.changes, *self.taken_back):
+            back = "taken back: " if change in self.taken_back else ""
+            lines.append(f"  {back}{change.target}: {change.before!r} -> {change.after!r}")
             lines.append(f"      {change.why}" + (f" [{change.code}]" if change.code else ""))
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  left: {line}" for line in self.left)])
 
     def _repr_html_(self) -> str:
-        if not self.changes:
-            return "<p>Nothing to change.</p>"
-        rows = ((c.target, repr(c.before), repr(c.after), c.why, c.code) for c in self.changes)
-        return report_formats.html_table(("setting", "before", "after", "why", "check"), rows)
+        header = ("setting", "before", "after", "why", "check")
+        given = (("taken back: " * (c in self.taken_back), c) for c in (*self.changes, *self.taken_back))
+        rows = [(back + c.target, repr(c.before), repr(c.after), c.why, c.code) for back, c in given]
+        table = report_formats.html_table(header, rows) if rows else "<p>Nothing to change.</p>"
+        return table + "".join(f"<p>left: {html.escape(line)}</p>" for line in self.left)
 
 
 @dataclass(frozen=True)
@@ -136,6 +143,19 @@ class Finding:
 
     evidence: tuple[Evidence, ...] = ()
     """The first few rows that have it."""
+
+    @property
+    def fix(self) -> str:
+        """The fix in one line: what to call or to set, else where the page is."""
+        by_safety = {change.safety: change for change in reversed(self.changes)}
+        if "safe" in by_safety:
+            return "report.fix()"
+        if "unsafe" in by_safety:
+            return 'report.fix("unsafe")'
+        if "manual" in by_safety:
+            change = by_safety["manual"]
+            return f"{change.target}: {change.before!r} -> {change.after!r}, by hand"
+        return f"llama-padfix explain {self.code}"
 
     def __str__(self) -> str:
         return f"{self.severity} {self.code} {self.name}: {self.message}"

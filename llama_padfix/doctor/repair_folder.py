@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.files import scratch_folder
 from llama_padfix.doctor.diagnose import diagnose
-from llama_padfix.doctor.facts import FolderFacts
 from llama_padfix.doctor.findings import Change, Plan, Report
-from llama_padfix.doctor.observe.folder import SavedModel, load_folder, observe_folder
+from llama_padfix.doctor.observe.folder import SavedModel, observe_folder, read_folder
 from llama_padfix.doctor.patch import apply_changes
 from llama_padfix.doctor.repair import repair_until_stable
+from llama_padfix.doctor.settings import Owners
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject, TokenizerLike
+    from llama_padfix.doctor.facts import FolderFacts
 
 _FILES = (
     "config.json",
@@ -84,7 +85,8 @@ def heal_folder(
     source, target = Path(folder), Path(out)
     if target.exists() or target.is_symlink():
         raise PadfixError(f"{str(out)!r} exists already, and nothing is written over it. Name a new folder.")
-    rows = observe_folder(source).embedding_rows
+    observed = observe_folder(source)
+    source, rows = Path(observed.path), observed.embedding_rows  # the newest checkpoint where there is nothing else
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(target.parent, f".{target.name}-") as scratch:
         for name in _FILES:
@@ -132,7 +134,7 @@ def _apply(scratch: Path, changes: Sequence[Change], rows: int | None) -> Sequen
     saved = SavedModel(replace(folder, embedding_rows=rows))
     declared = folder.tokenizer_config
     try:
-        plan = apply_changes(changes, tokenizer, saved)
+        plan = apply_changes(changes, Owners(tokenizer, saved))
         if any(change.target.startswith("tokenizer.") for change in plan):
             tokenizer.save_pretrained(str(scratch))
     except (PadfixError, OSError):
@@ -157,7 +159,7 @@ def _apply(scratch: Path, changes: Sequence[Change], rows: int | None) -> Sequen
 
 
 def _load(scratch: Path) -> tuple[TokenizerLike, FolderFacts]:
-    tokenizer, folder = load_folder(observe_folder(scratch))
+    tokenizer, folder = read_folder(scratch)
     if tokenizer is None:
         raise PadfixError(f"The tokenizer does not load, so it cannot be repaired ({folder.load_error}).")
     return tokenizer, folder

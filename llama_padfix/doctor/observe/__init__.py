@@ -2,7 +2,8 @@
 
 `target` starts it and tells apart what was given; `observation` is what comes of it: `run` of a trainer, `given` of a
 tokenizer, a model and rows, `saved` of a folder or a GGUF file (`gguf/`). The facts come from `tokenizer`, `model`,
-`trainer`, `batches` (drawn from dataloaders, with `loader`), `rows` (encoded), `data` (raw), `folder` and
-`environment`. `tokenizer_search` finds the tokenizer of a run. `snapshot` puts back what reading moves, as far as
-`reachable` finds it. Start: `target.observe_target`.
+`trainer` and its `copies` (settings that a trainer keeps), `batches` (drawn from dataloaders, with `loader`), `rows`
+(encoded), `data` (raw), `folder` with `saved_tokenizer` (without transformers), and `environment`. `tokenizer_search`
+finds the tokenizer of a run. `snapshot` puts back what reading moves, as far as `reachable` finds it. Start:
+`target.observe_target`.
 """

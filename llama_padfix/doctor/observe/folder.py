@@ -11,15 +11,21 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import parse_json
-from llama_padfix.core.weights import find_broken_weights, name_weights
+from llama_padfix.core.weights import find_broken_weights, name_weights, read_shapes
 from llama_padfix.doctor.facts import TOKENIZER_FILES, FolderFacts
+from llama_padfix.doctor.observe.saved_tokenizer import read_generic
 
 if TYPE_CHECKING:
+    import tokenizers
+
     from llama_padfix.core.types import JsonObject, TokenizerLike
+
+RUN_FILES = (*TOKENIZER_FILES, "config.json", "adapter_config.json")
+"""The files of which a folder has at least one where a tokenizer, a model or an adapter was saved into it."""
 
 # Letters, digits, white space, other scripts, an emoji: what a wrong pre-tokenizer splits differently.
 _PROBE = "Hello world, it's 12345 o'clock.\n\n  你好 мир 🙂\tend"
@@ -57,27 +63,39 @@ def fetch_folder(name: str | Path) -> Path:
         ) from error
 
 
-def observe_folder(path: str | Path) -> FolderFacts:
-    """Return the facts about a saved folder.
+def read_folder(path: str | Path, *, exact: bool = True) -> tuple[TokenizerLike | None, FolderFacts]:
+    """Return the tokenizer of a folder, None where it does not load, and the facts with the ids that it gives.
 
     Args:
-        path: the folder. No tensor is loaded: the shape of the embedding is read from the header of the weights.
+        path: the folder.
+        exact: with False, a tokenizer that is tokenizer.json and nothing else is read without transformers. It gives
+            the same ids and texts, and is neither called with several texts nor saved.
 
     Raises:
         PadfixError: there is no such folder, or one of its files is not valid JSON.
     """
-    given = Path(path)
-    if not given.is_dir():
-        hint = f" The rows of a file go beside a tokenizer: diagnose(tokenizer, dataset={str(path)!r})"
-        raise PadfixError(
-            f"{str(path)!r} is not a folder. Pass the folder that the run saved, output_dir."
-            + (hint if given.is_file() else "")
-        )
+    backend = _open_backend(_find_run(_require_folder(path))[0] / "tokenizer.json")
+    folder = observe_folder(path, backend)
+    alike: Any = read_generic(folder, backend) if backend is not None and not exact else None
+    return load_folder(folder) if alike is None else (alike, replace(folder, loaded_ids=folder.raw_ids))
+
+
+def observe_folder(path: str | Path, backend: tokenizers.Tokenizer | None = None) -> FolderFacts:
+    """Return the facts about a saved folder.
+
+    Args:
+        path: the folder. No tensor is loaded: the shape of the embedding is read from the header of the weights.
+        backend: what its tokenizer.json holds, where that was read already.
+
+    Raises:
+        PadfixError: there is no such folder, or one of its files is not valid JSON.
+    """
+    given = _require_folder(path)
     folder, checkpoints = _find_run(given)
     files = sorted(item for item in folder.iterdir() if item.is_file())
     config = _read_json(folder / "config.json")
     template = folder / "chat_template.jinja"
-    raw_ids, byte_level = encode_with_file(folder / "tokenizer.json")
+    raw_ids, byte_level = _probe(backend) if backend is not None else encode_with_file(folder / "tokenizer.json")
     in_weights = _count_embedding_rows(folder)
     declared = _inner(config).get("vocab_size")
     return FolderFacts(
@@ -99,6 +117,17 @@ def observe_folder(path: str | Path) -> FolderFacts:
     )
 
 
+def _require_folder(path: str | Path) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        rows = f" Rows in a file go beside a tokenizer: diagnose(tokenizer, dataset={str(path)!r})"
+        raise PadfixError(
+            f"{str(path)!r} is not a folder. Pass the folder that the run saved, output_dir."
+            + (rows if folder.is_file() else "")
+        )
+    return folder
+
+
 def _find_run(folder: Path) -> tuple[Path, tuple[str, ...]]:
     """Return the folder that holds what a run saved, and the names of its checkpoints, the oldest first.
 
@@ -106,7 +135,7 @@ def _find_run(folder: Path) -> tuple[Path, tuple[str, ...]]:
     """
     steps = (re.fullmatch(r"checkpoint-(\d+)", item.name) for item in folder.iterdir() if item.is_dir())
     names = tuple(step.group() for step in sorted(filter(None, steps), key=lambda step: int(step.group(1))))
-    holds_some = any((folder / name).is_file() for name in (*TOKENIZER_FILES, "config.json", "adapter_config.json"))
+    holds_some = any((folder / name).is_file() for name in RUN_FILES)
     return folder / names[-1] if names and not holds_some else folder, names
 
 
@@ -189,17 +218,25 @@ def _read_json(path: Path) -> JsonObject:
 
 def encode_with_file(path: Path) -> tuple[tuple[int, ...], bool]:
     """Return the ids that tokenizer.json alone gives the probe, and True if it splits bytes; no ids without it."""
+    backend = _open_backend(path)
+    return ((), False) if backend is None else _probe(backend)
+
+
+def _open_backend(path: Path) -> tokenizers.Tokenizer | None:
     if not path.is_file():
-        return (), False
+        return None
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        return Tokenizer.from_file(str(path))
     except Exception:  # tokenizers raises bare Exceptions; `load_folder` gives the reason
-        return (), False
-    splitter = tokenizer.pre_tokenizer
+        return None
+
+
+def _probe(backend: tokenizers.Tokenizer) -> tuple[tuple[int, ...], bool]:
+    splitter = backend.pre_tokenizer
     state = splitter.__getstate__() if splitter is not None else b""
-    return tuple(tokenizer.encode(_PROBE, add_special_tokens=False).ids), b'"ByteLevel"' in bytes(state)
+    return tuple(backend.encode(_PROBE, add_special_tokens=False).ids), b'"ByteLevel"' in bytes(state)
 
 
 def _count_embedding_rows(folder: Path) -> int | None:
@@ -207,13 +244,7 @@ def _count_embedding_rows(folder: Path) -> int | None:
     for path in name_weights(folder):
         if path.suffix != ".safetensors" or not path.is_file():
             continue
-        from safetensors import safe_open
-
-        try:
-            with safe_open(str(path), framework="np") as weights:
-                for name in weights.keys():  # noqa: SIM118  (it is no mapping)
-                    if name.endswith(_EMBEDDINGS):
-                        return int(weights.get_slice(name).get_shape()[0])
-        except Exception:  # a file that is cut short is a finding of its own; config.json has the size as well
-            continue
+        for name, shape in read_shapes(path).items():
+            if name.endswith(_EMBEDDINGS) and shape:
+                return shape[0]
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -152,9 +153,8 @@ def _read_original_rows(model: ConfiguredModel) -> int | None:
 
 def _find_trained_rows(layer: object) -> tuple[int, ...] | None:
     """Return which rows of an embedding or of a head get gradients: None for all, else their ids."""
-    import torch
-
-    if not isinstance(layer, torch.nn.Module):
+    torch = sys.modules.get("torch")  # without it there is no layer of it
+    if torch is None or not isinstance(layer, torch.nn.Module):
         return ()
     if any(p.requires_grad and "trainable_tokens_delta" not in name for name, p in layer.named_parameters()):
         return None
@@ -164,9 +164,14 @@ def _find_trained_rows(layer: object) -> tuple[int, ...] | None:
 
 def _measure_rows(weight: object, token_ids: Iterable[int]) -> dict[int, RowStatistics]:
     """Return how the rows of some tokens compare with ordinary rows; empty where the weights cannot be read."""
-    import torch
-
-    if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or weight.is_meta or not weight.is_floating_point():
+    torch = sys.modules.get("torch")
+    if (
+        torch is None
+        or not isinstance(weight, torch.Tensor)
+        or weight.ndim != 2
+        or weight.is_meta
+        or not weight.is_floating_point()
+    ):
         return {}
     count = weight.shape[0]
     chosen = sorted(i for i in set(token_ids) if 0 <= i < count)[:_MOST_ROWS]

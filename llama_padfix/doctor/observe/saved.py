@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import FolderFacts
-from llama_padfix.doctor.observe.folder import load_folder, observe_folder, saved_model
+from llama_padfix.doctor.observe.folder import RUN_FILES, read_folder, saved_model
 from llama_padfix.doctor.observe.gguf.vocabulary import LEFT_OUT, open_gguf
 from llama_padfix.doctor.observe.given import name_parts, observe_parts
 from llama_padfix.doctor.observe.observation import Beside, Observation
@@ -35,10 +35,9 @@ def observe_saved(path: str, beside: Beside, max_rows: int | None) -> Observatio
             )
     place = Path(path).expanduser()
     found = sorted(place.glob("*.gguf")) if place.is_dir() else [place] if place.suffix == ".gguf" else []
-    folder = None if found == [place] else observe_folder(place)
-    if folder is None or (found and not (folder.has_tokenizer or folder.config or folder.adapter_config)):
+    if found and (found == [place] or not any((place / name).is_file() for name in RUN_FILES)):
         return _observe_gguf(found, beside)
-    own, folder = load_folder(folder)
+    own, folder = read_folder(place, exact=beside.dataset is not None)
     known = choose_tokenizer(own, ("tokenizer=", beside.tokenizer))
     model = saved_model(folder)
     facts = known.add_to(replace(observe_pair(known.tokenizer, model), folder=folder, notes=tuple(_explain(folder))))

@@ -141,7 +141,8 @@ def _linked(value: object) -> Iterator[tuple[str, object]]:
         attributes = getattr(value, "__dict__", None)
         if isinstance(attributes, dict):
             yield from ((f".{name}", item) for name, item in list(attributes.items()))
-        for member in (member for kind in type(value).__mro__ for member in members_of(kind)):
+        members = (member for kind in type(value).__mro__ for member in members_of(kind))
+        for member in (member for member in members if member.__name__ != "__dict__"):
             with suppress(AttributeError):
                 yield f".{member.__name__}", member.__get__(value)
         yield from (("", kind) for kind in type(value).__mro__ if is_own_code(kind))
