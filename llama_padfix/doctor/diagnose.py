@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.findings import Change, Plan, Report
 from llama_padfix.doctor.fix import Look, fix_live
-from llama_padfix.doctor.observe.observation import Beside, Observation
+from llama_padfix.doctor.observe.targets.observation import Beside, Observation
 from llama_padfix.doctor.observe.target import observe_target
 from llama_padfix.doctor.runner import run_checks, select_checks
 from llama_padfix.doctor.settings import Owners
@@ -46,26 +46,23 @@ def diagnose(
     state inside of compiled extensions, and the order of a set where hashes collide.
 
     Args:
-        target: a tokenizer, a (tokenizer, model) pair, a model, a trainer, a `DataLoader` of torch or accelerate, an
-            encoded dataset or a mapping of splits, one collated batch or a list of them, the folder that a run saved
-            (a model, an adapter, checkpoints), or a .gguf file, whose header is read.
-        tokenizer: the tokenizer of a target that is none. Without it a trainer, its collator and datasets, or those
-            of a loader, are searched: `Report.notes` says where it was found.
+        target: a tokenizer, a (tokenizer, model) pair, a model, a trainer, a `DataLoader`, an encoded dataset or a
+            mapping of splits, a collated batch or a list of them, a saved folder, or a .gguf file.
+        tokenizer: the tokenizer of a target that has none. Without it a trainer's or loader's parts are searched.
         model: the model of a tokenizer, or the one that a loop trains.
-        dataset: rows beside a tokenizer, model or folder: encoded, raw, a mapping of splits, one batch, a
-            `DataLoader`; a path, a frame or an Arrow table, as for `encode_dataset`. Without a tokenizer the checks
-            that read turns are skipped.
+        dataset: rows beside a tokenizer, model or folder: encoded, raw, a mapping of splits, a batch, a `DataLoader`;
+            a path, a frame or an Arrow table, as for `encode_dataset`.
         optimizer: the optimizer that a loop steps, beside its model.
         select: codes, beginnings of codes or names of the checks to run; all by default.
         ignore: codes, beginnings of codes or names of checks to leave out.
-        max_rows: how many rows are read of each split, a fixed sample of them (at most 64 of each dataloader); None
+        max_rows: how many rows of each split are read, a fixed sample of them (at most 64 of each dataloader); None
             reads all, in constant memory.
         progress: show a progress bar while rows are read.
 
     Returns:
         The findings with the changes that fix them, the checks that passed, and those that were skipped with the
-        reason. `Report.notes` says what was looked at in the place of what was given, and what was not. `Report.fix`
-        applies the changes to the tokenizer and model.
+        reason. `Report.notes` says where the tokenizer was found, and what was looked at in the place of what was
+        given or not at all. `Report.fix` applies the changes to the tokenizer and model.
 
     Raises:
         PadfixError: `target` is of another kind, something beside it has no meaning there, or no check fits an entry

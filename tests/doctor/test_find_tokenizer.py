@@ -17,7 +17,7 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArgum
 
 from llama_padfix import PadfixError, diagnose
 from llama_padfix.doctor.findings import Finding
-from llama_padfix.doctor.observe.tokenizer_search import search_tokenizers
+from llama_padfix.doctor.observe.targets.tokenizer_search import search_tokenizers
 from tests.support.runs import QUICK
 from tests.support.saved import save, small_model, small_tokenizer
 

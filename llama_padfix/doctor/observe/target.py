@@ -11,10 +11,10 @@ from typing import Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.observe.batches import preserve_state
 from llama_padfix.doctor.observe.environment import observe_environment
-from llama_padfix.doctor.observe.given import observe_given, splits_of
-from llama_padfix.doctor.observe.observation import Beside, Observation
-from llama_padfix.doctor.observe.run import observe_run
-from llama_padfix.doctor.observe.saved import observe_saved
+from llama_padfix.doctor.observe.targets.given import observe_given, splits_of
+from llama_padfix.doctor.observe.targets.observation import Beside, Observation
+from llama_padfix.doctor.observe.targets.run import observe_run
+from llama_padfix.doctor.observe.targets.saved import observe_saved
 from llama_padfix.doctor.observe.trainer import is_trainer
 
 _TARGETS = (

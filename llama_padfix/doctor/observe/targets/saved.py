@@ -10,10 +10,10 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import FolderFacts
 from llama_padfix.doctor.observe.folder import RUN_FILES, read_folder, saved_model
 from llama_padfix.doctor.observe.gguf.vocabulary import LEFT_OUT, open_gguf
-from llama_padfix.doctor.observe.given import name_parts, observe_parts
-from llama_padfix.doctor.observe.observation import Beside, Observation
+from llama_padfix.doctor.observe.targets.given import name_parts, observe_parts
+from llama_padfix.doctor.observe.targets.observation import Beside, Observation
 from llama_padfix.doctor.observe.tokenizer import observe_pair, observe_tokenizer
-from llama_padfix.doctor.observe.tokenizer_search import choose_tokenizer
+from llama_padfix.doctor.observe.targets.tokenizer_search import choose_tokenizer
 
 
 def observe_saved(path: str, beside: Beside, max_rows: int | None) -> Observation:
