@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.findings import Change, Plan, Report
 from llama_padfix.doctor.fix import Look, fix_live
-from llama_padfix.doctor.observe.targets.observation import Beside, Observation
 from llama_padfix.doctor.observe.target import observe_target
+from llama_padfix.doctor.observe.targets.observation import Beside, Observation
 from llama_padfix.doctor.runner import run_checks, select_checks
 from llama_padfix.doctor.settings import Owners
 
@@ -60,9 +60,8 @@ def diagnose(
         progress: show a progress bar while rows are read.
 
     Returns:
-        The findings with the changes that fix them, the checks that passed, and those that were skipped with the
-        reason. `Report.notes` says where the tokenizer was found, and what was looked at in the place of what was
-        given or not at all. `Report.fix` applies the changes to the tokenizer and model.
+        The findings with the changes that fix them, the checks that passed, those that were skipped with the reason,
+        and notes: where the tokenizer was found, what was not looked at. `Report.fix` applies the changes.
 
     Raises:
         PadfixError: `target` is of another kind, something beside it has no meaning there, or no check fits an entry
@@ -72,8 +71,7 @@ def diagnose(
     beside = Beside(tokenizer, model, dataset, optimizer)
     with observe_target(target, beside, max_rows) as observed:
         rows = _show_progress(observed) if progress else observed.rows
-        left_out = {check.code: why for check in selected if (why := observed.why_left_out(check.code)) is not None}
-        catalogue = [check for check in selected if check.code not in left_out]
+        catalogue, left_out = observed.leave_out(selected)
         report = run_checks(observed.facts, catalogue, rows=rows, decode=observed.decode, complete=observed.complete)
 
     def look() -> tuple[Facts, Report]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.observe.batches import draw_sources, loader_source
 from llama_padfix.doctor.observe.loader import find_owners, is_loader
-from llama_padfix.doctor.observe.targets.observation import Beside, Observation
 from llama_padfix.doctor.observe.rows import observe_dataset, refuse_unencoded
-from llama_padfix.doctor.observe.tokenizer import observe_pair
+from llama_padfix.doctor.observe.targets.observation import Beside, Observation
 from llama_padfix.doctor.observe.targets.tokenizer_search import choose_tokenizer
+from llama_padfix.doctor.observe.tokenizer import observe_pair
 from llama_padfix.encoding.sources import is_batch, is_conversation, is_encoded, is_one_row, rows_of_mapping
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from llama_padfix.doctor.observe.tokenizer import make_decoder
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import ConfiguredModel, TokenizerLike, TrainerLike
+    from llama_padfix.doctor.findings import Check
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Observation:
         """Return the function that shows ids as text."""
         return make_decoder(self.tokenizer)
 
-    def why_left_out(self, code: str) -> str | None:
-        """Return why a check is not asked; None where it is."""
-        return next((why for start, why in self.left_out.items() if code.startswith(start)), None)
+    def leave_out(self, selected: Sequence[Check]) -> tuple[list[Check], dict[str, str]]:
+        """Return the checks that are asked, and why others are not, by code."""
+        starts = self.left_out.items()
+        why = {check.code: why for check in selected for start, why in starts if check.code.startswith(start)}
+        return [check for check in selected if check.code not in why], why

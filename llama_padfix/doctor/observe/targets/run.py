@@ -10,8 +10,8 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import Facts, SampleFacts
 from llama_padfix.doctor.observe.batches import draw_batches
 from llama_padfix.doctor.observe.targets.observation import Beside, Observation
-from llama_padfix.doctor.observe.tokenizer import observe_pair
 from llama_padfix.doctor.observe.targets.tokenizer_search import KnownTokenizers, choose_tokenizer
+from llama_padfix.doctor.observe.tokenizer import observe_pair
 from llama_padfix.doctor.observe.trainer import find_tokenizer_of, observe_trainer
 
 if TYPE_CHECKING:

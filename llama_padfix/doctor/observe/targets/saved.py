@@ -12,8 +12,8 @@ from llama_padfix.doctor.observe.folder import RUN_FILES, read_folder, saved_mod
 from llama_padfix.doctor.observe.gguf.vocabulary import LEFT_OUT, open_gguf
 from llama_padfix.doctor.observe.targets.given import name_parts, observe_parts
 from llama_padfix.doctor.observe.targets.observation import Beside, Observation
-from llama_padfix.doctor.observe.tokenizer import observe_pair, observe_tokenizer
 from llama_padfix.doctor.observe.targets.tokenizer_search import choose_tokenizer
+from llama_padfix.doctor.observe.tokenizer import observe_pair, observe_tokenizer
 
 
 def observe_saved(path: str, beside: Beside, max_rows: int | None) -> Observation:
