@@ -135,6 +135,11 @@ class TrainerFacts:
     copies: tuple[tuple[str, str, object], ...] = ()
     """What it keeps of the tokenizer's and model's settings: target of a change, kind, value; a list as a tuple."""
 
+    @property
+    def samples_completions(self) -> bool:
+        """It generates what it trains on, several completions of each prompt (GRPO, RLOO)."""
+        return "num_generations" in self.arguments
+
 
 @dataclass(frozen=True)
 class FolderFacts:

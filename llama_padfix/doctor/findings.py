@@ -244,15 +244,32 @@ class Report:
     apply: Callable[[Sequence[Change]], Plan] | None = field(default=None, repr=False, compare=False)
     """What `fix` calls with the changes; None where nothing can be changed (a dataset, a batch)."""
 
-    def raise_for_errors(self) -> None:
-        """Do nothing if no finding is an error.
+    def raise_for_errors(self, require: Sequence[str] = ()) -> None:
+        """Do nothing if no finding is an error, and what is required was looked at.
+
+        Args:
+            require: what must have been looked at: "rows" for rows of every source that there is, or codes of checks
+                that must have run.
 
         Raises:
-            PadfixError: there are errors; the message lists every one.
+            PadfixError: there are errors, or something that is required was not looked at; the message lists each.
         """
         errors = [str(finding) for finding in self.findings if finding.severity == "error"]
+        errors += [f"not looked at: {line}" for part in require for line in self._unseen(part)]
         if errors:
             raise PadfixError("\n".join(errors))
+
+    def _unseen(self, part: str) -> Iterator[str]:
+        """Yield why a required part was not looked at."""
+        if part != "rows":
+            if part not in self.passed and all(finding.code != part for finding in self.findings):
+                yield f"{part} ({self.skipped.get(part, 'it is not among the checks that ran')})"
+        elif not self.samples:
+            yield "rows (none were given)"
+        else:
+            for sample, shown in zip(self.samples, self.to_dict()["samples"], strict=True):
+                if not sample.seen:
+                    yield report_formats.describe_sample(shown)
 
     def changes(self, safety: Safety = "safe") -> tuple[Change, ...]:
         """Return the changes of one safety that fix the findings."""
@@ -311,9 +328,9 @@ class Report:
 
 
 def _to_json(value: object) -> object:
-    """Return a record as a dict, a sequence as a list, and what JSON does not know as its `repr`."""
+    """Return a record as a dict of what its `repr` shows, a sequence as a list, what JSON does not know as `repr`."""
     if is_dataclass(value):
-        return {item.name: _to_json(getattr(value, item.name)) for item in fields(value)}
+        return {item.name: _to_json(getattr(value, item.name)) for item in fields(value) if item.repr}
     if isinstance(value, Mapping):
         return {str(key): _to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

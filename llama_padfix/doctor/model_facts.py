@@ -84,6 +84,9 @@ class ModelFacts:
     is_tied: bool = False
     """Embedding and output head are one matrix."""
 
+    pools_one_token: bool = False
+    """The model scores one token of a row: a reward model or a classifier of texts."""
+
     is_peft: bool = False
     """The model carries a PEFT adapter."""
 

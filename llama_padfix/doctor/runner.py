@@ -11,6 +11,7 @@ from types import ModuleType
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor import checks
+from llama_padfix.doctor.check_helpers import mark_padding
 from llama_padfix.doctor.facts import Facts, RowFacts
 from llama_padfix.doctor.findings import MAX_EVIDENCE, Check, Evidence, Finding, Hit, Report
 
@@ -174,6 +175,7 @@ def _inspect_rows(
     found = _Hits()
     labelled = False
     for row in rows:
+        row = mark_padding(row, facts)
         found.seen[row.source] = found.seen.get(row.source, 0) + 1
         labelled = labelled or row.labels is not None
         for check in checks_of_rows:

@@ -3,5 +3,6 @@
 `target` starts it and tells apart what was given; `targets/` has a file for each kind. The facts come from
 `tokenizer`, `model`, `trainer` and its `copies` (settings that a trainer keeps), `batches` (drawn from dataloaders,
 with `loader`), `rows` (encoded), `data` (raw), `folder` with `saved_tokenizer` (without transformers), `gguf/` and
-`environment`. `snapshot` puts back what reading moves, as far as `reachable` finds it. Start: `target.observe_target`.
+`environment`. `losses/` knows the rows of every kind of trainer. `snapshot` puts back what reading moves, as far as
+`reachable` finds it. Start: `target.observe_target`.
 """

@@ -63,6 +63,7 @@ def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> Mode
         trained_output_rows=_find_trained_rows(head),
         declared_tied=bool(getattr(config, "tie_word_embeddings", False)),
         is_tied=head is not None and getattr(head, "weight", None) is weight,
+        pools_one_token=_pools_one_token(model),
         is_peft=hasattr(model, "peft_config"),
         attention=attention,
         attention_installed=_is_installed(attention),
@@ -83,6 +84,12 @@ def observe_optimizer(model: ConfiguredModel | None, optimizer: torch.optim.Opti
     trainable = {name: id(parameter) for name, parameter in names() if parameter.requires_grad}
     missing = [name for name, key in trainable.items() if key not in held]
     return OptimizerFacts(len(trainable), len(missing), tuple(missing[:3]), len(held - set(trainable.values())))
+
+
+def _pools_one_token(model: object) -> bool:
+    """Return True for a model with a head for whole texts, under an adapter too."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(base).__name__.endswith("ForSequenceClassification")
 
 
 def _count_rows(weight: torch.Tensor) -> int:

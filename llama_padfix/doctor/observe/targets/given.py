@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.observe.batches import draw_sources, loader_source
 from llama_padfix.doctor.observe.loader import find_owners, is_loader
-from llama_padfix.doctor.observe.rows import observe_dataset, refuse_unencoded
+from llama_padfix.doctor.observe.rows import holds_rows, observe_dataset, refuse_unencoded
 from llama_padfix.doctor.observe.targets.observation import Beside, Observation
 from llama_padfix.doctor.observe.targets.tokenizer_search import choose_tokenizer
 from llama_padfix.doctor.observe.tokenizer import observe_pair
-from llama_padfix.encoding.sources import is_batch, is_conversation, is_encoded, is_one_row, rows_of_mapping
+from llama_padfix.encoding.sources import is_conversation, is_encoded, is_one_row, rows_of_mapping
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
@@ -97,7 +97,5 @@ def _is_split(part: object) -> bool:
 
 
 def _is_encoded(part: Any) -> bool:  # whatever holds rows
-    if is_batch(part) or is_loader(part):
-        return True
-    first = part[0] if isinstance(part, (list, tuple)) and part else None
-    return is_batch(first) or is_encoded(part)
+    first = part[0] if isinstance(part, (list, tuple)) and part else part
+    return is_loader(part) or holds_rows(first) or is_encoded(part)
