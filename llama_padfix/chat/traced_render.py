@@ -70,6 +70,7 @@ def _alias_reasoning(message: Message) -> Message:
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
+@functools.lru_cache(maxsize=16)  # parsing is the largest part of learning a template that many encoders share
 def parse_template(source: str) -> nodes.Template:
-    """Return the syntax tree of a chat template."""
+    """Return the syntax tree of a chat template, which all callers share and none may change."""
     return environment_for(TRACED).parse(source)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.doctor.facts import DataFacts, Facts, RowFacts
 from llama_padfix.doctor.findings import Change, Check, Evidence, Finding, Hit, Hits
+from llama_padfix.doctor.row_facts import SourceTotals
 from llama_padfix.encoding.masking.turns_in_ids import Turn, TurnMarkers, find_turns_in
 
 if TYPE_CHECKING:
@@ -95,6 +96,24 @@ def everything_is_trained(row: RowFacts, facts: Facts) -> bool:
     trained = row.trained[expected]
     skip = int(bool(expected[first])) if len(expected) else 0
     return len(trained) > skip and bool(trained[skip:].all())
+
+
+def in_every_row(found: Finding, totals: SourceTotals) -> Finding | None:
+    """Return the finding where every row of its source has the fault, else None: a `judge` of a check."""
+    return found if found.rows == totals.seen else None
+
+
+def count_hidden(row: RowFacts, facts: Facts) -> int:
+    """Return how many real tokens have no label; 0 for plain language modeling, whose first has none either."""
+    return 0 if everything_is_trained(row, facts) else int((real_part(row) & ~row.trained).sum())
+
+
+def are_any_of(row: RowFacts, token_ids: Iterable[int]) -> BoolArray:
+    """Return where the row's ids are one of these, as booleans of shape (tokens,)."""
+    found: BoolArray = row.input_ids != row.input_ids
+    for token_id in token_ids:
+        found = found | (row.input_ids == token_id)
+    return found
 
 
 def hit_span(found: BoolArray, remark: str = "") -> Hits:

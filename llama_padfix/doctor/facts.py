@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.profile.template_profile import TemplateProfile
+from llama_padfix.doctor.folder_facts import FolderFacts
 from llama_padfix.doctor.found_facts import OtherTokenizer
 from llama_padfix.doctor.model_facts import ModelFacts, OptimizerFacts, RowStatistics
 from llama_padfix.doctor.row_facts import DataFacts, RowFacts, SampleFacts
@@ -31,8 +32,6 @@ __all__ = [
     "SampleFacts",
     "TrainerFacts",
 ]
-
-TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"})
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,24 @@ class TrainerFacts:
     not_drawn: Mapping[str, str] = field(default_factory=dict)
     """By source, why nothing was drawn."""
 
+    loss_from_labels: bool = False
+    """The loss is what the model returns for the batch's `labels`."""
+
+    loss_without_labels: str | None = None
+    """The name of an own loss whose code reads no labels, None where it does or cannot be told."""
+
+    dropped: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """By source, how many rows the trainer was given and keeps, where it dropped some."""
+
+    passes_cache_off: bool = False
+    """The trainer calls the model with `use_cache=False`, whatever its config says."""
+
+    trained_whole: Mapping[str, int] = field(default_factory=dict)
+    """Counts of trainable elements of added rows and of modules that an adapter saves whole, by dtype."""
+
+    reference: ModelFacts | None = None
+    """The embedding's rows and special ids of the reference model."""
+
     copies: tuple[tuple[str, str, object], ...] = ()
     """What it keeps of the tokenizer's and model's settings: target of a change, kind, value; a list as a tuple."""
 
@@ -139,67 +156,6 @@ class TrainerFacts:
     def samples_completions(self) -> bool:
         """It generates what it trains on, several completions of each prompt (GRPO, RLOO)."""
         return "num_generations" in self.arguments
-
-
-@dataclass(frozen=True)
-class FolderFacts:
-    """What a run saved: file names, and the contents of the JSON files."""
-
-    path: str
-    """The folder."""
-
-    files: tuple[str, ...]
-    """The names of its files, sorted."""
-
-    tokenizer_config: JsonObject = field(default_factory=dict, repr=False)
-    """tokenizer_config.json, empty where it is missing."""
-
-    config: JsonObject = field(default_factory=dict, repr=False)
-    """config.json, empty where it is missing."""
-
-    generation_config: JsonObject = field(default_factory=dict, repr=False)
-    """generation_config.json, empty where it is missing."""
-
-    adapter_config: JsonObject = field(default_factory=dict, repr=False)
-    """adapter_config.json, empty where it is missing."""
-
-    raw_ids: tuple[int, ...] = ()
-    """The ids that tokenizer.json alone gives a probe text, empty where it cannot be read."""
-
-    loaded_ids: tuple[int, ...] = ()
-    """The ids that the loaded tokenizer gives the same text, empty where it does not load."""
-
-    load_error: str | None = None
-    """Why the tokenizer does not load."""
-
-    chat_template: str | None = field(default=None, repr=False)
-    """The text of chat_template.jinja."""
-
-    saved_at: Mapping[str, float] = field(default_factory=dict, repr=False)
-    """When each file was written, in seconds."""
-
-    byte_level: bool = False
-    """tokenizer.json splits bytes, as Llama 3's does and Llama 2's does not."""
-
-    embedding_rows: int | None = None
-    """Rows of the embedding by the header of the weights, else by config.json."""
-
-    weights_seen: bool = False
-    """`embedding_rows` comes from the weights."""
-
-    broken_weights: tuple[str, ...] = ()
-    """What is wrong with files of weights: cut short, damaged, missing beside others."""
-
-    given: str = ""
-    """The folder that was given, where `path` is its newest checkpoint."""
-
-    checkpoints: tuple[str, ...] = ()
-    """The names of the checkpoints in it, the oldest first."""
-
-    @property
-    def has_tokenizer(self) -> bool:
-        """The folder holds a file of a tokenizer."""
-        return not TOKENIZER_FILES.isdisjoint(self.files)
 
 
 @dataclass(frozen=True)
@@ -260,6 +216,9 @@ class Facts:
 
     probe_text: str = "Hello world"
     """What `probe_ids` decode as."""
+
+    split_special_tokens: bool = False
+    """Special tokens in a text are encoded as letters."""
 
     requested_pad_token: str | None = None
     """The pad token that the user passed."""

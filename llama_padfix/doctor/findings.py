@@ -13,6 +13,7 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.version import library_info
 from llama_padfix.doctor import report_formats
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
+from llama_padfix.doctor.row_facts import SourceTotals
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject
@@ -201,6 +202,9 @@ class Check:
 
     message: str = ""
     """The message of a check of rows, with `{rows}`, `{seen}`, `{count}` and `{where}`."""
+
+    judge: Callable[[Finding, SourceTotals], Finding | None] | None = None
+    """In a check of rows: decides on what was found in all rows of a source; None for no finding after all."""
 
     traps: tuple[int, ...] = ()
     """Its numbers in the table of traps."""

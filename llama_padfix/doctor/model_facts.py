@@ -69,6 +69,9 @@ class ModelFacts:
     original_rows: int | None = None
     """The vocabulary size that the checkpoint was saved with, None where it is not known."""
 
+    original_stops: tuple[int, ...] = ()
+    """The ids at which the checkpoint itself stops, empty where they are not known."""
+
     rows: Mapping[int, RowStatistics] = field(default_factory=dict, repr=False)
     """Statistics of the embedding rows of control tokens, by id."""
 
@@ -89,6 +92,15 @@ class ModelFacts:
 
     is_peft: bool = False
     """The model carries a PEFT adapter."""
+
+    adapters_deep: int = 0
+    """How many PEFT models are wrapped around one another; 1 for an adapter."""
+
+    is_encoder_decoder: bool = False
+    """The model reads its prompt with an encoder."""
+
+    use_cache: bool = False
+    """The model keeps keys and values unless its caller says otherwise."""
 
     attention: str | None = None
     """The attention implementation."""

@@ -174,8 +174,8 @@ def _foresee(facts: Facts, change: Change) -> Facts:
     if change.target in ("tokenizer.pad_token", "tokenizer.eos_token"):
         name = change.target.removeprefix("tokenizer.")
         return replace(facts, **{name: after, f"{name}_id": facts.vocabulary.get(after)})
-    if change.target == "tokenizer.padding_side":
-        return replace(facts, padding_side=after)
+    if change.target in ("tokenizer.padding_side", "tokenizer.split_special_tokens"):
+        return replace(facts, **{change.target.removeprefix("tokenizer."): after})
     if change.target == "tokenizer.adds_bos":
         return replace(facts, bos_added=int(after))
     if change.target not in MODEL_FIELDS or facts.model is None:

@@ -66,6 +66,21 @@ class SampleFacts:
     """The last trained id of each row of a trainer."""
 
 
+@dataclass
+class SourceTotals:
+    """How many rows of a source were read, and how long they are without padding."""
+
+    seen: int = 0
+    shortest: int = 0
+    longest: int = 0
+
+    def add(self, length: int) -> None:
+        """Count a row of that many tokens."""
+        self.shortest = length if not self.seen else min(self.shortest, length)
+        self.longest = max(self.longest, length)
+        self.seen += 1
+
+
 @dataclass(frozen=True)
 class DataFacts:
     """What was found in rows that are not encoded yet, and what the library's encoder made of them."""

@@ -11,9 +11,10 @@ from types import ModuleType
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor import checks
-from llama_padfix.doctor.check_helpers import mark_padding
+from llama_padfix.doctor.check_helpers import mark_padding, real_part
 from llama_padfix.doctor.facts import Facts, RowFacts
 from llama_padfix.doctor.findings import MAX_EVIDENCE, Check, Evidence, Finding, Hit, Report
+from llama_padfix.doctor.row_facts import SourceTotals
 
 _CONTEXT = 6  # positions shown on either side of a fault
 _LONGEST = 40  # positions shown of the fault itself
@@ -105,7 +106,7 @@ def run_checks(
     findings = [finding for check in selected for finding in found.get(check.code, ())]
     passed = [check.code for check in selected if check.code not in skipped and not found.get(check.code)]
     # A stream does not know beforehand how many rows it has: what was read counts.
-    samples = tuple(replace(sample, seen=hits.seen.get(sample.source, sample.seen)) for sample in facts.samples)
+    samples = tuple(replace(sample, seen=hits.seen(sample.source, sample.seen)) for sample in facts.samples)
     return Report(tuple(findings), tuple(passed), skipped, samples, facts.notes)
 
 
@@ -149,19 +150,33 @@ class _Tally:
 
 @dataclass
 class _Hits:
-    """What the checks of rows found, by check and source, and how many rows each source had."""
+    """What the checks of rows found, by check and source, and the rows of each source."""
 
     tallies: dict[tuple[str, str], _Tally] = field(default_factory=dict)
-    seen: dict[str, int] = field(default_factory=dict)
+    totals: dict[str, SourceTotals] = field(default_factory=dict)
+
+    def seen(self, source: str, otherwise: int) -> int:
+        """Return how many rows of a source were read, `otherwise` where none were."""
+        return self.totals[source].seen if source in self.totals else otherwise
 
     def findings_of(self, check: Check) -> Iterator[Finding]:
-        """Yield one finding of a check for each source."""
+        """Yield one finding of a check for each source, as far as its `judge` agrees."""
         for (code, where), tally in self.tallies.items():
             if code == check.code:
-                rows, seen, count, evidence = tally.rows, self.seen[where], tally.count, tuple(tally.evidence)
+                rows, seen, count = tally.rows, self.totals[where].seen, tally.count
                 message = check.message.format(rows=rows, seen=seen, count=count, where=where)
-                found = check.found(message)
-                yield replace(found, where=where, rows=rows, seen=seen, count=count, evidence=evidence)
+                found: Finding | None = replace(
+                    check.found(message),
+                    where=where,
+                    rows=rows,
+                    seen=seen,
+                    count=count,
+                    evidence=tuple(tally.evidence),
+                )
+                if check.judge is not None and found is not None:
+                    found = check.judge(found, self.totals[where])
+                if found is not None:
+                    yield found
 
 
 def _inspect_rows(
@@ -176,7 +191,7 @@ def _inspect_rows(
     labelled = False
     for row in rows:
         row = mark_padding(row, facts)
-        found.seen[row.source] = found.seen.get(row.source, 0) + 1
+        found.totals.setdefault(row.source, SourceTotals()).add(int(real_part(row).sum()))
         labelled = labelled or row.labels is not None
         for check in checks_of_rows:
             if check.code in skipped or ("labels" in check.needs and row.labels is None):

@@ -28,7 +28,9 @@ MODEL_FIELDS = {
 }
 """What may be set of a model, with the names of the facts."""
 
-TOKENIZER_FIELDS = ("tokenizer.pad_token", "tokenizer.eos_token", "tokenizer.padding_side", "tokenizer.adds_bos")
+TOKENIZER_FIELDS = tuple(
+    f"tokenizer.{name}" for name in ("pad_token", "eos_token", "padding_side", "split_special_tokens", "adds_bos")
+)
 """What may be set of a tokenizer."""
 
 
@@ -97,7 +99,7 @@ def apply_change(change: Change, owners: Owners) -> None:
                 _set_automatic_bos(tokenizer, bool(after))
                 continue
             setattr(tokenizer, name, after)
-            if name == "padding_side":
+            if name in ("padding_side", "split_special_tokens"):
                 tokenizer.init_kwargs[name] = after  # transformers 4.x saves it from there alone
     elif change.target in MODEL_FIELDS and model is not None:
         setattr(text_config(model.config) if owner == "model.config" else model.generation_config, name, after)

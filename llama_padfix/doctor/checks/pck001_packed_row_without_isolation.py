@@ -34,6 +34,8 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
     # A document ends before the next begins: a BOS behind other text is one that a message spells.
     ended = np.isin(row.input_ids[first:last], [*markers.stop_ids, *pad_ids(facts), *learned_stop_ids(facts)])
     starts = (is_bos[1:] & ended[:-1]).nonzero()[0] + first + 1
+    if facts.model is not None and row.position_ids is not None and not row.position_ids[starts].any():
+        return  # PCK004
     if len(starts) and not _is_isolated(row, starts, facts) and find_turns(row, markers):
         yield Hit(int(starts[0]), int(starts[0]) + 1, len(starts), f"{len(starts)} more begin inside the row")
 

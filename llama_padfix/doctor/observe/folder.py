@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import parse_json
 from llama_padfix.core.weights import find_broken_weights, name_weights, read_shapes
-from llama_padfix.doctor.facts import TOKENIZER_FILES, FolderFacts
+from llama_padfix.doctor.folder_facts import TOKENIZER_FILES, FolderFacts
+from llama_padfix.doctor.observe.adapter import observe_adapter
 from llama_padfix.doctor.observe.saved_tokenizer import read_generic
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def read_folder(path: str | Path, *, exact: bool = True) -> tuple[TokenizerLike 
     """
     backend = _open_backend(_find_run(_require_folder(path))[0] / "tokenizer.json")
     folder = observe_folder(path, backend)
-    alike: Any = read_generic(folder, backend) if backend is not None and not exact else None
+    is_bare = backend is not None and not folder.baked  # transformers takes a pad token from padding in the file
+    alike: Any = read_generic(folder, backend) if backend is not None and is_bare and not exact else None
     return load_folder(folder) if alike is None else (alike, replace(folder, loaded_ids=folder.raw_ids))
 
 
@@ -95,7 +97,7 @@ def observe_folder(path: str | Path, backend: tokenizers.Tokenizer | None = None
     files = sorted(item for item in folder.iterdir() if item.is_file())
     config = _read_json(folder / "config.json")
     template = folder / "chat_template.jinja"
-    raw_ids, byte_level = _probe(backend) if backend is not None else encode_with_file(folder / "tokenizer.json")
+    raw_ids, byte_level, baked = encode_with_file(folder / "tokenizer.json") if backend is None else _probe(backend)
     in_weights = _count_embedding_rows(folder)
     declared = _inner(config).get("vocab_size")
     return FolderFacts(
@@ -109,11 +111,13 @@ def observe_folder(path: str | Path, backend: tokenizers.Tokenizer | None = None
         chat_template=template.read_text(encoding="utf-8", errors="replace") if template.is_file() else None,
         saved_at={item.name: item.stat().st_mtime for item in files},
         byte_level=byte_level,
+        baked=baked,
         embedding_rows=in_weights if in_weights is not None else declared if isinstance(declared, int) else None,
         weights_seen=in_weights is not None,
         broken_weights=tuple(find_broken_weights(folder, may_lack_all=True)),
         given=str(given),
         checkpoints=checkpoints,
+        **observe_adapter(folder, _read_json(folder / "adapter_config.json")),
     )
 
 
@@ -216,10 +220,14 @@ def _read_json(path: Path) -> JsonObject:
     return content if isinstance(content, dict) else {}
 
 
-def encode_with_file(path: Path) -> tuple[tuple[int, ...], bool]:
-    """Return the ids that tokenizer.json alone gives the probe, and True if it splits bytes; no ids without it."""
+def encode_with_file(path: Path) -> tuple[tuple[int, ...], bool, dict[str, str]]:
+    """Return the ids that tokenizer.json gives the probe, True if it splits bytes, and what it does to every text.
+
+    The ids are those without the padding and truncation that the file may hold, as transformers encodes. Without the
+    file there are none.
+    """
     backend = _open_backend(path)
-    return ((), False) if backend is None else _probe(backend)
+    return ((), False, {}) if backend is None else _probe(backend)
 
 
 def _open_backend(path: Path) -> tokenizers.Tokenizer | None:
@@ -233,10 +241,24 @@ def _open_backend(path: Path) -> tokenizers.Tokenizer | None:
         return None
 
 
-def _probe(backend: tokenizers.Tokenizer) -> tuple[tuple[int, ...], bool]:
+def _probe(backend: tokenizers.Tokenizer) -> tuple[tuple[int, ...], bool, dict[str, str]]:
+    baked = clear_padding_and_truncation(backend)
     splitter = backend.pre_tokenizer
     state = splitter.__getstate__() if splitter is not None else b""
-    return tuple(backend.encode(_PROBE, add_special_tokens=False).ids), b'"ByteLevel"' in bytes(state)
+    return tuple(backend.encode(_PROBE, add_special_tokens=False).ids), b'"ByteLevel"' in bytes(state), baked
+
+
+def clear_padding_and_truncation(backend: tokenizers.Tokenizer) -> dict[str, str]:
+    """Switch off the padding and truncation that a backend keeps from an earlier call, and return them in words."""
+    held = {}
+    if (padding := backend.padding) is not None:
+        length = padding.get("length")
+        held["padding"] = f"padding to {length} ids" if length is not None else "padding to the longest of a batch"
+        backend.no_padding()
+    if (truncation := backend.truncation) is not None:
+        held["truncation"] = f"truncation at {truncation['max_length']} ids"
+        backend.no_truncation()
+    return held
 
 
 def _count_embedding_rows(folder: Path) -> int | None:

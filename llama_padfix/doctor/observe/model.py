@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
 from llama_padfix.doctor.model_facts import ZERO_NORM, ModelFacts, OptimizerFacts, RowStatistics
+from llama_padfix.doctor.observe.adapter import read_rows_and_stops
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 _ORDINARY_ROWS = 512  # rows spread over the embedding, whose median is an ordinary row
 _MOST_ROWS = 2048  # control rows that are measured
+_MOST_ADAPTERS = 8
 _CHUNK = 8192  # rows measured at a time
 # The packages that hold each kernel; `kernels` downloads them.
 _ATTENTION_PACKAGES = {
@@ -49,6 +49,7 @@ def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> Mode
     embedding, head = read_layer(model, "get_input_embeddings"), read_layer(model, "get_output_embeddings")
     weight = getattr(embedding, "weight", None)
     attention = getattr(config, "_attn_implementation", None)
+    original_rows, original_stops = read_rows_and_stops(getattr(model.config, "_name_or_path", None))
     return ModelFacts(
         embedding_rows=_count_rows(weight) if weight is not None else None,
         config_pad_token_id=getattr(config, "pad_token_id", None),
@@ -57,7 +58,8 @@ def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> Mode
         generation_pad_token_id=getattr(generation, "pad_token_id", None),
         generation_eos_token_id=_freeze(getattr(generation, "eos_token_id", None)),
         generation_error=_try_to_save(generation),
-        original_rows=_read_original_rows(model),
+        original_rows=original_rows,
+        original_stops=original_stops,
         rows=_measure_rows(weight, token_ids),
         trained_rows=_find_trained_rows(embedding),
         trained_output_rows=_find_trained_rows(head),
@@ -65,6 +67,9 @@ def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> Mode
         is_tied=head is not None and getattr(head, "weight", None) is weight,
         pools_one_token=_pools_one_token(model),
         is_peft=hasattr(model, "peft_config"),
+        adapters_deep=_count_adapters(model),
+        is_encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
+        use_cache=bool(getattr(config, "use_cache", False)),
         attention=attention,
         attention_installed=_is_installed(attention),
         floating_dtypes=tuple(sorted(_dtypes(model))),
@@ -95,6 +100,14 @@ def _pools_one_token(model: object) -> bool:
 def _count_rows(weight: torch.Tensor) -> int:
     shape = getattr(weight, "ds_shape", weight.shape)  # DeepSpeed ZeRO-3 empties the weight, and keeps its shape here
     return int(shape[0])
+
+
+def _count_adapters(model: object) -> int:
+    """Return how many PEFT models are wrapped around one another, found in the modules that they wrap."""
+    count = 0
+    while hasattr(type(model), "get_base_model") and count < _MOST_ADAPTERS:
+        count, model = count + 1, getattr(getattr(model, "base_model", None), "model", None)
+    return count
 
 
 def _freeze(held: int | list[int] | tuple[int, ...] | set[int] | None) -> int | tuple[int, ...] | None:
@@ -135,27 +148,6 @@ def _try_to_save(generation: object) -> str | None:
     finally:
         logger.disabled = was_off
     return None
-
-
-def _read_original_rows(model: ConfiguredModel) -> int | None:
-    """Return the vocabulary size in the config.json of the checkpoint that the model was loaded from.
-
-    The file is read from a folder or the local cache, never from the network.
-    """
-    name = getattr(model.config, "_name_or_path", None)
-    if not isinstance(name, str) or not name:
-        return None
-    try:
-        path = Path(name, "config.json")
-        if not path.is_file():
-            from transformers.utils import cached_file
-
-            path = Path(str(cached_file(name, "config.json", local_files_only=True)))
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except Exception:  # not in the cache, not a name, not JSON: the size is not known
-        return None
-    size = saved.get("vocab_size", saved.get("text_config", {}).get("vocab_size"))
-    return size if isinstance(size, int) else None
 
 
 def _find_trained_rows(layer: object) -> tuple[int, ...] | None:

@@ -75,6 +75,7 @@ def observe_tokenizer(
         probe_ids=tuple(probe_ids),
         probe_text=tokenizer.decode(probe_ids),
         template=template,
+        split_special_tokens=bool(getattr(tokenizer, "split_special_tokens", False)),
         requested_pad_token=pad_token,
         model=observe_model(model, added) if model is not None else None,
     )

@@ -14,9 +14,9 @@ from llama_padfix.core.compat import count_second_division, find_tokenizer
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.core.hf_objects import dtype_name, read_quantization_config
 from llama_padfix.doctor.facts import TrainerFacts
-from llama_padfix.doctor.observe.copies import find_copies
 from llama_padfix.doctor.observe.reachable import filled_cells, is_own_code
 from llama_padfix.doctor.observe.snapshot import find_read_once
+from llama_padfix.doctor.observe.trainer_parts import observe_parts
 from llama_padfix.hardware.precision import choose_precision
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def observe_trainer(trainer: TrainerLike) -> TrainerFacts:
         documents_isolated=_isolates_documents(model),
         divided_again_by=count_second_division(trainer),
         own_loss=_name_own_loss(trainer),
-        copies=find_copies(trainer),
+        **observe_parts(trainer),
     )
 
 
