@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.findings import Change, Plan, Report
-from llama_padfix.doctor.fix import Look, fix_live
+from llama_padfix.doctor.fixing.live import Look, fix_live
+from llama_padfix.doctor.fixing.settings import Owners
 from llama_padfix.doctor.observe.target import observe_target
 from llama_padfix.doctor.observe.targets.observation import Beside, Observation
 from llama_padfix.doctor.runner import run_checks, select_checks
-from llama_padfix.doctor.settings import Owners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

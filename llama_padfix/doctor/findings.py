@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.version import library_info
-from llama_padfix.doctor import report_formats
+from llama_padfix.doctor import report_formats, report_html
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.row_facts import SourceTotals
 
@@ -86,7 +86,7 @@ class Plan:
         header = ("setting", "before", "after", "why", "check")
         given = (("taken back: " * (c in self.taken_back), c) for c in (*self.changes, *self.taken_back))
         rows = [(back + c.target, repr(c.before), repr(c.after), c.why, c.code) for back, c in given]
-        table = report_formats.html_table(header, rows) if rows else "<p>Nothing to change.</p>"
+        table = report_html.html_table(header, rows) if rows else "<p>Nothing to change.</p>"
         return table + "".join(f"<p>left: {html.escape(line)}</p>" for line in self.left)
 
 
@@ -109,6 +109,8 @@ class Evidence:
     end: int
     text: str
     remark: str = ""
+    runs: tuple[tuple[str, bool], ...] = ()
+    """The text in runs, each with True where it is trained; empty for a row without labels."""
 
 
 @dataclass(frozen=True)
@@ -145,18 +147,8 @@ class Finding:
     evidence: tuple[Evidence, ...] = ()
     """The first few rows that have it."""
 
-    @property
-    def fix(self) -> str:
-        """The fix in one line: what to call or to set, else where the page is."""
-        by_safety = {change.safety: change for change in reversed(self.changes)}
-        if "safe" in by_safety:
-            return "report.fix()"
-        if "unsafe" in by_safety:
-            return 'report.fix("unsafe")'
-        if "manual" in by_safety:
-            change = by_safety["manual"]
-            return f"{change.target}: {change.before!r} -> {change.after!r}, by hand"
-        return f"llama-padfix explain {self.code}"
+    advice: str = ""
+    """The good example of the check, which is the fix where no change is."""
 
     def __str__(self) -> str:
         return f"{self.severity} {self.code} {self.name}: {self.message}"
@@ -223,7 +215,7 @@ class Check:
             severity: how severe this finding is, where it differs from the check's severity.
         """
         named = tuple(replace(change, code=self.code) for change in changes)
-        return Finding(self.code, self.name, severity or self.severity, message, named)
+        return Finding(self.code, self.name, severity or self.severity, message, named, advice=self.good)
 
 
 @dataclass(frozen=True)
@@ -231,7 +223,7 @@ class Report:
     """What the checks found, with the rows that were read."""
 
     findings: tuple[Finding, ...] = ()
-    """The faults, in the order of the codes."""
+    """The faults: errors first, and of one severity those that hurt most rows."""
 
     passed: tuple[str, ...] = ()
     """The codes of the checks that found nothing."""
@@ -241,6 +233,9 @@ class Report:
 
     samples: tuple[SampleFacts, ...] = ()
     """Which rows were read, by source."""
+
+    looked_at: tuple[str, ...] = ()
+    """What was looked at besides rows: "tokenizer", "chat template", "model", "trainer", "folder", "raw rows"."""
 
     notes: tuple[str, ...] = ()
     """Where the tokenizer was found, and what was looked at or not looked at beside the rows: one sentence each."""
@@ -256,12 +251,15 @@ class Report:
                 that must have run.
 
         Raises:
-            PadfixError: there are errors, or something that is required was not looked at; the message lists each.
+            PadfixError: there are errors, or something that is required was not looked at; the message lists each,
+                and ends with the line to type.
         """
-        errors = [str(finding) for finding in self.findings if finding.severity == "error"]
-        errors += [f"not looked at: {line}" for part in require for line in self._unseen(part)]
-        if errors:
-            raise PadfixError("\n".join(errors))
+        errors = [finding for finding in self.findings if finding.severity == "error"]
+        lines = [str(finding) for finding in errors]
+        lines += [f"not looked at: {line}" for part in require for line in self._unseen(part)]
+        fixes = dict.fromkeys(report_formats.fix_line(_to_object(finding), self.looked_at) for finding in errors)
+        if lines:
+            raise PadfixError("\n".join([*lines, *([f"Fix: {'; then '.join(fixes)}"] if fixes else [])]))
 
     def _unseen(self, part: str) -> Iterator[str]:
         """Yield why a required part was not looked at."""
@@ -308,8 +306,9 @@ class Report:
             "tool": library_info(),
             "summary": {level: levels.count(level) for level in ("error", "warning", "note")},
             "samples": [_to_json(sample) for sample in self.samples],
+            "looked_at": list(self.looked_at),
             "notes": list(self.notes),
-            "findings": [_to_json(finding) for finding in self.findings],
+            "findings": [self._describe(finding) for finding in self.findings],
             "passed": list(self.passed),
             "skipped": dict(self.skipped),
         }
@@ -320,15 +319,22 @@ class Report:
 
     def to_html(self) -> str:
         """Return a self-contained HTML page without a script; everything in it is escaped."""
-        return report_formats.as_html(self.to_dict())
+        return report_html.as_html(self.to_dict())
 
     def __str__(self) -> str:
         return report_formats.as_text(self.to_dict())
 
     def _repr_html_(self) -> str:
-        rows: list[Sequence[str]] = [(f.severity, f.code, f.name, f.message) for f in self.findings]
-        rows += [("skipped", code, "", reason) for code, reason in self.skipped.items()]
-        return report_formats.html_table(("severity", "code", "name", "what was seen"), rows)
+        return report_html.as_notebook(self.to_dict())
+
+    def _describe(self, finding: Finding) -> JsonObject:
+        entries = _to_object(finding)
+        page = f"docs/checks/{finding.code}.md, llama-padfix explain {finding.code}"
+        return {**entries, "fix": report_formats.fix_line(entries, self.looked_at), "page": page}
+
+
+def _to_object(record: Finding) -> JsonObject:
+    return {item.name: _to_json(getattr(record, item.name)) for item in fields(record)}
 
 
 def _to_json(value: object) -> object:

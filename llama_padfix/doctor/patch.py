@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.findings import Change, Facts, Plan
+from llama_padfix.doctor.fixing.settings import MODEL_FIELDS, Owners, all_or_nothing, apply_change, merge_changes
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.repair import repair_until_stable
 from llama_padfix.doctor.runner import run_checks
-from llama_padfix.doctor.settings import MODEL_FIELDS, Owners, all_or_nothing, apply_change
 from llama_padfix.doctor.token_policy import choose_pad_token, explain_candidates
 
 if TYPE_CHECKING:
@@ -94,15 +94,6 @@ def patch_and_observe(
     return plan, facts
 
 
-def apply_changes(changes: Iterable[Change], owners: Owners) -> Plan:
-    """Apply changes that a report proposes and return them as a plan; all of them, or none when one raises."""
-    plan = Plan(merge_changes(changes))
-    with all_or_nothing(owners):
-        for change in plan:
-            apply_change(change, owners)
-    return plan
-
-
 @contextlib.contextmanager
 def padding_side(tokenizer: TokenizerLike, side: str) -> Iterator[TokenizerLike]:
     """Set the padding side within a block, and put the old one back when the block ends or raises.
@@ -157,15 +148,6 @@ def _changes_for(facts: Facts, add_bos: bool) -> list[Change]:
         changes = [change for change in changes if change.target != "tokenizer.pad_token"]
         changes.append(Change("tokenizer.pad_token", facts.pad_token, choice.token, choice.why))
     return list(merge_changes(changes))
-
-
-def merge_changes(changes: Iterable[Change]) -> tuple[Change, ...]:
-    """Keep one change for each target, from its first `before` to its last `after`, in the order of the first."""
-    merged: dict[str, Change] = {}
-    for change in changes:
-        first = merged.get(change.target)
-        merged[change.target] = change if first is None else replace(change, before=first.before)
-    return tuple(change for change in merged.values() if change.before != change.after)
 
 
 def _foresee(facts: Facts, change: Change) -> Facts:

@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import groupby
 from types import ModuleType
 
 from llama_padfix.core.errors import PadfixError
@@ -14,6 +15,7 @@ from llama_padfix.doctor import checks
 from llama_padfix.doctor.check_helpers import mark_padding, real_part
 from llama_padfix.doctor.facts import Facts, RowFacts
 from llama_padfix.doctor.findings import MAX_EVIDENCE, Check, Evidence, Finding, Hit, Report
+from llama_padfix.doctor.report_formats import LEVELS
 from llama_padfix.doctor.row_facts import SourceTotals
 
 _CONTEXT = 6  # positions shown on either side of a fault
@@ -107,7 +109,15 @@ def run_checks(
     passed = [check.code for check in selected if check.code not in skipped and not found.get(check.code)]
     # A stream does not know beforehand how many rows it has: what was read counts.
     samples = tuple(replace(sample, seen=hits.seen(sample.source, sample.seen)) for sample in facts.samples)
-    return Report(tuple(findings), tuple(passed), skipped, samples, facts.notes)
+    findings.sort(key=lambda finding: (LEVELS.index(finding.severity), -finding.rows))
+    return Report(tuple(findings), tuple(passed), skipped, samples, _name_parts(facts), facts.notes)
+
+
+def _name_parts(facts: Facts) -> tuple[str, ...]:
+    """Return what was looked at besides encoded rows."""
+    names = {"template": "chat template", "data": "raw rows", "environment": "installed versions"}
+    parts = ("tokenizer", "template", "model", "trainer", "folder", "data", "environment")
+    return tuple(names.get(part, part) for part in parts if part in facts.present)
 
 
 def _find_in_facts(check: Check, facts: Facts) -> Iterator[Finding]:
@@ -220,5 +230,8 @@ def _describe_error(error: Exception) -> str:
 def _show(row: RowFacts, hit: Hit, decode: Callable[[Sequence[int]], str]) -> Evidence:
     first = max(hit.start - _CONTEXT, 0)
     last = min(hit.end, hit.start + _LONGEST) + _CONTEXT
-    text = decode([int(token_id) for token_id in row.input_ids[first:last]])
-    return Evidence(row.number, hit.start, hit.end, text, hit.remark)
+    ids = [int(token_id) for token_id in row.input_ids[first:last]]
+    trained = [] if row.labels is None else row.trained[first:last].tolist()
+    runs = [(is_trained, list(group)) for is_trained, group in groupby(range(len(trained)), trained.__getitem__)]
+    drawn = tuple((decode([ids[at] for at in places]), bool(is_trained)) for is_trained, places in runs)
+    return Evidence(row.number, hit.start, hit.end, decode(ids), hit.remark, drawn)

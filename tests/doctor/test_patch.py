@@ -16,9 +16,9 @@ from llama_padfix import ChatEncoder, PadfixError, padding_side, patch_tokenizer
 from llama_padfix.demo.reference import make_tiny_llama
 from llama_padfix.doctor import patch as patching
 from llama_padfix.doctor.findings import Change, Plan
+from llama_padfix.doctor.fixing.settings import apply_change
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.patch import patch_and_observe
-from llama_padfix.doctor.settings import apply_change
 from tests.conftest import ALL, BASE, INSTRUCT, fresh_tokenizer
 from tests.support.byte_tokenizer import make_byte_tokenizer
 

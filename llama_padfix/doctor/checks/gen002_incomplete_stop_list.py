@@ -9,8 +9,8 @@ template stops rightly at its EOS alone as long as it writes plain text, so ther
 """
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
+from llama_padfix.doctor.fixing.copies import complete_stops
 from llama_padfix.doctor.token_policy import as_ids, stop_ids
-from llama_padfix.doctor.trainer_copies import complete_stops
 
 
 def _find(facts: Facts) -> Findings:

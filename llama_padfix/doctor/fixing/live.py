@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.findings import Change, Finding, Plan, Report
-from llama_padfix.doctor.patch import apply_changes
+from llama_padfix.doctor.fixing.copies import follow_changes
+from llama_padfix.doctor.fixing.settings import Owners, apply_changes, remember_settings
 from llama_padfix.doctor.repair import repair_until_stable
-from llama_padfix.doctor.settings import Owners, remember_settings
-from llama_padfix.doctor.trainer_copies import follow_changes
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -112,14 +111,15 @@ def _list_worse(before: Report, after: Report) -> list[Finding]:
 
 def _describe_left(report: Report, owners: Owners, codes: Collection[str]) -> Iterator[str]:
     """Yield a line for what no setting changes: rows that are encoded already, then each other finding."""
-    left = [each for each in report.findings if each.severity != "note" and each.code in codes]
-    rows = [each for each in left if each.where]
+    found = report.to_dict()["findings"]
+    left = [each for each in found if each["severity"] != "note" and each["code"] in codes]
+    rows = [each for each in left if each["where"]]
     if rows:
-        named = ", ".join(dict.fromkeys(each.code for each in rows))
+        named = ", ".join(dict.fromkeys(each["code"] for each in rows))
         yield f"{named}: the rows are encoded already, and no setting changes them. {_encode_anew(owners)}"
     for each in left:
-        if not each.where:
-            yield f"{each.code} {each.name}: {each.fix}"
+        if not each["where"]:
+            yield f"{each['code']} {each['name']}: {each['fix']}"
 
 
 def _encode_anew(owners: Owners) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import text_config
-from llama_padfix.doctor.findings import Change
+from llama_padfix.doctor.findings import Change, Plan
 from llama_padfix.doctor.observe.copies import COPIES, set_copy
 from llama_padfix.doctor.observe.snapshot import remember_state
 
@@ -107,6 +107,24 @@ def apply_change(change: Change, owners: Owners) -> None:
         set_copy(trainer, change.target, after)
     else:
         raise PadfixError(f"No code knows how to apply a change of {change.target}.")
+
+
+def apply_changes(changes: Iterable[Change], owners: Owners) -> Plan:
+    """Apply changes that a report proposes and return them as a plan; all of them, or none when one raises."""
+    plan = Plan(merge_changes(changes))
+    with all_or_nothing(owners):
+        for change in plan:
+            apply_change(change, owners)
+    return plan
+
+
+def merge_changes(changes: Iterable[Change]) -> tuple[Change, ...]:
+    """Keep one change for each target, from its first `before` to its last `after`, in the order of the first."""
+    merged: dict[str, Change] = {}
+    for change in changes:
+        first = merged.get(change.target)
+        merged[change.target] = change if first is None else replace(change, before=first.before)
+    return tuple(change for change in merged.values() if change.before != change.after)
 
 
 def _set_automatic_bos(tokenizer: TokenizerLike, add: bool) -> None:
