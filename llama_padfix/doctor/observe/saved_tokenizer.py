@@ -66,7 +66,7 @@ def read_generic(folder: FolderFacts, backend: tokenizers.Tokenizer) -> Tokenize
     is_generic = (
         version.partition(".")[0] >= "5"
         and settings.get("tokenizer_class") in _GENERIC
-        and folder.config.get("model_type") in _MODEL_TYPES
+        and ("config.json" not in folder.files or folder.config.get("model_type") in _MODEL_TYPES)
         and settings.keys() <= _PLAIN_SETTINGS
         and settings.get("padding_side", "right") in ("left", "right")
         and isinstance(settings.get("model_max_length", 0), int)
