@@ -100,7 +100,7 @@ def test_a_repr_is_one_short_line_whatever_is_held() -> None:
     for record in (change, finding, report, plan, Counts(), row):
         assert len(repr(record)) <= 160 and repr(record).isprintable()
     assert repr(report) == "Report(90 errors, 0 warnings, 0 notes; 90 passed, 1 skipped)"
-    assert (repr(plan), repr(Plan())) == ("Plan(2 changes, 1 left)", "Plan(nothing)")
+    assert (repr(plan), repr(Plan())) == ("Plan(2 changes, 1 left)", "Plan(0 changes)")
     assert repr(Change("a.b", 1, 2, "so")) == "Change(target='a.b', before=1, after=2, why='so')"
 
 
