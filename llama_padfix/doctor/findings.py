@@ -248,6 +248,9 @@ class Report:
     looked_at: tuple[str, ...] = ()
     """What was looked at besides rows: "tokenizer", "chat template", "model", "trainer", "folder", "raw rows"."""
 
+    notes: tuple[str, ...] = ()
+    """Where the tokenizer was found, and what was looked at or not looked at beside the rows: one sentence each."""
+
     apply: Callable[[Sequence[Change]], Plan] | None = field(default=None, repr=False, compare=False)
     """What `fix` calls with the changes; None where nothing can be changed (a dataset, a batch)."""
 
@@ -315,6 +318,7 @@ class Report:
             "summary": {level: levels.count(level) for level in ("error", "warning", "note")},
             "samples": [as_json(sample) for sample in self.samples],
             "looked_at": list(self.looked_at),
+            "notes": list(self.notes),
             "findings": [self._describe(finding) for finding in self.findings],
             "passed": list(self.passed),
             "skipped": dict(self.skipped),

@@ -88,7 +88,8 @@ def heal_folder(
     source, target = Path(folder), Path(out)
     if target.exists() or target.is_symlink():
         raise PadfixError(f"{str(out)!r} exists already, and nothing is written over it. Name a new folder.")
-    rows = observe_folder(source).embedding_rows
+    observed = observe_folder(source)
+    source, rows = Path(observed.path), observed.embedding_rows  # the newest checkpoint where there is nothing else
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(target.parent, f".{target.name}-") as scratch:
         for name in _FILES:

@@ -83,7 +83,7 @@ def as_text(document: JsonObject) -> str:
         lines.append(printable(f"{finding['severity']} {finding['code']} {finding['name']}: {finding['message']}"))
         lines += [f"    {line}" for line in _details(finding)]
     passed = printable(f"passed: {fold_codes(document['passed']) or 'none'}")
-    return "\n".join([*lines, *_read(document), passed, *list_skipped(document)])
+    return "\n".join([*lines, *list_read(document), passed, *list_skipped(document)])
 
 
 def as_github(document: JsonObject) -> str:
@@ -94,7 +94,7 @@ def as_github(document: JsonObject) -> str:
         details = [finding["message"], *_details(finding)]
         command = _COMMANDS[finding["severity"]]
         lines.append(f"::{command} title={title}::{_escape_command(chr(10).join(details))}")
-    return "\n".join([*lines, *_read(document), *list_skipped(document), summarize(document)])
+    return "\n".join([*lines, *list_read(document), *list_skipped(document), summarize(document)])
 
 
 def print_rich(document: JsonObject) -> None:
@@ -111,7 +111,7 @@ def print_rich(document: JsonObject) -> None:
         table.add_row(text(severity, style=_COLORS[severity]), named, text(seen))
     if document["findings"]:
         console.print(table)
-    for line in _read(document):
+    for line in list_read(document):
         console.print(text(line))
     for line in list_skipped(document):
         console.print(text(line, style="dim"))
@@ -173,9 +173,9 @@ def _draw(place: JsonObject) -> str:
     return drawn
 
 
-def _read(document: JsonObject) -> list[str]:
+def list_read(document: JsonObject) -> list[str]:
     """Return the lines on what was looked at."""
-    return [describe_verdict(document), *map(describe_sample, document["samples"])]
+    return [describe_verdict(document), *map(describe_sample, document["samples"]), *map(printable, document["notes"])]
 
 
 def _escape_command(text: str, in_property: bool = False) -> str:

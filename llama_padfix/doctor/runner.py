@@ -100,8 +100,7 @@ def run_checks(
     for check in selected:
         if check.code not in skipped:
             try:
-                of_facts = check.find(facts) if check.find is not None else ()
-                found[check.code] = [*of_facts, *hits.findings_of(check)]
+                found[check.code] = [*_find_in_facts(check, facts), *hits.findings_of(check)]
             except Exception as error:  # one broken check must not hide what the others find
                 skipped[check.code] = _describe_error(error)
     unseen = _why_no_rows(facts)
@@ -111,7 +110,7 @@ def run_checks(
     # A stream does not know beforehand how many rows it has: what was read counts.
     samples = tuple(replace(sample, seen=hits.seen(sample.source, sample.seen)) for sample in facts.samples)
     findings.sort(key=lambda finding: (LEVELS.index(finding.severity), -finding.rows))
-    return Report(tuple(findings), tuple(passed), skipped, samples, _name_parts(facts))
+    return Report(tuple(findings), tuple(passed), skipped, samples, _name_parts(facts), facts.notes)
 
 
 def _name_parts(facts: Facts) -> tuple[str, ...]:
@@ -119,6 +118,14 @@ def _name_parts(facts: Facts) -> tuple[str, ...]:
     names = {"template": "chat template", "data": "raw rows", "environment": "installed versions"}
     parts = ("tokenizer", "template", "model", "trainer", "folder", "data", "environment")
     return tuple(names.get(part, part) for part in parts if part in facts.present)
+
+
+def _find_in_facts(check: Check, facts: Facts) -> Iterator[Finding]:
+    """Yield what a check finds in the facts; one of rows that are not encoded looks at each split of them."""
+    if check.find is not None:
+        yield from check.find(facts)
+        for data in facts.more_data if "data" in check.needs else ():
+            yield from check.find(replace(facts, data=data))
 
 
 def _skip_without_needs(facts: Facts, catalogue: Sequence[Check]) -> dict[str, str]:
@@ -198,7 +205,8 @@ def _inspect_rows(
     labelled = False
     for row in rows:
         row = mark_padding(row, facts)
-        found.totals.setdefault(row.source, SourceTotals()).add(int(real_part(row).sum()))
+        totals = found.totals.get(row.source, SourceTotals())
+        found.totals[row.source] = totals.with_row(int(real_part(row).sum()))
         labelled = labelled or row.labels is not None
         for check in checks_of_rows:
             if check.code in skipped or ("labels" in check.needs and row.labels is None):
