@@ -68,7 +68,7 @@ def read_generic(folder: FolderFacts, backend: tokenizers.Tokenizer) -> Tokenize
         and isinstance(settings.get("model_max_length", 0), int)
         and _keeps_files(folder)
         and backend.post_processor is not None
-        and not folder.baked
+        and not folder.baked  # transformers takes a pad token from padding in the file
         and _adds_nothing(settings, backend)
     )
     template = folder.chat_template if folder.chat_template is not None else settings.get("chat_template")
