@@ -79,6 +79,9 @@ class LoadPlan:
     choices: tuple[Choice, ...] = ()
     """Each decision with its reason."""
 
+    def __repr__(self) -> str:
+        return f"LoadPlan({self.path!r}, backend={self.backend!r}, {len(self.choices)} choices)"
+
     def __str__(self) -> str:
         return "\n".join(str(choice) for choice in self.choices)
 
