@@ -15,6 +15,7 @@ from llama_padfix.core.compat import averages_by_tokens
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.hardware.random_states import remember_random_states
 from llama_padfix.training.memory.estimate import ALLOCATOR
+from llama_padfix.training.rollouts import regroup, require_regroupable
 
 if TYPE_CHECKING:
     from collections.abc import Sized
@@ -35,7 +36,11 @@ _SAVE_MORE = (
     f'(load(..., quantization="nf4", lora=True)), optim="adamw_8bit", and {ALLOCATOR}.'
 )
 # The rows keep their order; the callbacks are alive and need no restoring.
-_EXACT_RESUME = {"ignore_data_skip": False, "restore_callback_states_from_checkpoint": False}
+_EXACT_RESUME = {
+    "ignore_data_skip": False,
+    "restore_callback_states_from_checkpoint": False,
+    "eval_on_start": False,  # that was done
+}
 
 
 def train_with_backoff(trainer: Trainer, **train_arguments: object) -> TrainOutput:
@@ -61,7 +66,7 @@ def train_with_backoff(trainer: Trainer, **train_arguments: object) -> TrainOutp
     Raises:
         PadfixError: One row is too much; memory runs out elsewhere (in an evaluation, or in the optimizer's update,
             whose weights are then half changed); there are several processes, DeepSpeed or FSDP; or a smaller batch
-            would change the rows of an update. The arguments are then as before.
+            would change the rows of an update, as those that GRPO generates for several. The arguments are as before.
     """
     args = trainer.args
     if getattr(args, "auto_find_batch_size", False):
@@ -74,6 +79,7 @@ def train_with_backoff(trainer: Trainer, **train_arguments: object) -> TrainOutp
             "With ignore_data_skip=True it is not known which rows an update of a resumed run has seen. "
             "Resume with ignore_data_skip=False"
         )
+    require_regroupable(trainer)
     before = _read_batch(args)
     recorder = _make_recorder()
     trainer.add_callback(recorder)
@@ -166,6 +172,9 @@ class _Recorder:
         self.epochs += 1
         self._begin("epoch")
 
+    def on_step_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
+        self._last["update"] = remember_random_states()  # of a next update that ends while its rows are collated
+
     def on_step_begin(self, args: object, state: object, control: object, **kwargs: object) -> None:
         self._begin("update")
         self.tokens_seen = getattr(state, "num_input_tokens_seen", 0)
@@ -229,9 +238,13 @@ def _choose_smaller(trainer: Trainer, recorder: _Recorder) -> tuple[int, int]:
 
 def _require_training_batch(error: BaseException) -> None:
     names = {frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)}
-    if "training_step" in names:
-        return
-    if names & {"evaluate", "evaluation_loop", "prediction_step", "predict"}:
+    generates = "generate" in names
+    if ("training_step" in names or "get_batch_samples" in names) and not generates:
+        return  # a smaller one is collated with less memory, too
+    if generates:
+        where = "while completions were generated"
+        fix = "Lower max_completion_length, or generation_batch_size to a smaller multiple of num_generations."
+    elif names & {"evaluate", "evaluation_loop", "prediction_step", "predict"}:
         where, fix = "in an evaluation", "Lower per_device_eval_batch_size, or set eval_accumulation_steps=1."
     elif names & {"step", "clip_grad_norm_"}:
         where, fix = "in the optimiser's update, whose weights may be half changed", _SAVE_MORE
@@ -249,7 +262,7 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
             return True
         if isinstance(error, RuntimeError) and any(part in str(error) for part in _MESSAGES):
             return True
-        error = error.__cause__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False
 
 
@@ -258,6 +271,9 @@ def _read_batch(args: TrainingArguments) -> tuple[int, int]:
 
 
 def _write_batch(trainer: Trainer, batch: int, accumulation: int) -> None:
+    growth = accumulation / trainer.args.gradient_accumulation_steps
+    if growth != 1:
+        regroup(trainer, growth)
     trainer.args.per_device_train_batch_size = batch
     trainer.args.gradient_accumulation_steps = accumulation
     trainer._train_batch_size = trainer.args.train_batch_size  # transformers 5 reads args only when it is built
@@ -286,8 +302,14 @@ def _save(trainer: Trainer, recorder: _Recorder, folder: Path) -> None:
     Without the random states, which the recorder puts back. The optimizer's state is then dropped from memory, so
     that it is not held twice while it is read.
     """
-    trainer.save_model(str(folder), _internal_call=True)  # which pushes nothing to the hub
-    trainer._save_optimizer_and_scheduler(str(folder))
+    try:
+        trainer.save_model(str(folder), _internal_call=True)  # which pushes nothing to the hub
+        trainer._save_optimizer_and_scheduler(str(folder))
+    except Exception as error:  # of safetensors and torch alike, on a full disk
+        raise PadfixError(
+            f"Memory ran out, and to go on the last update is written to {str(folder.parent)!r}, which failed "
+            f"({type(error).__name__}: {error}). Make room for one checkpoint there, or set another output_dir="
+        ) from error
     trainer.state.num_input_tokens_seen = recorder.tokens_seen
     trainer.state.train_batch_size = trainer.args.train_batch_size
     trainer.state.save_to_json(str(folder / "trainer_state.json"))

@@ -392,6 +392,37 @@ def test_an_evaluation_out_of_memory_is_told_apart(tmp_path: Path) -> None:
         train_with_backoff(hungry)
 
 
+@pytest.mark.parametrize("update", [0, 1])
+def test_rows_that_are_too_many_to_collate_are_collated_in_smaller_batches(tmp_path: Path, update: int) -> None:
+    settings: dict[str, Any] = {"vocab_size": 128_256, "attention_dropout": 0.2, "num_hidden_layers": 1}
+    hungry, seen = build(tmp_path / "a", model_settings=settings, eval_strategy="steps", eval_on_start=True)
+    collate = hungry.data_collator
+
+    def too_many(part: list[Any]) -> Any:
+        if len(part) > 2 and hungry.model.training and hungry.state.global_step == update:
+            try:
+                run_out()
+            except torch.OutOfMemoryError:
+                raise ValueError("the rows cannot be collated")  # noqa: B904  # as scripts do: no `from`
+        return collate(part)
+
+    hungry.data_collator = too_many
+    train_with_backoff(hungry)
+    assert [len(rows) for rows in seen.updates] == [4, 4, 4]
+    assert seen.evaluated.count(0) == 1
+
+
+def test_a_full_disk_is_told_with_the_memory_that_ran_out(tmp_path: Path) -> None:
+    hungry, _ = build(tmp_path, too_much=lambda ids: len(ids) > 2 and hungry.state.global_step == 1)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    hungry._save_optimizer_and_scheduler = full
+    with pytest.raises(PadfixError, match=r"Memory ran out.*RuntimeError: PytorchStreamWriter.*Make room"):
+        train_with_backoff(hungry)
+
+
 def test_an_update_out_of_memory_is_told_apart(tmp_path: Path) -> None:
     class Greedy(torch.optim.SGD):
         def step(self, closure: Any = None) -> None:  # type: ignore[override]
