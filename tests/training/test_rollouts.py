@@ -93,6 +93,6 @@ def test_memory_that_runs_out_while_completions_are_generated(tmp_path: Path) ->
         run_out()
 
     trainer.model.generate = generate
-    with pytest.raises(PadfixError, match="while completions were generated.*Lower max_completion_length"):
+    with pytest.raises(PadfixError, match=r"while completions were generated.*Lower max_completion_length"):
         train_with_backoff(trainer)
     assert trainer.args.steps_per_generation == 2
