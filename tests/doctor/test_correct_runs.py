@@ -43,7 +43,6 @@ from trl import (
     SFTTrainer,
 )
 from trl.experimental.cpo import CPOConfig, CPOTrainer
-from trl.experimental.gkd import GKDConfig, GKDTrainer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from trl.experimental.tpo import TPOConfig, TPOTrainer
@@ -304,13 +303,6 @@ def tpo_of_three_answers(folder: Path) -> Any:
 
 
 # ---- rollouts
-
-
-@run
-def gkd(folder: Path) -> Any:
-    tokenizer, model = parts(prepared=True)
-    given = {"train_dataset": Dataset.from_list(CHATS), "processing_class": tokenizer}
-    return GKDTrainer(model, copy.deepcopy(model), GKDConfig(str(folder), **USUAL), **given)
 
 
 @run
