@@ -37,7 +37,7 @@ class RowFacts:
     """Positions within each document of a packed row."""
 
     real: BoolArray | None = None
-    """Where a row without a mask is no padding, by the pad ids of the facts; None where it has none of these."""
+    """Where a row is no padding, if it has runs of pad ids that no mask hides; None without these."""
 
     found_turns: dict[TurnMarkers, tuple[Turn, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
