@@ -135,6 +135,10 @@ def _skip_without_needs(facts: Facts, catalogue: Sequence[Check]) -> dict[str, s
         check.code: dict.fromkeys("rows" if need == "labels" else need for need in check.needs if need not in present)
         for check in catalogue
     }
+    for needs in missing.values():
+        if "folder" in needs:  # what is saved lies in a folder: one reason for all
+            needs.pop("saved ids", None)
+            needs.pop("saved config", None)
     return {code: f"no {' and no '.join(needs)} to look at" for code, needs in missing.items() if needs}
 
 
