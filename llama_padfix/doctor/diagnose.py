@@ -77,8 +77,8 @@ def diagnose(
     def look() -> tuple[Facts, Report]:
         again = dataset if isinstance(dataset, str) or hasattr(dataset, "__len__") else None  # a stream is read once
         with observe_target(target, replace(beside, dataset=again), max_rows) as seen:
-            rows, complete = seen.rows, seen.complete
-            return seen.facts, run_checks(seen.facts, rows=rows, decode=seen.decode, complete=complete)
+            every, rows, complete = seen.leave_out(select_checks())[0], seen.rows, seen.complete
+            return seen.facts, run_checks(seen.facts, every, rows=rows, decode=seen.decode, complete=complete)
 
     fix = _choose_fix(observed, look, [check.code for check in catalogue])
     return replace(report, skipped={**report.skipped, **left_out}, apply=fix)

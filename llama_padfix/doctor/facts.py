@@ -140,6 +140,9 @@ class TrainerFacts:
     dropped: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """By source, how many rows the trainer was given and keeps, where it dropped some."""
 
+    generates_from_rows: bool = False
+    """Evaluation gives the `input_ids` of whole rows to `generate`."""
+
     passes_cache_off: bool = False
     """The trainer calls the model with `use_cache=False`, whatever its config says."""
 

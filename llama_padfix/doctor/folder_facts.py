@@ -74,6 +74,9 @@ class FolderFacts:
     adapter_rows: int | None = None
     """Rows of the embedding that an adapter's file holds, None where it holds none."""
 
+    adapter_is_nested: bool = False
+    """The adapter's file holds the names of an adapter on an adapter."""
+
     base_rows: int | None = None
     """Rows of the adapter's base model by its config.json, None where that is not here."""
 

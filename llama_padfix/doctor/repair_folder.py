@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.files import scratch_folder
+from llama_padfix.core.records import short_repr
 from llama_padfix.doctor.diagnose import diagnose
 from llama_padfix.doctor.findings import Change, Plan, Report
 from llama_padfix.doctor.fixing.settings import Owners, apply_changes
@@ -48,6 +49,8 @@ class RepairedFolder:
     files: tuple[str, ...]
     plan: Plan
     left: Report
+
+    __repr__ = short_repr
 
     def __str__(self) -> str:
         return (

@@ -135,6 +135,10 @@ def _skip_without_needs(facts: Facts, catalogue: Sequence[Check]) -> dict[str, s
         check.code: dict.fromkeys("rows" if need == "labels" else need for need in check.needs if need not in present)
         for check in catalogue
     }
+    for needs in missing.values():
+        if "folder" in needs:  # what is saved lies in a folder: one reason for all
+            needs.pop("saved ids", None)
+            needs.pop("saved config", None)
     return {code: f"no {' and no '.join(needs)} to look at" for code, needs in missing.items() if needs}
 
 
@@ -205,7 +209,8 @@ def _inspect_rows(
     labelled = False
     for row in rows:
         row = mark_padding(row, facts)
-        found.totals.setdefault(row.source, SourceTotals()).add(int(real_part(row).sum()))
+        totals = found.totals.get(row.source, SourceTotals())
+        found.totals[row.source] = totals.with_row(int(real_part(row).sum()))
         labelled = labelled or row.labels is not None
         for check in checks_of_rows:
             if check.code in skipped or ("labels" in check.needs and row.labels is None):

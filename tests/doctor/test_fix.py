@@ -88,6 +88,11 @@ def test_the_collator_of_a_reward_trainer_pads_as_its_model_reads(tokenizer: Any
     assert not {"PAD002", "PAD004"} & codes(trainer)
     trainer.train()
     assert trainer.state.global_step == 1
+    trainer.data_collator.pad_token_id = tokenizer.eos_token_id
+    report = diagnose(trainer, select=["PAD009"])
+    assert [finding.severity for finding in report.findings] == ["error"]
+    report.fix()
+    assert trainer.data_collator.pad_token_id == trainer.model.config.pad_token_id
 
 
 def test_the_rollouts_of_grpo_stop_where_a_turn_ends(tmp_path: Path) -> None:

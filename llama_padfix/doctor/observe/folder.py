@@ -18,7 +18,7 @@ from llama_padfix.core.text import parse_json
 from llama_padfix.core.weights import find_broken_weights, name_weights, read_shapes
 from llama_padfix.doctor.folder_facts import TOKENIZER_FILES, FolderFacts
 from llama_padfix.doctor.observe.adapter import observe_adapter
-from llama_padfix.doctor.observe.saved_tokenizer import read_generic
+from llama_padfix.doctor.observe.saved_tokenizer.read import read_generic
 
 if TYPE_CHECKING:
     import tokenizers
@@ -77,8 +77,7 @@ def read_folder(path: str | Path, *, exact: bool = True) -> tuple[TokenizerLike 
     """
     backend = _open_backend(_find_run(_require_folder(path))[0] / "tokenizer.json")
     folder = observe_folder(path, backend)
-    is_bare = backend is not None and not folder.baked  # transformers takes a pad token from padding in the file
-    alike: Any = read_generic(folder, backend) if backend is not None and is_bare and not exact else None
+    alike: Any = read_generic(folder, backend) if backend is not None and not exact else None
     return load_folder(folder) if alike is None else (alike, replace(folder, loaded_ids=folder.raw_ids))
 
 
