@@ -135,12 +135,12 @@ def test_both_byte_orders_and_versions(tok: Any, tmp_path: Path) -> None:
 def test_a_damaged_file_is_refused_and_no_length_in_it_is_believed(tok: Any, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     whole = gguf({"a": ["b", "c"], "n": [1, 2], "l": [["x"]], "t": True}, {"w": (2, 3)})[:-64]
-    for end in range(len(whole)):
+    for end in range(0, len(whole), 3):
         path.write_bytes(whole[:end])
         with pytest.raises(PadfixError):
             read_gguf_header(path)
     noise = random.Random(1)
-    for _ in range(400):
+    for _ in range(120):
         damaged = bytearray(whole)
         for _ in range(noise.randrange(1, 9)):
             damaged[noise.randrange(4, len(whole))] = noise.choice((0, 1, 9, 127, 255))
