@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -130,10 +131,26 @@ def test_the_rollouts_of_grpo_stop_where_a_turn_ends(tmp_path: Path) -> None:
     assert (logged["completions/mean_length"], logged["completions/clipped_ratio"]) == (1.0, 0.0)
 
 
-def test_a_tokenizer_of_the_collators_own_is_mended_too(tokenizer: Any, tmp_path: Path) -> None:
+def pad_and_mask(features: list[Any], tokenizer: Any) -> Any:
+    batch = tokenizer.pad(features, return_tensors="pt")
+    batch["labels"] = batch["input_ids"].masked_fill(batch["input_ids"] == tokenizer.pad_token_id, -100)
+    return batch
+
+
+HOLDERS: dict[str, Callable[[Any], Any]] = {
+    "attribute": lambda tokenizer: DataCollatorForLanguageModeling(tokenizer, mlm=False),
+    "partial": lambda tokenizer: partial(pad_and_mask, tokenizer=tokenizer),
+    "closure": lambda tokenizer: lambda features: pad_and_mask(features, tokenizer),
+}
+
+
+@pytest.mark.parametrize("hold", HOLDERS.values(), ids=HOLDERS)
+def test_a_tokenizer_of_the_collators_own_is_mended_too(
+    hold: Callable[[Any], Any], tokenizer: Any, tmp_path: Path
+) -> None:
     tokenizer.pad_token = "<|eot_id|>"
     other = copy.deepcopy(tokenizer)
-    trainer = plain_trainer(tokenizer, tmp_path, DataCollatorForLanguageModeling(other, mlm=False))
+    trainer = plain_trainer(tokenizer, tmp_path, hold(other))
     trainer.train_dataset = trainer.train_dataset.remove_columns("labels")
     assert {"PAD002", "PAD008"} <= codes(trainer)
     diagnose(trainer).fix()
