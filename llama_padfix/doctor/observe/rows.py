@@ -43,7 +43,7 @@ def observe_dataset(
     if isinstance(batches, (list, tuple)) and batches and all(map(holds_rows, batches)):
         return _observe_batches(facts, batches, max_rows if batches is dataset else None, source)
     names, dataset = _find_columns(dataset)
-    if names is None:
+    if names is None or (hasattr(dataset, "__len__") and not len(dataset)):
         return replace(facts, samples=(*facts.samples, SampleFacts(source, 0, 0, (), "it holds no rows"))), ()
     sample, places = sample_of(dataset, source, max_rows)
     if "input_ids" in names:
