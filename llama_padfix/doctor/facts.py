@@ -157,8 +157,8 @@ class TrainerFacts:
 
     @property
     def samples_completions(self) -> bool:
-        """It generates what it trains on, several completions of each prompt (GRPO, RLOO)."""
-        return "num_generations" in self.arguments
+        """It generates what it trains on (GRPO, RLOO, online DPO): it has a temperature."""
+        return "temperature" in self.arguments
 
 
 @dataclass(frozen=True)
@@ -275,6 +275,7 @@ class Facts:
         folder = self.folder or FolderFacts("", ())
         parts = {name: getattr(self, name) is not None for name in records} | {
             "tokenizer": self.vocab_size > 0,
+            "training": self.trainer is not None or self.optimizer is not None,
             "rows": bool(self.samples),
             "batches": self.trainer is not None or self.loader_errors is not None,
             "saved ids": bool(folder.raw_ids and folder.loaded_ids),

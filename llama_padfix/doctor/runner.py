@@ -143,11 +143,15 @@ def _skip_without_needs(facts: Facts, catalogue: Sequence[Check]) -> dict[str, s
 
 
 def _why_no_rows(facts: Facts) -> str | None:
-    """Return why a trainer's dataloaders gave no row at all; None where they did, or where there is no trainer."""
-    if facts.trainer is None or any(sample.seen for sample in facts.samples):
+    """Return why dataloaders gave no row at all; None where they did, or where there is none."""
+    errors = facts.loader_errors if facts.trainer is None else facts.trainer.loader_errors
+    if errors is None or any(sample.seen for sample in facts.samples):
         return None
-    raised = {source: f"it raised {error}" for source, error in facts.trainer.loader_errors.items()}
-    reasons = {**facts.trainer.not_drawn, **raised}
+    not_drawn = {sample.source: sample.not_drawn for sample in facts.samples if sample.not_drawn is not None}
+    reasons = {
+        **(not_drawn if facts.trainer is None else facts.trainer.not_drawn),
+        **{source: f"it raised {error}" for source, error in errors.items()},
+    }
     return (
         "; ".join(f"no rows of the {source}: {reason}" for source, reason in reasons.items()) or "no rows to look at"
     )

@@ -128,6 +128,12 @@ def test_gen005_one_row_that_ends_is_enough_and_an_end_that_is_masked_is_another
     assert not findings(hidden, "GEN005")
 
 
+def test_gen005_answers_that_lost_their_end(tmp_path: Path) -> None:
+    rows = [{"input_ids": row["input_ids"][:-1]} for row in chats()]
+    assert one(plain(rows, tmp_path), "GEN005").rows == 4, "what ends the question ends no answer"
+    assert not findings(plain([*rows, *chats()[:1]], tmp_path), "GEN005")
+
+
 def test_gen005_blocks_of_a_stream_of_text_are_a_note(tmp_path: Path) -> None:
     stream = [token for row in texts() for token in row["input_ids"]]
     blocks = [{"input_ids": stream[start : start + 32]} for start in range(0, len(stream) - 31, 32)]
@@ -256,8 +262,14 @@ def test_trn003_nothing_trainable(tmp_path: Path) -> None:
     frozen.train()
     assert frozen.state.log_history[0]["grad_norm"] == 0
     assert not findings(trainer(is_trainable=True), "TRN003")
-    model = parts()[1].requires_grad_(False)
+    model = parts()[1]
+    loop: dict[str, Any] = {"model": model, "optimizer": torch.optim.AdamW(model.parameters())}
+    batch = DataCollatorForLanguageModeling(parts()[0], mlm=False)(chats())
+    assert not findings(batch, "TRN003", **loop)
+    model.requires_grad_(False)
+    assert "model.requires_grad_(True)" in one(batch, "TRN003", **loop).message
     assert "model.requires_grad_(True)" in one(plain(chats(), tmp_path, model=model), "TRN003").message
+    assert list(diagnose(parts(), select=["TRN003"]).skipped) == ["TRN003"], "a model that nobody trains"
 
 
 def test_trn004_trainable_and_not_in_the_optimizer(tmp_path: Path) -> None:
@@ -267,6 +279,7 @@ def test_trn004_trainable_and_not_in_the_optimizer(tmp_path: Path) -> None:
     trainer = plain(chats(), tmp_path, model=model, optimizers=(early, None))
     found = one(trainer, "TRN004")
     assert found.severity == "error" and found.message.startswith("2 of 2 trainable tensors are not in the optimizer")
+    assert one((parts()[0], model), "TRN004", optimizer=early).message == found.message, "in a loop of one's own"
     before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
     trainer.train()
     assert all(

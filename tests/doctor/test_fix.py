@@ -275,9 +275,11 @@ FAULTS: dict[str, Callable[[Any, Any], None]] = {
     "GEN002": _stops_alone,
     "PAD001": _set(),
     "PAD002": _set(pad_token="<|eot_id|>"),
+    "PAD003": _set(pad_token="<|no_such_token|>"),
     "PAD004": lambda tokenizer, model: setattr(model.config, "pad_token_id", 3),
     "PAD005": _set(padding_side="left"),
     "PAD006": _set(pad_token="a"),
+    "TPL008": _set(split_special_tokens=True),
 }
 
 
