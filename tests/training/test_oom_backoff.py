@@ -395,7 +395,7 @@ def test_an_evaluation_out_of_memory_is_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("update", [0, 1])
 def test_rows_that_are_too_many_to_collate_are_collated_in_smaller_batches(tmp_path: Path, update: int) -> None:
     settings: dict[str, Any] = {"vocab_size": 128_256, "attention_dropout": 0.2, "num_hidden_layers": 1}
-    start = {"eval_strategy": "steps", "eval_steps": 10, "eval_on_start": True}
+    start: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 10, "eval_on_start": True}
     hungry, seen = build(tmp_path / "a", model_settings=settings, **start)
     collate = hungry.data_collator
 
