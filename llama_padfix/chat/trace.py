@@ -137,7 +137,7 @@ def find_header_end(prompt: str, gap: str) -> int | None:
     return None if same is None or (prompt[same[0] :].strip() and gap[same[1] :].strip()) else same[1]
 
 
-def count_equal(one: Sequence[str], other: Sequence[str]) -> int:
+def count_equal(one: Sequence[object], other: Sequence[object]) -> int:
     """Return how many characters, or texts, two sequences begin with in common."""
     length = min(len(one), len(other))
     return next((at for at in range(length) if one[at] != other[at]), length)
