@@ -103,7 +103,7 @@ def observe_template(
     Returns:
         The profile, with `error` set where plain renderings show nothing; None when there is no template.
     """
-    if not getattr(tokenizer, "chat_template", None):
+    if not (getattr(tokenizer, "chat_template", None) or (template_kwargs or {}).get("chat_template")):
         return None
     kwargs = {key: value for key, value in (template_kwargs or {}).items() if key != "continue_final_message"}
     key = _key_of(tokenizer, kwargs)
