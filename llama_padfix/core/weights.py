@@ -17,7 +17,8 @@ _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 def name_weights(folder: Path) -> list[Path]:
     """Return the files of weights that a folder has, or that its index names; an index that is none names none."""
-    return [*_read_index(folder)[1], *(folder / name for name in _SINGLE if (folder / name).is_file())]
+    named = next((names for _, names in _read_indexes(folder) if not isinstance(names, Exception)), [])
+    return [*named, *_list_single(folder)]
 
 
 def find_broken_weights(folder: Path, *, may_lack_all: bool = False) -> Iterator[str]:
@@ -29,17 +30,17 @@ def find_broken_weights(folder: Path, *, may_lack_all: bool = False) -> Iterator
         folder: a folder with a model or an adapter.
         may_lack_all: with no file of an index there, such as in a folder of settings alone, none is missing.
     """
-    for index in (folder / name for name in _INDEXES if (folder / name).is_file()):
-        try:
-            _names_in(index)
-        except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
-            yield _broken(index, f"is no index of weights ({type(error).__name__}: {error})")
-    index_name, named = _read_index(folder)
+    index_name, named = "", list[Path]()
+    for index, names in _read_indexes(folder):
+        if isinstance(names, Exception):
+            yield _broken(index, f"is no index of weights ({type(names).__name__}: {names})")
+        elif not index_name:
+            index_name, named = index.name, names
     missing = [path for path in named if not path.is_file()]
     if len(missing) < len(named) or not may_lack_all:
         for path in missing:
             yield _broken(path, f"is missing, one of {len(named)} files that {index_name} names")
-    for path in name_weights(folder):
+    for path in (*named, *_list_single(folder)):
         if path not in missing:
             try:
                 yield from _find_fault(path)
@@ -47,14 +48,17 @@ def find_broken_weights(folder: Path, *, may_lack_all: bool = False) -> Iterator
                 yield _broken(path, f"cannot be read ({error})")
 
 
-def _read_index(folder: Path) -> tuple[str, list[Path]]:
-    """Return the name of an index, and the files that it names; neither where there is none that can be read."""
+def _list_single(folder: Path) -> list[Path]:
+    return [folder / name for name in _SINGLE if (folder / name).is_file()]
+
+
+def _read_indexes(folder: Path) -> Iterator[tuple[Path, list[Path] | Exception]]:
+    """Yield each index of a folder with the files that it names, or with what reading it raised."""
     for index in (folder / name for name in _INDEXES if (folder / name).is_file()):
         try:
-            return index.name, [folder / name for name in _names_in(index)]
-        except (OSError, ValueError, LookupError, AttributeError, TypeError):
-            continue
-    return "", []
+            yield index, [folder / name for name in _names_in(index)]
+        except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+            yield index, error
 
 
 def _names_in(index: Path) -> list[str]:
@@ -76,6 +80,16 @@ def _find_fault(path: Path) -> Iterator[str]:
             yield from _compare_header(path, size, start, file.read(_length(start, size)))
         elif not size or (start.startswith(b"PK") and not zipfile.is_zipfile(file)):
             yield _broken(path, f"has {size} bytes, and no end: it is cut short")
+
+
+def read_shapes(path: Path) -> dict[str, list[int]]:
+    """Return the shapes of the tensors in a safetensors file, by its header; none where it has no readable one."""
+    try:
+        with path.open("rb") as file:
+            header = parse_json(file.read(_length(file.read(8), path.stat().st_size)))
+        return {name: list(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return {}
 
 
 def _length(start: bytes, size: int) -> int:

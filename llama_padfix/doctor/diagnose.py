@@ -8,16 +8,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.doctor.findings import Change, Check, Plan, Report
+from llama_padfix.doctor.findings import Change, Plan, Report
+from llama_padfix.doctor.fixing.live import Look, fix_live
+from llama_padfix.doctor.fixing.settings import Owners
 from llama_padfix.doctor.observe.target import Observation, observe_target
-from llama_padfix.doctor.patch import apply_until_stable
+from llama_padfix.doctor.observe.trainer import is_trainer
 from llama_padfix.doctor.runner import run_checks, select_checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from llama_padfix.core.types import ConfiguredModel
-    from llama_padfix.doctor.facts import RowFacts
+    from llama_padfix.doctor.facts import Facts, RowFacts
 
 
 def diagnose(
@@ -65,7 +67,14 @@ def diagnose(
     with observe_target(target, model, dataset, max_rows) as observed:
         rows = _show_progress(observed) if progress else observed.rows
         report = run_checks(observed.facts, catalogue, rows=rows, decode=observed.decode, complete=observed.complete)
-    return replace(report, apply=_choose_fix(observed, catalogue))
+
+    def look() -> tuple[Facts, Report]:
+        again = dataset if isinstance(dataset, str) or hasattr(dataset, "__len__") else None  # a stream is read once
+        with observe_target(target, model, again, max_rows) as seen:
+            rows, complete = seen.rows, seen.complete
+            return seen.facts, run_checks(seen.facts, rows=rows, decode=seen.decode, complete=complete)
+
+    return replace(report, apply=_choose_fix(observed, target, look, [check.code for check in catalogue]))
 
 
 def _show_progress(observed: Observation) -> Iterable[RowFacts]:
@@ -78,13 +87,16 @@ def _show_progress(observed: Observation) -> Iterable[RowFacts]:
     return rows
 
 
-def _choose_fix(observed: Observation, catalogue: Sequence[Check]) -> Callable[[Sequence[Change]], Plan] | None:
+def _choose_fix(
+    observed: Observation, target: object, look: Look, codes: Sequence[str]
+) -> Callable[[Sequence[Change]], Plan] | None:
     """Return what `Report.fix` calls with the changes; None where there is nothing to change."""
     if observed.is_folder:
         return _refuse_folder
     if observed.tokenizer is None:
         return None
-    return partial(apply_until_stable, tokenizer=observed.tokenizer, model=observed.model, catalogue=catalogue)
+    owners = Owners(observed.tokenizer, observed.model, target if is_trainer(target) else None)
+    return partial(fix_live, owners=owners, look=look, codes=codes)
 
 
 def _refuse_folder(changes: Sequence[Change]) -> Plan:

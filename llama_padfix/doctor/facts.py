@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.profile.template_profile import TemplateProfile
-from llama_padfix.doctor.model_facts import ModelFacts, RowStatistics
+from llama_padfix.doctor.model_facts import ModelFacts, OptimizerFacts, RowStatistics
 from llama_padfix.doctor.row_facts import DataFacts, RowFacts, SampleFacts
 from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
 
@@ -23,6 +23,7 @@ __all__ = [
     "Facts",
     "FolderFacts",
     "ModelFacts",
+    "OptimizerFacts",
     "RowFacts",
     "RowStatistics",
     "SampleFacts",
@@ -126,6 +127,32 @@ class TrainerFacts:
     not_drawn: Mapping[str, str] = field(default_factory=dict)
     """By source, why nothing was drawn."""
 
+    loss_from_labels: bool = False
+    """The loss is what the model returns for the batch's `labels`."""
+
+    loss_without_labels: str | None = None
+    """The name of an own loss whose code reads no labels, None where it does or cannot be told."""
+
+    dropped: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """By source, how many rows the trainer was given and keeps, where it dropped some."""
+
+    passes_cache_off: bool = False
+    """The trainer calls the model with `use_cache=False`, whatever its config says."""
+
+    trained_whole: Mapping[str, int] = field(default_factory=dict)
+    """Counts of trainable elements of added rows and of modules that an adapter saves whole, by dtype."""
+
+    reference: ModelFacts | None = None
+    """The embedding's rows and special ids of the reference model."""
+
+    copies: tuple[tuple[str, str, object], ...] = ()
+    """What it keeps of the tokenizer's and model's settings: target of a change, kind, value; a list as a tuple."""
+
+    @property
+    def samples_completions(self) -> bool:
+        """It generates what it trains on, several completions of each prompt (GRPO, RLOO)."""
+        return "num_generations" in self.arguments
+
 
 @dataclass(frozen=True)
 class FolderFacts:
@@ -155,6 +182,9 @@ class FolderFacts:
     loaded_ids: tuple[int, ...] = ()
     """The ids that the loaded tokenizer gives the same text, empty where it does not load."""
 
+    baked: Mapping[str, str] = field(default_factory=dict)
+    """What tokenizer.json does to every text: by "padding" and "truncation", in words."""
+
     load_error: str | None = None
     """Why the tokenizer does not load."""
 
@@ -175,6 +205,15 @@ class FolderFacts:
 
     broken_weights: tuple[str, ...] = ()
     """What is wrong with files of weights: cut short, damaged, missing beside others."""
+
+    adapter_rows: int | None = None
+    """Rows of the embedding that an adapter's file holds, None where it holds none."""
+
+    base_rows: int | None = None
+    """Rows of the adapter's base model by its config.json, None where that is not here."""
+
+    base_stops: tuple[int, ...] | None = None
+    """The ids at which the adapter's base model stops, None where its files are not here."""
 
     @property
     def has_tokenizer(self) -> bool:
@@ -241,6 +280,9 @@ class Facts:
     probe_text: str = "Hello world"
     """What `probe_ids` decode as."""
 
+    split_special_tokens: bool = False
+    """Special tokens in a text are encoded as letters."""
+
     requested_pad_token: str | None = None
     """The pad token that the user passed."""
 
@@ -255,6 +297,9 @@ class Facts:
 
     trainer: TrainerFacts | None = None
     """Of the trainer."""
+
+    optimizer: OptimizerFacts | None = None
+    """Of the optimizer, where there is one already."""
 
     folder: FolderFacts | None = None
     """Of the saved folder."""
@@ -271,7 +316,7 @@ class Facts:
     @property
     def present(self) -> frozenset[str]:
         """The parts that a check may need: "tokenizer", "template", "markers", "model", "trainer", ..., "rows"."""
-        records = ("template", "markers", "model", "trainer", "folder", "environment", "data")
+        records = ("template", "markers", "model", "trainer", "optimizer", "folder", "environment", "data")
         folder = self.folder or FolderFacts("", ())
         parts = {name: getattr(self, name) is not None for name in records} | {
             "tokenizer": self.vocab_size > 0,

@@ -36,6 +36,9 @@ class RowFacts:
     position_ids: LongArray | None = None
     """Positions within each document of a packed row."""
 
+    real: BoolArray | None = None
+    """Where a row without a mask is no padding, by the pad ids of the facts; None where it has none of these."""
+
     found_turns: dict[TurnMarkers, tuple[Turn, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -57,6 +60,25 @@ class SampleFacts:
     total: int | None
     columns: tuple[str, ...] = ()
     not_drawn: str | None = None
+    beginnings: frozenset[tuple[int, int]] = field(default=frozenset(), repr=False)
+    """The first two ids of each row of a trainer, without padding."""
+    trained_ends: frozenset[int] = field(default=frozenset(), repr=False)
+    """The last trained id of each row of a trainer."""
+
+
+@dataclass
+class SourceTotals:
+    """How many rows of a source were read, and how long they are without padding."""
+
+    seen: int = 0
+    shortest: int = 0
+    longest: int = 0
+
+    def add(self, length: int) -> None:
+        """Count a row of that many tokens."""
+        self.shortest = length if not self.seen else min(self.shortest, length)
+        self.longest = max(self.longest, length)
+        self.seen += 1
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ class ChatEncoder:
             if counts.pieces:
                 raise PadfixError(
                     f"The text has more than max_length={self.max_length} tokens and becomes {counts.pieces} rows. "
-                    "Pass it in a list, which gives them all: encoder.encode_rows([row])[0], or "
+                    "Pass it in a list, which gives them all: encoder([row]), encoder.encode_rows([row]), or "
                     "dataset.map(encoder, batched=True)"
                 )
             return {name: column[0] for name, column in columns.items()}

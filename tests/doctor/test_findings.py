@@ -34,20 +34,23 @@ def test_plan_reads_well() -> None:
 
 def test_report_hides_nothing() -> None:
     error, note = Finding("A001", "a-b", "error", "5 < 6"), Finding("B001", "c-d", "note", "so be it")
-    report = Report((error, note), ("C001",), {"D001": "no model to look at"})
+    report = Report((error, note), ("C001",), {"D001": "no model to look at"}, looked_at=("tokenizer",))
     assert str(report).splitlines() == [
         "error A001 a-b: 5 < 6",
+        "    fix: llama-padfix explain A001   page: docs/checks/A001.md, llama-padfix explain A001",
         "note B001 c-d: so be it",
+        "    fix: llama-padfix explain B001   page: docs/checks/B001.md, llama-padfix explain B001",
+        "Looked at: tokenizer.",
         "passed: C001",
         "skipped: D001 (no model to look at)",
     ]
     html = report._repr_html_()
-    assert "<td>5 &lt; 6</td>" in html
-    assert "<td>D001</td><td></td><td>no model to look at</td>" in html
-    with pytest.raises(PadfixError, match=r"^error A001 a-b: 5 < 6$"):
+    assert "<p>5 &lt; 6</p>" in html
+    assert "skipped: D001 (no model to look at)" in html
+    with pytest.raises(PadfixError, match=r"^error A001 a-b: 5 < 6\nFix: llama-padfix explain A001$"):
         report.raise_for_errors()
     Report((note,)).raise_for_errors()
-    assert str(Report()).splitlines() == ["No findings.", "passed: none"]
+    assert str(Report()).splitlines() == ["No findings: no check had anything to look at.", "passed: none"]
 
 
 def test_counts_add_up() -> None:

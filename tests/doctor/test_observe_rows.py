@@ -144,10 +144,6 @@ def test_masks_and_positions_of_other_shapes_are_left_out() -> None:
         assert row.attention_mask is None and row.position_ids is None
 
 
-def test_a_batch_of_pairs_has_no_rows_of_ids() -> None:
-    assert list(rows_of_batch({"prompt_input_ids": torch.ones(2, 3)}, "train batch")) == []
-
-
 def test_columns_of_unequal_length_are_refused() -> None:
     rows = [{"input_ids": [1, 2, 3], "labels": [1, 2]}]
     with pytest.raises(PadfixError, match=r"row 0 of the dataset: labels has shape \(2,\) beside 3 input_ids"):

@@ -173,3 +173,14 @@ def test_a_class_that_misreads_the_file_is_replaced_and_said(tmp_path: Path) -> 
 
 def test_a_class_that_reads_the_file_is_kept(whole: Path) -> None:
     assert load_tokenizer(str(whole))[1] is None
+
+
+def test_padding_that_the_file_holds_is_switched_off_and_said(tmp_path: Path) -> None:
+    tokenizer = small_tokenizer()
+    tokenizer.pad_token = "<|end_of_text|>"
+    right = tokenizer("hello")["input_ids"]
+    tokenizer("hello", padding="max_length", truncation=True, max_length=64)
+    loaded, choice = load_tokenizer(str(save(tmp_path / "padded", tokenizer)), strict=True)
+    assert choice is not None and "padding to 64 ids and truncation at 64 ids" in choice.reason
+    assert (loaded.backend_tokenizer.padding, loaded.backend_tokenizer.truncation) == (None, None)
+    assert loaded("hello")["input_ids"] == loaded.backend_tokenizer.encode("hello").ids == right

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from llama_padfix.doctor.facts import RowFacts, SampleFacts
-from llama_padfix.doctor.observe.rows import PER_TOKEN, rows_of_batch
+from llama_padfix.doctor.observe.losses.rollouts import (
+    describe_rollouts,
+    holds_prompts,
+    rows_of_prompts,
+    samples_completions,
+)
+from llama_padfix.doctor.observe.rows import rows_of_batch
 from llama_padfix.doctor.observe.snapshot import find_read_once, remember_state
-from llama_padfix.doctor.observe.trainer import is_trainer
-from llama_padfix.encoding.sources import is_batch
+from llama_padfix.doctor.observe.trainer import find_tokenizer_of, is_trainer
 from llama_padfix.hardware.random_states import remember_random_states
 
 if TYPE_CHECKING:
@@ -43,19 +48,42 @@ def draw_batches(trainer: TrainerLike, max_rows: int | None) -> DrawnRows:
     return drawn
 
 
+@dataclass
+class _Source:
+    """What was seen of the rows of one source."""
+
+    count: int = 0
+    beginnings: set[tuple[int, int]] = field(default_factory=set)
+    ends: set[int] = field(default_factory=set)
+
+    def add(self, row: RowFacts) -> None:
+        """Note how a row begins, and with which id its trained part ends."""
+        self.count += 1
+        ids = row.input_ids if row.attention_mask is None else row.input_ids[row.attention_mask != 0]
+        if len(ids) > 1:
+            self.beginnings.add((int(ids[0]), int(ids[1])))
+        if row.labels is not None and row.trained.any():
+            self.ends.add(int(row.labels[row.trained][-1]))
+
+
 def _draw(trainer: TrainerLike, limit: int | None, drawn: DrawnRows) -> Iterator[RowFacts]:
     for source, make_loader, dataset in _loaders(trainer):
         total = len(dataset) if hasattr(dataset, "__len__") else None
+        columns = tuple(getattr(dataset, "column_names", None) or ())
+        read = partial(_rows, trainer=trainer, source=source, pairs={"chosen_ids", "rejected_ids"} <= {*columns})
         why = _why_not_drawn(trainer, dataset)
         names: dict[str, None] = {}
+        found: dict[str, _Source] = {}
         seen = 0
         if why is not None:
             drawn.not_drawn[source] = why
         else:
             try:
                 for batch in _batches(make_loader):
-                    for row in islice(_rows(batch, source, seen), None if limit is None else limit - seen):
+                    first = max((part.count for part in found.values()), default=0)
+                    for row in islice(read(batch, first=first), None if limit is None else limit - seen):
                         seen += 1
+                        found.setdefault(row.source, _Source()).add(row)
                         yield row
                     names.update(dict.fromkeys(batch if isinstance(batch, Mapping) else ()))
                     if seen == limit or not seen:
@@ -65,8 +93,12 @@ def _draw(trainer: TrainerLike, limit: int | None, drawn: DrawnRows) -> Iterator
             if not seen and source not in drawn.errors:
                 held = ", ".join(map(str, names)) or "none"
                 drawn.not_drawn[source] = f"its batches hold no input_ids of rows (they hold: {held})"
-        columns = tuple(getattr(dataset, "column_names", None) or names)
-        drawn.samples.append(SampleFacts(source, seen, total, columns, drawn.not_drawn.get(source)))
+        for name, part in (found or {source: _Source()}).items():
+            sample = SampleFacts(name, part.count, total, columns or tuple(names), drawn.not_drawn.get(source))
+            begun = frozenset(part.beginnings)
+            drawn.samples.append(replace(sample, beginnings=begun, trained_ends=frozenset(part.ends)))
+        if samples_completions(trainer):
+            drawn.samples.append(SampleFacts(f"{source}, rollout", 0, None, (), describe_rollouts(trainer)))
 
 
 def _why_not_drawn(trainer: TrainerLike, dataset: object) -> str | None:
@@ -104,11 +136,19 @@ def _batches(make_loader: Callable[[], Iterable[object]]) -> Iterator[object]:
             batches.close()
 
 
-def _rows(batch: object, source: str, first: int) -> Iterator[RowFacts]:
+def _rows(batch: object, *, trainer: TrainerLike, source: str, first: int, pairs: bool) -> Iterator[RowFacts]:
     """Yield the rows of a batch; of its columns, those that have one value for each token."""
-    if is_batch(batch) and 0 not in (shape := batch["input_ids"].shape):
-        shaped = {name: batch[name] for name in PER_TOKEN if getattr(batch.get(name), "shape", None) == shape}
-        yield from rows_of_batch(shaped, source, first)
+    if samples_completions(trainer) and holds_prompts(batch):
+        yield from rows_of_prompts(trainer, find_tokenizer_of(trainer), batch, source, first)
+        return
+    if isinstance(batch, Mapping):  # labels of another shape than the ids are those of another task
+        shape = _shape(batch.get("input_ids"))
+        batch = {name: held for name, held in batch.items() if name != "labels" or _shape(held) == shape}
+    yield from (row for row in rows_of_batch(batch, source, first, pairs=pairs) if len(row.input_ids))
+
+
+def _shape(held: object) -> object:
+    return getattr(held, "shape", None)
 
 
 @contextlib.contextmanager

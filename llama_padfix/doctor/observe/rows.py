@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -11,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.observe.data import observe_data
+from llama_padfix.doctor.observe.losses.batch_rows import PER_TOKEN, label_by_masks, rows_of_losses
 from llama_padfix.encoding.dataset.open_rows import as_rows
-from llama_padfix.encoding.sources import is_batch, is_indexed, is_raw
+from llama_padfix.encoding.sources import is_indexed, is_raw
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import Row, TokenizerLike
-
-PER_TOKEN = ("input_ids", "labels", "attention_mask", "position_ids")
-"""The columns of a row that the checks read: one value for each token."""
 
 _SEED = 0  # the same rows are sampled every time
 
@@ -33,9 +32,11 @@ def observe_dataset(
     if dataset is None:
         return facts, ()
     dataset = as_rows(dataset)
-    if is_batch(dataset):
+    if isinstance(dataset, Mapping) and holds_rows(dataset):
         drawn = list(rows_of_batch(dataset, "batch"))
-        return replace(facts, samples=(SampleFacts("batch", len(drawn), len(drawn), tuple(dataset)),)), drawn
+        counts = Counter(row.source for row in drawn)
+        samples = tuple(SampleFacts(source, count, count, tuple(dataset)) for source, count in counts.items())
+        return replace(facts, samples=samples), drawn
     sample, places = sample_of(dataset, "dataset", max_rows)
     if is_raw(dataset):
         data = observe_data(dataset, tokenizer, "dataset", places=places, max_rows=max_rows)
@@ -63,22 +64,32 @@ def refuse_unencoded(target: object) -> None:
         )
 
 
-def rows_of_batch(batch: object, source: str, first: int = 0) -> Iterator[RowFacts]:
-    """Yield the rows of a collated batch, padding included, numbered from `first`.
+def holds_rows(batch: object) -> bool:
+    """Return True for a batch of any loss: a mapping in which `rows_of_losses` finds ids of two dimensions."""
+    return next(rows_of_losses(batch), None) is not None
 
-    A batch without two-dimensional `input_ids`, such as one of pairs, has no rows. Masks and positions of other shapes
-    (four-dimensional masks, positions along several axes) are left out.
+
+def masks_of_labels(row: Row) -> tuple[str, ...]:
+    """Return the names of the masks of which the labels of an encoded row are made; none where it brings labels."""
+    return label_by_masks(row)[1]
+
+
+def rows_of_batch(batch: object, source: str, first: int = 0, *, pairs: bool = False) -> Iterator[RowFacts]:
+    """Yield the rows of a collated batch of any loss, padding included, numbered from `first`.
+
+    The source of a pair's rows is "batch, chosen" and "batch, rejected", and both have the number of the pair. Masks
+    and positions of other shapes (four-dimensional masks, positions along several axes) are left out.
+
+    Args:
+        batch: what `rows_of_losses` reads; anything else has no rows.
+        source: what the rows are called in findings.
+        first: the number of the first row.
+        pairs: the second half of the rows is the rejected one of each pair.
     """
-    if not is_batch(batch):
-        return
-    shape = tuple(batch["input_ids"].shape)
-    names = [
-        name
-        for name in _names(batch)
-        if name in ("input_ids", "labels") or tuple(getattr(batch[name], "shape", ())) == shape
-    ]
-    for place in range(shape[0]):
-        yield _row({name: batch[name][place] for name in names}, source, first + place)
+    numbers: Counter[str] = Counter()
+    for part, row in rows_of_losses(batch, pairs=pairs):
+        yield _row(row, f"{source}, {part}" if part else source, first + numbers[part])
+        numbers[part] += 1
 
 
 def sample_of(dataset: object, source: str, max_rows: int | None) -> tuple[SampleFacts, list[int] | None]:
@@ -119,7 +130,8 @@ def rows_of_dataset(
                 f"row {number} of the {source} has no input_ids, so it is not encoded. "
                 "Encode it first: prepare(tokenizer).encode(dataset)"
             )
-        yield _row({name: row[name] for name in _names(row)}, source, number)
+        columns, _ = label_by_masks(row)
+        yield _row({name: columns[name] for name in _names(columns)}, source, number)
 
 
 def _names(columns: Row) -> list[str]:
@@ -129,7 +141,7 @@ def _names(columns: Row) -> list[str]:
 def _row(columns: Row, source: str, number: int) -> RowFacts:
     import numpy as np
 
-    arrays = {}
+    arrays: dict[str, Any] = {}  # Any: integer arrays, given as keywords
     for name, held in columns.items():
         try:
             arrays[name] = np.asarray(held.detach().cpu() if hasattr(held, "detach") else held, dtype=np.int64)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.observe.batches import draw_batches, preserve_state
 from llama_padfix.doctor.observe.environment import observe_environment
-from llama_padfix.doctor.observe.folder import load_folder, observe_folder, saved_model
-from llama_padfix.doctor.observe.rows import observe_dataset, refuse_unencoded
+from llama_padfix.doctor.observe.folder import read_folder, saved_model
+from llama_padfix.doctor.observe.rows import holds_rows, observe_dataset, refuse_unencoded
 from llama_padfix.doctor.observe.tokenizer import make_decoder, observe_pair, observe_tokenizer
 from llama_padfix.doctor.observe.trainer import find_tokenizer_of, is_trainer, observe_trainer
-from llama_padfix.encoding.sources import is_batch, is_encoded, rows_of_mapping
+from llama_padfix.encoding.sources import is_encoded, rows_of_mapping
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import ConfiguredModel, TokenizerLike, TrainerLike
@@ -79,7 +79,7 @@ def _observe(target: Any, model: ConfiguredModel | None, dataset: object, max_ro
         target, model = target
     if isinstance(target, Mapping) and isinstance(ids := target.get("input_ids"), (list, tuple)) and ids:
         target = rows_of_mapping(target)  # what a tokenizer returns for one text or for several
-    if is_batch(target) or is_encoded(target):
+    if holds_rows(target) or is_encoded(target):
         return Observation(*observe_dataset(Facts(), target, None, max_rows))
     refuse_unencoded(target)
     facts = observe_tokenizer(target, model, with_markers=True)
@@ -87,7 +87,7 @@ def _observe(target: Any, model: ConfiguredModel | None, dataset: object, max_ro
 
 
 def _observe_saved(path: str | Path, dataset: object, max_rows: int | None) -> Observation:
-    tokenizer, folder = load_folder(observe_folder(path))
+    tokenizer, folder = read_folder(path, exact=dataset is not None)
     model = saved_model(folder)
     facts = replace(observe_pair(tokenizer, model), folder=folder)
     facts, rows = observe_dataset(facts, dataset, tokenizer, max_rows)
@@ -96,7 +96,7 @@ def _observe_saved(path: str | Path, dataset: object, max_rows: int | None) -> O
 
 def _observe_run(trainer: TrainerLike, max_rows: int | None) -> Observation:
     tokenizer = find_tokenizer_of(trainer)
-    facts = observe_pair(tokenizer, trainer.model)
+    facts = observe_pair(tokenizer, trainer.model, getattr(trainer, "optimizer", None))
     at_rest = observe_trainer(trainer)
     drawn = draw_batches(trainer, max_rows)
 

@@ -15,6 +15,7 @@ from llama_padfix.core.hf_objects import dtype_name, read_quantization_config
 from llama_padfix.doctor.facts import TrainerFacts
 from llama_padfix.doctor.observe.reachable import filled_cells
 from llama_padfix.doctor.observe.snapshot import find_read_once
+from llama_padfix.doctor.observe.trainer_parts import observe_parts
 from llama_padfix.hardware.precision import choose_precision
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def observe_trainer(trainer: TrainerLike) -> TrainerFacts:
         advised_reason=reason,
         documents_isolated=_isolates_documents(model),
         divided_again_by=count_second_division(trainer),
+        **observe_parts(trainer),
     )
 
 

@@ -10,7 +10,7 @@ from llama_padfix.core.compat import reads_paired_merges
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import text_config
 from llama_padfix.core.weights import find_broken_weights
-from llama_padfix.doctor.observe.folder import encode_probe, encode_with_file
+from llama_padfix.doctor.observe.folder import clear_padding_and_truncation, encode_probe, encode_with_file
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -125,11 +125,14 @@ def load_tokenizer(
 def verify_ids(
     tokenizer: PreTrainedTokenizerBase, path: str, *, strict: bool = False, **from_pretrained: object
 ) -> tuple[PreTrainedTokenizerBase, Choice | None]:
-    """Return this tokenizer if its ids are those of tokenizer.json, else one that has them (see `load_tokenizer`)."""
+    """Return this tokenizer if its ids are those of tokenizer.json, else one that has them (see `load_tokenizer`).
+
+    Padding and truncation that the file holds are switched off, so that saving does not write them again.
+    """
     file = _find_file(path, "tokenizer.json", from_pretrained)
-    raw = encode_with_file(file)[0] if file is not None else ()
+    raw, _, baked = encode_with_file(file) if file is not None else ((), False, {})
     if not raw or encode_probe(tokenizer) == raw:
-        return tokenizer, None
+        return tokenizer, _clear(tokenizer, baked)
     import transformers
 
     seen = (
@@ -145,8 +148,19 @@ def verify_ids(
             f"{seen}, and so does PreTrainedTokenizerFast. What is trained on them reads another language than the "
             "model knows. Upgrade: pip install 'transformers>=5.22'"
         )
+    _clear(repaired, baked)
     taken = Choice("tokenizer", "PreTrainedTokenizerFast", f"{seen}; this class takes the file as it is", "warning")
     return repaired, taken
+
+
+def _clear(tokenizer: PreTrainedTokenizerBase, baked: dict[str, str]) -> Choice | None:
+    """Switch off what tokenizer.json does to every text; return that as a choice, None where it does nothing."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not baked or backend is None:
+        return None
+    clear_padding_and_truncation(backend)
+    why = f"tokenizer.json holds {' and '.join(baked.values())}, left by an earlier call and not meant for every text"
+    return Choice("tokenizer padding", "off", why)
 
 
 def _find_file(path: str, name: str, keywords: Keywords) -> Path | None:
