@@ -11,8 +11,8 @@ from llama_padfix.core.errors import TOO_DEEP, PadfixError
 from llama_padfix.encoding.chat_rows import ChatRenderer, RenderedChat
 from llama_padfix.encoding.encoded_rows import EncodedRow, find_cuts, label_tokens
 from llama_padfix.encoding.loss_selection import choose_turns
-from llama_padfix.encoding.row_formats import Conversation, read_row
 from llama_padfix.encoding.masking.text_rows import TextEncoder
+from llama_padfix.encoding.row_formats import Conversation, read_row
 from llama_padfix.tokens.offsets import EncodedText, encode_spans, require_fast
 from llama_padfix.tokens.spelled import TextBackend, encode_around, make_text_backend
 
