@@ -104,3 +104,18 @@ def test_ids_of_composed_templates_get_the_encoders_labels() -> None:
             continue
         counts += compare(ChatEncoder(tokenizer), markers, rows)
     assert counts["same"] > 60, counts
+
+
+def test_an_empty_answer_whose_thought_the_history_drops_has_its_own_header() -> None:
+    path = next(path for path in originals() if path.stem == "glm4moe")
+    header = "<|assistant|>"
+    thought = {"role": "assistant", "content": "", "reasoning_content": "." * len(header)}  # as long as what follows
+    user, empty = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": ""}
+    tokenizer, encoder = family_tokenizer(path), family_encoder(path)
+    for messages in ([user, thought, empty, user], [user, thought, {**empty, "content": "Yes"}, user]):
+        try:
+            row = encoder(messages)
+        except PadfixError:
+            continue
+        assert tokenizer.convert_tokens_to_ids(header) not in row["labels"]
+        assert tokenizer.convert_tokens_to_ids("<|user|>") not in row["labels"]

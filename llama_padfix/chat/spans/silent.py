@@ -54,11 +54,10 @@ def _between_prefixes(silent: SilentMessage) -> Place | None:
     stop = find_stop(tail, conversation.profile)
     end = start + (len(tail) if stop is None else stop)
     whole = conversation.whole
+    same = whole.text[:end] == until.text[:end] and whole.scaffold[:end] == until.scaffold[:end]
     if stop is None:  # a turn may be closed only where something follows
         stop = _find_stop_behind(conversation, silent.index, end)
         end += stop or 0
-        until = whole
-    same = whole.text[:end] == until.text[:end] and whole.scaffold[:end] == until.scaffold[:end]
     return (start, end, stop is not None) if same else None
 
 
