@@ -22,7 +22,7 @@ _SHORTEST_PADDING = 2  # one pad token at the end of a row may be there on purpo
 def real_part(row: RowFacts) -> BoolArray:
     """Return which positions are no padding, as booleans of shape (tokens,).
 
-    The attention mask tells, and without one the runs of pad ids that `mark_padding` found.
+    The attention mask tells, without the runs of pad ids that `mark_padding` found in what it shows.
     """
     if row.real is not None:
         return row.real
@@ -32,29 +32,30 @@ def real_part(row: RowFacts) -> BoolArray:
 
 
 def mark_padding(row: RowFacts, facts: Facts) -> RowFacts:
-    """Return a row without an attention mask with its padding: runs of a pad id at its ends.
+    """Return a row with the padding that no mask hides: runs of a pad id at the ends of what its mask shows.
 
-    Where that id also ends a turn or a text, the first one of the run at the end of the row is its end.
+    A collator makes a mask of ones for rows that were padded before and bring none. Where the pad id also ends a turn
+    or a text, and nothing else ends the row, the first one of the run at its end does.
     """
-    ids = row.input_ids
-    if row.attention_mask is not None or row.real is not None or len(ids) <= _SHORTEST_PADDING:
-        return row
-    if ids[0] != ids[1] and ids[-1] != ids[-2]:
+    start, stop = real_span(row)
+    ids = row.input_ids[start:stop]
+    if row.real is not None or len(ids) <= _SHORTEST_PADDING or (ids[0] != ids[1] and ids[-1] != ids[-2]):
         return row  # no run at either end, as in most rows
-    first, last = 0, len(ids)
+    first, last = start, stop
+    stops = {facts.eos_token_id, *(facts.markers.stop_ids if facts.markers is not None else ())}
     for pad_id in pad_ids(facts):
         others = (ids != pad_id).nonzero()[0]
         if not len(others):
             continue
-        ends = pad_id in {facts.eos_token_id, *(facts.markers.stop_ids if facts.markers is not None else ())}
-        end = int(others[-1]) + 1 + ends
+        at = int(others[-1])
+        end = at + 1 + (pad_id in stops and int(ids[at]) not in stops)
         if len(ids) - end >= _SHORTEST_PADDING:
-            last = end
+            last = start + end
         if others[0] >= _SHORTEST_PADDING:
-            first = int(others[0])
-    if (first, last) == (0, len(ids)):
+            first = start + int(others[0])
+    if (first, last) == (start, stop):
         return row
-    real = ids == ids
+    real = real_part(row).copy()
     real[:first] = real[last:] = False
     return replace(row, real=real)
 

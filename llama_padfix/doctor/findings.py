@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import html
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.records import as_json, describe_record, short_repr
 from llama_padfix.core.version import library_info
 from llama_padfix.doctor import report_formats, report_html
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
@@ -51,6 +51,8 @@ class Change:
     code: str = ""
     """The check that found it."""
 
+    __repr__ = short_repr
+
     def __str__(self) -> str:
         return f"{self.target}: {self.before!r} -> {self.after!r}  ({self.why})"
 
@@ -66,6 +68,13 @@ class Plan:
 
     left: tuple[str, ...] = ()
     """What no setting mends, with the line that does, such as rows that are encoded already."""
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self.changes)} changes"]
+        parts += [f"{len(self.taken_back)} taken back"] * bool(self.taken_back) + [f"{len(self.left)} left"] * bool(
+            self.left
+        )
+        return f"Plan({', '.join(parts)})"
 
     def __len__(self) -> int:
         return len(self.changes)
@@ -149,6 +158,8 @@ class Finding:
 
     advice: str = ""
     """The good example of the check, which is the fix where no change is."""
+
+    __repr__ = short_repr
 
     def __str__(self) -> str:
         return f"{self.severity} {self.code} {self.name}: {self.message}"
@@ -237,6 +248,9 @@ class Report:
     looked_at: tuple[str, ...] = ()
     """What was looked at besides rows: "tokenizer", "chat template", "model", "trainer", "folder", "raw rows"."""
 
+    notes: tuple[str, ...] = ()
+    """Where the tokenizer was found, and what was looked at or not looked at beside the rows: one sentence each."""
+
     apply: Callable[[Sequence[Change]], Plan] | None = field(default=None, repr=False, compare=False)
     """What `fix` calls with the changes; None where nothing can be changed (a dataset, a batch)."""
 
@@ -254,7 +268,7 @@ class Report:
         errors = [finding for finding in self.findings if finding.severity == "error"]
         lines = [str(finding) for finding in errors]
         lines += [f"not looked at: {line}" for part in require for line in self._unseen(part)]
-        fixes = dict.fromkeys(report_formats.fix_line(_to_object(finding), self.looked_at) for finding in errors)
+        fixes = dict.fromkeys(report_formats.fix_line(describe_record(finding), self.looked_at) for finding in errors)
         if lines:
             raise PadfixError("\n".join([*lines, *([f"Fix: {'; then '.join(fixes)}"] if fixes else [])]))
 
@@ -302,8 +316,9 @@ class Report:
             "schema": report_formats.SCHEMA,
             "tool": library_info(),
             "summary": {level: levels.count(level) for level in ("error", "warning", "note")},
-            "samples": [_to_json(sample) for sample in self.samples],
+            "samples": [as_json(sample) for sample in self.samples],
             "looked_at": list(self.looked_at),
+            "notes": list(self.notes),
             "findings": [self._describe(finding) for finding in self.findings],
             "passed": list(self.passed),
             "skipped": dict(self.skipped),
@@ -317,6 +332,9 @@ class Report:
         """Return a self-contained HTML page without a script; everything in it is escaped."""
         return report_html.as_html(self.to_dict())
 
+    def __repr__(self) -> str:
+        return f"Report({report_formats.summarize(self.to_dict())})"
+
     def __str__(self) -> str:
         return report_formats.as_text(self.to_dict())
 
@@ -324,22 +342,6 @@ class Report:
         return report_html.as_notebook(self.to_dict())
 
     def _describe(self, finding: Finding) -> JsonObject:
-        entries = _to_object(finding)
+        entries = describe_record(finding)
         page = f"docs/checks/{finding.code}.md, llama-padfix explain {finding.code}"
         return {**entries, "fix": report_formats.fix_line(entries, self.looked_at), "page": page}
-
-
-def _to_object(record: Finding) -> JsonObject:
-    return {item.name: _to_json(getattr(record, item.name)) for item in fields(record)}
-
-
-def _to_json(value: object) -> object:
-    """Return a record as a dict of what its `repr` shows, a sequence as a list, what JSON does not know as `repr`."""
-    if is_dataclass(value):
-        return {item.name: _to_json(getattr(value, item.name)) for item in fields(value) if item.repr}
-    if isinstance(value, Mapping):
-        return {str(key): _to_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_to_json(item) for item in value]
-    known = value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
-    return value if known else repr(value)

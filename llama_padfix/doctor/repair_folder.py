@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.files import scratch_folder
+from llama_padfix.core.records import short_repr
 from llama_padfix.doctor.diagnose import diagnose
 from llama_padfix.doctor.findings import Change, Plan, Report
 from llama_padfix.doctor.fixing.settings import Owners, apply_changes
@@ -49,6 +50,8 @@ class RepairedFolder:
     plan: Plan
     left: Report
 
+    __repr__ = short_repr
+
     def __str__(self) -> str:
         return (
             f"{self.plan}\nwritten to {self.path}: {', '.join(self.files)}\n"
@@ -85,7 +88,8 @@ def heal_folder(
     source, target = Path(folder), Path(out)
     if target.exists() or target.is_symlink():
         raise PadfixError(f"{str(out)!r} exists already, and nothing is written over it. Name a new folder.")
-    rows = observe_folder(source).embedding_rows
+    observed = observe_folder(source)
+    source, rows = Path(observed.path), observed.embedding_rows  # the newest checkpoint where there is nothing else
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(target.parent, f".{target.name}-") as scratch:
         for name in _FILES:

@@ -23,6 +23,7 @@ LEVELS = ("error", "warning", "note")
 
 _COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
 _COMMANDS = {"error": "error", "warning": "warning", "note": "notice"}  # what GitHub calls them
+_PLACES = 3  # rows of evidence that a text shows
 _OPEN, _CLOSE, _BREAK = "\u27e6", "\u27e7", "\u23ce"  # as the viewer marks what is trained, and a line break
 
 
@@ -81,8 +82,8 @@ def as_text(document: JsonObject) -> str:
     for finding in document["findings"]:
         lines.append(printable(f"{finding['severity']} {finding['code']} {finding['name']}: {finding['message']}"))
         lines += [f"    {line}" for line in _details(finding)]
-    passed = printable(f"passed: {', '.join(document['passed']) or 'none'}")
-    return "\n".join([*lines, *_read(document), passed, *list_skipped(document)])
+    passed = printable(f"passed: {fold_codes(document['passed']) or 'none'}")
+    return "\n".join([*lines, *list_read(document), passed, *list_skipped(document)])
 
 
 def as_github(document: JsonObject) -> str:
@@ -93,7 +94,7 @@ def as_github(document: JsonObject) -> str:
         details = [finding["message"], *_details(finding)]
         command = _COMMANDS[finding["severity"]]
         lines.append(f"::{command} title={title}::{_escape_command(chr(10).join(details))}")
-    return "\n".join([*lines, *_read(document), *list_skipped(document), summarize(document)])
+    return "\n".join([*lines, *list_read(document), *list_skipped(document), summarize(document)])
 
 
 def print_rich(document: JsonObject) -> None:
@@ -110,7 +111,7 @@ def print_rich(document: JsonObject) -> None:
         table.add_row(text(severity, style=_COLORS[severity]), named, text(seen))
     if document["findings"]:
         console.print(table)
-    for line in _read(document):
+    for line in list_read(document):
         console.print(text(line))
     for line in list_skipped(document):
         console.print(text(line, style="dim"))
@@ -127,14 +128,29 @@ def list_skipped(document: JsonObject) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for code, reason in document["skipped"].items():
         reasons.setdefault(reason, []).append(code)
-    return [printable(f"skipped: {', '.join(codes)} ({reason})") for reason, codes in reasons.items()]
+    return [printable(f"skipped: {fold_codes(codes)} ({reason})") for reason, codes in reasons.items()]
+
+
+def fold_codes(codes: Sequence[str]) -> str:
+    """Return "BOS001, EMB001-EMB007": three codes or more in a row are one range."""
+    runs: list[list[str]] = []
+    for code in codes:
+        family, number = code[:3], code[3:]
+        follows = runs and runs[-1][-1][:3] == family and number.isdigit() and runs[-1][-1][3:].isdigit()
+        if follows and int(number) == int(runs[-1][-1][3:]) + 1:
+            runs[-1].append(code)
+        else:
+            runs.append([code])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
 
 
 def _details(finding: JsonObject) -> Iterator[str]:
-    for place in finding["evidence"]:
+    for place in finding["evidence"][:_PLACES]:
         remark = f"  ({place['remark']})" if place["remark"] else ""
         span = f"[{place['start']}:{place['end']}] " if place["end"] > place["start"] else ""
         yield f"row {place['row']} {span}{_draw(place)}{printable(remark)}"
+    if finding["evidence"][_PLACES:]:
+        yield f"... and {max(finding['rows'], len(finding['evidence'])) - _PLACES} more rows"
     for change in finding["changes"]:
         becomes = f"{change['before']!r} -> {change['after']!r}"
         yield printable(f"{change['safety']} fix: {change['target']}: {becomes}  ({change['why']})")
@@ -157,9 +173,9 @@ def _draw(place: JsonObject) -> str:
     return drawn
 
 
-def _read(document: JsonObject) -> list[str]:
+def list_read(document: JsonObject) -> list[str]:
     """Return the lines on what was looked at."""
-    return [describe_verdict(document), *map(describe_sample, document["samples"])]
+    return [describe_verdict(document), *map(describe_sample, document["samples"]), *map(printable, document["notes"])]
 
 
 def _escape_command(text: str, in_property: bool = False) -> str:

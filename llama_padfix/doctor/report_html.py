@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.text import printable
 from llama_padfix.doctor.report_formats import (
-    describe_sample,
-    describe_verdict,
+    fold_codes,
+    list_read,
     list_skipped,
     summarize,
     text_runs,
@@ -50,9 +50,9 @@ def as_html(document: JsonObject) -> str:
 
 def as_notebook(document: JsonObject) -> str:
     """Return what the page holds, for a notebook: the style names no element outside of it."""
-    lines = [describe_verdict(document), *map(describe_sample, document["samples"])]
+    lines = list_read(document)
     skipped = "".join(f"<li>{_static(line)}</li>" for line in list_skipped(document))
-    passed = _static(", ".join(document["passed"]) or "none")
+    passed = _static(fold_codes(document["passed"]) or "none")
     return (
         f'<div class="padfix"><style>{_STYLE}</style><p><strong>{_static(summarize(document))}</strong></p>'
         + "".join(f"<p>{_static(line)}</p>" for line in lines)

@@ -37,7 +37,7 @@ class RowFacts:
     """Positions within each document of a packed row."""
 
     real: BoolArray | None = None
-    """Where a row without a mask is no padding, by the pad ids of the facts; None where it has none of these."""
+    """Where a row is no padding, if it has runs of pad ids that no mask hides; None without these."""
 
     found_turns: dict[TurnMarkers, tuple[Turn, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -66,7 +66,7 @@ class SampleFacts:
     """The last trained id of each row of a trainer."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class SourceTotals:
     """How many rows of a source were read, and how long they are without padding."""
 
@@ -74,11 +74,10 @@ class SourceTotals:
     shortest: int = 0
     longest: int = 0
 
-    def add(self, length: int) -> None:
-        """Count a row of that many tokens."""
-        self.shortest = length if not self.seen else min(self.shortest, length)
-        self.longest = max(self.longest, length)
-        self.seen += 1
+    def with_row(self, length: int) -> SourceTotals:
+        """Return the totals with one more row, of that many tokens."""
+        shortest = min(self.shortest, length) if self.seen else length
+        return SourceTotals(self.seen + 1, shortest, max(self.longest, length))
 
 
 @dataclass(frozen=True)

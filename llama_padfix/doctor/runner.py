@@ -100,8 +100,7 @@ def run_checks(
     for check in selected:
         if check.code not in skipped:
             try:
-                of_facts = check.find(facts) if check.find is not None else ()
-                found[check.code] = [*of_facts, *hits.findings_of(check)]
+                found[check.code] = [*_find_in_facts(check, facts), *hits.findings_of(check)]
             except Exception as error:  # one broken check must not hide what the others find
                 skipped[check.code] = _describe_error(error)
     unseen = _why_no_rows(facts)
@@ -111,7 +110,7 @@ def run_checks(
     # A stream does not know beforehand how many rows it has: what was read counts.
     samples = tuple(replace(sample, seen=hits.seen(sample.source, sample.seen)) for sample in facts.samples)
     findings.sort(key=lambda finding: (LEVELS.index(finding.severity), -finding.rows))
-    return Report(tuple(findings), tuple(passed), skipped, samples, _name_parts(facts))
+    return Report(tuple(findings), tuple(passed), skipped, samples, _name_parts(facts), facts.notes)
 
 
 def _name_parts(facts: Facts) -> tuple[str, ...]:
@@ -121,6 +120,14 @@ def _name_parts(facts: Facts) -> tuple[str, ...]:
     return tuple(names.get(part, part) for part in parts if part in facts.present)
 
 
+def _find_in_facts(check: Check, facts: Facts) -> Iterator[Finding]:
+    """Yield what a check finds in the facts; one of rows that are not encoded looks at each split of them."""
+    if check.find is not None:
+        yield from check.find(facts)
+        for data in facts.more_data if "data" in check.needs else ():
+            yield from check.find(replace(facts, data=data))
+
+
 def _skip_without_needs(facts: Facts, catalogue: Sequence[Check]) -> dict[str, str]:
     """Return the checks whose facts are missing, with the reason."""
     present = facts.present | {"labels"} if "rows" in facts.present else facts.present
@@ -128,15 +135,23 @@ def _skip_without_needs(facts: Facts, catalogue: Sequence[Check]) -> dict[str, s
         check.code: dict.fromkeys("rows" if need == "labels" else need for need in check.needs if need not in present)
         for check in catalogue
     }
+    for needs in missing.values():
+        if "folder" in needs:  # what is saved lies in a folder: one reason for all
+            needs.pop("saved ids", None)
+            needs.pop("saved config", None)
     return {code: f"no {' and no '.join(needs)} to look at" for code, needs in missing.items() if needs}
 
 
 def _why_no_rows(facts: Facts) -> str | None:
-    """Return why a trainer's dataloaders gave no row at all; None where they did, or where there is no trainer."""
-    if facts.trainer is None or any(sample.seen for sample in facts.samples):
+    """Return why dataloaders gave no row at all; None where they did, or where there is none."""
+    errors = facts.loader_errors if facts.trainer is None else facts.trainer.loader_errors
+    if errors is None or any(sample.seen for sample in facts.samples):
         return None
-    raised = {source: f"it raised {error}" for source, error in facts.trainer.loader_errors.items()}
-    reasons = {**facts.trainer.not_drawn, **raised}
+    not_drawn = {sample.source: sample.not_drawn for sample in facts.samples if sample.not_drawn is not None}
+    reasons = {
+        **(not_drawn if facts.trainer is None else facts.trainer.not_drawn),
+        **{source: f"it raised {error}" for source, error in errors.items()},
+    }
     return (
         "; ".join(f"no rows of the {source}: {reason}" for source, reason in reasons.items()) or "no rows to look at"
     )
@@ -194,7 +209,8 @@ def _inspect_rows(
     labelled = False
     for row in rows:
         row = mark_padding(row, facts)
-        found.totals.setdefault(row.source, SourceTotals()).add(int(real_part(row).sum()))
+        totals = found.totals.get(row.source, SourceTotals())
+        found.totals[row.source] = totals.with_row(int(real_part(row).sum()))
         labelled = labelled or row.labels is not None
         for check in checks_of_rows:
             if check.code in skipped or ("labels" in check.needs and row.labels is None):

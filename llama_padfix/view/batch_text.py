@@ -23,7 +23,7 @@ def show_batch(batch: Mapping[str, torch.Tensor], tokenizer: TokenizerLike | Non
         tokenizer: Decodes the runs; without one they are shown as ids.
     """
     shape = getattr(batch.get("input_ids"), "shape", None)
-    fitting = {name: held for name, held in batch.items() if name != "labels" or held.shape == shape}
+    fitting = {name: held for name, held in batch.items() if name != "labels" or getattr(held, "shape", None) == shape}
     rows = list(rows_of_batch(fitting, "batch"))
     if not rows:
         return f"A batch of {', '.join(map(str, batch)) or 'nothing'}: there are no rows of ids to show.\n"

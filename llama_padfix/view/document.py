@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
+from llama_padfix.core.records import short_repr
 from llama_padfix.doctor.check_helpers import mark_padding, real_part
 from llama_padfix.doctor.findings import Report
 from llama_padfix.view.pieces import Piece, join_characters, read_pieces
@@ -59,6 +60,8 @@ class MaskDocument:
     total: int | None = None
     """The number of all rows; None for a stream."""
     title: str = "What is trained"
+
+    __repr__ = short_repr
 
 
 def make_rows(

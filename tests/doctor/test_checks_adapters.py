@@ -13,7 +13,7 @@ from llama_padfix import add_tokens, diagnose, patch_tokenizer
 from llama_padfix.doctor.findings import Finding
 from tests.support.saved import save, small_model, small_tokenizer
 
-CODES = ["LOD008", "EMB007", "SAV008", "SAV009"]
+CODES = ["LOD008", "EMB007", "SAV008", "SAV009", "SAV010"]
 
 
 def lora() -> LoraConfig:
@@ -48,6 +48,10 @@ def test_lod008_an_adapter_on_an_adapter(base: Path, tmp_path: Path) -> None:
     twice.save_pretrained(str(tmp_path / "out"))
     loaded = PeftModel.from_pretrained(opened(base), str(tmp_path / "out"))
     assert not loaded.base_model.model.model.layers[0].self_attn.q_proj.lora_B.default.weight.any(), "it is lost"
+    assert "SAV010" in findings(save(tmp_path / "out", tokenizer))
+    as_made = PeftModel.from_pretrained(get_peft_model(opened(base), lora()), str(tmp_path / "out"))
+    layer = as_made.base_model.model.base_model.model.model.layers[0].self_attn.q_proj
+    assert layer.lora_B.default.weight.any()
     merged = get_peft_model(first.merge_and_unload(), lora())
     assert not findings((tokenizer, merged))
 

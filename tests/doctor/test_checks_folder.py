@@ -356,7 +356,7 @@ def test_lod006_a_folder_with_nothing_in_it(tmp_path: Path) -> None:
         ({"trl": "0.15.2"}, ["note", "note"]),
         ({"trl": "0.16.1"}, ["note"]),
         ({"trl": "0.17.0"}, []),
-        ({"trl": "0.11.4", "transformers": "5.23.0"}, ["note", "warning"]),
+        ({"trl": "0.11.4", "transformers": "5.23.0"}, ["warning", "note"]),
         ({"trl": "1.16.0", "transformers": "5.23.0", "tokenizers": "0.23.3", "torch": "2.13.0+cpu"}, []),
         ({"trl": "strange"}, []),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
@@ -14,6 +15,7 @@ from transformers import (
     DataCollatorWithFlattening,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
+    Trainer,
 )
 from trl import DPOConfig, DPOTrainer, clone_chat_template, pack_dataset
 
@@ -92,8 +94,9 @@ def test_trn005_rows_that_the_trainer_dropped(tmp_path: Path) -> None:
         trainer, "LOD010"
     )
     assert not findings(sft(rows, tmp_path, max_length=512), "TRN005")
-    chosen = Dataset.from_list(labelled()).select([1, 3])
-    assert not findings(plain(chosen, tmp_path), "TRN005"), "what somebody chose is nobody's loss"
+    chosen = Dataset.from_list(labelled()).select([3, 1])
+    for ready in (plain(chosen, tmp_path), sft(chosen, tmp_path, dataset_kwargs={"skip_prepare_dataset": True})):
+        assert not findings(ready, "TRN005"), "rows that somebody chose were not dropped by the trainer"
 
 
 def test_lod010_an_empty_evaluation_set(tmp_path: Path) -> None:
@@ -102,6 +105,22 @@ def test_lod010_an_empty_evaluation_set(tmp_path: Path) -> None:
     assert "no eval_loss" in one(trainer, "LOD010").message
     assert "eval_loss" not in trainer.evaluate()
     assert not findings(plain(rows, tmp_path, eval_dataset=rows.select([0])), "LOD010")
+
+
+class Generating(Trainer):  # type: ignore[misc]
+    def prediction_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+        return None, model.generate(input_ids=inputs["input_ids"], max_new_tokens=4), inputs["labels"]
+
+
+class GeneratingFromPrompts(Trainer):  # type: ignore[misc]
+    def prediction_step(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+        return None, model.generate(input_ids=inputs["input_ids"][:, :5], max_new_tokens=4), inputs["labels"]
+
+
+@pytest.mark.parametrize(("kind", "found"), [(Generating, 1), (GeneratingFromPrompts, 0), (Trainer, 0)])
+def test_gen007_a_step_of_ones_own(kind: Any, found: int, tmp_path: Path) -> None:
+    given = {"eval_dataset": Dataset.from_list(labelled()), "data_collator": DataCollatorForSeq2Seq(parts()[0])}
+    assert len(findings(plain(labelled(), tmp_path, kind=kind, **given), "GEN007")) == found
 
 
 def test_gen007_rows_with_their_answer_are_given_to_generate(tmp_path: Path) -> None:

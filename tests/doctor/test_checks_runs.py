@@ -256,8 +256,14 @@ def test_trn003_nothing_trainable(tmp_path: Path) -> None:
     frozen.train()
     assert frozen.state.log_history[0]["grad_norm"] == 0
     assert not findings(trainer(is_trainable=True), "TRN003")
-    model = parts()[1].requires_grad_(False)
+    model = parts()[1]
+    loop: dict[str, Any] = {"model": model, "optimizer": torch.optim.AdamW(model.parameters())}
+    batch = DataCollatorForLanguageModeling(parts()[0], mlm=False)(chats())
+    assert not findings(batch, "TRN003", **loop)
+    model.requires_grad_(False)
+    assert "model.requires_grad_(True)" in one(batch, "TRN003", **loop).message
     assert "model.requires_grad_(True)" in one(plain(chats(), tmp_path, model=model), "TRN003").message
+    assert list(diagnose(parts(), select=["TRN003"]).skipped) == ["TRN003"], "a model that nobody trains"
 
 
 def test_trn004_trainable_and_not_in_the_optimizer(tmp_path: Path) -> None:
@@ -267,6 +273,7 @@ def test_trn004_trainable_and_not_in_the_optimizer(tmp_path: Path) -> None:
     trainer = plain(chats(), tmp_path, model=model, optimizers=(early, None))
     found = one(trainer, "TRN004")
     assert found.severity == "error" and found.message.startswith("2 of 2 trainable tensors are not in the optimizer")
+    assert one((parts()[0], model), "TRN004", optimizer=early).message == found.message, "in a loop of one's own"
     before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
     trainer.train()
     assert all(

@@ -17,6 +17,8 @@ from datasets import Dataset, IterableDataset
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import DataLoader
 from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
     DataCollatorForLanguageModeling,
     DataCollatorForSeq2Seq,
     DataCollatorForTokenClassification,
@@ -48,7 +50,10 @@ from tests.support.runs import QUICK
 from tests.support.small_llama import TEXT_END, TURN_END, small_model, small_tokenizer
 
 USUAL: dict[str, Any] = {**QUICK, "logging_nan_inf_filter": False, "per_device_train_batch_size": 4}
-LORA = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+
+
+def lora(**more: Any) -> LoraConfig:
+    return LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **more)
 
 
 def turn(role: str, content: str) -> dict[str, str]:
@@ -193,7 +198,7 @@ def sft_streaming(folder: Path) -> Any:
 
 @run
 def sft_with_lora(folder: Path) -> Any:
-    return sft(folder, SINGLE, peft_config=LORA)
+    return sft(folder, SINGLE, peft_config=lora())
 
 
 @run
@@ -212,11 +217,10 @@ def sft_with_added_tokens_and_lora(folder: Path) -> Any:
     tokenizer.add_tokens(["<step>", "</step>"])
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     new = tokenizer.convert_tokens_to_ids(["<step>", "</step>"])
-    lora = LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=new, task_type="CAUSAL_LM")
-    lora.trainable_token_indices = {"embed_tokens": new, "lm_head": new}
+    adapter = lora(trainable_token_indices={"embed_tokens": new, "lm_head": new})
     rows = [{**row, "completion": [turn("assistant", "<step>Add.</step> Done.")]} for row in SINGLE]
     args = SFTConfig(str(folder), **USUAL)
-    given = {"train_dataset": Dataset.from_list(rows), "processing_class": tokenizer, "peft_config": lora}
+    given = {"train_dataset": Dataset.from_list(rows), "processing_class": tokenizer, "peft_config": adapter}
     return SFTTrainer(model, args, **given)
 
 
@@ -229,6 +233,18 @@ def sft_prepared(folder: Path) -> Any:
     return SFTTrainer(model, args, train_dataset=prepared.encode(CHATS, progress=False), **given)
 
 
+@run
+def sft_with_qlora(folder: Path) -> Any:
+    pytest.importorskip("bitsandbytes")
+    tokenizer, model = parts(prepared=True)
+    model.save_pretrained(folder)
+    packed = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=packed, device_map={"": "cpu"})
+    args = SFTConfig(str(folder), **USUAL)
+    given = {"train_dataset": Dataset.from_list(SINGLE), "processing_class": tokenizer, "peft_config": lora()}
+    return SFTTrainer(model, args, **given)
+
+
 # ---- preferences
 
 
@@ -239,7 +255,7 @@ def dpo(folder: Path) -> Any:
 
 @run
 def dpo_with_lora(folder: Path) -> Any:
-    return preferences(DPOTrainer, DPOConfig, folder, WHOLE, peft_config=LORA)
+    return preferences(DPOTrainer, DPOConfig, folder, WHOLE, peft_config=lora())
 
 
 @run
@@ -365,7 +381,7 @@ def trainer_classification(folder: Path) -> Any:
 def trainer_with_lora(folder: Path) -> Any:
     tokenizer, model = parts(prepared=True)
     rows = [{name: row[name] for name in ("input_ids", "labels")} for row in masked(tokenizer)]
-    return plain(folder, tokenizer, get_peft_model(model, LORA), rows, PadCollator(tokenizer.pad_token_id))
+    return plain(folder, tokenizer, get_peft_model(model, lora()), rows, PadCollator(tokenizer.pad_token_id))
 
 
 def test_there_are_as_many_as_are_promised() -> None:

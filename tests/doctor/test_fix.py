@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -88,6 +89,11 @@ def test_the_collator_of_a_reward_trainer_pads_as_its_model_reads(tokenizer: Any
     assert not {"PAD002", "PAD004"} & codes(trainer)
     trainer.train()
     assert trainer.state.global_step == 1
+    trainer.data_collator.pad_token_id = tokenizer.eos_token_id
+    report = diagnose(trainer, select=["PAD009"])
+    assert [finding.severity for finding in report.findings] == ["error"]
+    report.fix()
+    assert trainer.data_collator.pad_token_id == trainer.model.config.pad_token_id
 
 
 def test_the_rollouts_of_grpo_stop_where_a_turn_ends(tmp_path: Path) -> None:
@@ -125,10 +131,26 @@ def test_the_rollouts_of_grpo_stop_where_a_turn_ends(tmp_path: Path) -> None:
     assert (logged["completions/mean_length"], logged["completions/clipped_ratio"]) == (1.0, 0.0)
 
 
-def test_a_tokenizer_of_the_collators_own_is_mended_too(tokenizer: Any, tmp_path: Path) -> None:
+def pad_and_mask(features: list[Any], tokenizer: Any) -> Any:
+    batch = tokenizer.pad(features, return_tensors="pt")
+    batch["labels"] = batch["input_ids"].masked_fill(batch["input_ids"] == tokenizer.pad_token_id, -100)
+    return batch
+
+
+HOLDERS: dict[str, Callable[[Any], Any]] = {
+    "attribute": lambda tokenizer: DataCollatorForLanguageModeling(tokenizer, mlm=False),
+    "partial": lambda tokenizer: partial(pad_and_mask, tokenizer=tokenizer),
+    "closure": lambda tokenizer: lambda features: pad_and_mask(features, tokenizer),
+}
+
+
+@pytest.mark.parametrize("hold", HOLDERS.values(), ids=HOLDERS)
+def test_a_tokenizer_of_the_collators_own_is_mended_too(
+    hold: Callable[[Any], Any], tokenizer: Any, tmp_path: Path
+) -> None:
     tokenizer.pad_token = "<|eot_id|>"
     other = copy.deepcopy(tokenizer)
-    trainer = plain_trainer(tokenizer, tmp_path, DataCollatorForLanguageModeling(other, mlm=False))
+    trainer = plain_trainer(tokenizer, tmp_path, hold(other))
     trainer.train_dataset = trainer.train_dataset.remove_columns("labels")
     assert {"PAD002", "PAD008"} <= codes(trainer)
     diagnose(trainer).fix()
@@ -253,9 +275,11 @@ FAULTS: dict[str, Callable[[Any, Any], None]] = {
     "GEN002": _stops_alone,
     "PAD001": _set(),
     "PAD002": _set(pad_token="<|eot_id|>"),
+    "PAD003": _set(pad_token="<|no_such_token|>"),
     "PAD004": lambda tokenizer, model: setattr(model.config, "pad_token_id", 3),
     "PAD005": _set(padding_side="left"),
     "PAD006": _set(pad_token="a"),
+    "TPL008": _set(split_special_tokens=True),
 }
 
 

@@ -11,6 +11,7 @@ from llama_padfix import PadfixError, diagnose, prepare, view_mask
 from llama_padfix.doctor.observe.losses.rollouts import describe_rollouts
 from llama_padfix.doctor.observe.rows import holds_rows, rows_of_batch, rows_of_dataset
 from llama_padfix.encoding.row_formats import read_row
+from llama_padfix.training.guard.batch_report import count_trained
 from llama_padfix.view.batch_text import show_batch
 
 IDS = torch.tensor([[1, 5, 6, 9], [1, 7, 9, 0], [1, 5, 8, 9], [1, 7, 8, 9]])
@@ -132,7 +133,8 @@ def test_the_checks_and_the_view_read_what_is_trained_in_pairs(shared_tokenizer:
         (0, "chosen", 1),
         (1, "rejected", 1),
     ]
-    assert "1 trained" in show_batch(batch, tokenizer)
+    assert show_batch(batch, tokenizer).startswith(f"row 0 (chosen): {len(ids)} positions, 1 trained, 0 padding")
+    assert count_trained(batch) == 2 and count_trained({"input_ids": batch["input_ids"]}) is None
 
 
 # ---- rows that are not encoded

@@ -62,6 +62,11 @@ def with_the_template_in_its_config(folder: Path) -> None:
     edit(folder / "tokenizer_config.json", chat_template=source)
 
 
+def of_an_adapter(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "x/y"}')
+
+
 def without_a_template(folder: Path) -> None:
     (folder / "chat_template.jinja").unlink()
 
@@ -72,6 +77,7 @@ ALIKE: list[Callable[[Path], object]] = [
     with_tokens_as_objects,
     with_the_template_in_its_config,
     without_a_template,
+    of_an_adapter,
 ]
 
 
@@ -117,7 +123,7 @@ LEFT_TO_TRANSFORMERS: dict[str, Callable[[Path], object]] = {
     "added tokens that differ": in_config(added_tokens_decoder={"3": {"content": "x", "special": False}}),
     "padding": padded,
     "another model": lambda folder: edit(folder / "config.json", model_type="mistral"),
-    "no model": lambda folder: (folder / "config.json").unlink(),
+    "a model of no type": lambda folder: (folder / "config.json").write_text("{}"),
     "an old list of added tokens": lambda folder: (folder / "added_tokens.json").write_text('{"<x>": 999}'),
     "several templates": lambda folder: (folder / "additional_chat_templates").mkdir(),
     "a broken tokenizer.json": lambda folder: (folder / "tokenizer.json").write_text("{"),

@@ -164,6 +164,20 @@ def test_the_tokens_of_a_row_are_drawn_as_in_the_viewer(monkeypatch: pytest.Monk
     assert "row 3 [0:2] <|eot_id|>\\nHi [[You\\x1b[31m]]" in str(report)
 
 
+def test_long_lists_are_folded() -> None:
+    places = tuple(Evidence(row, 0, 0, "x") for row in range(5))
+    finding = Finding("A001", "a-b", "error", "m", rows=40, evidence=places)
+    report = Report(
+        (finding,),
+        ("BBB001", "BBB002", "CCC001", "CCC002", "CCC003", "DDD009"),
+        dict.fromkeys(["E001", "E002"], "why"),
+    )
+    text = str(report).split("\n")
+    assert [line.strip() for line in text[1:5]] == [*(f"row {n} 'x'" for n in range(3)), "... and 37 more rows"]
+    assert "passed: BBB001, BBB002, CCC001-CCC003, DDD009" in text and "skipped: E001, E002 (why)" in text
+    assert len(report.to_dict()["findings"][0]["evidence"]) == 5
+
+
 CHANGES = {
     "diagnose(trainer).fix()": ("safe", ("trainer",)),
     "diagnose((tokenizer, model)).fix()": ("safe", ("tokenizer", "model")),

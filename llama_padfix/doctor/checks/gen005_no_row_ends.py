@@ -14,7 +14,7 @@ from llama_padfix.doctor.row_facts import SourceTotals
 from llama_padfix.doctor.token_policy import stop_ids
 
 _UNTRAINED = "nothing is trained"  # which LBL001 reports; such a row shows no end either
-_INSIDE = "the row begins inside a text"
+_INSIDE = "no BOS begins the row"  # so it may begin inside a text
 _BLOCK = 128  # as short as blocks of text are cut
 _FEW = 4
 

@@ -3,7 +3,7 @@
 `get_peft_model` on a model that carries an adapter, or `PeftModel.from_pretrained` before it, wraps the layers a
 second time. PEFT warns and goes on. What is saved then fits the base model no more: the names in the file hold the
 inner wrapper, PEFT ignores them when the adapter is loaded, and the model answers as if it was not trained. Merge the
-first adapter, unload it, or train on it.
+first adapter, unload it, or train on it. What was saved so already is SAV010.
 """
 
 from llama_padfix.doctor.findings import Check, Facts, Findings

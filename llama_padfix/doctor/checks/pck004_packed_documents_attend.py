@@ -29,9 +29,10 @@ def _why_not_isolated(row: RowFacts, facts: Facts) -> str:
         return "" if is_numbered else "the batch has an attention mask: drop it"
     if trainer is not None and trainer.documents_isolated is False:
         return f"the code of the model does not read position ids with {model.attention}"
-    if model.use_cache and not (trainer is not None and trainer.passes_cache_off):
-        return "model.config.use_cache is True: set it to False"
-    return ""
+    checkpoints = trainer is not None and trainer.arguments.get("gradient_checkpointing") and "train" in row.source
+    if not model.use_cache or checkpoints or (trainer is not None and trainer.passes_cache_off):
+        return ""  # recomputing activations switches the cache off as well
+    return "model.config.use_cache is True: set it to False"
 
 
 CHECK = Check(

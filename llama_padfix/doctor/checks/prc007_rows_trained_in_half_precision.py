@@ -5,7 +5,7 @@ Rows of the embedding and copies of whole modules start from trained values, bes
 the 8 bits of bfloat16: much of them never moves. Cast these back when the trainer is made.
 """
 
-from llama_padfix.doctor.findings import Change, Check, Facts, Findings
+from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
 def _find(facts: Facts) -> Findings:
@@ -16,11 +16,9 @@ def _find(facts: Facts) -> Findings:
         return  # the whole model is in half precision, as it was loaded
     for dtype in ("bfloat16", "float16"):
         if count := trainer.trained_whole.get(dtype, 0):
-            why = "steps that are small beside the trained values are lost in half precision"
             yield CHECK.found(
                 f"{count} trained elements of added rows and whole modules are {dtype}, in a run without mixed "
-                "precision. Once the trainer is made, run: keep_trainable_float32(trainer.model, prepared.precision)",
-                (Change("trainer.model", dtype, "float32", why, "manual"),),
+                "precision. Once the trainer is made, run: keep_trainable_float32(trainer.model, prepared.precision)"
             )
 
 

@@ -10,24 +10,23 @@ from llama_padfix.doctor.findings import Check, Facts, Findings
 
 
 def _find(facts: Facts) -> Findings:
-    trainer = facts.trainer
-    if trainer is None or trainer.trainable_dtypes:
+    trainer, optimizer = facts.trainer, facts.optimizer
+    if (trainer is not None and trainer.trainable_dtypes) or (trainer is None and optimizer and optimizer.trainable):
         return
-    count = sum(trainer.frozen_dtypes.values())
-    if trainer.is_peft:
+    if facts.model is not None and facts.model.is_peft:
         fix = "Load the adapter to train on: PeftModel.from_pretrained(model, folder, is_trainable=True)"
-    elif trainer.quantization is not None:
-        fix = f"Its weights are quantized ({trainer.quantization}): add an adapter, with adapt(model)"
+    elif trainer is not None and trainer.quantization is not None:
+        fix = f"Its weights are quantized ({trainer.quantization}): add an adapter, SFTTrainer(..., peft_config=lora)"
     else:
-        fix = "Thaw it before the trainer is made: model.requires_grad_(True)"
-    yield CHECK.found(f"None of the model's {count} parameters is trainable, so training changes nothing. {fix}")
+        fix = "Thaw it before the trainer or the optimizer is made: model.requires_grad_(True)"
+    yield CHECK.found(f"No parameter of the model is trainable, so training changes nothing. {fix}")
 
 
 CHECK = Check(
     code="TRN003",
     name="nothing-trainable",
     severity="error",
-    needs=("trainer",),
+    needs=("training",),
     doc=__doc__,
     bad="PeftModel.from_pretrained(model, folder)  # and SFTTrainer: the gradient norm is 0 to the end",
     good="PeftModel.from_pretrained(model, folder, is_trainable=True)",

@@ -1,8 +1,9 @@
 """TRN005: the trainer dropped rows that it was given.
 
 TRL drops a row whose prompt alone fills `max_length`, and a preference pair likewise: nothing of its answer would be
-left. It shows a progress bar and no count. An evaluation set that is cut in the same way is another one than before.
-Raise `max_length`, or shorten the prompts. `prepared.encode` counts what it drops, by reason. Streams are not counted.
+left. `RewardTrainer` drops each pair of which one side is longer. A progress bar is shown and no count. An evaluation
+set that is cut in the same way is another one than before. Raise `max_length`, or shorten the prompts.
+`prepared.encode` counts what it drops, by reason. Streams and KTO, which encodes once more, are not counted.
 """
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
@@ -10,11 +11,13 @@ from llama_padfix.doctor.findings import Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     trainer = facts.trainer
-    for source, (given, kept) in (trainer.dropped if trainer is not None else {}).items():
-        length = trainer.arguments.get("max_length") if trainer is not None else None
+    if trainer is None:
+        return
+    fills = "which are longer than" if trainer.class_name.startswith("Reward") else "whose prompt alone fills"
+    for source, (given, kept) in trainer.dropped.items():
         yield CHECK.found(
-            f"Of {given} rows of the {source} set the trainer kept {kept}; it dropped {given - kept}, whose prompt "
-            f"alone fills max_length={length}. Raise max_length, or shorten the prompts."
+            f"Of {given} rows of the {source} set the trainer kept {kept}; it dropped {given - kept}, {fills} "
+            f"max_length={trainer.arguments.get('max_length')}. Raise max_length, or shorten the prompts."
         )
 
 

@@ -65,7 +65,7 @@ def fix_live(changes: Sequence[Change], owners: Owners, look: Look, codes: Colle
         raise
     why = "; ".join(map(str, worse))
     returned = tuple(replace(change, why=f"it would make another check fail: {why}") for change in taken_back)
-    return replace(done.plan, taken_back=returned, left=tuple(_describe_left(done.report, owners, codes)))
+    return replace(done.plan, taken_back=returned, left=tuple(_describe_left(done, owners, codes)))
 
 
 def _attempt(
@@ -109,9 +109,11 @@ def _list_worse(before: Report, after: Report) -> list[Finding]:
     return [each for each in serious if each.rows > hurt.get((each.code, each.where), -1)]
 
 
-def _describe_left(report: Report, owners: Owners, codes: Collection[str]) -> Iterator[str]:
+def _describe_left(done: _Seen, owners: Owners, codes: Collection[str]) -> Iterator[str]:
     """Yield a line for what no setting changes: rows that are encoded already, then each other finding."""
-    found = report.to_dict()["findings"]
+    if done.plan and getattr(owners.trainer, "use_vllm", False):
+        yield f"vLLM was started with the settings of before. {_encode_anew(owners)}"
+    found = done.report.to_dict()["findings"]
     left = [each for each in found if each["severity"] != "note" and each["code"] in codes]
     rows = [each for each in left if each["where"]]
     if rows:

@@ -7,13 +7,15 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import text_config
 from llama_padfix.doctor.findings import Change, Plan
 from llama_padfix.doctor.observe.copies import COPIES, set_copy
 from llama_padfix.doctor.observe.snapshot import remember_state
+from llama_padfix.doctor.observe.targets.tokenizer_search import search_tokenizers
 
 if TYPE_CHECKING:
     from tokenizers.processors import PostProcessor
@@ -47,20 +49,18 @@ class Owners:
     trainer: TrainerLike | None = None
     """The trainer that keeps copies of their settings."""
 
+    @cached_property
     def tokenizers(self) -> tuple[TokenizerLike, ...]:
-        """Return the tokenizer, and those that the trainer and its collator hold beside it."""
-        collator = getattr(self.trainer, "data_collator", None)
-        held: list[Any] = [self.tokenizer]
-        for owner in (self.trainer, collator):
-            for name in ("processing_class", "tokenizer", "processor"):
-                found = getattr(owner, name, None)
-                held.append(getattr(found, "tokenizer", found))
-        return tuple({id(each): each for each in held if hasattr(each, "get_vocab")}.values())
+        """The tokenizer, and those of the same vocabulary that the trainer and its collator hold beside it."""
+        names = ("processing_class", "tokenizer", "data_collator")
+        roots = [(name, vars(self.trainer).get(name)) for name in names] if self.trainer is not None else []
+        found = [self.tokenizer, *(each.tokenizer for each in search_tokenizers(*roots))]
+        return tuple({id(each): each for each in found if len(each) == len(self.tokenizer)}.values())
 
 
 def remember_settings(owners: Owners) -> Callable[[], None]:
     """Return what puts back every setting that a change may write."""
-    tokenizers, trainer, model = owners.tokenizers(), owners.trainer, owners.model
+    tokenizers, trainer, model = owners.tokenizers, owners.trainer, owners.model
     held: list[object] = [*tokenizers]
     held += [] if model is None else [text_config(model.config), getattr(model, "generation_config", None)]
     if trainer is not None:
@@ -94,7 +94,7 @@ def apply_change(change: Change, owners: Owners) -> None:
     model, trainer = owners.model, owners.trainer
     after = list(change.after) if isinstance(change.after, tuple) else change.after
     if change.target in TOKENIZER_FIELDS:
-        for tokenizer in owners.tokenizers():
+        for tokenizer in owners.tokenizers:
             if name == "adds_bos":
                 _set_automatic_bos(tokenizer, bool(after))
                 continue

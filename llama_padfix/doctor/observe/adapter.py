@@ -28,8 +28,10 @@ def observe_adapter(folder: Path, adapter_config: JsonObject) -> dict[str, Any]:
     if not adapter_config:
         return {}
     rows, stops = read_rows_and_stops(adapter_config.get("base_model_name_or_path"))
+    adapter_rows, is_nested = _read_header(folder / "adapter_model.safetensors")
     return {
-        "adapter_rows": _count_rows(folder / "adapter_model.safetensors"),
+        "adapter_rows": adapter_rows,
+        "adapter_is_nested": is_nested,
         "base_rows": rows,
         "base_stops": stops or None,
     }
@@ -62,15 +64,17 @@ def _read_saved(name: object, file: str) -> Mapping[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _count_rows(path: Path) -> int | None:
-    """Return the rows of the embedding or the head in an adapter's file, by its header; None where it holds none."""
+def _read_header(path: Path) -> tuple[int | None, bool]:
+    """Return the rows of the embedding or head in an adapter's file, None without, and True for names nested twice."""
     if not path.is_file():
-        return None
+        return None, False
     from safetensors import safe_open
 
     try:
         with safe_open(str(path), framework="np") as weights:
-            shapes = [weights.get_slice(name).get_shape() for name in weights.keys() if _EMBEDDING.search(name)]  # noqa: SIM118
+            names = list(weights.keys())
+            shapes = [weights.get_slice(name).get_shape() for name in names if _EMBEDDING.search(name)]
     except Exception:  # a file that is cut short is a finding of its own
-        return None
-    return max((int(shape[0]) for shape in shapes), default=None)
+        return None, False
+    is_nested = any(name.startswith("base_model.model.base_model.model.") for name in names)
+    return max((int(shape[0]) for shape in shapes), default=None), is_nested

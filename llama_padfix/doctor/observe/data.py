@@ -13,7 +13,6 @@ from llama_padfix.doctor.facts import DataFacts
 from llama_padfix.doctor.findings import MAX_EVIDENCE
 from llama_padfix.doctor.observe.losses.preferences import read_conversations
 from llama_padfix.encoding.dataset.row_sequence import read_or_error
-from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.masking.rendered_text import observe_marks
 from llama_padfix.tokens.control import find_control_text, special_ids
 
@@ -60,6 +59,8 @@ class _Tally:
     """What has been found so far: the first rows of each kind, and counts of all."""
 
     def __init__(self, tokenizer: TokenizerLike | None) -> None:
+        from llama_padfix.encoding.encoder import ChatEncoder  # half of the package, for raw rows alone
+
         longest = getattr(tokenizer, "model_max_length", None)
         self.max_length = int(longest) if longest is not None and 2 <= longest < _NO_LIMIT else None
         self.encoder = ChatEncoder(tokenizer, self.max_length, on_error="drop") if tokenizer is not None else None

@@ -7,6 +7,7 @@ embedding from the header of the weights.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import parse_json
 from llama_padfix.core.weights import find_broken_weights, name_weights, read_shapes
-from llama_padfix.doctor.facts import FolderFacts
+from llama_padfix.doctor.folder_facts import TOKENIZER_FILES, FolderFacts
 from llama_padfix.doctor.observe.adapter import observe_adapter
-from llama_padfix.doctor.observe.saved_tokenizer import read_generic
+from llama_padfix.doctor.observe.saved_tokenizer.read import read_generic
 
 if TYPE_CHECKING:
     import tokenizers
 
     from llama_padfix.core.types import JsonObject, TokenizerLike
+
+RUN_FILES = (*TOKENIZER_FILES, "config.json", "adapter_config.json")
+"""The files of which a folder has at least one where a tokenizer, a model or an adapter was saved into it."""
 
 # Letters, digits, white space, other scripts, an emoji: what a wrong pre-tokenizer splits differently.
 _PROBE = "Hello world, it's 12345 o'clock.\n\n  你好 мир 🙂\tend"
@@ -33,16 +37,17 @@ _EMBEDDINGS = tuple(
 
 
 def fetch_folder(name: str | Path) -> Path:
-    """Return the folder of that name, or the snapshot of that hub repository, without its weights.
+    """Return the folder or GGUF file of that name, or the snapshot of that hub repository, without its weights.
 
     Args:
-        name: a folder, or the name of a repository, which is not downloaded where `HF_HUB_OFFLINE` is set.
+        name: a folder, a .gguf file, or the name of a repository, which is not downloaded where `HF_HUB_OFFLINE` is
+            set.
 
     Raises:
         PadfixError: there is neither.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or (folder.suffix == ".gguf" and folder.is_file()):
         return folder
     refusal = f"{str(name)!r} is not a folder"
     if folder.exists() or str(name).count("/") > 1 or str(name).startswith((".", "/", "~")):
@@ -70,10 +75,9 @@ def read_folder(path: str | Path, *, exact: bool = True) -> tuple[TokenizerLike 
     Raises:
         PadfixError: there is no such folder, or one of its files is not valid JSON.
     """
-    backend = _open_backend(Path(path) / "tokenizer.json")
+    backend = _open_backend(_find_run(_require_folder(path))[0] / "tokenizer.json")
     folder = observe_folder(path, backend)
-    is_bare = backend is not None and not folder.baked  # transformers takes a pad token from padding in the file
-    alike: Any = read_generic(folder, backend) if backend is not None and is_bare and not exact else None
+    alike: Any = read_generic(folder, backend) if backend is not None and not exact else None
     return load_folder(folder) if alike is None else (alike, replace(folder, loaded_ids=folder.raw_ids))
 
 
@@ -87,9 +91,8 @@ def observe_folder(path: str | Path, backend: tokenizers.Tokenizer | None = None
     Raises:
         PadfixError: there is no such folder, or one of its files is not valid JSON.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise PadfixError(f"{str(path)!r} is not a folder. Pass the folder that the run saved, output_dir.")
+    given = _require_folder(path)
+    folder, checkpoints = _find_run(given)
     files = sorted(item for item in folder.iterdir() if item.is_file())
     config = _read_json(folder / "config.json")
     template = folder / "chat_template.jinja"
@@ -111,8 +114,32 @@ def observe_folder(path: str | Path, backend: tokenizers.Tokenizer | None = None
         embedding_rows=in_weights if in_weights is not None else declared if isinstance(declared, int) else None,
         weights_seen=in_weights is not None,
         broken_weights=tuple(find_broken_weights(folder, may_lack_all=True)),
+        given=str(given),
+        checkpoints=checkpoints,
         **observe_adapter(folder, _read_json(folder / "adapter_config.json")),
     )
+
+
+def _require_folder(path: str | Path) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        rows = f" Rows in a file go beside a tokenizer: diagnose(tokenizer, dataset={str(path)!r})"
+        raise PadfixError(
+            f"{str(path)!r} is not a folder. Pass the folder that the run saved, output_dir."
+            + (rows if folder.is_file() else "")
+        )
+    return folder
+
+
+def _find_run(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder that holds what a run saved, and the names of its checkpoints, the oldest first.
+
+    That is the newest checkpoint where the folder itself holds no tokenizer, model or adapter.
+    """
+    steps = (re.fullmatch(r"checkpoint-(\d+)", item.name) for item in folder.iterdir() if item.is_dir())
+    names = tuple(step.group() for step in sorted(filter(None, steps), key=lambda step: int(step.group(1))))
+    holds_some = any((folder / name).is_file() for name in RUN_FILES)
+    return folder / names[-1] if names and not holds_some else folder, names
 
 
 def load_folder(folder: FolderFacts) -> tuple[TokenizerLike | None, FolderFacts]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
@@ -14,7 +14,7 @@ from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.observe.data import observe_data
 from llama_padfix.doctor.observe.losses.batch_rows import PER_TOKEN, label_by_masks, rows_of_losses
 from llama_padfix.encoding.dataset.open_rows import as_rows
-from llama_padfix.encoding.sources import is_indexed, is_raw
+from llama_padfix.encoding.sources import column_names, is_indexed, is_iterable
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import Row, TokenizerLike
@@ -23,33 +23,71 @@ _SEED = 0  # the same rows are sampled every time
 
 
 def observe_dataset(
-    facts: Facts, dataset: object, tokenizer: TokenizerLike | None, max_rows: int | None
+    facts: Facts, dataset: object, tokenizer: TokenizerLike | None, max_rows: int | None, source: str = "dataset"
 ) -> tuple[Facts, Iterable[RowFacts]]:
     """Return the facts with those of a dataset, and the encoded rows that the checks are to read.
 
     Raw rows are read here, so that none are left. Without a dataset (None) there are no rows.
+
+    Args:
+        facts: what was observed so far.
+        dataset: rows, encoded or not, one batch or a list of batches; or where they lie.
+        tokenizer: encodes raw rows.
+        max_rows: how many rows are read at most; None for all.
+        source: what the rows are called in findings.
     """
     if dataset is None:
         return facts, ()
     dataset = as_rows(dataset)
-    if isinstance(dataset, Mapping) and holds_rows(dataset):
-        drawn = list(rows_of_batch(dataset, "batch"))
-        counts = Counter(row.source for row in drawn)
-        samples = tuple(SampleFacts(source, count, count, tuple(dataset)) for source, count in counts.items())
-        return replace(facts, samples=samples), drawn
-    sample, places = sample_of(dataset, "dataset", max_rows)
-    if is_raw(dataset):
-        data = observe_data(dataset, tokenizer, "dataset", places=places, max_rows=max_rows)
+    batches = [dataset] if isinstance(dataset, Mapping) else dataset
+    if isinstance(batches, (list, tuple)) and batches and all(map(holds_rows, batches)):
+        return _observe_batches(facts, batches, max_rows if batches is dataset else None, source)
+    names, dataset = _find_columns(dataset)
+    if names is None or (hasattr(dataset, "__len__") and not len(dataset)):
+        return replace(facts, samples=(*facts.samples, SampleFacts(source, 0, 0, (), "it holds no rows"))), ()
+    sample, places = sample_of(dataset, source, max_rows)
+    if "input_ids" in names:
+        rows = rows_of_dataset(dataset, source, places, max_rows)
+        return replace(facts, samples=(*facts.samples, sample)), rows
+    data = observe_data(dataset, tokenizer, source, places=places, max_rows=max_rows)
+    if facts.data is None:
         return replace(facts, data=data), ()
-    return replace(facts, samples=(sample,)), rows_of_dataset(dataset, "dataset", places, max_rows)
+    return replace(facts, more_data=(*facts.more_data, data)), ()
+
+
+def _observe_batches(
+    facts: Facts, batches: Sequence[Mapping[str, Any]], max_rows: int | None, source: str
+) -> tuple[Facts, list[RowFacts]]:
+    drawn: list[RowFacts] = []
+    counts: Counter[str] = Counter()
+    for batch in batches:
+        if max_rows is None or len(drawn) < max_rows:
+            rows = rows_of_batch(batch, "batch" if source == "dataset" else source, max(counts.values(), default=0))
+            drawn += list(rows)
+            counts = Counter(row.source for row in drawn)
+    total = None if max_rows is not None and len(drawn) >= max_rows else 0
+    samples = (SampleFacts(part, n, None if total is None else n, tuple(batches[0])) for part, n in counts.items())
+    return replace(facts, samples=(*facts.samples, *samples)), drawn
+
+
+def _find_columns(dataset: Any) -> tuple[Sequence[str] | None, Any]:  # `Any`: whatever holds rows
+    """Return the columns of rows, None where there is no row, and the rows.
+
+    A stream that does not declare its columns is asked for its first row, which then comes before the others.
+    """
+    names = column_names(dataset)
+    if names is not None or not is_iterable(dataset):
+        return names if names is not None else ("input_ids",), dataset
+    stream = iter(dataset.with_format(None) if hasattr(dataset, "with_format") else dataset)
+    first = next(stream, None)
+    if first is None:
+        return None, dataset
+    names = tuple(first) if isinstance(first, Mapping) else ()
+    return names, chain([first], stream)
 
 
 def refuse_unencoded(target: object) -> None:
-    """Raise `PadfixError` for a target that is neither encoded nor a tokenizer, with the line that fixes it."""
-    if hasattr(target, "get_input_embeddings"):
-        raise PadfixError(
-            f"Got a {type(target).__name__} alone. Diagnose it with its tokenizer: diagnose((tokenizer, model))"
-        )
+    """Raise `PadfixError` for a target of rows that are not encoded, with the line that fixes it."""
     if isinstance(target, Mapping) and not hasattr(target, "get_vocab"):
         parts = ", ".join(map(repr, list(target)[:8]))
         raise PadfixError(

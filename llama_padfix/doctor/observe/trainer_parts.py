@@ -21,6 +21,7 @@ _LIBRARIES = ("transformers.", "trl.")
 _READS = frozenset({"labels", "loss", 0, "compute_loss", "super"})
 _CONSTANTS = ("LOAD_CONST", "LOAD_SMALL_INT")
 _MOST_FUNCTIONS = 50
+_FILTERING = ("SFTTrainer", "DPOTrainer", "KTOTrainer", "RewardTrainer")
 
 
 def observe_parts(trainer: TrainerLike) -> dict[str, Any]:
@@ -28,6 +29,7 @@ def observe_parts(trainer: TrainerLike) -> dict[str, Any]:
     return {
         "loss_from_labels": _returns_loss_of_labels(trainer),
         "loss_without_labels": _find_loss_without_labels(trainer),
+        "generates_from_rows": _generates_from_rows(trainer),
         "dropped": _count_dropped(trainer),
         "passes_cache_off": _is_of(trainer, "trl."),
         "trained_whole": _count_trained_whole(trainer.model),
@@ -43,9 +45,18 @@ def _is_of(value: object, *libraries: str) -> bool:
 def _count_dropped(trainer: TrainerLike) -> dict[str, tuple[int, int]]:
     """Return how many rows TRL was given and kept, where its last step dropped some.
 
-    It drops rows by `Dataset.filter`, which keeps the table as it was and lists the rows that are left.
+    It writes a new table of encoded rows and drops some of them by `Dataset.filter`, which keeps that table and lists
+    the rows that are left. Where TRL does not encode or does not filter, such a list is the user's own.
     """
-    if not _is_of(trainer, "trl."):
+    args = trainer.args
+    skips = (getattr(args, "dataset_kwargs", None) or {}).get("skip_prepare_dataset", False)
+    filters = any(base.__name__ in _FILTERING for base in type(trainer).__mro__) and _is_of(trainer, "trl.")
+    if (
+        not filters
+        or skips
+        or getattr(args, "max_length", None) is None
+        or getattr(trainer, "_is_vision_dataset", False)
+    ):
         return {}
     evaluation = getattr(trainer, "eval_dataset", None)
     several = evaluation if isinstance(evaluation, dict) else {}
@@ -104,6 +115,18 @@ def _find_loss_without_labels(trainer: TrainerLike) -> str | None:
         names = list(inspect.signature(function).parameters)[int(isinstance(own, MethodType)) :]
         return None if len(names) < 2 or _uses(function.__code__, names[1]) else function.__qualname__
     return function.__qualname__ if _computes_on_ids_alone(function) else None
+
+
+def _generates_from_rows(trainer: TrainerLike) -> bool:
+    """Return True if evaluation generates from whole rows: `predict_with_generate`, or an own step without a cut."""
+    step = getattr(trainer, "prediction_step", None)
+    function = getattr(step, "__func__", step)
+    if getattr(function, "__module__", "").startswith(_LIBRARIES):
+        is_seq2seq = any(base.__name__ == "Seq2SeqTrainer" for base in type(trainer).__mro__)
+        return is_seq2seq and bool(getattr(trainer.args, "predict_with_generate", False))
+    if not isinstance(function, FunctionType) or "generate" not in function.__code__.co_names:
+        return False
+    return not any("SLICE" in step.opname for step in dis.get_instructions(function))
 
 
 def _own_loss(trainer: TrainerLike) -> object:

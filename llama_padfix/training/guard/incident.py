@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.records import short_repr
 
 if TYPE_CHECKING:
     import torch
@@ -150,6 +151,8 @@ class Incident:
     """The folder of the evidence; None where nothing was written."""
     remark: str = ""
     """Why there is no evidence."""
+
+    __repr__ = short_repr
 
     def __str__(self) -> str:
         kept = f"The evidence is in {self.folder}" if self.folder else self.remark
