@@ -43,8 +43,8 @@ class LabeledProbe:
 def label_probes(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> Iterator[LabeledProbe]:
     """Yield the conversations that the template takes, as the encoder labels them; none without offsets."""
     template = read_template(tokenizer, kwargs)
-    if not getattr(tokenizer, "is_fast", False):
-        return
+    if not (getattr(tokenizer, "is_fast", False) and hasattr(tokenizer, "convert_ids_to_tokens")):
+        return  # also what stands in for the tokenizer of a folder, in which no rows are looked at
     prompt, header = template.profile.prompt, template.profile.history_header
     supplied = prompt.rpartition(header)[2] if header in prompt and header else ""
     rendered: dict[str, tuple[list[Turn], bool]] = {}
