@@ -76,18 +76,25 @@ def label(tokenizer: Any, pieces: Sequence[Piece]) -> tuple[list[int], list[int]
     """Return the ids of a text, and the labels of its made pieces; a token over an edge, and the first, have none."""
     ids: list[int] = []
     labels: list[int] = []
-    plain = tokenizer_of(None, "merges" if "Yes" in tokenizer.get_vocab() else "bytes")
+    encode = functools.partial(encode_plain, "merges" if "Yes" in tokenizer.get_vocab() else "bytes")
     for control, run in itertools.groupby(split_controls(tokenizer, pieces), lambda one: one[0]):
         for stretch in [[one] for one in run] if control else [[*run]]:
             text = "".join(piece.text for _, piece in stretch)
             made = [piece.made for _, piece in stretch for _ in piece.text]
-            encoded = (tokenizer if control else plain)(text, add_special_tokens=False, return_offsets_mapping=True)
-            ids += encoded["input_ids"]
+            tokens, offsets = ([tokenizer.convert_tokens_to_ids(text)], [(0, len(text))]) if control else encode(text)
+            ids += tokens
             labels += [
                 token if start < end and all(made[start:end]) else EITHER if is_free(made[start:end]) else -100
-                for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+                for token, (start, end) in zip(tokens, offsets, strict=True)
             ]
     return ids, [-100, *labels[1:]]
+
+
+@functools.lru_cache(maxsize=10_000)
+def encode_plain(vocabulary: str, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return the ids of a text that spells no control token, and their places."""
+    encoded = tokenizer_of(None, vocabulary).backend_tokenizer.encode(text, add_special_tokens=False)
+    return encoded.ids, encoded.offsets
 
 
 def is_free(made: Sequence[bool | None]) -> bool:
