@@ -106,6 +106,17 @@ class StringPolicy(ABC):
         return function
 
 
+class _PlainStrings(StringPolicy):
+    """Every string is a `str`."""
+
+    def on_join(self, pieces: Iterable[object]) -> str:
+        return "".join(map(str, pieces))
+
+
+PLAIN = _PlainStrings()
+"""Renders as transformers does, and follows nothing."""
+
+
 class _Generation(jinja2.ext.Extension):
     """The tag `{% generation %}`."""
 

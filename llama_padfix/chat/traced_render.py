@@ -45,7 +45,7 @@ def render_traced(
         trace({key: value for key, value in message.items() if value is not None}, index, _PLAIN_KEYS)
         for index, message in enumerate(messages)
     ]
-    if _aliases_reasoning():
+    if any(key in message for message in given for key in REASONING_KEYS) and _aliases_reasoning():
         given = [_alias_reasoning(message) for message in given]
     clock = {"strftime_now": lambda pattern: datetime.now().strftime(pattern)} if gives_clock(tokenizer) else {}
     context = {**clock, **tokenizer.special_tokens_map, **(kwargs or {})}
@@ -70,6 +70,7 @@ def _alias_reasoning(message: Message) -> Message:
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
+@functools.lru_cache(maxsize=16)  # parsing is the largest part of learning a template that many encoders share
 def parse_template(source: str) -> nodes.Template:
-    """Return the syntax tree of a chat template."""
+    """Return the syntax tree of a chat template, which all callers share and none may change."""
     return environment_for(TRACED).parse(source)

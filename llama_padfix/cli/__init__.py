@@ -6,16 +6,24 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from llama_padfix import PadfixError, __version__
-from llama_padfix.cli import checks, demo, doctor, explain, mask, memory
 from llama_padfix.core.text import printable
 
-_SUBCOMMANDS = (doctor, mask, explain, checks, memory, demo)
+_SUBCOMMANDS = ("doctor", "mask", "explain", "checks", "memory", "demo")
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import a subcommand when it is asked for: one command needs none of the others."""
+    if name not in _SUBCOMMANDS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,8 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="llama-padfix", description="Make chat models fine-tune right.")
     parser.add_argument("--version", action="version", version=f"llama-padfix {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for subcommand in _SUBCOMMANDS:
-        subcommand.add_parser(commands)
+    given = sys.argv[1:] if arguments is None else arguments
+    asked = [name for name in _SUBCOMMANDS if [name] == list(given[:1])]
+    for name in asked or _SUBCOMMANDS:
+        __getattr__(name).add_parser(commands)
     if any("\0" in argument for argument in arguments or ()):
         parser.error("an argument holds a NUL character, which no file's name can")
     options = parser.parse_args(arguments)

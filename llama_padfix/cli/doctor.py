@@ -23,11 +23,16 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(
         commands,
         "doctor",
-        help="say what is wrong with a saved folder and its data",
+        help="say what is wrong with a saved folder or GGUF file and its data",
         description="Exit status: 0 nothing above a note, 1 findings, 2 could not run. No weight is loaded.",
         examples=("doctor out --data train.jsonl", "doctor out --fix fixed", "doctor --environment"),
     )
-    parser.add_argument("target", metavar="MODEL_OR_FOLDER", nargs="?", help="what a run saved, or a name on the hub")
+    parser.add_argument(
+        "target",
+        metavar="MODEL_OR_FOLDER",
+        nargs="?",
+        help="what a run saved, or a name on the hub",
+    )
     parser.add_argument(
         "--environment", action="store_true", help="look at the installed versions, and at nothing else"
     )

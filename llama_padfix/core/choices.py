@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from llama_padfix.core.records import short_repr
+
 logger = logging.getLogger(__name__)
 
 Level = Literal["info", "warning"]
@@ -25,6 +27,8 @@ class Choice:
     taken: str
     reason: str
     level: Level = "info"
+
+    __repr__ = short_repr
 
     def __str__(self) -> str:
         return f"{self.about}: {self.taken} ({self.reason})"

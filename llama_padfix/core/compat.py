@@ -7,6 +7,7 @@ for the reader. What an old version cannot do at all is refused by the function 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -35,6 +36,11 @@ def name_dtype_argument() -> str:
     from transformers import PretrainedConfig
 
     return "dtype" if "dtype" in inspect.signature(PretrainedConfig.__init__).parameters else "torch_dtype"
+
+
+def converts_weights() -> bool:
+    """Return whether `from_pretrained` takes the weights as a mapping of names and converts them: transformers 5."""
+    return importlib.util.find_spec("transformers.core_model_loading") is not None
 
 
 def name_tokenizer_argument(trainer_class: Callable[..., object]) -> str:

@@ -1,7 +1,9 @@
 """What is wrong with a tokenizer, model, trainer, dataset, batch or folder, and the changes that repair it.
 
-`observe/` turns objects into plain `facts` (`row_facts` of rows, `model_facts` of a model); `checks/` turn facts into
-`findings` with changes, helped by `check_helpers` and `token_policy`; `runner` runs the checks; `patch` applies
-changes, `repair` until none are left, `repair_folder` to a copy of a folder; `report_formats` prints a report and
-`check_pages` the catalogue. A check never reads a live object. Start: `diagnose.diagnose`.
+`observe/` turns objects into plain `facts` (`row_facts` of rows, `model_facts` of a model, `folder_facts` of a folder,
+`found_facts` of what was found beside them); `checks/` turn facts into `findings` with changes, helped by
+`check_helpers` and `token_policy`; `runner` runs the checks; `fixing/` applies changes to live objects, `patch` those
+of a tokenizer and its model, `repair` until none are left, `repair_folder` to a copy of a folder; `report_formats` and
+`report_html` print a report, `check_pages` the catalogue. A check never reads a live object. Start:
+`diagnose.diagnose`.
 """

@@ -9,17 +9,55 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.doctor.facts import DataFacts, Facts, RowFacts
 from llama_padfix.doctor.findings import Change, Check, Evidence, Finding, Hit, Hits
+from llama_padfix.doctor.row_facts import SourceTotals
 from llama_padfix.encoding.masking.turns_in_ids import Turn, TurnMarkers, find_turns_in
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import BoolArray
 
 
+_SHORTEST_PADDING = 2  # one pad token at the end of a row may be there on purpose
+
+
 def real_part(row: RowFacts) -> BoolArray:
-    """Return which positions the attention mask shows, as booleans of shape (tokens,); all without a mask."""
+    """Return which positions are no padding, as booleans of shape (tokens,).
+
+    The attention mask tells, without the runs of pad ids that `mark_padding` found in what it shows.
+    """
+    if row.real is not None:
+        return row.real
     mask = row.attention_mask
     real: BoolArray = row.input_ids == row.input_ids if mask is None else mask != 0
     return real
+
+
+def mark_padding(row: RowFacts, facts: Facts) -> RowFacts:
+    """Return a row with the padding that no mask hides: runs of a pad id at the ends of what its mask shows.
+
+    A collator makes a mask of ones for rows that were padded before and bring none. Where the pad id also ends a turn
+    or a text, and nothing else ends the row, the first one of the run at its end does.
+    """
+    start, stop = real_span(row)
+    ids = row.input_ids[start:stop]
+    if row.real is not None or len(ids) <= _SHORTEST_PADDING or (ids[0] != ids[1] and ids[-1] != ids[-2]):
+        return row  # no run at either end, as in most rows
+    first, last = start, stop
+    stops = {facts.eos_token_id, *(facts.markers.stop_ids if facts.markers is not None else ())}
+    for pad_id in pad_ids(facts):
+        others = (ids != pad_id).nonzero()[0]
+        if not len(others):
+            continue
+        at = int(others[-1])
+        end = at + 1 + (pad_id in stops and int(ids[at]) not in stops)
+        if len(ids) - end >= _SHORTEST_PADDING:
+            last = start + end
+        if others[0] >= _SHORTEST_PADDING:
+            first = start + int(others[0])
+    if (first, last) == (start, stop):
+        return row
+    real = real_part(row).copy()
+    real[:first] = real[last:] = False
+    return replace(row, real=real)
 
 
 def real_span(row: RowFacts) -> tuple[int, int]:
@@ -59,6 +97,24 @@ def everything_is_trained(row: RowFacts, facts: Facts) -> bool:
     trained = row.trained[expected]
     skip = int(bool(expected[first])) if len(expected) else 0
     return len(trained) > skip and bool(trained[skip:].all())
+
+
+def in_every_row(found: Finding, totals: SourceTotals) -> Finding | None:
+    """Return the finding where every row of its source has the fault, else None: a `judge` of a check."""
+    return found if found.rows == totals.seen else None
+
+
+def count_hidden(row: RowFacts, facts: Facts) -> int:
+    """Return how many real tokens have no label; 0 for plain language modeling, whose first has none either."""
+    return 0 if everything_is_trained(row, facts) else int((real_part(row) & ~row.trained).sum())
+
+
+def are_any_of(row: RowFacts, token_ids: Iterable[int]) -> BoolArray:
+    """Return where the row's ids are one of these, as booleans of shape (tokens,)."""
+    found: BoolArray = row.input_ids != row.input_ids
+    for token_id in token_ids:
+        found = found | (row.input_ids == token_id)
+    return found
 
 
 def hit_span(found: BoolArray, remark: str = "") -> Hits:

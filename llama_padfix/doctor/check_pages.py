@@ -22,6 +22,7 @@ _FAMILIES: Mapping[str, str] = {
     "EMB": "embedding",
     "PRC": "precision",
     "LOD": "loading",
+    "TOK": "tokenizers of a run",
     "SAV": "saved folder",
     "PKG": "versions",
 }

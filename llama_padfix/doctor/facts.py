@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.profile.template_profile import TemplateProfile
-from llama_padfix.doctor.model_facts import ModelFacts, RowStatistics
+from llama_padfix.doctor.folder_facts import FolderFacts
+from llama_padfix.doctor.found_facts import OtherTokenizer
+from llama_padfix.doctor.model_facts import ModelFacts, OptimizerFacts, RowStatistics
 from llama_padfix.doctor.row_facts import DataFacts, RowFacts, SampleFacts
 from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
 
@@ -23,13 +25,13 @@ __all__ = [
     "Facts",
     "FolderFacts",
     "ModelFacts",
+    "OptimizerFacts",
+    "OtherTokenizer",
     "RowFacts",
     "RowStatistics",
     "SampleFacts",
     "TrainerFacts",
 ]
-
-_TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json"})
 
 
 @dataclass(frozen=True)
@@ -120,66 +122,43 @@ class TrainerFacts:
     divided_again_by: int = 1
     """By how much accelerate divides gradients that the trainer has divided already; 1 is right."""
 
+    own_loss: str | None = None
+    """The function or method that computes the loss, where it is the user's own."""
+
     loader_errors: Mapping[str, str] = field(default_factory=dict)
     """By source, what drawing a batch raised."""
 
     not_drawn: Mapping[str, str] = field(default_factory=dict)
     """By source, why nothing was drawn."""
 
+    loss_from_labels: bool = False
+    """The loss is what the model returns for the batch's `labels`."""
 
-@dataclass(frozen=True)
-class FolderFacts:
-    """What a run saved: file names, and the contents of the JSON files."""
+    loss_without_labels: str | None = None
+    """The name of an own loss whose code reads no labels, None where it does or cannot be told."""
 
-    path: str
-    """The folder."""
+    dropped: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """By source, how many rows the trainer was given and keeps, where it dropped some."""
 
-    files: tuple[str, ...]
-    """The names of its files, sorted."""
+    generates_from_rows: bool = False
+    """Evaluation gives the `input_ids` of whole rows to `generate`."""
 
-    tokenizer_config: JsonObject = field(default_factory=dict, repr=False)
-    """tokenizer_config.json, empty where it is missing."""
+    passes_cache_off: bool = False
+    """The trainer calls the model with `use_cache=False`, whatever its config says."""
 
-    config: JsonObject = field(default_factory=dict, repr=False)
-    """config.json, empty where it is missing."""
+    trained_whole: Mapping[str, int] = field(default_factory=dict)
+    """Counts of trainable elements of added rows and of modules that an adapter saves whole, by dtype."""
 
-    generation_config: JsonObject = field(default_factory=dict, repr=False)
-    """generation_config.json, empty where it is missing."""
+    reference: ModelFacts | None = None
+    """The embedding's rows and special ids of the reference model."""
 
-    adapter_config: JsonObject = field(default_factory=dict, repr=False)
-    """adapter_config.json, empty where it is missing."""
-
-    raw_ids: tuple[int, ...] = ()
-    """The ids that tokenizer.json alone gives a probe text, empty where it cannot be read."""
-
-    loaded_ids: tuple[int, ...] = ()
-    """The ids that the loaded tokenizer gives the same text, empty where it does not load."""
-
-    load_error: str | None = None
-    """Why the tokenizer does not load."""
-
-    chat_template: str | None = field(default=None, repr=False)
-    """The text of chat_template.jinja."""
-
-    saved_at: Mapping[str, float] = field(default_factory=dict, repr=False)
-    """When each file was written, in seconds."""
-
-    byte_level: bool = False
-    """tokenizer.json splits bytes, as Llama 3's does and Llama 2's does not."""
-
-    embedding_rows: int | None = None
-    """Rows of the embedding by the header of the weights, else by config.json."""
-
-    weights_seen: bool = False
-    """`embedding_rows` comes from the weights."""
-
-    broken_weights: tuple[str, ...] = ()
-    """What is wrong with files of weights: cut short, damaged, missing beside others."""
+    copies: tuple[tuple[str, str, object], ...] = ()
+    """What it keeps of the tokenizer's and model's settings: target of a change, kind, value; a list as a tuple."""
 
     @property
-    def has_tokenizer(self) -> bool:
-        """The folder holds a file of a tokenizer."""
-        return not _TOKENIZER_FILES.isdisjoint(self.files)
+    def samples_completions(self) -> bool:
+        """It generates what it trains on, several completions of each prompt (GRPO, RLOO)."""
+        return "num_generations" in self.arguments
 
 
 @dataclass(frozen=True)
@@ -241,6 +220,9 @@ class Facts:
     probe_text: str = "Hello world"
     """What `probe_ids` decode as."""
 
+    split_special_tokens: bool = False
+    """Special tokens in a text are encoded as letters."""
+
     requested_pad_token: str | None = None
     """The pad token that the user passed."""
 
@@ -256,6 +238,9 @@ class Facts:
     trainer: TrainerFacts | None = None
     """Of the trainer."""
 
+    optimizer: OptimizerFacts | None = None
+    """Of the optimizer, where there is one already."""
+
     folder: FolderFacts | None = None
     """Of the saved folder."""
 
@@ -268,14 +253,31 @@ class Facts:
     data: DataFacts | None = None
     """Of rows that are not encoded."""
 
+    more_data: tuple[DataFacts, ...] = ()
+    """The same of further splits; checks of `data` run for each."""
+
+    tokenizer_where: str = ""
+    """The place in which the tokenizer was found, empty where it was given."""
+
+    other_tokenizers: tuple[OtherTokenizer, ...] = ()
+    """Tokenizers that were found beside it, and differ."""
+
+    loader_errors: Mapping[str, str] | None = None
+    """By source, what drawing a batch of a dataloader raised; None without one that belongs to no trainer."""
+
+    notes: tuple[str, ...] = ()
+    """What was looked at in the place of what was given, and what was not looked at: one sentence each."""
+
     @property
     def present(self) -> frozenset[str]:
         """The parts that a check may need: "tokenizer", "template", "markers", "model", "trainer", ..., "rows"."""
-        records = ("template", "markers", "model", "trainer", "folder", "environment", "data")
+        records = ("template", "markers", "model", "trainer", "optimizer", "folder", "environment", "data")
         folder = self.folder or FolderFacts("", ())
         parts = {name: getattr(self, name) is not None for name in records} | {
             "tokenizer": self.vocab_size > 0,
+            "training": self.trainer is not None or self.optimizer is not None,
             "rows": bool(self.samples),
+            "batches": self.trainer is not None or self.loader_errors is not None,
             "saved ids": bool(folder.raw_ids and folder.loaded_ids),
             "saved config": bool(folder.config or folder.generation_config),
         }

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.records import as_json, describe_record, short_repr
 from llama_padfix.core.version import library_info
-from llama_padfix.doctor import report_formats
+from llama_padfix.doctor import report_formats, report_html
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
+from llama_padfix.doctor.row_facts import SourceTotals
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject
@@ -49,6 +51,8 @@ class Change:
     code: str = ""
     """The check that found it."""
 
+    __repr__ = short_repr
+
     def __str__(self) -> str:
         return f"{self.target}: {self.before!r} -> {self.after!r}  ({self.why})"
 
@@ -59,6 +63,19 @@ class Plan:
 
     changes: tuple[Change, ...] = ()
 
+    taken_back: tuple[Change, ...] = ()
+    """Changes that were made and taken back, since another check failed with them; `why` names it."""
+
+    left: tuple[str, ...] = ()
+    """What no setting mends, with the line that does, such as rows that are encoded already."""
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self.changes)} changes"]
+        parts += [f"{len(self.taken_back)} taken back"] * bool(self.taken_back) + [f"{len(self.left)} left"] * bool(
+            self.left
+        )
+        return f"Plan({', '.join(parts)})"
+
     def __len__(self) -> int:
         return len(self.changes)
 
@@ -66,20 +83,20 @@ class Plan:
         return iter(self.changes)
 
     def __str__(self) -> str:
-        if not self.changes:
-            return "Nothing to change."
         count = len(self.changes)
-        lines = [f"{count} change{'s' if count > 1 else ''}:"]
-        for change in self.changes:
-            lines.append(f"  {change.target}: {change.before!r} -> {change.after!r}")
+        lines = [f"{count} change{'s' if count > 1 else ''}:" if count else "Nothing to change."]
+        for change in (*self.changes, *self.taken_back):
+            back = "taken back: " if change in self.taken_back else ""
+            lines.append(f"  {back}{change.target}: {change.before!r} -> {change.after!r}")
             lines.append(f"      {change.why}" + (f" [{change.code}]" if change.code else ""))
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"  left: {line}" for line in self.left)])
 
     def _repr_html_(self) -> str:
-        if not self.changes:
-            return "<p>Nothing to change.</p>"
-        rows = ((c.target, repr(c.before), repr(c.after), c.why, c.code) for c in self.changes)
-        return report_formats.html_table(("setting", "before", "after", "why", "check"), rows)
+        header = ("setting", "before", "after", "why", "check")
+        given = (("taken back: " * (c in self.taken_back), c) for c in (*self.changes, *self.taken_back))
+        rows = [(back + c.target, repr(c.before), repr(c.after), c.why, c.code) for back, c in given]
+        table = report_html.html_table(header, rows) if rows else "<p>Nothing to change.</p>"
+        return table + "".join(f"<p>left: {html.escape(line)}</p>" for line in self.left)
 
 
 @dataclass(frozen=True)
@@ -101,6 +118,8 @@ class Evidence:
     end: int
     text: str
     remark: str = ""
+    runs: tuple[tuple[str, bool], ...] = ()
+    """The text in runs, each with True where it is trained; empty for a row without labels."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +155,11 @@ class Finding:
 
     evidence: tuple[Evidence, ...] = ()
     """The first few rows that have it."""
+
+    advice: str = ""
+    """The good example of the check, which is the fix where no change is."""
+
+    __repr__ = short_repr
 
     def __str__(self) -> str:
         return f"{self.severity} {self.code} {self.name}: {self.message}"
@@ -182,6 +206,9 @@ class Check:
     message: str = ""
     """The message of a check of rows, with `{rows}`, `{seen}`, `{count}` and `{where}`."""
 
+    judge: Callable[[Finding, SourceTotals], Finding | None] | None = None
+    """In a check of rows: decides on what was found in all rows of a source; None for no finding after all."""
+
     traps: tuple[int, ...] = ()
     """Its numbers in the table of traps."""
 
@@ -199,7 +226,7 @@ class Check:
             severity: how severe this finding is, where it differs from the check's severity.
         """
         named = tuple(replace(change, code=self.code) for change in changes)
-        return Finding(self.code, self.name, severity or self.severity, message, named)
+        return Finding(self.code, self.name, severity or self.severity, message, named, advice=self.good)
 
 
 @dataclass(frozen=True)
@@ -207,7 +234,7 @@ class Report:
     """What the checks found, with the rows that were read."""
 
     findings: tuple[Finding, ...] = ()
-    """The faults, in the order of the codes."""
+    """The faults: errors first, and of one severity those that hurt most rows."""
 
     passed: tuple[str, ...] = ()
     """The codes of the checks that found nothing."""
@@ -218,18 +245,44 @@ class Report:
     samples: tuple[SampleFacts, ...] = ()
     """Which rows were read, by source."""
 
+    looked_at: tuple[str, ...] = ()
+    """What was looked at besides rows: "tokenizer", "chat template", "model", "trainer", "folder", "raw rows"."""
+
+    notes: tuple[str, ...] = ()
+    """Where the tokenizer was found, and what was looked at or not looked at beside the rows: one sentence each."""
+
     apply: Callable[[Sequence[Change]], Plan] | None = field(default=None, repr=False, compare=False)
     """What `fix` calls with the changes; None where nothing can be changed (a dataset, a batch)."""
 
-    def raise_for_errors(self) -> None:
-        """Do nothing if no finding is an error.
+    def raise_for_errors(self, require: Sequence[str] = ()) -> None:
+        """Do nothing if no finding is an error, and what is required was looked at.
+
+        Args:
+            require: what must have been looked at: "rows" for rows of every source that there is, or codes of checks
+                that must have run.
 
         Raises:
-            PadfixError: there are errors; the message lists every one.
+            PadfixError: there are errors, or something that is required was not looked at; the message lists each,
+                and ends with the line to type.
         """
-        errors = [str(finding) for finding in self.findings if finding.severity == "error"]
-        if errors:
-            raise PadfixError("\n".join(errors))
+        errors = [finding for finding in self.findings if finding.severity == "error"]
+        lines = [str(finding) for finding in errors]
+        lines += [f"not looked at: {line}" for part in require for line in self._unseen(part)]
+        fixes = dict.fromkeys(report_formats.fix_line(describe_record(finding), self.looked_at) for finding in errors)
+        if lines:
+            raise PadfixError("\n".join([*lines, *([f"Fix: {'; then '.join(fixes)}"] if fixes else [])]))
+
+    def _unseen(self, part: str) -> Iterator[str]:
+        """Yield why a required part was not looked at."""
+        if part != "rows":
+            if part not in self.passed and all(finding.code != part for finding in self.findings):
+                yield f"{part} ({self.skipped.get(part, 'it is not among the checks that ran')})"
+        elif not self.samples:
+            yield "rows (none were given)"
+        else:
+            for sample, shown in zip(self.samples, self.to_dict()["samples"], strict=True):
+                if not sample.seen:
+                    yield report_formats.describe_sample(shown)
 
     def changes(self, safety: Safety = "safe") -> tuple[Change, ...]:
         """Return the changes of one safety that fix the findings."""
@@ -263,8 +316,10 @@ class Report:
             "schema": report_formats.SCHEMA,
             "tool": library_info(),
             "summary": {level: levels.count(level) for level in ("error", "warning", "note")},
-            "samples": [_to_json(sample) for sample in self.samples],
-            "findings": [_to_json(finding) for finding in self.findings],
+            "samples": [as_json(sample) for sample in self.samples],
+            "looked_at": list(self.looked_at),
+            "notes": list(self.notes),
+            "findings": [self._describe(finding) for finding in self.findings],
             "passed": list(self.passed),
             "skipped": dict(self.skipped),
         }
@@ -275,24 +330,18 @@ class Report:
 
     def to_html(self) -> str:
         """Return a self-contained HTML page without a script; everything in it is escaped."""
-        return report_formats.as_html(self.to_dict())
+        return report_html.as_html(self.to_dict())
+
+    def __repr__(self) -> str:
+        return f"Report({report_formats.summarize(self.to_dict())})"
 
     def __str__(self) -> str:
         return report_formats.as_text(self.to_dict())
 
     def _repr_html_(self) -> str:
-        rows: list[Sequence[str]] = [(f.severity, f.code, f.name, f.message) for f in self.findings]
-        rows += [("skipped", code, "", reason) for code, reason in self.skipped.items()]
-        return report_formats.html_table(("severity", "code", "name", "what was seen"), rows)
+        return report_html.as_notebook(self.to_dict())
 
-
-def _to_json(value: object) -> object:
-    """Return a record as a dict, a sequence as a list, and what JSON does not know as its `repr`."""
-    if is_dataclass(value):
-        return {item.name: _to_json(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _to_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_to_json(item) for item in value]
-    known = value is None or isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
-    return value if known else repr(value)
+    def _describe(self, finding: Finding) -> JsonObject:
+        entries = describe_record(finding)
+        page = f"docs/checks/{finding.code}.md, llama-padfix explain {finding.code}"
+        return {**entries, "fix": report_formats.fix_line(entries, self.looked_at), "page": page}

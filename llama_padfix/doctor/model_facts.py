@@ -69,6 +69,9 @@ class ModelFacts:
     original_rows: int | None = None
     """The vocabulary size that the checkpoint was saved with, None where it is not known."""
 
+    original_stops: tuple[int, ...] = ()
+    """The ids at which the checkpoint itself stops, empty where they are not known."""
+
     rows: Mapping[int, RowStatistics] = field(default_factory=dict, repr=False)
     """Statistics of the embedding rows of control tokens, by id."""
 
@@ -84,8 +87,20 @@ class ModelFacts:
     is_tied: bool = False
     """Embedding and output head are one matrix."""
 
+    pools_one_token: bool = False
+    """The model scores one token of a row: a reward model or a classifier of texts."""
+
     is_peft: bool = False
     """The model carries a PEFT adapter."""
+
+    adapters_deep: int = 0
+    """How many PEFT models are wrapped around one another; 1 for an adapter."""
+
+    is_encoder_decoder: bool = False
+    """The model reads its prompt with an encoder."""
+
+    use_cache: bool = False
+    """The model keeps keys and values unless its caller says otherwise."""
 
     attention: str | None = None
     """The attention implementation."""
@@ -95,3 +110,20 @@ class ModelFacts:
 
     floating_dtypes: tuple[str, ...] = ()
     """The dtypes of floating parameters, as torch's names."""
+
+
+@dataclass(frozen=True)
+class OptimizerFacts:
+    """Which parameters of a model an optimizer updates, in tensors."""
+
+    trainable: int
+    """Those that require a gradient."""
+
+    missing: int = 0
+    """Those of them that the optimizer does not hold."""
+
+    examples: tuple[str, ...] = ()
+    """The names of the first of these."""
+
+    foreign: int = 0
+    """What the optimizer holds and the model does not train: frozen parameters, or those of another model."""

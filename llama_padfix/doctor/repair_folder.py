@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.files import scratch_folder
+from llama_padfix.core.records import short_repr
 from llama_padfix.doctor.diagnose import diagnose
-from llama_padfix.doctor.facts import FolderFacts
 from llama_padfix.doctor.findings import Change, Plan, Report
-from llama_padfix.doctor.observe.folder import SavedModel, load_folder, observe_folder
-from llama_padfix.doctor.patch import apply_changes
+from llama_padfix.doctor.fixing.settings import Owners, apply_changes
+from llama_padfix.doctor.observe.folder import SavedModel, observe_folder, read_folder
 from llama_padfix.doctor.repair import repair_until_stable
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject, TokenizerLike
+    from llama_padfix.doctor.facts import FolderFacts
 
 _FILES = (
     "config.json",
@@ -36,7 +37,8 @@ _FILES = (
     "vocab.txt",
     "merges.txt",
 )
-_IN_CONFIG = "folder.tokenizer_config."
+# By the beginning of a change's target, the file that it is made in.
+_IN_FILES = {"folder.tokenizer_config.": "tokenizer_config.json", "folder.tokenizer.": "tokenizer.json"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class RepairedFolder:
     files: tuple[str, ...]
     plan: Plan
     left: Report
+
+    __repr__ = short_repr
 
     def __str__(self) -> str:
         return (
@@ -84,7 +88,8 @@ def heal_folder(
     source, target = Path(folder), Path(out)
     if target.exists() or target.is_symlink():
         raise PadfixError(f"{str(out)!r} exists already, and nothing is written over it. Name a new folder.")
-    rows = observe_folder(source).embedding_rows
+    observed = observe_folder(source)
+    source, rows = Path(observed.path), observed.embedding_rows  # the newest checkpoint where there is nothing else
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(target.parent, f".{target.name}-") as scratch:
         for name in _FILES:
@@ -106,13 +111,13 @@ def _repair(
 
     def find(report: Report) -> list[Change]:
         changes = [c for finding in report.findings for c in finding.changes if c.safety in safeties]
-        in_config = [change for change in changes if change.target.startswith(_IN_CONFIG)]
+        in_config = [change for change in changes if change.target.startswith(tuple(_IN_FILES))]
         # A changed class may load other ids, so nothing else is applied before the folder is observed again.
         return in_config or [change for change in changes if not change.target.startswith("folder.")]
 
     def apply(report: Report, changes: Sequence[Change]) -> Report:
-        in_config = changes[0].target.startswith(_IN_CONFIG)
-        done.extend(_edit_config(scratch, changes) if in_config else _apply(scratch, changes, rows))
+        in_config = changes[0].target.startswith(tuple(_IN_FILES))
+        done.extend(_edit_files(scratch, changes) if in_config else _apply(scratch, changes, rows))
         return check()
 
     report, _ = repair_until_stable(check(), find, apply, "Please report it with the tokenizer's name.")
@@ -132,7 +137,7 @@ def _apply(scratch: Path, changes: Sequence[Change], rows: int | None) -> Sequen
     saved = SavedModel(replace(folder, embedding_rows=rows))
     declared = folder.tokenizer_config
     try:
-        plan = apply_changes(changes, tokenizer, saved)
+        plan = apply_changes(changes, Owners(tokenizer, saved))
         if any(change.target.startswith("tokenizer.") for change in plan):
             tokenizer.save_pretrained(str(scratch))
     except (PadfixError, OSError):
@@ -157,22 +162,26 @@ def _apply(scratch: Path, changes: Sequence[Change], rows: int | None) -> Sequen
 
 
 def _load(scratch: Path) -> tuple[TokenizerLike, FolderFacts]:
-    tokenizer, folder = load_folder(observe_folder(scratch))
+    tokenizer, folder = read_folder(scratch)
     if tokenizer is None:
         raise PadfixError(f"The tokenizer does not load, so it cannot be repaired ({folder.load_error}).")
     return tokenizer, folder
 
 
-def _edit_config(scratch: Path, changes: Sequence[Change]) -> Sequence[Change]:
-    path = scratch / "tokenizer_config.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for change in changes:
-        name = change.target.removeprefix(_IN_CONFIG)
-        if change.after is None:
-            content.pop(name, None)
-        else:
+def _edit_files(scratch: Path, changes: Sequence[Change]) -> Sequence[Change]:
+    """Set entries of the tokenizer's JSON files; in tokenizer_config.json, None removes one."""
+    for beginning, file in _IN_FILES.items():
+        mine = [change for change in changes if change.target.startswith(beginning)]
+        if not mine:
+            continue
+        path = scratch / file
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for change in mine:
+            name = change.target.removeprefix(beginning)
             content[name] = list(change.after) if isinstance(change.after, tuple) else change.after
-    _write(path, content)
+            if change.after is None and file == "tokenizer_config.json":
+                del content[name]
+        _write(path, content)
     return changes
 
 

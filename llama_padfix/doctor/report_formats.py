@@ -1,4 +1,4 @@
-"""A report's dict (`Report.to_dict`) as text, a terminal table, an HTML page or GitHub annotations.
+"""A report's dict (`Report.to_dict`) as text, a terminal table or GitHub annotations; `report_html` makes its HTML.
 
 Text of a dataset may hold terminal escapes, line breaks that begin a workflow command, or script tags. Each form
 escapes them, so that nothing in a report can run.
@@ -6,9 +6,9 @@ escapes them, so that nothing in a report can run.
 
 from __future__ import annotations
 
-import html
 import importlib
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.text import printable
@@ -19,25 +19,32 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """The version of a report's dict; it rises when a key changes its meaning or is removed."""
 
-_COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
-_CHANGE_COLUMNS = ("target", "before", "after", "why", "safety")
-_COMMANDS = {"error": "error", "warning": "warning", "note": "notice"}  # what GitHub calls them
+LEVELS = ("error", "warning", "note")
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }
-article { border-left: 4px solid #888; margin: 1rem 0; padding: .1rem 1rem; }
-.error { border-color: #c62828; } .warning { border-color: #ef9400; } .note { border-color: #1769aa; }
-table { border-collapse: collapse; } td, th { border: 1px solid #8886; padding: .2rem .5rem; text-align: left; }
-code, td { overflow-wrap: anywhere; } code { white-space: pre-wrap; }
-@media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd; } }
-"""
+_COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
+_COMMANDS = {"error": "error", "warning": "warning", "note": "notice"}  # what GitHub calls them
+_PLACES = 3  # rows of evidence that a text shows
+_OPEN, _CLOSE, _BREAK = "\u27e6", "\u27e7", "\u23ce"  # as the viewer marks what is trained, and a line break
 
 
 def summarize(document: JsonObject) -> str:
     """Return "1 error, 0 warnings, 2 notes" and how many checks passed and were skipped."""
     counts = document["summary"]
-    parts = [f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in ("error", "warning", "note")]
+    parts = [f"{counts[level]} {level}{'' if counts[level] == 1 else 's'}" for level in LEVELS]
     return f"{', '.join(parts)}; {len(document['passed'])} passed, {len(document['skipped'])} skipped"
+
+
+def describe_verdict(document: JsonObject) -> str:
+    """Return "All clear: ..." where nothing is above a note, and in any case what was looked at."""
+    seen = [f"{sample['seen']} rows ({sample['source']})" for sample in document["samples"] if sample["seen"]]
+    looked_at = ", ".join([*document["looked_at"], *seen])
+    passed, notes = len(document["passed"]), document["summary"]["note"]
+    if any(document["summary"][level] for level in ("error", "warning")):
+        return printable(f"Looked at: {looked_at or 'nothing'}.")
+    if not passed and not notes:
+        return "No findings: no check had anything to look at."
+    but = f" but for {notes} note{'' if notes == 1 else 's'}" if notes else ""
+    return printable(f"All clear{but}: {passed} check{'' if passed == 1 else 's'} passed. Looked at: {looked_at}.")
 
 
 def describe_sample(sample: JsonObject) -> str:
@@ -47,15 +54,36 @@ def describe_sample(sample: JsonObject) -> str:
     return printable(f"looked at {sample['seen']} of {total} rows ({sample['source']}){why}")
 
 
+def name_call(looked_at: Collection[str]) -> str:
+    """Return what is typed to diagnose such a target."""
+    if "trainer" in looked_at:
+        return "diagnose(trainer)"
+    return "diagnose((tokenizer, model))" if "model" in looked_at else "diagnose(tokenizer)"
+
+
+def fix_line(finding: JsonObject, looked_at: Collection[str]) -> str:
+    """Return the fix of a finding in one line: what is called, typed or set by hand."""
+    by_safety = {change["safety"]: change for change in reversed(finding["changes"])}
+    unsafe = "" if "safe" in by_safety else "unsafe"
+    if "safe" in by_safety or "unsafe" in by_safety:
+        if "folder" in looked_at:
+            return f"llama-padfix doctor FOLDER --fix OUT{' --unsafe' if unsafe else ''}"
+        argument = '"unsafe"' if unsafe else ""
+        return f"{name_call(looked_at)}.fix({argument})"
+    if "manual" in by_safety:
+        change = by_safety["manual"]
+        return f"by hand: {change['target']} = {change['after']!r}"
+    return str(finding["advice"]).strip().partition("\n")[0] or f"llama-padfix explain {finding['code']}"
+
+
 def as_text(document: JsonObject) -> str:
-    """Return a report for a log: one line a finding, indented under it the places and the changes."""
+    """Return a report for a log: one line a finding, indented under it the places, the changes and the fix."""
     lines: list[str] = []
     for finding in document["findings"]:
         lines.append(printable(f"{finding['severity']} {finding['code']} {finding['name']}: {finding['message']}"))
         lines += [f"    {line}" for line in _details(finding)]
-    samples, skipped = _read_and_skipped(document)
-    passed = printable(f"passed: {', '.join(document['passed']) or 'none'}")
-    return "\n".join([*(lines or ["No findings."]), *samples, passed, *skipped])
+    passed = printable(f"passed: {fold_codes(document['passed']) or 'none'}")
+    return "\n".join([*lines, *list_read(document), passed, *list_skipped(document)])
 
 
 def as_github(document: JsonObject) -> str:
@@ -66,24 +94,7 @@ def as_github(document: JsonObject) -> str:
         details = [finding["message"], *_details(finding)]
         command = _COMMANDS[finding["severity"]]
         lines.append(f"::{command} title={title}::{_escape_command(chr(10).join(details))}")
-    samples, skipped = _read_and_skipped(document)
-    return "\n".join([*lines, *samples, *skipped, summarize(document)])
-
-
-def as_html(document: JsonObject) -> str:
-    """Return a page that stands alone: no script, no address, every character of a finding escaped."""
-    articles = "".join(_article(finding) for finding in document["findings"]) or "<p>No findings.</p>"
-    samples = "".join(f"<p>{html.escape(describe_sample(sample))}.</p>" for sample in document["samples"])
-    skipped = html_table((), [(codes, reason) for reason, codes in _by_reason(document)])
-    made_by = html.escape(f"{document['tool']['name']} {document['tool']['version']}")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{made_by}: report</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{made_by}</h1><p><strong>{html.escape(summarize(document))}</strong></p>{samples}{articles}"
-        f"<h2>Passed</h2><p>{html.escape(', '.join(document['passed']) or 'none')}</p>"
-        f"<h2>Skipped</h2>{skipped}</body></html>\n"
-    )
+    return "\n".join([*lines, *list_read(document), *list_skipped(document), summarize(document)])
 
 
 def print_rich(document: JsonObject) -> None:
@@ -100,35 +111,71 @@ def print_rich(document: JsonObject) -> None:
         table.add_row(text(severity, style=_COLORS[severity]), named, text(seen))
     if document["findings"]:
         console.print(table)
-    samples, skipped = _read_and_skipped(document)
-    for line in samples:
+    for line in list_read(document):
         console.print(text(line))
-    for line in skipped:
+    for line in list_skipped(document):
         console.print(text(line, style="dim"))
     console.print(text(summarize(document), style="bold"))
 
 
-def _details(finding: JsonObject) -> Iterator[str]:
-    for place in finding["evidence"]:
-        remark = f"  ({place['remark']})" if place["remark"] else ""
-        span = f"[{place['start']}:{place['end']}] " if place["end"] > place["start"] else ""
-        yield printable(f"row {place['row']} {span}{place['text']!r}{remark}")
-    for change in finding["changes"]:
-        becomes = f"{change['before']!r} -> {change['after']!r}"
-        yield printable(f"{change['safety']} fix: {change['target']}: {becomes}  ({change['why']})")
+def text_runs(place: JsonObject) -> Sequence[tuple[str, bool]]:
+    """Return the text around a fault in runs, each with True where it is trained."""
+    return [(text, trained) for text, trained in place["runs"]] or [(place["text"], False)]
 
 
-def _read_and_skipped(document: JsonObject) -> tuple[list[str], list[str]]:
-    """Return the lines on the rows that were read, and those on the checks that were skipped."""
-    skipped = [printable(f"skipped: {codes} ({reason})") for reason, codes in _by_reason(document)]
-    return [describe_sample(sample) for sample in document["samples"]], skipped
-
-
-def _by_reason(document: JsonObject) -> Sequence[tuple[str, str]]:
+def list_skipped(document: JsonObject) -> list[str]:
+    """Return one line for each reason for which checks were skipped."""
     reasons: dict[str, list[str]] = {}
     for code, reason in document["skipped"].items():
         reasons.setdefault(reason, []).append(code)
-    return [(reason, ", ".join(codes)) for reason, codes in reasons.items()]
+    return [printable(f"skipped: {fold_codes(codes)} ({reason})") for reason, codes in reasons.items()]
+
+
+def fold_codes(codes: Sequence[str]) -> str:
+    """Return "BOS001, EMB001-EMB007": three codes or more in a row are one range."""
+    runs: list[list[str]] = []
+    for code in codes:
+        family, number = code[:3], code[3:]
+        follows = runs and runs[-1][-1][:3] == family and number.isdigit() and runs[-1][-1][3:].isdigit()
+        if follows and int(number) == int(runs[-1][-1][3:]) + 1:
+            runs[-1].append(code)
+        else:
+            runs.append([code])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
+
+
+def _details(finding: JsonObject) -> Iterator[str]:
+    for place in finding["evidence"][:_PLACES]:
+        remark = f"  ({place['remark']})" if place["remark"] else ""
+        span = f"[{place['start']}:{place['end']}] " if place["end"] > place["start"] else ""
+        yield f"row {place['row']} {span}{_draw(place)}{printable(remark)}"
+    if finding["evidence"][_PLACES:]:
+        yield f"... and {max(finding['rows'], len(finding['evidence'])) - _PLACES} more rows"
+    for change in finding["changes"]:
+        becomes = f"{change['before']!r} -> {change['after']!r}"
+        yield printable(f"{change['safety']} fix: {change['target']}: {becomes}  ({change['why']})")
+    yield printable(f"fix: {finding['fix']}   page: {finding['page']}")
+
+
+def _draw(place: JsonObject) -> str:
+    """Return a row's tokens on one line as the viewer draws them: trained text in double brackets."""
+    if not place["runs"]:
+        return printable(repr(place["text"]))
+    marks = (_OPEN, _CLOSE, _BREAK)
+    try:
+        "".join(marks).encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        marks = ("[[", "]]", "\\n")
+    drawn = ""
+    for text, trained in place["runs"]:
+        line = marks[2].join(printable(part) for part in text.split("\n"))
+        drawn += f"{marks[0]}{line}{marks[1]}" if trained else line
+    return drawn
+
+
+def list_read(document: JsonObject) -> list[str]:
+    """Return the lines on what was looked at."""
+    return [describe_verdict(document), *map(describe_sample, document["samples"]), *map(printable, document["notes"])]
 
 
 def _escape_command(text: str, in_property: bool = False) -> str:
@@ -137,27 +184,3 @@ def _escape_command(text: str, in_property: bool = False) -> str:
     for character in "%\r\n:," if in_property else "%\r\n":
         lines = lines.replace(character, f"%{ord(character):02X}")
     return lines
-
-
-def _article(finding: JsonObject) -> str:
-    places = "".join(
-        f"<tr><td>{place['row']}</td><td>{place['start']}:{place['end']}</td>"
-        f"<td><code>{html.escape(place['text'])}</code></td><td>{html.escape(place['remark'])}</td></tr>"
-        for place in finding["evidence"]
-    )
-    changes = [[change[column] for column in _CHANGE_COLUMNS] for change in finding["changes"]]
-    return (
-        f'<article class="{finding["severity"]}"><h2>{finding["severity"]} {html.escape(finding["code"])} '
-        f"{html.escape(finding['name'])}</h2><p>{html.escape(finding['message'])}</p>"
-        + (f"<table><tr><th>row</th><th>tokens</th><th>text</th><th></th></tr>{places}</table>" if places else "")
-        + (html_table(_CHANGE_COLUMNS, changes) if changes else "")
-        + "</article>"
-    )
-
-
-def html_table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    """Return a table whose cells are escaped; an empty header is left out."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    cells = ("".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows)
-    body = "".join(f"<tr>{row}</tr>" for row in cells)
-    return f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"

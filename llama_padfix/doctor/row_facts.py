@@ -36,6 +36,9 @@ class RowFacts:
     position_ids: LongArray | None = None
     """Positions within each document of a packed row."""
 
+    real: BoolArray | None = None
+    """Where a row is no padding, if it has runs of pad ids that no mask hides; None without these."""
+
     found_turns: dict[TurnMarkers, tuple[Turn, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -57,6 +60,24 @@ class SampleFacts:
     total: int | None
     columns: tuple[str, ...] = ()
     not_drawn: str | None = None
+    beginnings: frozenset[tuple[int, int]] = field(default=frozenset(), repr=False)
+    """The first two ids of each row of a trainer, without padding."""
+    trained_ends: frozenset[int] = field(default=frozenset(), repr=False)
+    """The last trained id of each row of a trainer."""
+
+
+@dataclass(frozen=True)
+class SourceTotals:
+    """How many rows of a source were read, and how long they are without padding."""
+
+    seen: int = 0
+    shortest: int = 0
+    longest: int = 0
+
+    def with_row(self, length: int) -> SourceTotals:
+        """Return the totals with one more row, of that many tokens."""
+        shortest = min(self.shortest, length) if self.seen else length
+        return SourceTotals(self.seen + 1, shortest, max(self.longest, length))
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,16 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import groupby
 from types import ModuleType
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor import checks
+from llama_padfix.doctor.check_helpers import mark_padding, real_part
 from llama_padfix.doctor.facts import Facts, RowFacts
 from llama_padfix.doctor.findings import MAX_EVIDENCE, Check, Evidence, Finding, Hit, Report
+from llama_padfix.doctor.report_formats import LEVELS
+from llama_padfix.doctor.row_facts import SourceTotals
 
 _CONTEXT = 6  # positions shown on either side of a fault
 _LONGEST = 40  # positions shown of the fault itself
@@ -96,8 +100,7 @@ def run_checks(
     for check in selected:
         if check.code not in skipped:
             try:
-                of_facts = check.find(facts) if check.find is not None else ()
-                found[check.code] = [*of_facts, *hits.findings_of(check)]
+                found[check.code] = [*_find_in_facts(check, facts), *hits.findings_of(check)]
             except Exception as error:  # one broken check must not hide what the others find
                 skipped[check.code] = _describe_error(error)
     unseen = _why_no_rows(facts)
@@ -105,8 +108,24 @@ def run_checks(
     findings = [finding for check in selected for finding in found.get(check.code, ())]
     passed = [check.code for check in selected if check.code not in skipped and not found.get(check.code)]
     # A stream does not know beforehand how many rows it has: what was read counts.
-    samples = tuple(replace(sample, seen=hits.seen.get(sample.source, sample.seen)) for sample in facts.samples)
-    return Report(tuple(findings), tuple(passed), skipped, samples)
+    samples = tuple(replace(sample, seen=hits.seen(sample.source, sample.seen)) for sample in facts.samples)
+    findings.sort(key=lambda finding: (LEVELS.index(finding.severity), -finding.rows))
+    return Report(tuple(findings), tuple(passed), skipped, samples, _name_parts(facts), facts.notes)
+
+
+def _name_parts(facts: Facts) -> tuple[str, ...]:
+    """Return what was looked at besides encoded rows."""
+    names = {"template": "chat template", "data": "raw rows", "environment": "installed versions"}
+    parts = ("tokenizer", "template", "model", "trainer", "folder", "data", "environment")
+    return tuple(names.get(part, part) for part in parts if part in facts.present)
+
+
+def _find_in_facts(check: Check, facts: Facts) -> Iterator[Finding]:
+    """Yield what a check finds in the facts; one of rows that are not encoded looks at each split of them."""
+    if check.find is not None:
+        yield from check.find(facts)
+        for data in facts.more_data if "data" in check.needs else ():
+            yield from check.find(replace(facts, data=data))
 
 
 def _skip_without_needs(facts: Facts, catalogue: Sequence[Check]) -> dict[str, str]:
@@ -116,15 +135,23 @@ def _skip_without_needs(facts: Facts, catalogue: Sequence[Check]) -> dict[str, s
         check.code: dict.fromkeys("rows" if need == "labels" else need for need in check.needs if need not in present)
         for check in catalogue
     }
+    for needs in missing.values():
+        if "folder" in needs:  # what is saved lies in a folder: one reason for all
+            needs.pop("saved ids", None)
+            needs.pop("saved config", None)
     return {code: f"no {' and no '.join(needs)} to look at" for code, needs in missing.items() if needs}
 
 
 def _why_no_rows(facts: Facts) -> str | None:
-    """Return why a trainer's dataloaders gave no row at all; None where they did, or where there is no trainer."""
-    if facts.trainer is None or any(sample.seen for sample in facts.samples):
+    """Return why dataloaders gave no row at all; None where they did, or where there is none."""
+    errors = facts.loader_errors if facts.trainer is None else facts.trainer.loader_errors
+    if errors is None or any(sample.seen for sample in facts.samples):
         return None
-    raised = {source: f"it raised {error}" for source, error in facts.trainer.loader_errors.items()}
-    reasons = {**facts.trainer.not_drawn, **raised}
+    not_drawn = {sample.source: sample.not_drawn for sample in facts.samples if sample.not_drawn is not None}
+    reasons = {
+        **(not_drawn if facts.trainer is None else facts.trainer.not_drawn),
+        **{source: f"it raised {error}" for source, error in errors.items()},
+    }
     return (
         "; ".join(f"no rows of the {source}: {reason}" for source, reason in reasons.items()) or "no rows to look at"
     )
@@ -141,19 +168,33 @@ class _Tally:
 
 @dataclass
 class _Hits:
-    """What the checks of rows found, by check and source, and how many rows each source had."""
+    """What the checks of rows found, by check and source, and the rows of each source."""
 
     tallies: dict[tuple[str, str], _Tally] = field(default_factory=dict)
-    seen: dict[str, int] = field(default_factory=dict)
+    totals: dict[str, SourceTotals] = field(default_factory=dict)
+
+    def seen(self, source: str, otherwise: int) -> int:
+        """Return how many rows of a source were read, `otherwise` where none were."""
+        return self.totals[source].seen if source in self.totals else otherwise
 
     def findings_of(self, check: Check) -> Iterator[Finding]:
-        """Yield one finding of a check for each source."""
+        """Yield one finding of a check for each source, as far as its `judge` agrees."""
         for (code, where), tally in self.tallies.items():
             if code == check.code:
-                rows, seen, count, evidence = tally.rows, self.seen[where], tally.count, tuple(tally.evidence)
+                rows, seen, count = tally.rows, self.totals[where].seen, tally.count
                 message = check.message.format(rows=rows, seen=seen, count=count, where=where)
-                found = check.found(message)
-                yield replace(found, where=where, rows=rows, seen=seen, count=count, evidence=evidence)
+                found: Finding | None = replace(
+                    check.found(message),
+                    where=where,
+                    rows=rows,
+                    seen=seen,
+                    count=count,
+                    evidence=tuple(tally.evidence),
+                )
+                if check.judge is not None and found is not None:
+                    found = check.judge(found, self.totals[where])
+                if found is not None:
+                    yield found
 
 
 def _inspect_rows(
@@ -167,7 +208,9 @@ def _inspect_rows(
     found = _Hits()
     labelled = False
     for row in rows:
-        found.seen[row.source] = found.seen.get(row.source, 0) + 1
+        row = mark_padding(row, facts)
+        totals = found.totals.get(row.source, SourceTotals())
+        found.totals[row.source] = totals.with_row(int(real_part(row).sum()))
         labelled = labelled or row.labels is not None
         for check in checks_of_rows:
             if check.code in skipped or ("labels" in check.needs and row.labels is None):
@@ -196,5 +239,8 @@ def _describe_error(error: Exception) -> str:
 def _show(row: RowFacts, hit: Hit, decode: Callable[[Sequence[int]], str]) -> Evidence:
     first = max(hit.start - _CONTEXT, 0)
     last = min(hit.end, hit.start + _LONGEST) + _CONTEXT
-    text = decode([int(token_id) for token_id in row.input_ids[first:last]])
-    return Evidence(row.number, hit.start, hit.end, text, hit.remark)
+    ids = [int(token_id) for token_id in row.input_ids[first:last]]
+    trained = [] if row.labels is None else row.trained[first:last].tolist()
+    runs = [(is_trained, list(group)) for is_trained, group in groupby(range(len(trained)), trained.__getitem__)]
+    drawn = tuple((decode([ids[at] for at in places]), bool(is_trained)) for is_trained, places in runs)
+    return Evidence(row.number, hit.start, hit.end, decode(ids), hit.remark, drawn)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from llama_padfix.core.records import short_repr
 from llama_padfix.core.text import printable
 
 _EXAMPLES = 5  # rows named of each kind, however many there are
@@ -48,6 +49,8 @@ class CountedRow:
     kind: str
     detail: str = ""
     of_batch: bool = False
+
+    __repr__ = short_repr
 
     @property
     def name(self) -> str:
@@ -118,6 +121,8 @@ class Counts:
     """The first few rows of each kind. They are not compared."""
     unread_columns: tuple[str, ...] = field(default=(), compare=False)
     """The columns that hold something and that no row is made of. They are not compared."""
+
+    __repr__ = short_repr
 
     def __add__(self, other: Counts) -> Counts:
         mine, theirs = vars(self), vars(other)

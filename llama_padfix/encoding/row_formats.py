@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import TOO_DEEP, PadfixError, describe
+from llama_padfix.core.records import short_repr
 from llama_padfix.encoding.reading.json_values import as_list, may_be_filled, seen, strip_nulls
 from llama_padfix.encoding.reading.side_columns import (
     add_system,
@@ -71,6 +72,8 @@ class Conversation:
     """Prompt and completion beside `messages`, where both are texts: what a tokenizer without a template encodes."""
     left_out: tuple[str, ...] = ()
     """The paths of null keys in arguments and schemas that Arrow may have filled in, and that were left out."""
+
+    __repr__ = short_repr
 
     @property
     def needs_template(self) -> bool:

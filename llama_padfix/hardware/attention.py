@@ -66,7 +66,7 @@ def _find_obstacle(name: str, dtype: torch.dtype, model_class: type | None, conf
     if name == "eager":
         return None
     # Code from the hub that could not be built without weights has no class here; loading checks it.
-    if model_class is not None and not _is_supported(name, model_class):
+    if model_class is not None and not is_supported(name, model_class):
         return f"{model_class.__name__} does not know it"
     if name == "sdpa":
         return None
@@ -93,7 +93,10 @@ def _find_obstacle(name: str, dtype: torch.dtype, model_class: type | None, conf
     return None
 
 
-def _is_supported(name: str, model_class: type) -> bool:
+def is_supported(name: str, model_class: type) -> bool:
+    """Return whether a class of models knows an attention by its name; "eager" is known to all."""
+    if name == "eager":
+        return True
     if name == "sdpa":
         return bool(getattr(model_class, "_supports_sdpa", True))
     # One attribute for every FlashAttention since transformers 4.54, one for each before.

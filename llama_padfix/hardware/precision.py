@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name
+from llama_padfix.core.records import short_repr
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -242,6 +243,8 @@ class Precision:
     max_grad_norm: float
     """The gradient clipping that goes with the type."""
     reason: str
+
+    __repr__ = short_repr
 
     def __str__(self) -> str:
         return f"{dtype_name(self.dtype)}: {self.reason}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.compat import divide_once, name_tokenizer_argument
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.records import short_repr
 from llama_padfix.doctor.findings import Plan, Report
 from llama_padfix.doctor.patch import patch_and_observe
 from llama_padfix.doctor.runner import run_checks
@@ -56,6 +57,8 @@ class Prepared:
     """Pads encoded rows to a batch."""
     encoder: ChatEncoder
     """Turns rows into ids and labels."""
+
+    __repr__ = short_repr
 
     @property
     def training_args(self) -> dict[str, Any]:  # keywords of another library, for this and the next

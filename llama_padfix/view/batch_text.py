@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import IGNORE_INDEX
+from llama_padfix.doctor.observe.rows import rows_of_batch
 
 if TYPE_CHECKING:
     import torch
@@ -18,29 +19,32 @@ def show_batch(batch: Mapping[str, torch.Tensor], tokenizer: TokenizerLike | Non
     """Return the rows of a batch as text: a line for each run of padding, masked or trained tokens.
 
     Args:
-        batch: `input_ids` of shape (rows, width); `labels` and `attention_mask` count where they have that shape.
+        batch: of any loss (`rows_of_batch`); labels and masks count where they have the shape of the ids.
         tokenizer: Decodes the runs; without one they are shown as ids.
     """
-    ids = batch.get("input_ids")
-    if ids is None or ids.ndim != 2:
+    shape = getattr(batch.get("input_ids"), "shape", None)
+    fitting = {name: held for name, held in batch.items() if name != "labels" or getattr(held, "shape", None) == shape}
+    rows = list(rows_of_batch(fitting, "batch"))
+    if not rows:
         return f"A batch of {', '.join(map(str, batch)) or 'nothing'}: there are no rows of ids to show.\n"
-    defaults = {"labels": IGNORE_INDEX, "attention_mask": 1}
-    columns = []
-    for name, default in defaults.items():
-        fits = getattr(batch.get(name), "shape", None) == ids.shape
-        columns.append(batch[name].tolist() if fits else [[default] * ids.shape[1]] * ids.shape[0])
     lines = []
-    for number, (row, labels, mask) in enumerate(zip(ids.tolist(), *columns, strict=True)):
+    for number, row in enumerate(rows):
+        size = len(row.input_ids)
+        labels = [IGNORE_INDEX] * size if row.labels is None else row.labels.tolist()
+        mask = [1] * size if row.attention_mask is None else row.attention_mask.tolist()
         states = [
             "trained" if label != IGNORE_INDEX else "masked" if seen else "padding"
             for label, seen in zip(labels, mask, strict=True)
         ]
+        part = row.source.removeprefix("batch").replace(", ", " (") + ")" if row.source != "batch" else ""
         lines.append(
-            f"row {number}: {len(row)} positions, {states.count('trained')} trained, {states.count('padding')} padding"
+            f"row {number}{part}: {size} positions, {states.count('trained')} trained, "
+            f"{states.count('padding')} padding"
         )
-        for state, group in groupby(range(len(row)), key=lambda place: states[place]):
+        ids = row.input_ids.tolist()
+        for state, group in groupby(range(size), key=lambda place: states[place]):
             places = list(group)
-            text = _decode([row[place] for place in places], tokenizer) if state != "padding" else ""
+            text = _decode([ids[place] for place in places], tokenizer) if state != "padding" else ""
             lines.append(f"  {state:8} {places[0]:5}..{places[-1]:<5} {text}".rstrip())
     return "\n".join(lines) + "\n"
 

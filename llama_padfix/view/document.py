@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
-from llama_padfix.doctor.check_helpers import real_part
+from llama_padfix.core.records import short_repr
+from llama_padfix.doctor.check_helpers import mark_padding, real_part
 from llama_padfix.doctor.findings import Report
 from llama_padfix.view.pieces import Piece, join_characters, read_pieces
 from llama_padfix.view.problems import CheckedRows, Problem
@@ -60,6 +61,8 @@ class MaskDocument:
     """The number of all rows; None for a stream."""
     title: str = "What is trained"
 
+    __repr__ = short_repr
+
 
 def make_rows(
     read: Sequence[ReadRow], checked: CheckedRows, tokenizer: TokenizerLike
@@ -82,7 +85,7 @@ def _make_row(item: ReadRow, checked: CheckedRows, roles: Roles, pieces: Mapping
     length = len(row.input_ids)
     if row.labels is not None and len(row.labels) != length:
         raise PadfixError(f"row {row.number} has {len(row.labels)} labels beside {length} input_ids.")
-    padding = ~real_part(row)
+    padding = ~real_part(mark_padding(row, checked.facts))
     starts = dict(find_roles(row.input_ids, checked.facts, roles, pieces))
     turns: list[tuple[int, str]] = []
     role = ""

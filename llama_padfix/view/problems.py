@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from llama_padfix.doctor.check_helpers import mark_padding
 from llama_padfix.doctor.facts import Facts, SampleFacts
 from llama_padfix.doctor.findings import Check, Report, Severity
 from llama_padfix.doctor.observe.data import observe_data
@@ -74,11 +75,13 @@ def _find(item: ReadRow, facts: Facts, catalogue: Sequence[Check], report: Repor
                 yield Problem(finding.code, finding.severity, place.start, place.end, remark=remark)
     if item.error and item.error not in remarks:
         yield Problem("", "error", 0, 0, remark=item.error)
-    found = {finding.code for finding in report.findings}
+    if item.facts is None:
+        return
+    row, found = mark_padding(item.facts, facts), {finding.code for finding in report.findings}
     for check in catalogue:
-        if item.facts is None or check.inspect is None or check.code not in found:
+        if check.inspect is None or check.code not in found:
             continue  # a check that found nothing in any row, or that was skipped, has no hit here
-        if "labels" in check.needs and item.facts.labels is None:
+        if "labels" in check.needs and row.labels is None:
             continue
-        for hit in check.inspect(item.facts, facts):
+        for hit in check.inspect(row, facts):
             yield Problem(check.code, check.severity, hit.start, hit.end, hit.count, hit.remark)

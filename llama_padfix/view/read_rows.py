@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.turns import read_template
-from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
+from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.doctor.facts import RowFacts
-from llama_padfix.doctor.observe.rows import rows_of_batch, rows_of_dataset
+from llama_padfix.doctor.observe.rows import holds_rows, masks_of_labels, rows_of_batch, rows_of_dataset
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.row_formats import read_row
-from llama_padfix.encoding.sources import is_batch, is_encoded_row, is_one_row, is_splits, rows_of_mapping
+from llama_padfix.encoding.sources import is_encoded_row, is_one_row, is_splits, rows_of_mapping
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import Row, Rows, TokenizerLike
-
-_MASKS = ("assistant_masks", "assistant_tokens_mask", "completion_mask")  # of which trainers make labels
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,12 @@ def take_rows(rows: Rows, numbers: Sequence[int] | None, max_rows: int) -> Taken
     last = max_rows if numbers is None else max(numbers, default=-1) + 1
     source, total = "dataset", None
     sequence: Sequence[Any]  # of `RowFacts`, or of rows of any shape
-    if is_batch(rows):
-        source, sequence = "batch", list(rows_of_batch(rows, "batch"))
+    if holds_rows(rows):
+        source, sequence = "batch", _rows_of_batches([rows])
     else:
         sequence = _as_sequence(rows, last)
-    if isinstance(sequence, list) and sequence and is_batch(sequence[0]):
-        source, sequence = "batches", list(_rows_of_batches(sequence))
+    if isinstance(sequence, list) and sequence and holds_rows(sequence[0]):
+        source, sequence = "batches", _rows_of_batches(sequence)
     if hasattr(rows, "__len__") and source != "batches":
         total = len(sequence)
     if not len(sequence):
@@ -98,12 +96,10 @@ def _as_sequence(rows: Any, last: int) -> Any:  # `Any`: narrowed by what it has
     return list(islice(iter(rows), last))
 
 
-def _rows_of_batches(batches: Sequence[Row]) -> Iterator[RowFacts]:
-    number = 0
-    for batch in batches:
-        for row in rows_of_batch(batch, "batches", number):
-            number += 1
-            yield row
+def _rows_of_batches(batches: Sequence[object]) -> list[RowFacts]:
+    """Return the rows of batches, numbered in their order; the source names the part of a pair."""
+    rows = [row for batch in batches for row in rows_of_batch(batch, "batch" if len(batches) == 1 else "batches")]
+    return [replace(row, number=number) for number, row in enumerate(rows)]
 
 
 def read_rows(taken: TakenRows, tokenizer: TokenizerLike, encoder: ChatEncoder | None) -> list[ReadRow]:
@@ -126,7 +122,7 @@ def read_rows(taken: TakenRows, tokenizer: TokenizerLike, encoder: ChatEncoder |
             own = _make_encoder(tokenizer, encoder, row)
         try:
             if isinstance(row, RowFacts):
-                read.append(ReadRow(number, row))
+                read.append(ReadRow(number, row, note=row.source.partition(", ")[2]))
             elif own is not None and is_raw:
                 read.append(_encode(row, number, own, taken.source))
             else:
@@ -153,21 +149,13 @@ def _make_encoder(tokenizer: TokenizerLike, encoder: ChatEncoder | None, row: ob
 
 
 def _read_encoded(row: Row, number: int, source: str) -> ReadRow:
-    note, columns = "", dict(row)
-    masks = [name for name in _MASKS if columns.get(name) is not None]
-    if columns.get("labels") is None and masks:
-        ids, chosen = _as_list(columns["input_ids"]), [_as_list(columns[name]) for name in masks]
-        trained = [all(bits) for bits in zip(*chosen, strict=True)]
-        columns["labels"] = [i if bit else IGNORE_INDEX for i, bit in zip(ids, trained, strict=True)]
-        note = f"labels made of {' and '.join(masks)}, as trainers do"
-    elif columns.get("labels") is None:
+    [facts] = rows_of_dataset([row], source)
+    note = ""
+    if facts.labels is None:
         note = "no labels: which tokens are trained is not known"
-    [facts] = rows_of_dataset([columns], source)
+    elif masks := masks_of_labels(row):
+        note = f"labels made of {' and '.join(masks)}, as trainers do"
     return ReadRow(number, replace(facts, number=number), note=note)
-
-
-def _as_list(values: Any) -> list[Any]:  # numbers: a list, numpy's or torch's
-    return list(values.tolist() if hasattr(values, "tolist") else values)
 
 
 def _encode(row: object, number: int, encoder: ChatEncoder, source: str) -> ReadRow:

@@ -356,7 +356,7 @@ def test_lod006_a_folder_with_nothing_in_it(tmp_path: Path) -> None:
         ({"trl": "0.15.2"}, ["note", "note"]),
         ({"trl": "0.16.1"}, ["note"]),
         ({"trl": "0.17.0"}, []),
-        ({"trl": "0.11.4", "transformers": "5.23.0"}, ["note", "warning"]),
+        ({"trl": "0.11.4", "transformers": "5.23.0"}, ["warning", "note"]),
         ({"trl": "1.16.0", "transformers": "5.23.0", "tokenizers": "0.23.3", "torch": "2.13.0+cpu"}, []),
         ({"trl": "strange"}, []),
     ],
@@ -495,3 +495,24 @@ def test_a_sample_of_many_raw_rows_is_counted() -> None:
     [finding] = found(report, "DAT001")
     assert (finding.rows, finding.seen, len(finding.evidence)) == (40, 40, 5)
     assert len({place.row for place in finding.evidence}) == 5 and max(p.row for p in finding.evidence) > 10
+
+
+# ---- tokenizer.json
+
+
+def test_lod009_padding_in_tokenizer_json(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = small_tokenizer()
+    model = small_model(tokenizer)
+    patch_tokenizer(tokenizer, model)
+    tokenizer("hello", padding="max_length", truncation=True, max_length=64)  # as most tutorials encode
+    run = save(tmp_path / "run", tokenizer, model)
+    assert len(Tokenizer.from_file(str(run / "tokenizer.json")).encode("hello").ids) == 64
+    assert not found(diagnose(run), "LOD005"), "the ids are those of the file"
+    assert "holds padding to 64 ids and truncation at 64 ids" in one(run, "LOD009").message
+    before = load(run)("Hello world")["input_ids"]
+    healed = heal_folder(run, tmp_path / "healed")
+    assert [finding.code for finding in healed.left.findings] == ["SAV003"]
+    assert Tokenizer.from_file(f"{healed.path}/tokenizer.json").encode("Hello world").ids == before
+    assert load(Path(healed.path))("Hello world")["input_ids"] == before

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from llama_padfix import Change, Counts, Finding, PadfixError, Plan, Precision, Report
+import llama_padfix
+from llama_padfix import Change, Conversation, Counts, Finding, PadfixError, Plan, Precision, Report
 from llama_padfix.core.errors import describe
+from llama_padfix.core.records import short_repr
 from llama_padfix.doctor import facts, findings, row_facts
+
+RECORDS = re.findall(r"^record (\w+)", (Path(__file__).parents[1] / "public_api.txt").read_text(), re.MULTILINE)
 
 CHANGE = Change("tokenizer.pad_token", None, "<|end_of_text|>", "it ends a text", code="PAD001")
 
@@ -34,20 +40,23 @@ def test_plan_reads_well() -> None:
 
 def test_report_hides_nothing() -> None:
     error, note = Finding("A001", "a-b", "error", "5 < 6"), Finding("B001", "c-d", "note", "so be it")
-    report = Report((error, note), ("C001",), {"D001": "no model to look at"})
+    report = Report((error, note), ("C001",), {"D001": "no model to look at"}, looked_at=("tokenizer",))
     assert str(report).splitlines() == [
         "error A001 a-b: 5 < 6",
+        "    fix: llama-padfix explain A001   page: docs/checks/A001.md, llama-padfix explain A001",
         "note B001 c-d: so be it",
+        "    fix: llama-padfix explain B001   page: docs/checks/B001.md, llama-padfix explain B001",
+        "Looked at: tokenizer.",
         "passed: C001",
         "skipped: D001 (no model to look at)",
     ]
     html = report._repr_html_()
-    assert "<td>5 &lt; 6</td>" in html
-    assert "<td>D001</td><td></td><td>no model to look at</td>" in html
-    with pytest.raises(PadfixError, match=r"^error A001 a-b: 5 < 6$"):
+    assert "<p>5 &lt; 6</p>" in html
+    assert "skipped: D001 (no model to look at)" in html
+    with pytest.raises(PadfixError, match=r"^error A001 a-b: 5 < 6\nFix: llama-padfix explain A001$"):
         report.raise_for_errors()
     Report((note,)).raise_for_errors()
-    assert str(Report()).splitlines() == ["No findings.", "passed: none"]
+    assert str(Report()).splitlines() == ["No findings: no check had anything to look at.", "passed: none"]
 
 
 def test_counts_add_up() -> None:
@@ -74,6 +83,25 @@ def test_describe_is_short() -> None:
     assert describe("ab") == "'ab'"
     assert len(describe("a" * 500)) == 80
     assert describe("a" * 500).endswith("...")
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_every_public_record_has_a_short_repr(name: str) -> None:
+    kind = getattr(llama_padfix, name)
+    assert kind.__repr__ is short_repr or name in ("LoadPlan", "PadCollator", "Plan", "Report", "TurnMarkers")
+
+
+def test_a_repr_is_one_short_line_whatever_is_held() -> None:
+    change = Change("tokenizer.pad_token", None, "a\n" * 500, "because " * 200, code="PAD001")
+    finding = Finding("A001", "a-b", "error", "m" * 900, (change,) * 50, rows=3)
+    report = Report((finding,) * 90, ("C001",) * 90, {"D001": "no model"})
+    plan = Plan((change,) * 2, left=("row",))
+    row = Conversation(messages=[{"role": "user"}] * 99, text=None, shape="messages")
+    for record in (change, finding, report, plan, Counts(), row):
+        assert len(repr(record)) <= 160 and repr(record).isprintable()
+    assert repr(report) == "Report(90 errors, 0 warnings, 0 notes; 90 passed, 1 skipped)"
+    assert (repr(plan), repr(Plan())) == ("Plan(2 changes, 1 left)", "Plan(0 changes)")
+    assert repr(Change("a.b", 1, 2, "so")) == "Change(target='a.b', before=1, after=2, why='so')"
 
 
 def _dataclasses() -> list[Any]:

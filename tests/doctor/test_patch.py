@@ -16,6 +16,7 @@ from llama_padfix import ChatEncoder, PadfixError, padding_side, patch_tokenizer
 from llama_padfix.demo.reference import make_tiny_llama
 from llama_padfix.doctor import patch as patching
 from llama_padfix.doctor.findings import Change, Plan
+from llama_padfix.doctor.fixing.settings import apply_change
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.patch import patch_and_observe
 from tests.conftest import ALL, BASE, INSTRUCT, fresh_tokenizer
@@ -527,7 +528,7 @@ def test_an_interruption_after_any_change(
 ) -> None:
     tokenizer, model, planned = broken_once
     before = settings_of(tokenizer, model)
-    apply, look, applied = patching._apply, observe_tokenizer, list[Change]()
+    apply, look, applied = apply_change, observe_tokenizer, list[Change]()
 
     def interrupt() -> None:
         if len(applied) == done:
@@ -543,7 +544,7 @@ def test_an_interruption_after_any_change(
             interrupt()
         return look(*args, **kwargs)
 
-    monkeypatch.setattr(patching, "_apply", apply_until)
+    monkeypatch.setattr(patching, "apply_change", apply_until)
     monkeypatch.setattr(patching, "observe_tokenizer", observe_until)
     with pytest.raises(KeyboardInterrupt):
         patch_tokenizer(tokenizer, model)

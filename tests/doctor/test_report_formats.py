@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import llama_padfix
-from llama_padfix import Change, Finding, Report
+from llama_padfix import Change, Finding, PadfixError, Report
 from llama_padfix.doctor import report_formats as render
 from llama_padfix.doctor.facts import SampleFacts
 from llama_padfix.doctor.findings import Evidence
@@ -29,7 +29,7 @@ FINDING = Finding(
     rows=3,
     seen=64,
     count=4,
-    evidence=(Evidence(17, 2, 5, HOSTILE, "remark " + HOSTILE),),
+    evidence=(Evidence(17, 2, 5, HOSTILE, "remark " + HOSTILE, (("a" + HOSTILE, False), ("b" + HOSTILE, True))),),
 )
 NOTE = Finding("B001", "so-be-it", "note", "50% done, a:b")
 REPORT = Report(
@@ -52,7 +52,8 @@ def test_the_dict_is_versioned_and_complete() -> None:
     assert {"code", "name", "severity", "message", "where", "rows", "seen", "count"} <= set(finding)
     assert (finding["where"], finding["rows"], finding["seen"], finding["count"]) == ("dataset", 3, 64, 4)
     [place] = finding["evidence"]
-    assert place == {"row": 17, "start": 2, "end": 5, "text": HOSTILE, "remark": "remark " + HOSTILE}
+    given = {"row": 17, "start": 2, "end": 5, "text": HOSTILE, "remark": "remark " + HOSTILE}
+    assert place == {**given, "runs": [["a" + HOSTILE, False], ["b" + HOSTILE, True]]}
     [change] = finding["changes"]
     assert {"target", "before", "after", "why", "safety"} <= set(change)
     assert (change["before"], change["after"], change["safety"]) == (None, ["a", 1], "safe")
@@ -121,11 +122,11 @@ def test_github_annotations_cannot_be_forged() -> None:
     commands = [line for line in lines if line.startswith("::")]
     assert len(commands) == 2, "one a finding"
     assert commands[0].startswith("::error title=A001 bad-thing::saw </td>")
-    assert commands[1] == "::notice title=B001 so-be-it::50%25 done, a:b"
+    assert commands[1].startswith("::notice title=B001 so-be-it::50%25 done, a:b%0Afix: llama-padfix explain B001")
     assert all(line.isprintable() for line in lines)
     assert "row 17" in unescape(commands[0])
     warning = Report((Finding("A,1", "x:y", "warning", "m"),))
-    assert render.as_github(warning.to_dict()).startswith("::warning title=A%2C1 x%3Ay::m\n")
+    assert render.as_github(warning.to_dict()).startswith("::warning title=A%2C1 x%3Ay::m%0Afix: ")
 
 
 def test_rich_takes_markup_for_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +140,63 @@ def test_rich_takes_markup_for_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "looked at 64 of 380 rows (dataset)" in text and "1 error, 0 warnings, 1 note" in text
 
 
-def test_nothing_found_says_what_passed() -> None:
-    assert str(Report((), ("A001",))).split("\n") == ["No findings.", "passed: A001"]
-    assert "No findings." in Report().to_html()
-    assert render.as_github(Report().to_dict()) == "0 errors, 0 warnings, 0 notes; 0 passed, 0 skipped"
+def test_nothing_found_says_what_was_looked_at() -> None:
+    clear = Report((), ("A001",), samples=REPORT.samples[:1], looked_at=("tokenizer", "model"))
+    said = "All clear: 1 check passed. Looked at: tokenizer, model, 64 rows (dataset)."
+    assert str(clear).split("\n") == [said, "looked at 64 of 380 rows (dataset)", "passed: A001"]
+    assert said in clear.to_html() and said in clear._repr_html_()
+    noted = Report((NOTE,), ("A001",), looked_at=("tokenizer",))
+    assert "All clear but for 1 note: 1 check passed. Looked at: tokenizer." in str(noted)
+    assert "All clear" not in str(REPORT), "there is an error"
+    nothing = "No findings: no check had anything to look at."
+    assert nothing in Report().to_html()
+    counted = "0 errors, 0 warnings, 0 notes; 0 passed, 0 skipped"
+    assert render.as_github(Report().to_dict()).split("\n") == [nothing, counted]
+
+
+def test_the_tokens_of_a_row_are_drawn_as_in_the_viewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = (("<|eot_id|>\nHi ", False), ("You\x1b[31m", True))
+    report = Report((Finding("A001", "a-b", "error", "m", evidence=(Evidence(3, 0, 2, "text", runs=runs),)),))
+    assert "row 3 [0:2] <|eot_id|>⏎Hi ⟦You\\x1b[31m⟧" in str(report)
+    for page in (report.to_html(), report._repr_html_()):
+        assert "<mark>You\\x1b[31m</mark>" in page
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert "row 3 [0:2] <|eot_id|>\\nHi [[You\\x1b[31m]]" in str(report)
+
+
+def test_long_lists_are_folded() -> None:
+    places = tuple(Evidence(row, 0, 0, "x") for row in range(5))
+    finding = Finding("A001", "a-b", "error", "m", rows=40, evidence=places)
+    report = Report(
+        (finding,),
+        ("BBB001", "BBB002", "CCC001", "CCC002", "CCC003", "DDD009"),
+        dict.fromkeys(["E001", "E002"], "why"),
+    )
+    text = str(report).split("\n")
+    assert [line.strip() for line in text[1:5]] == [*(f"row {n} 'x'" for n in range(3)), "... and 37 more rows"]
+    assert "passed: BBB001, BBB002, CCC001-CCC003, DDD009" in text and "skipped: E001, E002 (why)" in text
+    assert len(report.to_dict()["findings"][0]["evidence"]) == 5
+
+
+CHANGES = {
+    "diagnose(trainer).fix()": ("safe", ("trainer",)),
+    "diagnose((tokenizer, model)).fix()": ("safe", ("tokenizer", "model")),
+    'diagnose(tokenizer).fix("unsafe")': ("unsafe", ("tokenizer",)),
+    "llama-padfix doctor FOLDER --fix OUT --unsafe": ("unsafe", ("folder",)),
+    "by hand: t = 2": ("manual", ("trainer",)),
+    "good line": ("", ()),
+}
+
+
+@pytest.mark.parametrize("line", CHANGES)
+def test_every_finding_ends_with_its_fix_and_its_page(line: str) -> None:
+    safety: Any
+    safety, parts = CHANGES[line]
+    changes = (Change("t", 1, 2, "w", safety),) if safety else ()
+    finding = Finding("A001", "a-b", "error", "m", changes, advice="good line\nmore")
+    report = Report((finding,), looked_at=parts)
+    for form in (str(report), Tags(report.to_html()).words, Tags(report._repr_html_()).words):
+        assert line in form and "docs/checks/A001.md, llama-padfix explain A001" in form
+    with pytest.raises(PadfixError) as raised:
+        report.raise_for_errors()
+    assert str(raised.value).split("\n") == ["error A001 a-b: m", f"Fix: {line}"]

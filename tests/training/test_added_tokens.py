@@ -23,6 +23,7 @@ from llama_padfix.core.compat import trains_single_rows
 from llama_padfix.demo.reference import make_tiny_llama
 from llama_padfix.training.adapters.row_training import complete_head
 from tests.conftest import fresh_tokenizer
+from tests.support.saved import small_model, small_tokenizer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
@@ -114,6 +115,22 @@ def test_new_rows_are_the_mean_and_old_ones_stay(tied: bool) -> None:
     names = {"embed_tokens": list(NEW)} if tied else {"embed_tokens": list(NEW), "lm_head": list(NEW)}
     assert added.lora.trainable_token_indices == names and added.lora.modules_to_save is None
     assert (added.lora.r, added.lora.lora_alpha, added.lora.lora_dropout) == (16, 16, 0.0)
+
+
+def test_new_rows_are_never_made_of_rows_that_are_not_finite() -> None:
+    tokenizer = small_tokenizer()
+    model = small_model(tokenizer)  # its head is a matrix of its own
+    weights = [model.model.embed_tokens.weight, model.lm_head.weight]
+    weights[0].data[5], weights[1].data[7, 3] = torch.nan, torch.inf
+    means = [weight[weight.isfinite().all(dim=1)].mean(0) for weight in weights]
+    add_tokens(model, tokenizer, TOKENS)
+    for layer, mean in zip((model.model.embed_tokens, model.lm_head), means, strict=True):
+        assert torch.allclose(layer.weight[-2:], mean.expand(2, -1), atol=1e-6)
+
+    for weight in (model.model.embed_tokens.weight, model.lm_head.weight):
+        weight.data.fill_(torch.nan)
+    with pytest.raises(PadfixError, match="All rows of the embedding are zero, nan or inf"):
+        add_tokens(model, tokenizer, ["<more>"])
 
 
 class OldTransformers(LlamaForCausalLM):  # type: ignore[misc]

@@ -275,7 +275,7 @@ def test_with_the_hub_reachable_a_wrong_name_points_to_the_name_and_the_login(
 def test_what_the_download_needs_reaches_tokenizer_and_model(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
 
-    class StopError(Exception):
+    class StopError(BaseException):  # no fault of the folder
         pass
 
     real = small_tokenizer()
@@ -292,5 +292,10 @@ def test_what_the_download_needs_reaches_tokenizer_and_model(small: Path, monkey
     with pytest.raises(StopError):
         load(small, precision=FP16, trust_remote_code=True, attn_implementation="eager", max_length=9, **shared)
     assert seen[0] == {**shared, "trust_remote_code": True, "model_max_length": 9}
-    rest = {"attn_implementation": "eager", name_dtype_argument(): torch.float32, "use_cache": False}
+    rest = {
+        "output_loading_info": True,
+        "attn_implementation": "eager",
+        name_dtype_argument(): torch.float32,
+        "use_cache": False,
+    }
     assert seen[1] == {**shared, "trust_remote_code": True, **rest}

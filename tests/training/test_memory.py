@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Gemma2Config, MixtralConfig
 
 from llama_padfix.cli import main
 from llama_padfix.core.errors import PadfixError
@@ -80,6 +81,39 @@ def test_estimate_is_what_a_real_run_allocates(case: str) -> None:
     real = measure_run(make_config(**shape), **settings)
     found = estimate(make_config(**shape), **settings)
     assert abs(found.peak_bytes - real) <= BOUND * real, (found.peak_bytes / MIB, real / MIB, str(found))
+
+
+MIXTURE = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2} | {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "use_cache": False,
+}
+QLORA = {"lora": True, "quantization": "nf4", "precision": "bf16"}
+
+
+@pytest.mark.parametrize("settings", [{}, QLORA], ids=["float32", "nf4"])
+@pytest.mark.slow
+def test_a_mixture_of_experts_is_followed(settings: dict[str, Any]) -> None:
+    config = MixtralConfig(num_local_experts=4, **MIXTURE)
+    real = measure_run(config, batch=2, length=32, **settings)
+    assert abs(estimate(config, batch=2, length=32, **settings).peak_bytes - real) <= BOUND * real
+
+
+def test_a_mixture_of_experts_leaves_no_traceback_in_the_log(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = estimate(MixtralConfig(num_local_experts=4, **MIXTURE), batch=1, length=8, **QLORA)
+    layers = 2 * (3 * 4 * 64 * 128 * 2 + (2 * 64 * 64 + 2 * 32 * 64) // 2)  # experts in bfloat16, the rest in 4 bits
+    whole = 4 * (2 * 512 * 64 + 5 * 64 + 2 * 4 * 64)  # embedding, head, norms and routers in float32
+    assert layers + whole <= found.weights < layers + whole + 200  # and the buffers of frequencies
+    assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
+
+
+def test_a_model_without_sdpa_is_followed_with_what_load_takes() -> None:
+    config = Gemma2Config(head_dim=16, **MIXTURE)
+    found = estimate(config, batch=1, length=64)
+    assert "attention is eager, as Gemma2ForCausalLM knows no sdpa" in found.assumed
+    assert found.peak_bytes == estimate(config, batch=1, length=64, attention="eager").peak_bytes
 
 
 def test_the_parts_are_what_they_are_called() -> None:

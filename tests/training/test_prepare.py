@@ -169,7 +169,7 @@ def test_in_a_notebook_nothing_that_a_tokenizer_says_is_taken_for_html(tokenizer
         "encoder": prepared.encoder,
     }
     page = Prepared(plan=Plan((change,)), report=Report((finding,)), **parts)._repr_html_()
-    assert "<script" not in page and page.count("&lt;script&gt;") == 5 + 3
+    assert "<script" not in page and page.count("&lt;script&gt;") == 5 + 6
 
 
 def test_what_control_tokens_in_a_message_become_is_passed_to_the_encoder(tokenizer: Any) -> None:

@@ -2,10 +2,17 @@
 
 Llama was pre-trained with a BOS before every document. The first tokenizer.json of Llama 3 adds none to plain text,
 nor does `tokenizer(text, add_special_tokens=False)`. Blocks cut out of a long text have none either, as in training.
+`prepare` switches the automatic BOS off where the chat template writes one, so that a rendered chat has one: plain
+`tokenizer(text)` then adds none, and `prepared.encode` gives each plain text one.
 """
 
 from llama_padfix.doctor.check_helpers import real_span
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
+
+_SWITCHED_OFF = (
+    "tokenizer(text) adds none: the chat template writes the BOS, so prepare switches the automatic one off; "
+    "prepared.encode gives a plain text one"
+)
 
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
@@ -17,7 +24,8 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
     if bos_id in (None, facts.eos_token_id) or is_cut or first == last:
         return
     if not (row.input_ids[first:last] == bos_id).any():  # a BOS inside a row shows the rest of a packed document
-        yield Hit(first, first + 1)
+        switched_off = facts.template is not None and facts.template.leading_bos > 0 and not facts.bos_added
+        yield Hit(first, first + 1, remark=_SWITCHED_OFF if switched_off else "")
 
 
 CHECK = Check(

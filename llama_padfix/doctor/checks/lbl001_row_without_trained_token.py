@@ -1,8 +1,9 @@
 """LBL001: a row whose labels are all -100.
 
-A batch of such rows has a loss of 0/0 = nan, which the Trainer logs as 0.0 (`logging_nan_inf_filter`). In other
-batches they take time and memory, train nothing, and dilute the evaluation loss. Causes: truncation that removed the
-answer, templates without `{% generation %}`, response markers that are not found.
+A batch of such rows has a loss of 0/0 = nan, which the Trainer logs as 0.0 (`logging_nan_inf_filter`); in TRL 1.16 it
+is 0.0 itself, in training and evaluation. In other batches they take time and memory, train nothing, and dilute the
+evaluation loss. In DPO and KTO the completion was cut off, and its log-probability is 0. Causes: truncation that
+removed the answer, templates without `{% generation %}`, response markers that are not found.
 """
 
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts

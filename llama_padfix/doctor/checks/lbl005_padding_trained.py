@@ -1,16 +1,16 @@
 """LBL005: padded positions have labels.
 
 Positions that the attention mask hides still count in the loss. Short rows then train mostly on padding. It comes
-from `tokenizer(..., padding="max_length")` followed by `labels = input_ids.copy()`.
+from `tokenizer(..., padding="max_length")` followed by `labels = input_ids.copy()`. In rows without a mask a run of
+the pad token at an end is padding; where it also ends a turn, the first one of the run is that end.
 """
 
-from llama_padfix.doctor.check_helpers import hit_span
+from llama_padfix.doctor.check_helpers import hit_span, real_part
 from llama_padfix.doctor.findings import Check, Facts, Hits, RowFacts
 
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
-    if row.attention_mask is not None:
-        yield from hit_span((row.attention_mask == 0) & row.trained)
+    yield from hit_span(~real_part(row) & row.trained)
 
 
 CHECK = Check(

@@ -20,9 +20,18 @@ def _find(facts: Facts) -> Findings:
         for target, before in held
         if before != choice.token_id
     )
-    if changes:
-        seen = ", ".join(f"{change.target} is {change.before}" for change in changes)
-        yield CHECK.found(f"The pad id is {choice.token_id}, but {seen}.", changes)
+    # Where a faulty token is the model's too, they agree: once another check has replaced it, the model's is changed.
+    own = facts.pad_token_id
+    seen = ", ".join(
+        f"{target} is {before}" for target, before in held if before != (choice.token_id if own is None else own)
+    )
+    if not seen:
+        return
+    if own is None:
+        yield CHECK.found(f"The tokenizer has no pad id yet, {choice.token_id} is to become it, and {seen}.", changes)
+    else:
+        planned = "" if own == choice.token_id else f" ({choice.token_id} is to replace it)"
+        yield CHECK.found(f"The tokenizer's pad id is {own}{planned}, but {seen}.", changes)
 
 
 CHECK = Check(

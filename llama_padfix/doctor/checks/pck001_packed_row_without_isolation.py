@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llama_padfix.doctor.check_helpers import find_turns, real_span, version_key, version_of
+from llama_padfix.doctor.check_helpers import find_turns, pad_ids, real_span, version_key, version_of
 from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
+from llama_padfix.doctor.token_policy import learned_stop_ids
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import LongArray
@@ -19,6 +20,8 @@ _MASKED_BY_POSITIONS = (4, 54)  # since then sdpa and eager, too, read document 
 
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
+    import numpy as np
+
     template, markers, bos_id = facts.template, facts.markers, facts.bos_token_id
     # A template whose turns do not open with a control token may write a BOS before each of them, as Llama 2's does.
     if template is None or not template.header_has_control or markers is None or bos_id is None:
@@ -28,7 +31,11 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
         return  # the collator makes position ids of these
     first, last = real_span(row)
     is_bos = row.input_ids[first:last] == bos_id
-    starts = (is_bos[1:] & ~is_bos[:-1]).nonzero()[0] + first + 1
+    # A document ends before the next begins: a BOS behind other text is one that a message spells.
+    ended = np.isin(row.input_ids[first:last], [*markers.stop_ids, *pad_ids(facts), *learned_stop_ids(facts)])
+    starts = (is_bos[1:] & ended[:-1]).nonzero()[0] + first + 1
+    if facts.model is not None and row.position_ids is not None and not row.position_ids[starts].any():
+        return  # PCK004
     if len(starts) and not _is_isolated(row, starts, facts) and find_turns(row, markers):
         yield Hit(int(starts[0]), int(starts[0]) + 1, len(starts), f"{len(starts)} more begin inside the row")
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import DataFacts
 from llama_padfix.doctor.findings import MAX_EVIDENCE
+from llama_padfix.doctor.observe.losses.preferences import read_conversations
 from llama_padfix.encoding.dataset.row_sequence import read_or_error
-from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.masking.rendered_text import observe_marks
-from llama_padfix.encoding.row_formats import Conversation, read_row
 from llama_padfix.tokens.control import find_control_text, special_ids
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
+    from llama_padfix.encoding.row_formats import Conversation
 
 _BATCH = 256
 _NO_LIMIT = 10**9  # transformers writes 1e30 where a tokenizer has no longest row
@@ -59,6 +59,8 @@ class _Tally:
     """What has been found so far: the first rows of each kind, and counts of all."""
 
     def __init__(self, tokenizer: TokenizerLike | None) -> None:
+        from llama_padfix.encoding.encoder import ChatEncoder  # half of the package, for raw rows alone
+
         longest = getattr(tokenizer, "model_max_length", None)
         self.max_length = int(longest) if longest is not None and 2 <= longest < _NO_LIMIT else None
         self.encoder = ChatEncoder(tokenizer, self.max_length, on_error="drop") if tokenizer is not None else None
@@ -109,15 +111,15 @@ class _Tally:
             try:
                 if isinstance(row, PadfixError):
                     raise row
-                conversation = read_row(row, row_number=number)
+                shape, read, encoded = read_conversations(row, number)
             except PadfixError as error:
                 self._keep("unreadable", number, str(error).removeprefix(f"row {number}: "))
                 continue
-            self.shapes[conversation.shape] += 1
-            if self._has_answer(number, conversation) and (self.has_template or not conversation.needs_template):
-                encodable.append((number, row))
+            self.shapes[shape] += 1
+            if self._has_answer(number, read[0]) and (self.has_template or not read[0].needs_template):
+                encodable.append((number, encoded))
             with suppress(RecursionError):  # the encoder drops such a row
-                self._find_controls(number, conversation)
+                self._find_controls(number, read)
         if self.encoder is not None and encodable:
             self.encoder.encode_rows([row for _, row in encodable], [number for number, _ in encodable])
 
@@ -130,17 +132,26 @@ class _Tally:
             self._keep("unanswered", number, f"its turns are: {seen}")
         return "assistant" in roles
 
-    def _find_controls(self, number: int, conversation: Conversation) -> None:
-        text = conversation.text
-        if conversation.texts is not None and (self.marks is None or self.marks.find_completion(*conversation.texts)):
-            text = conversation.texts[0]
-        if conversation.messages is None or text is not None:
-            self.counts["bos"] += int(bool(self.bos) and str(text).startswith(str(self.bos)))
-            return  # a rendered chat holds control tokens
-        texts = (text for message in conversation.messages for text in _texts(message))
-        named = {token for text in texts for _, _, token in find_control_text(text, self.controls)}
+    def _find_controls(self, number: int, read: Sequence[Conversation]) -> None:
+        named: set[str] = set()
+        begins_with_bos = False
+        for conversation in read:
+            text = self._find_text(conversation)
+            if text is None:
+                texts = (text for message in conversation.messages or () for text in _texts(message))
+                named |= {token for text in texts for _, _, token in find_control_text(text, self.controls)}
+            else:  # a rendered chat holds control tokens
+                begins_with_bos = begins_with_bos or (bool(self.bos) and text.startswith(str(self.bos)))
+        self.counts["bos"] += begins_with_bos
         if named:
             self._keep("spelled", number, ", ".join(sorted(named)))
+
+    def _find_text(self, conversation: Conversation) -> str | None:
+        """Return the text of a row, or the prompt of a rendered one; None for messages."""
+        texts = conversation.texts
+        if texts is not None and (self.marks is None or self.marks.find_completion(*texts)):
+            return texts[0]
+        return conversation.text if conversation.messages is not None else str(conversation.text)
 
     def _keep(self, kind: str, number: int, why: str) -> None:
         self.counts[kind] += 1

@@ -7,18 +7,26 @@ embedding from the header of the weights.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import parse_json
-from llama_padfix.core.weights import find_broken_weights, name_weights
-from llama_padfix.doctor.facts import FolderFacts
+from llama_padfix.core.weights import find_broken_weights, name_weights, read_shapes
+from llama_padfix.doctor.folder_facts import TOKENIZER_FILES, FolderFacts
+from llama_padfix.doctor.observe.adapter import observe_adapter
+from llama_padfix.doctor.observe.saved_tokenizer.read import read_generic
 
 if TYPE_CHECKING:
+    import tokenizers
+
     from llama_padfix.core.types import JsonObject, TokenizerLike
+
+RUN_FILES = (*TOKENIZER_FILES, "config.json", "adapter_config.json")
+"""The files of which a folder has at least one where a tokenizer, a model or an adapter was saved into it."""
 
 # Letters, digits, white space, other scripts, an emoji: what a wrong pre-tokenizer splits differently.
 _PROBE = "Hello world, it's 12345 o'clock.\n\n  你好 мир 🙂\tend"
@@ -29,16 +37,17 @@ _EMBEDDINGS = tuple(
 
 
 def fetch_folder(name: str | Path) -> Path:
-    """Return the folder of that name, or the snapshot of that hub repository, without its weights.
+    """Return the folder or GGUF file of that name, or the snapshot of that hub repository, without its weights.
 
     Args:
-        name: a folder, or the name of a repository, which is not downloaded where `HF_HUB_OFFLINE` is set.
+        name: a folder, a .gguf file, or the name of a repository, which is not downloaded where `HF_HUB_OFFLINE` is
+            set.
 
     Raises:
         PadfixError: there is neither.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or (folder.suffix == ".gguf" and folder.is_file()):
         return folder
     refusal = f"{str(name)!r} is not a folder"
     if folder.exists() or str(name).count("/") > 1 or str(name).startswith((".", "/", "~")):
@@ -55,22 +64,39 @@ def fetch_folder(name: str | Path) -> Path:
         ) from error
 
 
-def observe_folder(path: str | Path) -> FolderFacts:
-    """Return the facts about a saved folder.
+def read_folder(path: str | Path, *, exact: bool = True) -> tuple[TokenizerLike | None, FolderFacts]:
+    """Return the tokenizer of a folder, None where it does not load, and the facts with the ids that it gives.
 
     Args:
-        path: the folder. No tensor is loaded: the shape of the embedding is read from the header of the weights.
+        path: the folder.
+        exact: with False, a tokenizer that is tokenizer.json and nothing else is read without transformers. It gives
+            the same ids and texts, and is neither called with several texts nor saved.
 
     Raises:
         PadfixError: there is no such folder, or one of its files is not valid JSON.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise PadfixError(f"{str(path)!r} is not a folder. Pass the folder that the run saved, output_dir.")
+    backend = _open_backend(_find_run(_require_folder(path))[0] / "tokenizer.json")
+    folder = observe_folder(path, backend)
+    alike: Any = read_generic(folder, backend) if backend is not None and not exact else None
+    return load_folder(folder) if alike is None else (alike, replace(folder, loaded_ids=folder.raw_ids))
+
+
+def observe_folder(path: str | Path, backend: tokenizers.Tokenizer | None = None) -> FolderFacts:
+    """Return the facts about a saved folder.
+
+    Args:
+        path: the folder. No tensor is loaded: the shape of the embedding is read from the header of the weights.
+        backend: what its tokenizer.json holds, where that was read already.
+
+    Raises:
+        PadfixError: there is no such folder, or one of its files is not valid JSON.
+    """
+    given = _require_folder(path)
+    folder, checkpoints = _find_run(given)
     files = sorted(item for item in folder.iterdir() if item.is_file())
     config = _read_json(folder / "config.json")
     template = folder / "chat_template.jinja"
-    raw_ids, byte_level = encode_with_file(folder / "tokenizer.json")
+    raw_ids, byte_level, baked = encode_with_file(folder / "tokenizer.json") if backend is None else _probe(backend)
     in_weights = _count_embedding_rows(folder)
     declared = _inner(config).get("vocab_size")
     return FolderFacts(
@@ -84,10 +110,36 @@ def observe_folder(path: str | Path) -> FolderFacts:
         chat_template=template.read_text(encoding="utf-8", errors="replace") if template.is_file() else None,
         saved_at={item.name: item.stat().st_mtime for item in files},
         byte_level=byte_level,
+        baked=baked,
         embedding_rows=in_weights if in_weights is not None else declared if isinstance(declared, int) else None,
         weights_seen=in_weights is not None,
         broken_weights=tuple(find_broken_weights(folder, may_lack_all=True)),
+        given=str(given),
+        checkpoints=checkpoints,
+        **observe_adapter(folder, _read_json(folder / "adapter_config.json")),
     )
+
+
+def _require_folder(path: str | Path) -> Path:
+    folder = Path(path)
+    if not folder.is_dir():
+        rows = f" Rows in a file go beside a tokenizer: diagnose(tokenizer, dataset={str(path)!r})"
+        raise PadfixError(
+            f"{str(path)!r} is not a folder. Pass the folder that the run saved, output_dir."
+            + (rows if folder.is_file() else "")
+        )
+    return folder
+
+
+def _find_run(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder that holds what a run saved, and the names of its checkpoints, the oldest first.
+
+    That is the newest checkpoint where the folder itself holds no tokenizer, model or adapter.
+    """
+    steps = (re.fullmatch(r"checkpoint-(\d+)", item.name) for item in folder.iterdir() if item.is_dir())
+    names = tuple(step.group() for step in sorted(filter(None, steps), key=lambda step: int(step.group(1))))
+    holds_some = any((folder / name).is_file() for name in RUN_FILES)
+    return folder / names[-1] if names and not holds_some else folder, names
 
 
 def load_folder(folder: FolderFacts) -> tuple[TokenizerLike | None, FolderFacts]:
@@ -167,19 +219,45 @@ def _read_json(path: Path) -> JsonObject:
     return content if isinstance(content, dict) else {}
 
 
-def encode_with_file(path: Path) -> tuple[tuple[int, ...], bool]:
-    """Return the ids that tokenizer.json alone gives the probe, and True if it splits bytes; no ids without it."""
+def encode_with_file(path: Path) -> tuple[tuple[int, ...], bool, dict[str, str]]:
+    """Return the ids that tokenizer.json gives the probe, True if it splits bytes, and what it does to every text.
+
+    The ids are those without the padding and truncation that the file may hold, as transformers encodes. Without the
+    file there are none.
+    """
+    backend = _open_backend(path)
+    return ((), False, {}) if backend is None else _probe(backend)
+
+
+def _open_backend(path: Path) -> tokenizers.Tokenizer | None:
     if not path.is_file():
-        return (), False
+        return None
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        return Tokenizer.from_file(str(path))
     except Exception:  # tokenizers raises bare Exceptions; `load_folder` gives the reason
-        return (), False
-    splitter = tokenizer.pre_tokenizer
+        return None
+
+
+def _probe(backend: tokenizers.Tokenizer) -> tuple[tuple[int, ...], bool, dict[str, str]]:
+    baked = clear_padding_and_truncation(backend)
+    splitter = backend.pre_tokenizer
     state = splitter.__getstate__() if splitter is not None else b""
-    return tuple(tokenizer.encode(_PROBE, add_special_tokens=False).ids), b'"ByteLevel"' in bytes(state)
+    return tuple(backend.encode(_PROBE, add_special_tokens=False).ids), b'"ByteLevel"' in bytes(state), baked
+
+
+def clear_padding_and_truncation(backend: tokenizers.Tokenizer) -> dict[str, str]:
+    """Switch off the padding and truncation that a backend keeps from an earlier call, and return them in words."""
+    held = {}
+    if (padding := backend.padding) is not None:
+        length = padding.get("length")
+        held["padding"] = f"padding to {length} ids" if length is not None else "padding to the longest of a batch"
+        backend.no_padding()
+    if (truncation := backend.truncation) is not None:
+        held["truncation"] = f"truncation at {truncation['max_length']} ids"
+        backend.no_truncation()
+    return held
 
 
 def _count_embedding_rows(folder: Path) -> int | None:
@@ -187,13 +265,7 @@ def _count_embedding_rows(folder: Path) -> int | None:
     for path in name_weights(folder):
         if path.suffix != ".safetensors" or not path.is_file():
             continue
-        from safetensors import safe_open
-
-        try:
-            with safe_open(str(path), framework="np") as weights:
-                for name in weights.keys():  # noqa: SIM118  (it is no mapping)
-                    if name.endswith(_EMBEDDINGS):
-                        return int(weights.get_slice(name).get_shape()[0])
-        except Exception:  # a file that is cut short is a finding of its own; config.json has the size as well
-            continue
+        for name, shape in read_shapes(path).items():
+            if name.endswith(_EMBEDDINGS) and shape:
+                return shape[0]
     return None

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 from collections.abc import Iterable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
-from llama_padfix.doctor.model_facts import ZERO_NORM, ModelFacts, RowStatistics
+from llama_padfix.doctor.model_facts import ZERO_NORM, ModelFacts, OptimizerFacts, RowStatistics
+from llama_padfix.doctor.observe.adapter import read_rows_and_stops
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _ORDINARY_ROWS = 512  # rows spread over the embedding, whose median is an ordinary row
 _MOST_ROWS = 2048  # control rows that are measured
+_MOST_ADAPTERS = 8
 _CHUNK = 8192  # rows measured at a time
 # The packages that hold each kernel; `kernels` downloads them.
 _ATTENTION_PACKAGES = {
@@ -48,6 +49,7 @@ def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> Mode
     embedding, head = read_layer(model, "get_input_embeddings"), read_layer(model, "get_output_embeddings")
     weight = getattr(embedding, "weight", None)
     attention = getattr(config, "_attn_implementation", None)
+    original_rows, original_stops = read_rows_and_stops(getattr(model.config, "_name_or_path", None))
     return ModelFacts(
         embedding_rows=_count_rows(weight) if weight is not None else None,
         config_pad_token_id=getattr(config, "pad_token_id", None),
@@ -56,22 +58,56 @@ def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> Mode
         generation_pad_token_id=getattr(generation, "pad_token_id", None),
         generation_eos_token_id=_freeze(getattr(generation, "eos_token_id", None)),
         generation_error=_try_to_save(generation),
-        original_rows=_read_original_rows(model),
+        original_rows=original_rows,
+        original_stops=original_stops,
         rows=_measure_rows(weight, token_ids),
         trained_rows=_find_trained_rows(embedding),
         trained_output_rows=_find_trained_rows(head),
         declared_tied=bool(getattr(config, "tie_word_embeddings", False)),
         is_tied=head is not None and getattr(head, "weight", None) is weight,
+        pools_one_token=_pools_one_token(model),
         is_peft=hasattr(model, "peft_config"),
+        adapters_deep=_count_adapters(model),
+        is_encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
+        use_cache=bool(getattr(config, "use_cache", False)),
         attention=attention,
         attention_installed=_is_installed(attention),
         floating_dtypes=tuple(sorted(_dtypes(model))),
     )
 
 
+def observe_optimizer(model: ConfiguredModel | None, optimizer: torch.optim.Optimizer | None) -> OptimizerFacts | None:
+    """Return which parameters of a model an optimizer updates; None without one, or where that cannot be told.
+
+    FSDP and DeepSpeed give the optimizer other tensors, and a layer-wise one keeps an optimizer in each parameter.
+    """
+    kind = type(optimizer).__name__
+    names = getattr(model, "named_parameters", None)
+    if optimizer is None or names is None or "Dummy" in kind or "DeepSpeed" in kind:
+        return None
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    trainable = {name: id(parameter) for name, parameter in names() if parameter.requires_grad}
+    missing = [name for name, key in trainable.items() if key not in held]
+    return OptimizerFacts(len(trainable), len(missing), tuple(missing[:3]), len(held - set(trainable.values())))
+
+
+def _pools_one_token(model: object) -> bool:
+    """Return True for a model with a head for whole texts, under an adapter too."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(base).__name__.endswith("ForSequenceClassification")
+
+
 def _count_rows(weight: torch.Tensor) -> int:
     shape = getattr(weight, "ds_shape", weight.shape)  # DeepSpeed ZeRO-3 empties the weight, and keeps its shape here
     return int(shape[0])
+
+
+def _count_adapters(model: object) -> int:
+    """Return how many PEFT models are wrapped around one another, found in the modules that they wrap."""
+    count = 0
+    while hasattr(type(model), "get_base_model") and count < _MOST_ADAPTERS:
+        count, model = count + 1, getattr(getattr(model, "base_model", None), "model", None)
+    return count
 
 
 def _freeze(held: int | list[int] | tuple[int, ...] | set[int] | None) -> int | tuple[int, ...] | None:
@@ -114,32 +150,10 @@ def _try_to_save(generation: object) -> str | None:
     return None
 
 
-def _read_original_rows(model: ConfiguredModel) -> int | None:
-    """Return the vocabulary size in the config.json of the checkpoint that the model was loaded from.
-
-    The file is read from a folder or the local cache, never from the network.
-    """
-    name = getattr(model.config, "_name_or_path", None)
-    if not isinstance(name, str) or not name:
-        return None
-    try:
-        path = Path(name, "config.json")
-        if not path.is_file():
-            from transformers.utils import cached_file
-
-            path = Path(str(cached_file(name, "config.json", local_files_only=True)))
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except Exception:  # not in the cache, not a name, not JSON: the size is not known
-        return None
-    size = saved.get("vocab_size", saved.get("text_config", {}).get("vocab_size"))
-    return size if isinstance(size, int) else None
-
-
 def _find_trained_rows(layer: object) -> tuple[int, ...] | None:
     """Return which rows of an embedding or of a head get gradients: None for all, else their ids."""
-    import torch
-
-    if not isinstance(layer, torch.nn.Module):
+    torch = sys.modules.get("torch")  # without it there is no layer of it
+    if torch is None or not isinstance(layer, torch.nn.Module):
         return ()
     if any(p.requires_grad and "trainable_tokens_delta" not in name for name, p in layer.named_parameters()):
         return None
@@ -149,9 +163,14 @@ def _find_trained_rows(layer: object) -> tuple[int, ...] | None:
 
 def _measure_rows(weight: object, token_ids: Iterable[int]) -> dict[int, RowStatistics]:
     """Return how the rows of some tokens compare with ordinary rows; empty where the weights cannot be read."""
-    import torch
-
-    if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or weight.is_meta or not weight.is_floating_point():
+    torch = sys.modules.get("torch")
+    if (
+        torch is None
+        or not isinstance(weight, torch.Tensor)
+        or weight.ndim != 2
+        or weight.is_meta
+        or not weight.is_floating_point()
+    ):
         return {}
     count = weight.shape[0]
     chosen = sorted(i for i in set(token_ids) if 0 <= i < count)[:_MOST_ROWS]

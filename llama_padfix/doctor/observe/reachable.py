@@ -97,12 +97,13 @@ def members_of(kind: type) -> list[MemberDescriptorType]:
     return [member for member in vars(kind).values() if isinstance(member, MemberDescriptorType)]
 
 
-def _is_leaf(value: object) -> bool:
+def is_leaf(value: object) -> bool:
+    """Return True for what is large or shared, and unchanged by reading rows: nothing in it is visited."""
     return not _LEAVES.isdisjoint(base.__name__ for base in type(value).__mro__)
 
 
 def _items(value: object) -> Collection[object]:
-    if _is_leaf(value):
+    if is_leaf(value):
         return ()
     if isinstance(value, dict):
         return value.values()
@@ -124,7 +125,7 @@ def _linked(value: object) -> Iterator[object]:
         yield from vars(value).values()
     elif isinstance(value, (BuiltinMethodType, MethodWrapperType)):
         yield value.__self__
-    elif not _is_leaf(value):
+    elif not is_leaf(value):
         yield type(value)
         for member in (member for kind in type(value).__mro__ for member in members_of(kind)):
             with suppress(AttributeError):

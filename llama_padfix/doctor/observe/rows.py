@@ -3,52 +3,91 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.observe.data import observe_data
+from llama_padfix.doctor.observe.losses.batch_rows import PER_TOKEN, label_by_masks, rows_of_losses
 from llama_padfix.encoding.dataset.open_rows import as_rows
-from llama_padfix.encoding.sources import is_batch, is_indexed, is_raw
+from llama_padfix.encoding.sources import column_names, is_indexed, is_iterable
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import Row, TokenizerLike
-
-PER_TOKEN = ("input_ids", "labels", "attention_mask", "position_ids")
-"""The columns of a row that the checks read: one value for each token."""
 
 _SEED = 0  # the same rows are sampled every time
 
 
 def observe_dataset(
-    facts: Facts, dataset: object, tokenizer: TokenizerLike | None, max_rows: int | None
+    facts: Facts, dataset: object, tokenizer: TokenizerLike | None, max_rows: int | None, source: str = "dataset"
 ) -> tuple[Facts, Iterable[RowFacts]]:
     """Return the facts with those of a dataset, and the encoded rows that the checks are to read.
 
     Raw rows are read here, so that none are left. Without a dataset (None) there are no rows.
+
+    Args:
+        facts: what was observed so far.
+        dataset: rows, encoded or not, one batch or a list of batches; or where they lie.
+        tokenizer: encodes raw rows.
+        max_rows: how many rows are read at most; None for all.
+        source: what the rows are called in findings.
     """
     if dataset is None:
         return facts, ()
     dataset = as_rows(dataset)
-    if is_batch(dataset):
-        drawn = list(rows_of_batch(dataset, "batch"))
-        return replace(facts, samples=(SampleFacts("batch", len(drawn), len(drawn), tuple(dataset)),)), drawn
-    sample, places = sample_of(dataset, "dataset", max_rows)
-    if is_raw(dataset):
-        data = observe_data(dataset, tokenizer, "dataset", places=places, max_rows=max_rows)
+    batches = [dataset] if isinstance(dataset, Mapping) else dataset
+    if isinstance(batches, (list, tuple)) and batches and all(map(holds_rows, batches)):
+        return _observe_batches(facts, batches, max_rows if batches is dataset else None, source)
+    names, dataset = _find_columns(dataset)
+    if names is None or (hasattr(dataset, "__len__") and not len(dataset)):
+        return replace(facts, samples=(*facts.samples, SampleFacts(source, 0, 0, (), "it holds no rows"))), ()
+    sample, places = sample_of(dataset, source, max_rows)
+    if "input_ids" in names:
+        rows = rows_of_dataset(dataset, source, places, max_rows)
+        return replace(facts, samples=(*facts.samples, sample)), rows
+    data = observe_data(dataset, tokenizer, source, places=places, max_rows=max_rows)
+    if facts.data is None:
         return replace(facts, data=data), ()
-    return replace(facts, samples=(sample,)), rows_of_dataset(dataset, "dataset", places, max_rows)
+    return replace(facts, more_data=(*facts.more_data, data)), ()
+
+
+def _observe_batches(
+    facts: Facts, batches: Sequence[Mapping[str, Any]], max_rows: int | None, source: str
+) -> tuple[Facts, list[RowFacts]]:
+    drawn: list[RowFacts] = []
+    counts: Counter[str] = Counter()
+    for batch in batches:
+        if max_rows is None or len(drawn) < max_rows:
+            rows = rows_of_batch(batch, "batch" if source == "dataset" else source, max(counts.values(), default=0))
+            drawn += list(rows)
+            counts = Counter(row.source for row in drawn)
+    total = None if max_rows is not None and len(drawn) >= max_rows else 0
+    samples = (SampleFacts(part, n, None if total is None else n, tuple(batches[0])) for part, n in counts.items())
+    return replace(facts, samples=(*facts.samples, *samples)), drawn
+
+
+def _find_columns(dataset: Any) -> tuple[Sequence[str] | None, Any]:  # `Any`: whatever holds rows
+    """Return the columns of rows, None where there is no row, and the rows.
+
+    A stream that does not declare its columns is asked for its first row, which then comes before the others.
+    """
+    names = column_names(dataset)
+    if names is not None or not is_iterable(dataset):
+        return names if names is not None else ("input_ids",), dataset
+    stream = iter(dataset.with_format(None) if hasattr(dataset, "with_format") else dataset)
+    first = next(stream, None)
+    if first is None:
+        return None, dataset
+    names = tuple(first) if isinstance(first, Mapping) else ()
+    return names, chain([first], stream)
 
 
 def refuse_unencoded(target: object) -> None:
-    """Raise `PadfixError` for a target that is neither encoded nor a tokenizer, with the line that fixes it."""
-    if hasattr(target, "get_input_embeddings"):
-        raise PadfixError(
-            f"Got a {type(target).__name__} alone. Diagnose it with its tokenizer: diagnose((tokenizer, model))"
-        )
+    """Raise `PadfixError` for a target of rows that are not encoded, with the line that fixes it."""
     if isinstance(target, Mapping) and not hasattr(target, "get_vocab"):
         parts = ", ".join(map(repr, list(target)[:8]))
         raise PadfixError(
@@ -63,22 +102,32 @@ def refuse_unencoded(target: object) -> None:
         )
 
 
-def rows_of_batch(batch: object, source: str, first: int = 0) -> Iterator[RowFacts]:
-    """Yield the rows of a collated batch, padding included, numbered from `first`.
+def holds_rows(batch: object) -> bool:
+    """Return True for a batch of any loss: a mapping in which `rows_of_losses` finds ids of two dimensions."""
+    return next(rows_of_losses(batch), None) is not None
 
-    A batch without two-dimensional `input_ids`, such as one of pairs, has no rows. Masks and positions of other shapes
-    (four-dimensional masks, positions along several axes) are left out.
+
+def masks_of_labels(row: Row) -> tuple[str, ...]:
+    """Return the names of the masks of which the labels of an encoded row are made; none where it brings labels."""
+    return label_by_masks(row)[1]
+
+
+def rows_of_batch(batch: object, source: str, first: int = 0, *, pairs: bool = False) -> Iterator[RowFacts]:
+    """Yield the rows of a collated batch of any loss, padding included, numbered from `first`.
+
+    The source of a pair's rows is "batch, chosen" and "batch, rejected", and both have the number of the pair. Masks
+    and positions of other shapes (four-dimensional masks, positions along several axes) are left out.
+
+    Args:
+        batch: what `rows_of_losses` reads; anything else has no rows.
+        source: what the rows are called in findings.
+        first: the number of the first row.
+        pairs: the second half of the rows is the rejected one of each pair.
     """
-    if not is_batch(batch):
-        return
-    shape = tuple(batch["input_ids"].shape)
-    names = [
-        name
-        for name in _names(batch)
-        if name in ("input_ids", "labels") or tuple(getattr(batch[name], "shape", ())) == shape
-    ]
-    for place in range(shape[0]):
-        yield _row({name: batch[name][place] for name in names}, source, first + place)
+    numbers: Counter[str] = Counter()
+    for part, row in rows_of_losses(batch, pairs=pairs):
+        yield _row(row, f"{source}, {part}" if part else source, first + numbers[part])
+        numbers[part] += 1
 
 
 def sample_of(dataset: object, source: str, max_rows: int | None) -> tuple[SampleFacts, list[int] | None]:
@@ -119,7 +168,8 @@ def rows_of_dataset(
                 f"row {number} of the {source} has no input_ids, so it is not encoded. "
                 "Encode it first: prepare(tokenizer).encode(dataset)"
             )
-        yield _row({name: row[name] for name in _names(row)}, source, number)
+        columns, _ = label_by_masks(row)
+        yield _row({name: columns[name] for name in _names(columns)}, source, number)
 
 
 def _names(columns: Row) -> list[str]:
@@ -129,7 +179,7 @@ def _names(columns: Row) -> list[str]:
 def _row(columns: Row, source: str, number: int) -> RowFacts:
     import numpy as np
 
-    arrays = {}
+    arrays: dict[str, Any] = {}  # Any: integer arrays, given as keywords
     for name, held in columns.items():
         try:
             arrays[name] = np.asarray(held.detach().cpu() if hasattr(held, "detach") else held, dtype=np.int64)

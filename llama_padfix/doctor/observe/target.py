@@ -1,109 +1,99 @@
-"""What `diagnose` is given, as facts and rows: one function for each kind of target."""
+"""What `diagnose` is given, told apart: saved, a trainer, or a tokenizer, a model and rows in any combination."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
-from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
-from llama_padfix.doctor.observe.batches import draw_batches, preserve_state
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.doctor.observe.batches import preserve_state
 from llama_padfix.doctor.observe.environment import observe_environment
-from llama_padfix.doctor.observe.folder import load_folder, observe_folder, saved_model
-from llama_padfix.doctor.observe.rows import observe_dataset, refuse_unencoded
-from llama_padfix.doctor.observe.tokenizer import make_decoder, observe_pair, observe_tokenizer
-from llama_padfix.doctor.observe.trainer import find_tokenizer_of, is_trainer, observe_trainer
-from llama_padfix.encoding.sources import is_batch, is_encoded, rows_of_mapping
+from llama_padfix.doctor.observe.targets.given import observe_given, splits_of
+from llama_padfix.doctor.observe.targets.observation import Beside, Observation
+from llama_padfix.doctor.observe.targets.run import observe_run
+from llama_padfix.doctor.observe.targets.saved import observe_saved
+from llama_padfix.doctor.observe.trainer import is_trainer
 
-if TYPE_CHECKING:
-    from llama_padfix.core.types import ConfiguredModel, TokenizerLike, TrainerLike
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What is known of a target, and the rows that are still to be read."""
-
-    facts: Facts
-    """What was observed before any row was read."""
-
-    rows: Iterable[RowFacts] = ()
-    """The rows to read, once."""
-
-    complete: Callable[[Facts], Facts] | None = None
-    """Adds to the facts what is known only after the rows were read; None where nothing is."""
-
-    tokenizer: TokenizerLike | None = None
-    """The live tokenizer that changes apply to, None without one."""
-
-    model: ConfiguredModel | None = None
-    """The live model that changes apply to, None without one."""
-
-    is_folder: bool = False
-    """A saved folder was observed, which is never changed in place."""
-
-    @property
-    def decode(self) -> Callable[[Sequence[int]], str]:
-        """Return the function that shows ids as text."""
-        return make_decoder(self.tokenizer)
+_TARGETS = (
+    "a Hugging Face tokenizer, a (tokenizer, model) pair, a model, a trainer, a DataLoader, rows or splits of rows, "
+    "one batch, a folder or a .gguf file is needed"
+)
 
 
 @contextmanager
-def observe_target(
-    target: object, model: ConfiguredModel | None = None, dataset: object = None, max_rows: int | None = 1000
-) -> Iterator[Observation]:
-    """Observe a target of any kind, with the model and the rows beside it; what reading rows moves is put back.
+def observe_target(target: object, beside: Beside, max_rows: int | None = 1000) -> Iterator[Observation]:
+    """Observe a target of any kind, with what was given beside it; what reading rows moves is put back.
 
     Args:
         target: what `diagnose` takes.
-        model: the model of a tokenizer.
-        dataset: rows beside a tokenizer or folder: encoded, raw, or one batch.
+        beside: what was given beside it.
         max_rows: the most rows to read; None for all.
 
     Raises:
-        PadfixError: the target is of another kind.
+        PadfixError: the target is of another kind, or something beside it has no meaning there.
     """
-    with preserve_state(target):
-        observation = _observe(target, model, dataset, max_rows)
+    if beside.optimizer is not None and not hasattr(beside.optimizer, "param_groups"):
+        raise PadfixError(
+            f"Got a {type(beside.optimizer).__name__} as optimizer, which has no param_groups. "
+            "Pass the one that the loop steps: optimizer=torch.optim.AdamW(model.parameters())"
+        )
+    rows = [each for value in (target, beside.dataset) for each in (splits_of(value) or {"": value}).values()]
+    with preserve_state(*rows):
+        observation = _observe(target, replace(beside, model=_unwrap(beside.model)), max_rows)
         yield replace(observation, facts=replace(observation.facts, environment=observe_environment()))
 
 
-# `Any`: a tokenizer, once every other kind is excluded.
-def _observe(target: Any, model: ConfiguredModel | None, dataset: object, max_rows: int | None) -> Observation:
-    if isinstance(target, (str, Path)):
-        return _observe_saved(target, dataset, max_rows)
+def _observe(target: Any, beside: Beside, max_rows: int | None) -> Observation:  # `Any`: told apart here
+    if isinstance(target, (str, os.PathLike)):
+        return observe_saved(os.fspath(target), beside, max_rows)
     if is_trainer(target):
-        return _observe_run(target, max_rows)
-    if isinstance(target, tuple) and len(target) == 2 and not isinstance(target[0], Mapping):
-        target, model = target
-    if isinstance(target, Mapping) and isinstance(ids := target.get("input_ids"), (list, tuple)) and ids:
-        target = rows_of_mapping(target)  # what a tokenizer returns for one text or for several
-    if is_batch(target) or is_encoded(target):
-        return Observation(*observe_dataset(Facts(), target, None, max_rows))
-    refuse_unencoded(target)
-    facts = observe_tokenizer(target, model, with_markers=True)
-    return Observation(*observe_dataset(facts, dataset, target, max_rows), tokenizer=target, model=model)
+        return observe_run(target, beside, max_rows)
+    given: dict[str, Any] = {}
+    for part in target if _is_pair(target) else (target,):
+        kind, value = _tell_apart(part)
+        if kind in given or (kind != "tokenizer" and getattr(beside, kind) is not None):
+            raise PadfixError(f"Got two of a kind: a {type(part).__name__} beside another {kind}. Pass one of them.")
+        given[kind] = value
+    if beside.optimizer is not None and given.get("model", beside.model) is None:
+        raise PadfixError("optimizer= was given without its model. Pass both: diagnose(..., model=..., optimizer=...)")
+    return observe_given(given.pop("tokenizer", None), replace(beside, **given), max_rows)
 
 
-def _observe_saved(path: str | Path, dataset: object, max_rows: int | None) -> Observation:
-    tokenizer, folder = load_folder(observe_folder(path))
-    model = saved_model(folder)
-    facts = replace(observe_pair(tokenizer, model), folder=folder)
-    facts, rows = observe_dataset(facts, dataset, tokenizer, max_rows)
-    return Observation(facts, rows, tokenizer=tokenizer, model=model, is_folder=True)
+def _is_pair(target: object) -> bool:
+    """Return True for a tokenizer and its model, in either order, and for anything else that is no pair of rows."""
+    return isinstance(target, tuple) and len(target) == 2 and not isinstance(target[0], Mapping)
 
 
-def _observe_run(trainer: TrainerLike, max_rows: int | None) -> Observation:
-    tokenizer = find_tokenizer_of(trainer)
-    facts = observe_pair(tokenizer, trainer.model)
-    at_rest = observe_trainer(trainer)
-    drawn = draw_batches(trainer, max_rows)
+def _tell_apart(part: Any) -> tuple[str, Any]:  # `Any`: told apart here
+    """Return what a part is, "tokenizer", "model" or "dataset", and the part without what is wrapped around it."""
+    if hasattr(part, "get_vocab") and hasattr(part, "apply_chat_template"):
+        return "tokenizer", part
+    if _is_model(unwrapped := _unwrap(part)):
+        return "model", unwrapped
+    if (inner := getattr(part, "tokenizer", None)) is not None and hasattr(inner, "get_vocab"):
+        return "tokenizer", inner  # of a processor
+    if part is not None and _may_hold_rows(part):
+        return "dataset", part
+    raise PadfixError(
+        f"Got a {type(part).__name__} where {_TARGETS}. Load a tokenizer: "
+        "tokenizer = transformers.AutoTokenizer.from_pretrained(name)"
+    )
 
-    def complete(facts: Facts) -> Facts:
-        observed = replace(at_rest, loader_errors=drawn.errors, not_drawn=drawn.not_drawn)
-        return replace(facts, trainer=observed, samples=tuple(drawn.samples))
 
-    # With one source, although nothing is drawn yet, the checks of rows are not skipped.
-    facts = replace(facts, trainer=at_rest, samples=(SampleFacts("train batch", 0, None),))
-    return Observation(facts, drawn.rows, complete, tokenizer, trainer.model)
+def _unwrap(value: Any) -> Any:  # `Any`: a model, or anything else
+    """Return the model inside of what data parallelism wraps around it; any other value as it is."""
+    inner = getattr(value, "__dict__", {}).get("_modules", {}).get("module")
+    return value if inner is None or hasattr(value, "config") else inner
+
+
+def _is_model(value: object) -> bool:
+    return hasattr(value, "config") and hasattr(value, "named_parameters")
+
+
+def _may_hold_rows(value: object) -> bool:
+    """Return True for what has rows or batches by number, by name or one after the other, and is read anew."""
+    again = hasattr(value, "__getitem__") or (hasattr(value, "__iter__") and not hasattr(value, "__next__"))
+    return again and not isinstance(value, (bytes, bytearray))

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from llama_padfix.chat.profile.template_profile import observe_template
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import Facts
-from llama_padfix.doctor.observe.model import observe_model
+from llama_padfix.doctor.observe.model import observe_model, observe_optimizer
 from llama_padfix.encoding.masking.labels import find_markers
 from llama_padfix.tokens.calls import check_tokenizer, count_leading, encode_raw, preserve_backend_state
 from llama_padfix.tokens.control import special_ids
 
 if TYPE_CHECKING:
+    import torch
+
     from llama_padfix.core.types import ConfiguredModel, TokenizerLike
 
 
@@ -73,6 +75,7 @@ def observe_tokenizer(
         probe_ids=tuple(probe_ids),
         probe_text=tokenizer.decode(probe_ids),
         template=template,
+        split_special_tokens=bool(getattr(tokenizer, "split_special_tokens", False)),
         requested_pad_token=pad_token,
         model=observe_model(model, added) if model is not None else None,
     )
@@ -97,8 +100,14 @@ def _count_added(tokenizer: TokenizerLike) -> tuple[int, int]:
     return bos_added, eos_added
 
 
-def observe_pair(tokenizer: TokenizerLike | None, model: ConfiguredModel | None) -> Facts:
-    """Return the facts about a tokenizer and its model, either of which may be missing."""
+def observe_pair(
+    tokenizer: TokenizerLike | None,
+    model: ConfiguredModel | None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Facts:
+    """Return the facts about a tokenizer, its model and the optimizer of that, each of which may be missing."""
     if tokenizer is not None:
-        return observe_tokenizer(tokenizer, model, with_markers=True)
-    return Facts(model=observe_model(model) if model is not None else None)
+        facts = observe_tokenizer(tokenizer, model, with_markers=True)
+    else:
+        facts = Facts(model=observe_model(model) if model is not None else None)
+    return replace(facts, optimizer=observe_optimizer(model, optimizer))

@@ -7,14 +7,16 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import count_second_division, find_tokenizer
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.core.hf_objects import dtype_name, read_quantization_config
 from llama_padfix.doctor.facts import TrainerFacts
-from llama_padfix.doctor.observe.reachable import filled_cells
+from llama_padfix.doctor.observe.reachable import filled_cells, is_own_code
 from llama_padfix.doctor.observe.snapshot import find_read_once
+from llama_padfix.doctor.observe.trainer_parts import observe_parts
 from llama_padfix.hardware.precision import choose_precision
 
 if TYPE_CHECKING:
@@ -69,6 +71,8 @@ def observe_trainer(trainer: TrainerLike) -> TrainerFacts:
         advised_reason=reason,
         documents_isolated=_isolates_documents(model),
         divided_again_by=count_second_division(trainer),
+        own_loss=_name_own_loss(trainer),
+        **observe_parts(trainer),
     )
 
 
@@ -88,6 +92,15 @@ def find_device(trainer: TrainerLike) -> torch.device:
     """Return the device that will train: where the trainer puts its batches."""
     device: torch.device = trainer.args.device
     return device
+
+
+def _name_own_loss(trainer: TrainerLike) -> str | None:
+    """Return the name of a loss that is the user's own; None where the trainer's or the model's is used."""
+    function = getattr(trainer, "compute_loss_func", None)
+    if isinstance(function, FunctionType) and is_own_code(function):
+        return str(function.__qualname__)
+    kind = next((kind for kind in type(trainer).__mro__ if "compute_loss" in vars(kind)), None)
+    return f"{kind.__qualname__}.compute_loss" if kind is not None and is_own_code(kind) else None
 
 
 def _count_dtypes(model: ModelLike, *, trainable: bool) -> dict[str, int]:

@@ -51,7 +51,7 @@ def refuse_side_columns(columns: Row, conversation: Sequence[str]) -> None:
         return
     pair = [name for name in _PAIR if name in columns and _is_answer(columns[name])]
     if pair:
-        _refuse_pair(pair, conversation)
+        _refuse_pair(pair, conversation, isinstance(columns[pair[0]], str))
     for name in _VERDICTS if "text" not in conversation else ():
         value = columns.get(name, True)
         value = value.tolist() if hasattr(value, "tolist") else value  # a number of numpy
@@ -90,7 +90,7 @@ def _is_answer(value: object) -> bool:
     return isinstance(value, str | Mapping) or as_list(value) is not None
 
 
-def _refuse_pair(pair: Sequence[str], conversation: Sequence[str]) -> None:
+def _refuse_pair(pair: Sequence[str], conversation: Sequence[str], is_text: bool) -> None:
     names = " and ".join(pair)
     if conversation and conversation != ("prompt",):
         fix = (
@@ -100,9 +100,11 @@ def _refuse_pair(pair: Sequence[str], conversation: Sequence[str]) -> None:
     elif conversation:
         fix = 'train on the chosen answers: dataset.rename_column("chosen", "completion").remove_columns("rejected")'
     else:
-        fix = 'train on the chosen ones: dataset.rename_column("chosen", "messages").remove_columns("rejected")'
+        column = "text" if is_text else "messages"
+        fix = f'train on the chosen ones: dataset.rename_column("chosen", "{column}").remove_columns("rejected")'
     raise PadfixError(
-        f"the row has {names}, the answers of a preference pair (DPO); supervised training learns one answer: {fix}"
+        f"the row has {names}, the answers of a preference pair (DPO); supervised training learns one answer: {fix}. "
+        "DPOTrainer, ORPOTrainer and RewardTrainer take the rows as they are, and encode them themselves"
     )
 
 

@@ -208,10 +208,12 @@ def _give_rows(model: ModelLike, matrices: Matrices, ids: set[int], multiple: in
         "llama_padfix: %s is resized from %d to %d rows: whoever loads the adapter has to resize the base model too.",
         *(type(model).__name__, count, rounded),
     )
-    own_mean = not resizes_to_mean(model)
+    can_mean = resizes_to_mean(model)
+    finite = all(bool(layer.weight.isfinite().all()) for layer in matrices.layers.values())
+    own_mean = not can_mean or not finite  # transformers takes a mean of all rows, broken ones among them
     layers = matrices.layers if own_mean else {}
     means = {name: average_row(layer.weight, count) for name, layer in layers.items()}
-    model.resize_token_embeddings(rounded, **({} if own_mean else {"mean_resizing": True}))
+    model.resize_token_embeddings(rounded, **({"mean_resizing": not own_mean} if can_mean else {}))
     resized = find_matrices(model)
     if resized.tied != matrices.tied or resized.layers.keys() != matrices.layers.keys():
         raise PadfixError("Resizing tied or untied embedding and head. Upgrade: pip install -U transformers")

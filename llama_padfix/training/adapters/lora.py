@@ -97,7 +97,7 @@ def choose_lora(requested: object, model: ModelLike | None = None) -> tuple[Any,
     elif model is not None:
         _require_targets(config, model)
     reason = _describe_targets(config)
-    if model is not None and any(parameter.dim() == 3 for parameter in model.parameters()):
+    if model is not None and any(find_experts(model)):
         reason += "; the experts' fused weights stay frozen (LoraConfig(target_parameters=...) adapts those)"
     return config, Choice("lora", f"r={config.r}, alpha={config.lora_alpha}", reason)
 
@@ -108,14 +108,13 @@ def prepare_for_training(
     """Freeze and upcast quantized weights as PEFT does, and switch gradient checkpointing on; return what was done.
 
     Checkpointing is the non-reentrant kind, which works with frozen inputs, DDP and FSDP. With `sharded` quantized
-    weights are frozen only: FSDP flattens tensors of one type, and the upcast would give it two.
+    weights are frozen only: FSDP flattens tensors of one type, and the upcast would give it two. The fused experts of
+    a mixture, which bitsandbytes does not quantize, keep their type: float32 would be twice the memory.
     """
     can = bool(getattr(model, "supports_gradient_checkpointing", False))
     on = gradient_checkpointing and can
     if quantized and not sharded and importlib.util.find_spec("peft") is not None:
-        from peft import prepare_model_for_kbit_training
-
-        prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+        _freeze_and_upcast(model)
     elif quantized:
         model.requires_grad_(False)
     if not on:
@@ -124,6 +123,28 @@ def prepare_for_training(
     enable_checkpointing(model, {"use_reentrant": False})
     reason = "activations are computed again in the backward pass: less memory, about a third more time"
     return Choice("gradient checkpointing", "on, use_reentrant=False", reason)
+
+
+def _freeze_and_upcast(model: ModelLike) -> None:
+    from peft import prepare_model_for_kbit_training
+
+    experts = [(parameter, parameter.data) for _, parameter in find_experts(model)]
+    for parameter, data in experts:
+        parameter.data = data.new_empty(0)  # all that PEFT casts while they are away is nothing
+    try:
+        prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    finally:
+        for parameter, data in experts:
+            parameter.data = data
+
+
+def find_experts(model: ModelLike) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """Yield the fused weights of a mixture's experts, by name: parameters of three dimensions in no convolution."""
+    for path, module in model.named_modules():
+        if not hasattr(module, "kernel_size"):
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.dim() == 3:
+                    yield f"{path}.{name}", parameter
 
 
 def attach_lora(

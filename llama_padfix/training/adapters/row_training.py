@@ -320,15 +320,16 @@ def complete_head(model: ModelLike) -> bool:
 
 
 def average_row(weight: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the mean of the first `count` rows that are not zero, as float32 on the weight's device."""
+    """Return the mean of the first `count` rows that are finite and not zero, as float32 on the weight's device."""
     import torch
 
     with torch.no_grad():
         lengths = torch.cat([part.float().norm(dim=1) for part in torch.split(weight[:count], _CHUNK)])
-        held = lengths > _NOTHING * lengths.median()
+        finite = lengths.isfinite()
+        held = finite & (lengths > _NOTHING * lengths[finite].median()) if bool(finite.any()) else finite
         if not bool(held.any()):
             raise PadfixError(
-                "All rows of the embedding are zero, so there is no mean. Load the weights of the model."
+                "All rows of the embedding are zero, nan or inf, so there is no mean. Load the weights of the model."
             )
         total = torch.zeros(weight.shape[1], dtype=torch.float64, device=weight.device)
         for start in range(0, count, _CHUNK):

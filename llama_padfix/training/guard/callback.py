@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.training.guard.guard import Guard
+from llama_padfix.training.guard.rules import Update
 
 if TYPE_CHECKING:
     import torch
@@ -61,12 +62,24 @@ class _Callback(Guard):
             raise PadfixError("DeepSpeed makes its updates itself, so that none can be skipped. Pass action='raise'")
         accumulation = args.gradient_accumulation_steps * max(1, getattr(args, "n_gpu", 1))
         self.attach(model, optimizer, accumulation=accumulation)
+        self._makes_updates = True
+        self._tell_of_narrow_adapters(model, args)
         self._parent = Path(self.folder if self.folder is not None else Path(args.output_dir) / "guard")
         if self.tokenizer is None:
             held = kwargs.get("processing_class") or kwargs.get("tokenizer")
             reader = getattr(held, "tokenizer", held)  # of a processor
             self.tokenizer = cast("TokenizerLike", reader) if hasattr(reader, "get_vocab") else None
         self._wrapper = optimizer
+
+    def _tell_of_narrow_adapters(self, model: torch.nn.Module, args: TrainingArguments) -> None:
+        """Log the trained weights that TRL casts to bfloat16 when the model is quantized, also in a float32 run."""
+        quantized = getattr(model, "is_loaded_in_4bit", False) or getattr(model, "is_loaded_in_8bit", False)
+        trained = [p for p in model.parameters() if p.requires_grad and p.element_size() < 4]
+        if quantized and trained and not args.bf16:
+            self._tell(
+                f"{len(trained)} trained weights have 16 bits in a run without bf16=True, and small updates of them "
+                "round away. Before train(): keep_trainable_float32(trainer.model, choose_precision())"
+            )
 
     def on_train_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
         """Remove the hooks."""
@@ -79,7 +92,7 @@ class _Callback(Guard):
 
     def on_step_end(self, args: object, state: TrainerState, control: object, **kwargs: object) -> None:
         """Check an update that no optimizer of torch made: a loss scaler left it out, or an engine made it."""
-        if self._pending:
+        if self._passes.batches:
             skipped = getattr(self._wrapper, "step_was_skipped", False)
             self._check_update(None, overflowed=bool(skipped), may_skip=False)
 
@@ -99,7 +112,9 @@ class _Callback(Guard):
         for name, value in (metrics or {}).items():
             if name.endswith("loss") and isinstance(value, float) and not math.isfinite(value):
                 self._step = state.global_step
-                self._handle_incident("eval-loss-not-finite", f"{name} is {value}", may_skip=False)
+                batch = self._passes.evaluated
+                seen = Update([batch]) if batch.batch else None
+                self._handle_incident("eval-loss-not-finite", f"{name} is {value}", seen, may_skip=False)
 
 
 if TYPE_CHECKING:

@@ -15,10 +15,11 @@ GUARD_CODES = {
     "GRD004": "no-gradient-reaches-the-weights",
     "GRD005": "loss-without-gradient",
     "GRD006": "batch-out-of-line",
+    "GRD007": "optimizer-state-broken",
 }
 """The causes that only a running guard can find, besides the codes of the catalogue of checks."""
 
-_GROWN = 3.0  # times the weights' norm at most 32 updates earlier: a stable run changes it by a few percent
+GROWN = 3.0  # times the weights' norm at most 32 updates earlier: a stable run changes it by a few percent
 
 
 def find_cause(
@@ -33,16 +34,18 @@ def find_cause(
         findings: The doctor's, on that batch.
         tokens: The tokens whose rows are broken, in words.
     """
+    if health.broken_states and health.finite_before and (kind == "state-not-finite" or trained_tokens != 0):
+        return _broken_state(health)
     if trained_tokens == 0:
         return _masked()
     if health.broken_weights:
         return _broken(health, tokens)
-    if health.growth > _GROWN:
+    if health.growth > GROWN:
         return _too_fast(
             f"The trainable weights are {health.growth:.3g} times as large as at most 32 updates ago. {_rates(health)}"
         )
     if kind in ("loss-not-finite", "gradient-not-finite", "eval-loss-not-finite"):
-        return _overflow(kind, health)
+        return _overflow(kind, health, trained_tokens)
     if kind == "zero-gradient":
         return _no_gradient(health)
     if kind == "zero-loss":
@@ -53,6 +56,11 @@ def find_cause(
             "Look at compute_loss and at the labels in batch.txt; stop where the data is learned by heart.",
         )
     return _out_of_line(findings)
+
+
+def find_error(findings: Sequence[Finding]) -> Finding | None:
+    """Return the first of the doctor's findings that is an error at a place."""
+    return next((finding for finding in findings if finding.severity == "error" and finding.where), None)
 
 
 def _guard(code: str, message: str, fix: str) -> Cause:
@@ -99,10 +107,23 @@ def _broken(health: Health, tokens: str) -> Cause:
             f"{seen}. They came with an update of float16 weights, where Adam's epsilon is 0.",
             ", or in bfloat16 where it is real",
         )
-    return _too_fast(f"{seen}. The weights were finite at the start, and an update broke them. {_rates(health)}")
+    return _too_fast(
+        f"{seen}. The weights were finite at the start, and an update broke them: go back to the last checkpoint, and "
+        f"do not save these. {_rates(health)}"
+    )
 
 
-def _overflow(kind: Kind, health: Health) -> Cause:
+def _broken_state(health: Health) -> Cause:
+    after = " and the update broke the weights: do not save these" if health.broken_weights else ""
+    return _guard(
+        "GRD007",
+        f"nan or inf in {len(health.broken_states)} states of {health.optimizer or 'the optimizer'}: "
+        f"{', '.join(health.broken_states[:3])}. The weights were finite at the start{after}.",
+        "Resume from an earlier checkpoint, or from this one without its optimizer.pt, which holds the states.",
+    )
+
+
+def _overflow(kind: Kind, health: Health, trained_tokens: int | None) -> Cause:
     overflow = health.overflow
     fix = "Train in bfloat16 where it is real or in float32; else clip at 0.3 and lower the learning rate."
     if overflow is not None and overflow.dtype == "float16":
@@ -116,9 +137,13 @@ def _overflow(kind: Kind, health: Health) -> Cause:
     where = f"The first output that is not finite is that of {overflow.module}." if overflow is not None else ""
     if kind == "gradient-not-finite":
         where = _gradients(health)
+    tokens = " and the batch has trained tokens" if trained_tokens else ""
+    if kind == "eval-loss-not-finite":
+        tokens = " and the last batch of the evaluation has trained tokens" if trained_tokens else ""
+        where = "A batch whose labels are all -100 has a loss of nan: look for rows without an answer in eval_dataset."
     return _guard(
         "GRD000",
-        f"The weights are finite and the batch has trained tokens. {where}".rstrip(),
+        f"The weights are finite{tokens}. {where}".rstrip(),
         "Feed the batch to the model again: llama_padfix.load_batch(folder).",
     )
 
@@ -129,6 +154,27 @@ def _gradients(health: Health) -> str:
 
 
 def _no_gradient(health: Health) -> Cause:
+    if not health.parameters and health.frozen_adapter:
+        return _guard(
+            "GRD004",
+            f"All {health.frozen} parameters are frozen, {health.frozen_adapter} of an adapter among them: it was "
+            "loaded to be used, not to be trained.",
+            "Load it so: PeftModel.from_pretrained(model, folder, is_trainable=True).",
+        )
+    if not health.parameters:
+        return _guard(
+            "GRD004",
+            f"All {health.frozen} parameters of the model are frozen.",
+            "Attach an adapter (load(..., lora=True)), or set requires_grad on the weights that are to be trained.",
+        )
+    if health.outside_optimizer:
+        return _guard(
+            "GRD004",
+            f"{len(health.outside_optimizer)} trainable parameters have a gradient, such as "
+            f"{health.outside_optimizer[0]}, and are not in the optimizer; those that it holds have none or one of 0. "
+            "It was made before the adapter, or for another model.",
+            "Make it afterwards: torch.optim.AdamW(p for p in model.parameters() if p.requires_grad).",
+        )
     if health.without_gradient == health.parameters:
         return _guard(
             "GRD004",
@@ -147,11 +193,12 @@ def _no_gradient(health: Health) -> Cause:
 
 
 def _out_of_line(findings: Sequence[Finding]) -> Cause:
-    worst = next((finding for finding in findings if finding.severity == "error" and finding.where), None)
+    worst = find_error(findings)
     if worst is not None:
         return Cause(worst.code, worst.name, worst.message, "Read the rows in batch.txt, and fix the data.")
     return _guard(
         "GRD006",
-        "Weights and gradients are finite, and the doctor finds no fault in the batch: its text is unlike the rest.",
-        "Read it in batch.txt; where it belongs, clip gradients, or raise the guard's spike threshold.",
+        "Weights and gradients are finite, and the doctor finds no fault in the batch: its text is unlike the rest, "
+        "or the run left its course in the updates before.",
+        "Read it in batch.txt; where it belongs, clip gradients, lower the learning rate, or raise the guard's spike.",
     )

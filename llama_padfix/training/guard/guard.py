@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_padfix.hardware.distributed import agree
-from llama_padfix.training.guard.health import find_broken_weights, read_numbers, take_norm
+from llama_padfix.training.guard.health import (
+    find_broken_weights,
+    observe_states,
+    read_numbers,
+    take_norm,
+    take_state_norm,
+)
 from llama_padfix.training.guard.hooks import (
     find_innermost,
     hook_forward,
@@ -21,14 +27,22 @@ from llama_padfix.training.guard.hooks import (
     uniform_loss,
 )
 from llama_padfix.training.guard.incident import GuardError, Incident, Kind, MicroBatch
-from llama_padfix.training.guard.loss_spikes import WINDOW
-from llama_padfix.training.guard.root_cause import check_first_batch, find_root_cause, save_evidence
+from llama_padfix.training.guard.loss_spikes import NEXT_LOSSES, LossHistory
+from llama_padfix.training.guard.passes import ForwardPasses
+from llama_padfix.training.guard.root_cause import (
+    check_first_batch,
+    find_jump_of_update,
+    find_root_cause,
+    save_evidence,
+)
 from llama_padfix.training.guard.rules import (
     Action,
     Update,
     check_settings,
     find_bad_micro_batch,
     find_faults,
+    has_no_label,
+    is_dead,
     sum_losses,
 )
 
@@ -40,12 +54,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_KINDS: tuple[Kind, ...] = ("loss-not-finite", "zero-loss", "gradient-not-finite", "loss-spike", "zero-gradient")
+_KINDS: tuple[Kind, ...] = ("loss-not-finite", "zero-loss", "gradient-not-finite", "state-not-finite", "loss-spike")
 _MOST_ANALYZED = 3  # incidents of one kind; later ones are counted
 _NORM_EVERY = 16  # updates: the norm of 16 to 32 updates ago tells a blow-up from the growth of a long run
 _SKIPS_IN_A_ROW = 10  # nothing is trained any more
 _OVERFLOWS_IN_A_ROW = 20  # a loss scale of 65536 is below 1 after 17 halvings
-_MOST_FORWARDS = 64  # for each accumulated batch; more without an update mean that the run has ended
+_MOST_STATES = 2**26  # elements of optimizer states that are read before each update; more are so every 16th
 
 
 class Guard:
@@ -75,11 +89,13 @@ class Guard:
     def _reset(self) -> None:
         """Forget the run; what earlier runs have shown (incidents, counts, the first report) stays."""
         self._model: torch.nn.Module | None = None
-        self._pending: list[MicroBatch] = []
-        self._most_pending = _MOST_FORWARDS
-        self._history: deque[float] = deque(maxlen=WINDOW)
+        self._passes = ForwardPasses()
+        self._history = LossHistory(self.spike)
         self._step = self._zeros = self._skips = self._overflows = 0
-        self._uniform_loss: float | None = None
+        self._makes_updates = False  # a Trainer tells of each, also of one that a loss scaler left out
+        self._states_read = False
+        self._knows_slope = self.zero_gradient_steps == 1  # of the loss; else after the first gradient of 0
+        self._told: set[str] = set()
         self._norms: deque[torch.Tensor | None] = deque(maxlen=2)
         self._finite_before = True
         self._first_checked = not self.look_first
@@ -102,12 +118,12 @@ class Guard:
         """
         self.detach()
         self._reset()
-        self._model, self._most_pending = model, _MOST_FORWARDS * accumulation
+        self._model, self._passes = model, ForwardPasses(accumulation)
         self._record_weight_norm()
         [norm] = read_numbers([take_norm(model.parameters())])
         finite = norm is None or math.isfinite(norm)
         self._finite_before = finite or not any(find_broken_weights(dict(model.named_parameters())))
-        self._uniform_loss = uniform_loss(model)
+        self._history.chance = uniform_loss(model)
         handles = [hook_forward(model, self.on_forward)]
         inner = find_innermost(optimizer)
         if inner is not None and hasattr(inner, "register_step_pre_hook"):
@@ -118,7 +134,7 @@ class Guard:
     def detach(self) -> None:
         """Remove the hooks from the model and the optimizer."""
         self._release()
-        self._pending, self._model = [], None
+        self._passes, self._model = ForwardPasses(), None
 
     def __enter__(self) -> Guard:
         return self
@@ -156,25 +172,47 @@ class Guard:
         """
         self._model = model if model is not None else self._model
         if self._model is not None and not self._norms:
-            self._uniform_loss = uniform_loss(self._model)
+            self._history.chance = uniform_loss(self._model)
             self._record_weight_norm()
-        self._pending = [make_micro_batch(batch or {}, loss)]
+        self._passes.batches = [make_micro_batch(batch or {}, loss, trained=True)]
         self._step = self._step if step is None else step - 1
         return self._check_update(find_innermost(optimizer), grad_norm)
 
-    def on_forward(self, micro: MicroBatch) -> None:
+    def on_forward(self, micro: MicroBatch, output: object = None) -> None:
         """Keep one forward pass until the update that it belongs to."""
-        self._pending.append(micro)
+        passes = self._passes
+        if passes.are_evaluation(self._model):
+            passes.evaluated = micro
+            return
+        if passes.are_too_many and not self._makes_updates:
+            self._check_left_out()
+        if not passes.add(micro, output, with_slope=self._knows_slope):
+            self._tell(
+                f"{passes.count} forward passes and no update by the optimizer that is watched: their batches are no "
+                "longer kept, and only their losses are checked. Where so many make one update: "
+                "attach(model, optimizer, accumulation=...)"
+            )
         self.sees_loss = self.sees_loss or micro.loss is not None
-        if len(self._pending) > self._most_pending:  # the run that attached this guard ended in an error
-            self.detach()
+
+    def _tell(self, words: str, *arguments: object) -> None:
+        """Log a warning, once in a run."""
+        if words not in self._told:
+            self._told.add(words)
+            logger.warning(words, *arguments)
+
+    def _check_left_out(self) -> None:
+        """Check the losses of an update that no optimizer made: a loss scaler leaves one with nan out, unseen."""
+        losses = read_numbers([micro.loss for micro in self._passes.batches])
+        bad = next((loss for loss in losses if loss is not None and not math.isfinite(loss)), None)
+        if bad is not None:
+            update = Update(self._passes.take()[0], losses)
+            self._step += 1
+            self._handle_incident("loss-not-finite", f"the loss is {bad}, and no update followed", update)
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Check the update that `optimizer` is about to make; one to leave out loses its gradients."""
         if not self._check_update(optimizer):
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad = None  # not 0: momentum and weight decay would move the weights all the same
+            optimizer.zero_grad(set_to_none=True)  # not to 0: momentum and weight decay would move the weights then
 
     def _record_weight_norm(self) -> None:
         """Keep the norm of the trainable weights, which shows at an incident how fast they grew."""
@@ -183,9 +221,13 @@ class Guard:
 
     def _find_faults(self, update: Update, loss: float | None) -> dict[Kind, str]:
         """Return the faults of an update by kind, and add its loss to the history."""
-        faults = find_faults(update, loss, self._history, self.spike, self._uniform_loss)
-        if loss is not None and math.isfinite(loss):
-            self._history.append(loss)
+        faults = find_faults(update)
+        norm = self._norms[0] if self._norms else None
+        jump, is_fault = find_jump_of_update(self._history, loss, update, self._model, self.tokenizer, norm)
+        if jump and (is_fault or self.action == "skip"):
+            faults["loss-spike"] = jump
+        elif jump:
+            self._tell("Step %d: %s. If %d more losses stay there, it is a fault.", self._step, jump, NEXT_LOSSES)
         return faults
 
     def _check_logged_loss(self, loss: float) -> None:
@@ -199,12 +241,17 @@ class Guard:
         """Return the losses since the last update and the gradient norm, read in one transfer."""
         import torch
 
-        batches, self._pending = self._pending, []
+        batches, slopes = self._passes.take()
         norm = given if given is None or isinstance(given, torch.Tensor) else torch.tensor(float(given))
         if given is None and optimizer is not None:
             norm = take_norm(p.grad for group in optimizer.param_groups for p in group["params"])
         scale = getattr(optimizer, "grad_scale", None)
-        *losses, grad_norm, divisor = read_numbers([*(micro.loss for micro in batches), norm, scale])
+        whole = not self._states_read or self._step % _NORM_EVERY == 0
+        states = take_state_norm(optimizer, math.inf if whole else _MOST_STATES)
+        self._states_read = self._states_read or states is not None
+        scalars = [*(micro.loss for micro in batches), *slopes, norm, scale, states]
+        *losses, grad_norm, divisor, state = read_numbers(scalars)
+        losses, slope = losses[: len(batches)], losses[len(batches) :]
         if given is None and optimizer is not None:
             grad_norm = 0.0 if grad_norm is None else grad_norm / (divisor or 1.0)
         # A loss scaler looks for its largest scale by overflowing: that is no fault until the scale is used up.
@@ -213,7 +260,9 @@ class Guard:
         self._overflows = self._overflows + 1 if overflowed else 0
         if overflowed:
             grad_norm = None if self._overflows <= _OVERFLOWS_IN_A_ROW else math.inf
-        return Update(batches, losses, grad_norm, optimizer)
+        named = dict(self._model.named_parameters()) if self._model is not None else {}
+        broken = () if state is None or math.isfinite(state) else observe_states(optimizer, named)[0]
+        return Update(batches, losses, grad_norm, optimizer, broken, slope)
 
     def _check_update(
         self,
@@ -229,10 +278,21 @@ class Guard:
         self._check_first_batch(update)
         faults = self._find_faults(update, sum_losses(update.batches, update.losses))
         # The gradient is zero if it is zero in every process: a shard of a model may have none.
-        *flags, alive = agree([*(kind in faults for kind in _KINDS[:-1]), update.grad_norm != 0.0])
-        self._zeros = 0 if alive else self._zeros + 1
-        if self._zeros >= self.zero_gradient_steps:
+        zero = update.grad_norm == 0.0
+        own = [
+            *(kind in faults for kind in _KINDS),
+            not zero,
+            zero and is_dead(update, slope_known=self._knows_slope),
+        ]
+        *flags, moved, dead, untrained = agree([*own, zero and has_no_label(update)])
+        self._knows_slope = not moved or self.zero_gradient_steps == 1
+        self._zeros = self._zeros + 1 if dead and not moved else 0
+        if untrained and not moved:
+            faults["zero-gradient"] = "the gradient norm is 0, and every label of the update is -100"
+        elif self._zeros >= self.zero_gradient_steps:
             faults["zero-gradient"] = f"the gradient norm was 0 over {self._zeros} updates"
+        elif not moved and not dead:
+            self._tell("The gradient is 0, and so is that of the logits: no reward or margin has a slope. It goes on.")
         kind = next((kind for kind, flag in zip(_KINDS, flags, strict=False) if flag), None)
         kind = "zero-gradient" if kind is None and "zero-gradient" in faults else kind
         if kind is None:
@@ -265,7 +325,9 @@ class Guard:
             incident = Incident(kind, self._step, seen, found.cause, tuple(update.losses), update.grad_norm, place)
             is_new = (kind, found.cause.code) not in {(other.kind, other.cause.code) for other in self.incidents}
             if is_new and is_own:
-                incident = save_evidence(self._parent, incident, update.batches, found, self._history, self.tokenizer)
+                incident = save_evidence(
+                    self._parent, incident, update.batches, found, self._history.losses, self.tokenizer
+                )
             self.incidents.append(incident)
             if self.action == "raise" or stuck:
                 self.detach()

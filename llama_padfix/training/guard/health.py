@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 _MOST_LISTED = 10  # names of parameters, rows and states
+_ADAPTERS = ("lora_", "modules_to_save", "trainable_tokens_", "prompt_encoder", "ia3_")  # parts of names of peft
 
 
 def take_norm(tensors: Iterable[torch.Tensor | None]) -> torch.Tensor | None:
@@ -42,6 +43,19 @@ def take_norm(tensors: Iterable[torch.Tensor | None]) -> torch.Tensor | None:
     return total
 
 
+def take_state_norm(optimizer: Optimizer | None, most: float) -> torch.Tensor | None:
+    """Return the Euclidean norm over the states of an optimizer; None where they have more than `most` elements."""
+    import torch
+
+    held = [
+        value
+        for state in (getattr(optimizer, "state", None) or {}).values()
+        for value in (state.values() if isinstance(state, Mapping) else ())
+        if isinstance(value, torch.Tensor) and value.ndim and not getattr(value, "is_paged", False)
+    ]
+    return take_norm(held) if sum(value.numel() for value in held) <= most else None
+
+
 def read_numbers(scalars: Sequence[torch.Tensor | None]) -> list[float | None]:
     """Return the values of scalars on any devices, None for None, in one transfer for each device."""
     import torch
@@ -66,10 +80,12 @@ def observe_health(
 
     named = _named_parameters(model, optimizer)
     trained = {name: p for name, p in named.items() if p.requires_grad}
+    frozen = named.keys() - trained.keys()
+    held = {id(parameter) for group in _groups(optimizer) for parameter in group["params"]}
     gradients = {name: p.grad for name, p in trained.items() if p.grad is not None}
     norms = dict(zip(gradients, read_numbers([take_norm([g]) for g in gradients.values()]), strict=True))
     finite = sorted((n for n in norms.items() if n[1] is not None and math.isfinite(n[1])), key=lambda n: -(n[1] or 0))
-    broken_states, largest_states = _observe_states(optimizer, named)
+    broken_states, largest_states = observe_states(optimizer, named)
     scale = getattr(optimizer, "grad_scale", None)
     return Health(
         optimizer=type(optimizer).__name__ if optimizer is not None else "",
@@ -84,6 +100,9 @@ def observe_health(
         dtypes=dict(Counter(dtype_name(p.dtype) for p in trained.values())),
         parameters=len(trained),
         without_gradient=len(trained) - len(gradients),
+        frozen=len(frozen),
+        frozen_adapter=sum(any(part in name for part in _ADAPTERS) for name in frozen),
+        outside_optimizer=tuple(name for name, norm in norms.items() if norm and id(named[name]) not in held),
         broken_gradients=tuple(name for name, norm in norms.items() if norm is not None and not math.isfinite(norm)),
         largest_gradients={name: norm for name, norm in finite[:_MOST_LISTED] if norm is not None},
         norm_before=norm_before,
@@ -124,7 +143,7 @@ def find_broken_weights(named: Mapping[str, torch.Tensor]) -> Iterable[BrokenWei
         yield BrokenWeight(name, len(places), tuple(places[:_MOST_LISTED].tolist()))
 
 
-def _observe_states(
+def observe_states(
     optimizer: Optimizer | None, named: Mapping[str, torch.Tensor]
 ) -> tuple[tuple[str, ...], dict[str, float]]:
     """Return which optimizer states hold nan or inf, and the largest finite magnitude of each kind of state."""
@@ -149,8 +168,7 @@ def _observe_states(
 def trace_overflow(model: torch.nn.Module, micro: MicroBatch) -> Overflow | None:
     """Return the first module whose output is not finite, found by running the batch through the model once more.
 
-    In evaluation mode (restored afterwards), without gradients, under the autocast of the step. None where every
-    module stays finite, and where the second run raises.
+    None where every module stays finite, and where the second run raises.
     """
     import torch
 
@@ -172,22 +190,55 @@ def trace_overflow(model: torch.nn.Module, micro: MicroBatch) -> Overflow | None
 
         return hook
 
-    modes = [(module, module.training) for module in model.modules()]
-    device = next((v.device.type for v in micro.batch.values() if hasattr(v, "device")), "cpu")
     try:
         for name, module in model.named_modules():
             handles.append(module.register_forward_hook(make_hook(name or "the model"), with_kwargs=True))
-        model.eval()
-        with torch.no_grad(), torch.autocast(device, dtype=micro.autocast, enabled=micro.autocast is not None):
-            model(**micro.batch, **micro.arguments)
-    except Exception:  # the second run must not hide what the first one showed
-        return None
+        output = _run_again(model, micro)
     finally:
         for handle in handles:
             handle.remove()
+    return found[0] if found and output is not None else None
+
+
+def measure_cross_entropy(model: torch.nn.Module, micro: MicroBatch) -> float | None:
+    """Return the mean cross-entropy of a batch's trained tokens, by running it through the model once more.
+
+    None where that cannot be: no labels of tokens, no logits, and where the second run raises.
+    """
+    import torch
+
+    labels = micro.batch.get("labels")
+    if labels is None or labels.ndim != 2 or labels.is_floating_point():
+        return None
+    # Without labels and options: TRL's fused head computes a loss and no logits.
+    read = {name: value for name, value in micro.batch.items() if name not in ("labels", "num_items_in_batch")}
+    logits = getattr(_run_again(model, MicroBatch(read, autocast=micro.autocast)), "logits", None)
+    if not isinstance(logits, torch.Tensor) or logits.shape[:-1] != labels.shape:
+        return None
+    try:
+        return float(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()))
+    except (RuntimeError, IndexError):  # of memory, or of a label that is no id
+        return None
+
+
+def _run_again(model: torch.nn.Module, micro: MicroBatch) -> Any:  # whatever a model returns
+    """Return what the model returns for a batch; None where it raises.
+
+    In evaluation mode (restored afterwards), without gradients, under the autocast of the step.
+    """
+    import torch
+
+    modes = [(module, module.training) for module in model.modules()]
+    device = next((v.device.type for v in micro.batch.values() if hasattr(v, "device")), "cpu")
+    try:
+        model.eval()
+        with torch.no_grad(), torch.autocast(device, dtype=micro.autocast, enabled=micro.autocast is not None):
+            return model(**micro.batch, **micro.arguments)
+    except Exception:  # the second run must not hide what the first one showed
+        return None
+    finally:
         for module, mode in modes:
             module.training = mode
-    return found[0] if found else None
 
 
 def _float_tensors(value: object) -> Iterable[torch.Tensor]:

@@ -8,7 +8,8 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.hf_objects import text_config
+from llama_padfix.core.hf_objects import read_layer, text_config
+from llama_padfix.training.guard.health import take_norm
 from llama_padfix.training.guard.incident import PLAIN_TYPES, MicroBatch
 
 if TYPE_CHECKING:
@@ -16,10 +17,14 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 
-def hook_forward(model: torch.nn.Module, on_forward: Callable[[MicroBatch], None]) -> RemovableHandle:
-    """Hook onto a model's forward pass and return the handle; `on_forward` gets each pass that is differentiated.
+_MOST_FRAMES = 40  # between a model and the function that computes a loss of its own; wrappers lie in between
 
-    `on_forward` is a bound method, and held weakly: a hook that outlives its guard does nothing.
+
+def hook_forward(model: torch.nn.Module, on_forward: Callable[[MicroBatch, object], None]) -> RemovableHandle:
+    """Hook onto a model's forward pass and return the handle; `on_forward` gets each pass and what it returned.
+
+    Those without gradients and without labels are left out. `on_forward` is a bound method, and held weakly: a hook
+    that outlives its guard does nothing.
     """
     import torch
 
@@ -28,10 +33,17 @@ def hook_forward(model: torch.nn.Module, on_forward: Callable[[MicroBatch], None
 
     def hook(module: object, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
         method = weak()
-        if method is None or not torch.is_grad_enabled():
-            return
         keywords = {**dict(zip(names, args, strict=False)), **kwargs}
-        method(make_micro_batch(keywords, _read_loss(output), _read_autocast(keywords)))
+        # Of passes without gradients only those of an evaluation are of interest, not each token that is generated.
+        if method is None or not (torch.is_grad_enabled() or keywords.get("labels") is not None):
+            return
+        loss = _read_loss(output) if torch.is_grad_enabled() else None
+        if loss is None and keywords.get("labels") is None and not torch.compiler.is_compiling():
+            keywords.update(_find_labels(keywords.get("input_ids")))
+        micro = make_micro_batch(keywords, loss, _read_autocast(keywords))
+        if loss is not None:
+            _call_in_backward(loss, lambda gradient: micro.backward.append(True))
+        method(micro, output)
 
     return model.register_forward_hook(hook, with_kwargs=True)
 
@@ -57,9 +69,16 @@ def remove_all(handles: Iterable[RemovableHandle]) -> None:
 
 
 def make_micro_batch(
-    keywords: Mapping[str, object], loss: torch.Tensor | float | None = None, autocast: torch.dtype | None = None
+    keywords: Mapping[str, object],
+    loss: torch.Tensor | float | None = None,
+    autocast: torch.dtype | None = None,
+    *,
+    trained: bool = False,
 ) -> MicroBatch:
-    """Return the keywords of a forward pass as a `MicroBatch`; what is neither a tensor nor plain is left out."""
+    """Return the keywords of a forward pass as a `MicroBatch`; what is neither a tensor nor plain is left out.
+
+    `trained` is True for a loss that is known to be the one that is trained on.
+    """
     import torch
 
     if loss is not None:
@@ -69,6 +88,7 @@ def make_micro_batch(
         {name: value for name, value in keywords.items() if isinstance(value, PLAIN_TYPES)},
         loss,
         autocast,
+        [True] if trained else [],
     )
 
 
@@ -83,6 +103,38 @@ def _read_loss(output: object) -> torch.Tensor | None:
     else:
         loss = getattr(output, "loss", None)
     return loss if isinstance(loss, torch.Tensor) and loss.numel() == 1 and loss.requires_grad else None
+
+
+def _find_labels(ids: object) -> dict[str, object]:
+    """Return the labels of these ids that a caller took out of the batch, for a loss of its own; {} where none did.
+
+    Label smoothing and `compute_loss_func` of a Trainer do so, and so do many loops.
+    """
+    import torch
+
+    if not isinstance(ids, torch.Tensor) or ids.ndim != 2:
+        return {}
+    frame = inspect.currentframe()
+    for _ in range(_MOST_FRAMES):
+        frame = frame.f_back if frame is not None else None
+        labels = frame.f_locals.get("labels") if frame is not None else None
+        if isinstance(labels, torch.Tensor) and labels.shape == ids.shape and not labels.is_floating_point():
+            return {"labels": labels}
+    return {}
+
+
+def watch_slope(output: object, slopes: list[torch.Tensor | None]) -> None:
+    """Add the norms of the gradients at a model's outputs to `slopes`, once its backward pass has reached them."""
+    import torch
+
+    values = output.values() if isinstance(output, Mapping) else output
+    for value in values if isinstance(values, Iterable) and not isinstance(values, torch.Tensor) else [values]:
+        if isinstance(value, torch.Tensor) and value.requires_grad and value.numel() > 1:
+            _call_in_backward(value, lambda gradient: slopes.append(take_norm([gradient])))
+
+
+def _call_in_backward(tensor: torch.Tensor, function: Callable[[torch.Tensor], None]) -> None:
+    tensor.register_hook(function)  # type: ignore[no-untyped-call]  # torch does not annotate it
 
 
 def _read_autocast(keywords: Mapping[str, object]) -> torch.dtype | None:
@@ -100,6 +152,7 @@ def find_innermost(optimizer: torch.optim.Optimizer | None) -> torch.optim.Optim
 
 
 def uniform_loss(model: object) -> float | None:
-    """Return the loss of a uniform guess over the model's vocabulary, in nats; None where its size is not known."""
+    """Return the loss of a uniform guess over the model's vocabulary, in nats; None where it guesses no tokens."""
     size = getattr(text_config(getattr(model, "config", None)), "vocab_size", None)
-    return math.log(size) if isinstance(size, int) and size > 1 else None
+    guesses = read_layer(model, "get_output_embeddings") is not None
+    return math.log(size) if guesses and isinstance(size, int) and size > 1 else None

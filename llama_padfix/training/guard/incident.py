@@ -7,12 +7,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.records import short_repr
 
 if TYPE_CHECKING:
     import torch
 
 Kind = Literal[
-    "loss-not-finite", "zero-loss", "loss-spike", "gradient-not-finite", "zero-gradient", "eval-loss-not-finite"
+    "loss-not-finite",
+    "zero-loss",
+    "gradient-not-finite",
+    "state-not-finite",
+    "loss-spike",
+    "zero-gradient",
+    "eval-loss-not-finite",
 ]
 """The faults that a guard stops at, in the order of its checks."""
 
@@ -41,13 +48,15 @@ class MicroBatch:
     """One forward pass of a training step."""
 
     batch: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """The tensors among the keywords of the model."""
+    """The tensors among the keywords of the model, and labels that its caller kept for a loss of its own."""
     arguments: Mapping[str, object] = field(default_factory=dict)
     """Its other keywords, of `PLAIN_TYPES`."""
     loss: torch.Tensor | None = None
     """A detached scalar in nats; None where the model returned none."""
     autocast: torch.dtype | None = None
     """The dtype of the innermost `torch.autocast`; None where there is none."""
+    backward: list[bool] = field(default_factory=list, repr=False)
+    """Not empty once a backward pass has gone through `loss`; a trainer with a loss of its own leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,12 @@ class Health:
     """The number of trainable parameters (tensors)."""
     without_gradient: int = 0
     """How many of them have no gradient."""
+    frozen: int = 0
+    """The number of parameters that are not trainable."""
+    frozen_adapter: int = 0
+    """How many of those belong to an adapter."""
+    outside_optimizer: tuple[str, ...] = ()
+    """The names of trainable parameters that have a gradient other than 0 and are in no group of the optimizer."""
     broken_gradients: tuple[str, ...] = ()
     """The names of parameters whose gradient holds nan or inf."""
     largest_gradients: Mapping[str, float] = field(default_factory=dict)
@@ -136,6 +151,8 @@ class Incident:
     """The folder of the evidence; None where nothing was written."""
     remark: str = ""
     """Why there is no evidence."""
+
+    __repr__ = short_repr
 
     def __str__(self) -> str:
         kept = f"The evidence is in {self.folder}" if self.folder else self.remark

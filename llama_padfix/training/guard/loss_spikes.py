@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from statistics import median
 
@@ -10,7 +11,10 @@ WINDOW = 64  # losses looked back on: long enough for a steady median, short eno
 FEWEST_LOSSES = 20  # below that the median absolute deviation of a few lucky batches means nothing
 _LEAST_SPREAD = 0.02  # of the log loss, 2 percent: a loss that stands still has a deviation of 0
 _LEAST_RISE = 0.5  # nats above the median: a loss of 0.001 that becomes 0.01 harms nothing
-_WORSE_THAN_CHANCE = 2.0  # times the loss of a uniform guess
+WORSE_THAN_CHANCE = 2.0  # times the loss of a uniform guess
+NEXT_LOSSES = 8  # that stay up show a run that broke; a third of the batches of a good one may hold a rare row
+_SEEN_TWICE = 2  # times that a run has come back from this height before
+_AS_HIGH = 0.9  # of a height
 
 
 def score_jump(loss: float, earlier: Sequence[float]) -> float:
@@ -35,7 +39,7 @@ def find_jump(loss: float, earlier: Sequence[float], threshold: float, chance: f
     more above their median; or, from the first loss on, when it is above twice `chance`, the loss of a uniform guess
     (the logarithm of the vocabulary's size; None leaves that rule out).
     """
-    if chance is not None and loss > _WORSE_THAN_CHANCE * chance:
+    if chance is not None and loss > WORSE_THAN_CHANCE * chance:
         return f"a loss of {loss:.4g}, where guessing among all tokens alike gives {chance:.4g}"
     if len(earlier) < FEWEST_LOSSES:
         return ""
@@ -44,3 +48,42 @@ def find_jump(loss: float, earlier: Sequence[float], threshold: float, chance: f
     if score >= threshold and loss - middle >= _LEAST_RISE:
         return f"a loss of {loss:.4g} after a median of {middle:.4g}, a robust z-score of {score:.1f}"
     return ""
+
+
+class LossHistory:
+    """The losses of a run's updates, and the jumps among them.
+
+    A loss whose next ones are back at the old height is that of a batch unlike the rest; one that stays there is that
+    of a run that broke. So a jump waits for the `NEXT_LOSSES` after it, and is no jump where the run has come back
+    from such a height twice.
+    """
+
+    def __init__(self, threshold: float | None, chance: float | None = None) -> None:
+        self.losses: deque[float] = deque(maxlen=WINDOW)
+        self.threshold, self.chance = threshold, chance
+        self.jumps: list[float] = []
+        """The losses since the last one at the old height."""
+        self._came_back: deque[float] = deque(maxlen=WINDOW)
+
+    @property
+    def lasts(self) -> bool:
+        """True if so many losses stay up that the run has broken."""
+        return len(self.jumps) > NEXT_LOSSES
+
+    def add(self, loss: float) -> str:
+        """Add the loss of an update; return in words how it jumped, "" where it did not."""
+        if not math.isfinite(loss):
+            return ""
+        jump = find_jump(loss, self.losses, self.threshold, self.chance) if self.threshold is not None else ""
+        if jump and sum(height >= _AS_HIGH * loss for height in self._came_back) < _SEEN_TWICE:
+            self.jumps.append(loss)
+            return jump
+        self._came_back.extend(self.jumps)
+        self.losses.extend([*self.jumps, loss])
+        self.jumps.clear()
+        return ""
+
+    def forget_chance(self) -> str:
+        """Judge the last jump anew without the rule of the uniform guess, which is for a mean cross-entropy alone."""
+        self.chance = None
+        return self.add(self.jumps.pop())

@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.hardware.distributed import count_processes, get_rank
 from llama_padfix.training.guard.batch_report import check_batch, count_trained, describe_batch
-from llama_padfix.training.guard.causes import find_cause
+from llama_padfix.training.guard.causes import GROWN, find_cause, find_error
 from llama_padfix.training.guard.evidence import write_evidence
-from llama_padfix.training.guard.health import observe_health, trace_overflow
+from llama_padfix.training.guard.health import (
+    measure_cross_entropy,
+    observe_health,
+    read_numbers,
+    take_norm,
+    trace_overflow,
+)
 from llama_padfix.training.guard.incident import Cause, Health, Incident, Kind, MicroBatch
+from llama_padfix.training.guard.loss_spikes import NEXT_LOSSES, WORSE_THAN_CHANCE, LossHistory
+from llama_padfix.training.guard.rules import Update, find_bad_micro_batch
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +76,61 @@ def find_root_cause(
     report = check_batch(micro, tokenizer)
     findings = report.findings if report is not None else ()
     return RootCause(find_cause(kind, health, trained, findings, _name_tokens(health, tokenizer)), health, report)
+
+
+def find_jump_of_update(
+    history: LossHistory,
+    loss: float | None,
+    update: Update,
+    model: torch.nn.Module | None,
+    tokenizer: TokenizerLike | None,
+    norm_before: torch.Tensor | None,
+) -> tuple[str, bool]:
+    """Add the loss of an update to the history; return in words how it jumped, and whether that is a fault already.
+
+    It is one where the losses before it stayed up too, and where something explains it: weights that grew, an error
+    that the doctor finds in the batch. Any other jump has to wait for the next losses.
+    """
+    jump = history.add(loss) if loss is not None else ""
+    if not jump or loss is None:
+        return "", False
+    place = find_bad_micro_batch("loss-spike", update.losses)
+    micro = update.batches[place] if update.batches else MicroBatch()
+    chance = history.chance
+    if chance is not None and loss > WORSE_THAN_CHANCE * chance and not _is_mean_of_tokens(micro, model, chance):
+        jump = history.forget_chance()
+    if jump and history.lasts:
+        return f"{jump}, as in the {NEXT_LOSSES} updates before", True
+    return jump, bool(jump) and _explains_jump(micro, model, tokenizer, norm_before)
+
+
+def _explains_jump(
+    micro: MicroBatch, model: torch.nn.Module | None, tokenizer: TokenizerLike | None, norm_before: torch.Tensor | None
+) -> bool:
+    """Return whether a jump of the loss needs no second look: the doctor finds an error in its batch, or weights grew.
+
+    Weights are looked at where there is one process: their shards are summed by all together.
+    """
+    if norm_before is not None and model is not None and count_processes() == 1:
+        before, now = read_numbers([norm_before, take_norm(p for p in model.parameters() if p.requires_grad)])
+        if before and now is not None and not now <= GROWN * before:
+            return True
+    report = check_batch(micro, tokenizer)
+    return report is not None and find_error(report.findings) is not None
+
+
+def _is_mean_of_tokens(micro: MicroBatch, model: torch.nn.Module | None, chance: float) -> bool:
+    """Return whether a loss above twice that of a uniform guess is a mean cross-entropy of tokens, and so is a fault.
+
+    With one process the batch goes through the model once more. A sum, a regression and any other loss is not.
+    """
+    labels = micro.batch.get("labels")
+    if model is None or labels is None or labels.ndim != 2 or labels.is_floating_point():
+        return False
+    if count_processes() > 1:
+        return True
+    measured = measure_cross_entropy(model, micro)
+    return measured is not None and not measured <= WORSE_THAN_CHANCE * chance
 
 
 def _name_tokens(health: Health, tokenizer: TokenizerLike | None) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.training.guard.batch_report import count_trained
 from llama_padfix.training.guard.incident import Kind, MicroBatch
-from llama_padfix.training.guard.loss_spikes import find_jump
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,10 @@ class Update:
     grad_norm: float | None = None
     """The Euclidean norm of all gradients."""
     optimizer: torch.optim.Optimizer | None = None
+    broken_states: Sequence[str] = ()
+    """The states of the optimizer that hold nan or inf."""
+    slopes: Sequence[float | None] = ()
+    """The norms of the gradients at the model's outputs; none where they were not watched."""
 
 
 def check_settings(action: str, zero_gradient_steps: int, spike: float | None) -> None:
@@ -41,31 +45,50 @@ def check_settings(action: str, zero_gradient_steps: int, spike: float | None) -
         )
 
 
-def find_faults(
-    update: Update, loss: float | None, history: Sequence[float], spike: float | None, uniform_loss: float | None
-) -> dict[Kind, str]:
-    """Return what is wrong with the numbers of one update, in words, by kind.
-
-    Args:
-        update: Its measurements.
-        loss: The loss of the whole update, in nats.
-        history: The losses of the updates before it.
-        spike: The robust z-score of a spike; None for no such rule.
-        uniform_loss: The loss of a uniform guess over the vocabulary.
-    """
+def find_faults(update: Update) -> dict[Kind, str]:
+    """Return what is wrong with the numbers of one update, in words, by kind; jumps are found in `LossHistory`."""
     faults: dict[Kind, str] = {}
     bad = next((value for value in update.losses if value is not None and not math.isfinite(value)), None)
     if bad is not None:
         faults["loss-not-finite"] = f"the loss is {bad}"
-    if any(value == 0.0 for value in update.losses):
+    if any(value == 0.0 and _is_fault(update, place) for place, value in enumerate(update.losses)):
         faults["zero-loss"] = "the loss is exactly 0.0"
     if update.grad_norm is not None and not math.isfinite(update.grad_norm):
         faults["gradient-not-finite"] = f"the gradient norm is {update.grad_norm}"
-    if spike is not None and loss is not None and math.isfinite(loss):
-        jump = find_jump(loss, history, spike, uniform_loss)
-        if jump:
-            faults["loss-spike"] = jump
+    if update.broken_states:
+        faults["state-not-finite"] = f"the optimizer's {', '.join(update.broken_states[:3])} holds nan or inf"
     return faults
+
+
+def _is_fault(update: Update, place: int) -> bool:
+    """Return whether a loss of 0.0 is a fault.
+
+    A micro-batch without a trained token adds nothing to the sum of an update that has some in others; and the model's
+    own loss says nothing where another one is trained on.
+    """
+    micro = update.batches[place] if place < len(update.batches) else None
+    if micro is not None and count_trained(micro.batch) == 0:
+        return not any(update.losses)
+    return micro is None or bool(micro.backward)
+
+
+def has_no_label(update: Update) -> bool:
+    """Return whether the batches of an update hold labels, and not one of them is trained."""
+    counts = [count_trained(micro.batch) for micro in update.batches]
+    return bool(counts) and not any(count is None or count for count in counts)
+
+
+def is_dead(update: Update, *, slope_known: bool) -> bool:
+    """Return whether a gradient of 0 is a fault: it is none where the loss has no slope at the model's output.
+
+    So it is with rewards that are all equal, and with margins that are all reached. `slope_known` is True where the
+    slopes were watched.
+    """
+    groups = getattr(update.optimizer, "param_groups", ())
+    has_gradient = any(p.grad is not None for group in groups for p in group["params"])
+    if not has_gradient or any(micro.backward for micro in update.batches):
+        return True
+    return any(update.slopes) if update.slopes else not slope_known
 
 
 def sum_losses(batches: Sequence[MicroBatch], losses: Sequence[float | None]) -> float | None:

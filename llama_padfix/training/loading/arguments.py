@@ -87,14 +87,21 @@ def switch_cache_off(keywords: Keywords, config: PretrainedConfig) -> Keywords:
 
 
 @contextmanager
-def name_path_in_errors(path: str) -> Iterator[None]:
-    """Turn what transformers raises inside into a `PadfixError` with the path and the line that fixes it."""
+def name_path_in_errors(path: str, fix: str = "") -> Iterator[None]:
+    """Turn what transformers raises inside into a `PadfixError` with the path and the line that fixes it.
+
+    `fix` is that line for a folder; "" means to save it again.
+    """
     try:
         yield
     except PadfixError:
         raise
-    except (OSError, ValueError, ImportError) as error:
-        raise PadfixError(f"{path!r} could not be loaded: {error} {_advise(path)}") from error
+    except Exception as error:  # of any class: a damaged file may make every library in between fail
+        if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+            raise
+        kind = "" if isinstance(error, (OSError, ValueError, ImportError)) else f"{type(error).__name__}: "
+        line = fix if fix and Path(path).is_dir() else _advise(path)
+        raise PadfixError(f"{path!r} could not be loaded: {kind}{error} {line}") from error
 
 
 def read_config(path: str, keywords: Keywords) -> PretrainedConfig:

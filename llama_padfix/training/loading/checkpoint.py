@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.choices import Choice
-from llama_padfix.core.compat import reads_paired_merges
+from llama_padfix.core.compat import converts_weights, reads_paired_merges
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.hf_objects import text_config
-from llama_padfix.core.weights import find_broken_weights
-from llama_padfix.doctor.observe.folder import encode_probe, encode_with_file
+from llama_padfix.core.hf_objects import read_quantization_config, text_config
+from llama_padfix.core.text import parse_json
+from llama_padfix.core.weights import find_broken_weights, name_weights, read_tensors
+from llama_padfix.doctor.observe.folder import clear_padding_and_truncation, encode_probe, encode_with_file
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from llama_padfix.core.types import TokenizerLike
     from llama_padfix.training.loading.arguments import Keywords
+
+
+_AGAIN = "Copy or download the folder again, or save it: model.save_pretrained(folder)"
+# Files of JSON beside config.json, and what must stand in them.
+_DOCUMENTS: dict[str, tuple[str, ...]] = {
+    "tokenizer.json": ("model.vocab", "added_tokens"),
+    "tokenizer_config.json": (),
+    "special_tokens_map.json": (),
+    "generation_config.json": (),
+}
 
 
 def require_complete_folder(folder: Path) -> None:
@@ -45,6 +57,42 @@ def require_complete_folder(folder: Path) -> None:
         )
     for fault in find_broken_weights(folder):
         raise PadfixError(fault)
+    for name, needed in _DOCUMENTS.items():
+        _require_readable(folder / name, needed)
+
+
+def _require_readable(file: Path, needed: tuple[str, ...]) -> None:
+    """Raise `PadfixError` for a file of JSON that is cut short or damaged, or that lacks a part."""
+    if not file.is_file():
+        return
+    try:
+        held = parse_json(file.read_text(encoding="utf-8"))
+        for part in needed:
+            place = held
+            for name in part.split("."):
+                place = place[name]
+        seen = "" if isinstance(held, dict) else f"holds a {type(held).__name__}, and no fields"
+    except KeyError as error:
+        seen = f"lacks {error}"
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        seen = f"cannot be read ({error})"
+    if seen:
+        saved = "tokenizer" if "token" in file.name else "model.generation_config"
+        raise PadfixError(
+            f"{str(file)!r} {seen}: it is cut short or damaged. Copy or download it again, or save it: "
+            f"{saved}.save_pretrained(folder)"
+        )
+
+
+def require_ids(config: PretrainedConfig, path: str) -> None:
+    """Raise `PadfixError` for a pad id in the config for which the embedding has no row: no model can be built so."""
+    text = text_config(config)
+    rows, pad = getattr(text, "vocab_size", None), getattr(text, "pad_token_id", None)
+    if isinstance(rows, int) and isinstance(pad, int) and not -rows <= pad < rows:
+        raise PadfixError(
+            f"config.json of {path!r} has pad_token_id={pad}, and the embedding has {rows} rows. The pad token is the "
+            f"tokenizer's to choose, so leave it out: load({path!r}, pad_token_id=None)"
+        )
 
 
 def require_rows(tokenizer: TokenizerLike, config: PretrainedConfig, path: str) -> None:
@@ -84,15 +132,109 @@ def require_length(max_length: int | None, config: PretrainedConfig) -> None:
 
 # `Any`: a `PreTrainedModel`; None only for code from the hub.
 def build_shape(config: PretrainedConfig, trust_remote_code: bool = False) -> Any:
-    """Return the model of a config on the meta device, with no numbers; None where its code cannot be built so."""
+    """Return the model of a config on the meta device, with no numbers; None where code of its own cannot be built so.
+
+    Raises:
+        PadfixError: The fields of the config contradict each other, or it is of no causal language model.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception:  # code from the hub may compute with its weights as it is built; the checks come later then
-        return None
+    except Exception as error:  # code from the hub may compute with its weights as it is built: checks come later then
+        if trust_remote_code:
+            return None
+        raise PadfixError(
+            f"The model that config.json describes cannot be built ({type(error).__name__}: {error}). Mend the field "
+            "that this names, or copy the config.json again that was saved with the weights."
+        ) from error
+
+
+def require_weights(folder: Path, shape: Any, config: PretrainedConfig) -> None:  # `Any` as `build_shape` returns it
+    """Raise `PadfixError` for safetensors files that lack a weight of the model, or have one of another shape or type.
+
+    transformers draws at random what it does not find. It loads the headers of the files here, without their numbers,
+    so that renamed, joined, tied and ignored weights are what they are to it. Nothing is checked before transformers 5
+    and for quantized checkpoints.
+    """
+    single = folder / "model.safetensors"
+    files = [single] if single.is_file() else [path for path in name_weights(folder) if path.suffix == ".safetensors"]
+    if (
+        not files
+        or shape is None
+        or not converts_weights()
+        or read_quantization_config(config)
+        or (folder / "adapter_config.json").is_file()
+    ):
+        return
+    held = {name: entry for path in files for name, entry in read_tensors(path).items()}
+    for name, (kind, _) in held.items():
+        if name.endswith(".weight") and (kind.startswith(("I", "U")) or kind == "BOOL"):
+            raise PadfixError(
+                f"{name!r} in {str(folder)!r} is of type {kind}: whole numbers, and no weights. {_AGAIN}"
+            )
+    found = _load_shapes(shape, config, {name: sizes for name, (_, sizes) in held.items()})
+    where = f"config.json of {str(folder)!r} describes {type(shape).__name__}"
+    if isinstance(found, str):
+        raise PadfixError(f"{where}, and its weights cannot be made of those in the files: {found} {_AGAIN}")
+    missing, others, unknown = found
+    if others:
+        name, seen, wanted = others[0]
+        raise PadfixError(
+            f"{where}, and {len(others)} weights have other shapes, such as {name}: {tuple(seen)} in the files, "
+            f"{tuple(wanted)} by the config. Copy the config.json again that was saved with these weights."
+        )
+    require_all_found(missing, str(folder), unknown)
+
+
+def require_all_found(missing: Iterable[str], path: str, unknown: Sequence[str] = ()) -> None:
+    """Raise `PadfixError` where weights of the model are in none of its files; `unknown` are others that are there."""
+    names = sorted(missing)
+    if names and converts_weights():
+        strange = f" The files hold {len(unknown)} that it does not know, such as {unknown[0]}." if unknown else ""
+        raise PadfixError(
+            f"{len(names)} weights of the model that config.json of {path!r} describes are in no file, such as "
+            f"{names[0]}: they would be drawn at random.{strange} {_AGAIN}"
+        )
+
+
+def _load_shapes(
+    shape: Any, config: PretrainedConfig, sizes: dict[str, list[int]]
+) -> tuple[list[str], list[tuple[str, list[int], list[int]]], list[str]] | str:
+    """Return the names of missing weights, those of another shape with both, and those that are unknown.
+
+    Text where the weights cannot be joined.
+    """
+    import copy
+    import logging
+
+    import torch
+    from transformers.utils import logging as settings
+
+    numbers = {name: torch.empty(size, dtype=torch.float32, device="meta") for name, size in sizes.items()}
+    bar, level = settings.is_progress_bar_enabled(), settings.get_verbosity()
+    settings.disable_progress_bar()
+    settings.set_verbosity(logging.CRITICAL + 1)  # what it reports is in the error
+    try:
+        with torch.random.fork_rng(devices=[]):
+            _, found = type(shape).from_pretrained(
+                None,
+                config=copy.deepcopy(config),
+                state_dict=numbers,
+                device_map={"": "meta"},
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                local_files_only=True,
+            )
+    except RuntimeError as error:
+        return str(error)
+    finally:
+        settings.set_verbosity(level)
+        if bar:
+            settings.enable_progress_bar()
+    return sorted(found["missing_keys"]), sorted(found["mismatched_keys"]), sorted(found["unexpected_keys"])
 
 
 def load_tokenizer(
@@ -125,11 +267,14 @@ def load_tokenizer(
 def verify_ids(
     tokenizer: PreTrainedTokenizerBase, path: str, *, strict: bool = False, **from_pretrained: object
 ) -> tuple[PreTrainedTokenizerBase, Choice | None]:
-    """Return this tokenizer if its ids are those of tokenizer.json, else one that has them (see `load_tokenizer`)."""
+    """Return this tokenizer if its ids are those of tokenizer.json, else one that has them (see `load_tokenizer`).
+
+    Padding and truncation that the file holds are switched off, so that saving does not write them again.
+    """
     file = _find_file(path, "tokenizer.json", from_pretrained)
-    raw = encode_with_file(file)[0] if file is not None else ()
+    raw, _, baked = encode_with_file(file) if file is not None else ((), False, {})
     if not raw or encode_probe(tokenizer) == raw:
-        return tokenizer, None
+        return tokenizer, _clear(tokenizer, baked)
     import transformers
 
     seen = (
@@ -145,8 +290,19 @@ def verify_ids(
             f"{seen}, and so does PreTrainedTokenizerFast. What is trained on them reads another language than the "
             "model knows. Upgrade: pip install 'transformers>=5.22'"
         )
+    _clear(repaired, baked)
     taken = Choice("tokenizer", "PreTrainedTokenizerFast", f"{seen}; this class takes the file as it is", "warning")
     return repaired, taken
+
+
+def _clear(tokenizer: PreTrainedTokenizerBase, baked: dict[str, str]) -> Choice | None:
+    """Switch off what tokenizer.json does to every text; return that as a choice, None where it does nothing."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not baked or backend is None:
+        return None
+    clear_padding_and_truncation(backend)
+    why = f"tokenizer.json holds {' and '.join(baked.values())}, left by an earlier call and not meant for every text"
+    return Choice("tokenizer padding", "off", why)
 
 
 def _find_file(path: str, name: str, keywords: Keywords) -> Path | None:

@@ -10,7 +10,7 @@ from llama_padfix.doctor.patch import patch_tokenizer
 from llama_padfix.hardware.precision import Precision
 from llama_padfix.training.adapters.lora import attach_lora, keep_trainable_float32, prepare_for_training
 from llama_padfix.training.loading.arguments import Backend, LoadSettings, name_path_in_errors
-from llama_padfix.training.loading.checkpoint import load_tokenizer, require_rows, verify_ids
+from llama_padfix.training.loading.checkpoint import load_tokenizer, require_all_found, require_rows, verify_ids
 from llama_padfix.training.loading.plan import LoadPlan, plan_from_settings
 from llama_padfix.training.loading.unsloth import attach_unsloth_lora, load_with_unsloth
 
@@ -51,8 +51,7 @@ def load(
         lora: None, True, a `peft.LoraConfig`, or its fields.
         device_map: Under torchrun and accelerate "auto" means the process's own device.
         backend: "transformers", or "unsloth", which loads the weights and attaches the adapter by its own functions.
-        max_length: The longest row to train on, in tokens. It becomes the tokenizer's `model_max_length` (and
-            Unsloth's `max_seq_length`), and may not exceed the positions of the model.
+        max_length: The longest row to train on, at most the model's positions; the tokenizer's `model_max_length`.
         gradient_checkpointing: Compute activations again in the backward pass: less memory, more time.
         strict: Raise where a setting cannot be met, rather than fall back.
         pad_token: As for `patch_tokenizer`, which patches tokenizer and model.
@@ -66,8 +65,8 @@ def load(
         are float16 and the trained ones float32: the gradient scaler refuses float16 gradients.
 
     Raises:
-        PadfixError: Before any weight is read, for a folder without model or tokenizer, weights that are cut short,
-            ids without a row, an absent target of LoRA, an unknown name, and a missing package.
+        PadfixError: Before any weight is read, for a folder that is incomplete, damaged or contradicts itself, weights
+            that are in no file, ids without a row, a target of LoRA or a package that is absent, an unknown name.
     """
     settings = LoadSettings(
         quantization, precision, attention, lora, device_map, backend, max_length, gradient_checkpointing, strict
@@ -79,7 +78,8 @@ def load(
     require_rows(tokenizer, plan.config, plan.path)
     load_weights = _load_unsloth if plan.backend == "unsloth" else _load_transformers
     (model, tokenizer), done = load_weights(plan, tokenizer, gradient_checkpointing, seed)
-    patched = patch_tokenizer(tokenizer, model, pad_token=pad_token)
+    with name_path_in_errors(plan.path, "Mend that in generation_config.json."):
+        patched = patch_tokenizer(tokenizer, model, pad_token=pad_token)
     announce([choice for choice in (replaced, done) if choice is not None], verbose=verbose)
     announce([Choice(change.target, repr(change.after), change.why) for change in patched], verbose=verbose)
     return model, tokenizer
@@ -91,7 +91,11 @@ def _load_transformers(
     from transformers import AutoModelForCausalLM
 
     with name_path_in_errors(plan.path):
-        model = AutoModelForCausalLM.from_pretrained(plan.path, **plan.model_arguments)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            plan.path, output_loading_info=True, **plan.model_arguments
+        )
+    if not plan.quantized:
+        require_all_found(found["missing_keys"], plan.path)  # of the hub, and of files without headers
     done = prepare_for_training(
         model, quantized=plan.quantized, gradient_checkpointing=gradient_checkpointing, sharded=plan.sharded
     )

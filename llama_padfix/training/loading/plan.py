@@ -26,8 +26,14 @@ from llama_padfix.training.loading.arguments import (
     take_dtype,
     take_renamed,
 )
-from llama_padfix.training.loading.checkpoint import build_shape, require_complete_folder, require_length
-from llama_padfix.training.loading.quantization import choose_quantization, read_quantization
+from llama_padfix.training.loading.checkpoint import (
+    build_shape,
+    require_complete_folder,
+    require_ids,
+    require_length,
+    require_weights,
+)
+from llama_padfix.training.loading.quantization import choose_quantization, describe_experts, read_quantization
 from llama_padfix.training.loading.unsloth import name_unsloth_arguments, require_unsloth
 
 if TYPE_CHECKING:
@@ -36,6 +42,15 @@ if TYPE_CHECKING:
 
     from llama_padfix.core.types import DeviceMap, Lora, Quantization
 
+_OTHER_FILES = {
+    "subfolder",
+    "variant",
+    "gguf_file",
+    "state_dict",
+    "key_mapping",
+    "ignore_mismatched_sizes",
+    "use_safetensors",
+}
 _SHARED = ("trust_remote_code", "revision", "token", "cache_dir", "local_files_only")  # for the tokenizer as well
 
 
@@ -63,6 +78,9 @@ class LoadPlan:
     """The config of the checkpoint."""
     choices: tuple[Choice, ...] = ()
     """Each decision with its reason."""
+
+    def __repr__(self) -> str:
+        return f"LoadPlan({self.path!r}, backend={self.backend!r}, {len(self.choices)} choices)"
 
     def __str__(self) -> str:
         return "\n".join(str(choice) for choice in self.choices)
@@ -117,9 +135,10 @@ def plan_from_settings(path: str, settings: LoadSettings, /, **keywords: Any) ->
     launch = read_launch()
     precision = settings.precision or choose_precision()
     shared = {name: keywords[name] for name in _SHARED if name in keywords}
-    with name_path_in_errors(path):
+    with name_path_in_errors(path, "Mend that in config.json, or copy the one that was saved with the weights."):
         config = read_config(path, keywords)
     require_length(size, config)
+    require_ids(config, path)
     quantized = quantization is not None or read_quantization(config) is not None
     trains_all = not settings.lora and not quantized
     dtype, why_dtype = choose_dtype(own_dtype, precision, trains_all)
@@ -127,8 +146,12 @@ def plan_from_settings(path: str, settings: LoadSettings, /, **keywords: Any) ->
     bits, why_bits = choose_quantization(quantization, precision, config, weights=number)
     shape = build_shape(config, keywords["trust_remote_code"])
     adapter, why_lora = choose_lora(settings.lora, shape)
+    if launch.sharded_by is None and not _OTHER_FILES & keywords.keys():
+        require_weights(Path(path), shape, config)
     places, why_places = choose_device_map(settings.device_map, launch, quantized=quantized)
+    experts = describe_experts(shape, dtype) if bits is not None else None
     choices = [describe_precision(precision), why_bits, why_dtype, why_places]
+    choices += [experts] if experts is not None else []
 
     if backend == "unsloth":
         taken = places if launch.is_distributed or settings.device_map != "auto" else None

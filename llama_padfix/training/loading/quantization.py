@@ -9,12 +9,13 @@ from llama_padfix.core.choices import Choice
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name, read_quantization_config, text_config
 from llama_padfix.hardware.precision import Precision
+from llama_padfix.training.adapters.lora import find_experts
 
 if TYPE_CHECKING:
     import torch
     from transformers import BitsAndBytesConfig
 
-    from llama_padfix.core.types import Quantization
+    from llama_padfix.core.types import ModelLike, Quantization
 
 _KINDS = ("nf4", "int8")
 
@@ -66,6 +67,20 @@ def choose_quantization(
         reason = "as asked: 8-bit weights (LLM.int8), outliers in 16 bits"
         return BitsAndBytesConfig(load_in_8bit=True), Choice("quantization", "int8", reason)
     return _make_nf4(precision.dtype, precision.dtype if weights is None else weights)
+
+
+def describe_experts(shape: ModelLike | None, weights: torch.dtype | str) -> Choice | None:
+    """Return what becomes of the fused experts of a mixture, which bitsandbytes does not quantize; None without."""
+    experts = list(find_experts(shape)) if shape is not None else []
+    if not experts:
+        return None
+    kinds = dict.fromkeys(name.split(".layers.")[-1].partition(".")[2] or name for name, _ in experts)
+    numbers = sum(parameter.numel() for _, parameter in experts)
+    reason = (
+        f"bitsandbytes quantizes linear layers, and the {len(experts)} fused weights of the experts "
+        f"({', '.join(list(kinds)[:4])}; {numbers / 1e9:.3g} billion numbers) are none: they stay as they are, frozen"
+    )
+    return Choice("experts", dtype_name(weights), reason, "warning")
 
 
 def _make_nf4(dtype: torch.dtype, storage: torch.dtype) -> tuple[BitsAndBytesConfig, Choice]:

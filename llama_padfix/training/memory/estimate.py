@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name, text_config
+from llama_padfix.core.records import short_repr
 from llama_padfix.training.memory.fake_model import build_model
 from llama_padfix.training.memory.step import trace_step
 from llama_padfix.training.memory.step_plan import StepPlan, StepShape, plan_step
@@ -63,6 +64,8 @@ class MemoryAdvice:
     hints: tuple[str, ...]
     """What else saves memory."""
 
+    __repr__ = short_repr
+
     def __str__(self) -> str:
         fits = (
             f"{self.gpu_gib:g} GiB hold batch {self.batch} x {self.gradient_accumulation_steps} accumulated, "
@@ -99,6 +102,8 @@ class MemoryEstimate:
     """What the estimate assumes."""
     plan: StepPlan = field(repr=False)
     """The step that was measured."""
+
+    __repr__ = short_repr
 
     @property
     def peak_bytes(self) -> int:

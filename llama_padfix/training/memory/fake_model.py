@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import enable_checkpointing, name_dtype_argument
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.training.adapters.lora import attach_lora, choose_lora
+from llama_padfix.training.adapters.lora import attach_lora, choose_lora, find_experts
 from llama_padfix.training.memory.kernels import autocast_flag, define_4bit, define_int8, kernels_of
 
 if TYPE_CHECKING:
@@ -91,9 +91,10 @@ def _hold_rest_in_float32(model: PreTrainedModel) -> None:
     # As peft.prepare_model_for_kbit_training does, which would write to the packed weights here as well.
     import torch
 
+    experts = {id(parameter) for _, parameter in find_experts(model)}  # which `load` leaves as they are
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-        if parameter.dtype in (torch.float16, torch.bfloat16):
+        if parameter.dtype in (torch.float16, torch.bfloat16) and id(parameter) not in experts:
             parameter.data = parameter.data.to(torch.float32)
 
 

@@ -43,7 +43,8 @@ def kernels_of(device: str, autocast: torch.dtype | None) -> Iterator[None]:
     import torch
     from torch.overrides import TorchFunctionMode
 
-    attend = _define_attention(device, autocast)
+    attend, multiply_groups = _define_attention(device, autocast), _define_grouped_mm()
+    grouped = {getattr(torch.nn.functional, "grouped_mm", None), getattr(torch, "_grouped_mm", None)} - {None}
 
     class Kernels(TorchFunctionMode):
         def __torch_function__(
@@ -52,6 +53,8 @@ def kernels_of(device: str, autocast: torch.dtype | None) -> Iterator[None]:
             kwargs = kwargs or {}  # both of any function
             if func is torch.nn.functional.scaled_dot_product_attention:
                 return attend(*args, **kwargs)
+            if func in grouped:
+                return multiply_groups(*args[:2])
             if func is torch.nn.functional.dropout and device == "cuda":
                 return _drop(*args, **kwargs)
             return func(*args, **kwargs)
@@ -107,6 +110,30 @@ def _define_attention(device: str, autocast: torch.dtype | None) -> Callable[...
         return output
 
     return attend
+
+
+def _define_grouped_mm() -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what the experts of a mixture multiply with; torch's own knows fake tensors of bfloat16 alone."""
+    import torch
+
+    class GroupedMm(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Context, x: Tensor, weight: Tensor) -> Tensor:
+            # Laid out as they are: a gradient of another layout would be copied.
+            ctx.layouts = [(part.shape, part.stride(), part.dtype) for part in (x, weight)]
+            needs_x, needs_weight = ctx.needs_input_grad
+            ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None)
+            return torch.empty(x.shape[0], weight.shape[-1], dtype=x.dtype)
+
+        @staticmethod
+        def backward(ctx: Context, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+            first, second = (
+                torch.empty_strided(shape, stride, dtype=dtype) if needed else None
+                for (shape, stride, dtype), needed in zip(ctx.layouts, ctx.needs_input_grad, strict=True)
+            )
+            return first, second
+
+    return GroupedMm.apply
 
 
 def define_4bit(kind: str, *, double: bool, autocast: torch.dtype | None) -> LayerClass:

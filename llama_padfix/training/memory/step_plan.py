@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import read_quantization_config
 from llama_padfix.core.version import import_package
+from llama_padfix.hardware.attention import is_supported
 from llama_padfix.hardware.precision import Precision, choose_precision
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def plan_step(
     kind, double, unquantized = _read_quantization(quantization, found.config)
     chosen, why = _read_precision(precision, shape.device)
     in_float32 = chosen.fp16 and not lora and kind is None  # as load does
+    shape, eager = _choose_attention(shape, found.config)
     plan = StepPlan(
         **vars(shape),
         config=found.config,
@@ -136,7 +138,19 @@ def plan_step(
         dtype=dtype or found.dtype or (torch.float32 if in_float32 else chosen.dtype),
         parameters=found.parameters if as_found else None,
     )
-    return plan, (*why, *_name_assumptions(plan))
+    return plan, (*why, *eager, *_name_assumptions(plan))
+
+
+def _choose_attention(shape: StepShape, config: PretrainedConfig) -> tuple[StepShape, tuple[str, ...]]:
+    """Return the shape with the first attention that the model's class knows, as `load` falls back, and why."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    names = dict.fromkeys((shape.attention, "sdpa", "eager"))
+    taken = next(name for name in names if name == "eager" or kind is None or is_supported(name, kind))
+    if taken == shape.attention or kind is None:
+        return shape, ()
+    return replace(shape, attention=taken), (f"attention is {taken}, as {kind.__name__} knows no {shape.attention}",)
 
 
 def _read_model(model: ModelSource) -> _Found:

@@ -1,0 +1,44 @@
+"""Which copies that a trainer keeps are out of date, as changes; pure functions of the facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llama_padfix.doctor.facts import Facts
+from llama_padfix.doctor.findings import Change
+from llama_padfix.doctor.token_policy import as_ids, stop_ids
+
+
+def follow_changes(before: Facts, now: Facts) -> Iterator[Change]:
+    """Yield the changes that let a trainer's copies follow its tokenizer and model.
+
+    A copy of a pad or EOS follows where it held what the tokenizer held before. A list of stop ids follows where the
+    tokenizer's EOS or the model's list was changed, and lacks one of the ids.
+
+    Args:
+        before: what was observed before the tokenizer and the model were changed.
+        now: what is observed now.
+    """
+    for target, kind, held in now.trainer.copies if now.trainer is not None else ():
+        if kind == "stop ids":
+            if _stops_of(before) != _stops_of(now):
+                yield from complete_stops(target, held, now)
+            continue
+        name = {"pad id": "pad_token_id", "pad token": "pad_token", "eos id": "eos_token_id"}.get(kind, "eos_token")
+        old, new = getattr(before, name), getattr(now, name)
+        if old not in (None, new) and held == old and new is not None:
+            why = f"the trainer keeps a copy of the tokenizer's {name}, and reads it from there"
+            yield Change(target, held, new, why)
+
+
+def complete_stops(target: str, held: object, facts: Facts) -> Iterator[Change]:
+    """Yield the change that completes a trainer's own list of stop ids; none where it is complete."""
+    kept = [token_id for token_id in as_ids(held) if token_id in facts.special_ids.values()]  # type: ignore[arg-type]
+    after = tuple(dict.fromkeys((*kept, *stop_ids(facts))))
+    if not set(after) <= set(as_ids(held)):  # type: ignore[arg-type]
+        missing = ", ".join(str(token_id) for token_id in after if token_id not in as_ids(held))  # type: ignore[arg-type]
+        yield Change(target, held, after, f"the rollouts of the trainer must also stop at {missing}")
+
+
+def _stops_of(facts: Facts) -> object:
+    return facts.eos_token_id, facts.model and facts.model.generation_eos_token_id
