@@ -79,6 +79,8 @@ class TemplateProfile:
     """The part of the prompt, or of what stands before an answer, that the history repeats."""
     ending: str = ""
     """What follows a plain last answer, up to and including its stop token."""
+    last_ending: str = ""
+    """What follows a plain last answer, up to and including its stop token, whatever follows one in the history."""
     closing: str = ""
     """The text that closes the answers of the history, where no control token does: `[end]`."""
     behind_answer: str | None = None
@@ -187,6 +189,7 @@ def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplatePr
             added_prompt=evidence.added_prompt,
             history_header=header,
             ending=find_ending(end),
+            last_ending=end.tail[: end.last_stop[0]] if end.last_stop else "",
             closing=find_closing(end),
             behind_answer=find_behind_answer(end),
             lead=find_lead(end, header),

@@ -70,7 +70,7 @@ def find_end(part: Part) -> tuple[int, bool]:
         if place is not None:
             return place, True
     closing, length = part.profile.closing, common_start(part.tail, part.gap_behind)
-    if find_stop(part.tail, part.profile):
-        length = len(part.tail[:length].rstrip())  # white space in front of a stop token that is not there
+    if part.profile.last_ending and part.profile.last_ending in part.tail:
+        length = min(length, part.tail.rindex(part.profile.last_ending))  # white space in front of a stop token
     is_closed = closing and closing not in part.tail[:length] and part.gap_behind.startswith(closing, length)
     return part.end + length + len(closing) * bool(is_closed), False

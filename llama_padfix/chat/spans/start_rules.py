@@ -109,8 +109,8 @@ def _behind_whole_header(part: Part) -> int | None:
     known = part.gap.rfind(header) + len(header) if header and header in part.gap else end
     if known != end and not part.gap[min(known, end) : max(known, end)].strip():  # white space behind the header
         return part.before + known
-    prompt, opening = part.profile.prompt.lstrip(), header.lstrip()
-    if end < len(part.gap) or not opening or not prompt.startswith(opening):
+    prompt, opening = part.profile.prompt.lstrip(), cut_empty_block(header).lstrip()
+    if end < len(part.gap) or not opening or opening not in part.gap or not prompt.startswith(opening):
         return part.before + end
     return _behind_supplied(part, prompt[common_start(prompt, part.gap[part.gap.rfind(opening) :]) :])
 
