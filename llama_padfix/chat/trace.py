@@ -33,6 +33,10 @@ class Trace:
         """What the template wrote behind the last content."""
         return self.scaffold[self.content_spans[-1][1] if self.content_spans else 0 :]
 
+    def first_of(self, origin: int) -> int:
+        """Return where the content of a message begins; the end of the text where there is none."""
+        return next((start for start, _, other in self.content_spans if other == origin), len(self.text))
+
     def is_lost(self, place: int) -> bool:
         """Return True if there is such a content span and its origin is lost."""
         return place < len(self.content_spans) and self.content_spans[place][2] == LOST
