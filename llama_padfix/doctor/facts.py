@@ -157,8 +157,8 @@ class TrainerFacts:
 
     @property
     def samples_completions(self) -> bool:
-        """It generates what it trains on, several completions of each prompt (GRPO, RLOO)."""
-        return "num_generations" in self.arguments
+        """It generates what it trains on (GRPO, RLOO, online DPO): it has a temperature."""
+        return "temperature" in self.arguments
 
 
 @dataclass(frozen=True)

@@ -289,13 +289,13 @@ class Report:
         return tuple(change for f in self.findings for change in f.changes if change.safety == safety)
 
     def fix(self, safety: Safety = "safe") -> Plan:
-        """Apply the findings' changes of one safety to the objects that were diagnosed.
+        """Apply the findings' changes of one safety, with the copies that a trainer keeps, and look again.
 
         Args:
             safety: "safe" for settings, "unsafe" for a template, ids or weights.
 
         Returns:
-            The changes that were made.
+            The changes that were made, those that were taken back since another check failed, and what is left.
 
         Raises:
             PadfixError: the target cannot be changed, or `safety` is "manual". All settings are put back where one

@@ -43,8 +43,10 @@ def describe_verdict(document: JsonObject) -> str:
         return printable(f"Looked at: {looked_at or 'nothing'}.")
     if not passed and not notes:
         return "No findings: no check had anything to look at."
+    unseen = ", ".join(sample["source"] for sample in document["samples"] if not sample["seen"])
+    verdict = f"Nothing is wrong in what was looked at, which is not the {unseen}" if unseen else "All clear"
     but = f" but for {notes} note{'' if notes == 1 else 's'}" if notes else ""
-    return printable(f"All clear{but}: {passed} check{'' if passed == 1 else 's'} passed. Looked at: {looked_at}.")
+    return printable(f"{verdict}{but}: {passed} check{'' if passed == 1 else 's'} passed. Looked at: {looked_at}.")
 
 
 def describe_sample(sample: JsonObject) -> str:

@@ -128,6 +128,12 @@ def test_gen005_one_row_that_ends_is_enough_and_an_end_that_is_masked_is_another
     assert not findings(hidden, "GEN005")
 
 
+def test_gen005_answers_that_lost_their_end(tmp_path: Path) -> None:
+    rows = [{"input_ids": row["input_ids"][:-1]} for row in chats()]
+    assert one(plain(rows, tmp_path), "GEN005").rows == 4, "what ends the question ends no answer"
+    assert not findings(plain([*rows, *chats()[:1]], tmp_path), "GEN005")
+
+
 def test_gen005_blocks_of_a_stream_of_text_are_a_note(tmp_path: Path) -> None:
     stream = [token for row in texts() for token in row["input_ids"]]
     blocks = [{"input_ids": stream[start : start + 32]} for start in range(0, len(stream) - 31, 32)]

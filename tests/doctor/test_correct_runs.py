@@ -42,7 +42,10 @@ from trl import (
     SFTConfig,
     SFTTrainer,
 )
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+from trl.experimental.tpo import TPOConfig, TPOTrainer
 
 from llama_padfix import PadCollator, diagnose, find_markers, mask_labels, prepare
 from tests.support.correct_setups import trl_template
@@ -288,7 +291,26 @@ def reward_of_answers(folder: Path) -> Any:
     return reward(folder, PAIRS)
 
 
+@run
+def cpo(folder: Path) -> Any:
+    return preferences(CPOTrainer, CPOConfig, folder, PAIRS, prepared=True, remove_unused_columns=False)
+
+
+@run
+def tpo_of_three_answers(folder: Path) -> Any:
+    rows = [{**row, "reference": row["chosen"]} for row in PAIRS]
+    return preferences(TPOTrainer, TPOConfig, folder, rows, prepared=True)
+
+
 # ---- rollouts
+
+
+@run
+def online_dpo(folder: Path) -> Any:
+    tokenizer, model = parts(prepared=True)
+    rows = Dataset.from_list([{"prompt": prompt} for prompt in ASKED])
+    given = {"args": OnlineDPOConfig(str(folder), **USUAL), "train_dataset": rows, "processing_class": tokenizer}
+    return OnlineDPOTrainer(model=model, ref_model=copy.deepcopy(model), reward_funcs=_reward, **given)
 
 
 @run
@@ -403,7 +425,7 @@ def test_an_own_loop_of_accelerate_is_correct() -> None:
     tokenizer, model = parts(prepared=True)
     rows = [{name: row[name] for name in ("input_ids", "labels")} for row in masked(tokenizer)]
     loader = DataLoader(Dataset.from_list(rows), batch_size=4, collate_fn=PadCollator(tokenizer.pad_token_id))
-    model, _, loader = Accelerator(cpu=True).prepare(model, torch.optim.AdamW(model.parameters()), loader)
-    report = diagnose((tokenizer, model), dataset=next(iter(loader)))
+    model, optimizer, loader = Accelerator(cpu=True).prepare(model, torch.optim.AdamW(model.parameters()), loader)
+    report = diagnose(loader, tokenizer=tokenizer, model=model, optimizer=optimizer)
     assert [str(finding) for finding in report.findings if finding.severity != "note"] == []
-    assert report.samples[0].seen == 4
+    assert report.samples[0].seen == 8

@@ -171,6 +171,16 @@ def test_nothing_that_is_searched_is_called_and_the_search_ends(tok: Any) -> Non
         def __len__(self) -> int:
             raise AssertionError("it was counted")
 
+    class Own(dict[Any, Any]):
+        def items(self) -> Any:
+            raise AssertionError("its items were asked for")
+
+    class OwnList(list[Any]):
+        def __iter__(self) -> Any:
+            raise AssertionError("it was read")
+
+    [found] = search_tokenizers(("x", Own({Touchy(1): OwnList([1, tok]), "long" * 99: 2})))
+    assert found.where == "x[Touchy][1]"
     endless = SimpleNamespace(next=tok)
     for _ in range(1500):
         endless = SimpleNamespace(next=endless)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llama_padfix import PadfixError, diagnose, prepare, view_mask
-from llama_padfix.doctor.observe.losses.rollouts import describe_rollouts
+from llama_padfix.doctor.observe.losses.rollouts import describe_rollouts, find_prompts
 from llama_padfix.doctor.observe.rows import holds_rows, rows_of_batch, rows_of_dataset
 from llama_padfix.encoding.row_formats import read_row
 from llama_padfix.training.guard.batch_report import count_trained
@@ -64,12 +64,19 @@ def test_pairs_are_chosen_and_rejected_rows_in_turn(batch: Any) -> None:
 def test_rows_of_a_reward_model_are_pairs_without_labels() -> None:
     batch = {"input_ids": IDS, "attention_mask": SHOWN}
     assert [source for source, *_ in read(batch)] == ["batch"] * 4  # nothing in the batch shows the pairs
-    assert [(source, labels) for source, _, _, labels in read(batch, pairs=True)][:2] == [
+    assert [(source, labels) for source, _, _, labels in read(batch, blocks=("chosen", "rejected"))][:2] == [
         ("batch, chosen", None),
         ("batch, rejected", None),
     ]
     old = {"input_ids_chosen": IDS[:2], "attention_mask_chosen": SHOWN[:2], "input_ids_rejected": IDS[2:]}
     assert [source for source, *_ in read(old)] == ["batch, chosen", "batch, rejected"] * 2
+
+
+def test_rows_of_three_answers_are_named() -> None:
+    batch = {name: torch.cat([held, held[:2]]) for name, held in DPO.items()}
+    found = read(batch, blocks=("chosen", "rejected", "reference"))
+    assert [source for source, *_ in found] == ["batch, chosen", "batch, rejected", "batch, reference"] * 2
+    assert [ids for _, _, ids, _ in found] == [IDS[at].tolist() for at in (0, 2, 0, 1, 3, 1)]
 
 
 def test_rows_of_kto_are_no_pairs() -> None:
@@ -179,6 +186,9 @@ def test_a_bos_and_control_tokens_in_a_pair_are_seen(shared_tokenizer: Any) -> N
     rows = [{"prompt": rendered, "chosen": "two<|eot_id|>", "rejected": "no<|eot_id|>"}] * 4
     [finding] = diagnose(shared_tokenizer, dataset=rows, select=["DAT"]).findings
     assert (finding.code, finding.rows) == ("DAT005", 4)
+    plain = {"prompt": "<|begin_of_text|>1+1?", "chosen": " two", "rejected": " no"}
+    [finding] = diagnose(shared_tokenizer, dataset=[plain] * 2, select=["DAT005"]).findings
+    assert finding.rows == 2
     spelled = {**PAIR, "rejected": [{"role": "assistant", "content": "<|eot_id|>"}]}
     [finding] = diagnose(shared_tokenizer, dataset=[PAIR, spelled], select=["DAT"]).findings
     assert (finding.code, finding.rows) == ("DAT002", 1)
@@ -202,15 +212,20 @@ def test_encoding_a_pair_says_what_to_do(row: dict[str, Any], column: str, share
 # ---- what was not looked at
 
 
-class Sampler:
-    num_generations, reward_funcs = 2, ()
-
-
 def test_rollouts_of_code_of_ones_own_may_be_encoded_again() -> None:
-    trainer: Any = Sampler()
+    trainer: Any = type("GRPOTrainer", (), {"__module__": "trl.trainer.grpo_trainer"})()
     assert "none is encoded again" in describe_rollouts(trainer)
     trainer.rollout_func = print
-    assert "a rollout_func may return other ids than were sampled" in describe_rollouts(trainer)
+    assert "a rollout_func may train other ids than were sampled" in describe_rollouts(trainer)
+    own: Any = type("Mine", (type(trainer),), {"__module__": "mine"})()
+    assert "the class Mine may train other ids than were sampled" in describe_rollouts(own)
+
+
+def test_prompts_are_found_in_rows_and_in_columns() -> None:
+    assert find_prompts([{"prompt": "a"}, {"prompt": ASK}]) == ["a", ASK]
+    assert find_prompts({"prompt": ["a", ASK]}) == ["a", ASK]
+    for batch in ([{"prompt": "a"}, {"text": "b"}], [], None, {"prompt": ["a"], "chosen_input_ids": IDS}, [1]):
+        assert find_prompts(batch) == []
 
 
 def test_a_report_can_be_asked_to_have_looked(shared_tokenizer: Any) -> None:

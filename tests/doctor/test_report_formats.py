@@ -148,6 +148,9 @@ def test_nothing_found_says_what_was_looked_at() -> None:
     noted = Report((NOTE,), ("A001",), looked_at=("tokenizer",))
     assert "All clear but for 1 note: 1 check passed. Looked at: tokenizer." in str(noted)
     assert "All clear" not in str(REPORT), "there is an error"
+    unread = Report((), ("A001",), samples=(*clear.samples, SampleFacts("eval batch", 0, 9, (), "it is read once")))
+    assert "All clear" not in str(unread)
+    assert "Nothing is wrong in what was looked at, which is not the eval batch: 1 check passed." in str(unread)
     nothing = "No findings: no check had anything to look at."
     assert nothing in Report().to_html()
     counted = "0 errors, 0 warnings, 0 notes; 0 passed, 0 skipped"

@@ -8,13 +8,13 @@ fewer than four rows. A stop token that is there and not trained is LBL002 or PA
 
 from dataclasses import replace
 
-from llama_padfix.doctor.check_helpers import are_any_of, count_hidden, in_every_row, real_part, real_span
+from llama_padfix.doctor.check_helpers import are_any_of, count_hidden, in_every_row, real_part, real_span, turns_of
 from llama_padfix.doctor.findings import Check, Facts, Finding, Hit, Hits, RowFacts
 from llama_padfix.doctor.row_facts import SourceTotals
 from llama_padfix.doctor.token_policy import stop_ids
 
 _UNTRAINED = "nothing is trained"  # which LBL001 reports; such a row shows no end either
-_INSIDE = "the row begins inside a text"
+_INSIDE = "no BOS begins the row"  # so it may begin inside a text
 _BLOCK = 128  # as short as blocks of text are cut
 _FEW = 4
 
@@ -23,11 +23,19 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
     if not row.trained.any():
         yield Hit(0, len(row.input_ids), 0, _UNTRAINED)
         return
-    first = int(row.trained.argmax())
-    if not (are_any_of(row, stop_ids(facts)) & real_part(row))[first:].any():
+    if not _ends(row, facts):
         last = len(row.trained) - int(row.trained[::-1].argmax())
         is_begun = int(row.input_ids[real_span(row)[0]]) == facts.bos_token_id
         yield Hit(last - 1, last, count_hidden(row, facts), "" if is_begun else _INSIDE)
+
+
+def _ends(row: RowFacts, facts: Facts) -> bool:
+    """Return True if an answer ends in a stop token; of text without turns, if one stands behind what is trained."""
+    turns = [turn for turn in turns_of(row, facts) if not turn.opened]
+    stops = are_any_of(row, stop_ids(facts)) & real_part(row)
+    if turns:
+        return any(turn.stop_id is not None for turn in turns) or bool(stops[real_span(row)[1] - 1])
+    return bool(stops[int(row.trained.argmax()) :].any())
 
 
 def _judge(found: Finding, totals: SourceTotals) -> Finding | None:

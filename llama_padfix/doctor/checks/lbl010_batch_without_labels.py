@@ -10,7 +10,8 @@ from llama_padfix.doctor.findings import Check, Facts, Hit, Hits, RowFacts
 
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
-    if row.labels is None and facts.trainer is not None and facts.trainer.loss_from_labels:
+    trainer = facts.trainer
+    if row.labels is None and trainer is not None and trainer.loss_from_labels and not trainer.samples_completions:
         yield Hit(0, min(len(row.input_ids), 12))
 
 

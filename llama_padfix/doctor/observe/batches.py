@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -13,7 +13,7 @@ from llama_padfix.doctor.facts import RowFacts, SampleFacts
 from llama_padfix.doctor.observe.loader import is_loader, parts_of, read_loader
 from llama_padfix.doctor.observe.losses.rollouts import (
     describe_rollouts,
-    holds_prompts,
+    find_prompts,
     rows_of_prompts,
     samples_completions,
 )
@@ -106,7 +106,8 @@ def _draw(sources: Iterable[BatchSource], limit: int | None, drawn: DrawnRows) -
         source, dataset, trainer = each.name, each.dataset, each.trainer
         total = len(dataset) if hasattr(dataset, "__len__") else None
         columns = tuple(getattr(dataset, "column_names", None) or ())
-        read = partial(_rows, trainer=trainer, source=source, pairs={"chosen_ids", "rejected_ids"} <= {*columns})
+        blocks = tuple(name for name in ("chosen", "rejected", "reference") if f"{name}_ids" in columns)
+        read = partial(_rows, trainer=trainer, source=source, blocks=blocks)
         names: dict[str, None] = {}
         found: dict[str, _Source] = {}
         seen = 0
@@ -173,15 +174,17 @@ def _batches(make_loader: Callable[[], Iterable[object]]) -> Iterator[object]:
             batches.close()
 
 
-def _rows(batch: object, *, trainer: TrainerLike | None, source: str, first: int, pairs: bool) -> Iterator[RowFacts]:
+def _rows(
+    batch: object, *, trainer: TrainerLike | None, source: str, first: int, blocks: Sequence[str]
+) -> Iterator[RowFacts]:
     """Yield the rows of a batch; of its columns, those that have one value for each token."""
-    if trainer is not None and samples_completions(trainer) and holds_prompts(batch):
-        yield from rows_of_prompts(trainer, find_tokenizer_of(trainer), batch, source, first)
+    if trainer is not None and samples_completions(trainer) and (prompts := find_prompts(batch)):
+        yield from rows_of_prompts(trainer, find_tokenizer_of(trainer), prompts, source, first)
         return
     if isinstance(batch, Mapping):  # labels of another shape than the ids are those of another task
         shape = _shape(batch.get("input_ids"))
         batch = {name: held for name, held in batch.items() if name != "labels" or _shape(held) == shape}
-    yield from (row for row in rows_of_batch(batch, source, first, pairs=pairs) if len(row.input_ids))
+    yield from (row for row in rows_of_batch(batch, source, first, blocks=blocks) if len(row.input_ids))
 
 
 def _shape(held: object) -> object:

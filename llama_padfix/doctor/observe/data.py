@@ -91,15 +91,17 @@ class _Tally:
             cut=self.encoder.counts.cut if self.encoder else 0,
             split=self.encoder.counts.split if self.encoder else 0,
             too_long=self.encoder.counts.dropped_too_long if self.encoder else 0,
-            lost=self._lost(),
+            lost=self._find_examples("lossy", "lost_"),
             lost_count=self.encoder.counts.lossy if self.encoder else 0,
+            thoughtless=self._find_examples("empty_reasoning"),
+            thoughtless_count=self.encoder.counts.empty_reasoning if self.encoder else 0,
         )
 
-    def _lost(self) -> tuple[tuple[int, str], ...]:
-        """Return the first rows of which the template loses a part, by number, with what it loses."""
+    def _find_examples(self, *kinds: str) -> tuple[tuple[int, str], ...]:
+        """Return the first rows that the encoder counted under kinds that begin so, by number, with what it saw."""
         found: dict[int, str] = {}
         for example in self.encoder.counts.examples if self.encoder else ():
-            if example.row is not None and (example.kind == "lossy" or example.kind.startswith("lost_")):
+            if example.row is not None and example.kind.startswith(kinds):
                 found.setdefault(example.row, example.detail)
         return tuple(sorted(found.items())[:MAX_EVIDENCE])
 
@@ -119,7 +121,7 @@ class _Tally:
             if self._has_answer(number, read[0]) and (self.has_template or not read[0].needs_template):
                 encodable.append((number, encoded))
             with suppress(RecursionError):  # the encoder drops such a row
-                self._find_controls(number, read)
+                self._find_controls(number, read, shape)
         if self.encoder is not None and encodable:
             self.encoder.encode_rows([row for _, row in encodable], [number for number, _ in encodable])
 
@@ -132,26 +134,21 @@ class _Tally:
             self._keep("unanswered", number, f"its turns are: {seen}")
         return "assistant" in roles
 
-    def _find_controls(self, number: int, read: Sequence[Conversation]) -> None:
+    def _find_controls(self, number: int, read: Sequence[Conversation], shape: str) -> None:
         named: set[str] = set()
         begins_with_bos = False
         for conversation in read:
-            text = self._find_text(conversation)
-            if text is None:
-                texts = (text for message in conversation.messages or () for text in _texts(message))
-                named |= {token for text in texts for _, _, token in find_control_text(text, self.controls)}
-            else:  # a rendered chat holds control tokens
-                begins_with_bos = begins_with_bos or (bool(self.bos) and text.startswith(str(self.bos)))
+            texts = conversation.texts
+            is_rendered = texts is not None and (self.marks is None or self.marks.find_completion(*texts) is not None)
+            # Trainers of preferences encode two texts as they are; the library's encoder renders what is not rendered.
+            prompt = texts[0] if texts is not None and (is_rendered or shape == "preference") else conversation.text
+            begins_with_bos |= bool(self.bos) and str(prompt or "").startswith(str(self.bos))
+            if not is_rendered:  # a rendered chat holds control tokens
+                spoken = (text for message in conversation.messages or () for text in _texts(message))
+                named |= {token for text in spoken for _, _, token in find_control_text(text, self.controls)}
         self.counts["bos"] += begins_with_bos
         if named:
             self._keep("spelled", number, ", ".join(sorted(named)))
-
-    def _find_text(self, conversation: Conversation) -> str | None:
-        """Return the text of a row, or the prompt of a rendered one; None for messages."""
-        texts = conversation.texts
-        if texts is not None and (self.marks is None or self.marks.find_completion(*texts)):
-            return texts[0]
-        return conversation.text if conversation.messages is not None else str(conversation.text)
 
     def _keep(self, kind: str, number: int, why: str) -> None:
         self.counts[kind] += 1

@@ -112,7 +112,7 @@ def masks_of_labels(row: Row) -> tuple[str, ...]:
     return label_by_masks(row)[1]
 
 
-def rows_of_batch(batch: object, source: str, first: int = 0, *, pairs: bool = False) -> Iterator[RowFacts]:
+def rows_of_batch(batch: object, source: str, first: int = 0, *, blocks: Sequence[str] = ()) -> Iterator[RowFacts]:
     """Yield the rows of a collated batch of any loss, padding included, numbered from `first`.
 
     The source of a pair's rows is "batch, chosen" and "batch, rejected", and both have the number of the pair. Masks
@@ -122,10 +122,10 @@ def rows_of_batch(batch: object, source: str, first: int = 0, *, pairs: bool = F
         batch: what `rows_of_losses` reads; anything else has no rows.
         source: what the rows are called in findings.
         first: the number of the first row.
-        pairs: the second half of the rows is the rejected one of each pair.
+        blocks: the parts that follow one another in the batch, such as ("chosen", "rejected").
     """
     numbers: Counter[str] = Counter()
-    for part, row in rows_of_losses(batch, pairs=pairs):
+    for part, row in rows_of_losses(batch, blocks=blocks):
         yield _row(row, f"{source}, {part}" if part else source, first + numbers[part])
         numbers[part] += 1
 

@@ -7,6 +7,7 @@
 | KTO of TRL 1.x | `input_ids`, `completion_mask`, `label` | one each |
 | ORPO, CPO, DPO to TRL 0.11 | `chosen_input_ids`, `chosen_labels`, and `rejected_...` | chosen, rejected |
 | DPO of TRL 0.12 to 0.29 | `prompt_input_ids`, `chosen_input_ids`, `rejected_input_ids` | chosen, rejected |
+| TPO | as DPO, with the references behind the rejected ones | chosen, rejected, reference |
 | reward to TRL 0.23 | `input_ids_chosen`, `input_ids_rejected` | chosen, rejected |
 | GRPO, RLOO | `prompt_ids`, `completion_ids`, `completion_mask` | one each |
 """
@@ -27,10 +28,11 @@ PER_TOKEN = ("input_ids", "labels", "attention_mask", "position_ids")
 MASKS = ("assistant_masks", "assistant_tokens_mask", "completion_mask")
 """The columns of which trainers make labels."""
 
+_PAIR = ("chosen", "rejected")
 _SHORT = {"input_ids": "ids", "attention_mask": "mask"}  # as GRPO and the preference sets of TRL 1.x spell them
 
 
-def rows_of_losses(batch: object, *, pairs: bool = False) -> Iterator[tuple[str, _Columns]]:
+def rows_of_losses(batch: object, *, blocks: Sequence[str] = ()) -> Iterator[tuple[str, _Columns]]:
     """Yield the rows of tokens in a batch, each with the name of its part, and with `labels` where some are trained.
 
     The parts are "" for plain rows, "chosen" and "rejected" of pairs (which alternate), and "prompt" where there is
@@ -38,18 +40,20 @@ def rows_of_losses(batch: object, *, pairs: bool = False) -> Iterator[tuple[str,
 
     Args:
         batch: a mapping of arrays or tensors; anything else holds no rows.
-        pairs: the second half of plain rows is the rejected one.
+        blocks: the parts that follow one another in plain rows, such as ("chosen", "rejected").
     """
     if not isinstance(batch, Mapping):
         return
     if whole := _columns(batch, "{}"):
-        yield from _halves(whole) if pairs or _repeats_prompts(batch, whole) else (("", row) for row in _rows(whole))
+        if not blocks and _repeats_prompts(batch, whole):
+            blocks = _PAIR
+        yield from _split(whole, blocks) if blocks else (("", row) for row in _rows(whole))
         return
     if both := _columns(batch, "concatenated_{}"):
-        yield from _halves(both)
+        yield from _split(both, _PAIR)
         return
     prompt = _columns(batch, "prompt_{}")
-    names = ("chosen", "rejected", "completion")
+    names = (*_PAIR, "completion")
     found = {name: _columns(batch, f"{name}_{{}}") or _columns(batch, f"{{}}_{name}") for name in names}
     parts = {
         "" if name == "completion" else name: _join(prompt, part, batch) if prompt and "labels" not in part else part
@@ -99,12 +103,12 @@ def _rows(part: _Columns) -> Iterator[_Columns]:
         yield {name: columns[name][place] for name in PER_TOKEN if name in columns}
 
 
-def _halves(part: _Columns) -> Iterator[tuple[str, _Columns]]:
+def _split(part: _Columns, blocks: Sequence[str]) -> Iterator[tuple[str, _Columns]]:
+    """Yield the rows of blocks in turn: the first of each, then the second of each."""
     rows = list(_rows(part))
-    half = len(rows) // 2
-    for chosen, rejected in zip(rows[:half], rows[half:], strict=False):
-        yield "chosen", chosen
-        yield "rejected", rejected
+    size = len(rows) // len(blocks)
+    for place in range(size):
+        yield from ((name, rows[at * size + place]) for at, name in enumerate(blocks))
 
 
 def _repeats_prompts(batch: _Columns, part: _Columns) -> bool:

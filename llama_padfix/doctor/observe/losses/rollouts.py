@@ -9,46 +9,48 @@ from llama_padfix.doctor.facts import RowFacts
 from llama_padfix.tokens.calls import preserve_backend_state
 
 if TYPE_CHECKING:
-    from typing import TypeGuard
-
-    from llama_padfix.core.types import Row, TokenizerLike, TrainerLike
+    from llama_padfix.core.types import TokenizerLike, TrainerLike
 
 _OWN = {"rollout_func": "a rollout_func", "tools": "tools", "environment_factories": "an environment"}
 
 
 def samples_completions(trainer: TrainerLike) -> bool:
-    """Return True for a trainer that generates what it trains on, several completions of each prompt."""
-    return hasattr(trainer.args, "num_generations")
+    """Return True for a trainer that generates what it trains on, all of it or a part: it has a temperature."""
+    return hasattr(trainer.args, "temperature")
 
 
 def describe_rollouts(trainer: TrainerLike) -> str:
     """Return why the completions of such a trainer were not looked at, and how far their ids can be relied on."""
     own = [text for name, text in _OWN.items() if getattr(trainer, name, None)]
-    why = "completions are sampled while the trainer runs, so no token that is trained was looked at"
+    if not type(trainer).__module__.startswith("trl."):
+        own.append(f"the class {type(trainer).__name__}")
+    why = "completions are sampled while the trainer runs, and no token of them was looked at"
     if not own:
         return f"{why}; the ids that are sampled are trained, none is encoded again"
     used = " and ".join(own)
-    return f"{why}; {used} may return other ids than were sampled, since text that is encoded again gets others"
+    return f"{why}; {used} may train other ids than were sampled, since text that is encoded again may get others"
 
 
-def holds_prompts(batch: object) -> TypeGuard[Sequence[Row]]:
-    """Return True for a batch that was not collated: a list of rows with a `prompt`."""
-    return (
-        isinstance(batch, (list, tuple))
-        and bool(batch)
-        and all(isinstance(row, Mapping) and row.get("prompt") is not None for row in batch)
-    )
+def find_prompts(batch: object) -> list[Any]:  # texts or lists of messages
+    """Return the prompts of a batch that is not encoded, a list of rows or columns; none of any other batch."""
+    if isinstance(batch, Mapping):
+        prompts = batch.get("prompt")
+        encoded = any(getattr(held, "ndim", 0) == 2 for held in batch.values())
+        return list(prompts) if isinstance(prompts, (list, tuple)) and not encoded else []
+    rows = batch if isinstance(batch, (list, tuple)) else ()
+    prompts = [row.get("prompt") if isinstance(row, Mapping) else None for row in rows]
+    return [] if any(prompt is None for prompt in prompts) else prompts
 
 
 def rows_of_prompts(
-    trainer: TrainerLike, tokenizer: TokenizerLike | None, batch: Sequence[Row], source: str, first: int
+    trainer: TrainerLike, tokenizer: TokenizerLike | None, prompts: Sequence[Any], source: str, first: int
 ) -> Iterator[RowFacts]:
-    """Yield the prompts of a batch as the trainer encodes them; each once, although it is sampled from several times.
+    """Yield prompts as the trainer encodes them; each once, although it is sampled from several times.
 
     Args:
         trainer: what the prompts are rendered for.
         tokenizer: the trainer's; without one there are no rows.
-        batch: rows with a `prompt`, a text or messages.
+        prompts: texts or lists of messages.
         source: what the rows are called in findings.
         first: the number of the first prompt.
     """
@@ -56,7 +58,6 @@ def rows_of_prompts(
 
     if tokenizer is None:
         return
-    prompts = [row["prompt"] for row in batch]
     distinct = [prompt for place, prompt in enumerate(prompts) if place == 0 or prompt != prompts[place - 1]]
     with preserve_backend_state(tokenizer):
         encoded = [_encode(trainer, tokenizer, prompt) for prompt in distinct]

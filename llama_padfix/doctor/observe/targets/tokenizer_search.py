@@ -9,8 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from llama_padfix.core.errors import describe
 from llama_padfix.doctor.facts import Facts, OtherTokenizer
 from llama_padfix.doctor.observe.reachable import WIDE, global_names, is_leaf, is_own_code, members_of
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
 
 _MOST = 4_000  # objects that are looked at
+_CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset, deque)
 _FLAT = (str, bytes, int, float, complex, ModuleType, CodeType)
 # Names for the tokenizer of another model than the one that is trained.
 _OF_ANOTHER_MODEL = re.compile(r"reward|teacher|judge|embed|draft|ref_|reference|_ref\b")
@@ -122,11 +124,12 @@ def compare_tokenizers(observed: TokenizerLike, other: FoundTokenizer) -> OtherT
 
 def _linked(value: object) -> Iterator[tuple[str, object]]:
     """Yield what an object refers to, each with what is written behind the object's place."""
-    if isinstance(value, dict):
-        for key, item in islice(list(value.items()), WIDE):
-            yield f"[{key!r}]", item
-    elif isinstance(value, (list, tuple, set, frozenset, deque)):
-        for place, item in enumerate(islice(value, WIDE)):
+    container = next((kind for kind in _CONTAINERS if isinstance(value, kind)), None)
+    if isinstance(value, dict):  # of a subclass, its own methods are not called
+        for key, item in islice(dict.items(value), WIDE):
+            yield f"[{describe(key, 40) if type(key) in _FLAT else type(key).__name__}]", item
+    elif container is not None:
+        for place, item in enumerate(islice(container.__iter__(value), WIDE)):
             yield f"[{place}]", item
     elif isinstance(value, FunctionType):
         yield from _linked_to_function(value)
