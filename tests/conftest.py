@@ -13,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from llama_padfix import ChatEncoder
 from llama_padfix.demo import reference
+from llama_padfix.tokens.calls import copy_tokenizer
 
 INSTRUCT = ("3-instruct-early", "3.1-instruct-early", "3.1-instruct", "3.2-instruct")
 BASE = ("3-base", "3.1-base")
@@ -25,7 +26,7 @@ def fresh_tokenizer(release: str) -> Any:
     """A tokenizer of the release that the test may change: nobody else sees it."""
     if release not in _built:
         _built[release] = reference.build_tokenizer(release)
-    return reference.copy_tokenizer(_built[release])
+    return copy_tokenizer(_built[release])
 
 
 @pytest.fixture

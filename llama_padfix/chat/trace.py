@@ -33,6 +33,10 @@ class Trace:
         """What the template wrote behind the last content."""
         return self.scaffold[self.content_spans[-1][1] if self.content_spans else 0 :]
 
+    def first_of(self, origin: int) -> int:
+        """Return where the content of a message begins; the end of the text where there is none."""
+        return next((start for start, _, other in self.content_spans if other == origin), len(self.text))
+
     def is_lost(self, place: int) -> bool:
         """Return True if there is such a content span and its origin is lost."""
         return place < len(self.content_spans) and self.content_spans[place][2] == LOST
@@ -137,7 +141,7 @@ def find_header_end(prompt: str, gap: str) -> int | None:
     return None if same is None or (prompt[same[0] :].strip() and gap[same[1] :].strip()) else same[1]
 
 
-def count_equal(one: Sequence[str], other: Sequence[str]) -> int:
+def count_equal(one: Sequence[object], other: Sequence[object]) -> int:
     """Return how many characters, or texts, two sequences begin with in common."""
     length = min(len(one), len(other))
     return next((at for at in range(length) if one[at] != other[at]), length)

@@ -134,3 +134,9 @@ class DataFacts:
 
     lost_count: int = 0
     """All of them."""
+
+    thoughtless: tuple[tuple[int, str], ...] = ()
+    """The first rows in which an empty thought is trained that the template writes: (row, which message)."""
+
+    thoughtless_count: int = 0
+    """All of them."""

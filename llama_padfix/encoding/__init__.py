@@ -2,9 +2,9 @@
 
 Reading order: `encoder` (`ChatEncoder`) with its `settings`; `sources` (what kind of rows), `row_formats` (a row's
 shape) with `reading/` (its parts), `loss_selection` (which messages are trained); `row_encoder` (one row: `chat_rows`
-renders a conversation, `text_rows` encodes a text, `encoded_rows` labels and cuts) or `batch/` (many rows), held by
-`learned`; `counts` (what became of rows), `record` (how they were encoded), `dataset/` (a whole dataset). Ids and
-rendered texts that exist already: `id_columns`, `masking/`. A batch: `collator`.
+renders a conversation, `encoded_rows` labels and cuts) or `batch/` (many rows), held by `learned`; `counts` (what
+became of rows), `record` (how they were encoded), `dataset/` (a whole dataset). Texts, and ids that exist already:
+`id_columns`, `masking/`. A batch: `collator`.
 
 Ids and labels are int32, one row after another, with bounds; batches are int64 of shape (rows, width).
 """

@@ -63,7 +63,9 @@ class ChatEncoder:
         on_error: "raise" for a row that cannot be read, with its number, or "drop" to drop and count it.
         on_loss: "count" to encode and count a row as rendered where the chat template leaves something out (a tool
             call, a message's text), or "error" to raise.
-        template_kwargs: Arguments of the chat template.
+        template: The source of the chat template to use in place of the tokenizer's, which stays as it is.
+            `template_kwargs` then hold it, as `chat_template`.
+        template_kwargs: Arguments of the chat template. A row's own, in its column `chat_template_kwargs`, win.
         keep_reasoning: True to train the thoughts that the chat template drops from earlier turns, and to refuse a row
             that loses thoughts all the same. `template_kwargs` then holds what makes the template keep them: one of
             its own arguments, or TRL's training variant as `chat_template`. The ids are those of these arguments.
@@ -99,6 +101,7 @@ class ChatEncoder:
         truncation: Truncation = "turns",
         on_error: OnError = "raise",
         on_loss: OnLoss = "count",
+        template: str | None = None,
         template_kwargs: Mapping[str, object] | None = None,
         keep_reasoning: bool = False,
         special_tokens: SpecialTokens = "escape",
@@ -112,6 +115,7 @@ class ChatEncoder:
             tokenizer,
             date,
             template_kwargs,
+            template,
             max_length=max_length,
             train_on=train_on,
             truncation=truncation,
@@ -189,7 +193,8 @@ class ChatEncoder:
             if counts.pieces:
                 raise PadfixError(
                     f"The text has more than max_length={self.max_length} tokens and becomes {counts.pieces} rows. "
-                    "Pass it in a list, which gives them all: encoder([row]), or dataset.map(encoder, batched=True)"
+                    "Pass it in a list, which gives them all: encoder([row]), encoder.encode_rows([row]), or "
+                    "dataset.map(encoder, batched=True)"
                 )
             return {name: column[0] for name, column in columns.items()}
         if indices is not None:

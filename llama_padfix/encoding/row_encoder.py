@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
@@ -11,8 +11,8 @@ from llama_padfix.core.errors import TOO_DEEP, PadfixError
 from llama_padfix.encoding.chat_rows import ChatRenderer, RenderedChat
 from llama_padfix.encoding.encoded_rows import EncodedRow, find_cuts, label_tokens
 from llama_padfix.encoding.loss_selection import choose_turns
+from llama_padfix.encoding.masking.text_rows import TextEncoder
 from llama_padfix.encoding.row_formats import Conversation, read_row
-from llama_padfix.encoding.text_rows import TextEncoder
 from llama_padfix.tokens.offsets import EncodedText, encode_spans, require_fast
 from llama_padfix.tokens.spelled import TextBackend, encode_around, make_text_backend
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llama_padfix.encoding.settings import EncodeSettings
 
 _T = TypeVar("_T")
+_RENDERERS = 8  # with arguments of rows that are kept
 
 
 class RowEncoder:
@@ -33,6 +34,7 @@ class RowEncoder:
         self.tokenizer = tokenizer
         self.settings = settings
         self.chats = ChatRenderer(tokenizer, settings.template_kwargs)
+        self._chats_of_rows: dict[str, ChatRenderer] = {}
         self._texts = TextEncoder(tokenizer, settings.template_kwargs, text_end_id)
 
     @cached_property
@@ -70,9 +72,22 @@ class RowEncoder:
             completion = self._attempt(name, lambda: self._encode_completion(found))
             if completion is not None:
                 return completion
-        _ = self.chats.template  # outside of the attempt: it always raises
-        chat = self._attempt(name, lambda: self.chats.render(messages, found.tools, found.trained_from, self.settings))
+        chats = self._choose_renderer(found.template_kwargs)
+        _ = chats.template  # outside of the attempt: it always raises
+        chat = self._attempt(name, lambda: chats.render(messages, found.tools, found.trained_from, self.settings))
         return chat if isinstance(chat, PadfixError) else replace(chat, notes={**chat.notes, **found.notes})
+
+    def _choose_renderer(self, kwargs: Mapping[str, object]) -> ChatRenderer:
+        """Return the renderer for rows with these arguments of the template beside those of the settings."""
+        if not kwargs:
+            return self.chats
+        key = repr(sorted(kwargs.items()))
+        if key not in self._chats_of_rows:
+            if len(self._chats_of_rows) >= _RENDERERS:
+                self._chats_of_rows.clear()
+            given = {**self.settings.template_kwargs, **kwargs}
+            self._chats_of_rows[key] = ChatRenderer(self.tokenizer, given)
+        return self._chats_of_rows[key]
 
     def _encode_completion(self, found: Conversation) -> EncodedRow | None:
         """Encode a prompt and its completion as text; None where the chat template writes them."""

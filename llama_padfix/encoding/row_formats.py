@@ -15,6 +15,7 @@ from llama_padfix.encoding.reading.side_columns import (
     add_system,
     find_media_mark,
     read_system,
+    read_template_kwargs,
     refuse_media,
     refuse_side_columns,
 )
@@ -70,6 +71,8 @@ class Conversation:
     """Messages before this index are the prompt of a prompt/completion row, which is never trained; else 0."""
     texts: tuple[str, str] | None = field(default=None, compare=False)
     """Prompt and completion beside `messages`, where both are texts: what a tokenizer without a template encodes."""
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)  # a template takes any value
+    """Arguments of the chat template for this row alone."""
     left_out: tuple[str, ...] = ()
     """The paths of null keys in arguments and schemas that Arrow may have filled in, and that were left out."""
 
@@ -184,6 +187,7 @@ def _read_row(row: object, shape: str | None) -> Conversation:
         tools=tools,
         shape=shape,
         trained_from=trained_from,
+        template_kwargs=read_template_kwargs(columns),
         left_out=tuple(left_out),
         texts=texts,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llama_padfix.chat.dates import pin_date
 from llama_padfix.chat.losses.keep import keep_reasoning
-from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.tokens.calls import check_tokenizer
 from llama_padfix.tokens.control import special_ids, text_end_id
 
@@ -84,14 +84,32 @@ def make_settings(
     tokenizer: TokenizerLike,
     date: datetime.date | str | None,
     template_kwargs: Mapping[str, object] | None,
+    template: str | None = None,
     **settings: Any,  # the other fields of EncodeSettings, which checks them
 ) -> EncodeSettings:
-    """Check a tokenizer and settings, and return them with the arguments that keep thoughts and pin the date."""
+    """Check a tokenizer and settings, and return them with the arguments for template, thoughts and date."""
     check_tokenizer(tokenizer)
+    if template is not None:
+        template_kwargs = _add_template(template, template_kwargs or {})
     checked = EncodeSettings(**settings)
     if checked.keep_reasoning:
         template_kwargs = keep_reasoning(tokenizer, template_kwargs)
     return replace(checked, template_kwargs=pin_date(tokenizer, template_kwargs, date))
+
+
+def _add_template(template: object, template_kwargs: Mapping[str, object]) -> Mapping[str, object]:
+    """Return the arguments with the chat template among them, as `apply_chat_template` takes it."""
+    if not isinstance(template, str) or not template:
+        raise PadfixError(
+            f"template={describe(template)} is no source of a chat template. Read its file: "
+            "template=Path('chat_template.jinja').read_text()"
+        )
+    if template_kwargs.get("chat_template", template) != template:
+        raise PadfixError(
+            "template and template_kwargs['chat_template'] are two different chat templates. Pass one of the two: "
+            "ChatEncoder(tokenizer, template=...)"
+        )
+    return {**template_kwargs, "chat_template": template}
 
 
 def find_text_end(tokenizer: TokenizerLike) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -36,6 +37,23 @@ def copy_backend(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
         copied.no_padding()
     copied.encode_special_tokens = backend.encode_special_tokens
     return copied
+
+
+def clone_backend(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Return an independent copy of a backend with all its parts and settings, over the same vocabulary."""
+    cloned = share_vocabulary(backend)
+    if _state_of(cloned) != _state_of(backend):  # ids with gaps between them
+        return copy.deepcopy(backend)
+    for name in ("normalizer", "pre_tokenizer", "decoder", "post_processor"):
+        part = getattr(backend, name)
+        if part is not None:
+            setattr(cloned, name, copy.deepcopy(part))
+    if backend.truncation is not None:
+        cloned.enable_truncation(**backend.truncation)
+    if backend.padding is not None:
+        cloned.enable_padding(**backend.padding)
+    cloned.encode_special_tokens = backend.encode_special_tokens
+    return cloned
 
 
 def share_vocabulary(backend: tokenizers.Tokenizer, without: Collection[str] = ()) -> tokenizers.Tokenizer:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.tokens.backend import clone_backend, find_backend
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import Messages, TokenizerLike, Tool
+
+_Tokenizer = TypeVar("_Tokenizer", bound="TokenizerLike")
 
 
 def check_tokenizer(tokenizer: object) -> None:
@@ -26,6 +30,15 @@ def check_tokenizer(tokenizer: object) -> None:
             f"Got a {seen} where a Hugging Face tokenizer is needed. "
             "Load one: tokenizer = transformers.AutoTokenizer.from_pretrained(name)"
         )
+
+
+def copy_tokenizer(tokenizer: _Tokenizer) -> _Tokenizer:
+    """Return an independent copy of a tokenizer that shares its immutable vocabulary and merges.
+
+    `copy.deepcopy` would write and read all of them: 0.6 s for Llama 3 instead of 1 ms.
+    """
+    backend = find_backend(tokenizer)
+    return copy.deepcopy(tokenizer, {} if backend is None else {id(backend): clone_backend(backend)})
 
 
 def encode_raw(tokenizer: TokenizerLike, text: str) -> list[int]:

@@ -117,6 +117,7 @@ def prepare(
     truncation: Truncation = "turns",
     on_error: OnError = "raise",
     on_loss: OnLoss = "count",
+    template: str | None = None,
     template_kwargs: Mapping[str, Any] | None = None,  # of any template
     keep_reasoning: bool = False,
     special_tokens: SpecialTokens = "escape",
@@ -129,8 +130,8 @@ def prepare(
 
     Pad token, stop list, EOS, padding side and automatic BOS are set by the policy; no token is added, no
     embedding resized, no template edited. Idempotent: a second call has an empty plan. `max_length`, `train_on`,
-    `truncation`, `on_error`, `on_loss`, `template_kwargs`, `keep_reasoning`, `special_tokens`, `allowed_tokens` and
-    `date` are those of `ChatEncoder`.
+    `truncation`, `on_error`, `on_loss`, `template`, `template_kwargs`, `keep_reasoning`, `special_tokens`,
+    `allowed_tokens` and `date` are those of `ChatEncoder`.
 
     Args:
         tokenizer: The tokenizer to patch.
@@ -152,6 +153,7 @@ def prepare(
         truncation=truncation,
         on_error=on_error,
         on_loss=on_loss,
+        template=template,
         template_kwargs=template_kwargs,
         keep_reasoning=keep_reasoning,
         special_tokens=special_tokens,

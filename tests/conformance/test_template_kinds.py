@@ -110,7 +110,64 @@ THOUGHT_BESIDE_A_CLOSED_ONE = (
     "{{ m.content }}</assistant>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>\n</think>{% endif %}"
 )
 
+CLOSED_BY_TEXT = (
+    "{% for m in messages %}{{ '<S>'+m.role+'\n'+m.content }}{% for c in m.tool_calls or [] %}"
+    "<call>{{ c.function.name }}{{ c.function.arguments|tojson }}</call>{% endfor %}{{ '[end]\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<S>assistant\n' }}{% endif %}"
+)
+NO_HEADER = (
+    "{% if messages[0].role=='user' %}Be kind.{% endif %}{% for m in messages %}{% if m.role=='user' %}"
+    "{{ '[Q] '+m.content+' [/Q]' }}{% else %}{{ ' '+m.content }}{{ '' if loop.last else '<E>\n' }}{% endif %}{% endfor %}"
+)
+CLOSED_BY_THE_NEXT_BEHIND_A_DEFAULT = (
+    "{{ '<Y>Be kind.' }}{% for m in messages %}<E1><E>{{ {'user': '<U>', 'assistant': '<A>'}[m.role] + m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<E1><E><A>{% endif %}"
+)
+WORDS_LIKE_A_TURN = (
+    "{{ 'Turns look like ### Answer:\nthis<E>\n' }}{% for m in messages %}{{ '### '+{'user': 'Ask', 'assistant': 'Answer'}[m.role]"
+    "+':\n'+m.content+'<E>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '### Answer:\n' }}{% endif %}"
+)
+ONLY_THE_LAST_IS_CLOSED = (
+    "{% for m in messages %}<S>{{ m.role }}\n{{ (m.content or '') }}{% if m.role=='user' or loop.last %}<E>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<S>assistant\n{% endif %}"
+)
+
 KINDS = {
+    "a call in a turn that text closes": (
+        CLOSED_BY_TEXT,
+        ["<S>", "<call>", "</call>"],
+        "<end>",
+        [USER, call(at="sky"), RESULT, ANSWER],
+        '<S>user\nHi[end]\n<S>assistant\n«<call>look{"at": "sky"}</call>[end]\n»<S>tool\nblue[end]\n<S>assistant\n«Yes[end]\n»',
+    ),
+    "two answers without a header": (
+        NO_HEADER,
+        ["[Q]", "[/Q]", "<E>"],
+        "<E>",
+        [USER, ANSWER, ANSWER],
+        "Be kind.[Q] Hi [/Q]« Yes<E>»\n« Yes»",
+    ),
+    "closed by the next, behind a default turn": (
+        CLOSED_BY_THE_NEXT_BEHIND_A_DEFAULT,
+        ["<Y>", "<U>", "<A>", "<E1>", "<E>"],
+        "<E>",
+        [USER, ANSWER, USER, ANSWER],
+        "<Y>Be kind.<E1><E><U>Hi<E1><E><A>«Yes<E1><E>»<U>Hi<E1><E><A>«Yes»",
+    ),
+    "words of the template that look like a turn": (
+        WORDS_LIKE_A_TURN,
+        ["<E>"],
+        "<E>",
+        [ANSWER, USER, ANSWER],
+        "Turns look like ### Answer:\nthis<E>\n### Answer:\n«Yes<E>»\n### Ask:\nHi<E>\n### Answer:\n«Yes<E>»\n",
+    ),
+    "an empty answer that nothing closes": (
+        ONLY_THE_LAST_IS_CLOSED,
+        ["<S>", "<E>"],
+        "<E>",
+        [USER, {**ANSWER, "content": ""}, {**USER, "content": ""}, ANSWER],
+        "<S>user\nHi<E>\n<S>assistant\n<S>user\n<E>\n<S>assistant\n«Yes<E>»\n",
+    ),
     "shared closers": (
         SHARED_CLOSERS,
         ["<turn>", "<text>", "<end_text>", "<end>"],

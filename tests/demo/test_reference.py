@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from llama_padfix import PadfixError
-from llama_padfix.demo.reference import RELEASES, build_tokenizer, copy_tokenizer, make_tiny_llama
+from llama_padfix.demo.reference import RELEASES, build_tokenizer, make_tiny_llama
+from llama_padfix.tokens.calls import copy_tokenizer
 from tests.conftest import ALL, INSTRUCT, fresh_tokenizer
 
 TEXTS = [

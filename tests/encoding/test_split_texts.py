@@ -129,7 +129,7 @@ def test_processes_a_cache_and_a_stopped_run_give_the_same(tmp_path: Path) -> No
 
 
 def test_one_text_that_makes_several_rows_is_not_one_row() -> None:
-    with pytest.raises(PadfixError, match=r"becomes 4 rows.*encoder\(\[row\]\)"):
+    with pytest.raises(PadfixError, match=r"becomes 4 rows.*encoder\(\[row\]\).*encoder\.encode_rows\(\[row\]\)"):
         ChatEncoder(shared("3.1-base"), 256)(LONG)
 
 

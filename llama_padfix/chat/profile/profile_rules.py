@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llama_padfix.chat.profile.template_probes import TracedProbes
-from llama_padfix.chat.tag_pairs import TAG
+from llama_padfix.chat.tag_pairs import TAG, cut_empty_block
 from llama_padfix.chat.trace import Trace, common_end, common_start, find_header_end
 from llama_padfix.tokens.control import find_control_text
 
 _OPENING = re.compile(rf"{TAG.pattern}|[^\w\s]* ?\w+")  # a tag, or a word with the marks before it
+_FIRST = re.compile(r"[^\w\s]+|\w+")  # the marks or the word with which a text opens
 _MARKS = re.compile(r"[^\w\s]+ *$")  # with which headers of words open, such as "### "
 
 
@@ -50,8 +51,10 @@ class Evidence:
     @property
     def opener(self) -> str:
         """The control token that opens the first turn, if one does."""
-        opening = self.probes.asked.scaffold[: self.probes.asked.content_spans[0][0]]
-        return next((token for _, _, token in find_control_text(opening.removeprefix(self.bos), self.controls)), "")
+        opening = self.probes.asked.scaffold[: self.probes.asked.content_spans[0][0]].removeprefix(self.bos)
+        return next(
+            (token for at, _, token in find_control_text(opening, self.controls) if not opening[:at].strip()), ""
+        )
 
     @property
     def closings(self) -> list[str]:
@@ -60,10 +63,26 @@ class Evidence:
         seams = [] if longer is None else [(longer, longer.gap(1, 2))]
         found = []
         for trace, after in [*seams, *((front, front.gap(0, 1)) for front in fronts)]:
-            opening = trace.scaffold[: trace.content_spans[0][0]]
-            opening = opening[max(opening.rfind(self.opener), 0) :] if self.opener else opening
-            found.append(after[: len(after) - common_end(after, opening)])
+            opening = self.cut_opening(trace.scaffold[: trace.content_spans[0][0]])
+            found.append(after[: len(after) - common_end(after, opening)] or self._shared_with_prompt(after))
         return found
+
+    def cut_opening(self, opening: str) -> str:
+        """Return what opens the question, without what the template writes before in the same manner."""
+        word = _FIRST.search(opening.removeprefix(self.bos))
+        opens = self.opener or (word.group() if word else "")
+        return opening[max(opening.rfind(opens), 0) :]
+
+    def _shared_with_prompt(self, after: str) -> str:
+        """Return what stands in front of the token that opens a question, and of the one that opens the prompt."""
+        tail = self.probes.prompted.tail
+        prompt = tail[common_start(tail, self.probes.asked.tail) :]
+        shared = common_start(after, prompt)
+        both_open = _opens(after[shared:], self.controls) and _opens(prompt[shared:], self.controls)
+        is_apart = after[:shared] != after[:shared].rstrip() and not self.opener  # headers are words
+        is_other = not self.opener or self.opener not in after[:shared]
+        has_control = bool(find_control_text(after[:shared], self.controls))
+        return after[:shared] if has_control and is_other and (both_open or is_apart) else ""
 
 
 TextRule = Callable[[Evidence], "str | None"]
@@ -95,7 +114,9 @@ def _without_closing(prompt: str, closings: Sequence[str]) -> str:
 
     `<E>\n<S>assistant\n` -> `<S>assistant\n`, where an answer of the history is closed by `<E>\n`
     """
-    ends = {closing[at:] for closing in closings for at in range(len(closing)) if prompt.startswith(closing[at:])}
+    tails = {closing[at:] for closing in closings for at in range(len(closing))}
+    ends = [tail for tail in tails if prompt.startswith(tail)]
+    ends = ends or [prompt for tail in tails if tail.strip() and tail.rstrip() == prompt.rstrip()]
     rest = prompt[len(max(ends, key=len, default="")) :]
     return rest if any(char.isalnum() for char in rest) or not rest.strip() else prompt
 
@@ -110,15 +131,19 @@ def _prompt_behind_everything(evidence: Evidence) -> str | None:
         return None
     asked_tail, between = probes.asked.tail, probes.between
     seams = [*((asked_tail, front) for front in probes.before_question), (probes.answered.tail, probes.asked_again)]
-    found, followed = zip(*(_split_seam(*seam, probes.asked_again, evidence.controls) for seam in seams), strict=True)
+    found, followed = zip(*(_split_seam(*seam, evidence) for seam in seams), strict=True)
     opened: str = min(found, key=len)
     if opened in "".join(followed):
         return None
-    seam = len(asked_tail) - len(opened)
-    same = common_start(opened, between[seam:])
+    same = common_start(opened, _behind_closing(between, asked_tail, opened) or "")
     ends = asked_tail.endswith(opened) and probes.answered.tail.endswith(opened)
-    ends = ends and between.startswith(asked_tail[:seam]) and any(char.isalnum() for char in opened[:same])
-    return opened if ends and opened else None
+    return opened if ends and opened and any(char.isalnum() for char in opened[:same]) else None
+
+
+def _behind_closing(gap: str, tail: str, prompt: str) -> str | None:
+    """Return what stands in a gap behind what `tail` holds in front of the prompt, but for white space."""
+    closing = tail.removesuffix(prompt).rstrip()
+    return gap[len(closing) :].lstrip() if gap.startswith(closing) else None
 
 
 def _prompt_of_plain_probes(evidence: Evidence) -> str | None:
@@ -127,22 +152,29 @@ def _prompt_of_plain_probes(evidence: Evidence) -> str | None:
     Asked:    `[INST] Probequestion [/INST]`
     Answered: `[INST] Probequestion [/INST] Probeanswer</s>`
     """
-    return evidence.plain_header if evidence.ignores_prompt and evidence.always_adds_prompt else None
+    if not (evidence.ignores_prompt and evidence.always_adds_prompt):
+        return None
+    bare = evidence.plain_header.rstrip()  # white space behind the prompt may be the answer's
+    return bare if evidence.probes.asked.tail.endswith(bare) else evidence.plain_header
 
 
 PROMPT_RULES: tuple[TextRule, ...] = (_prompt_on_request, _prompt_behind_everything, _prompt_of_plain_probes)
 
 
-def _split_seam(tail: str, trace: Trace, longer: Trace, controls: tuple[str, ...]) -> tuple[str, str]:
+def _split_seam(tail: str, trace: Trace, evidence: Evidence) -> tuple[str, str]:
     """Return what ends a conversation and does not stand there when a question follows, and what does stand there."""
     last = trace.content_spans[-1][2]
     followed = trace.gap(last - 1, last)
-    opening = longer.scaffold[: longer.content_spans[0][0]]
+    opening, controls = evidence.probes.asked.scaffold, evidence.controls
+    opening = opening[: evidence.probes.asked.content_spans[0][0]]
+    word = _FIRST.search(opening.removeprefix(evidence.bos))
     same = common_start(tail, followed)
     _, end, token = (find_control_text(tail[:same], controls) or [(0, 0, "")])[-1]
     header = followed[end - len(token) :]
     if end and end == same and opening.endswith(header) and not _opens(followed[end:], controls):
         same -= len(token)  # both headers open with one token
+    elif word and word.group() in tail[end:same]:
+        same = tail.index(word.group(), end)  # or with one word
     else:
         same -= len(tail[end:same]) - len(_MARKS.sub("", tail[end:same]))
     return tail[same:].lstrip(), followed
@@ -165,8 +197,9 @@ def _header_of_added_prompt(evidence: Evidence) -> str | None:
     prompt = evidence.added_prompt
     if not prompt:
         return None
-    seam = len(evidence.probes.asked.tail) - len(prompt)
-    return min((prompt[: common_start(prompt, gap[seam:])] for gap in evidence.probes.in_front_of_answers), key=len)
+    tail = evidence.probes.asked.tail
+    found = [_behind_closing(gap, tail, prompt) or "" for gap in evidence.probes.in_front_of_answers]
+    return min((gap[: find_header_end(prompt, gap) or common_start(prompt, gap)] for gap in found), key=len)
 
 
 def _header_of_prompt(evidence: Evidence) -> str | None:
@@ -181,6 +214,7 @@ def _header_of_prompt(evidence: Evidence) -> str | None:
     seam = len(tail) - len(evidence.prompt)
     headers = []
     for gap in evidence.probes.in_front_of_answers:
+        gap = gap if cut_empty_block(tail) != tail else cut_empty_block(gap)
         end = find_header_end(tail, gap)
         shared = tail[seam : max(seam, common_start(tail, gap))]
         if end is not None and gap[:end].endswith(evidence.prompt):
@@ -214,7 +248,7 @@ def _header_of_history(evidence: Evidence) -> str | None:
     header = between[len(asked_tail) :]
     for gap in evidence.probes.in_front_of_answers:  # the last answer may begin with a thought that the history lacks
         header = header[: common_start(header, gap[len(asked_tail) :])] or header
-    return _without_closing(header, evidence.closings)
+    return cut_empty_block(_without_closing(header, evidence.closings))
 
 
 HEADER_RULES: tuple[TextRule, ...] = (

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from llama_padfix.chat.profile.profile_rules import Evidence
-from llama_padfix.chat.tag_pairs import TAG, is_pair
-from llama_padfix.chat.trace import Trace, count_equal
+from llama_padfix.chat.tag_pairs import TAG, cut_empty_block, is_pair
+from llama_padfix.chat.trace import Trace, common_start, count_equal
 from llama_padfix.tokens.control import find_control_text
 
 
@@ -77,11 +77,20 @@ def _stop_of_answered_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
     after = answered.gap(1, 2)
     opened = [tag.group() for tag in TAG.finditer(answered.scaffold)]
     found = [one for one in find_control_text(after, end.evidence.controls) if not _is_paired(one[2], opened)]
-    if len(found) < 2 or after[found[0][1] : found[1][0]].strip() or found[0][2] == end.evidence.opener:
+    if not found or found[0][2] == end.evidence.opener:
+        return None
+    if not _is_behind_call(end, found[0][2]) and (len(found) < 2 or after[found[0][1] : found[1][0]].strip()):
         return None
     if any(token in stops for _, _, token in found):
         return None
     return found[0][2]
+
+
+def _is_behind_call(end: AnswerEnd, token: str) -> bool:
+    """Return True if a token stands behind a call in front of a question too, and so is none that opens a result."""
+    asked = end.evidence.probes.called_then_asked
+    origins = {origin for _, _, origin in asked.content_spans} if asked is not None else set()
+    return asked is not None and {1, 2} <= origins and token in asked.gap(1, 2)
 
 
 def _is_paired(token: str, tags: Sequence[str]) -> bool:
@@ -113,11 +122,67 @@ def find_stops(end: AnswerEnd, header: str) -> tuple[str, ...]:
     return tuple(token for token in dict.fromkeys(stops) if token not in openers)
 
 
+def find_behind_answer(end: AnswerEnd) -> str | None:
+    """Return what stands between an answer of the history and what opens the question behind it; None if unknown."""
+    probes = end.evidence.probes
+    if probes.asked_again is None:
+        return None
+    closing, behind = end.evidence.closings[0], probes.asked_again.gap(1, 2)
+    opening, *others = (one.scaffold[: one.content_spans[0][0]] for one in (probes.asked, *probes.before_question))
+    own = opening[min((common_start(opening, other) for other in others), default=0) :]
+    opening = end.evidence.cut_opening(own)
+    is_hidden = opening.endswith(behind) and opening.strip() != behind.strip()  # a default turn may be closed by it
+    return None if is_hidden and not closing.strip() else closing
+
+
+def find_lead(end: AnswerEnd, header: str) -> str:
+    """Return what stands between the header and an answer of the history, where the prompt ends with the header."""
+    longer = end.evidence.probes.asked_again
+    gap = longer.gap(0, 1) if longer is not None else ""
+    own = gap[gap.rfind(header) + len(header) :] if header and header in gap else ""
+    return "" if (end.evidence.prompt + own).startswith(end.evidence.prompt.removesuffix(own) + own + own) else own
+
+
+def find_question_header(end: AnswerEnd) -> str:
+    """Return what opens a question behind an answer; nothing if unknown."""
+    longer = end.evidence.probes.asked_again
+    return longer.gap(1, 2).removeprefix(find_behind_answer(end) or "") if longer is not None else ""
+
+
+def find_between_answers(end: AnswerEnd) -> str | None:
+    """Return what closes an answer in front of another one, where no header stands between them; else None."""
+    probes = end.evidence.probes
+    if probes.answered_twice is None or probes.answered_first is None:
+        return None
+    first, gap = probes.answered_first, probes.answered_twice.gap(1, 2)
+    opening = first.scaffold[: first.content_spans[0][0]]
+    own = cut_empty_block(opening[common_start(opening, probes.asked.scaffold) :])
+    gap = cut_empty_block(gap)
+    closing = gap.removesuffix(own)
+    is_known = (
+        not own.strip()
+        and gap.endswith(own)
+        and (
+            closing == ""
+            or find_control_text(closing, end.evidence.controls)
+            or any(char.isalnum() for char in closing)
+        )
+    )
+    return closing if is_known else None
+
+
 def find_closing(end: AnswerEnd) -> str:
-    """Return the text that closes an answer of the history and its question alike; nothing where it is white space."""
-    closing = end.evidence.closings[0] if end.evidence.closings and end.evidence.probes.asked_again else ""
-    is_shared = closing.strip() and end.evidence.probes.between.startswith(closing)
-    return closing if is_shared and not find_control_text(closing, end.evidence.controls) else ""
+    """Return the text that closes an answer in front of a question; nothing where it is white space.
+
+    It closes a question too, the last answer, or an answer in front of another: else it may open the question.
+    """
+    closing, probes = find_behind_answer(end) or "", end.evidence.probes
+    if closing.strip() in ("", end.tail.strip()) and probes.asked_again:
+        closing = end.tail if probes.asked_again.gap(1, 2).startswith(end.tail) else closing
+    seams = [probes.between, end.tail]
+    seams += [] if probes.answered_twice is None else [probes.answered_twice.gap(1, 2)]
+    is_sure = closing.strip() and any(seam.startswith(closing) for seam in seams)
+    return closing if is_sure and not find_control_text(closing, end.evidence.controls) else ""
 
 
 def find_ending(end: AnswerEnd) -> str:

@@ -38,6 +38,12 @@ class TracedProbes:
     """A question and a tool call; None where the template leaves the call out."""
     called_again: Trace | None
     """The same with the tool's answer; None where the template does not write both once."""
+    called_then_asked: Trace | None
+    """A question, a tool call, and another question."""
+    answered_twice: Trace | None
+    """A question, and two answers in a row."""
+    answered_first: Trace | None
+    """An answer alone."""
     before_question: tuple[Trace, ...]
     """A system message, and a user's, in front of a question; those that the template accepts."""
 
@@ -73,17 +79,20 @@ def trace_probes(tokenizer: TokenizerLike, kwargs: Mapping[str, object], as_part
     asked, prompted, answered = probe(1), probe(1, True), probe(2)
     if asked is None or prompted is None or answered is None:
         return None
+    first, second, third = probe_messages(3, as_parts=as_parts)
     call: Message = {"role": "assistant", "content": "", "tool_calls": [CALL]}
-    called = _trace(tokenizer, [*probe_messages(1, as_parts=as_parts), call], kwargs)
+    called = _trace(tokenizer, [first, call], kwargs)
     if called is not None and not (_is_once(called, 1) and _CALLED in called.text):
         called = None
     result: Message = {"role": "tool", "name": _CALLED, "tool_call_id": CALL["id"], "content": _RESULT}
-    called_again = None
+    called_again = called_then_asked = None
     if called is not None:
-        called_again = _trace(tokenizer, [*probe_messages(1, as_parts=as_parts), call, result], kwargs)
+        called_then_asked = _trace(tokenizer, [first, call, third], kwargs)
+        called_again = _trace(tokenizer, [first, call, result], kwargs)
         origins = [origin for _, _, origin in called_again.content_spans] if called_again is not None else []
         if called_again is not None and not (_is_once(called_again, 1) and 1 in origins and origins.count(2) == 1):
             called_again = None
+    twice = _trace(tokenizer, [first, second, {**third, "role": "assistant"}], kwargs)
     fronts = [probe(2, roles=(role, "user")) for role in ("system", "user")]
     return TracedProbes(
         asked,
@@ -93,6 +102,9 @@ def trace_probes(tokenizer: TokenizerLike, kwargs: Mapping[str, object], as_part
         probe(4),
         called,
         called_again,
+        called_then_asked,
+        twice if twice is not None and _is_once(twice, 3) else None,
+        probe(1, roles=("assistant", "user")),
         tuple(front for front in fronts if front is not None),
     )
 

@@ -16,7 +16,16 @@ from llama_padfix.chat.profile.profile_rules import (
     find_history_header,
     first_of,
 )
-from llama_padfix.chat.profile.stop_rules import find_answer_end, find_closing, find_ending, find_stops
+from llama_padfix.chat.profile.stop_rules import (
+    find_answer_end,
+    find_behind_answer,
+    find_between_answers,
+    find_closing,
+    find_ending,
+    find_lead,
+    find_question_header,
+    find_stops,
+)
 from llama_padfix.chat.profile.template_probes import ANSWER, ASSISTANT, QUESTION, USER, TracedProbes, trace_probes
 from llama_padfix.chat.traced_render import parse_template, source_of
 from llama_padfix.tokens.calls import apply_template, count_leading, encode_raw, is_of_transformers, render_or_none
@@ -70,14 +79,37 @@ class TemplateProfile:
     """The part of the prompt, or of what stands before an answer, that the history repeats."""
     ending: str = ""
     """What follows a plain last answer, up to and including its stop token."""
+    last_ending: str = ""
+    """What follows a plain last answer, up to and including its stop token, whatever follows one in the history."""
     closing: str = ""
-    """The text that closes questions and answers alike in the history, where no control token does: `[end]`."""
+    """The text that closes the answers of the history, where no control token does: `[end]`."""
+    behind_answer: str | None = None
+    """What stands between an answer of the history and what opens the question behind it; None if unknown."""
+    lead: str = ""
+    """What stands between the header and a plain answer of the history, which the model writes too."""
+    question_header: str = ""
+    """What opens a question behind an answer."""
+    between_answers: str | None = None
+    """What closes an answer in front of another one, where no header parts them; else None."""
     stops: tuple[str, ...] = ()
     """All tokens seen to end a turn; the first ends a last answer."""
     controls: tuple[str, ...] = field(default=(), repr=False)
     """The control tokens of the tokenizer."""
     bos: str = ""
     """The text of the tokenizer's BOS."""
+
+    @property
+    def opened(self) -> str:
+        """The prompt, from the header that the history repeats."""
+        return self.prompt[max(self.prompt.find(self.history_header.strip()), 0) :]
+
+    def find_header(self, text: str) -> int | None:
+        """Return where the first header of a role stands in what the template wrote; None where none does."""
+        headers = {
+            header.strip() for header in (self.history_header, self.question_header, *self.role_headers.values())
+        }
+        found = [text.find(header) for header in headers if any(char.isalnum() for char in header)]
+        return min((at for at in found if at >= 0), default=None)
 
 
 # How the templates of Llama, Mistral, Granite, gpt-oss and others write a date.
@@ -103,7 +135,7 @@ def observe_template(
     Returns:
         The profile, with `error` set where plain renderings show nothing; None when there is no template.
     """
-    if not getattr(tokenizer, "chat_template", None):
+    if not (getattr(tokenizer, "chat_template", None) or (template_kwargs or {}).get("chat_template")):
         return None
     kwargs = {key: value for key, value in (template_kwargs or {}).items() if key != "continue_final_message"}
     key = _key_of(tokenizer, kwargs)
@@ -157,7 +189,12 @@ def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplatePr
             added_prompt=evidence.added_prompt,
             history_header=header,
             ending=find_ending(end),
+            last_ending=end.tail[: end.last_stop[0]] if end.last_stop else "",
             closing=find_closing(end),
+            behind_answer=find_behind_answer(end),
+            lead=find_lead(end, header),
+            question_header=find_question_header(end),
+            between_answers=find_between_answers(end),
             stops=find_stops(end, header),
             controls=controls,
             bos=bos,
@@ -297,4 +334,5 @@ def find_stop(tail: str, profile: TemplateProfile) -> int | None:
     if not found:
         return None
     known = [end for _, end, token in found if token in profile.stops]
-    return known[0] if known else found[-1][1]
+    last = None if tail[found[-1][1] :].strip() else found[-1][1]
+    return known[0] if known else last

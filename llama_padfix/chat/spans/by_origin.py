@@ -15,6 +15,7 @@ from llama_padfix.chat.traced_render import render_traced
 
 if TYPE_CHECKING:
     from llama_padfix.core.errors import PadfixError
+    from llama_padfix.core.types import Messages
 
 
 def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
@@ -32,10 +33,7 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
         given = [
             {**message, "content": ""} if n == blank_message else message for n, message in enumerate(messages[:count])
         ]
-        try:
-            return read_trace(render_traced(template.tokenizer, given, tools, template.kwargs, prompt))
-        except Exception:  # a template may refuse a part of a conversation
-            return None
+        return _follow(request, given, prompt)
 
     prefix = cache(partial(follow, prompt=False))  # looked at again for each rendering of lost origin
 
@@ -56,7 +54,14 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
         if whole.lost:  # a token of unknown origin, which the prefixes would take for the template's
             raise refusal
         return refusal
-    conversation = TracedConversation(whole, template.profile, request.assistant_indices, render)
+    conversation = TracedConversation(
+        whole,
+        template.profile,
+        request.assistant_indices,
+        [str(message.get("role")) for message in messages],
+        render,
+        lambda message: _follow(request, [message]),
+    )
     spans = find_spans(conversation, request.trained_indices)
     for span in spans:
         if span.refusal is not None:
@@ -66,3 +71,11 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
             return refusal
     turns = tuple(Turn(span.message, span.start, span.end, span.stops) for span in spans)
     return Rendered(text, turns, spelled, whole.generation, content_spans=whole.content_spans)
+
+
+def _follow(request: RenderRequest, messages: Messages, prompt: bool = False) -> Trace | None:
+    template = request.template
+    try:
+        return read_trace(render_traced(template.tokenizer, messages, request.tools, template.kwargs, prompt))
+    except Exception:  # a template may refuse a part of a conversation
+        return None

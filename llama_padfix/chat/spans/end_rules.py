@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from llama_padfix.chat.profile.template_profile import find_stop
 from llama_padfix.chat.spans.parts import Part
+from llama_padfix.chat.tag_pairs import is_closing
 from llama_padfix.chat.trace import common_start
 from llama_padfix.tokens.control import find_control_text
 
@@ -27,8 +28,14 @@ def _at_constant_ending(part: Part) -> int | None:
 def _at_ending_alone(part: Part) -> int | None:
     r"""End behind the stop token that the turn has when nothing follows: Mistral, `[INST] Hi[/INST] Hello</s>`."""
     stop = find_stop(part.tail, part.profile)
+    closing = part.profile.closing
+    if stop is not None and closing and (closing in part.tail[stop:] or part.gap_behind.startswith(closing, stop)):
+        return None  # the end of a call, and the turn is closed by text
     if stop is None or not part.gap_behind.startswith(part.tail[:stop]):
         return None
+    token = find_control_text(part.tail[:stop], part.profile.controls)[-1][2]
+    if token not in part.profile.stops and is_closing(token):
+        return None  # the end of a block
     known = find_control_text(part.gap_behind, part.profile.stops)
     if known and stop <= known[0][0]:  # the last token of a turn that is closed only where something follows
         return None
@@ -42,6 +49,8 @@ def _at_stop_of_history(part: Part) -> int | None:
     History: `<|channel|>final<|message|>Hello<|end|><|start|>user`
     """
     found = find_control_text(part.gap_behind, part.profile.stops) if part.profile.stops else []
+    if found and part.is_followed_by_silence and part.profile.find_header(part.gap_behind[: found[0][0]]) is not None:
+        return None  # it ends the turn of another message
     return part.end + found[0][1] if found else None
 
 
@@ -61,5 +70,7 @@ def find_end(part: Part) -> tuple[int, bool]:
         if place is not None:
             return place, True
     closing, length = part.profile.closing, common_start(part.tail, part.gap_behind)
-    is_closed = closing and not length and part.gap_behind.startswith(closing)
-    return part.end + (len(closing) if is_closed else length), False
+    if part.profile.last_ending and part.profile.last_ending in part.tail:
+        length = min(length, part.tail.rindex(part.profile.last_ending))  # white space in front of a stop token
+    is_closed = closing and closing not in part.tail[:length] and part.gap_behind.startswith(closing, length)
+    return part.end + length + len(closing) * bool(is_closed), False

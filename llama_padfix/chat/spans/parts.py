@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
+from llama_padfix.chat.profile.template_probes import ASSISTANT, USER
 from llama_padfix.chat.profile.template_profile import TemplateProfile
-from llama_padfix.chat.trace import Render, Trace
+from llama_padfix.chat.tag_pairs import cut_empty_block
+from llama_padfix.chat.trace import Render, Trace, common_start
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import Message
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,40 @@ class TracedConversation:
     whole: Trace
     profile: TemplateProfile
     assistant_indices: Collection[int]
+    roles: Sequence[str]
+    """The role of each message."""
     render: Render
+    start_with: Callable[[Message], Trace | None]
+    """Renders a message in place of the conversation, with the same tools."""
+
+    @cached_property
+    def answered(self) -> Trace | None:
+        """A plain answer in place of the conversation."""
+        return self.start_with(ASSISTANT)
+
+    @cached_property
+    def header_start(self) -> int | None:
+        """Where the header of a first answer stands, as it does in front of a plain one."""
+        header, plain = self.profile.history_header, self.answered
+        if plain is None or not header:
+            return None
+        front = plain.text[: plain.first_of(0)]
+        at = front.rfind(header)
+        is_header = at >= 0 and not front[at + len(header) :].strip() and self.whole.text.startswith(front)
+        return at if is_header else None
+
+    @cached_property
+    def bare_start(self) -> int | None:
+        """Where any first message begins, where the template writes no header for a first answer."""
+        asked, answered = self.start_with(USER), self.answered
+        if asked is None or answered is None:
+            return None
+        opening = answered.scaffold[: answered.first_of(0)]
+        shared = common_start(asked.scaffold, opening)
+        is_bare = asked.text[:shared] == answered.text[:shared] and not cut_empty_block(opening[shared:]).strip()
+        header = self.profile.question_header.strip()  # whole, or else the answer stands under it
+        is_apart = header and header in asked.scaffold[shared : asked.first_of(0)]
+        return shared if is_bare and is_apart and self.whole.text.startswith(answered.text[:shared]) else None
 
 
 @dataclass(frozen=True)
@@ -84,6 +123,13 @@ class Part:
     def gap_behind(self) -> str:
         """What the template wrote behind the part's last character, up to the next content."""
         return self.whole.scaffold[self.end : self.after]
+
+    @cached_property
+    def is_followed_by_silence(self) -> bool:
+        """Whether a message without characters stands behind the part, so that its header may be in `gap_behind`."""
+        spans = self.whole.content_spans
+        following = spans[self.last + 1][2] if self.last + 1 < len(spans) else len(self.conversation.roles)
+        return following > self.index + 1
 
     @cached_property
     def tail(self) -> str:

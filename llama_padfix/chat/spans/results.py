@@ -24,6 +24,8 @@ def find_result_block(conversation: TracedConversation, first: int, last: int) -
     following = last + 1
     if following >= len(spans) or spans[following][2] in conversation.assistant_indices:
         return last, None
+    if spans[following][2] >= 0 and conversation.roles[spans[following][2]] in ("user", "system"):
+        return last, None
     start = spans[first][1]
     if find_control_text(whole.scaffold[start : spans[following][0]], conversation.profile.stops):
         return last, None  # the turn ends in front of the answer

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from llama_padfix.chat.profile.template_profile import find_stop
+from llama_padfix.chat.profile.template_profile import TemplateProfile, find_stop
 from llama_padfix.chat.render import Refusal
 from llama_padfix.chat.spans.parts import TracedConversation
 from llama_padfix.chat.spans.start_rules import header_without_prompt
@@ -41,23 +41,29 @@ def _between_prefixes(silent: SilentMessage) -> Place | None:
                                                                     ^^^^^^^^^^
     """
     conversation, asked, until = silent.conversation, silent.asked, silent.until
+    added = conversation.profile.added_prompt
+    if asked is not None and added:
+        asked = asked.cut(len(asked.scaffold.removesuffix(added).rstrip()))
     if asked is None or not is_prefix(asked, until):
         return None
-    added = conversation.profile.added_prompt
-    before = len(asked.scaffold.removesuffix(added))
+    before = len(asked.text)
     opened = _find_opened(silent, until.scaffold.removesuffix(added)[before:], asked)
     if opened is None:
         return None
     start = before + opened
     start += len(header_without_prompt(conversation, start, len(until.text)))
     tail = until.scaffold[start:].removesuffix(conversation.profile.added_prompt)
-    stop = find_stop(tail, conversation.profile)
+    whole, stops = conversation.whole, conversation.profile.stops
+    stop, end = find_stop(tail, conversation.profile), len(until.text.removesuffix(added))
+    same = whole.text[:end] == until.text[:end] and whole.scaffold[:end] == until.scaffold[:end]
+    if same and not (stops and find_control_text(tail, stops)):  # a turn may be closed only where something follows
+        behind = _find_stop_behind(conversation, silent.index, end)
+        closing = conversation.profile.closing
+        if behind is None and closing and not tail.endswith(closing) and whole.scaffold.startswith(closing, end):
+            return start, end + len(closing), False
+        if behind is not None or stop is None or (closing and tail.endswith(closing)):
+            return start, end + (behind or 0), behind is not None
     end = start + (len(tail) if stop is None else stop)
-    whole = conversation.whole
-    if stop is None:  # a turn may be closed only where something follows
-        stop = _find_stop_behind(conversation, silent.index, end)
-        end += stop or 0
-        until = whole
     same = whole.text[:end] == until.text[:end] and whole.scaffold[:end] == until.scaffold[:end]
     return (start, end, stop is not None) if same else None
 
@@ -65,9 +71,12 @@ def _between_prefixes(silent: SilentMessage) -> Place | None:
 def _find_opened(silent: SilentMessage, turn: str, asked: Trace) -> int | None:
     """Return how much of what a message adds is its header; None where that is not known."""
     profile, header = silent.conversation.profile, silent.conversation.profile.history_header
+    closing = profile.between_answers
+    if closing and turn.startswith(closing) and silent.index - 1 in silent.conversation.assistant_indices:
+        return len(closing)
     if header and turn.count(header) == 1:
         at = turn.index(header)
-        return at + max(len(header), common_start(profile.prompt, turn[at:]))
+        return at + max(len(header), common_start(profile.opened, turn[at:]))
     prompted = silent.conversation.render(silent.index, True)
     if prompted is None or not is_prefix(asked, prompted):
         return None
@@ -98,18 +107,108 @@ def _behind_own_header(silent: SilentMessage) -> Place | None:
     """  # noqa: E501
     profile, header = silent.conversation.profile, silent.conversation.profile.history_header
     before, gap, silents, others = _neighborhood(silent)
-    if not header or not profile.stops or gap.count(header) != len(silents) + others:
+    if not header or gap.count(header) != len(silents) + others:
         return None
     at = 0
     for _ in range(silents.index(silent.index)):
         at = gap.index(header, at) + len(header)
     at = gap.index(header, at)
     own = gap[at:]
-    skip = max(len(header), common_start(profile.prompt, own))
+    skip = max(len(header), common_start(profile.opened, own))
     following = own.find(header, skip)
-    found = find_control_text(own[skip : following if following >= 0 else len(own)], profile.stops)
     start = before + at + skip
-    return (start, start + found[0][1], True) if found else None
+    end = _find_end(silent, own[skip : following if following >= 0 else len(own)], following >= 0)
+    return None if end is None else (start, start + end[0], end[1])
+
+
+def _find_end(silent: SilentMessage, behind: str, is_cut: bool) -> tuple[int, bool] | None:
+    """Return how long the turn is of which this follows the header, and if it stops; None where that is not known.
+
+    `is_cut`: another header of the model stands behind it.
+    """
+    profile, closing = silent.conversation.profile, silent.conversation.profile.behind_answer
+    is_last = silent.until.text == silent.conversation.whole.text
+    if closing is not None and not closing.strip() and not is_last:  # nothing closes an answer of the history
+        following = profile.find_header(behind)
+        is_known = following is not None or is_cut or not behind.strip()
+        length = len(profile.lead) if behind[:following].startswith(profile.lead) else len(behind[:following].rstrip())
+        return (length, False) if is_known else None
+    if closing is not None and behind.startswith(closing) and not is_last:
+        behind = closing
+    found = find_control_text(behind, profile.stops) if profile.stops else []
+    others = [header.strip() for role, header in profile.role_headers.items() if role != "assistant"]
+    if found and not any(header in behind[: found[0][0]] for header in others):
+        return found[0][1], True
+    at = behind.find(profile.closing) if profile.closing and not found else -1
+    is_closed = at >= 0 and profile.find_header(behind[:at]) is None
+    return (at + len(profile.closing), False) if is_closed else None
+
+
+def _behind_prompt(silent: SilentMessage) -> Place | None:
+    r"""Take the stop token right behind the conversation up to the message, rendered with a prompt.
+
+    Prompted:     `<turn>model\n<call>look</call><result>blue</result>` (here with a thought that the history lacks)
+    Conversation: `<turn>model\n<call>look</call><result>blue</result><end>\n<turn>user\nMore<end>\n`
+                                                                      ^^^^^
+    """
+    profile, prompted = silent.conversation.profile, silent.conversation.render(silent.index, True)
+    before, gap, _, _ = _neighborhood(silent)
+    if prompted is None or not prompted.content_spans or not gap.startswith(prompted.tail):
+        return None
+    if all(span[1:] != (before, prompted.content_spans[-1][2]) for span in silent.conversation.whole.content_spans):
+        return None
+    start, behind = before + len(prompted.tail), gap[len(prompted.tail) :]
+    if profile.behind_answer is not None and not (profile.behind_answer.strip() or profile.stops):
+        return start, start, False  # nothing closes a turn
+    following = profile.find_header(behind)
+    if profile.behind_answer == profile.between_answers == "" and following is not None:
+        return start, start + following, False
+    found = find_control_text(behind, profile.stops) if profile.stops else []
+    return (start, start + found[0][1], True) if found and _is_next(profile, behind[: found[0][1]]) else None
+
+
+def _is_next(profile: TemplateProfile, text: str) -> bool:
+    """Return True if nothing stands in front of the stop token that a text ends in, but for what closes a turn."""
+    token = next(token for token in profile.stops if text.endswith(token))
+    return not text.removesuffix(token).strip() or (profile.behind_answer or "").lstrip().startswith(text.lstrip())
+
+
+def _at_front(silent: SilentMessage) -> Place | None:
+    r"""Take what stands behind the place where a plain first answer begins: Mistral, `<s></s>`."""
+    conversation, profile = silent.conversation, silent.conversation.profile
+    header = profile.history_header
+    if silent.index:
+        return None
+    at = conversation.header_start
+    own = conversation.whole.scaffold[at:]
+    start = conversation.bare_start if at is None else at + max(len(header), common_start(profile.opened, own))
+    if start is None:
+        return None
+    after = [left for left, _, origin in conversation.whole.content_spans if origin > 0]
+    behind = conversation.whole.scaffold[start : min(after, default=None)]
+    following = behind.find(header) if header else -1
+    end = _find_end(silent, behind[: following if following >= 0 else len(behind)], following >= 0)
+    return None if end is None else (start, start + end[0], end[1])
+
+
+def _joined_to_neighbor(silent: SilentMessage) -> Place | None:
+    r"""Take what joins the message to the answer beside it, where both are one turn.
+
+    `<turn>model\nOne\n\n<end>`    `<turn>model\n\n\nTwo<end>`
+                     ^^^^^^^^^                     (nothing: it is the next message's)
+    """
+    conversation, header = silent.conversation, silent.conversation.profile.history_header
+    before, gap, _, others = _neighborhood(silent)
+    stops = find_control_text(gap, conversation.profile.stops) if conversation.profile.stops else []
+    at = gap.find(header) + len(header) if header else -1
+    if others and gap.count(header) == 1 and at >= len(header) and not gap[at:].strip():
+        return before + at, before + at, False
+    neighbors = {origin for _, end, origin in conversation.whole.content_spans if end == before}
+    if header in gap or not header or not neighbors & {*conversation.assistant_indices}:
+        return None
+    if stops and _is_next(conversation.profile, gap[: stops[0][1]]):
+        return before, before + stops[0][1], True
+    return None
 
 
 def _neighborhood(silent: SilentMessage) -> tuple[int, str, list[int], int]:
@@ -122,10 +221,19 @@ def _neighborhood(silent: SilentMessage) -> tuple[int, str, list[int], int]:
     )
     last = right if right >= 0 else max(assistants)
     silents = [other for other in sorted(assistants) if left < other <= last and other != right]
-    return before, whole.scaffold[before:after], silents, int(right in assistants)
+    gap = whole.scaffold[before:after]
+    if right < 0:
+        gap = gap.removesuffix(silent.conversation.profile.added_prompt)
+    return before, gap, silents, int(right in assistants)
 
 
-SILENT_RULES: tuple[SilentRule, ...] = (_between_prefixes, _behind_own_header)
+SILENT_RULES: tuple[SilentRule, ...] = (
+    _between_prefixes,
+    _behind_own_header,
+    _behind_prompt,
+    _at_front,
+    _joined_to_neighbor,
+)
 
 
 def find_silent_turn(conversation: TracedConversation, index: int) -> Place | Literal[Refusal.SILENT] | None:
@@ -136,7 +244,9 @@ def find_silent_turn(conversation: TracedConversation, index: int) -> Place | Li
         return Refusal.SILENT
     silent = SilentMessage(conversation, index, asked, until)
     rules = SILENT_RULES
-    if asked is not None and asked.text == until.text:  # left out at the end, which the history need not do
+    added = None if asked is None or not until.text.startswith(asked.text) else until.text[len(asked.text) :]
+    if added is not None and (not added or (not added.strip() and conversation.profile.between_answers is None)):
+        # left out at the end, which the history need not do
         _, gap, _, others = _neighborhood(silent)
         header = conversation.profile.history_header
         if not header or gap.count(header) == others:

@@ -51,7 +51,8 @@ def find_spans(conversation: TracedConversation, trained_indices: Collection[int
     ]
     spans.sort(key=lambda span: -1 if span.refusal else span.start)
     for place, (left, right) in enumerate(pairwise(spans)):
-        if left.start <= right.start < left.end and not left.stops and not right.refusal:
+        is_same = left.start <= right.start < left.end and (not left.stops or left.end == right.end)
+        if is_same and not right.refusal:
             spans[place] = replace(left, end=right.start)  # one turn goes on with the next message
         elif right.start < left.end:
             spans[place + 1] = AssistantSpan(right.message, right.start, refusal=Refusal.OVERLAP)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llama_padfix.chat.spans.parts import Part, TracedConversation
-from llama_padfix.chat.tag_pairs import TAG, is_pair
+from llama_padfix.chat.tag_pairs import TAG, cut_empty_block, is_pair
 from llama_padfix.chat.trace import common_start, find_header_end, is_prefix
 from llama_padfix.tokens.control import find_control_text
 
@@ -26,6 +26,18 @@ def _behind_constant_prompt(part: Part) -> int | None:
     if not (profile.prompt_is_constant and profile.prompt and part.gap.count(profile.prompt) == 1):
         return None
     return part.before + part.gap.index(profile.prompt) + len(profile.prompt)
+
+
+def _behind_closed_answer(part: Part) -> int | None:
+    r"""Begin behind what closes the answer before, where no header parts two answers: `Hello</s> More</s>`.
+    ^
+    """
+    closing, whole = part.profile.between_answers, part.whole
+    if closing is None or part.index - 1 not in part.conversation.assistant_indices:
+        return None
+    if not closing:
+        return part.before if part.first and whole.content_spans[part.first - 1][2] == part.index - 1 else None
+    return part.before + part.gap.rindex(closing) + len(closing) if closing in part.gap else None
 
 
 def _behind_rendered_prompt(part: Part) -> int | None:
@@ -95,10 +107,10 @@ def _behind_whole_header(part: Part) -> int | None:
         return None
     header = part.profile.history_header
     known = part.gap.rfind(header) + len(header) if header and header in part.gap else end
-    if known < end and not part.gap[known:end].strip():  # white space behind the header is the message's
+    if known != end and not part.gap[min(known, end) : max(known, end)].strip():  # white space behind the header
         return part.before + known
-    prompt, opening = part.profile.prompt.lstrip(), header.lstrip()
-    if end < len(part.gap) or not opening or not prompt.startswith(opening):
+    prompt, opening = part.profile.prompt.lstrip(), cut_empty_block(header).lstrip()
+    if end < len(part.gap) or not opening or opening not in part.gap or not prompt.startswith(opening):
         return part.before + end
     return _behind_supplied(part, prompt[common_start(prompt, part.gap[part.gap.rfind(opening) :]) :])
 
@@ -144,24 +156,46 @@ def _behind_only_header(part: Part) -> int | None:
     return None
 
 
+def _behind_opened_block(part: Part) -> int | None:
+    r"""Begin at the block that the prompt closes and the message fills, where no prompt is rendered before it.
+
+    Prompt:       `<|im_start|>assistant\n<think>\n\n</think>\n\n`
+    Conversation: `<|im_start|>assistant\n<think>\nHm\n</think>\n\nHello<|im_end|>`
+                                         ^
+    """
+    prompt, opening = part.profile.prompt.lstrip(), _find_opening(part)
+    own = part.gap[part.gap.rfind(opening) :] if opening and opening in part.gap else ""
+    if not any(char.isalnum() for char in own) or not prompt.startswith(own):
+        return None
+    start = _behind_supplied(part, prompt[len(own) :])
+    return None if start == part.begin else start
+
+
 def _behind_first_header(part: Part) -> int | None:
     r"""Begin behind a header without what parts it from an earlier message: a conversation that an answer opens.
 
     `Falcon: Hello\nUser: Hi` where the header of the history is `\nFalcon: ` (Falcon)
             ^
+    Where the template's own words hold it too, it is the one that stands in front of a plain answer.
     """
     opening = part.whole.scaffold[: part.begin]
     for header in (part.profile.history_header.lstrip(), part.profile.history_header.strip()):
         if not part.index and header and opening.count(header) == 1:
             return opening.index(header) + len(header)
-    return None
+    at = None if part.index else part.conversation.header_start
+    return None if at is None else _skip_header_of_history(part, at)
 
 
 def _at_beginning(part: Part) -> int | None:
-    r"""Begin behind BOS, where the template writes no header for a first answer: Mistral, `<s>Hello</s>`."""
+    r"""Begin behind BOS, where the template writes no header for a first answer: Mistral, `<s>Hello</s>`.
+
+    What stands in front of a first question too, such as a list of tools, is no answer's either.
+    """
     opening = part.whole.scaffold[: part.begin]
     bare = opening.removeprefix(part.profile.bos)
-    return None if part.index or bare.strip() else len(opening) - len(bare)
+    if part.index or not bare.strip():
+        return None if part.index else len(opening) - len(bare)
+    return part.conversation.bare_start
 
 
 def _at_previous_answer(part: Part) -> int | None:
@@ -181,6 +215,7 @@ def _at_previous_answer(part: Part) -> int | None:
 
 START_RULES: tuple[StartRule, ...] = (
     _behind_constant_prompt,
+    _behind_closed_answer,
     _behind_rendered_prompt,
     _inside_supplied_text,
     _behind_equal_prompt,
@@ -188,6 +223,7 @@ START_RULES: tuple[StartRule, ...] = (
     _behind_shared_header,
     _behind_only_header,
     _behind_shared_opening,
+    _behind_opened_block,
     _behind_first_header,
     _at_beginning,
     _at_previous_answer,
@@ -199,9 +235,15 @@ def find_start(part: Part) -> int | None:
     start = next((place for rule in START_RULES if (place := rule(part)) is not None), None)
     if start is None or start > part.begin or not part.profile.history_header:
         return start
-    again = part.whole.scaffold[start : part.begin].rfind(part.profile.history_header)
+    own, header = part.whole.scaffold[start : part.begin], part.profile.history_header
     # A header that the prompt leaves out is a header all the same.
-    return start if again < 0 else _skip_header_of_history(part, start + again)
+    if header in own:
+        return _skip_header_of_history(part, start + own.rfind(header))
+    for bare in (header.lstrip(), header.strip()):
+        if bare and bare in own:
+            return start + own.rfind(bare) + len(bare)
+    opening = _find_opening(part)
+    return _behind_opened_block(part) if opening and opening in own else start
 
 
 def find_resumed(part: Part) -> int | None:
@@ -219,11 +261,12 @@ def find_resumed(part: Part) -> int | None:
 
 def _skip_header_of_history(part: Part, at: int) -> int:
     """Return where the turn begins whose header stands at `at`."""
-    prompt = part.profile.prompt
+    prompt, header = part.profile.opened, part.profile.history_header
+    end, at = at + len(header), at + len(header) - len(header.lstrip())
     shared = common_start(prompt, part.whole.scaffold[at : part.begin])
     if at + shared == part.begin:
-        return max(at + len(part.profile.history_header), _behind_supplied(part, prompt[shared:]))
-    return at + max(len(part.profile.history_header), shared)
+        return max(end, _behind_supplied(part, prompt[shared:]))
+    return max(end, at + shared)
 
 
 def _skip_header(part: Part, start: int) -> int:
@@ -245,11 +288,11 @@ def _count_supplied(part: Part, rest: str) -> int:
     """
     found = find_control_text(rest, part.profile.controls)
     rest = rest[: found[0][0]] if found else rest  # spelled by a message it is no control token
-    supplied = common_start(rest, part.whole.text[part.begin : part.end])
+    supplied = common_start(rest, part.whole.text[part.begin : part.after])
     return supplied if supplied >= len(rest.rstrip() if rest.rstrip().endswith(">") else rest) else 0
 
 
 def _find_opening(part: Part) -> str:
     """Return what opens a turn: the first control token of the prompt, or all of the header."""
     opens = find_control_text(part.profile.prompt or part.profile.history_header, part.profile.controls)
-    return opens[0][2] if opens else part.profile.history_header
+    return opens[0][2] if opens else cut_empty_block(part.profile.history_header)

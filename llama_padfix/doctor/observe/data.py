@@ -91,15 +91,17 @@ class _Tally:
             cut=self.encoder.counts.cut if self.encoder else 0,
             split=self.encoder.counts.split if self.encoder else 0,
             too_long=self.encoder.counts.dropped_too_long if self.encoder else 0,
-            lost=self._lost(),
+            lost=self._find_examples("lossy", "lost_"),
             lost_count=self.encoder.counts.lossy if self.encoder else 0,
+            thoughtless=self._find_examples("empty_reasoning"),
+            thoughtless_count=self.encoder.counts.empty_reasoning if self.encoder else 0,
         )
 
-    def _lost(self) -> tuple[tuple[int, str], ...]:
-        """Return the first rows of which the template loses a part, by number, with what it loses."""
+    def _find_examples(self, *kinds: str) -> tuple[tuple[int, str], ...]:
+        """Return the first rows that the encoder counted under kinds that begin so, by number, with what it saw."""
         found: dict[int, str] = {}
         for example in self.encoder.counts.examples if self.encoder else ():
-            if example.row is not None and (example.kind == "lossy" or example.kind.startswith("lost_")):
+            if example.row is not None and example.kind.startswith(kinds):
                 found.setdefault(example.row, example.detail)
         return tuple(sorted(found.items())[:MAX_EVIDENCE])
 

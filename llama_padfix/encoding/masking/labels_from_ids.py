@@ -127,19 +127,19 @@ def _label_array(
         lasts = np.maximum(np.append(-1, real)[np.searchsorted(real, lasts)] + 1, firsts)
     labels = np.empty_like(flat)
     stops = () if last_only else {*markers.stop_ids}.difference(markers.header_ids)
-    for block, rows in _cut_into_blocks(flat, (firsts, lasts), stops):
+    for block, rows, first_row in _cut_into_blocks(flat, (firsts, lasts), stops):
         part, made = flat[block], labels[block]
         if len(rows[0]) == 1:  # what stands behind the real end of a single row is not searched
             end = int(rows[1][0])
             made[end:] = IGNORE_INDEX
             part, made = part[:end], made[:end]
-        starts, ends, negative = _find_spans(part, rows, markers, last_only)
+        starts, ends, negative = _find_spans(part, rows, markers, last_only, first_row)
         write_labels(part, starts, ends, made, negative=negative)
     return labels.reshape(ids.shape)
 
 
-def _cut_into_blocks(flat: IntArray, rows: Edges, stops: Collection[int]) -> Iterator[tuple[slice, Edges]]:
-    """Yield the parts of joined rows to label one by one, and where in each its rows begin and really end.
+def _cut_into_blocks(flat: IntArray, rows: Edges, stops: Collection[int]) -> Iterator[tuple[slice, Edges, int]]:
+    """Yield the parts of joined rows to label one by one, where in each its rows begin and really end, and the first.
 
     Each is of a size that the processor's cache holds. They are cut between rows, and a single row behind a token of
     `stops`: such a token ends every answer, and stands in no header, so that nothing reaches over the cut.
@@ -149,6 +149,7 @@ def _cut_into_blocks(flat: IntArray, rows: Edges, stops: Collection[int]) -> Ite
     firsts, lasts = rows
     row = begin = 0
     while begin < len(flat):
+        first_row = row
         if len(firsts) == 1:
             end = _find_cut(flat, begin + _BLOCK, stops)
             part = slice(0, 1)
@@ -156,7 +157,8 @@ def _cut_into_blocks(flat: IntArray, rows: Edges, stops: Collection[int]) -> Ite
             part = slice(row, int(np.searchsorted(firsts, begin + _BLOCK)))
             end = int(firsts[part.stop]) if part.stop < len(firsts) else len(flat)
             row = part.stop
-        yield slice(begin, end), (firsts[part].clip(begin, end) - begin, lasts[part].clip(begin, end) - begin)
+        edges = (firsts[part].clip(begin, end) - begin, lasts[part].clip(begin, end) - begin)
+        yield slice(begin, end), edges, first_row
         begin = end
 
 
@@ -191,13 +193,23 @@ def _read_lengths(ids: IntArray, lengths: Numbers | None) -> LongArray:
 
 
 def _find_spans(
-    flat: IntArray, rows: Edges, markers: TurnMarkers, last_only: bool
+    flat: IntArray, rows: Edges, markers: TurnMarkers, last_only: bool, first_row: int = 0
 ) -> tuple[LongArray, LongArray, bool]:
-    """Return where the trained tokens of joined rows begin and end, and whether any id is negative."""
+    """Return where the trained tokens of joined rows begin and end, and whether any id is negative.
+
+    Raises `PadfixError` for a row of which ids alone do not tell it; the first of these is row `first_row`.
+    """
     import numpy as np
 
     one = len(rows[0]) == 1
     found = find_answers(flat[: rows[1][0]] if one else flat, markers, None if one else rows)
+    if found.doubt is not None:
+        row = first_row + int(np.searchsorted(rows[0], found.doubt, side="right")) - 1
+        raise PadfixError(
+            f"Row {row}: at its id {flat[found.doubt]} ids alone do not tell which tokens are the model's (a tool's "
+            "result inside its turn, or an answer without a header, looks like what it said). Encode the conversation "
+            "with ChatEncoder(tokenizer), or leave the row out."
+        )
     starts, ends = found.start, found.end + found.stopped
     if found.opened.any():
         starts, ends = starts.compress(~found.opened), ends.compress(~found.opened)

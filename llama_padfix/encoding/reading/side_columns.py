@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.messages import content_texts
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.encoding.reading.json_values import as_list, seen
+from llama_padfix.encoding.reading.json_values import as_list, parse_if_json, seen, strip_nulls
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +28,15 @@ MEDIA_MARKS = ("<image>", "<video>", "<audio>")
 _PAIR = ("chosen", "rejected")
 _VERDICTS = ("label", "kto_tag")  # of KTO rows: in TRL and ms-swift, and in LLaMA-Factory
 
-SIDE_COLUMNS = frozenset((*SYSTEM, *TOOLS, *MEDIA, *_PAIR, *_VERDICTS))
+TEMPLATE_KWARGS = "chat_template_kwargs"
+"""The column with arguments of the chat template for a row of its own, as TRL reads it."""
+
+# What the call that renders a row takes, and not its template.
+_RENDERING = ("conversation", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize")
+_ENCODING = ("padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask")
+_OF_THE_CALL = frozenset((*_RENDERING, *_ENCODING, "tokenizer_kwargs"))
+
+SIDE_COLUMNS = frozenset((*SYSTEM, *TOOLS, *MEDIA, *_PAIR, *_VERDICTS, TEMPLATE_KWARGS))
 """A row in which one of these is not null is no plain conversation."""
 
 _WITH: Mapping[str, tuple[str, ...]] = MappingProxyType({"alpaca": ("input", "history")})
@@ -106,6 +114,25 @@ def _refuse_pair(pair: Sequence[str], conversation: Sequence[str], is_text: bool
         f"the row has {names}, the answers of a preference pair (DPO); supervised training learns one answer: {fix}. "
         "DPOTrainer, ORPOTrainer and RewardTrainer take the rows as they are, and encode them themselves"
     )
+
+
+def read_template_kwargs(columns: Row) -> dict[str, Any]:  # a template takes any value
+    """Return the arguments of the chat template that a row has for itself; null ones are left out."""
+    value = parse_if_json(columns.get(TEMPLATE_KWARGS))
+    if _is_blank(value):
+        return {}
+    if not isinstance(value, Mapping):
+        raise PadfixError(
+            f"{TEMPLATE_KWARGS} is {seen(value)}, not a mapping of the chat template's arguments; write it as "
+            '{"enable_thinking": False}, or leave it out.'
+        )
+    found: dict[str, Any] = strip_nulls(value)
+    if taken := sorted(_OF_THE_CALL.intersection(found)):
+        raise PadfixError(
+            f"{TEMPLATE_KWARGS} has {taken[0]}, which is no argument of the template itself, and differs for no row; "
+            f"take it out, and pass it for all rows: ChatEncoder(tokenizer, template_kwargs={{{taken[0]!r}: ...}})"
+        )
+    return found
 
 
 def read_system(columns: Row) -> str:

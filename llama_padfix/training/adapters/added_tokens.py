@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import re
 import unicodedata
@@ -17,7 +16,7 @@ from llama_padfix.core.hf_objects import text_config
 from llama_padfix.core.text import is_unicode
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.token_policy import choose_pad_token
-from llama_padfix.tokens.calls import check_tokenizer, encode_raw, preserve_backend_state
+from llama_padfix.tokens.calls import check_tokenizer, copy_tokenizer, encode_raw, preserve_backend_state
 from llama_padfix.training.adapters.row_training import (
     Matrices,
     RowTraining,
@@ -228,7 +227,7 @@ def _give_rows(model: ModelLike, matrices: Matrices, ids: set[int], multiple: in
 
 def _remember_tokenizer(tokenizer: TokenizerLike) -> Callable[[], None]:
     """Return what puts the tokenizer back: `tokenizers` cannot take a token away, so a copy is kept."""
-    kept = copy.deepcopy(tokenizer)
+    kept = copy_tokenizer(tokenizer)
 
     def restore() -> None:
         settings = vars(tokenizer)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tests.conformance.grammar.messages import (
@@ -210,10 +211,31 @@ def write_pieces(recipe: Recipe, messages: Sequence[Message]) -> list[Piece]:
         pieces += written
         if recipe["between"] == "after" and not last:
             closed_late = recipe["closing"] == "before the next" and message["role"] == "assistant"
+            if recipe["empty"] == "left out when last" and index == len(looped) - 2:  # nothing closes it
+                closed_late = closed_late and not (looped[-1]["role"] == "assistant" and not looped[-1]["content"])
             pieces.append(Piece("\n\n", closed_late and not is_untrained(message)))
     if recipe["prompt"] == "always":
         pieces.append(Piece(prompt(recipe), False))
+    is_known = recipe["prompt"] != "always" and recipe["closing"] in ("always", "only the last")
+    if not is_known and recipe["stop"] in ("[end]\\n", "never"):
+        pieces = list(free_space(pieces, recipe))
     return [piece for piece in pieces if piece.text]
+
+
+def free_space(pieces: Sequence[Piece], recipe: Recipe) -> Iterator[Piece]:
+    """Yield the pieces; the white space behind the closer `[end]`, or a text without one, may be made or not."""
+    closed = False
+    for text, made, said in pieces:
+        if made and text == "[end]\n":
+            yield Piece("[end]", True)
+            yield Piece("\n", None)
+            closed = True
+            continue
+        space = text[: len(text) - len(text.lstrip())] if closed and not said else ""
+        yield Piece(space, None)
+        yield Piece(text[len(space) :], made, said)
+        closed = closed and len(space) == len(text) and not said
+        closed = closed or (made is True and recipe["stop"] == "never")
 
 
 def is_untrained(message: Message) -> bool:
@@ -221,8 +243,15 @@ def is_untrained(message: Message) -> bool:
 
 
 def mask_supplied(pieces: Sequence[Piece], supplied: str) -> list[Piece]:
-    """Return the pieces of an answer; where they begin with the whole prompt, that much of them is not made."""
-    if not "".join(piece.text for piece in pieces).startswith(supplied):
+    """Return the pieces of an answer; where they begin with the whole prompt, that much of them is not made.
+
+    White space behind a tag in which the prompt ends may be missing.
+    """
+    text = "".join(piece.text for piece in pieces)
+    if supplied.rstrip().endswith(">") and text.startswith(supplied.rstrip()):
+        same = zip(text, supplied, strict=False)
+        supplied = supplied[: sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], same))]
+    if not text.startswith(supplied):
         return list(pieces)
     left, masked = len(supplied), []
     for text, made, said in pieces:

@@ -13,10 +13,13 @@ Recipe: TypeAlias = dict[str, str]
 
 
 class Piece(NamedTuple):
-    """A stretch of a text: whether the model must generate it, and who says it if it is a message's own text."""
+    """A stretch of a text: whether the model must generate it, and who says it if it is a message's own text.
+
+    `made` is None where both readings are right.
+    """
 
     text: str
-    made: bool
+    made: bool | None
     said: str = ""
 
 

@@ -42,7 +42,7 @@ class TextEncoder:
 
     @cached_property
     def _markers(self) -> TurnMarkers:
-        return find_markers(self.tokenizer)
+        return find_markers(self.tokenizer, self.template_kwargs)
 
     def encode(self, text: str, train_on: object) -> EncodedRow:
         """Encode one text, of which `train_on="last"` trains the last turn alone.
@@ -81,7 +81,7 @@ class TextEncoder:
 
         Raises `PadfixError` for half of a surrogate pair, and for a rendered chat and a tokenizer without offsets.
         """
-        if not getattr(self.tokenizer, "chat_template", None):
+        if not (getattr(self.tokenizer, "chat_template", None) or self.template_kwargs.get("chat_template")):
             return self._encode_plain(prompt + separator, completion)
         rendered = self._marks.find_completion(prompt, completion) if self._marks is not None else None
         if rendered is None:
