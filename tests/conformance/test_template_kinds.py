@@ -153,6 +153,11 @@ NO_PROMPT_BUT_A_CLOSER = (
     "{{ 'Turns end in <E>\n.\n' }}{% for m in messages %}{{ '<S>'+m.role+'\n'+m.content }}"
     "{% if not loop.last or add_generation_prompt %}{{ '<E>\n' }}{% endif %}{% endfor %}"
 )
+LEFT_OUT_WHEN_LAST_AND_CLOSED_BY_TEXT = (
+    "{% for m in messages %}{% if m.role=='user' or m.content or not loop.last %}"
+    "{{ '### '+m.role+':\n'+m.content+'[end]\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
+)
 THOUGHT_BEHIND_WORDS_LIKE_A_TURN = (
     "Turns look like <assistant>this<end>.{% for m in messages %}<{{ m.role }}>{% if m.role=='assistant' %}"
     "<think>{{ m.reasoning_content or '' }}</think>{% endif %}{{ m.content }}<end>{% endfor %}"
@@ -194,6 +199,13 @@ KINDS = {
         "<E>",
         [USER, ANSWER, USER, ANSWER],
         "Turns end in <E>\n.\n<S>user\nHi<E>\n<S>assistant\n«Yes<E>»\n<S>user\nHi<E>\n<S>assistant\n«Yes»",
+    ),
+    "an empty answer that text closes, left out when last": (
+        LEFT_OUT_WHEN_LAST_AND_CLOSED_BY_TEXT,
+        [],
+        "<end>",
+        [USER, {**ANSWER, "content": ""}, USER, ANSWER],
+        "### user:\nHi[end]\n### assistant:\n«[end]\n»### user:\nHi[end]\n### assistant:\n«Yes[end]\n»",
     ),
     "a first answer's thought behind words that look like a turn": (
         THOUGHT_BEHIND_WORDS_LIKE_A_TURN,

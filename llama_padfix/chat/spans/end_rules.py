@@ -85,8 +85,12 @@ def _find_end_in_history(part: Part) -> tuple[int, bool] | None:
     `<think>\nhm\n</think>\n\n<user>\nMore`, of a message that holds a thought and no text
                               ^
     """
-    closing, following = part.profile.behind_answer, part.profile.find_header(part.gap_behind)
-    own = part.gap_behind[:following]
-    if following is None or closing is None or not own.endswith(closing):
+    closing, profile, gap = part.profile.behind_answer, part.profile, part.gap_behind
+    if closing is None:
         return None
-    return part.end + len(own) - (0 if closing.strip() else len(closing)), False
+    if closing.strip():
+        at = gap.find(closing)
+        return None if at < 0 or profile.find_header(gap[:at]) is not None else (part.end + at + len(closing), False)
+    following = profile.find_header(gap)
+    is_known = following is not None and gap[:following].endswith(closing)
+    return (part.end + len(gap[:following].removesuffix(closing)), False) if is_known else None
