@@ -158,6 +158,17 @@ LEFT_OUT_WHEN_LAST_AND_CLOSED_BY_TEXT = (
     "{{ '### '+m.role+':\n'+m.content+'[end]\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
 )
+JOINED_ANSWERS_WITH_THOUGHTS = (
+    "{% for m in messages %}{% if m.role=='user' %}<user>\n{{ m.content }}<end>\n{% else %}"
+    "{{ '\n\n' if loop.previtem.role=='assistant' else '<assistant>\n\n' }}"
+    "{{ '<think>\n'+m.reasoning_content+'</think>' if m.reasoning_content else '' }}{{ m.content }}"
+    "{% if loop.last or loop.nextitem.role=='user' %}<end>\n{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>\n\n<think>{{ '\n' }}{% endif %}"
+)
+CHANNELS_BEHIND_WORDS_LIKE_A_TURN = (
+    "Turns look like <S>assistant<M>this<E>.{% for m in messages %}<S>{{ m.role }}{% if m.role=='assistant' %}<C>final{% endif %}"
+    "<M>{{ m.content or '' }}<E>{% endfor %}{% if add_generation_prompt and messages[-1].role=='user' %}<S>assistant{% endif %}"
+)
 THOUGHT_BEHIND_WORDS_LIKE_A_TURN = (
     "Turns look like <assistant>this<end>.{% for m in messages %}<{{ m.role }}>{% if m.role=='assistant' %}"
     "<think>{{ m.reasoning_content or '' }}</think>{% endif %}{{ m.content }}<end>{% endfor %}"
@@ -206,6 +217,20 @@ KINDS = {
         "<end>",
         [USER, {**ANSWER, "content": ""}, USER, ANSWER],
         "### user:\nHi[end]\n### assistant:\n«[end]\n»### user:\nHi[end]\n### assistant:\n«Yes[end]\n»",
+    ),
+    "a second thought in one turn, opened as the prompt opens one": (
+        JOINED_ANSWERS_WITH_THOUGHTS,
+        ["<user>", "<assistant>", "<end>"],
+        "<end>",
+        [USER, ANSWER, {**ANSWER, "reasoning_content": "hm"}],
+        "<user>\nHi<end>\n<assistant>\n\n«Yes\n\n<think>\nhm</think>Yes<end>»\n",
+    ),
+    "an empty first answer behind words that look like a turn": (
+        CHANNELS_BEHIND_WORDS_LIKE_A_TURN,
+        ["<S>", "<M>", "<C>", "<E>"],
+        "<E>",
+        [{**ANSWER, "content": ""}, USER],
+        "Turns look like <S>assistant<M>this<E>.<S>assistant«<C>final<M><E>»<S>user<M>Hi<E>",
     ),
     "a first answer's thought behind words that look like a turn": (
         THOUGHT_BEHIND_WORDS_LIKE_A_TURN,

@@ -43,6 +43,7 @@ class TracedConversation:
         front = plain.text[: plain.first_of(0)]
         at = front.rfind(header)
         own = cut_empty_block(front[at + len(header) :])  # a plain answer has no thought to fill it
+        own = "" if own == self.profile.lead else own
         is_header = at >= 0 and not own.strip() and self.whole.text.startswith(front[: at + len(header)] + own)
         return at if is_header else None
 

@@ -103,7 +103,7 @@ def _behind_whole_header(part: Part) -> int | None:
                                 ^                                             ^
     """
     end = None if part.prompted is None else find_header_end(part.seam, part.gap)
-    if end is None:
+    if end is None or (part.profile.find_header(part.gap) is None and _at_previous_answer(part) is not None):
         return None
     header = part.profile.history_header
     known = part.gap.rfind(header) + len(header) if header and header in part.gap else end
