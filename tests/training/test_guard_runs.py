@@ -267,13 +267,15 @@ def test_labels_are_found_under_another_name_and_in_the_batch_that_a_loop_keeps(
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     def step_of_target(target: Any) -> None:
-        logits = model(input_ids=IDS).logits
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten()).backward()
+        logits: Any = model(input_ids=IDS).logits
+        loss: Any = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+        loss.backward()
         optimizer.step()
 
     def step_of_batch(batch: Any) -> None:
-        logits = model(input_ids=batch["input_ids"]).logits
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten()).backward()
+        logits: Any = model(input_ids=batch["input_ids"]).logits
+        loss: Any = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())
+        loss.backward()
         optimizer.step()
 
     none = torch.full_like(IDS, -100)
