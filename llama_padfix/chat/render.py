@@ -29,6 +29,7 @@ class Refusal(Enum):
     STOPPED = "another turn ends in front of its text"
     FIRST = "it is the first message, so there is no prompt to render before it"
     HEADLESS = "no header of the model stands before it, and the conversation up to it renders differently on its own"
+    UNCLOSED = "the template leaves the message out when nothing follows, so that nothing shows what closes it"
     LOST = "the template makes the text behind it of several texts, so that its origin is lost"
     OVERLAP = "it overlaps the turn before it"
 

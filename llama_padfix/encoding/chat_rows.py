@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.losses.thoughts import find_empty_thoughts, keyed_thoughts
+from llama_padfix.chat.losses.thoughts import CLOSERS, find_empty_thoughts, keyed_thoughts
 from llama_padfix.chat.messages import called_functions, content_texts
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import PadfixError
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from llama_padfix.chat.render import ChatTemplate, Loss, Rendered
     from llama_padfix.core.types import Message, Messages, TokenizerLike, Tool
     from llama_padfix.encoding.settings import EncodeSettings
+
+
+SPEAK_OF_THOUGHTS = frozenset(CLOSERS)
+"""Substrings of which a message with one has no note on the empty thought that the template writes before it."""
 
 
 @dataclass(frozen=True)

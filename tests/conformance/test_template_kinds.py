@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from llama_padfix import ChatEncoder
+from llama_padfix import ChatEncoder, PadfixError
 
 USER: dict[str, Any] = {"role": "user", "content": "Hi"}
 ANSWER: dict[str, Any] = {"role": "assistant", "content": "Yes"}
@@ -131,8 +131,89 @@ ONLY_THE_LAST_IS_CLOSED = (
     "{% for m in messages %}<S>{{ m.role }}\n{{ (m.content or '') }}{% if m.role=='user' or loop.last %}<E>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<S>assistant\n{% endif %}"
 )
+CLOSED_EARLY_WITHOUT_A_HEADER = (
+    "{% for m in messages %}{% set c=m.content or '' %}{% if m.role=='user' %}{{ '[Q] '+c+' [/Q]' }}{% elif c or not loop.last %}"
+    "{{ ' '+c+(' <E> ' if loop.last else '<K> ') }}{% endif %}{% endfor %}"
+)
+LEFT_OUT_WHEN_LAST = (
+    "{% for m in messages %}{% set c=m.content or '' %}{% if m.role=='user' %}<U>{{ c }}{% elif c or not loop.last %}<A>"
+    "{% if m.reasoning_content %}<think>{{ m.reasoning_content+'</think>\n\n' }}{% endif %}{{ c }}{% endif %}{% endfor %}"
+)
+JOINED_ANSWERS = (
+    "{% for m in messages %}{% if m.role=='user' %}<user>\n{{ m.content }}<end>\n{% else %}"
+    "{{ '\n\n' if loop.previtem.role=='assistant' else '<assistant>\n' }}{{ m.content|trim }}"
+    "{% if loop.last or loop.nextitem.role=='user' %}<end>\n{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>\nSteps:{{ '\n' }}{% endif %}"
+)
+CLOSED_LATE = (
+    "{% for m in messages %}{% if loop.index0 %}{{ '\n\n<end>' }}{% endif %}<{{ m.role }}>{{ m.content|trim }}{% endfor %}"
+    "{% if add_generation_prompt %}<end><assistant>Steps:{{ '\n' }}{% endif %}"
+)
+NO_PROMPT_BUT_A_CLOSER = (
+    "{{ 'Turns end in <E>\n.\n' }}{% for m in messages %}{{ '<S>'+m.role+'\n'+m.content }}"
+    "{% if not loop.last or add_generation_prompt %}{{ '<E>\n' }}{% endif %}{% endfor %}"
+)
+LEFT_OUT_WHEN_LAST_AND_CLOSED_BY_TEXT = (
+    "{% for m in messages %}{% if m.role=='user' or m.content or not loop.last %}"
+    "{{ '### '+m.role+':\n'+m.content+'[end]\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
+)
+THOUGHT_BEHIND_WORDS_LIKE_A_TURN = (
+    "Turns look like <assistant>this<end>.{% for m in messages %}<{{ m.role }}>{% if m.role=='assistant' %}"
+    "<think>{{ m.reasoning_content or '' }}</think>{% endif %}{{ m.content }}<end>{% endfor %}"
+    "{% if add_generation_prompt and messages[-1].role=='user' %}<assistant>{% endif %}"
+)
 
 KINDS = {
+    "an empty answer behind a closed one": (
+        CLOSED_EARLY_WITHOUT_A_HEADER,
+        ["[Q]", "[/Q]", "<E>", "<K>"],
+        "<E>",
+        [USER, ANSWER, {**ANSWER, "content": ""}, USER],
+        "[Q] Hi [/Q]« Yes<K>» « <K>» [Q] Hi [/Q]",
+    ),
+    "a thought without a text, which nothing closes": (
+        LEFT_OUT_WHEN_LAST,
+        ["<U>", "<A>"],
+        "<end>",
+        [USER, {**ANSWER, "content": "", "reasoning_content": "hm"}, USER, ANSWER],
+        "<U>Hi<A>«<think>hm</think>\n\n»<U>Hi<A>«Yes»",
+    ),
+    "a prompt that ends in what joins two answers": (
+        JOINED_ANSWERS,
+        ["<user>", "<assistant>", "<end>"],
+        "<end>",
+        [USER, {**ANSWER, "content": "Steps:\n"}, ANSWER],
+        "<user>\nHi<end>\n<assistant>\nSteps:\n«\nYes<end>»\n",
+    ),
+    "a prompt that ends in what closes the answer": (
+        CLOSED_LATE,
+        ["<user>", "<assistant>", "<end>"],
+        "<end>",
+        [USER, {**ANSWER, "content": "Steps:\n"}, USER, ANSWER],
+        "<user>Hi\n\n<end><assistant>Steps:\n«\n<end>»<user>Hi\n\n<end><assistant>«Yes»",
+    ),
+    "a request for a prompt that only closes": (
+        NO_PROMPT_BUT_A_CLOSER,
+        ["<S>", "<E>"],
+        "<E>",
+        [USER, ANSWER, USER, ANSWER],
+        "Turns end in <E>\n.\n<S>user\nHi<E>\n<S>assistant\n«Yes<E>»\n<S>user\nHi<E>\n<S>assistant\n«Yes»",
+    ),
+    "an empty answer that text closes, left out when last": (
+        LEFT_OUT_WHEN_LAST_AND_CLOSED_BY_TEXT,
+        [],
+        "<end>",
+        [USER, {**ANSWER, "content": ""}, USER, ANSWER],
+        "### user:\nHi[end]\n### assistant:\n«[end]\n»### user:\nHi[end]\n### assistant:\n«Yes[end]\n»",
+    ),
+    "a first answer's thought behind words that look like a turn": (
+        THOUGHT_BEHIND_WORDS_LIKE_A_TURN,
+        ["<end>"],
+        "<end>",
+        [{**ANSWER, "reasoning_content": "hm"}, USER],
+        "Turns look like <assistant>this<end>.<assistant>«<think>hm</think>Yes<end>»<user>Hi<end>",
+    ),
     "a call in a turn that text closes": (
         CLOSED_BY_TEXT,
         ["<S>", "<call>", "</call>"],
@@ -260,3 +341,10 @@ def test_the_labels_of_each_kind_are_right(kind: str) -> None:
     template, special, eos, messages, expected = KINDS[kind]
     tokenizer = make_byte_tokenizer(template, special, eos)
     assert show(tokenizer, ChatEncoder(tokenizer, special_tokens="allow")(messages)) == expected
+
+
+def test_a_turn_whose_end_nothing_shows_is_refused() -> None:
+    template = LEFT_OUT_WHEN_LAST.replace("<U>{{ c }}", "{{ c }}")
+    encode = ChatEncoder(make_byte_tokenizer(template, ["<A>"]))
+    with pytest.raises(PadfixError, match="nothing shows what closes it"):
+        encode([USER, {**ANSWER, "content": "", "reasoning_content": "hm"}, USER, ANSWER])

@@ -32,6 +32,7 @@ from tests.support.both import (
     tabulate,
     talk,
 )
+from tests.support.byte_tokenizer import make_byte_tokenizer
 from tests.support.conversations import shared
 from tests.support.families import family_tokenizer, originals
 
@@ -125,6 +126,16 @@ def test_a_row_in_which_a_text_makes_another_token_of_the_templates_own_is_no_pl
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|end_header_id|>\n\nx"]})
     made, plain = assert_same(tokenizer, [talk("a", "b"), talk("xy", "b"), talk("c", "d")])
     assert plain == 2 and made.counts.kept == 3
+
+
+def test_a_message_that_speaks_of_thoughts_has_no_note_on_the_empty_one_before_it() -> None:
+    template = (
+        "{% for m in messages %}<S>{{ m.role }}\n{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    template += "{{ m.content }}<E>{% endfor %}{% if add_generation_prompt %}<S>assistant\n{% endif %}"
+    tokenizer = make_byte_tokenizer(("<S>", "<E>"), "<E>", template=template)
+    made, plain = assert_same(tokenizer, [talk("a", "b"), talk("c", "<think>\nd\n</think>\n\ne"), talk("f", "g")])
+    assert plain == 2 and made.counts.empty_reasoning == 2
 
 
 @ENGINE

@@ -24,7 +24,8 @@ _TAGS = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel>thought", "<channel|>"),
 )
-_CLOSERS = tuple(close for _, close in _TAGS)
+CLOSERS = tuple(close for _, close in _TAGS)
+"""What closes a thought. A text that holds one speaks of thoughts itself: an empty one before it is not counted."""
 _OPENERS = tuple(opening for opening, _ in _TAGS)
 # A thought is opened and closed, or opened and cut off, or opened by the prompt and only closed.
 _THOUGHT = re.compile(
@@ -40,7 +41,7 @@ _SWITCHES = ("enable_thinking", "thinking")  # arguments of templates that decid
 
 def split_thoughts(text: str) -> tuple[list[str], list[str]]:
     """Return the thoughts in an assistant's text, and the texts around them; neither holds blank ones."""
-    if not any(tag in text for tag in _CLOSERS + _OPENERS):
+    if not any(tag in text for tag in CLOSERS + _OPENERS):
         return [], [text] if text.strip() else []
     thoughts, rest, position = list[str](), list[str](), 0
     for match in _THOUGHT.finditer(text):
@@ -80,7 +81,7 @@ def find_empty_thoughts(messages: Messages, rendered: Rendered, trained: Collect
 def _speaks_of_thoughts(message: Message) -> bool:
     """Return True if a message holds a thought, or says itself that it has none."""
     text = "".join(content_texts(message.get("content")))
-    return bool(keyed_thoughts(message)) or any(close in text for close in _CLOSERS)
+    return bool(keyed_thoughts(message)) or any(close in text for close in CLOSERS)
 
 
 def find_quiet_kwargs(tokenizer: TokenizerLike, source: str, kwargs: Mapping[str, object]) -> dict[str, bool]:
@@ -97,6 +98,6 @@ def find_quiet_kwargs(tokenizer: TokenizerLike, source: str, kwargs: Mapping[str
             whole = apply_template(tokenizer, [USER, ASSISTANT], template_kwargs=given)
         except Exception:  # a template is a program of its author: it may raise anything
             continue
-        if whole.startswith(prompt) and not _EMPTY.match(whole, len(prompt)) and prompt.rstrip().endswith(_CLOSERS):
+        if whole.startswith(prompt) and not _EMPTY.match(whole, len(prompt)) and prompt.rstrip().endswith(CLOSERS):
             return {name: False}
     return {}

@@ -118,6 +118,8 @@ def _without_closing(prompt: str, closings: Sequence[str]) -> str:
     ends = [tail for tail in tails if prompt.startswith(tail)]
     ends = ends or [prompt for tail in tails if tail.strip() and tail.rstrip() == prompt.rstrip()]
     rest = prompt[len(max(ends, key=len, default="")) :]
+    if ends and not rest.strip():
+        return ""  # white space behind the closing token
     return rest if any(char.isalnum() for char in rest) or not rest.strip() else prompt
 
 

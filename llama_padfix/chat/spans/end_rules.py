@@ -57,10 +57,11 @@ def _at_stop_of_history(part: Part) -> int | None:
 END_RULES: tuple[EndRule, ...] = (_at_constant_ending, _at_ending_alone, _at_stop_of_history)
 
 
-def find_end(part: Part) -> tuple[int, bool]:
+def find_end(part: Part) -> tuple[int, bool] | None:
     """Return where the turn ends, between the part's last character and the next content; and if it stops.
 
     A turn without a stop token ends where what follows it alone and in the conversation differ: `[assistant] Hi\n`.
+    None where nothing shows the end.
     """
     if part.result is not None:
         own = part.gap_behind.rstrip()
@@ -69,8 +70,27 @@ def find_end(part: Part) -> tuple[int, bool]:
         place = rule(part)
         if place is not None:
             return place, True
+    if part.is_left_out_alone:
+        return _find_end_in_history(part)
     closing, length = part.profile.closing, common_start(part.tail, part.gap_behind)
     if part.profile.last_ending and part.profile.last_ending in part.tail:
         length = min(length, part.tail.rindex(part.profile.last_ending))  # white space in front of a stop token
     is_closed = closing and closing not in part.tail[:length] and part.gap_behind.startswith(closing, length)
     return part.end + length + len(closing) * bool(is_closed), False
+
+
+def _find_end_in_history(part: Part) -> tuple[int, bool] | None:
+    r"""Return where a turn ends that the template leaves out when nothing follows: by what follows any answer.
+
+    `<think>\nhm\n</think>\n\n<user>\nMore`, of a message that holds a thought and no text
+                              ^
+    """
+    closing, profile, gap = part.profile.behind_answer, part.profile, part.gap_behind
+    if closing is None:
+        return None
+    if closing.strip():
+        at = gap.find(closing)
+        return None if at < 0 or profile.find_header(gap[:at]) is not None else (part.end + at + len(closing), False)
+    following = profile.find_header(gap)
+    is_known = following is not None and gap[:following].endswith(closing)
+    return (part.end + len(gap[:following].removesuffix(closing)), False) if is_known else None

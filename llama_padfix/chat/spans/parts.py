@@ -42,7 +42,8 @@ class TracedConversation:
             return None
         front = plain.text[: plain.first_of(0)]
         at = front.rfind(header)
-        is_header = at >= 0 and not front[at + len(header) :].strip() and self.whole.text.startswith(front)
+        own = cut_empty_block(front[at + len(header) :])  # a plain answer has no thought to fill it
+        is_header = at >= 0 and not own.strip() and self.whole.text.startswith(front[: at + len(header)] + own)
         return at if is_header else None
 
     @cached_property
@@ -132,7 +133,16 @@ class Part:
         return following > self.index + 1
 
     @cached_property
+    def alone(self) -> Trace | None:
+        """The conversation up to the turn, when nothing follows."""
+        return self.conversation.render(max(self.seen, self.index + 1), False)
+
+    @property
+    def is_left_out_alone(self) -> bool:
+        """Whether the template leaves the message out when nothing follows, so that `tail` belongs to another."""
+        return self.alone is not None and all(origin != self.index for _, _, origin in self.alone.content_spans)
+
+    @cached_property
     def tail(self) -> str:
         """What the template writes behind the turn when nothing follows, without a prompt that is always there."""
-        alone = self.conversation.render(max(self.seen, self.index + 1), False)
-        return "" if alone is None else alone.tail.removesuffix(self.profile.added_prompt)
+        return "" if self.alone is None else self.alone.tail.removesuffix(self.profile.added_prompt)

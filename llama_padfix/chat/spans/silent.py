@@ -191,6 +191,28 @@ def _at_front(silent: SilentMessage) -> Place | None:
     return None if end is None else (start, start + end[0], end[1])
 
 
+def _behind_closed_neighbor(silent: SilentMessage) -> Place | None:
+    r"""Take what stands behind what closes the answer before it, where no header parts two answers.
+
+    `[INST] Hi [/INST] Hello</s>\n </s>\n[INST] More [/INST]`
+                                ^^^^^
+    """
+    profile, spans = silent.conversation.profile, silent.conversation.whole.content_spans
+    before, gap, silents, _ = _neighborhood(silent)
+    neighbors = {origin for _, end, origin in spans if end == before}
+    if not profile.between_answers or not neighbors & {*silent.conversation.assistant_indices}:
+        return None
+    start = 0
+    for _ in range(silents.index(silent.index) + 1):
+        at = gap.find(profile.between_answers, start)
+        if at < 0:
+            return None
+        start = at + len(profile.between_answers)
+    found = find_control_text(gap[start:], profile.stops) if profile.stops else []
+    is_next = found and _is_next(profile, gap[start : start + found[0][1]])
+    return (before + start, before + start + found[0][1], True) if is_next else None
+
+
 def _joined_to_neighbor(silent: SilentMessage) -> Place | None:
     r"""Take what joins the message to the answer beside it, where both are one turn.
 
@@ -232,6 +254,7 @@ SILENT_RULES: tuple[SilentRule, ...] = (
     _behind_own_header,
     _behind_prompt,
     _at_front,
+    _behind_closed_neighbor,
     _joined_to_neighbor,
 )
 

@@ -49,6 +49,10 @@ def find_spans(conversation: TracedConversation, trained_indices: Collection[int
         if index in conversation.assistant_indices
         for span in _find_message(conversation, index)
     ]
+    for place in range(1, len(spans)):
+        left, right = spans[place - 1 : place + 1]
+        if right.start == left.end < left.start and not (left.refusal or right.refusal):
+            spans[place] = replace(right, start=left.start)  # the prompt supplies what joins them, too
     spans.sort(key=lambda span: -1 if span.refusal else span.start)
     for place, (left, right) in enumerate(pairwise(spans)):
         is_same = left.start <= right.start < left.end and (not left.stops or left.end == right.end)
@@ -87,7 +91,10 @@ def _find_message(conversation: TracedConversation, index: int) -> list[Assistan
         stopped = find_control_text(whole.scaffold[start : part.begin], conversation.profile.stops)
         if stopped:
             return [AssistantSpan(index, start + stopped[0][0], refusal=Refusal.STOPPED)]
-        end, stops = find_end(part)
+        found = find_end(part)
+        if found is None:
+            return [AssistantSpan(index, part.end, refusal=Refusal.UNCLOSED)]
+        end, stops = found
         if not stops and whole.is_lost(last + 1):
             return [AssistantSpan(index, whole.content_spans[last + 1][0], refusal=Refusal.LOST)]
         spans.append(AssistantSpan(index, start, end, stops))

@@ -18,7 +18,7 @@ from llama_padfix.chat.traced_render import source_of
 from llama_padfix.chat.turns import render_turns
 from llama_padfix.core.compat import gives_clock
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.chat_rows import collect_row_notes
+from llama_padfix.encoding.chat_rows import SPEAK_OF_THOUGHTS, collect_row_notes
 from llama_padfix.tokens.control import find_control_text
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def learn_render_plan(template: ChatTemplate, roles: Sequence[str]) -> RenderPla
     if forbidden is None:
         return None
     placed = (replace(segment, header=header) for segment, header in zip(segments, headers, strict=True))
+    forbidden |= SPEAK_OF_THOUGHTS if empty else frozenset()
     return RenderPlan(tuple(placed), written.forbidden_substrings | forbidden | {*hidden}, empty)
 
 

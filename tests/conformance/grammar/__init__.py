@@ -11,8 +11,9 @@ What the model must generate, in each composition:
   (`ASSISTANT:` in the prompt, `ASSISTANT: ` in the history: the space). Text that ends header and prompt alike
   (`</think>` of a prompt that ends in `<think></think>`) is header.
 - What the prompt supplies behind the header (an opened thought, first words) is not made where the history holds all
-  of it at that place, even if it stands in the content. A part of it supplies nothing: then all is made. Of a prompt
-  that ends in a tag, white space behind the tag may be missing.
+  of it at that place, even if it stands in the content, or its last line break in what closes or follows the answer:
+  the model goes on behind the prompt. A part of it supplies nothing: then all is made. Of a prompt that ends in a
+  tag, white space behind the tag may be missing.
 - Contents, thoughts and calls of the assistant are made as the template writes them, with the channel headers between
   the thought and the answer of one message: the model generates those in one go.
 - All closing tokens of the turn are made, up to the last one and with the white space between content and them. White

@@ -190,7 +190,7 @@ def write_pieces(recipe: Recipe, messages: Sequence[Message]) -> list[Piece]:
         "system": question_parts(recipe, "system"),
         "tool": result_parts(recipe) if recipe["calls"] != "none" else [],
     }
-    supplied = prompt(recipe).lstrip()
+    answers: list[tuple[int, int]] = []
     for index, message in enumerate(looped):
         place = Place(looped, index, memory)
         last = index == len(looped) - 1
@@ -201,7 +201,7 @@ def write_pieces(recipe: Recipe, messages: Sequence[Message]) -> list[Piece]:
             opened = [part.write(place) for part in opening]
             answer = opened + [part.write(place) for part in made]
             if any(piece.text for piece in opened):
-                answer = mask_supplied(answer, supplied)
+                answers.append((len(pieces) + len(leading), len(pieces) + len(leading) + len(answer)))
             written = leading + ([one._replace(made=False) for one in answer] if is_untrained(message) else answer)
         else:
             continue
@@ -216,6 +216,9 @@ def write_pieces(recipe: Recipe, messages: Sequence[Message]) -> list[Piece]:
             pieces.append(Piece("\n\n", closed_late and not is_untrained(message)))
     if recipe["prompt"] == "always":
         pieces.append(Piece(prompt(recipe), False))
+    for start, end in reversed(answers):  # what follows an answer may hold the end of the prompt
+        end = next((at for at in range(end, len(pieces)) if pieces[at].said and pieces[at].text), len(pieces))
+        pieces[start:end] = mask_supplied(pieces[start:end], prompt(recipe).lstrip())
     is_known = recipe["prompt"] != "always" and recipe["closing"] in ("always", "only the last")
     if not is_known and recipe["stop"] in ("[end]\\n", "never"):
         pieces = list(free_space(pieces, recipe))
