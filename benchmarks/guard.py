@@ -29,10 +29,10 @@ class Timed(TrainingGuard):
 
     spent = 0.0
 
-    def on_forward(self, micro: Any) -> None:
+    def on_forward(self, micro: Any, output: Any = None) -> None:
         """Record a forward pass."""
         started = time.perf_counter()
-        super().on_forward(micro)
+        super().on_forward(micro, output)
         self.spent += time.perf_counter() - started
 
     def _before_step(self, optimizer: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.facts import DataFacts, Facts, RowFacts
 from llama_padfix.doctor.findings import Change, Check, Evidence, Finding, Hit, Hits
 from llama_padfix.doctor.row_facts import SourceTotals
@@ -29,6 +30,21 @@ def real_part(row: RowFacts) -> BoolArray:
     mask = row.attention_mask
     real: BoolArray = row.input_ids == row.input_ids if mask is None else mask != 0
     return real
+
+
+def undo_shift(row: RowFacts) -> RowFacts:
+    """Return a row whose labels are each the next id with those labels at the place of that id, as a model reads them.
+
+    What is trained is then told apart from the shift, which LBL007 reports.
+    """
+    if row.labels is None or not (row.trained & (row.labels != row.input_ids)).any():
+        return row
+    trained = row.trained[:-1]
+    if trained.sum() < 2 or not (row.labels[:-1] == row.input_ids[1:])[trained].all():
+        return row
+    labels = row.labels.copy()
+    labels[0], labels[1:] = IGNORE_INDEX, row.labels[:-1]
+    return replace(row, labels=labels, shifted=row.labels)
 
 
 def mark_padding(row: RowFacts, facts: Facts) -> RowFacts:

@@ -280,5 +280,7 @@ class Facts:
             "batches": self.trainer is not None or self.loader_errors is not None,
             "saved ids": bool(folder.raw_ids and folder.loaded_ids),
             "saved config": bool(folder.config or folder.generation_config),
+            "adapter": bool(folder.adapter_config),
+            "base of the adapter": folder.base_is_here,
         }
         return frozenset(name for name, is_present in parts.items() if is_present)

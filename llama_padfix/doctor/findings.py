@@ -268,7 +268,8 @@ class Report:
         errors = [finding for finding in self.findings if finding.severity == "error"]
         lines = [str(finding) for finding in errors]
         lines += [f"not looked at: {line}" for part in require for line in self._unseen(part)]
-        fixes = dict.fromkeys(report_formats.fix_line(describe_record(finding), self.looked_at) for finding in errors)
+        typed = (report_formats.fix_line(describe_record(finding), self.looked_at) for finding in errors)
+        fixes = dict.fromkeys(line.partition("  #")[0] for line in typed)  # several on a line: no comments between
         if lines:
             raise PadfixError("\n".join([*lines, *([f"Fix: {'; then '.join(fixes)}"] if fixes else [])]))
 
@@ -282,7 +283,7 @@ class Report:
         else:
             for sample, shown in zip(self.samples, self.to_dict()["samples"], strict=True):
                 if not sample.seen:
-                    yield report_formats.describe_sample(shown)
+                    yield f"rows of the {shown['source']}" + (f": {sample.not_drawn}" if sample.not_drawn else "")
 
     def changes(self, safety: Safety = "safe") -> tuple[Change, ...]:
         """Return the changes of one safety that fix the findings."""

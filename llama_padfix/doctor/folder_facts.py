@@ -87,3 +87,8 @@ class FolderFacts:
     def has_tokenizer(self) -> bool:
         """The folder holds a file of a tokenizer."""
         return not TOKENIZER_FILES.isdisjoint(self.files)
+
+    @property
+    def base_is_here(self) -> bool:
+        """The config of the adapter's base model was found: in its folder, or in the cache."""
+        return self.base_rows is not None or self.base_stops is not None

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """The version of a report's dict; it rises when a key changes its meaning or is removed."""
 
+NO_LABELS = "no labels to look at"
+"""Why checks of labels were skipped where no row has them."""
+
 LEVELS = ("error", "warning", "note")
 
 _COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -39,14 +42,25 @@ def describe_verdict(document: JsonObject) -> str:
     seen = [f"{sample['seen']} rows ({sample['source']})" for sample in document["samples"] if sample["seen"]]
     looked_at = ", ".join([*document["looked_at"], *seen])
     passed, notes = len(document["passed"]), document["summary"]["note"]
+    unseen = ", ".join(_name_unseen(document))
+    looked = f"Looked at: {looked_at or 'nothing'}.{f' Not looked at: {unseen}.' if unseen else ''}"
     if any(document["summary"][level] for level in ("error", "warning")):
-        return printable(f"Looked at: {looked_at or 'nothing'}.")
+        return printable(looked)
     if not passed and not notes:
         return "No findings: no check had anything to look at."
-    unseen = ", ".join(sample["source"] for sample in document["samples"] if not sample["seen"])
-    verdict = f"Nothing is wrong in what was looked at, which is not the {unseen}" if unseen else "All clear"
+    verdict = "Nothing is wrong in what was looked at" if unseen else "All clear"
     but = f" but for {notes} note{'' if notes == 1 else 's'}" if notes else ""
-    return printable(f"{verdict}{but}: {passed} check{'' if passed == 1 else 's'} passed. Looked at: {looked_at}.")
+    return printable(f"{verdict}{but}: {passed} check{'' if passed == 1 else 's'} passed. {looked}")
+
+
+def _name_unseen(document: JsonObject) -> Iterator[str]:
+    """Yield what was not looked at: the tokenizer where there is none, rows that were not drawn, labels."""
+    parts, samples = document["looked_at"], document["samples"]
+    if "tokenizer" not in parts and (samples or not set(parts) <= {"installed versions"}):
+        yield "a tokenizer (none was given or found)"
+    yield from (sample["source"] for sample in samples if not sample["seen"])
+    if "trainer" not in parts and NO_LABELS in document["skipped"].values() and any(each["seen"] for each in samples):
+        yield "what is trained (the rows have no labels)"
 
 
 def describe_sample(sample: JsonObject) -> str:
@@ -156,7 +170,8 @@ def _details(finding: JsonObject) -> Iterator[str]:
     for change in finding["changes"]:
         becomes = f"{change['before']!r} -> {change['after']!r}"
         yield printable(f"{change['safety']} fix: {change['target']}: {becomes}  ({change['why']})")
-    yield printable(f"fix: {finding['fix']}   page: {finding['page']}")
+    fix = "" if finding["fix"] in finding["message"] else f"fix: {finding['fix']}   "  # stated once
+    yield printable(f"{fix}page: {finding['page']}")
 
 
 def _draw(place: JsonObject) -> str:

@@ -39,6 +39,9 @@ class RowFacts:
     real: BoolArray | None = None
     """Where a row is no padding, if it has runs of pad ids that no mask hides; None without these."""
 
+    shifted: Any = None
+    """The labels as they came, where each is the next id: `labels` are then those that they stand for; else None."""
+
     found_turns: dict[TurnMarkers, tuple[Turn, ...]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

@@ -12,14 +12,16 @@ from types import ModuleType
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor import checks
-from llama_padfix.doctor.check_helpers import mark_padding, real_part
+from llama_padfix.doctor.check_helpers import mark_padding, real_part, undo_shift
 from llama_padfix.doctor.facts import Facts, RowFacts
 from llama_padfix.doctor.findings import MAX_EVIDENCE, Check, Evidence, Finding, Hit, Report
-from llama_padfix.doctor.report_formats import LEVELS
+from llama_padfix.doctor.report_formats import LEVELS, NO_LABELS
 from llama_padfix.doctor.row_facts import SourceTotals
 
 _CONTEXT = 6  # positions shown on either side of a fault
 _LONGEST = 40  # positions shown of the fault itself
+# Of several parts that a check misses, its reason names the first of these: few reasons are read, many are not.
+_FIRST_REASONS = ("folder", "adapter", "tokenizer", "trainer", "model", "rows", "data", "template")
 
 
 @lru_cache
@@ -132,14 +134,17 @@ def _skip_without_needs(facts: Facts, catalogue: Sequence[Check]) -> dict[str, s
     """Return the checks whose facts are missing, with the reason."""
     present = facts.present | {"labels"} if "rows" in facts.present else facts.present
     missing = {
-        check.code: dict.fromkeys("rows" if need == "labels" else need for need in check.needs if need not in present)
+        check.code: ["rows" if need == "labels" else need for need in check.needs if need not in present]
         for check in catalogue
     }
-    for needs in missing.values():
-        if "folder" in needs:  # what is saved lies in a folder: one reason for all
-            needs.pop("saved ids", None)
-            needs.pop("saved config", None)
-    return {code: f"no {' and no '.join(needs)} to look at" for code, needs in missing.items() if needs}
+    return {code: f"no {_name_reason(needs)} to look at" for code, needs in missing.items() if needs}
+
+
+def _name_reason(needs: Sequence[str]) -> str:
+    """Return the one missing part for which a check is skipped: that without which the others cannot be there."""
+    named = ["trainer" if need in ("training", "batches") else need for need in needs]
+    first = next((part for part in _FIRST_REASONS if part in named), named[0])
+    return "raw rows" if first == "data" else first
 
 
 def _why_no_rows(facts: Facts) -> str | None:
@@ -208,7 +213,7 @@ def _inspect_rows(
     found = _Hits()
     labelled = False
     for row in rows:
-        row = mark_padding(row, facts)
+        row = undo_shift(mark_padding(row, facts))
         totals = found.totals.get(row.source, SourceTotals())
         found.totals[row.source] = totals.with_row(int(real_part(row).sum()))
         labelled = labelled or row.labels is not None
@@ -228,7 +233,7 @@ def _inspect_rows(
                     tally.evidence.append(_show(row, hits[0], decode))
     for check in checks_of_rows:
         if "labels" in check.needs and not labelled:
-            skipped.setdefault(check.code, "no labels to look at")
+            skipped.setdefault(check.code, NO_LABELS)
     return found
 
 

@@ -91,6 +91,14 @@ def make_settings(
     check_tokenizer(tokenizer)
     if template is not None:
         template_kwargs = _add_template(template, template_kwargs or {})
+    if taken := sorted(
+        {"add_generation_prompt", "conversation", "tokenize", "tools"}.intersection(template_kwargs or ())
+    ):
+        raise PadfixError(
+            f"template_kwargs has {taken[0]}, which is no argument of the template: each row is rendered with its own "
+            "tools and answers, as text. Leave it out; to train the rest of a last message that was begun: "
+            'template_kwargs={"continue_final_message": True}'
+        )
     checked = EncodeSettings(**settings)
     if checked.keep_reasoning:
         template_kwargs = keep_reasoning(tokenizer, template_kwargs)

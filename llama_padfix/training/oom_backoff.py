@@ -258,7 +258,7 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
 
     kind = getattr(torch, "OutOfMemoryError", None) or torch.cuda.OutOfMemoryError
     while error is not None:
-        if isinstance(error, kind):
+        if isinstance(error, (kind, MemoryError)):  # numpy's, while rows are collated, is one of Python
             return True
         if isinstance(error, RuntimeError) and any(part in str(error) for part in _MESSAGES):
             return True

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llama_padfix import ChatEncoder
+from llama_padfix import ChatEncoder, PadfixError
 from tests.conformance.test_template_kinds import ANSWER, USER, show
 from tests.support.byte_tokenizer import make_byte_tokenizer
 
@@ -39,3 +39,10 @@ def test_the_ids_are_those_of_the_tokenizer_in_a_batch_too(encoder: ChatEncoder)
         text = tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True)
         assert ids == tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode([label for label in labels if label != -100]).endswith("The sky is ")
+
+
+@pytest.mark.parametrize("given", [{"add_generation_prompt": False}, {"tokenize": False}, {"tools": []}])
+def test_what_the_encoder_passes_itself_is_refused_when_it_is_made(given: dict[str, Any]) -> None:
+    tokenizer = make_byte_tokenizer(["<S>", "<E>"], "<E>", template=CHATML)
+    with pytest.raises(PadfixError, match=f"{next(iter(given))}, which is no argument of the template.*Leave it out"):
+        ChatEncoder(tokenizer, template_kwargs=given)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -150,7 +151,11 @@ def test_nothing_found_says_what_was_looked_at() -> None:
     assert "All clear" not in str(REPORT), "there is an error"
     unread = Report((), ("A001",), samples=(*clear.samples, SampleFacts("eval batch", 0, 9, (), "it is read once")))
     assert "All clear" not in str(unread)
-    assert "Nothing is wrong in what was looked at, which is not the eval batch: 1 check passed." in str(unread)
+    said = "Nothing is wrong in what was looked at: 1 check passed. Looked at: 64 rows (dataset). Not looked at: "
+    assert f"{said}a tokenizer (none was given or found), eval batch." in str(unread)
+    rows = Report((), ("A001",), {"B001": render.NO_LABELS}, REPORT.samples[:1], ("tokenizer",))
+    assert "Not looked at: what is trained (the rows have no labels)." in str(rows) and "All clear" not in str(rows)
+    assert "All clear" in str(replace(rows, looked_at=("tokenizer", "trainer")))  # which says where it needs labels
     nothing = "No findings: no check had anything to look at."
     assert nothing in Report().to_html()
     counted = "0 errors, 0 warnings, 0 notes; 0 passed, 0 skipped"

@@ -251,9 +251,13 @@ def test_an_adapter_and_the_model_that_it_is_merged_into(parts: Any, tmp_path: P
     save(tmp_path / "adapter", tokenizer, adapted)
     report = diagnose(tmp_path / "adapter")
     assert "SAV009" in codes(report)  # its base stops elsewhere
-    assert any("an adapter and not its base model" in note for note in report.notes)
+    assert any("Of its base model" in note and "SAV008, SAV009" in note for note in report.notes)
     merged = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").merge_and_unload()
     assert "GEN002" in codes(diagnose(save(tmp_path / "merged", tokenizer, merged)))
+    (tmp_path / "base").rename(tmp_path / "moved")
+    report = diagnose(tmp_path / "adapter")  # what was not looked at has not passed
+    assert report.skipped["SAV008"] == report.skipped["SAV009"] == "no base of the adapter to look at"
+    assert any("was not looked at" in note for note in report.notes)
 
 
 # ---- trainers
@@ -337,3 +341,23 @@ def test_a_file_of_rows_is_pointed_beside_a_tokenizer(tmp_path: Path) -> None:
         diagnose(tmp_path / "rows.jsonl")
     with pytest.raises(PadfixError, match="model= has no meaning beside what was saved"):
         diagnose(tmp_path, model=small_model(small_tokenizer()))
+
+
+class LossOfNextIds(Trainer):  # type: ignore[misc]  # which is untyped
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:
+        logits = model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), inputs["labels"].flatten())
+
+
+@pytest.mark.parametrize(("kind", "severity"), [(LossOfNextIds, "warning"), (Trainer, "error")])
+def test_labels_that_are_the_next_ids_are_right_for_a_loss_that_does_not_shift(
+    kind: Any, severity: str, parts: Any, tmp_path: Path
+) -> None:
+    def shift(row: Any) -> Any:
+        return {"labels": [*row["labels"][1:], -100]}
+
+    before = {finding.code for finding in diagnose(plain(kind, parts, tmp_path)).findings}
+    report = diagnose(plain(kind, (*parts[:2], parts[2].map(shift)), tmp_path))
+    found = {finding.code: finding for finding in report.findings}
+    assert set(found) == before | {"LBL007"}, "what the labels stand for is the same"
+    assert found["LBL007"].severity == severity and "shifted by one" in found["LBL007"].evidence[0].remark

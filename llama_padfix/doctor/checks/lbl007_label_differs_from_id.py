@@ -1,24 +1,38 @@
 """LBL007: labels that are neither -100 nor the id at their place.
 
 A causal language model shifts the labels itself, so a label is the id at its own position or -100. Labels that were
-shifted before train the token after the next one. Other causes: ids that changed after the labels were made (a BOS
-removed from one alone), labels padded with 0 or -1, or collators that overwrite one of the two.
+shifted before train the token after the next one. A loss of your own may be made for such labels:
+then it is a warning. The other checks look at what shifted labels stand for. Other causes: ids that changed after the
+labels were made (a BOS removed from one alone), labels padded with 0 or -1, or collators that overwrite one of them.
 """
 
+from dataclasses import replace
+
+from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.doctor.check_helpers import hit_span
-from llama_padfix.doctor.findings import Check, Facts, Hits, RowFacts
+from llama_padfix.doctor.findings import Check, Facts, Finding, Hits, RowFacts
+from llama_padfix.doctor.row_facts import SourceTotals
+
+_SHIFTED = "; the labels are shifted by one, and the model shifts them again"
+_MAY_BE_RIGHT = "; the labels are shifted by one, which is right only if "
 
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
-    wrong = row.trained & (row.labels != row.input_ids)
+    labels = row.labels if row.shifted is None else row.shifted
+    wrong = (labels != IGNORE_INDEX) & (labels != row.input_ids)
     if not wrong.any():
         return
     first = int(wrong.argmax())
-    remark = f"label {int(row.labels[first])} at id {int(row.input_ids[first])}"
-    moved = row.trained[:-1] & (row.labels[:-1] == row.input_ids[1:])
-    if moved.sum() >= row.trained[:-1].sum() > 1:
-        remark += "; the labels are shifted by one, and the model shifts them again"
+    remark = f"label {int(labels[first])} at id {int(row.input_ids[first])}"
+    if row.shifted is not None:
+        own = facts.trainer.own_loss if facts.trainer is not None else None
+        remark += _SHIFTED if own is None else f"{_MAY_BE_RIGHT}{own} does not shift them again"
     yield from hit_span(wrong, remark)
+
+
+def _judge(found: Finding, totals: SourceTotals) -> Finding:
+    may_be_right = all(_MAY_BE_RIGHT in each.remark for each in found.evidence)
+    return replace(found, severity="warning") if may_be_right else found
 
 
 CHECK = Check(
@@ -32,4 +46,5 @@ CHECK = Check(
     bad='labels = input_ids[1:] + [tokenizer.eos_token_id]  # "the next token"',
     good="labels = [id if trained else -100 for ...]  # the model shifts",
     inspect=_inspect,
+    judge=_judge,
 )

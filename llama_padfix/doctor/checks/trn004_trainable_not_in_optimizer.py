@@ -18,7 +18,7 @@ def _find(facts: Facts) -> Findings:
     if facts.trainer is not None and facts.trainer.distributed_type in _SHARDED:
         return  # the optimizer holds shards, which are other tensors
     names = ", ".join(optimizer.examples) + (", ..." if optimizer.missing > len(optimizer.examples) else "")
-    others = f" It holds {optimizer.foreign} others, which are not trained." if optimizer.foreign else ""
+    others = f" Of what it holds, {optimizer.foreign} are not trained." if optimizer.foreign else ""
     yield CHECK.found(
         f"{optimizer.missing} of {optimizer.trainable} trainable tensors are not in the optimizer and never change: "
         f"{names}.{others} Make the optimizer last: "

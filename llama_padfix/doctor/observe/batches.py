@@ -110,7 +110,7 @@ def _draw(sources: Iterable[BatchSource], limit: int | None, drawn: DrawnRows) -
         read = partial(_rows, trainer=trainer, source=source, blocks=blocks)
         names: dict[str, None] = {}
         found: dict[str, _Source] = {}
-        seen = 0
+        seen, kind = 0, "mapping without entries"
         if each.why_not is not None:
             drawn.not_drawn[source] = each.why_not
         else:
@@ -121,14 +121,15 @@ def _draw(sources: Iterable[BatchSource], limit: int | None, drawn: DrawnRows) -
                         seen += 1
                         found.setdefault(row.source, _Source()).add(row)
                         yield row
+                    kind = kind if isinstance(batch, Mapping) else type(batch).__name__
                     names.update(dict.fromkeys(batch if isinstance(batch, Mapping) else ()))
                     if seen == limit or not seen:
                         break
             except Exception as error:
                 drawn.errors[source] = f"{type(error).__name__}: {error}"
             if not seen and source not in drawn.errors:
-                held = ", ".join(map(str, names)) or "none"
-                drawn.not_drawn[source] = f"its batches hold no input_ids of rows (they hold: {held})"
+                held = f"they hold: {', '.join(map(str, names))}" if names else f"a batch is a {kind}"
+                drawn.not_drawn[source] = f"its batches hold no input_ids of rows ({held})"
         for name, part in (found or {source: _Source()}).items():
             sample = SampleFacts(name, part.count, total, columns or tuple(names), drawn.not_drawn.get(source))
             begun = frozenset(part.beginnings)

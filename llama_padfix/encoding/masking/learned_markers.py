@@ -39,6 +39,8 @@ def learn_markers(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> Tur
     header = facts.history_header if facts.is_traced else facts.header
     specials = special_ids(tokenizer)
     opening = find_control_text(header, tuple(specials))
+    if not opening and facts.header.endswith(header):  # words have other ids behind the space before them
+        header = facts.header
     if not header or (facts.stop_token is None and not opening):
         raise PadfixError(
             "The chat template opens or ends an assistant turn without a token of its own. "

@@ -28,7 +28,7 @@ from llama_padfix.training.guard.hooks import (
 )
 from llama_padfix.training.guard.incident import GuardError, Incident, Kind, MicroBatch
 from llama_padfix.training.guard.loss_spikes import NEXT_LOSSES, LossHistory
-from llama_padfix.training.guard.passes import ForwardPasses
+from llama_padfix.training.guard.passes import OVERFLOWS_IN_A_ROW, ForwardPasses
 from llama_padfix.training.guard.root_cause import (
     check_first_batch,
     find_jump_of_update,
@@ -58,8 +58,7 @@ _KINDS: tuple[Kind, ...] = ("loss-not-finite", "zero-loss", "gradient-not-finite
 _MOST_ANALYZED = 3  # incidents of one kind; later ones are counted
 _NORM_EVERY = 16  # updates: the norm of 16 to 32 updates ago tells a blow-up from the growth of a long run
 _SKIPS_IN_A_ROW = 10  # nothing is trained any more
-_OVERFLOWS_IN_A_ROW = 20  # a loss scale of 65536 is below 1 after 17 halvings
-_MOST_STATES = 2**26  # elements of optimizer states that are read before each update; more are so every 16th
+_MOST_STATES = 2**20  # elements of optimizer states that are read before each update; more are so every 16th
 
 
 class Guard:
@@ -186,11 +185,12 @@ class Guard:
             return
         if passes.are_too_many and not self._makes_updates:
             self._check_left_out()
-        if not passes.add(micro, output, with_slope=self._knows_slope):
+        if not passes.add(micro, output, with_slope=self._knows_slope or passes.are_too_many):
             self._tell(
-                f"{passes.count} forward passes and no update by the optimizer that is watched: their batches are no "
-                "longer kept, and only their losses are checked. Where so many make one update: "
-                "attach(model, optimizer, accumulation=...)"
+                "%d forward passes and no update by the optimizer that is watched: their batches are no longer kept, "
+                "and only their losses are checked. Where so many make one update: "
+                "attach(model, optimizer, accumulation=...)",
+                passes.count,
             )
         self.sees_loss = self.sees_loss or micro.loss is not None
 
@@ -201,13 +201,12 @@ class Guard:
             logger.warning(words, *arguments)
 
     def _check_left_out(self) -> None:
-        """Check the losses of an update that no optimizer made: a loss scaler leaves one with nan out, unseen."""
-        losses = read_numbers([micro.loss for micro in self._passes.batches])
-        bad = next((loss for loss in losses if loss is not None and not math.isfinite(loss)), None)
-        if bad is not None:
+        """Check the passes of updates that no optimizer made: a loss scaler leaves out those with nan, unseen."""
+        if fault := self._passes.find_left_out():
+            kind, seen, losses = fault
             update = Update(self._passes.take()[0], losses)
             self._step += 1
-            self._handle_incident("loss-not-finite", f"the loss is {bad}, and no update followed", update)
+            self._handle_incident(kind, f"{seen}, and no update followed", update)
 
     def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Check the update that `optimizer` is about to make; one to leave out loses its gradients."""
@@ -259,7 +258,7 @@ class Guard:
         overflowed = overflowed or (scaled and grad_norm is not None and not math.isfinite(grad_norm))
         self._overflows = self._overflows + 1 if overflowed else 0
         if overflowed:
-            grad_norm = None if self._overflows <= _OVERFLOWS_IN_A_ROW else math.inf
+            grad_norm = None if self._overflows <= OVERFLOWS_IN_A_ROW else math.inf
         named = dict(self._model.named_parameters()) if self._model is not None else {}
         broken = () if state is None or math.isfinite(state) else observe_states(optimizer, named)[0]
         return Update(batches, losses, grad_norm, optimizer, broken, slope)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import weakref
+from collections import UserDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 
+_LABEL_NAMES = ("labels", "label_ids", "label", "targets", "target")
 _MOST_FRAMES = 40  # between a model and the function that computes a loss of its own; wrappers lie in between
 
 
@@ -108,7 +110,8 @@ def _read_loss(output: object) -> torch.Tensor | None:
 def _find_labels(ids: object) -> dict[str, object]:
     """Return the labels of these ids that a caller took out of the batch, for a loss of its own; {} where none did.
 
-    Label smoothing and `compute_loss_func` of a Trainer do so, and so do many loops.
+    Label smoothing and `compute_loss_func` of a Trainer do so, and so do many loops, which name them otherwise or keep
+    them in the batch.
     """
     import torch
 
@@ -117,9 +120,15 @@ def _find_labels(ids: object) -> dict[str, object]:
     frame = inspect.currentframe()
     for _ in range(_MOST_FRAMES):
         frame = frame.f_back if frame is not None else None
-        labels = frame.f_locals.get("labels") if frame is not None else None
-        if isinstance(labels, torch.Tensor) and labels.shape == ids.shape and not labels.is_floating_point():
-            return {"labels": labels}
+        held = frame.f_locals if frame is not None else {}
+        batches = [value for value in held.values() if isinstance(value, (dict, UserDict))]
+        for labels in (*map(held.get, _LABEL_NAMES), *(batch.get("labels") for batch in batches)):
+            if (
+                isinstance(labels, torch.Tensor)
+                and labels.shape == ids.shape
+                and labels.dtype in (torch.int64, torch.int32)
+            ):
+                return {"labels": labels}
     return {}
 
 

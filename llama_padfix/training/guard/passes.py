@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+from llama_padfix.training.guard.health import read_numbers
 from llama_padfix.training.guard.hooks import watch_slope
-from llama_padfix.training.guard.incident import MicroBatch
+from llama_padfix.training.guard.incident import Kind, MicroBatch
 
 if TYPE_CHECKING:
     import torch
 
 _MOST_KEPT = 64  # batches for each accumulated one: an update that never comes must not fill the memory
+OVERFLOWS_IN_A_ROW = 20  # a loss scale of 65536 is below 1 after 17 halvings
 
 
 class ForwardPasses:
@@ -40,6 +43,23 @@ class ForwardPasses:
     def are_too_many(self) -> bool:
         """True if the last update was made of fewer: a loss scaler may have left one out."""
         return self.count >= self._usual
+
+    def find_left_out(self) -> tuple[Kind, str, list[float | None]] | None:
+        """Return the kind of fault that a loss scaler leaves updates out for, in words, and the losses; None without.
+
+        Where the loss is computed outside of the model, its slope at the model's outputs shows it, once it was not
+        finite for longer than a scaler needs to find its scale.
+        """
+        losses = read_numbers([micro.loss for micro in self.batches])
+        bad = next((loss for loss in losses if loss is not None and not math.isfinite(loss)), None)
+        if bad is not None:
+            return "loss-not-finite", f"the loss is {bad}", losses
+        last = self._slopes[-OVERFLOWS_IN_A_ROW * self._usual :]
+        if len(last) < OVERFLOWS_IN_A_ROW * self._usual:
+            return None
+        if any(slope is None or math.isfinite(slope) for slope in read_numbers(last)):
+            return None
+        return "gradient-not-finite", f"the gradient of the model's outputs was not finite {len(last)} times", losses
 
     def add(self, micro: MicroBatch, output: object, *, with_slope: bool) -> bool:
         """Keep one pass, and the slope of its loss at the model's output; return False if the others were dropped."""

@@ -54,7 +54,11 @@ def _explain(folder: FolderFacts) -> Iterator[str]:
         yield f"Looked at {folder.path}, and at none of its {len(folder.checkpoints)} checkpoints (last {newest})."
     if folder.adapter_config and not folder.config:
         base = folder.adapter_config.get("base_model_name_or_path")
-        yield f"The folder holds an adapter and not its base model {base!r}, whose config is not checked here."
+        if folder.base_is_here:
+            looked = "only the rows of its embedding and its stop list were compared (SAV008, SAV009)"
+        else:
+            looked = "it is neither a folder here nor in the cache, so whether the adapter fits it was not looked at"
+        yield f"The folder holds an adapter. Of its base model {base!r}: {looked}."
 
 
 def _observe_gguf(files: list[Path], beside: Beside) -> Observation:
