@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import json
 import random
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -384,6 +385,13 @@ def judge(style: Style, messages: list[Message], tools: Any) -> tuple[str, str]:
     except PadfixError as error:
         return "refused", str(error)
     assert made.text == text
+    if (
+        style.gap == "shorter in history" and style.prompt != "ignored"
+    ):  # empty answers that are merged begin with the prompt's line break
+        prompt = word(style, marked=False).prompt
+        for found in re.finditer(re.escape(prompt), text):
+            supplied = range(found.start() + len(prompt.rstrip()), found.end())
+            trained = [made and at not in supplied for at, made in enumerate(trained)]
     mine = [False] * len(text)
     for turn in made.turns:
         mine[turn.start : turn.end] = [True] * (turn.end - turn.start)
