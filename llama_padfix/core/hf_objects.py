@@ -30,6 +30,11 @@ def read_layer(model: object, getter: str) -> Any:  # `Any`: a module whose attr
         return None
 
 
+def base_model(model: Any) -> Any:  # `Any`: a model of any class, of transformers or PEFT
+    """Return the model under an adapter; a model without one as it is."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def read_quantization_config(config: object) -> dict[str, Any]:  # `Any`: the values of config.json
     """Return the entries of a config's `quantization_config`, `quant_method` as text; {} where it has none."""
     held = getattr(config, "quantization_config", None)

@@ -125,14 +125,6 @@ def count_hidden(row: RowFacts, facts: Facts) -> int:
     return 0 if everything_is_trained(row, facts) else int((real_part(row) & ~row.trained).sum())
 
 
-def are_any_of(row: RowFacts, token_ids: Iterable[int]) -> BoolArray:
-    """Return where the row's ids are one of these, as booleans of shape (tokens,)."""
-    found: BoolArray = row.input_ids != row.input_ids
-    for token_id in token_ids:
-        found = found | (row.input_ids == token_id)
-    return found
-
-
 def hit_span(found: BoolArray, remark: str = "") -> Hits:
     """Yield one hit from the first position that is True to the last, counting all; none where all are False."""
     places = found.nonzero()[0]

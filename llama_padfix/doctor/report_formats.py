@@ -134,11 +134,6 @@ def print_rich(document: JsonObject) -> None:
     console.print(text(summarize(document), style="bold"))
 
 
-def text_runs(place: JsonObject) -> Sequence[tuple[str, bool]]:
-    """Return the text around a fault in runs, each with True where it is trained."""
-    return [(text, trained) for text, trained in place["runs"]] or [(place["text"], False)]
-
-
 def list_skipped(document: JsonObject) -> list[str]:
     """Return one line for each reason for which checks were skipped."""
     reasons: dict[str, list[str]] = {}

@@ -7,13 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.text import printable
-from llama_padfix.doctor.report_formats import (
-    fold_codes,
-    list_read,
-    list_skipped,
-    summarize,
-    text_runs,
-)
+from llama_padfix.doctor.report_formats import fold_codes, list_read, list_skipped, summarize
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject
@@ -80,7 +74,7 @@ def _article(finding: JsonObject) -> str:
 
 def _draw(place: JsonObject) -> str:
     """Return the tokens of a row as the viewer draws them: what is trained is marked."""
-    parts = text_runs(place)
+    parts = place["runs"] or [(place["text"], False)]
     return "".join(f"<mark>{_static(text)}</mark>" if trained else _static(text) for text, trained in parts)
 
 

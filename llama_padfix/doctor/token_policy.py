@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from llama_padfix.doctor.facts import Facts, ModelFacts
 from llama_padfix.doctor.findings import Change
@@ -63,8 +62,8 @@ def stop_ids(facts: Facts) -> tuple[int, ...]:
     return tuple(dict.fromkeys(kept + sorted(token_id for token_id in ends if token_id is not None)))
 
 
-def as_ids(held: int | Iterable[int] | None) -> tuple[int, ...]:
-    """Return what a config holds as `eos_token_id`, one id or several or none, as a tuple."""
+def as_ids(held: Any) -> tuple[int, ...]:  # whatever a config or a trainer holds
+    """Return what is held as `eos_token_id`, one id or several or none, as a tuple."""
     return () if held is None else (held,) if isinstance(held, int) else tuple(held)
 
 

@@ -20,7 +20,7 @@ def _find(facts: Facts) -> Findings:
         return
     copies = [(target, held) for target, kind, held in trainer.copies if kind == "stop ids"]
     changes = [change for target, held in copies for change in complete_stops(target, held, facts)]
-    short = [change for change in changes if stop_id not in as_ids(change.before)]  # type: ignore[arg-type]
+    short = [change for change in changes if stop_id not in as_ids(change.before)]
     if short:
         seen = ", ".join(f"{change.target} is {change.before}" for change in short)
         yield CHECK.found(

@@ -8,10 +8,11 @@ fewer than four rows. A stop token that is there and not trained is LBL002 or PA
 
 from dataclasses import replace
 
-from llama_padfix.doctor.check_helpers import are_any_of, count_hidden, in_every_row, real_part, real_span, turns_of
+from llama_padfix.doctor.check_helpers import count_hidden, in_every_row, real_part, real_span, turns_of
 from llama_padfix.doctor.findings import Check, Facts, Finding, Hit, Hits, RowFacts
 from llama_padfix.doctor.row_facts import SourceTotals
 from llama_padfix.doctor.token_policy import stop_ids
+from llama_padfix.encoding.masking.turns_in_ids import is_any
 
 _UNTRAINED = "nothing is trained"  # which LBL001 reports; such a row shows no end either
 _INSIDE = "no BOS begins the row"  # so it may begin inside a text
@@ -32,7 +33,7 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
 def _ends(row: RowFacts, facts: Facts) -> bool:
     """Return True if an answer ends in a stop token; of text without turns, if one stands behind what is trained."""
     turns = [turn for turn in turns_of(row, facts) if not turn.opened]
-    stops = are_any_of(row, stop_ids(facts)) & real_part(row)
+    stops = is_any(row.input_ids, stop_ids(facts)) & real_part(row)
     if turns:
         return any(turn.stop_id is not None for turn in turns) or bool(stops[real_span(row)[1] - 1])
     return bool(stops[int(row.trained.argmax()) :].any())

@@ -6,9 +6,10 @@ generated. Trained, it is what the model expects where the next question begins.
 with several is not reported.
 """
 
-from llama_padfix.doctor.check_helpers import are_any_of, hit_span, pad_ids, real_part
+from llama_padfix.doctor.check_helpers import hit_span, pad_ids, real_part
 from llama_padfix.doctor.findings import Check, Facts, Hits, RowFacts
 from llama_padfix.doctor.token_policy import stop_ids
+from llama_padfix.encoding.masking.turns_in_ids import is_any
 
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
@@ -16,12 +17,12 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
     if template is not None and sum(map(template.ending.count, template.stops)) > 1:
         return  # the template itself ends a turn with several
     stops = set(stop_ids(facts)) - {facts.bos_token_id}  # where BOS and EOS are one token, it begins a document
-    is_stop = are_any_of(row, stops)
+    is_stop = is_any(row.input_ids, stops)
     twice = is_stop & row.trained & real_part(row)
     twice[1:] &= is_stop[:-1]
     twice[:1] = False
     if row.attention_mask is None:
-        twice &= ~are_any_of(row, pad_ids(facts))  # this may be padding: LBL005
+        twice &= ~is_any(row.input_ids, pad_ids(facts))  # this may be padding: LBL005
     yield from hit_span(twice)
 
 

@@ -8,15 +8,16 @@ note where all of a row is trained, since that may be plain language modeling.
 
 from dataclasses import replace
 
-from llama_padfix.doctor.check_helpers import are_any_of, count_hidden, in_every_row, turns_of
+from llama_padfix.doctor.check_helpers import count_hidden, in_every_row, turns_of
 from llama_padfix.doctor.findings import Check, Facts, Finding, Hit, Hits, RowFacts
 from llama_padfix.doctor.row_facts import SourceTotals
+from llama_padfix.encoding.masking.turns_in_ids import is_any
 
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
     controls = set(facts.special_ids.values()) - {facts.bos_token_id}
     opening = controls & set(facts.markers.turn_start_ids if facts.markers is not None else ())
-    if not are_any_of(row, opening).any() and not turns_of(row, facts):
+    if not is_any(row.input_ids, opening).any() and not turns_of(row, facts):
         yield Hit(0, min(len(row.input_ids), 12), count_hidden(row, facts))
 
 

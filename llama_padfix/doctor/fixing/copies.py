@@ -33,10 +33,11 @@ def follow_changes(before: Facts, now: Facts) -> Iterator[Change]:
 
 def complete_stops(target: str, held: object, facts: Facts) -> Iterator[Change]:
     """Yield the change that completes a trainer's own list of stop ids; none where it is complete."""
-    kept = [token_id for token_id in as_ids(held) if token_id in facts.special_ids.values()]  # type: ignore[arg-type]
+    present = as_ids(held)
+    kept = [token_id for token_id in present if token_id in facts.special_ids.values()]
     after = tuple(dict.fromkeys((*kept, *stop_ids(facts))))
-    if not set(after) <= set(as_ids(held)):  # type: ignore[arg-type]
-        missing = ", ".join(str(token_id) for token_id in after if token_id not in as_ids(held))  # type: ignore[arg-type]
+    if not set(after) <= set(present):
+        missing = ", ".join(str(token_id) for token_id in after if token_id not in present)
         yield Change(target, held, after, f"the rollouts of the trainer must also stop at {missing}")
 
 

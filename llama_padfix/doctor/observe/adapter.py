@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.text import parse_json
+from llama_padfix.core.weights import read_shapes
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject
@@ -66,15 +67,7 @@ def _read_saved(name: object, file: str) -> Mapping[str, Any]:
 
 def _read_header(path: Path) -> tuple[int | None, bool]:
     """Return the rows of the embedding or head in an adapter's file, None without, and True for names nested twice."""
-    if not path.is_file():
-        return None, False
-    from safetensors import safe_open
-
-    try:
-        with safe_open(str(path), framework="np") as weights:
-            names = list(weights.keys())
-            shapes = [weights.get_slice(name).get_shape() for name in names if _EMBEDDING.search(name)]
-    except Exception:  # a file that is cut short is a finding of its own
-        return None, False
-    is_nested = any(name.startswith("base_model.model.base_model.model.") for name in names)
-    return max((int(shape[0]) for shape in shapes), default=None), is_nested
+    shapes = read_shapes(path)
+    is_nested = any(name.startswith("base_model.model.base_model.model.") for name in shapes)
+    rows = (shape[0] for name, shape in shapes.items() if shape and _EMBEDDING.search(name))
+    return max(rows, default=None), is_nested

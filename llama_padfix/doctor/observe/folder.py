@@ -94,7 +94,7 @@ def observe_folder(path: str | Path, backend: tokenizers.Tokenizer | None = None
     given = _require_folder(path)
     folder, checkpoints = _find_run(given)
     files = sorted(item for item in folder.iterdir() if item.is_file())
-    config = _read_json(folder / "config.json")
+    config, adapter_config = _read_json(folder / "config.json"), _read_json(folder / "adapter_config.json")
     template = folder / "chat_template.jinja"
     raw_ids, byte_level, baked = encode_with_file(folder / "tokenizer.json") if backend is None else _probe(backend)
     in_weights = _count_embedding_rows(folder)
@@ -105,7 +105,7 @@ def observe_folder(path: str | Path, backend: tokenizers.Tokenizer | None = None
         tokenizer_config=_read_json(folder / "tokenizer_config.json"),
         config=config,
         generation_config=_read_json(folder / "generation_config.json"),
-        adapter_config=_read_json(folder / "adapter_config.json"),
+        adapter_config=adapter_config,
         raw_ids=raw_ids,
         chat_template=template.read_text(encoding="utf-8", errors="replace") if template.is_file() else None,
         saved_at={item.name: item.stat().st_mtime for item in files},
@@ -116,7 +116,7 @@ def observe_folder(path: str | Path, backend: tokenizers.Tokenizer | None = None
         broken_weights=tuple(find_broken_weights(folder, may_lack_all=True)),
         given=str(given),
         checkpoints=checkpoints,
-        **observe_adapter(folder, _read_json(folder / "adapter_config.json")),
+        **observe_adapter(folder, adapter_config),
     )
 
 

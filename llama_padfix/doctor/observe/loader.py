@@ -8,7 +8,8 @@ from typing import Any
 
 def is_loader(value: object) -> bool:
     """Return True for a `torch.utils.data.DataLoader`, and for what accelerate makes of one."""
-    return any(kind.__name__ == "DataLoader" and kind.__module__.startswith("torch.") for kind in _kinds(value))
+    kinds = type(_base_of(value)).__mro__
+    return any(kind.__name__ == "DataLoader" and kind.__module__.startswith("torch.") for kind in kinds)
 
 
 def parts_of(loader: object) -> dict[str, object]:
@@ -49,10 +50,5 @@ def read_loader(loader: object) -> Iterator[object]:
 
 
 def _base_of(loader: object) -> object:
-    """Return the loader that accelerate's adapter wraps, or the loader itself."""
-    return vars(loader).get("base_dataloader", loader)
-
-
-def _kinds(value: object) -> tuple[type, ...]:
-    base = getattr(value, "__dict__", {}).get("base_dataloader", value)
-    return type(base).__mro__
+    """Return the loader that accelerate's adapter wraps, or the value itself."""
+    return getattr(loader, "__dict__", {}).get("base_dataloader", loader)

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
+from llama_padfix.core.hf_objects import base_model, dtype_name, read_layer, text_config
 from llama_padfix.doctor.model_facts import ZERO_NORM, ModelFacts, OptimizerFacts, RowStatistics
 from llama_padfix.doctor.observe.adapter import read_rows_and_stops
 
@@ -51,7 +51,7 @@ def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> Mode
     attention = getattr(config, "_attn_implementation", None)
     original_rows, original_stops = read_rows_and_stops(getattr(model.config, "_name_or_path", None))
     return ModelFacts(
-        embedding_rows=_count_rows(weight) if weight is not None else None,
+        embedding_rows=count_rows(weight) if weight is not None else None,
         config_pad_token_id=getattr(config, "pad_token_id", None),
         config_eos_token_id=_freeze(getattr(config, "eos_token_id", None)),
         has_generation_config=generation is not None,
@@ -93,11 +93,11 @@ def observe_optimizer(model: ConfiguredModel | None, optimizer: torch.optim.Opti
 
 def _pools_one_token(model: object) -> bool:
     """Return True for a model with a head for whole texts, under an adapter too."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return type(base).__name__.endswith("ForSequenceClassification")
+    return type(base_model(model)).__name__.endswith("ForSequenceClassification")
 
 
-def _count_rows(weight: torch.Tensor) -> int:
+def count_rows(weight: torch.Tensor) -> int:
+    """Return how many rows an embedding has, also where its numbers are in other processes."""
     shape = getattr(weight, "ds_shape", weight.shape)  # DeepSpeed ZeRO-3 empties the weight, and keeps its shape here
     return int(shape[0])
 

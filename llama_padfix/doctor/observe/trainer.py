@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import count_second_division, find_tokenizer
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
-from llama_padfix.core.hf_objects import dtype_name, read_quantization_config
+from llama_padfix.core.hf_objects import base_model, dtype_name, read_quantization_config
 from llama_padfix.doctor.facts import TrainerFacts
 from llama_padfix.doctor.observe.reachable import filled_cells, is_own_code
 from llama_padfix.doctor.observe.snapshot import find_read_once
@@ -174,8 +174,7 @@ def _isolates_documents(model: ModelLike) -> bool | None:
         return None
     if "flash" in attention:
         return True
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    makers = vars(sys.modules.get(type(base).__module__, sys))
+    makers = vars(sys.modules.get(type(base_model(model)).__module__, sys))
     masks = sys.modules.get("transformers.masking_utils")
     return hasattr(masks, "find_packed_sequence_indices") and "create_causal_mask" in makers
 

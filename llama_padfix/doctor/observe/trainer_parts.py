@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from types import CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
+from llama_padfix.core.hf_objects import base_model, dtype_name, read_layer, text_config
 from llama_padfix.doctor.model_facts import ModelFacts
 from llama_padfix.doctor.observe.copies import find_copies
+from llama_padfix.doctor.observe.model import count_rows
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import ModelLike, TrainerLike
@@ -83,9 +84,8 @@ def _observe_reference(model: object) -> ModelFacts | None:
     if not hasattr(model, "config"):
         return None
     weight = getattr(read_layer(model, "get_input_embeddings"), "weight", None)
-    shape = getattr(weight, "ds_shape", getattr(weight, "shape", None))
     return ModelFacts(
-        embedding_rows=int(shape[0]) if shape is not None else None,
+        embedding_rows=count_rows(weight) if weight is not None else None,
         config_pad_token_id=getattr(text_config(model.config), "pad_token_id", None),
     )
 
@@ -143,8 +143,7 @@ def _class_that_defines(kind: type, name: str) -> str | None:
 
 
 def _is_language_model(model: ModelLike) -> bool:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return type(base).__name__.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
+    return type(base_model(model)).__name__.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

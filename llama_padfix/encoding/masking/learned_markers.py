@@ -36,6 +36,9 @@ def learn_markers(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> Tur
             f"The tokenizer {seen}, so there are no turns to mark. "
             "Pass markers by hand: TurnMarkers(header_ids=(...), stop_ids=(...))"
         )
+    known = _known.get(id(facts))
+    if known is not None and known[0] is facts:
+        return known[1]
     header = facts.history_header if facts.is_traced else facts.header
     specials = special_ids(tokenizer)
     opening = find_control_text(header, tuple(specials))
@@ -55,9 +58,6 @@ def learn_markers(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> Tur
         turn_start_ids=tuple(token_id for token_id in starts if token_id is not None),
         forgeable=not opening,
     )
-    known = _known.get(id(facts))
-    if known is not None and known[0] is facts:
-        return known[1]
     probes = list(label_probes(tokenizer, kwargs))
     if not probes:
         return markers

@@ -91,7 +91,7 @@ class Guard:
         self._passes = ForwardPasses()
         self._history = LossHistory(self.spike)
         self._step = self._zeros = self._skips = self._overflows = 0
-        self._makes_updates = False  # a Trainer tells of each, also of one that a loss scaler left out
+        self._makes_updates = False  # a Trainer reports each, also one that a loss scaler left out
         self._states_read = False
         self._knows_slope = self.zero_gradient_steps == 1  # of the loss; else after the first gradient of 0
         self._told: set[str] = set()

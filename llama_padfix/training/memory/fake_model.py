@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import enable_checkpointing, name_dtype_argument
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.hf_objects import base_model
 from llama_padfix.training.adapters.lora import attach_lora, choose_lora, find_experts
 from llama_padfix.training.memory.kernels import autocast_flag, define_4bit, define_int8, kernels_of
 
@@ -105,7 +106,7 @@ def _checkpoint(model: PreTrainedModel, plan: StepPlan) -> None:
         "preserve_rng_state": False,
         "context_fn": _recompute_alike(plan),
     }
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model(model)
     try:
         enable_checkpointing(base, settings)
     except (AttributeError, ValueError) as error:

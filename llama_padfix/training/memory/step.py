@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.hf_objects import base_model
 from llama_padfix.training.memory.kernels import autocast_flag, kernels_of
 from llama_padfix.training.memory.tracker import Tally
 
@@ -60,7 +61,7 @@ def trace_step(model: PreTrainedModel, mode: FakeTensorMode, plan: StepPlan) -> 
     except PadfixError:
         raise
     except Exception as error:  # what a model may raise on fake tensors, or with settings that it cannot compute
-        kind = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+        kind = type(base_model(model)).__name__
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise PadfixError(
             f"A step of {kind} cannot be followed without data ({reason}). "

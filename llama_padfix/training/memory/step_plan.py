@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.core.hf_objects import read_quantization_config
+from llama_padfix.core.hf_objects import base_model, read_quantization_config
 from llama_padfix.core.version import import_package
 from llama_padfix.hardware.attention import is_supported
 from llama_padfix.hardware.precision import Precision, choose_precision
@@ -174,7 +174,7 @@ def _read_model(model: ModelSource) -> _Found:
         )
     adapters = getattr(model, "peft_config", None)
     named = {name: (p.dtype, p.requires_grad) for name, p in model.named_parameters()}
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model(model)
     lora = next(iter(adapters.values())) if isinstance(adapters, Mapping) and adapters else None
     return _Found(base.config, base.dtype, named, lora)
 
