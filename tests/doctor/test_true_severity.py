@@ -213,3 +213,14 @@ def test_a_bos_that_a_message_spells_begins_no_document(tokenizer: Any, tmp_path
     ids = tokenizer.apply_chat_template(ASK + YES)["input_ids"]
     [finding] = found(tokenizer, "PCK001", dataset=[{"input_ids": ids + ids, "labels": ids + ids}])
     assert finding.count == 1
+
+
+def test_a_pair_that_a_reward_trainer_drops_is_counted(tokenizer: Any, tmp_path: Path) -> None:
+    short = {name: ASK + PAIRS[0][name] for name in ("chosen", "rejected")}
+    long = {**short, "rejected": [*ASK, {"role": "assistant", "content": "yes " * 200}]}
+    args, model = RewardConfig(str(tmp_path), **{**USUAL, "max_length": 400}), small_model(tokenizer, scores=True)
+    rows = Dataset.from_list([short, long, short])
+    trainer = RewardTrainer(model, args, train_dataset=rows, processing_class=tokenizer)
+    assert len(trainer.train_dataset) == 2
+    [finding] = found(trainer, "TRN005")
+    assert "Of 3 rows of the train set the trainer kept 2; it dropped 1, which are longer than" in finding.message

@@ -25,7 +25,6 @@ CHECK = Check(
     name="empty-thoughts",
     severity="warning",
     needs=("tokenizer", "template", "data"),
-    traps=(),
     doc=__doc__,
     bad="prepare(tokenizer)  # of Qwen 3, for data without thoughts",
     good='prepare(tokenizer, template_kwargs={"enable_thinking": False})  # the prompt holds the empty thought',

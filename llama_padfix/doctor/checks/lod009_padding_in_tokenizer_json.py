@@ -2,8 +2,8 @@
 
 A call with `padding="max_length"` or `truncation=True` leaves that setting in the tokenizer, and `save_pretrained`
 writes it into tokenizer.json. transformers sets it anew at each call. What reads the file itself obeys it: the
-package tokenizers, text-generation-inference, candle, DJL and tokenizers.js give 512 ids for "hello", or cut a long
-prompt. `load` and the repair of a folder take it out.
+package `tokenizers`, and servers on it, give 512 ids for "hello", or cut a long prompt. `load` and the repair of a
+folder take it out.
 """
 
 from llama_padfix.doctor.findings import Change, Check, Facts, Findings
