@@ -118,7 +118,7 @@ def _find_by_constant_prompt(request: RenderRequest) -> Rendered | None:
     """
     template, messages, text = request.template, request.messages, request.text
     prompt, ending = template.profile.prompt, template.profile.ending
-    if request.tools is not None or request.rewritten:
+    if request.tools is not None or request.rewritten or template.profile.marks_generation:
         return None
     if not (template.profile.prompt_is_constant and ending and template.profile.prompt_has_control):
         return None

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from llama_padfix.chat.profile.constant_prompt import is_prompt_constant, marks_generation
 from llama_padfix.chat.profile.profile_rules import (
     PROMPT_RULES,
     Evidence,
@@ -27,7 +28,7 @@ from llama_padfix.chat.profile.stop_rules import (
     find_stops,
 )
 from llama_padfix.chat.profile.template_probes import ANSWER, ASSISTANT, QUESTION, USER, TracedProbes, trace_probes
-from llama_padfix.chat.traced_render import parse_template, source_of
+from llama_padfix.chat.traced_render import source_of
 from llama_padfix.tokens.calls import apply_template, count_leading, encode_raw, is_of_transformers, render_or_none
 from llama_padfix.tokens.control import find_control_text, special_ids
 
@@ -68,6 +69,8 @@ class TemplateProfile:
     """The generation prompt after a question."""
     prompt_is_constant: bool = False
     """Whether nothing in a conversation can change the generation prompt."""
+    marks_generation: bool = False
+    """Whether the template may mark with `{% generation %}` what the model writes."""
     prompt_has_control: bool = False
     completes_controls: bool = False
     """Whether a text can become a control token with what the template writes beside it: `'<|' + content + '|>'`."""
@@ -182,7 +185,8 @@ def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplatePr
             profile,
             is_traced=True,
             prompt=evidence.prompt,
-            prompt_is_constant=not evidence.ignores_prompt and _is_prompt_constant(tokenizer, kwargs),
+            prompt_is_constant=not evidence.ignores_prompt and is_prompt_constant(tokenizer, kwargs, evidence.prompt),
+            marks_generation=marks_generation(tokenizer, kwargs),
             prompt_has_control=bool(find_control_text(evidence.prompt, controls)),
             completes_controls=_completes_controls(probes, controls),
             ignores_prompt=evidence.ignores_prompt or not evidence.prompt,
@@ -289,33 +293,6 @@ def _find_role_headers(
     if text.count(_SYSTEM) == 1:
         headers["system"] = text.partition(_SYSTEM)[0].removeprefix(tokenizer.bos_token or "")
     return {role: header for role, header in headers.items() if header.strip()}
-
-
-def _is_prompt_constant(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> bool:
-    r"""Return True if the generation prompt is constant text behind nothing but the request for it.
-
-    `{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`: no conversation can change it, and one
-    rendering is enough.
-    """
-    from jinja2 import nodes
-
-    try:
-        tree = parse_template(source_of(tokenizer, None, kwargs))
-        other = parse_template(source_of(tokenizer, [{}], kwargs))
-    except Exception:  # a tokenizer without a default template
-        return False
-    if tree != other:
-        return False
-    if tree.find(nodes.CallBlock) is not None:  # `{% generation %}`: what it marks is looked at row by row
-        return False
-    uses = [name for name in tree.find_all(nodes.Name) if name.name == "add_generation_prompt"]
-    for choice in tree.find_all(nodes.If):
-        if not (isinstance(choice.test, nodes.Name) and choice.test.name == "add_generation_prompt"):
-            continue
-        pieces = [piece for node in choice.body for piece in getattr(node, "nodes", [node])]
-        if len(uses) == 1 and all(isinstance(piece, (nodes.TemplateData, nodes.Const)) for piece in pieces):
-            return True
-    return False
 
 
 def read_sources(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> str:

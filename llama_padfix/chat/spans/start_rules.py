@@ -40,6 +40,21 @@ def _behind_closed_answer(part: Part) -> int | None:
     return part.before + part.gap.rindex(closing) + len(closing) if closing in part.gap else None
 
 
+def _behind_header_of_constant_prompt(part: Part) -> int | None:
+    r"""Begin behind the header that opens the one prompt there is, where the history lacks the rest: Qwen 3.5.
+
+    Prompt:       `<|im_start|>assistant\n<think>\n`
+    Conversation: `<|im_start|>assistant\nHello<|im_end|>`
+                                         ^
+    """
+    profile, header = part.profile, part.profile.history_header
+    if not (profile.prompt_is_constant and profile.prompt_has_control and header):
+        return None
+    if not profile.prompt.startswith(header) or part.gap.count(header) != 1 or not part.gap.endswith(header):
+        return None
+    return _behind_supplied(part, profile.prompt[len(header) :])
+
+
 def _behind_rendered_prompt(part: Part) -> int | None:
     r"""Begin where the conversation up to the turn ends, rendered with a prompt: a prompt that depends on messages.
 
@@ -216,6 +231,7 @@ def _at_previous_answer(part: Part) -> int | None:
 START_RULES: tuple[StartRule, ...] = (
     _behind_constant_prompt,
     _behind_closed_answer,
+    _behind_header_of_constant_prompt,
     _behind_rendered_prompt,
     _inside_supplied_text,
     _behind_equal_prompt,
