@@ -19,6 +19,8 @@ import jinja2
 import jinja2.ext
 import jinja2.sandbox
 from jinja2 import nodes
+from jinja2.runtime import LoopContext
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ FILTERS = {
     "random": Effect.VARIES,
 }
 _JOIN = "~"  # a filter that no template can name
+# Attributes that are looked up without the sandbox's tests, which let all of them pass.
+_OF_DICT = frozenset(dir(dict))
+_OF_STR = frozenset(name for name in dir(str) if name[0] != "_") - {"format", "format_map"}
 
 
 class TreeEditor(NodeTransformer):
@@ -158,6 +163,19 @@ class ChatEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
         return super().call_binop(context, operator, self.policy.on_modulo(left, right), right)
 
+    def getattr(self, obj: Any, attribute: str) -> Any:  # Any: of whatever a template looks at
+        """Return an attribute or item as the sandbox does, in less time where it needs no tests."""
+        kind = type(obj)
+        if kind is dict and attribute not in _OF_DICT:
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        if kind in (Namespace, LoopContext) and attribute[0] != "_":
+            value = getattr(obj, attribute, None)
+            if type(value) in (bool, int):
+                return value
+        if isinstance(obj, str) and attribute in _OF_STR:
+            return getattr(obj, attribute)
+        return super().getattr(obj, attribute)
+
     def getitem(self, obj: object, argument: object) -> object:
         return super().getitem(obj, self.policy.on_key(argument))
 
@@ -177,6 +195,10 @@ def raise_exception(message: str) -> None:
     raise jinja2.TemplateError(str.__str__(message))
 
 
+_INDENTED = 64
+_indented: dict[object, str] = {}  # tools are the same in many rows, and JSON with an indent takes its time
+
+
 def to_json(
     value: object,
     ensure_ascii: bool = False,
@@ -185,7 +207,17 @@ def to_json(
     sort_keys: bool = False,
 ) -> str:
     """Return a value as JSON: the filter `tojson` as transformers defines it."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if indent is None:
+        return json.dumps(value, ensure_ascii=ensure_ascii, separators=separators, sort_keys=sort_keys)
+    compact = json.dumps(value, ensure_ascii=ensure_ascii, sort_keys=sort_keys)
+    key = (compact, ensure_ascii, str(indent), repr(separators))
+    found = _indented.get(key)
+    if found is None:
+        if len(_indented) >= _INDENTED:
+            _indented.clear()
+        found = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+        _indented[key] = found
+    return found
 
 
 @functools.cache

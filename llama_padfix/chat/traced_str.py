@@ -149,11 +149,12 @@ def trace(value: Any, origin: int, plain: frozenset[str] = frozenset()) -> Any:
 
     A text that is traced already keeps its origin.
     """
-    if type(value) is Traced:
+    kind = type(value)
+    if kind is Traced:
         return value
-    if isinstance(value, str):
+    if kind is str or isinstance(value, str):
         return Traced(str.__str__(value), ((len(value), origin),))
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
         return {
             key if key in plain else trace(key, origin): item
             if key in plain and isinstance(item, str)
@@ -167,13 +168,26 @@ def trace(value: Any, origin: int, plain: frozenset[str] = frozenset()) -> Any:
 
 def origins_in(value: object, depth: int = 12) -> set[int]:
     """Return the origins of all traced text inside a value; plain text has none."""
-    if isinstance(value, Traced):
-        return {origin for length, origin in value._runs if length or origin != TEMPLATE}
-    if depth and isinstance(value, Mapping):
-        return {origin for pair in value.items() for item in pair for origin in origins_in(item, depth - 1)}
-    if depth and isinstance(value, (list, tuple, set)):
-        return {origin for item in value for origin in origins_in(item, depth - 1)}
-    return set()
+    found: set[int] = set()
+    _add_origins(value, depth, found)
+    return found
+
+
+def _add_origins(value: object, depth: int, found: set[int]) -> None:
+    kind = type(value)
+    if kind is Traced or isinstance(value, Traced):
+        for length, origin in value._runs:
+            if length or origin != TEMPLATE:
+                found.add(origin)
+    elif kind is str or not depth:
+        return
+    elif kind is dict or isinstance(value, Mapping):
+        for key, item in value.items():
+            _add_origins(key, depth - 1, found)
+            _add_origins(item, depth - 1, found)
+    elif isinstance(value, (list, tuple, set)):
+        for item in value:
+            _add_origins(item, depth - 1, found)
 
 
 def taint(text: str, sources: object) -> Traced:

@@ -66,6 +66,9 @@ class Learned:
     characters_ahead: int | None = None
     """An upper bound for the characters of the table that is encoded; it decides the engine."""
 
+    def __post_init__(self) -> None:
+        self.row_encoder.spans.encode_texts = self._encode_texts
+
     @property
     def doubtful(self) -> bool:
         """True once a fast path was given up because a row that it encoded proved wrong."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
@@ -13,12 +13,13 @@ from llama_padfix.encoding.encoded_rows import EncodedRow, find_cuts, label_toke
 from llama_padfix.encoding.loss_selection import choose_turns
 from llama_padfix.encoding.masking.text_rows import TextEncoder
 from llama_padfix.encoding.row_formats import Conversation, read_row
-from llama_padfix.tokens.offsets import EncodedText, encode_spans, require_fast
+from llama_padfix.tokens.span_encoder import SpanEncoder
 from llama_padfix.tokens.spelled import TextBackend, encode_around, make_text_backend
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
     from llama_padfix.encoding.settings import EncodeSettings
+    from llama_padfix.tokens.offsets import EncodedText
 
 _T = TypeVar("_T")
 _RENDERERS = 8  # with arguments of rows that are kept
@@ -36,6 +37,7 @@ class RowEncoder:
         self.chats = ChatRenderer(tokenizer, settings.template_kwargs)
         self._chats_of_rows: dict[str, ChatRenderer] = {}
         self._texts = TextEncoder(tokenizer, settings.template_kwargs, text_end_id)
+        self.spans = SpanEncoder(tokenizer)
 
     @cached_property
     def _text_backend(self) -> TextBackend:
@@ -52,7 +54,7 @@ class RowEncoder:
         chats = [row for _, row in read if isinstance(row, RenderedChat)]
         if any(chat.escaped for chat in chats):
             _ = self._text_backend  # outside of the attempts: it always raises
-        together = self._encode_together([chat for chat in chats if not chat.escaped])
+        together = iter(self.spans.encode_all([(one.rendered.text, one.spans) for one in chats if not one.escaped]))
         encoded: list[EncodedRow | PadfixError] = []
         for name, row in read:
             if isinstance(row, RenderedChat):
@@ -110,23 +112,12 @@ class RowEncoder:
                 return error
             raise PadfixError(f"{name}: {error}" if name else str(error)) from error
 
-    def _encode_together(self, chats: Sequence[RenderedChat]) -> Iterator[EncodedText]:
-        """Encode conversations in one call; none of them where the tokens of one cannot be placed."""
-        if not chats:
-            return iter(())
-        require_fast(self.tokenizer)
-        try:
-            texts = [chat.rendered.text for chat in chats]
-            return iter([*encode_spans(self.tokenizer, texts, [chat.spans for chat in chats])])
-        except PadfixError:
-            return iter(())  # each by itself shows which one it is
-
     def _label(self, chat: RenderedChat, encoded: EncodedText | None) -> EncodedRow:
         """Label a conversation; it is encoded here where `encoded` is None."""
         text, spans = chat.rendered.text, chat.spans
         if chat.escaped:
             encoded = encode_around(self.tokenizer, text, chat.escaped, self.chats.tokens, self._text_backend, spans)
-        ids, places, ends = encoded or next(encode_spans(self.tokenizer, [text], [spans]))
+        ids, places, ends = encoded or self.spans.encode(text, spans)
         labels = label_tokens(ids, places)
         if places and places[0][0] == 0:  # position 0 is never trained
             places = [(1, max(places[0][1], 1)), *places[1:]]

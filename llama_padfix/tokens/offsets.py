@@ -76,19 +76,24 @@ def place_spans(ids: list[int], offsets: Sequence[StartEnd], spans: Sequence[Sta
         offsets: The characters of each token.
         spans: Ranges of characters, disjoint and in order.
     """
-    joined: list[StartEnd] = []
-    for start, end in spans:
-        if joined and joined[-1][1] == start:
-            start = joined.pop()[0]
-        joined.append((start, end))
     places: list[StartEnd] = []
-    for start, end in joined:
+    for start, end in join_spans(spans):
         first = bisect_left(offsets, (start, -1))
         last = bisect_left(offsets, (end, -1), first)
         while last > first and offsets[last - 1][1] > end:
             last -= 1
         places.append((first, last))
     return EncodedText(ids, places, [bisect_right(offsets, end, key=lambda offset: offset[1]) for _, end in spans])
+
+
+def join_spans(spans: Sequence[StartEnd]) -> list[StartEnd]:
+    """Return spans in which those that touch are one."""
+    joined: list[StartEnd] = []
+    for start, end in spans:
+        if joined and joined[-1][1] == start:
+            start = joined.pop()[0]
+        joined.append((start, end))
+    return joined
 
 
 def _place_at_edges(found: tokenizers.Encoding, spans: Sequence[StartEnd], length: int) -> list[StartEnd] | None:

@@ -170,10 +170,13 @@ def _describe_text(index: int, message: Message, *, is_whole: bool, beside: bool
 def _compare_tools(tools: Sequence[Tool], pools: _Pools) -> Iterator[Loss]:
     """Yield a loss if a word of a tool's schema is missing."""
     own = pools.of(TOOLS)
-    squashed = [_squash(own), _squash(_unescape(own))] if tools else []
+    squashed = ""
     for tool in tools:
         words = [*_read_schema(tool)]
-        missing = [word for word in words if word.strip() not in own and _squash(word) not in "\0".join(squashed)]
+        missing = [word for word in words if word.strip() not in own]
+        if missing:
+            squashed = squashed or f"{_squash(own)}\0{_squash(_unescape(own))}"
+            missing = [word for word in missing if _squash(word) not in squashed]
         if missing:
             name = repr(words[0]) if len(missing) < len(words) else "any"
             what = f"{missing[0]!r} of the tool {name}" if len(missing) < len(words) else f"the tool {words[0]!r}"

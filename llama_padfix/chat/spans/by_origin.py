@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.render import Refusal, Rendered, RenderRequest, Turn, refuse
@@ -16,6 +16,8 @@ from llama_padfix.chat.traced_render import render_traced
 if TYPE_CHECKING:
     from llama_padfix.core.errors import PadfixError
     from llama_padfix.core.types import Messages
+
+_RENDERINGS = 4  # of one conversation that are kept: rules ask for those around one message
 
 
 def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
@@ -37,6 +39,7 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
 
     prefix = cache(partial(follow, prompt=False))  # looked at again for each rendering of lost origin
 
+    @lru_cache(maxsize=_RENDERINGS)
     def render(count: int, prompt: bool, blank_message: int | None = None) -> Trace | None:
         trace = follow(count, prompt, blank_message)
         return None if trace is None else place_lost(trace, messages, prefix)
@@ -57,7 +60,7 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
     conversation = TracedConversation(
         whole,
         template.profile,
-        request.assistant_indices,
+        frozenset(request.assistant_indices),
         [str(message.get("role")) for message in messages],
         render,
         lambda message: _follow(request, [message]),

@@ -25,8 +25,21 @@ def _at_constant_ending(part: Part) -> int | None:
     return part.end + max(found[0][1], len(profile.ending) * is_whole)
 
 
+def _at_stop_of_history(part: Part) -> int | None:
+    r"""End behind the first token that is known to end turns, whichever it is: gpt-oss.
+
+    Last:    `<|channel|>final<|message|>Hello<|return|>`
+    History: `<|channel|>final<|message|>Hello<|end|><|start|>user`
+    """
+    stops = part.profile.stops
+    found = [one for one in find_control_text(part.gap_behind, part.profile.controls) if one[2] in stops]
+    if found and part.is_followed_by_silence and part.profile.find_header(part.gap_behind[: found[0][0]]) is not None:
+        return None  # it ends the turn of another message
+    return part.end + found[0][1] if found else None
+
+
 def _at_ending_alone(part: Part) -> int | None:
-    r"""End behind the stop token that the turn has when nothing follows: Mistral, `[INST] Hi[/INST] Hello</s>`."""
+    r"""End behind the stop token that the turn has when nothing follows, one that other turns lack."""
     stop = find_stop(part.tail, part.profile)
     closing = part.profile.closing
     if stop is not None and closing and (closing in part.tail[stop:] or part.gap_behind.startswith(closing, stop)):
@@ -42,19 +55,7 @@ def _at_ending_alone(part: Part) -> int | None:
     return part.end + stop
 
 
-def _at_stop_of_history(part: Part) -> int | None:
-    r"""End behind the first stop token, where the next message ends the turn: gpt-oss.
-
-    Last:    `<|channel|>final<|message|>Hello<|return|>`
-    History: `<|channel|>final<|message|>Hello<|end|><|start|>user`
-    """
-    found = find_control_text(part.gap_behind, part.profile.stops) if part.profile.stops else []
-    if found and part.is_followed_by_silence and part.profile.find_header(part.gap_behind[: found[0][0]]) is not None:
-        return None  # it ends the turn of another message
-    return part.end + found[0][1] if found else None
-
-
-END_RULES: tuple[EndRule, ...] = (_at_constant_ending, _at_ending_alone, _at_stop_of_history)
+END_RULES: tuple[EndRule, ...] = (_at_constant_ending, _at_stop_of_history, _at_ending_alone)
 
 
 def find_end(part: Part) -> tuple[int, bool] | None:

@@ -30,6 +30,14 @@ class TracedConversation:
     """Renders a message in place of the conversation, with the same tools."""
 
     @cached_property
+    def written(self) -> dict[int, list[int]]:
+        """The places of the content spans of each message, by its index."""
+        found: dict[int, list[int]] = {}
+        for place, (_, _, origin) in enumerate(self.whole.content_spans):
+            found.setdefault(origin, []).append(place)
+        return found
+
+    @cached_property
     def answered(self) -> Trace | None:
         """A plain answer in place of the conversation."""
         return self.start_with(ASSISTANT)
@@ -116,10 +124,32 @@ class Part:
         """The conversation up to the message, with a generation prompt."""
         return self.conversation.render(self.index, True) if self.index else None
 
+    @cached_property
+    def constant_seam(self) -> str | None:
+        r"""What the template writes behind the last content of `prompted`, where no rendering needs to show it.
+
+        Prompt: `<|im_start|>assistant\n<think>\n`, behind whatever conversation
+        Gap:    `<|im_end|>\n<|im_start|>assistant\n` (Qwen 3.5)
+        Seam:   `<|im_end|>\n<|im_start|>assistant\n<think>\n`
+        """
+        profile, header = self.profile, self.profile.history_header
+        if not (self.index and profile.prompt_is_constant and profile.prompt_has_control and header):
+            return None
+        if not profile.prompt.startswith(header) or self.gap.count(header) != 1 or profile.prompt in self.gap:
+            return None
+        return self.gap.partition(header)[0] + profile.prompt
+
     @property
     def seam(self) -> str:
         """What the template writes behind the last content of `prompted`."""
+        if self.constant_seam is not None:
+            return self.constant_seam
         return self.prompted.tail if self.prompted is not None else ""
+
+    @property
+    def is_prompted(self) -> bool:
+        """Whether the template writes a prompt behind the conversation up to the message."""
+        return self.constant_seam is not None or self.prompted is not None
 
     @property
     def gap_behind(self) -> str:

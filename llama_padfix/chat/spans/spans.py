@@ -8,9 +8,11 @@ the turn begins.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from operator import itemgetter
 
 from llama_padfix.chat.render import Refusal
 from llama_padfix.chat.spans.end_rules import find_end
@@ -65,7 +67,11 @@ def find_spans(conversation: TracedConversation, trained_indices: Collection[int
 
 def _check_authors(whole: Trace, span: AssistantSpan) -> AssistantSpan:
     """Return the span if only the template and its message wrote in it, or else why it is refused."""
-    for start, end, origin in whole.content_spans:
+    spans = whole.content_spans
+    for place in range(bisect_right(spans, span.start, key=itemgetter(1)), len(spans)):
+        start, end, origin = spans[place]
+        if start >= span.end:
+            break
         if origin != span.message and max(start, span.start) < min(end, span.end):
             return AssistantSpan(span.message, max(start, span.start), refusal=Refusal.FOREIGN)
     return span
@@ -73,7 +79,7 @@ def _check_authors(whole: Trace, span: AssistantSpan) -> AssistantSpan:
 
 def _find_message(conversation: TracedConversation, index: int) -> list[AssistantSpan]:
     whole = conversation.whole
-    written = [place for place, span in enumerate(whole.content_spans) if span[2] == index]
+    written = conversation.written.get(index)
     if not written:
         return _find_silent(conversation, index)
     segments = _find_segments(conversation, index, written)

@@ -40,21 +40,6 @@ def _behind_closed_answer(part: Part) -> int | None:
     return part.before + part.gap.rindex(closing) + len(closing) if closing in part.gap else None
 
 
-def _behind_header_of_constant_prompt(part: Part) -> int | None:
-    r"""Begin behind the header that opens the one prompt there is, where the history lacks the rest: Qwen 3.5.
-
-    Prompt:       `<|im_start|>assistant\n<think>\n`
-    Conversation: `<|im_start|>assistant\nHello<|im_end|>`
-                                         ^
-    """
-    profile, header = part.profile, part.profile.history_header
-    if not (profile.prompt_is_constant and profile.prompt_has_control and header):
-        return None
-    if not profile.prompt.startswith(header) or part.gap.count(header) != 1 or not part.gap.endswith(header):
-        return None
-    return _behind_supplied(part, profile.prompt[len(header) :])
-
-
 def _behind_rendered_prompt(part: Part) -> int | None:
     r"""Begin where the conversation up to the turn ends, rendered with a prompt: a prompt that depends on messages.
 
@@ -62,6 +47,8 @@ def _behind_rendered_prompt(part: Part) -> int | None:
     Conversation: `<|user|>Hi<|end|><|assistant|>Hello<|end|>` (Phi 3)
                                                  ^
     """
+    if part.constant_seam is not None:  # the gap does not hold that prompt
+        return None
     if part.prompted is None or part.begin < len(part.prompted.text) or not is_prefix(part.prompted, part.whole):
         return None
     return _skip_header(part, len(part.prompted.text))
@@ -75,7 +62,7 @@ def _inside_supplied_text(part: Part) -> int | None:
                                                    ^
     """
     shared = common_start(part.seam, part.gap)
-    if part.prompted is None or shared < len(part.gap):
+    if not part.is_prompted or shared < len(part.gap):
         return None
     return _behind_supplied(part, part.seam[shared:])
 
@@ -117,7 +104,7 @@ def _behind_whole_header(part: Part) -> int | None:
     Conversation: `<|A|></think>Hello`       `### Question:\nHi\n\n### Answer:\nHello`
                                 ^                                             ^
     """
-    end = None if part.prompted is None else find_header_end(part.seam, part.gap)
+    end = find_header_end(part.seam, part.gap) if part.is_prompted else None
     if end is None or (part.profile.find_header(part.gap) is None and _at_previous_answer(part) is not None):
         return None
     header = part.profile.history_header
@@ -231,7 +218,6 @@ def _at_previous_answer(part: Part) -> int | None:
 START_RULES: tuple[StartRule, ...] = (
     _behind_constant_prompt,
     _behind_closed_answer,
-    _behind_header_of_constant_prompt,
     _behind_rendered_prompt,
     _inside_supplied_text,
     _behind_equal_prompt,
