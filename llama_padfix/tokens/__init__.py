@@ -2,6 +2,6 @@
 
 Reading order: `calls` (ids of a text), `control` (control tokens), `bos` (one BOS), `offsets` (ids to characters),
 `token_bytes` and `span_encoder` (spans of many texts), `spelled` (control tokens that a text spells), `byte_level`,
-`backend`, then the second engine, which must prove itself: `engine`, `fastokens`, `verification`, `probe_texts`. Start:
-`calls`.
+`backend`, then the second engine, which must prove itself: `engine`, `fastokens`, `verification`, `probe_texts`.
+Start: `calls`.
 """

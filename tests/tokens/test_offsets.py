@@ -12,7 +12,9 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.tokens.control import find_rewritable, find_rewritten
 from llama_padfix.tokens.offsets import EncodedText, encode_spans, place_spans
+from llama_padfix.tokens.span_encoder import SpanEncoder
 from llama_padfix.tokens.spelled import _ANCHOR, encode_around, make_text_backend
+from llama_padfix.tokens.token_bytes import TokenBytes
 from tests.conftest import fresh_tokenizer
 from tests.support.conversations import rows_for, say, shared
 
@@ -66,6 +68,39 @@ def test_spans_looked_up_at_their_edges_are_those_that_all_offsets_give() -> Non
     tokenizer, rng = shared("3.1-instruct"), random.Random(2)
     for text in [*SPACED, "one two<|eot_id|>\n\nthree", *(say(rng) or "x" for _ in range(40))]:
         assert by_edges(tokenizer, text) == by_offsets(tokenizer, text)
+
+
+def by_bytes(tokenizer: Any, text: str) -> list[Any]:
+    ids, places = tokenizer(text, add_special_tokens=False)["input_ids"], TokenBytes(tokenizer)
+    return [told(made) for spans in spans_in(text) if (made := places.place(ids, text, spans)) is not None]
+
+
+def test_spans_counted_from_bytes_are_those_that_offsets_give() -> None:
+    tokenizer, rng = shared("3.1-instruct"), random.Random(3)
+    for text in [*SPACED, "one two<|eot_id|>\n\nthree", *(say(rng) or "x" for _ in range(40))]:
+        assert by_bytes(tokenizer, text) == by_offsets(tokenizer, text)
+
+
+def test_bytes_prove_nothing_where_the_tokens_do_not_spell_the_text() -> None:
+    tokenizer = sentencepiece(normalizers.Replace(" ", ""))
+    assert TokenBytes(tokenizer).place(tokenizer("a a")["input_ids"], "a a", [(0, 1)]) is None
+    upper = fresh_tokenizer("3.1-instruct")
+    upper.add_tokens(["<u>"])
+    ids = upper("x<u>y", add_special_tokens=False)["input_ids"]
+    assert TokenBytes(upper).place(ids, "x<U>y", [(0, 1)]) is None  # as long, and other bytes
+    assert TokenBytes(upper).place(ids, "x<u>y", [(1, 4)]) == (ids, [(1, 2)], [2])
+
+
+def test_an_engine_that_gives_other_ids_is_dropped_before_its_first_row() -> None:
+    import numpy as np
+
+    tokenizer = shared("3.1-instruct")
+    texts = [(f"one {number} two<|eot_id|>", [(0, 3)]) for number in range(5)]
+    exact = [next(encode_spans(tokenizer, [text], [spans])) for text, spans in texts]
+    encoder = SpanEncoder(tokenizer)
+    encoder.encode_texts = lambda given: (np.full(len(given), 7, np.int32), np.ones(len(given), np.int64))
+    assert encoder.encode_all(texts) == exact
+    assert encoder.encode_texts is None
 
 
 def test_rows_of_such_a_tokenizer_are_labelled_as_with_true_offsets() -> None:

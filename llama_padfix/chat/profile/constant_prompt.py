@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Mapping
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.jinja_environment import environment_for
@@ -14,19 +15,28 @@ from llama_padfix.chat.traced_str import TRACED
 if TYPE_CHECKING:
     from jinja2 import nodes
 
-    from llama_padfix.core.types import TokenizerLike
+    from llama_padfix.core.types import TokenizerLike, Tool
 
 _ASKED = "add_generation_prompt"
 # What a template gets from the conversation, or from what stands around a piece of its source.
 _VARYING = {"messages", "tools", "documents", _ASKED, "loop", "self", "super", "caller", "varargs", "kwargs"}
+_TOOLS: tuple[list[Tool] | None, ...] = (None, [{}])  # a template may have a twin for tools
 _DEFAULTS = ("d", "default")
 
 
-def is_prompt_constant(tokenizer: TokenizerLike, kwargs: Mapping[str, object], prompt: str) -> bool:
-    r"""Return True if the generation prompt is the same text behind every conversation that has one.
+class Constancy(Enum):
+    """What a template's syntax tree proves of its generation prompt."""
+
+    NONE = "a conversation may change it"
+    WHERE_WRITTEN = "it is one text, and a conversation may have none"
+    ALWAYS = "whatever conversation ends with the same one"
+
+
+def find_constancy(tokenizer: TokenizerLike, kwargs: Mapping[str, object], prompt: str) -> Constancy:
+    r"""Return what is proven of the generation prompt.
 
     `{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`: no conversation can change it, and one
-    rendering is enough. It may also hang on the arguments of the template, such as `enable_thinking`.
+    rendering is enough. At the end of a template it may also hang on arguments, such as `enable_thinking`.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
@@ -36,26 +46,26 @@ def is_prompt_constant(tokenizer: TokenizerLike, kwargs: Mapping[str, object], p
     from jinja2 import nodes
 
     try:
-        tree = parse_template(source_of(tokenizer, None, kwargs))
-        other = parse_template(source_of(tokenizer, [{}], kwargs))
+        tree, other = (parse_template(source_of(tokenizer, tools, kwargs)) for tools in _TOOLS)
     except Exception:  # a tokenizer without a default template
-        return False
+        return Constancy.NONE
     if tree != other:
-        return False
+        return Constancy.NONE
     uses = [name for name in tree.find_all(nodes.Name) if name.name == _ASKED]
     for choice in tree.find_all(nodes.If):
         if not (isinstance(choice.test, nodes.Name) and choice.test.name == _ASKED):
             continue
+        is_last = choice is tree.body[-1]
         pieces = [piece for node in choice.body for piece in getattr(node, "nodes", [node])]
         if len(uses) == 1 and all(isinstance(piece, (nodes.TemplateData, nodes.Const)) for piece in pieces):
-            return True
-        # What is asked elsewhere may change the history, and stands in front of what ends the text.
-        is_alone = len(uses) == 1 or choice is tree.body[-1]
+            return Constancy.ALWAYS if is_last else Constancy.WHERE_WRITTEN
         names = find_fixed_names(tree)
-        if is_alone and all(_is_fixed(node, names) for node in choice.body):
+        # What is asked elsewhere may change the history, and stands in front of what ends the text.
+        if is_last and all(_is_fixed(node, names) for node in choice.body):
             given = [node for node in tree.body if isinstance(node, nodes.Assign) and _is_fixed(node, names)]
-            return _write([*given, *choice.body], {**tokenizer.special_tokens_map, **kwargs}) == prompt
-    return False
+            written = _write([*given, *choice.body], {**tokenizer.special_tokens_map, **kwargs})
+            return Constancy.ALWAYS if written == prompt else Constancy.NONE
+    return Constancy.NONE
 
 
 def marks_generation(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> bool:
@@ -63,7 +73,7 @@ def marks_generation(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> 
     from jinja2 import nodes
 
     try:
-        trees = [parse_template(source_of(tokenizer, tools, kwargs)) for tools in (None, [{}])]
+        trees = [parse_template(source_of(tokenizer, tools, kwargs)) for tools in _TOOLS]
     except Exception:  # a tokenizer without a default template
         return True
     return any(tree.find(nodes.CallBlock) is not None for tree in trees)
@@ -95,7 +105,17 @@ def _is_fixed(node: nodes.Node, names: set[str]) -> bool:
 
     if isinstance(node, nodes.Name):
         return node.name in names
-    plain = (nodes.Assign, nodes.Output, nodes.TemplateData, nodes.Const, nodes.If, nodes.CondExpr, nodes.Test, nodes.Not, nodes.And)
+    plain = (
+        nodes.Assign,
+        nodes.Output,
+        nodes.TemplateData,
+        nodes.Const,
+        nodes.If,
+        nodes.CondExpr,
+        nodes.Test,
+        nodes.Not,
+        nodes.And,
+    )
     more = (nodes.Or, nodes.Compare, nodes.Operand, nodes.Concat, nodes.Add)
     is_default = isinstance(node, nodes.Filter) and node.name in _DEFAULTS
     return (isinstance(node, (*plain, *more)) or is_default) and all(

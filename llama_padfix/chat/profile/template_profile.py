@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from llama_padfix.chat.profile.constant_prompt import is_prompt_constant, marks_generation
+from llama_padfix.chat.profile.constant_prompt import Constancy, find_constancy, marks_generation
 from llama_padfix.chat.profile.profile_rules import (
     PROMPT_RULES,
     Evidence,
@@ -69,6 +69,8 @@ class TemplateProfile:
     """The generation prompt after a question."""
     prompt_is_constant: bool = False
     """Whether nothing in a conversation can change the generation prompt."""
+    prompt_is_always_written: bool = False
+    """Whether whatever conversation ends with that constant prompt, where one is asked for."""
     marks_generation: bool = False
     """Whether the template may mark with `{% generation %}` what the model writes."""
     prompt_has_control: bool = False
@@ -181,11 +183,15 @@ def _probe(tokenizer: TokenizerLike, kwargs: Mapping[str, object]) -> TemplatePr
         evidence = replace(evidence, prompt=first_of(PROMPT_RULES, evidence))
         header = find_history_header(evidence)
         end = find_answer_end(evidence, header)
+        constancy = Constancy.NONE
+        if not evidence.ignores_prompt:
+            constancy = find_constancy(tokenizer, kwargs, evidence.prompt)
         return replace(
             profile,
             is_traced=True,
             prompt=evidence.prompt,
-            prompt_is_constant=not evidence.ignores_prompt and is_prompt_constant(tokenizer, kwargs, evidence.prompt),
+            prompt_is_constant=constancy is not Constancy.NONE,
+            prompt_is_always_written=constancy is Constancy.ALWAYS,
             marks_generation=marks_generation(tokenizer, kwargs),
             prompt_has_control=bool(find_control_text(evidence.prompt, controls)),
             completes_controls=_completes_controls(probes, controls),

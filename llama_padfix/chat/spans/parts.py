@@ -133,7 +133,7 @@ class Part:
         Seam:   `<|im_end|>\n<|im_start|>assistant\n<think>\n`
         """
         profile, header = self.profile, self.profile.history_header
-        if not (self.index and profile.prompt_is_constant and profile.prompt_has_control and header):
+        if not (self.index and profile.prompt_is_always_written and profile.prompt_has_control and header):
             return None
         if not profile.prompt.startswith(header) or self.gap.count(header) != 1 or profile.prompt in self.gap:
             return None

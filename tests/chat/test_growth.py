@@ -1,0 +1,105 @@
+"""Work that grows with the turns of a row and not with their square: renderings and calls of an engine, counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import jinja2
+import pytest
+
+from llama_padfix import ChatEncoder
+from llama_padfix.chat.turns import read_template, render_turns
+from llama_padfix.core.errors import IGNORE_INDEX
+from llama_padfix.tokens.engine import Engine
+from tests.support.conversations import Message
+from tests.support.families import FOLDER, family_tokenizer
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "look", "description": "Look.", "parameters": {"type": "object", "properties": {}}},
+    }
+]
+TURNS = (40, 80, 160)
+# What a row takes whatever its length: the text, and its copy in which each character knows its origin.
+LINEAR = "qwen2_5 qwen3 qwen3_training qwen3_5_think qwen3_5_nothink qwen3_6 qwen3_8 qwen3_vl nemotron_3_nano"
+LINEAR += " llama3_1 llama3_2 lfm2 lfm2_v2 lfm2_2_5 muse_glimmer"
+# Whose prompt hangs on the message before, or whose answers nothing ends: one more for each turn.
+EACH = "gemma4_v2 glm4moe gptoss deepseek_r1_distill"
+
+
+def said(role: str, text: str) -> Message:
+    return {"role": role, "content": text}
+
+
+def called(number: int) -> Message:
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": f"place {number}"}}}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+def agent(turns: int) -> list[Message]:
+    """One question, many calls, and an answer."""
+    pairs = [(called(turn), {"role": "tool", "content": f"found {turn}"}) for turn in range(turns)]
+    return [said("user", "Where?"), *(message for pair in pairs for message in pair), said("assistant", "Here.")]
+
+
+def chat(turns: int) -> list[Message]:
+    """A question for each answer, with a thought in every third."""
+    answers = [said("assistant", f"Yes {turn}") for turn in range(turns)]
+    for answer in answers[::3]:
+        answer["reasoning_content"] = "Hm, let me see."
+    return [one for answer in answers for one in (said("user", "And now?"), answer)]
+
+
+@pytest.fixture
+def renderings(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often any chat template was rendered."""
+    counted: Counter[str] = Counter()
+    render = jinja2.Template.render
+
+    def counting(self: jinja2.Template, *args: Any, **kwargs: Any) -> str:
+        counted["all"] += 1
+        return render(self, *args, **kwargs)
+
+    monkeypatch.setattr(jinja2.Template, "render", counting)
+    return counted
+
+
+@pytest.mark.parametrize("stem", LINEAR.split())
+@pytest.mark.parametrize("make", [agent, chat])
+def test_a_row_is_rendered_twice_however_many_turns_it_has(stem: str, make: Any, renderings: Counter[str]) -> None:
+    template = read_template(family_tokenizer(FOLDER / f"{stem}.jinja"))
+    for turns in TURNS:
+        renderings.clear()
+        rendered = render_turns(template, make(turns), TOOLS, allow_loss=True)
+        assert len(rendered.turns) == turns + (make is agent)
+        assert renderings["all"] <= 2, turns
+
+
+@pytest.mark.parametrize("stem", EACH.split())
+def test_a_prompt_that_hangs_on_the_messages_is_rendered_once_a_turn(stem: str, renderings: Counter[str]) -> None:
+    template = read_template(family_tokenizer(FOLDER / f"{stem}.jinja"))
+    for turns in TURNS[:1]:
+        renderings.clear()
+        render_turns(template, chat(turns), None, allow_loss=True)
+        assert renderings["all"] <= turns + 4
+
+
+def test_rows_are_encoded_in_one_call_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = family_tokenizer(FOLDER / "qwen3.jinja")
+    rows = [{"messages": agent(turns), "tools": TOOLS} for turns in (*TURNS, 3, 2)]
+    alone = [ChatEncoder(tokenizer)(row) for row in rows]
+    encoded: list[int] = []
+    encode = Engine.encode
+
+    def counting(self: Engine, texts: Any) -> Any:
+        encoded.append(len(texts))
+        return encode(self, texts)
+
+    monkeypatch.setattr(Engine, "encode", counting)
+    columns = ChatEncoder(tokenizer)(rows)
+    assert columns["input_ids"] == [row["input_ids"] for row in alone]
+    assert columns["labels"] == [row["labels"] for row in alone]
+    assert encoded.count(len(rows)) == 1
+    assert any(label != IGNORE_INDEX for label in columns["labels"][0])
