@@ -117,6 +117,13 @@ def _sharegpt(number: int, messages: list[Message]) -> Row:
     return {"conversations": [{"from": names[m["role"]], "value": m["content"]} for m in messages]}
 
 
+def _read_sharegpt(row: Row) -> Row:
+    """TRL takes the column and not its names of roles."""
+    names = {"human": "user", "gpt": "assistant"}
+    turns = row["conversations"]
+    return {"messages": [{"role": names.get(m["from"], m["from"]), "content": m["value"]} for m in turns]}
+
+
 def _text(number: int, messages: list[Message]) -> Row:
     return {"text": "\n\n".join(m["content"] for m in messages)}
 
@@ -257,7 +264,7 @@ SHAPES: dict[str, Shape] = {
     "weight": Shape(_weighted),
     "unused_tools": Shape(_unused_tools),
     "text_parts": Shape(_in_parts, _read_parts),
-    "sharegpt": Shape(_sharegpt),
+    "sharegpt": Shape(_sharegpt, _read_sharegpt),
     "text_plain": Shape(_text),
     "text_rendered": Shape(_plain),  # which the worker renders
     "tool_calls": Shape(_tool_calls, as_json=True),

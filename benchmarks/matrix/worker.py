@@ -39,6 +39,8 @@ from datasets import Dataset
 CHUNK = 2000  # rows of a table
 WARM = [{"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "Hello!"}]
 
+TEXTS = ("text_plain", "text_rendered")
+
 Task = dict[str, Any]
 Made = tuple[Any, Any, Any]
 """Flat ids, flat labels or None, and the rows' lengths."""
@@ -107,7 +109,7 @@ def encode_ours(task: Task, dataset: Any, work: measure.Work) -> Made:
 def encode_template(task: Task, dataset: Any, work: measure.Work) -> Made:
     """Render and encode all rows in one call of `apply_chat_template`, which makes no labels."""
     tokenizer = load_tokenizer(task["family"])
-    if task["shape"].startswith("text"):
+    if task["shape"] in TEXTS:
         with work:
             ids = tokenizer(dataset.with_format("arrow")[:]["text"].to_pylist(), add_special_tokens=False)["input_ids"]
     else:
@@ -115,24 +117,11 @@ def encode_template(task: Task, dataset: Any, work: measure.Work) -> Made:
         with work:
             rows = [read(row) for row in dataset.to_list()]
             tools = rows[0].get("tools")
-            conversations = [row.get("messages") or row.get("conversations") or joined(row) for row in rows]
-            if "conversations" in rows[0]:
-                conversations = [[to_chatml(message) for message in messages] for messages in conversations]
+            conversations = [row.get("messages") or [*row["prompt"], *row["completion"]] for row in rows]
             made = tokenizer.apply_chat_template(conversations, tools=tools, tokenize=True, return_dict=True)
             ids = made["input_ids"]
     flat, lengths = measure.flatten_lists(ids)
     return flat, None, lengths
-
-
-def joined(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the messages of a row of prompt and completion."""
-    return [*row["prompt"], *row["completion"]]
-
-
-def to_chatml(message: dict[str, str]) -> dict[str, str]:
-    """Return a message of ShareGPT as templates know it."""
-    role = {"human": "user", "gpt": "assistant"}.get(message["from"], message["from"])
-    return {"role": role, "content": message["value"]}
 
 
 def encode_trl(task: Task, dataset: Any, work: measure.Work) -> Made:
@@ -143,7 +132,7 @@ def encode_trl(task: Task, dataset: Any, work: measure.Work) -> Made:
     tokenizer = load_tokenizer(task["family"])
     try:
         template = get_training_chat_template(tokenizer)
-        masks = not task["shape"].startswith("text")
+        masks = task["shape"] not in TEXTS
     except ValueError:  # TRL has no training variant of this one
         template, masks = None, False
     config = SFTConfig(
@@ -157,7 +146,7 @@ def encode_trl(task: Task, dataset: Any, work: measure.Work) -> Made:
     # The trainer without a model: its constructor sets just these three before it prepares a dataset.
     trainer = object.__new__(SFTTrainer)
     trainer.chat_template = template
-    trainer.completion_only_loss = task["shape"].startswith("prompt_messages")
+    trainer.completion_only_loss = task["shape"] == "prompt_messages"
     trainer._tokenizer = tokenizer
     with work:
         prepared = trainer._prepare_dataset(convert(task, dataset), tokenizer, config, False, None, "train")
@@ -184,7 +173,7 @@ def encode_unsloth(task: Task, dataset: Any, work: measure.Work) -> Made:
 
     with work:
         rows = convert(task, dataset)
-        if not task["shape"].startswith("text"):
+        if task["shape"] not in TEXTS:
             rows = rows.map(write_texts, batched=True)
         trainer = SFTTrainer(model=model, processing_class=tokenizer, train_dataset=rows, args=args)
         trainer = train_on_responses_only(trainer, instruction_part=question, response_part=answer, num_proc=1)
