@@ -51,6 +51,8 @@ FILTERS = {
 }
 _JOIN = "~"  # a filter that no template can name
 # Attributes that are looked up without the sandbox's tests, which let all of them pass.
+PLAIN_DICTS: set[type] = {dict}
+"""Types of dicts that have no attributes and items of their own making."""
 _OF_DICT = frozenset(dir(dict))
 _OF_STR = frozenset(name for name in dir(str) if name[0] != "_") - {"format", "format_map"}
 
@@ -166,7 +168,7 @@ class ChatEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:  # Any: of whatever a template looks at
         """Return an attribute or item as the sandbox does, in less time where it needs no tests."""
         kind = type(obj)
-        if kind is dict and attribute not in _OF_DICT:
+        if kind in PLAIN_DICTS and attribute not in _OF_DICT:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
         if kind in (Namespace, LoopContext) and attribute[0] != "_":
             value = getattr(obj, attribute, None)

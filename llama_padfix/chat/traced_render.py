@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from llama_padfix.core.types import Message, Messages, TokenizerLike, Tool
 
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")  # the names in transformers and templates
+_KNOWN_TOOLS = 32
+_traced_tools: dict[str, list[Any]] = {}
 _PLAIN_KEYS = frozenset({"role"})  # the template writes a role into its headers: it counts as the template's
 
 
@@ -51,11 +53,22 @@ def render_traced(
     context = {**clock, **tokenizer.special_tokens_map, **(kwargs or {})}
     context.update(
         messages=given,
-        tools=trace(list(tools), TOOLS) if tools is not None else None,
+        tools=_trace_tools(tools) if tools is not None else None,
         documents=None,
         add_generation_prompt=add_generation_prompt,
     )
     return lift(template.render(context))
+
+
+def _trace_tools(tools: Sequence[Tool]) -> list[Any]:
+    """Return a traced copy of the tools, which no template can change; many rows have the same ones."""
+    key = repr(tools)
+    found = _traced_tools.get(key)
+    if found is None:
+        if len(_traced_tools) >= _KNOWN_TOOLS:
+            _traced_tools.clear()
+        found = _traced_tools[key] = trace(list(tools), TOOLS)
+    return found
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from itertools import count
 from string import Formatter
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from llama_padfix.chat.jinja_environment import Effect, StringPolicy
+from llama_padfix.chat.jinja_environment import PLAIN_DICTS, Effect, StringPolicy
 
 if TYPE_CHECKING:
     from llama_padfix.chat.jinja_environment import Function
@@ -121,6 +121,16 @@ class Traced(str):
         return self if not spec else taint(str.__format__(self, spec), (self,))
 
 
+class TracedDict(dict[Any, Any]):  # Any: of whatever shape the data has
+    """A dict whose texts, at any depth, have one origin."""
+
+    __slots__ = ("_origin",)
+    _origin: int
+
+
+PLAIN_DICTS.add(TracedDict)
+
+
 def lift(text: str) -> Traced:
     """Return a text as a traced one; a plain text is the template's."""
     return text if type(text) is Traced else Traced(text, ((len(text), TEMPLATE),))
@@ -147,19 +157,23 @@ def print_value(value: object) -> object:
 def trace(value: Any, origin: int, plain: frozenset[str] = frozenset()) -> Any:
     """Return a copy of a message or a list of tools whose texts are traced; the values of `plain` keys are not.
 
-    A text that is traced already keeps its origin.
+    A text that is traced already keeps its origin, and so does a dict.
     """
-    if type(value) is Traced:
+    if type(value) in (Traced, TracedDict):
         return value
     if isinstance(value, str):
         return Traced(str.__str__(value), ((len(value), origin),))
     if isinstance(value, (dict, Mapping)):
-        return {
-            key if key in plain else trace(key, origin): item
-            if key in plain and isinstance(item, str)
-            else trace(item, origin)
-            for key, item in value.items()
-        }
+        if plain:
+            return {
+                key if key in plain else trace(key, origin): item
+                if key in plain and isinstance(item, str)
+                else trace(item, origin)
+                for key, item in value.items()
+            }
+        traced = TracedDict({trace(key, origin): trace(item, origin) for key, item in value.items()})
+        traced._origin = origin
+        return traced
     if isinstance(value, (list, tuple)):
         return [trace(item, origin) for item in value]
     return value
@@ -179,6 +193,9 @@ def _add_origins(value: object, depth: int, found: set[int]) -> None:
                 found.add(origin)
     elif isinstance(value, str) or not depth:
         return
+    elif type(value) is TracedDict:
+        if value:
+            found.add(value._origin)
     elif isinstance(value, (dict, Mapping)):  # the first of the two takes less time
         for key, item in value.items():
             _add_origins(key, depth - 1, found)

@@ -68,7 +68,7 @@ class TokenBytes:
 
 def _find_ends(table: _Pieces, ids: Sequence[int], encoded: bytes) -> list[int] | None:
     """Return where each token ends among the bytes of a text; None where the tokens do not spell it."""
-    pieces = [table[token_id] for token_id in ids]
+    pieces = [*map(table.__getitem__, ids)]
     joined = b"".join(pieces)
     if not all(pieces):
         return None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _DESCRIBED = ("name", "description", "enum")  # what of a schema stays as it is in every notation
+_KNOWN_TOOLS = 128
+_known_words: dict[str, list[str]] = {}
 _ROLES = {"developer": "system", "function": "tool", "ipython": "tool", "tool": "user"}
 
 
@@ -172,7 +174,7 @@ def _compare_tools(tools: Sequence[Tool], pools: _Pools) -> Iterator[Loss]:
     own = pools.of(TOOLS)
     squashed = ""
     for tool in tools:
-        words = [*_read_schema(tool)]
+        words = _read_words(tool)
         missing = [word for word in words if word.strip() not in own]
         if missing:
             squashed = squashed or f"{_squash(own)}\0{_squash(_unescape(own))}"
@@ -198,6 +200,17 @@ def _read_calls(message: Message) -> Iterator[tuple[str, list[str]]]:
                 with contextlib.suppress(ValueError):  # no JSON: a text like any other
                     arguments = json.loads(arguments)
             yield name, [text for text in (name, *texts_in(arguments)) if text.strip()]
+
+
+def _read_words(tool: Tool) -> list[str]:
+    """Return what `_read_schema` yields of a tool; many rows have the same ones."""
+    key = repr(tool)
+    found = _known_words.get(key)
+    if found is None:
+        if len(_known_words) >= _KNOWN_TOOLS:
+            _known_words.clear()
+        found = _known_words[key] = [*_read_schema(tool)]
+    return found
 
 
 def _read_schema(value: object) -> Iterator[str]:
