@@ -23,8 +23,7 @@ TOOLS = [
 ]
 TURNS = (40, 80, 160)
 # What a row takes whatever its length: the text, and its copy in which each character knows its origin.
-LINEAR = "qwen2_5 qwen3 qwen3_training qwen3_5_think qwen3_5_nothink qwen3_6 qwen3_8 qwen3_vl nemotron_3_nano"
-LINEAR += " llama3_1 llama3_2 lfm2 lfm2_v2 lfm2_2_5 muse_glimmer"
+LINEAR = "qwen3 qwen3_training qwen3_5_think qwen3_5_nothink nemotron_3_nano llama3_1 lfm2_v2"
 # Whose prompt hangs on the message before, or whose answers nothing ends: one more for each turn.
 EACH = "gemma4_v2 glm4moe gptoss deepseek_r1_distill"
 
