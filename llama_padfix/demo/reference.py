@@ -105,6 +105,7 @@ def build_tokenizer(release: str = "3.1-instruct") -> PreTrainedTokenizerFast:
                 ),
             ]
         )
+    backend.__deepcopy__ = lambda memo: clone_backend(backend)  # transformers copies it: a second with the vocabulary
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=bos,
