@@ -102,7 +102,7 @@ def build(
     model_settings: dict[str, Any] | None = None,
     **arguments: Any,
 ) -> tuple[Any, Watch]:
-    small = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2}
+    small: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2}
     model = make_tiny_llama(hidden_size=16, **small, **(model_settings or {}))
     if lora:
         import peft
