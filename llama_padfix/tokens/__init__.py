@@ -1,7 +1,7 @@
 """A Hugging Face tokenizer called without side effects.
 
-Reading order: `calls` (ids of a text), `control` (control tokens), `bos` (one BOS), `offsets` (ids to characters),
-`token_bytes` and `span_encoder` (spans of many texts), `spelled` (control tokens that a text spells), `byte_level`,
-`backend`, then the second engine, which must prove itself: `engine`, `fastokens`, `verification`, `probe_texts`.
-Start: `calls`.
+Reading order: `calls` (ids of a text), `control` (control tokens), `bos` (one BOS) with `bos_rows` and `bos_arrow`,
+`offsets` (ids to characters), `token_bytes` and `span_encoder` (spans of many texts), `spelled` (control tokens that a
+text spells), `byte_level`, `backend`, then the second engine, which must prove itself: `engine`, `fastokens`,
+`verification`, `probe_texts`. Start: `calls`.
 """
