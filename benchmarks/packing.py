@@ -83,6 +83,7 @@ def _train(model: Any, batches: Iterator[dict[str, Any]]) -> float:
 
 
 def main(rows: int = 5000, rounds: int = 5) -> None:
+    """Print all three measurements."""
     datasets.disable_progress_bars()
     tokenizer = build_tokenizer("3.1-instruct")
     model = _make_model(tokenizer)
