@@ -173,30 +173,25 @@ def prepare(
 ) -> Prepared:
     """Patch a tokenizer and its model in place, and return what a training script needs from there on.
 
-    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy; no token is added, no
-    embedding resized, no template edited. Idempotent: a second call has an empty plan. `max_length`, `train_on`,
-    `truncation`, `on_error`, `on_loss`, `template`, `template_kwargs`, `keep_reasoning`, `special_tokens`,
-    `allowed_tokens` and `date` are those of `ChatEncoder`.
+    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy; no token is added, no embedding
+    resized, no template edited. Idempotent: a second call has an empty plan. Other arguments are `ChatEncoder`'s.
 
     Args:
         tokenizer: The tokenizer to patch.
         model: The model to patch; None for the tokenizer alone.
         pad_token: As for `patch_tokenizer`.
         pad_to_multiple_of: As for `PadCollator`.
-        packing: `encode` puts several documents into a row of `max_length` tokens, and `collator` makes batches in
-            which each keeps position ids of its own. That is tried on `model` first; where its attention lets
-            documents see one another, rows are padded instead, and `packing` of what is returned says why. Without a
-            model nothing can be tried.
-        group_by_length: Batches are made of rows of like length, by the sampler of the installed transformers. Rows
-            that are packed need none.
+        packing: Put several documents into a row of `max_length` tokens, where `model` is proven to keep them apart.
+        group_by_length: Make batches of rows of like length.
         device: As for `choose_precision`.
 
     Returns:
-        The plan of what was changed, the report, the precision, the encoder, the collator and what packing comes to.
+        The plan of what was changed, the report, the precision, the encoder and the collator.
 
     Raises:
         PadfixError: Something cannot be done; everything is as it was.
     """
+    _require_arguments(packing, max_length, pad_to_multiple_of)
     encoder = ChatEncoder(
         tokenizer,
         max_length,
@@ -211,34 +206,31 @@ def prepare(
         allowed_tokens=allowed_tokens,
         date=date,
     )
+    precision = choose_precision(device)
+    plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token)
+    collator, isolation = _make_collator(tokenizer, model, pad_to_multiple_of, packing)
+    return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length)
+
+
+def _require_arguments(packing: bool, max_length: int | None, pad_to_multiple_of: int | None) -> None:
+    """Raise `PadfixError` for what would only fail after something is patched."""
+    PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)
     if packing and max_length is None:
         raise PadfixError("packing=True fills rows of max_length tokens, and max_length is None. Pass max_length=2048")
-    precision = choose_precision(device)
-    PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)  # its arguments are checked before anything is patched
-    plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token)
-    report = run_checks(facts)
-    assert tokenizer.pad_token_id is not None  # the patch has set it
-    isolation = try_packing(model, tokenizer.pad_token_id) if packing else None
-    if isolation is not None and isolation.layout is None:
-        logger.warning("llama_padfix: %s", isolation)
-    collator = _make_collator(tokenizer.pad_token_id, pad_to_multiple_of, isolation)
-    return Prepared(
-        plan=plan,
-        report=report,
-        precision=precision,
-        collator=collator,
-        encoder=encoder,
-        packing=isolation,
-        group_by_length=group_by_length,
-    )
 
 
 def _make_collator(
-    pad_token_id: int, pad_to_multiple_of: int | None, isolation: Isolation | None
-) -> PadCollator | PackCollator:
-    if isolation is None or isolation.layout is None:
-        return PadCollator(pad_token_id, pad_to_multiple_of)
-    return PackCollator(pad_token_id, isolation.layout, pad_to_multiple_of)
+    tokenizer: TokenizerLike, model: ModelLike | None, pad_to_multiple_of: int | None, packing: bool
+) -> tuple[PadCollator | PackCollator, Isolation | None]:
+    """Return what makes batches, and what packing comes to, None where it was not asked for."""
+    assert tokenizer.pad_token_id is not None  # the patch has set it
+    if not packing:
+        return PadCollator(tokenizer.pad_token_id, pad_to_multiple_of), None
+    isolation = try_packing(model, tokenizer.pad_token_id)
+    if isolation.layout is None:
+        logger.warning("llama_padfix: %s", isolation)
+        return PadCollator(tokenizer.pad_token_id, pad_to_multiple_of), isolation
+    return PackCollator(tokenizer.pad_token_id, isolation.layout, pad_to_multiple_of), isolation
 
 
 def build_trainer(
