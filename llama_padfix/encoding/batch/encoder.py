@@ -160,6 +160,8 @@ class BatchEncoder:
 
     def _tabulate(self, plan: RenderPlan) -> SegmentTable | None:
         """Lay a plan out; None where the added tokens that it writes do not part its segments."""
+        import numpy as np
+
         headers = [-1 if segment.header is None else self._place_header(segment) for segment in plan.segments]
         if not all(len(self.headers[header]) for header in headers if header >= 0):
             return None  # position 0 is never trained: something must stand in front of an answer
@@ -172,7 +174,8 @@ class BatchEncoder:
         filled = [segment for segment in plan.segments if segment.message is not None]
         closing = "".join(segment.before for segment in plan.segments if segment.message is None)
         texts = [*accumulate(segment.before + _WORD + segment.after for segment in filled)]
-        encoded = [self.encode([text])[0] for text in [*texts, texts[-1] + closing]]
+        ids, sizes = self.encode([*texts, texts[-1] + closing])
+        encoded = np.split(ids, np.cumsum(sizes)[:-1])
         places = [self._find_added(ids) for ids in encoded]
         tokens = [ids[found].tolist() for ids, found in zip(encoded, places, strict=True)]
         for ids, found, written in zip(encoded[:-1], places, tokens, strict=False):

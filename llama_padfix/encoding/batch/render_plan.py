@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -232,5 +233,13 @@ def _is_cut_exactly(added: Mapping[str, AddedTokenLike], token: str) -> bool:
     flags = added.get(token)
     if flags is None or flags.lstrip or flags.rstrip or flags.single_word or flags.normalized:
         return False
-    # Of added tokens the one that begins first is taken, and the longest of those.
-    return not any(token in other and token != other for other in added) and not _begins_with_rest([*added], token)
+    return _stands_apart(token, tuple(added))
+
+
+@lru_cache(maxsize=64)  # asked for each text of each sequence of roles
+def _stands_apart(token: str, added: tuple[str, ...]) -> bool:
+    """Return True if no other token can be found where this one stands.
+
+    Of added tokens the one that begins first is taken, and the longest of those.
+    """
+    return not any(token in other and token != other for other in added) and not _begins_with_rest(added, token)
