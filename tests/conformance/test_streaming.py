@@ -51,6 +51,16 @@ LAST = len(ROWS) - 1
 
 
 @pytest.fixture(scope="module")
+def shared_tokenizer() -> Any:
+    """A vocabulary of bytes: what is written, and when, does not depend on it."""
+    from tests.support.small_llama import small_tokenizer  # with torch, which a process that is not forked needs not
+
+    tokenizer = small_tokenizer()
+    tokenizer.pad_token = "<|end_of_text|>"
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stored") / "rows"
     Dataset.from_list(ROWS).save_to_disk(folder)
@@ -179,7 +189,7 @@ def test_whatever_decides_the_ids_gives_another_file(shared_tokenizer: Any, tmp_
     eos.eos_token = "<|end_of_text|>"
     encoders = [
         ChatEncoder(shared_tokenizer),
-        ChatEncoder(shared_tokenizer, max_length=99),
+        ChatEncoder(shared_tokenizer, max_length=300),
         ChatEncoder(shared_tokenizer, train_on="last"),
         ChatEncoder(shared_tokenizer, train_on=last_only),
         ChatEncoder(shared_tokenizer, train_on=lambda message, index: index > 0 and bool(message)),
@@ -196,7 +206,7 @@ def test_whatever_decides_the_ids_gives_another_file(shared_tokenizer: Any, tmp_
     assert len({*names}) == len(names)
     again = [
         ChatEncoder(shared_tokenizer),
-        ChatEncoder(shared_tokenizer, max_length=99),
+        ChatEncoder(shared_tokenizer, max_length=300),
         ChatEncoder(shared_tokenizer, train_on="last"),
     ]
     again += [ChatEncoder(shared_tokenizer, train_on=last_only)]
@@ -633,7 +643,7 @@ def test_an_arrow_stream_is_encoded_as_arrow(
 
 
 def test_an_encoder_is_known_again_after_its_use_and_in_another_process(shared_tokenizer: Any, tmp_path: Path) -> None:
-    encoder = ChatEncoder(shared_tokenizer, max_length=50)
+    encoder = ChatEncoder(shared_tokenizer, max_length=300)
     hashed = Hasher.hash(encoder)
     name = name_of(encoder, ROWS[:3], tmp_path)
     encoder(ROWS[0])
@@ -643,7 +653,7 @@ def test_an_encoder_is_known_again_after_its_use_and_in_another_process(shared_t
         "import sys; from transformers import AutoTokenizer; from datasets.fingerprint import Hasher\n"
         "from llama_padfix import ChatEncoder; from llama_padfix.encoding.dataset.cache import find_cache_file\n"
         "from tests.conformance.test_streaming import ROWS\n"
-        "encoders = [ChatEncoder(AutoTokenizer.from_pretrained(sys.argv[1]), max_length=50) for _ in range(2)]\n"
+        "encoders = [ChatEncoder(AutoTokenizer.from_pretrained(sys.argv[1]), max_length=300) for _ in range(2)]\n"
         "file = find_cache_file(encoders[0], ROWS[:3], sys.argv[2])\n"
         "print(len({Hasher.hash(one) for one in encoders}), file.name)\n"
     )
