@@ -29,6 +29,7 @@ from llama_padfix.encoding.dataset import arrow_stream as encoded_file
 from llama_padfix.encoding.dataset import reader as chunks
 from llama_padfix.encoding.dataset.encode import encode_dataset
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, cut_table
+from tests.support.small_llama import shared_small
 
 FORK = multiprocessing.get_context("fork") if "fork" in multiprocessing.get_all_start_methods() else None
 forking = pytest.mark.skipif(FORK is None, reason="no fork on this platform")
@@ -53,11 +54,7 @@ LAST = len(ROWS) - 1
 @pytest.fixture(scope="module")
 def shared_tokenizer() -> Any:
     """A vocabulary of bytes: what is written, and when, does not depend on it."""
-    from tests.support.small_llama import small_tokenizer  # with torch, which a process that is not forked needs not
-
-    tokenizer = small_tokenizer()
-    tokenizer.pad_token = "<|end_of_text|>"
-    return tokenizer
+    return shared_small()
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 from llama_padfix import ChatEncoder, PadfixError
 from llama_padfix.encoding.dataset.encode import encode_dataset
 from llama_padfix.encoding.row_formats import read_row
+from tests.support.small_llama import shared_small
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": f"a {n}"}]}
@@ -20,8 +21,14 @@ ROWS = [
 LEVELS = 100_000
 
 
+@pytest.fixture(scope="module")
+def shared_tokenizer() -> Any:
+    """A vocabulary of bytes: files and levels do not depend on it."""
+    return shared_small()
+
+
 def encode(tokenizer: Any, folder: Path) -> tuple[list[Any], ChatEncoder]:
-    encoder = ChatEncoder(tokenizer, date="2024-07-26", max_length=64)
+    encoder = ChatEncoder(tokenizer, date="2024-07-26", max_length=512)
     return encode_dataset(encoder, ROWS, progress=False, cache_dir=folder).to_list(), encoder
 
 

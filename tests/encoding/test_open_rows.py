@@ -19,9 +19,9 @@ from pyarrow import parquet
 from llama_padfix import ChatEncoder, PadfixError, diagnose, encode_dataset, view_mask
 from llama_padfix.encoding.dataset.files import open_rows
 from llama_padfix.encoding.dataset.open_rows import as_rows
-from tests.support.small_llama import small_tokenizer
+from tests.support.small_llama import shared_small
 
-TOKENIZER = small_tokenizer()  # what is read does not depend on the vocabulary
+TOKENIZER = shared_small()  # what is read does not depend on the vocabulary
 PAIRS = [{"prompt": f"Is {n} even?", "completion": ["Yes", "No"][n % 2]} for n in range(7)]
 CHATS = [
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": f"Hello {n}"}]} for n in range(5)

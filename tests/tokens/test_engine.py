@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 import json
 import logging
@@ -89,8 +90,19 @@ def rows(found: Any) -> list[list[int]]:
 
 def make_small(*, pattern: str | None = None, tokens: tuple[Any, ...] = (), **model: Any) -> Any:
     """A byte-level BPE tokenizer of 500 tokens, split by Llama 3's pattern or another one."""
-    from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer.from_str(train_small(pattern, **model))
+    backend.add_special_tokens([AddedToken("<|a|>", special=True, normalized=False)])
+    backend.add_tokens(list(tokens))
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@functools.cache
+def train_small(pattern: str | None, **model: Any) -> str:
+    """The backend of such a tokenizer as JSON, without added tokens."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     backend = Tokenizer(models.BPE(**model))
     splits = pre_tokenizers.Split(Regex(pattern or LLAMA), "removed" if pattern else "isolated")
@@ -101,9 +113,7 @@ def make_small(*, pattern: str | None = None, tokens: tuple[Any, ...] = (), **mo
         vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     backend.train_from_iterator([(LIBRARY / "argparse.py").read_text(encoding="utf-8")], trainer)
-    backend.add_special_tokens([AddedToken("<|a|>", special=True, normalized=False)])
-    backend.add_tokens(list(tokens))
-    return PreTrainedTokenizerFast(tokenizer_object=backend)
+    return str(backend.to_str())
 
 
 LLAMA = (
