@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from llama_padfix.demo.reference import make_tiny_llama
-from tests.conftest import fresh_tokenizer
+from tests.support.saved import save, small_model, small_tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,9 +20,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("shared")
-    make_tiny_llama(hidden_size=64, num_hidden_layers=1, initializer_range=0.1).save_pretrained(path)
-    fresh_tokenizer("3.1-instruct").save_pretrained(path)
-    return path
+    tokenizer = small_tokenizer()
+    return save(path, tokenizer, small_model(tokenizer, hidden_size=64, intermediate_size=128, initializer_range=0.1))
 
 
 def run(launcher: list[str], folder: Path, out: Path, rows: int) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from llama_padfix.encoding.batch import encoder as plain_way
 from llama_padfix.encoding.batch.render_plan import learn_render_plan
 from llama_padfix.encoding.encoded_rows import mark_spans
 from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.tokens.engine import choose_engine
 from tests.conftest import INSTRUCT, fresh_tokenizer
 from tests.support.both import (
     ENGINES,
@@ -77,6 +78,8 @@ def test_most_rows_that_can_go_the_plain_way_do() -> None:
 @pytest.mark.slow
 def test_both_engines_give_what_the_careful_way_gives(release: str, engine: str) -> None:
     rows = [*make_hard_rows(40, release), {"messages": talk("a", "<|eot_id|> b")}, {"messages": talk("a", "b")}]
+    loaded = choose_engine(shared(release), engine)  # type: ignore[arg-type] # so that all encoders share what it loads
+    assert loaded.name == engine
     made, plain = assert_same(shared(release), rows, engine=engine)
     assert plain > 15 and made.counts.escaped > 0 and made.counts.kept > 35
     for special_tokens in ("allow", "error"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ PLAIN_TEXTS = (
 def test_ids_equal_the_chat_template_with_one_bos_on_a_thousand_conversations(release: str, patched: bool) -> None:
     tokenizer = shared(release, patched)
     columns = encoded_rows(release, patched)
-    for number, row in enumerate(rows_for(release)):
+    # All ids of a patched tokenizer are compared with these by the next test.
+    for number, row in islice(enumerate(rows_for(release)), 0, None, 4 if patched else 1):
         ids = columns["input_ids"][number]
         assert ids == template_ids(tokenizer, row["messages"], tools=row.get("tools")), number
         assert ids[0] == BOS and ids.count(BOS) == 1, number
@@ -280,6 +282,8 @@ def assert_text_is_right(tokenizer: Any) -> None:
 def test_plain_text_gets_one_bos_and_one_end_also_patched_and_reloaded(release: str, tmp_path: Path) -> None:
     assert_text_is_right(shared(release))
     assert_text_is_right(shared(release, True))
+    if release in ("3.1-base", "3.1-instruct-early", "3.2-instruct"):
+        return  # saved like 3-base and 3.1-instruct: the same BOS, EOS and post-processor
     shared(release, True).save_pretrained(tmp_path)
     reloaded = AutoTokenizer.from_pretrained(tmp_path)
     assert_text_is_right(reloaded)
@@ -308,12 +312,17 @@ def test_plain_text_needs_no_markers_of_the_template() -> None:
     assert ChatEncoder(tokenizer)({"text": "Hello"})["input_ids"] == [BOS, 9906, TEXT_END]
 
 
+@functools.cache
+def encode_fifty(release: str, train_on: Any) -> dict[str, Any]:
+    return ChatEncoder(shared(release, True), train_on=train_on).encode_rows(rows_for(release)[:50])[0]
+
+
 @pytest.mark.parametrize("train_on", ["assistant", "last"])
 @pytest.mark.parametrize("bos", [1, 2])
 @pytest.mark.parametrize("release", ["3-base+chat", "3.1-base+chat", *INSTRUCT])
 def test_a_rendered_chat_as_text_equals_its_messages(release: str, bos: int, train_on: Any) -> None:
     tokenizer, rows = shared(release, True), rows_for(release)[:50]
-    expected, _ = ChatEncoder(tokenizer, train_on=train_on).encode_rows(rows)
+    expected = encode_fifty(release, train_on)
     extra = "<|begin_of_text|>" * (bos - 1)
     texts = [
         {"text": extra + tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=False)}
