@@ -111,6 +111,7 @@ def with_parts(row: Row) -> Row:
 
 
 @pytest.mark.parametrize("stem", BY_STEM)
+@pytest.mark.slow
 def test_every_mark_of_a_row_is_in_its_ids_or_the_row_is_counted(stem: str) -> None:
     tokenizer = family_tokenizer(BY_STEM[stem])
     encoder, strict = ChatEncoder(tokenizer), ChatEncoder(tokenizer, on_loss="error")

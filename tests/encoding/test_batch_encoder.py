@@ -52,6 +52,7 @@ def tokenizer_of(template: Path | str) -> Any:
 
 
 @EACH
+@pytest.mark.slow
 def test_both_ways_agree_on_hard_conversations(template: Path | str) -> None:
     tokenizer, name = tokenizer_of(template), str(getattr(template, "stem", template))
     rng = random.Random(name)
@@ -63,6 +64,7 @@ def test_both_ways_agree_on_hard_conversations(template: Path | str) -> None:
         assert_same(tokenizer, tabulate(rows), **settings, train_on=rng.choice(("assistant", "last")))
 
 
+@pytest.mark.slow
 def test_most_rows_that_can_go_the_plain_way_do() -> None:
     if len(taken) < len(TEMPLATES):
         pytest.skip("counts what the test of each template saw")
@@ -89,6 +91,7 @@ def test_both_engines_give_what_the_careful_way_gives(release: str, engine: str)
 
 @pytest.mark.parametrize("truncation", ["turns", "tokens", "error"])
 @pytest.mark.parametrize("train_on", ["assistant", "last"])
+@pytest.mark.slow
 def test_every_length_cuts_alike(truncation: str, train_on: Any) -> None:
     tokenizer = shared("3-instruct-early")
     rows = [
@@ -142,6 +145,7 @@ def test_a_message_that_speaks_of_thoughts_has_no_note_on_the_empty_one_before_i
 
 
 @ENGINE
+@pytest.mark.slow
 def test_a_header_that_melts_into_the_answer_is_seen(engine: str) -> None:
     tokenizer = fresh_tokenizer("3-instruct-early")
     for header, rest in (("internation", "al law"), ("\n\n", "\n\n law"), (" says: ", "law"), ("says", "'s law")):

@@ -43,6 +43,7 @@ PLAIN_TEXTS = (
 
 @pytest.mark.parametrize("patched", [False, True], ids=["unpatched", "patched"])
 @pytest.mark.parametrize("release", INSTRUCT)
+@pytest.mark.slow
 def test_ids_equal_the_chat_template_with_one_bos_on_a_thousand_conversations(release: str, patched: bool) -> None:
     tokenizer = shared(release, patched)
     columns = encoded_rows(release, patched)
@@ -54,11 +55,13 @@ def test_ids_equal_the_chat_template_with_one_bos_on_a_thousand_conversations(re
 
 
 @pytest.mark.parametrize("release", INSTRUCT)
+@pytest.mark.slow
 def test_patching_changes_neither_ids_nor_labels(release: str) -> None:
     assert encoded_rows(release, True) == encoded_rows(release, False)
 
 
 @pytest.mark.parametrize("release", INSTRUCT)
+@pytest.mark.slow
 def test_labels_are_the_ids_themselves_and_position_zero_is_never_trained(release: str) -> None:
     columns = encoded_rows(release)
     for ids, labels in zip(columns["input_ids"], columns["labels"], strict=True):
@@ -113,6 +116,7 @@ def written_messages(row: dict[str, Any], release: str, date: str) -> list[tuple
 
 
 @pytest.mark.parametrize("release", INSTRUCT)
+@pytest.mark.slow
 def test_ids_and_labels_equal_metas_chat_format_row_by_row(release: str) -> None:
     date = "26 Jul 2024"
     encoder = ChatEncoder(shared(release), template_kwargs={"date_string": date})
@@ -150,6 +154,7 @@ def test_metas_tokens_differ_where_a_template_keeps_white_space_after_the_header
 # TRL's training template, and rendering by prefixes
 
 
+@pytest.mark.slow
 def test_labels_equal_the_masks_of_trls_training_template_for_llama_3() -> None:
     import trl
 
@@ -191,6 +196,7 @@ def labels_by_prefixes(tokenizer: Any, row: dict[str, Any], ids: list[int]) -> l
 
 
 @pytest.mark.parametrize("release", ["3.1-instruct-early", "3.1-instruct", "3.2-instruct"])
+@pytest.mark.slow
 def test_labels_equal_a_slow_reference_that_renders_prefixes(release: str) -> None:
     columns = encoded_rows(release)
     for number, row in enumerate(rows_for(release)[:200]):

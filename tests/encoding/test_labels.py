@@ -41,6 +41,7 @@ def test_finding_markers_leaves_the_tokenizer_as_it_was() -> None:
 
 @pytest.mark.parametrize("release", INSTRUCT)
 @pytest.mark.parametrize("train_on", ["assistant", "last"])
+@pytest.mark.slow
 def test_masked_ids_equal_the_encoders_labels_on_every_conversation(release: str, train_on: Any) -> None:
     markers, columns = find_markers(shared(release)), encoded_rows(release)
     if train_on == "last":
@@ -49,6 +50,7 @@ def test_masked_ids_equal_the_encoders_labels_on_every_conversation(release: str
 
 
 @pytest.mark.parametrize("release", INSTRUCT)
+@pytest.mark.slow
 def test_masked_ids_of_cut_rows_equal_the_cut_labels(release: str) -> None:
     markers, columns = find_markers(shared(release)), encoded_rows(release)
     for ids, labels in zip(columns["input_ids"][:100], columns["labels"], strict=False):

@@ -56,6 +56,7 @@ def clocked_tokenizer(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["3.2-instruct", "gptoss"])
+@pytest.mark.slow
 def test_a_second_run_on_another_day_gives_the_same_ids_with_the_record_and_others_without(
     name: str, tmp_path: Path
 ) -> None:

@@ -136,6 +136,7 @@ OVERLAP = "At the end<|a|> of it"
 
 
 @pytest.mark.parametrize("choice", BOTH)
+@pytest.mark.slow
 def test_the_ids_are_those_of_the_backend(llama: Any, loaded: Engine, wanted: Any, choice: Any) -> None:
     texts = data()
     engine = choose_engine(llama, choice)
@@ -157,6 +158,7 @@ def test_characters_of_every_block_agree(llama: Any, loaded: Engine) -> None:
 
 
 @pytest.mark.parametrize("choice", BOTH)
+@pytest.mark.slow
 def test_the_users_tokenizer_stays_as_it_was(loaded: Engine, wanted: Any, choice: Any) -> None:
     tokenizer = fresh_tokenizer("3.1-instruct")
     tokenizer.backend_tokenizer.enable_truncation(4)
@@ -276,6 +278,7 @@ def run(script: str, *arguments: str, **environment: str | None) -> str:
         pytest.param("fastokens", {"FASTOKENS_BPE_THREADS": "2"}, "tokenizers", marks=needs_fast),
     ],
 )
+@pytest.mark.slow
 def test_a_child_that_is_forked_during_encoding_encodes(
     choice: str, environment: dict[str, str | None], in_child: str
 ) -> None:
@@ -284,6 +287,7 @@ def test_a_child_that_is_forked_during_encoding_encodes(
 
 @needs_fast
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell its threads")
+@pytest.mark.slow
 def test_the_fast_engine_makes_no_threads_and_narrows_nothing() -> None:
     script = """
         import os
@@ -301,6 +305,7 @@ def test_the_fast_engine_makes_no_threads_and_narrows_nothing() -> None:
     assert run(script, FASTOKENS_BPE_THREADS=None) == "fastokens 0"
 
 
+@pytest.mark.slow
 def test_tokenizers_never_imports_the_fast_engine() -> None:
     script = """
         import sys
