@@ -8,7 +8,6 @@ tokens, the EOS, the added BOS and the chat template.
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import itertools
 from dataclasses import dataclass
@@ -87,6 +86,7 @@ def build_tokenizer(release: str = "3.1-instruct") -> PreTrainedTokenizerFast:
     if release not in RELEASES:
         raise PadfixError(f"Unknown release {release!r}. The known ones are: {', '.join(RELEASES)}.")
     from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
 
     spec = RELEASES[release]
     special_tokens = _name_special_tokens(spec.named)
@@ -105,8 +105,10 @@ def build_tokenizer(release: str = "3.1-instruct") -> PreTrainedTokenizerFast:
                 ),
             ]
         )
-    tokenizer = _wrap(
-        backend,
+    # transformers copies it, which takes a second with the vocabulary.
+    backend.__deepcopy__ = lambda memo: clone_backend(backend)  # type: ignore[attr-defined]  # the class has a __dict__
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
         bos_token=bos,
         eos_token=spec.eos_token,
         clean_up_tokenization_spaces=False,
@@ -116,22 +118,6 @@ def build_tokenizer(release: str = "3.1-instruct") -> PreTrainedTokenizerFast:
     if spec.chat_template is not None:
         tokenizer.chat_template = (_TEMPLATES / spec.chat_template).read_text(encoding="utf-8")
     return tokenizer
-
-
-def _wrap(backend: tokenizers.Tokenizer, **settings: object) -> PreTrainedTokenizerFast:
-    """Return a tokenizer over a backend, whose special tokens the settings name.
-
-    The class writes and reads the backend that it is given: a second for this vocabulary. So it is given one without
-    words, and the backend takes its place in a copy.
-    """
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    wordless = Tokenizer(models.BPE())
-    if backend.post_processor is not None:
-        wordless.post_processor = backend.post_processor
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=wordless, **settings)
-    return copy.deepcopy(tokenizer, {id(tokenizer.backend_tokenizer): backend})
 
 
 def make_tiny_llama(
