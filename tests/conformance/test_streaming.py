@@ -53,8 +53,7 @@ LAST = len(ROWS) - 1
 
 @pytest.fixture(scope="module")
 def shared_tokenizer() -> Any:
-    """A vocabulary of bytes: what is written, and when, does not depend on it."""
-    return shared_small()
+    return shared_small()  # what is written, and when, does not depend on the vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -184,11 +183,9 @@ def test_whatever_decides_the_ids_gives_another_file(shared_tokenizer: Any, tmp_
     other_template, eos = copy.deepcopy(shared_tokenizer), copy.deepcopy(shared_tokenizer)
     other_template.chat_template += "{# #}"
     eos.eos_token = "<|end_of_text|>"
+    given: list[Any] = [{}, {"max_length": 300}, {"train_on": "last"}, {"train_on": last_only}]
     encoders = [
-        ChatEncoder(shared_tokenizer),
-        ChatEncoder(shared_tokenizer, max_length=300),
-        ChatEncoder(shared_tokenizer, train_on="last"),
-        ChatEncoder(shared_tokenizer, train_on=last_only),
+        *(ChatEncoder(shared_tokenizer, **one) for one in given),
         ChatEncoder(shared_tokenizer, train_on=lambda message, index: index > 0 and bool(message)),
         ChatEncoder(shared_tokenizer, special_tokens="allow"),
         ChatEncoder(shared_tokenizer, template_kwargs={"date_string": "03 Feb 2019"}),
@@ -201,12 +198,7 @@ def test_whatever_decides_the_ids_gives_another_file(shared_tokenizer: Any, tmp_
     variants.append([*few.to_list()[:7], {**row(7), "text": None}])
     names += [name_of(encoders[0], variant, tmp_path) for variant in variants]
     assert len({*names}) == len(names)
-    again = [
-        ChatEncoder(shared_tokenizer),
-        ChatEncoder(shared_tokenizer, max_length=300),
-        ChatEncoder(shared_tokenizer, train_on="last"),
-    ]
-    again += [ChatEncoder(shared_tokenizer, train_on=last_only)]
+    again = [ChatEncoder(shared_tokenizer, **one) for one in given]
     assert [name_of(encoder, few, tmp_path) for encoder in again] == names[:4]
     assert name_of(again[0], [dict(reversed(item.items())) for item in few.to_list()][::-1][::-1], tmp_path)
     assert name_of(again[0], copy.deepcopy(few.to_list()), tmp_path) == name_of(again[0], few.to_list(), tmp_path)
