@@ -8,16 +8,12 @@ a lost origin, and never counts as the template's text.
 # ruff: noqa: D102 - the methods are those of str
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from string import Formatter
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import Any, SupportsIndex
 
-from llama_padfix.chat.jinja_environment import PLAIN_DICTS, Effect, StringPolicy
-
-if TYPE_CHECKING:
-    from llama_padfix.chat.jinja_environment import Function
+from llama_padfix.chat.jinja_environment import PLAIN_DICTS
 
 TEMPLATE, LOST, TOOLS, OPENS, CLOSES = -1, -2, -3, -4, -5
 """Origins beside the index of a message; `OPENS` and `CLOSES` stand, without width, around `{% generation %}`."""
@@ -297,70 +293,3 @@ _ANSWERS = ("is", "find", "rfind", "index", "rindex", "count", "startswith", "en
 for _name in dir(str):
     if _name not in vars(Traced) and not _name.startswith(_ANSWERS):
         setattr(Traced, _name, _tainting(_name))
-
-
-class TracedPolicy(StringPolicy):
-    """Keeps the origin of every character; what jinja2 makes anew of traced texts is tainted."""
-
-    def on_join(self, pieces: Iterable[object]) -> Traced:
-        return concat(pieces)
-
-    def on_print(self, value: object) -> object:
-        return print_value(value)
-
-    def on_generation(self, text: str) -> Traced:
-        return concat((Traced("", ((0, OPENS),)), text, Traced("", ((0, CLOSES),))))
-
-    def on_modulo(self, left: object, right: object) -> object:
-        return lift(left) if type(left) is str and origins_in(right) else left
-
-    def on_call(
-        self, function: Function, args: tuple[object, ...], kwargs: Mapping[str, object]
-    ) -> tuple[Function, tuple[object, ...]]:
-        owner = getattr(function, "__self__", None)
-        if type(owner) is str and (args or kwargs):  # a method of plain text, which is the template's
-            name = function.__name__
-            if name == "join" and args and isinstance(args[0], Iterable):
-                args = (list(args[0]), *args[1:])
-            if origins_in((args, kwargs)):
-                function = getattr(lift(owner), name)
-        return function, args
-
-    def on_format(self, pattern: str, name: str, function: Callable[..., str]) -> Callable[..., str]:
-        @functools.wraps(function)
-        def traced(*args: object, **kwargs: object) -> str:
-            made = str.__str__(function(*args, **kwargs))
-            if name == "format":
-                return format_braces(made, pattern, args, kwargs)
-            return taint(made, (lift(pattern), args)) if origins_in((pattern, args)) else made
-
-        return traced
-
-    def on_filter(self, name: str, effect: Effect, function: Function) -> Function:
-        if effect in (Effect.PASSES, Effect.ITEMS):
-            return function
-
-        @functools.wraps(function)  # which keeps the mark that jinja2 passes its context first
-        def joined(context: object, value: object, d: str = "", attribute: object = None) -> object:
-            return function(context, value, lift(str(d)), attribute)
-
-        @functools.wraps(function)
-        def tainted(*args: object, **kwargs: object) -> object:
-            made = function(*args, **kwargs)
-            # `indent` adds lines that a plain text joined, which shows no origin, to a traced one.
-            if isinstance(made, str) and (type(made) is not Traced or name == "indent") and made:
-                sources = [value for value in (*args, *kwargs.values()) if isinstance(value, (str, list, tuple, dict))]
-                if origins_in(sources) and not any(made is source for source in sources):
-                    first = sources[0]
-                    return taint(str.__str__(made), [lift(first) if isinstance(first, str) else first, *sources[1:]])
-            return made
-
-        def formatted(value: object, *args: object, **kwargs: object) -> object:
-            values = kwargs or args
-            return lift(str(value)) % values if origins_in((value, values)) else function(value, *args, **kwargs)
-
-        chosen: Mapping[str, Function] = {"join": joined, "format": formatted}
-        return chosen.get(name, tainted)
-
-
-TRACED = TracedPolicy()

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.jinja_environment import environment_for
-from llama_padfix.chat.traced_render import parse_template, source_of
-from llama_padfix.chat.traced_str import TRACED
+from llama_padfix.chat.jinja_environment import PLAIN, environment_for, parse_template
+from llama_padfix.chat.traced_render import source_of
 
 if TYPE_CHECKING:
     from jinja2 import nodes
@@ -127,10 +126,9 @@ def _write(body: list[nodes.Node], context: Mapping[str, object]) -> str | None:
     """Return what fixed nodes write; None where they fail."""
     from jinja2 import nodes
 
-    environment = environment_for(TRACED)
+    environment = environment_for(PLAIN)
     own = copy.deepcopy(body, {id(environment): environment})  # compiling changes a tree, and this one is shared
     try:
-        text = environment.from_string(TRACED.editor.visit(nodes.Template(own, lineno=1))).render(context)
+        return environment.from_string(PLAIN.editor.visit(nodes.Template(own, lineno=1))).render(context)
     except Exception:  # a template is a program of its author: it may raise anything
         return None
-    return str.__str__(text)
