@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.findings import Change, Facts, Plan
+from llama_padfix.doctor.fixing.repair import repair_until_stable
 from llama_padfix.doctor.fixing.settings import MODEL_FIELDS, Owners, all_or_nothing, apply_change, merge_changes
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
-from llama_padfix.doctor.repair import repair_until_stable
 from llama_padfix.doctor.runner import run_checks
 from llama_padfix.doctor.token_policy import choose_pad_token, explain_candidates
 

@@ -36,6 +36,9 @@ class RowFacts:
     position_ids: LongArray | None = None
     """Positions within each document of a packed row."""
 
+    before: int = 0
+    """How many tokens of other documents stand before it in the same row of a batch; 0 for a row of its own."""
+
     real: BoolArray | None = None
     """Where a row is no padding, if it has runs of pad ids that no mask hides; None without these."""
 

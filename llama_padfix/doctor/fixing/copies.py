@@ -10,7 +10,7 @@ from llama_padfix.doctor.token_policy import as_ids, stop_ids
 
 
 def follow_changes(before: Facts, now: Facts) -> Iterator[Change]:
-    """Yield the changes that let a trainer's copies follow its tokenizer and model.
+    """Yield the changes that let a trainer's copies, and pad ids in a collate function, follow tokenizer and model.
 
     A copy of a pad or EOS follows where it held what the tokenizer held before. A list of stop ids follows where the
     tokenizer's EOS or the model's list was changed, and lacks one of the ids.
@@ -29,6 +29,20 @@ def follow_changes(before: Facts, now: Facts) -> Iterator[Change]:
         if old not in (None, new) and held == old and new is not None:
             why = f"the trainer keeps a copy of the tokenizer's {name}, and reads it from there"
             yield Change(target, held, new, why)
+    for target, held, can_be_set in now.held_ids:
+        if can_be_set and _is_old_pad(held, before, now):
+            yield Change(target, held, now.pad_token_id, "the collate function pads with the id that is kept there")
+
+
+def describe_held(before: Facts, now: Facts) -> Iterator[str]:
+    """Yield a line for each pad id of before that only its line of code can change."""
+    for target, held, can_be_set in before.held_ids:
+        if not can_be_set and _is_old_pad(held, before, now):
+            yield f"{target}: {held} is the pad id of before. Write {now.pad_token_id} there, {now.pad_token!r}"
+
+
+def _is_old_pad(held: int, before: Facts, now: Facts) -> bool:
+    return held == before.pad_token_id and now.pad_token_id not in (None, held)
 
 
 def complete_stops(target: str, held: object, facts: Facts) -> Iterator[Change]:

@@ -53,7 +53,7 @@ def set_copy(trainer: TrainerLike, target: str, value: object) -> None:
     last = held[-1]
     if isinstance(last, MutableMapping):
         last[name] = value
-    elif _is_frozen(last):
+    elif is_frozen(last):
         setattr(held[-2], owners[-1], replace(last, **{name: value}))
     else:
         setattr(last, name, value)
@@ -63,6 +63,7 @@ def _read(owner: Any, name: str) -> Any:  # whatever a trainer holds
     return owner.get(name, _MISSING) if isinstance(owner, MutableMapping) else getattr(owner, name, _MISSING)
 
 
-def _is_frozen(value: Any) -> bool:
+def is_frozen(value: Any) -> bool:
+    """Return True for a frozen dataclass."""
     kind = type(value)
     return is_dataclass(kind) and bool(kind.__dataclass_params__.frozen)  # type: ignore[attr-defined]  # typeshed lacks it

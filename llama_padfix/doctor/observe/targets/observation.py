@@ -46,6 +46,9 @@ class Observation:
     trainer: TrainerLike | None = None
     """The trainer, None where the target is another."""
 
+    collators: Mapping[str, object] = field(default_factory=dict)
+    """By name, the collator of a trainer, or the dataloaders whose collate functions may keep a pad id."""
+
     saved_as: str | None = None
     """What was saved, "folder" or "GGUF file", which is never changed in place; None for live objects."""
 
