@@ -146,3 +146,9 @@ class DataFacts:
 
     thoughtless_count: int = 0
     """All of them."""
+
+    unparsed: tuple[tuple[int, str], ...] = ()
+    """The first rows with tool arguments that are text and no JSON: (row, the message with them)."""
+
+    unparsed_count: int = 0
+    """All of them."""

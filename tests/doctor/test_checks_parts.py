@@ -97,8 +97,8 @@ def test_each_document_of_a_flattened_batch_is_a_row(given: dict[str, Any], tmp_
     report = diagnose((tokenizer, model), dataset=batch, select=["LBL001", "LBL002", "BOS003", "PCK001"])
     assert [(sample.seen, sample.source) for sample in report.samples] == [(4, "batch")]
     assert [(each.code, each.rows, each.seen, each.evidence[0].row) for each in report.findings] == [
-        ("LBL001", 1, 4, 2),
         ("LBL002", 3, 4, 0),
+        ("LBL001", 1, 4, 2),
     ]
     loader: Any = DataLoader(rows, batch_size=2, collate_fn=collator)  # type: ignore[arg-type]
     sample = diagnose(loader, tokenizer=tokenizer, select=["LBL"]).samples[0]

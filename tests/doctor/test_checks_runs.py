@@ -66,7 +66,7 @@ def plain(rows: Any, out: Path, *, chat: bool = True, kind: Any = Trainer, model
     return kind(
         model=model if model is not None else fresh,
         args=given.pop("args", None) or TrainingArguments(str(out), **{**QUICK, **given}),
-        train_dataset=rows if isinstance(rows, Dataset) else Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(rows) if isinstance(rows, list) else rows,
         processing_class=tokenizer,
         **passed,
     )
@@ -82,7 +82,7 @@ def sft(rows: Any, out: Path, *, model: Any = None, chat: bool = True, **given: 
     return SFTTrainer(
         model=model if model is not None else fresh,
         args=SFTConfig(str(out), **{**QUICK, **given}),
-        train_dataset=rows if isinstance(rows, Dataset) else Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(rows) if isinstance(rows, list) else rows,
         processing_class=tokenizer,
         **passed,
     )

@@ -267,15 +267,16 @@ def test_a_pad_id_in_a_line_of_code_is_named(tokenizer: Any, monkeypatch: pytest
         {"pad": pad_rows, "__name__": "script"},
         made,
     )
+    end = tokenizer.convert_tokens_to_ids("<|end_of_text|>")
     for collate, said in (
         (of_a_global, "(global PAD_ID of "),
         (made["written"], "(in the code of written, <string>:1)"),
     ):
-        tokenizer.pad_token = "<|eot_id|>"
         loader, given = loop(tokenizer, collate)
         plan = diagnose(loader, **given).fix()
+        assert tokenizer.pad_token == "<|eot_id|>" and plan.taken_back, "alone, it makes padding look like text"
         [line] = [line for line in plan.left if said in line]
-        assert f"is the pad id of before. Write {tokenizer.pad_token_id} there" in line
+        assert line.endswith(f"is the pad id there. Write {end} for it ('<|end_of_text|>'), and fix again.")
 
 
 def test_a_pad_id_of_its_own_is_left_in_a_collate_function(tokenizer: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.findings import Change
@@ -34,11 +34,14 @@ def follow_changes(before: Facts, now: Facts) -> Iterator[Change]:
             yield Change(target, held, now.pad_token_id, "the collate function pads with the id that is kept there")
 
 
-def describe_held(before: Facts, now: Facts) -> Iterator[str]:
-    """Yield a line for each pad id of before that only its line of code can change."""
+def describe_held(before: Facts, now: Facts, taken_back: Sequence[Change]) -> Iterator[str]:
+    """Yield a line for each pad id that only its line of code can change, where the pad token was, or was to be."""
+    tokens = [now.pad_token, *(change.after for change in taken_back if change.target == "tokenizer.pad_token")]
+    token = str(tokens[-1])
     for target, held, can_be_set in before.held_ids:
-        if not can_be_set and _is_old_pad(held, before, now):
-            yield f"{target}: {held} is the pad id of before. Write {now.pad_token_id} there, {now.pad_token!r}"
+        if not can_be_set and held == before.pad_token_id != (token_id := now.vocabulary.get(token)):
+            again = ", and fix again" if tokens[1:] else ""
+            yield f"{target}: {held} is the pad id there. Write {token_id} for it ({token!r}){again}."
 
 
 def _is_old_pad(held: int, before: Facts, now: Facts) -> bool:

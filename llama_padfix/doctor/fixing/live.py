@@ -65,7 +65,7 @@ def fix_live(changes: Sequence[Change], owners: Owners, look: Look, codes: Colle
         raise
     why = "; ".join(map(str, worse))
     returned = tuple(replace(change, why=f"it would make another check fail: {why}") for change in taken_back)
-    left = (*describe_held(before.facts, done.facts), *_describe_left(done, owners, codes))
+    left = (*describe_held(before.facts, done.facts, returned), *_describe_left(done, owners, codes))
     return replace(done.plan, taken_back=returned, left=left)
 
 
