@@ -70,11 +70,19 @@ def patch_tokenizer(
 
 
 def patch_and_observe(
-    tokenizer: TokenizerLike, model: ConfiguredModel | None = None, *, pad_token: str = "auto", add_bos: bool = False
+    tokenizer: TokenizerLike,
+    model: ConfiguredModel | None = None,
+    *,
+    pad_token: str = "auto",
+    add_bos: bool = False,
+    chat_template: str | None = None,
 ) -> tuple[Plan, Facts]:
-    """Do what `patch_tokenizer` does, and return the plan with the facts that were observed last."""
+    """Do what `patch_tokenizer` does, and return the plan with the facts that were observed last.
+
+    With `chat_template`, the source of one, the settings are those for it in place of the tokenizer's own.
+    """
     requested = None if pad_token == "auto" else pad_token
-    facts = observe_tokenizer(tokenizer, model, pad_token=requested)
+    facts = observe_tokenizer(tokenizer, model, pad_token=requested, chat_template=chat_template)
     plan = _plan(facts, add_bos)
     if not plan:
         return plan, facts
@@ -82,7 +90,7 @@ def patch_and_observe(
     with all_or_nothing(owners):
         for change in plan:
             apply_change(change, owners)
-        facts = observe_tokenizer(tokenizer, model, pad_token=requested, earlier=facts)
+        facts = observe_tokenizer(tokenizer, model, pad_token=requested, earlier=facts, chat_template=chat_template)
         left = _plan(facts, add_bos)
         if left:
             raise PadfixError(

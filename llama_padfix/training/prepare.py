@@ -128,10 +128,10 @@ def prepare(
 ) -> Prepared:
     """Patch a tokenizer and its model in place, and return what a training script needs from there on.
 
-    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy; no token is added, no
-    embedding resized, no template edited. Idempotent: a second call has an empty plan. `max_length`, `train_on`,
-    `truncation`, `on_error`, `on_loss`, `template`, `template_kwargs`, `keep_reasoning`, `special_tokens`,
-    `allowed_tokens` and `date` are those of `ChatEncoder`.
+    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy, with `template` for that one; no
+    token is added, no embedding resized, no template edited. Idempotent: a second call has an empty plan.
+    `max_length`, `train_on`, `truncation`, `on_error`, `on_loss`, `template`, `template_kwargs`, `keep_reasoning`,
+    `special_tokens`, `allowed_tokens` and `date` are those of `ChatEncoder`.
 
     Args:
         tokenizer: The tokenizer to patch.
@@ -162,7 +162,8 @@ def prepare(
     )
     precision = choose_precision(device)
     PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)  # its arguments are checked before anything is patched
-    plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token)
+    given = template or (template_kwargs or {}).get("chat_template")
+    plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token, chat_template=given)
     report = run_checks(facts)
     assert tokenizer.pad_token_id is not None  # the patch has set it
     collator = PadCollator(tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
