@@ -20,6 +20,7 @@ from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.dataset.encode import encode_dataset
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
+from llama_padfix.encoding.sources import column_names
 from llama_padfix.hardware.precision import Precision, choose_precision
 from llama_padfix.training.adapters.lora import keep_trainable_float32
 from llama_padfix.training.adapters.row_training import complete_head
@@ -128,10 +129,9 @@ def prepare(
 ) -> Prepared:
     """Patch a tokenizer and its model in place, and return what a training script needs from there on.
 
-    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy, with `template` for that one; no
-    token is added, no embedding resized, no template edited. Idempotent: a second call has an empty plan.
-    `max_length`, `train_on`, `truncation`, `on_error`, `on_loss`, `template`, `template_kwargs`, `keep_reasoning`,
-    `special_tokens`, `allowed_tokens` and `date` are those of `ChatEncoder`.
+    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy, for `template` where it is given;
+    no token is added, no embedding resized, no template edited. A second call has an empty plan. The keywords from
+    `max_length` to `date` are those of `ChatEncoder`, but for `pad_token`.
 
     Args:
         tokenizer: The tokenizer to patch.
@@ -178,12 +178,13 @@ def build_trainer(
     eval_dataset: Rows | str | os.PathLike[str] | None = None,
     **sft_arguments: Any,  # of three functions
 ) -> SFTTrainer:
-    """Return TRL's `SFTTrainer`, ready to train on a raw dataset or list of rows in any known shape.
+    """Return TRL's `SFTTrainer`, ready to train on a dataset or list of rows in any known shape.
 
     Args:
         model: The model to patch and to train.
         tokenizer: The tokenizer to patch.
-        dataset: One split: a `Dataset`, an `IterableDataset`, a list of rows, a path, or a frame.
+        dataset: One split: a `Dataset`, an `IterableDataset`, a list of rows, a path, or a frame. Rows with
+            `input_ids` and `labels`, which `prepared.encode` makes, are taken as they are.
         eval_dataset: Rows to evaluate on; a mapping of several sets is encoded too.
         sft_arguments: Keywords of `prepare`, of `SFTConfig` and of `SFTTrainer` (such as `peft_config`, `callbacks`),
             each passed on to where the installed version knows it. They win over what `prepare` would set.
@@ -206,10 +207,9 @@ def build_trainer(
     require_accumulation(args)
 
     prepared = prepare(tokenizer, model, **prepare_arguments)
-    train_rows = encode_dataset(prepared.encoder, dataset, progress=not args.disable_tqdm)
+    train_rows = _encode_rows(prepared, dataset, "dataset", args.disable_tqdm)
     if eval_dataset is not None:
-        name = "eval_dataset"
-        rest[name] = encode_dataset(prepared.encoder, eval_dataset, progress=not args.disable_tqdm, name=name)
+        rest["eval_dataset"] = _encode_rows(prepared, eval_dataset, "eval_dataset", args.disable_tqdm)
     rest.setdefault("data_collator", prepared.collator)
     rest[name_tokenizer_argument(trl.SFTTrainer)] = tokenizer
     trainer = trl.SFTTrainer(model=model, args=args, train_dataset=train_rows, **rest)
@@ -218,3 +218,12 @@ def build_trainer(
         keep_trainable_float32(trainer.model, prepared.precision)  # TRL casts those of a quantized model to bfloat16
     complete_head(trainer.model)  # TRL reads a bias of the head, which PEFT's wrapper around single rows lacks
     return trainer
+
+
+def _encode_rows(prepared: Prepared, rows: Any, name: str, quiet: bool) -> Any:  # rows of any shape; a dataset
+    """Return rows encoded, or as they are where they have ids and labels already."""
+    if {"input_ids", "labels"} <= set(column_names(rows) or ()):
+        from datasets import Dataset
+
+        return Dataset.from_list(list(rows)) if isinstance(rows, (list, tuple)) else rows
+    return encode_dataset(prepared.encoder, rows, progress=not quiet, name=name)

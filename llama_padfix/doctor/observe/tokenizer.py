@@ -81,9 +81,12 @@ def observe_tokenizer(
         requested_pad_token=pad_token,
         model=observe_model(model, added) if model is not None else None,
     )
-    if with_markers:
-        with suppress(PadfixError):  # no template, or turns without ids of their own
-            return replace(facts, markers=find_markers(tokenizer))
+    return _add_markers(facts, tokenizer) if with_markers else facts
+
+
+def _add_markers(facts: Facts, tokenizer: TokenizerLike) -> Facts:
+    with suppress(PadfixError):  # no template, or turns without ids of their own
+        return replace(facts, markers=find_markers(tokenizer))
     return facts
 
 

@@ -11,7 +11,6 @@ from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.observe.batches import draw_sources, loader_source
 from llama_padfix.doctor.observe.loader import find_owners, is_loader
 from llama_padfix.doctor.observe.rows import holds_rows, observe_dataset, refuse_unencoded
-from llama_padfix.doctor.observe.targets.held_ids import add_held_ids
 from llama_padfix.doctor.observe.targets.observation import Beside, Observation
 from llama_padfix.doctor.observe.targets.tokenizer_search import choose_tokenizer
 from llama_padfix.doctor.observe.tokenizer import observe_pair
@@ -46,8 +45,7 @@ def observe_given(tokenizer: TokenizerLike | None, beside: Beside, max_rows: int
     facts = known.add_to(observe_pair(known.tokenizer, model, beside.optimizer))
     facts, rows, complete = observe_parts(facts, parts, known.tokenizer, max_rows)
     loaders = {name.replace(" batch", ""): part for name, part in parts.items() if is_loader(part)}
-    facts = add_held_ids(facts, loaders)
-    return Observation(facts, rows, complete, known.tokenizer, model, collators=loaders)
+    return Observation(facts, rows, complete, known.tokenizer, model, collators=loaders).with_held_ids()
 
 
 def observe_parts(

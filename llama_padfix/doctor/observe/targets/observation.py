@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.doctor.facts import Facts, RowFacts
+from llama_padfix.doctor.observe.targets.held_ids import add_held_ids
 from llama_padfix.doctor.observe.tokenizer import make_decoder
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ class Observation:
     def decode(self) -> Callable[[Sequence[int]], str]:
         """Return the function that shows ids as text."""
         return make_decoder(self.tokenizer)
+
+    def with_held_ids(self) -> Observation:
+        """Return the observation with the pad ids that its collators keep among the facts."""
+        return replace(self, facts=add_held_ids(self.facts, self.collators))
 
     def leave_out(self, selected: Sequence[Check]) -> tuple[list[Check], dict[str, str]]:
         """Return the checks that are asked, and why others are not, by code."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import Facts, SampleFacts, TrainerFacts
 from llama_padfix.doctor.observe.batches import draw_batches
-from llama_padfix.doctor.observe.targets.held_ids import add_held_ids
 from llama_padfix.doctor.observe.targets.observation import Beside, Observation
 from llama_padfix.doctor.observe.targets.tokenizer_search import KnownTokenizers, choose_tokenizer
 from llama_padfix.doctor.observe.tokenizer import observe_pair
@@ -54,8 +53,8 @@ def observe_run(trainer: TrainerLike, beside: Beside, max_rows: int | None) -> O
         facts = replace(facts, notes=(*facts.notes, _describe_loss(at_rest)))
     facts = replace(facts, trainer=at_rest, samples=(SampleFacts("train batch", 0, None),))
     collators = {"trainer.data_collator": trainer.data_collator}
-    facts = add_held_ids(facts, collators)
-    return Observation(facts, drawn.rows, complete, known.tokenizer, trainer.model, trainer, collators)
+    made = Observation(facts, drawn.rows, complete, known.tokenizer, trainer.model, trainer, collators)
+    return made.with_held_ids()
 
 
 def _describe_loss(trainer: TrainerFacts) -> str:
