@@ -1,4 +1,4 @@
-"""What today's stack does otherwise than one guesses, through the real trainers: each set-up gets its right verdict."""
+"""What today's stack does otherwise than one guesses, through the real trainers, each with its right verdict."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def serious(target: Any, **given: Any) -> set[str]:
 
 
 def test_lora_with_reentrant_checkpointing_trains(tmp_path: Path) -> None:
-    given = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    given: dict[str, Any] = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
     trainer = sft(tmp_path, SINGLE, peft_config=lora(), **given)
     assert serious(trainer) == set()
     trainer.train()
@@ -89,7 +89,7 @@ def test_a_null_that_was_written_into_arguments_is_trained() -> None:
 
 def test_batches_without_a_label_have_a_loss_of_zero_and_are_an_error(tmp_path: Path) -> None:
     rows = [{"input_ids": [4, 5, 6], "labels": [-100] * 3}] * 4
-    given = {"eval_dataset": Dataset.from_list(rows[:2]), "dataset_kwargs": {"skip_prepare_dataset": True}}
+    given: dict[str, Any] = {"eval_dataset": Dataset.from_list(rows[:2]), "dataset_kwargs": {"skip_prepare_dataset": True}}
     trainer = sft(tmp_path, rows, **given)
     found = [finding for finding in diagnose(trainer, select=["LBL001"]).findings if finding.severity == "error"]
     assert [(each.where, each.rows) for each in found] == [("train batch", 4), ("eval batch", 2)]
@@ -116,7 +116,7 @@ def test_tables_of_arrow_are_collated_and_a_loader_that_cannot_be_read_is_named(
     tables = rows.with_format("arrow")
     plain = prepared.collator([rows[0], rows[1]])
     for given in (tables[:2], [tables[0], tables[1]]):
-        assert torch.equal(prepared.collator(given)["input_ids"], plain["input_ids"])  # type: ignore[arg-type]
+        assert torch.equal(prepared.collator(given)["input_ids"], plain["input_ids"])
     loader: Any = DataLoader(tables, batch_size=4, collate_fn=prepared.collator)
     try:
         next(iter(loader))
@@ -124,3 +124,11 @@ def test_tables_of_arrow_are_collated_and_a_loader_that_cannot_be_read_is_named(
         assert serious(loader, tokenizer=tokenizer, model=model) == {"LOD004"}
     else:
         assert serious(loader, tokenizer=tokenizer, model=model) == set()
+
+
+def test_a_backend_that_fastokens_put_into_a_tokenizer_is_refused_with_the_way_out() -> None:
+    tokenizer, model = parts(prepared=True)
+    tokenizer._tokenizer = type("Shim", (), {"__module__": "fastokens._compat"})()
+    for call in (lambda: prepare(tokenizer, model), lambda: diagnose(tokenizer), lambda: ChatEncoder(tokenizer)):
+        with pytest.raises(PadfixError, match=r"Load it without: fastokens\.unpatch_transformers\(\)"):
+            call()
