@@ -8,10 +8,10 @@ from llama_padfix.doctor.findings import Change as Change
 from llama_padfix.doctor.findings import Finding as Finding
 from llama_padfix.doctor.findings import Plan as Plan
 from llama_padfix.doctor.findings import Report as Report
-from llama_padfix.doctor.fixing.folder import heal_folder as heal_folder
 from llama_padfix.doctor.patch import padding_side as padding_side
 from llama_padfix.doctor.patch import patch_tokenizer as patch_tokenizer
 from llama_padfix.doctor.patch import plan_patch as plan_patch
+from llama_padfix.doctor.repair_folder import heal_folder as heal_folder
 from llama_padfix.encoding.collator import PadCollator as PadCollator
 from llama_padfix.encoding.counts import CountedRow as CountedRow
 from llama_padfix.encoding.counts import Counts as Counts

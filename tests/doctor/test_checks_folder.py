@@ -12,8 +12,8 @@ import pytest
 from llama_padfix import PadfixError, diagnose, patch_tokenizer
 from llama_padfix.doctor.facts import EnvironmentFacts, Facts, FolderFacts
 from llama_padfix.doctor.findings import Finding, Report
-from llama_padfix.doctor.fixing.folder import heal_folder
 from llama_padfix.doctor.observe.folder import fetch_folder, observe_folder
+from llama_padfix.doctor.repair_folder import heal_folder
 from llama_padfix.doctor.runner import run_checks, select_checks
 from llama_padfix.encoding.encoder import ChatEncoder
 from tests.conftest import fresh_tokenizer
@@ -84,7 +84,7 @@ def test_a_folder_is_not_fixed_in_place(tmp_path: Path) -> None:
 def test_nothing_is_left_where_healing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = save(tmp_path / "run", small_tokenizer())
     monkeypatch.setattr(
-        "llama_padfix.doctor.fixing.folder._apply", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt())
+        "llama_padfix.doctor.repair_folder._apply", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt())
     )
     with pytest.raises(KeyboardInterrupt):
         heal_folder(run, tmp_path / "out")

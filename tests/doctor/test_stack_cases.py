@@ -89,7 +89,10 @@ def test_a_null_that_was_written_into_arguments_is_trained() -> None:
 
 def test_batches_without_a_label_have_a_loss_of_zero_and_are_an_error(tmp_path: Path) -> None:
     rows = [{"input_ids": [4, 5, 6], "labels": [-100] * 3}] * 4
-    given: dict[str, Any] = {"eval_dataset": Dataset.from_list(rows[:2]), "dataset_kwargs": {"skip_prepare_dataset": True}}
+    given: dict[str, Any] = {
+        "eval_dataset": Dataset.from_list(rows[:2]),
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+    }
     trainer = sft(tmp_path, rows, **given)
     found = [finding for finding in diagnose(trainer, select=["LBL001"]).findings if finding.severity == "error"]
     assert [(each.where, each.rows) for each in found] == [("train batch", 4), ("eval batch", 2)]
