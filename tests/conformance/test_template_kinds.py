@@ -396,3 +396,23 @@ def test_without_a_generation_prompt_a_header_is_one(behind: str, end: str) -> N
     columns, _ = encoder.encode_rows([[USER, ANSWER] * 2] * 3)
     assert all(list(labels) == list(row["labels"]) for labels in columns["labels"])
     assert mask_labels(row["input_ids"], find_markers(tokenizer)) == list(row["labels"])
+
+
+_CHANNELS = (
+    "{% for m in messages %}{% if m.role == 'user' %}<S>user<M>{{ m.content }}<end>\n"
+    "{% elif m.role == 'tool' %}<result>{{ m.content }}</result>"
+    "{% else %}{% if loop.first or loop.previtem.role != 'tool' %}<S>assistant{% endif %}"
+    "{% if loop.last and m.reasoning_content %}<C>analysis<M>{{ m.reasoning_content }}<D><S>assistant{% endif %}"
+    "{% for t in m.tool_calls or [] %}<C>call<M>{{ t.function.arguments | tojson }}{% endfor %}"
+    "{% if not m.tool_calls %}<C>final<M>{{ m.content }}<end>\n{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt and messages[-1].role == 'user' %}<S>assistant{% endif %}"
+)
+
+
+def test_an_empty_answer_in_a_channel_behind_a_result() -> None:
+    """What the last message alone would have, a thought, hides what is written for it in the history."""
+    tokenizer = make_byte_tokenizer(_CHANNELS, ["<S>", "<M>", "<C>", "<D>", "<end>"])
+    silent = {"role": "assistant", "content": "", "reasoning_content": "hm"}
+    row = ChatEncoder(tokenizer)([USER, call(at="sky"), RESULT, silent, ANSWER])
+    called = '<S>user<M>Hi<end>\n<S>assistant«<C>call<M>{"at": "sky"}»<result>blue</result>'
+    assert show(tokenizer, row) == called + "«<C>final<M><end>»\n<S>assistant«<C>final<M>Yes<end>»\n"
