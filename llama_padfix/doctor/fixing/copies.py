@@ -26,7 +26,8 @@ def follow_changes(before: Facts, now: Facts) -> Iterator[Change]:
             continue
         name = {"pad id": "pad_token_id", "pad token": "pad_token", "eos id": "eos_token_id"}.get(kind, "eos_token")
         old, new = getattr(before, name), getattr(now, name)
-        if old not in (None, new) and held == old and new is not None:
+        is_copy = held == old if old is not None else held is None  # what could not pad
+        if is_copy and new not in (None, old):
             why = f"the trainer keeps a copy of the tokenizer's {name}, and reads it from there"
             yield Change(target, held, new, why)
     for target, held, can_be_set in now.held_ids:

@@ -27,11 +27,15 @@ COPIES: dict[str, Kind] = {
 }
 """Where a trainer keeps what it read off the tokenizer and the model, by what it is."""
 
+_NEEDED = ("trainer.data_collator.pad_token_id", "trainer.pad_token_id", "trainer.padding_value")
 _MISSING = object()
 
 
 def find_copies(trainer: TrainerLike) -> tuple[tuple[str, str, object], ...]:
-    """Return the copies that a trainer keeps, as (target, kind, value); lists as tuples, and none that is None."""
+    """Return the copies that a trainer keeps, as (target, kind, value); lists as tuples.
+
+    None of them is None but for pad ids without which nothing can be padded.
+    """
     found: list[tuple[str, str, object]] = []
     for target, kind in COPIES.items():
         value: Any = trainer
@@ -39,7 +43,7 @@ def find_copies(trainer: TrainerLike) -> tuple[tuple[str, str, object], ...]:
             value = _read(value, name)
         if isinstance(value, (list, tuple, set)):
             value = tuple(value)
-        if isinstance(value, (int, str, tuple)):
+        if isinstance(value, (int, str, tuple)) or (value is None and target in _NEEDED):
             found.append((target, kind, value))
     return tuple(found)
 
