@@ -36,6 +36,9 @@ class RowFacts:
     position_ids: LongArray | None = None
     """Positions within each document of a packed row."""
 
+    cache_is_off: bool = False
+    """Its batch passes `use_cache=False` to the model."""
+
     before: int = 0
     """How many tokens of other documents stand before it in the same row of a batch; 0 for a row of its own."""
 

@@ -28,7 +28,7 @@ def _why_not_isolated(row: RowFacts, facts: Facts) -> str:
     if trainer is not None and trainer.documents_isolated is False:
         return f"the code of the model does not read position ids with {model.attention}"
     checkpoints = trainer is not None and trainer.arguments.get("gradient_checkpointing") and "train" in row.source
-    if not model.use_cache or checkpoints or (trainer is not None and trainer.passes_cache_off):
+    if row.cache_is_off or not model.use_cache or checkpoints or (trainer is not None and trainer.passes_cache_off):
         return ""  # recomputing activations switches the cache off as well
     return "model.config.use_cache is True: set it to False"
 

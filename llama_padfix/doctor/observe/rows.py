@@ -131,10 +131,11 @@ def rows_of_batch(
     """
     numbers: Counter[str] = Counter()
     lengths = lengths_in_batch(batch) if documents and isinstance(batch, Mapping) else []
+    is_off = isinstance(batch, Mapping) and batch.get("use_cache") is False
     for part, row in rows_of_losses(batch, blocks=blocks):
         whole = _row(row, f"{source}, {part}" if part else source, 0)
         for each in split_documents(whole, () if part else lengths) if documents else (whole,):
-            yield replace(each, number=first + numbers[part])
+            yield replace(each, number=first + numbers[part], cache_is_off=is_off)
             numbers[part] += 1
 
 

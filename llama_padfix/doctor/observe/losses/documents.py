@@ -26,7 +26,15 @@ def split_documents(row: RowFacts, lengths: Sequence[int] = ()) -> Iterator[RowF
     columns = {name: getattr(row, name) for name in _PER_TOKEN}
     for start, end in pairwise([0, *starts[1:], len(row.input_ids)]):
         cut: dict[str, Any] = {name: held if held is None else held[start:end] for name, held in columns.items()}
-        yield replace(row, before=start, **cut)
+        document = replace(row, before=start, **cut)
+        if not (start and end == len(row.input_ids) and _fills_up(document)):
+            yield document
+
+
+def _fills_up(document: RowFacts) -> bool:
+    """Return True for what fills the end of a shorter row: one id again and again, without a label."""
+    ids, labels = document.input_ids, document.labels
+    return bool((ids == ids[0]).all()) and (labels is None or not document.trained.any())
 
 
 def lengths_in_batch(batch: Mapping[str, Any]) -> list[int]:
