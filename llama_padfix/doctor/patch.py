@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -75,12 +75,14 @@ def patch_and_observe(
     *,
     pad_token: str = "auto",
     add_bos: bool = False,
-    chat_template: str | None = None,
+    template_kwargs: Mapping[str, object] | None = None,
 ) -> tuple[Plan, Facts]:
     """Do what `patch_tokenizer` does, and return the plan with the facts that were observed last.
 
-    With `chat_template`, the source of one, the settings are those for it in place of the tokenizer's own.
+    Where `template_kwargs` hold a chat template, the settings are those for it in place of the tokenizer's own.
     """
+    given = (template_kwargs or {}).get("chat_template")
+    chat_template = given if isinstance(given, str) else None
     requested = None if pad_token == "auto" else pad_token
     facts = observe_tokenizer(tokenizer, model, pad_token=requested, chat_template=chat_template)
     plan = _plan(facts, add_bos)

@@ -208,8 +208,7 @@ def prepare(
         date=date,
     )
     precision = choose_precision(device)
-    template = template or (template_kwargs or {}).get("chat_template")
-    plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token, chat_template=template)
+    plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token, template_kwargs=encoder.template_kwargs)
     collator, isolation = _make_collator(tokenizer, model, pad_to_multiple_of, packing)
     return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length)
 

@@ -20,7 +20,7 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer, clone_chat_template, pack_dataset
 
-from llama_padfix import add_tokens, choose_precision, diagnose, keep_trainable_float32, patch_tokenizer
+from llama_padfix import add_tokens, choose_precision, diagnose, keep_trainable_float32, patch_tokenizer, prepare
 from tests.doctor.test_checks_runs import CHATS, chats, findings, one, parts, plain, sft
 from tests.support.runs import QUICK
 from tests.support.saved import save, small_model, small_tokenizer
@@ -120,6 +120,19 @@ def test_each_document_of_a_packed_set_is_a_row(tmp_path: Path) -> None:
     pack = next(number for number, row in enumerate(packed) if len(row["seq_lengths"]) > 1)
     inner = [each for each in found.evidence if each.row == pack][1]
     assert inner.start >= packed[pack]["seq_lengths"][0], "a place in the pack, as it lies there"
+
+
+def test_what_fills_up_a_row_of_packs_is_no_row(tmp_path: Path) -> None:
+    tokenizer, model = parts()
+    model.config.use_cache = True
+    prepared = prepare(tokenizer, model, max_length=256, packing=True, device="cpu")
+    rows = prepared.encode([{"messages": chat} for chat in CHATS], progress=False)
+    batch = prepared.collator([rows[n] for n in range(len(rows))])
+    assert int((batch["labels"][:, -1] == -100).sum()), "a row is filled up"
+    for target, given in (((tokenizer, model), {"dataset": batch}), (tokenizer, {"dataset": rows})):
+        report = diagnose(target, **given)
+        assert [str(each) for each in report.findings if each.severity != "note"] == []
+        assert [sample.seen for sample in report.samples] == [len(CHATS)]
 
 
 def test_a_padded_row_with_position_ids_is_one_row() -> None:
