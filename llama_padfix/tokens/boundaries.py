@@ -22,14 +22,24 @@ CLASSES = 16
 _SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
 
 
+CUT = 1
+"""The text can be cut here."""
+RUN, LINE_RUN = 2, 4
+"""A run of white space without line breaks begins behind; behind a line break."""
+WORD, STOP = 8, 16
+"""Such a run ends before another character; before a line break or an unknown character."""
+
+
 @dataclass(frozen=True)
 class Boundaries:
     """Where a text can be cut, by the classes of the characters before and behind."""
 
     classes: ByteArray
     """The class of each character up to U+FFFF; those above are of class 0."""
-    cuts: bytes
-    """For each two classes, as `16 * before + behind`: 1 where the text can be cut between."""
+    cuts: ByteArray
+    """For each two classes, as `16 * before + behind`, the sum of what holds between: `CUT` and, if runs of white
+    space are cut, the others. A run that begins at a place where the text can be cut, or behind a line break, and ends
+    before a `WORD`, can be cut there and before its last character."""
 
 
 def read_stages(backend: tokenizers.Tokenizer) -> list[str]:
@@ -124,7 +134,7 @@ def _find_in_vocabulary(backend: tokenizers.Tokenizer) -> Boundaries:
     cuts[3, 1] = cuts[3, 2] = cuts[2, 3] = 1
     cuts[1, 2] = "\u2581" not in before_line
     cuts[2, 1] = "\n" not in before_space
-    return Boundaries(classes, cuts.tobytes())
+    return Boundaries(classes, cuts.reshape(-1))
 
 
 def _find_in_patterns(backend: tokenizers.Tokenizer) -> Boundaries:
@@ -154,7 +164,35 @@ def _find_in_patterns(backend: tokenizers.Tokenizer) -> Boundaries:
         crossed, begins = _join_classes(automaton, by_class[:, [numbers[atom] for atom in automaton.atoms]])
         uncrossed &= ~crossed
         parted |= begins[None, :]
-    return _merge_classes(uncrossed & parted, of_character.reshape(-1))
+    runs = _find_runs(backend, by_class, numbers)
+    return _merge_classes(uncrossed & parted, runs, of_character.reshape(-1))
+
+
+_TAIL = re.compile(r"\|\\s\*(\[(?:\\r\\n|\r\n)\])\+?\|\\s\+\(\?!\\S\)\|\\s\+$")
+
+
+def _find_runs(backend: tokenizers.Tokenizer, by_class: BoolArray, numbers: Mapping[str, int]) -> BoolArray:
+    r"""Return which classes are white space and no line break, and which are line breaks; none if runs are not cut.
+
+    A pattern that ends with `|\s*[\r\n]+|\s+(?!\S)|\s+` cuts a run of white space behind its last line break, where
+    the first of these stops, and then before its last character, where the second one stops. What stands in front in
+    the pattern must neither end with white space nor match two of it, or some behind a line break.
+    """
+    import numpy as np
+
+    stages = read_stages(backend)
+    tail = _TAIL.search(stages[0])
+    none = np.zeros((2, len(by_class)), bool)
+    if tail is None or len(stages) > 1:
+        return none
+    head = read_pattern(stages[0][: tail.start()])
+    line = by_class[:, numbers[tail.group(1)]]
+    space = by_class[:, numbers["\\s"]] & ~line
+    held = by_class[:, [numbers[atom] for atom in head.atoms]]
+    crossed, _ = _join_classes(head, held)
+    if head.looked or crossed[space | line][:, space].any() or held[space][:, sorted(head.last)].any():
+        return none
+    return np.stack([space, line])
 
 
 def _find_held(atoms: Sequence[str]) -> BoolArray:
@@ -200,7 +238,7 @@ def _join_classes(automaton: Automaton, held: BoolArray) -> tuple[BoolArray, Boo
     return crossed, np.asarray(held[:, sorted(automaton.alone)].any(axis=1))
 
 
-def _merge_classes(cut: BoolArray, of_character: IntArray) -> Boundaries:
+def _merge_classes(cut: BoolArray, runs: BoolArray, of_character: IntArray) -> Boundaries:
     """Give characters with the same cuts the same class; class 0 is cut nowhere.
 
     Raises:
@@ -208,13 +246,22 @@ def _merge_classes(cut: BoolArray, of_character: IntArray) -> Boundaries:
     """
     import numpy as np
 
-    kinds, merged = np.unique(np.hstack([cut, cut.T]), axis=0, return_inverse=True)
+    kinds, merged = np.unique(np.hstack([cut, cut.T, runs.T]), axis=0, return_inverse=True)
     merged = merged.reshape(-1)
     if len(kinds) >= CLASSES:
         raise UnreadPatternError(f"{len(kinds)} classes of characters")
     firsts = [int(np.flatnonzero(merged == kind)[0]) for kind in range(len(kinds))]
+    known = slice(1, len(kinds) + 1)
     cuts = np.zeros((CLASSES, CLASSES), np.uint8)
-    cuts[1 : len(kinds) + 1, 1 : len(kinds) + 1] = cut[np.ix_(firsts, firsts)]
+    cuts[known, known] = cut[np.ix_(firsts, firsts)]
+    space, line = np.zeros((2, CLASSES), bool)
+    space[known], line[known] = runs[:, firsts]
+    word = np.zeros(CLASSES, bool)
+    word[known] = ~(space | line)[known]
+    cuts[~space[:, None] & space] |= RUN
+    cuts[line[:, None] & space] |= LINE_RUN
+    cuts[space[:, None] & word] |= WORD
+    cuts[space[:, None] & ~word & ~space] |= STOP
     classes = (merged + 1).astype(np.uint8)[of_character]
     classes[0xD800:0xE000] = 0
-    return Boundaries(classes, cuts.tobytes())
+    return Boundaries(classes, cuts.reshape(-1))

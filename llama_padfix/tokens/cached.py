@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.added import AddedTokens
 from llama_padfix.tokens.backend import copy_backend, find_backend
-from llama_padfix.tokens.boundaries import find_boundaries, is_composing
+from llama_padfix.tokens.boundaries import CLASSES, CUT, LINE_RUN, RUN, STOP, WORD, find_boundaries, is_composing
 from llama_padfix.tokens.pattern import UnreadPatternError
 from llama_padfix.tokens.probe_texts import make_probe_texts
 from llama_padfix.tokens.verification import (
@@ -132,12 +132,17 @@ class CachedEncoder:
     """Encodes texts as `exact` does, each word once. Threads may share it; a fork begins with an empty cache."""
 
     def __init__(self, backend: tokenizers.Tokenizer, encode_with: EncodeWith, exact: Encode) -> None:
+        import numpy as np
         from tokenizers import AddedToken
 
         if getattr(backend.model, "dropout", None):
             raise UnreadPatternError("a model that drops merges at random")
         self._exact = exact
         self._boundaries = find_boundaries(backend)
+        cuts = self._boundaries.cuts.reshape(CLASSES, CLASSES)
+        runs = np.bitwise_or.reduce(cuts & RUN, axis=0) > 0  # by class
+        self._table = cuts.tobytes()
+        self._forced = (CUT + RUN * runs + STOP * runs[:, None]).astype("u1").reshape(-1)
         self._of_bytes = self._boundaries.classes[:128].tobytes() + bytes(128)
         self._added = AddedTokens(backend)
         self._composes = is_composing(backend)
@@ -205,25 +210,52 @@ class CachedEncoder:
             inner = high[(units[high] & 0xC0) == 0x80]
         pairs = classes << 4
         pairs[:-1] |= classes[1:]
-        cut = np.frombuffer(bytearray(pairs.tobytes().translate(self._boundaries.cuts)), np.uint8)
+        cuts = np.frombuffer(bytearray(pairs.tobytes().translate(self._table)), np.uint8)
         if inner is not None:
-            cut[inner - 1] = 0
-        self._cut_at_tokens(cut, encoded, text_ends)
-        cut[text_ends[text_ends > 0] - 1] = 1
-        starts = np.flatnonzero(cut)  # the ends, less one
+            cuts[inner - 1] = 0
+        firsts, lasts = self._clear_tokens(cuts, encoded, text_ends)
+        for places in (firsts[firsts >= 0], lasts, text_ends[text_ends > 0] - 1):
+            cuts[places] = self._forced[pairs[places]]
+        if self._forced.max() > CUT:
+            cuts[firsts[firsts >= 0]] &= ~RUN & 0xFF
+            cuts[lasts] &= ~STOP & 0xFF
+            begins = bool(self._forced[classes[0]] & RUN) and not (firsts < 0).any()
+            self._cut_runs(cuts, data, begins)
+        starts = np.flatnonzero(cuts & CUT)  # the ends, less one
         starts[1:] = starts[:-1] + 1
         starts[0] = 0
         return starts
 
-    def _cut_at_tokens(self, cut: ByteArray, encoded: Sequence[bytes], text_ends: LongArray) -> None:
+    def _clear_tokens(
+        self, cuts: ByteArray, encoded: Sequence[bytes], text_ends: LongArray
+    ) -> tuple[LongArray, LongArray]:
+        """Remove the cuts within added tokens; return the places before their first bytes, and their last ones."""
+        import numpy as np
+
+        edges: list[tuple[int, int]] = []
         find = self._added.find
         for text, end in zip(encoded, text_ends.tolist(), strict=True):
             start = end - len(text)
             for first, last in find(text):
-                cut[start + first : start + last - 1] = 0
-                cut[start + last - 1] = 1
-                if start + first:
-                    cut[start + first - 1] = 1
+                cuts[start + first : start + last - 1] = 0
+                edges.append((start + first - 1, start + last - 1))
+        firsts, lasts = np.array(edges, np.int64).reshape(-1, 2).T
+        return firsts, lasts
+
+    def _cut_runs(self, cuts: ByteArray, data: bytes, begins: bool) -> None:
+        """Cut runs of white space behind a line break, and before their last character; one begins the text or not."""
+        import numpy as np
+
+        starts = np.flatnonzero(cuts & RUN) + 1
+        if begins:
+            starts = np.append(0, starts)
+        ends = np.flatnonzero(cuts & (WORD + STOP))
+        before_word = (cuts[ends] & WORD) > 0
+        starts, ends = starts[before_word], ends[before_word]
+        before = np.where(starts > 0, cuts[starts - 1], CUT)
+        cuts[starts[(before & LINE_RUN) > 0] - 1] |= CUT
+        is_one_byte = np.frombuffer(data, np.uint8)[ends] < 128
+        cuts[ends[((before & (CUT + LINE_RUN)) > 0) & (ends > starts) & is_one_byte] - 1] |= CUT
 
     def _find_places(self, known: _Words, words: list[bytes], size: int) -> LongArray | None:
         """Return the places of words in the cache, after the new ones are encoded; None where most of it is new."""

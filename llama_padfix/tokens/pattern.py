@@ -25,6 +25,8 @@ class Automaton:
     """Two atoms that may match neighboring characters in one match."""
     alone: set[int] = field(default_factory=set)
     """Atoms whose one character is a whole match."""
+    last: frozenset[int] = frozenset()
+    """Atoms that may match the last character of a match."""
     looked: list[tuple[int, frozenset[int]]] = field(default_factory=list)
     """Atoms behind which the pattern looks ahead, each with the atoms whose characters do not count there."""
 
@@ -76,6 +78,7 @@ class _Reader:
             (atoms[one][0] + atoms[two][0]).lower() in _FOLDED for one, two in self.found.follow if self._folds(one)
         ):
             raise UnreadPatternError("letters of any case that one character may stand for")
+        self.found.last = whole.last
         self.found.alone = set((whole.first & whole.last) - self.not_alone)
         return self.found
 
