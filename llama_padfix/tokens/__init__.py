@@ -2,6 +2,5 @@
 
 Reading order: `calls` (ids of a text), `control` (control tokens), `bos` (one BOS), `offsets` (ids to characters),
 `spelled` (control tokens that a text spells), `byte_level`, `backend`, then the engines: `engine` chooses among them;
-`cached` (with where a text can be cut: `boundaries`, `pattern`, `added`) and `fastokens` must prove themselves by
-`verification` and `probe_texts`. Start: `calls`.
+the sub-room `cached` and `fastokens` must prove themselves by `verification` and `probe_texts`. Start: `calls`.
 """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import require_unicode
 from llama_padfix.tokens.backend import copy_backend, find_backend
-from llama_padfix.tokens.cached import load_cached
+from llama_padfix.tokens.cached.encoder import load_cached
 from llama_padfix.tokens.calls import encode_raw, preserve_backend_state
 from llama_padfix.tokens.fastokens import is_usable_here, load_fastokens
 from llama_padfix.tokens.verification import (

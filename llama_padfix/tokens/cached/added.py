@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from llama_padfix.tokens.pattern import UnreadPatternError
+from llama_padfix.tokens.cached.pattern import UnreadPatternError
 
 if TYPE_CHECKING:
     import tokenizers

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,10 +19,19 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.tokens.added import AddedTokens
 from llama_padfix.tokens.backend import copy_backend, find_backend
-from llama_padfix.tokens.boundaries import CLASSES, CUT, LINE_RUN, RUN, STOP, WORD, find_boundaries, is_composing
-from llama_padfix.tokens.pattern import UnreadPatternError
+from llama_padfix.tokens.cached.added import AddedTokens
+from llama_padfix.tokens.cached.boundaries import (
+    CLASSES,
+    CUT,
+    LINE_RUN,
+    RUN,
+    STOP,
+    WORD,
+    find_boundaries,
+    is_composing,
+)
+from llama_padfix.tokens.cached.pattern import UnreadPatternError
 from llama_padfix.tokens.probe_texts import make_probe_texts
 from llama_padfix.tokens.verification import (
     EngineKey,
@@ -39,19 +49,20 @@ if TYPE_CHECKING:
 
     import tokenizers
 
-    from llama_padfix.core.types import ByteArray, IntArray, LongArray, TokenizerLike
+    from llama_padfix.core.types import ByteArray, IdArray, IntArray, LongArray, TokenizerLike
     from llama_padfix.tokens.verification import Encode, FlatIds
 
     EncodeWith = Callable[[tokenizers.Tokenizer, Sequence[str]], FlatIds]
 
-WORDS = 300_000  # in the cache, which is emptied when it is full
+WORDS = 300_000  # in the cache, which is emptied when there are more
 _LONGEST = 100  # bytes of a word that is kept
-_CHUNK = 8_000_000  # bytes that are cut at once
+_CHUNK = 4_000_000  # bytes that are cut at once
 _FEW = 1000  # bytes that `tokenizers` encodes in less time
 _TOGETHER = 500  # new words in one text for `tokenizers`
 _MARK = "\U0010ffff"  # between those words; no character
 _MARK_BYTES = _MARK.encode()
-_NEW = 50_000  # bytes of new words from which on it matters that they are the greater part
+_KNOWN = 1_000_000  # bytes of text after which most words should be known
+_NOT_EVERYWHERE = re.compile("[\U00010000-\U0001d3ff]")  # releases of Unicode compose different ones
 _INSTEAD = "Use engine='tokenizers'"
 _REST = 8  # so many times the bytes of a chunk of new words are then encoded without the cache
 
@@ -100,7 +111,7 @@ def _describe(backend: tokenizers.Tokenizer) -> str:
 
 
 class _Words:
-    """The cache of one process. Word `places[word]` has `counts` ids from `starts` on."""
+    """The cache of one process."""
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -112,19 +123,29 @@ class _Words:
         import numpy as np
 
         self.places: dict[bytes, int] = {}
-        self.starts = self.counts = np.zeros(0, np.int64)
-        self.ids = np.zeros(0, np.int32)
+        none = np.zeros(0, np.int64)
+        self.arrays: tuple[LongArray, LongArray, IdArray] = none, none, np.zeros(0, np.int32)
+        """Where the ids of each place start, how many they are, and all ids."""
+        self.seen = 0  # bytes of the texts so far
 
     def add(self, words: Sequence[bytes], found: FlatIds) -> range:
-        """Add words with their ids, and return their places. The arrays are replaced: another thread may read them."""
+        """Add words with their ids, and return their places.
+
+        The arrays are replaced at once, since another thread may read them, and before words lead there: an interrupt
+        may come at any time.
+        """
         import numpy as np
 
-        ids, counts = found
-        places = range(len(self.counts), len(self.counts) + len(words))
+        new_ids, new_counts = found
+        starts, counts, ids = self.arrays
+        places = range(len(counts), len(counts) + len(words))
+        new_starts = len(ids) + new_counts.cumsum() - new_counts
+        self.arrays = (
+            np.concatenate([starts, new_starts]),
+            np.concatenate([counts, new_counts]),
+            np.concatenate([ids, new_ids]),
+        )
         self.places.update((word, place) for word, place in zip(words, places, strict=True) if len(word) <= _LONGEST)
-        self.starts = np.concatenate([self.starts, len(self.ids) + counts.cumsum() - counts])
-        self.counts = np.concatenate([self.counts, counts])
-        self.ids = np.concatenate([self.ids, ids])
         return places
 
 
@@ -155,7 +176,7 @@ class CachedEncoder:
     def __call__(self, texts: Sequence[str]) -> FlatIds:
         """Return the ids of all texts and the number of ids of each."""
         if self._composes:
-            changed = [not text.isascii() and not unicodedata.is_normalized("NFC", text) for text in texts]
+            changed = [not text.isascii() and not _is_composed(text) for text in texts]
             if any(changed):
                 return self._encode_apart(texts, changed)
         return join_flat([self._encode_chunk(chunk) for chunk in _part(texts)])
@@ -172,18 +193,20 @@ class CachedEncoder:
 
         encoded = [text.encode() for text in texts]
         data = b"".join(encoded)
-        words_of_process = self._words_of.get(os.getpid()) or self._words_of.setdefault(os.getpid(), _Words())
-        with words_of_process.lock:
-            rests = words_of_process.rest > 0
-            words_of_process.rest -= len(data)
-        if rests or len(data) < _FEW or _MARK_BYTES in data:
+        known = self._words_of.get(os.getpid()) or self._words_of.setdefault(os.getpid(), _Words())
+        with known.lock:
+            rests = known.rest > 0
+            known.rest -= len(data)
+        if rests or len(data) < _FEW or not data or _MARK_BYTES in data:
             return self._exact(texts)
         text_ends = np.fromiter(accumulate(map(len, encoded)), np.int64, len(encoded))
         starts = self._find_starts(data, encoded, text_ends)
         numbers, words = _number_words(data, starts)
-        with words_of_process.lock:
-            places = self._find_places(words_of_process, words, len(data))
-            first, counts, ids = words_of_process.starts, words_of_process.counts, words_of_process.ids
+        with known.lock:
+            places = self._find_places(known, words, len(data))
+            first, counts, ids = known.arrays
+            if len(counts) > WORDS or len(ids) > 4 * WORDS:
+                known.clear()
         if places is None:
             return self._exact(texts)
         places = places[numbers]
@@ -266,14 +289,12 @@ class CachedEncoder:
         if new:
             new_words = [words[place] for place in new]
             missed = sum(map(len, new_words))
-            if missed > max(_NEW, size // 2):
+            if missed > size // 2 and max(size, known.seen) >= _KNOWN:
                 known.rest = _REST * size
                 return None
-            if len(known.counts) + len(new) > WORDS or len(known.ids) > 4 * WORDS:
-                known.clear()
-                new, new_words = list(range(len(words))), words
             for place, found in zip(new, known.add(new_words, self._encode_words(new_words)), strict=True):
                 places[place] = found
+        known.seen += size
         return np.array(places, np.int64)
 
     def _encode_words(self, words: Sequence[bytes]) -> FlatIds:
@@ -284,6 +305,10 @@ class CachedEncoder:
         ids, _ = self._encode_marked([b"".join(word + _MARK_BYTES for word in group).decode() for group in groups])
         marks = np.flatnonzero(ids == self._mark)
         return ids[ids != self._mark], np.diff(marks, prepend=-1) - 1
+
+
+def _is_composed(text: str) -> bool:
+    return unicodedata.is_normalized("NFC", text) and not _NOT_EVERYWHERE.search(text)
 
 
 def _part(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llama_padfix.tokens.pattern import Automaton, UnreadPatternError, read_pattern
+from llama_padfix.tokens.cached.pattern import Automaton, UnreadPatternError, read_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
