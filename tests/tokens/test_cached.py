@@ -19,7 +19,6 @@ from llama_padfix.tokens.cached.encoder import CachedEncoder
 from llama_padfix.tokens.cached.pattern import UnreadPatternError, read_pattern
 from llama_padfix.tokens.engine import CACHE_FROM, choose_engine
 from llama_padfix.tokens.probe_texts import make_probe_texts
-from tests.conftest import fresh_tokenizer
 from tests.tokens.test_engine import LLAMA, data, make_small, make_wordpiece, reference, rows
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -96,7 +95,7 @@ def encode_all(tokenizer: Any, texts: list[str], monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("family", PATTERNS)
 def test_the_patterns_of_the_families_are_cut_exactly(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = make_split(PATTERNS[family])
-    texts = [*make_fuzz(3, 1500), *make_probe_texts(["<|a|>"])]
+    texts = [*make_fuzz(3, 800), *make_probe_texts(["<|a|>"])]
     assert encode_all(tokenizer, texts, monkeypatch) == reference(tokenizer, texts)
 
 
@@ -180,7 +179,7 @@ def test_added_tokens_are_found_as_the_backend_finds_them(monkeypatch: pytest.Mo
     tokens = [AddedToken(name, normalized=bool(place % 2)) for place, name in enumerate(names)]
     tokenizer = make_small(tokens=tuple(tokens))
     draw = random.Random(5)
-    texts = ["".join(draw.choices([*names, "<|a|>", "a", " ", "<", ">", "|", "x", "\n"], k=8)) for _ in range(800)]
+    texts = ["".join(draw.choices([*names, "<|a|>", "a", " ", "<", ">", "|", "x", "\n"], k=8)) for _ in range(400)]
     assert encode_all(tokenizer, texts, monkeypatch) == reference(tokenizer, texts)
     tokenizer = make_small(tokens=(AddedToken("<t>"),))
     tokenizer.backend_tokenizer.encode_special_tokens = True
@@ -231,8 +230,9 @@ def test_the_cache_holds_no_more_than_its_words(monkeypatch: pytest.MonkeyPatch)
 def test_text_of_new_words_goes_past_the_cache_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = make_small()
     draw = random.Random(8)
-    new = [" ".join("".join(draw.choices(ascii_lowercase, k=14)) for _ in range(40)) for _ in range(200)]
-    old = ["the same words again and again " * 100] * 400
+    new = [" ".join("".join(draw.choices(ascii_lowercase, k=14)) for _ in range(40)) for _ in range(12)]
+    old = ["the same words again and again " * 100] * 20
+    monkeypatch.setattr(cached_engine, "_KNOWN", 50_000)
     engine = choose_engine(tokenizer, "cached")
     encode, counted = engine._routes.fast, []  # type: ignore[union-attr]
     assert isinstance(encode, CachedEncoder)
@@ -266,9 +266,8 @@ def test_threads_share_a_cache_that_is_emptied_again_and_again(monkeypatch: pyte
 
 
 def test_auto_takes_the_cache_when_the_work_is_worth_it() -> None:
-    tokenizer = fresh_tokenizer("3.1-instruct")
+    tokenizer, texts = make_small(), data()[:40]
     engine = choose_engine(tokenizer, characters=CACHE_FROM - 1)
-    texts = data()
     assert rows(engine.encode(texts)) == reference(tokenizer, texts)
     assert engine.name == "tokenizers"
     engine = choose_engine(tokenizer, characters=CACHE_FROM)
@@ -297,7 +296,7 @@ def make_sentencepiece(**changes: Any) -> Any:
 
 def test_words_of_a_vocabulary_without_patterns_are_cut_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = make_sentencepiece()
-    texts = [*make_fuzz(9, 1500), *make_probe_texts(["<|a|>"]), "a\u2581b \u2581 c\u2581"]
+    texts = [*make_fuzz(9, 600), *make_probe_texts(["<|a|>"]), "a\u2581b \u2581 c\u2581"]
     assert encode_all(tokenizer, texts, monkeypatch) == reference(tokenizer, texts)
     joined = make_sentencepiece().backend_tokenizer.get_vocab(with_added_tokens=False)
     beside = {token[place - 1] for token in joined for place in range(1, len(token)) if token[place] == "\u2581"}

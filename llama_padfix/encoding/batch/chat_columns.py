@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
@@ -47,14 +47,19 @@ class Chats:
 def read_roles(signature: Signature) -> tuple[str, ...] | None:
     """Return the roles that a chat template is given for a signature; None where reading changes more."""
     column, key, *spelled = signature
-    row = {column: [{key: role, CONTENT_KEYS[key]: "text"} for role in spelled]}
+    roles = [_read_role(column, key, role) for role in spelled]
+    return None if None in roles else tuple(role for role in roles if role is not None)
+
+
+@lru_cache(maxsize=1024)
+def _read_role(column: str, key: str, role: str) -> str | None:
+    """Return the role that a message is given, whatever messages stand beside it; None where reading changes more."""
     try:
-        messages = read_row(row).messages or []
-    except PadfixError:
+        [message] = read_row({column: [{key: role, CONTENT_KEYS[key]: "text"}]}).messages or [{}]
+    except (PadfixError, ValueError):
         return None
-    roles = tuple(str(message["role"]) for message in messages)
-    same = [{"role": role, "content": "text"} for role in roles] == messages and len(roles) == len(spelled)
-    return roles if same else None
+    read = str(message.get("role"))
+    return read if message == {"role": read, "content": "text"} else None
 
 
 def read_chat_rows(rows: Sequence[object], words: Sequence[str] = ()) -> Chats:

@@ -6,17 +6,16 @@ are the ids of the parts; their places in the ids show what is trained, and that
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.encoding.batch.chat_columns import Chats, Signature, read_roles
-from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, write_chats
-from llama_padfix.encoding.batch.render_plan import RenderPlan, Segment, learn_render_plan
+from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, Tabulator, write_chats
+from llama_padfix.encoding.batch.render_plan import KnownOrders, learn_render_plan
 from llama_padfix.encoding.batch.separable import parts_at_controls
-from llama_padfix.encoding.chat_rows import describe_empty
 from llama_padfix.encoding.encoded_rows import EncodedRow, find_ends, mark_spans, write_labels
 from llama_padfix.tokens.control import special_ids
 
@@ -24,8 +23,9 @@ if TYPE_CHECKING:
     from llama_padfix.chat.render import ChatTemplate
     from llama_padfix.core.types import BoolArray, IdArray, LongArray
 
-_WORD = "Word"
-_MOST = 1000  # sequences of roles that are learned, at about a millisecond each
+_MOST = 1000  # sequences of roles that are learned with probes, at some milliseconds each
+_OFTEN, _ALONE, _PAYS = 3, 32, 20  # of fewer rows, only so many are, and one more for so many rows encoded here
+_KEPT = 20_000  # sequences of roles that are remembered, at some kilobytes each
 
 Encode = Callable[[Sequence[str]], "tuple[IdArray, LongArray]"]
 
@@ -117,81 +117,45 @@ class BatchEncoder:
     """Substrings that the template searches for, so that no plain conversation may hold one."""
     tables: dict[Signature, SegmentTable | None] = field(default_factory=dict)
     """By signature; None where conversations depend on more than their roles."""
-    headers: list[IdArray] = field(default_factory=list)
-    """The ids of each header that opens a trained turn."""
-    header_places: dict[str, int] = field(default_factory=dict)
-    """The text of each of `headers` to its place."""
     tables_of_roles: dict[tuple[str, ...], SegmentTable | None] = field(default_factory=dict)
     """By roles, which several signatures may spell."""
-    arrays: PlanArrays = field(default_factory=PlanArrays)
-    lowest: int = 0
-    """The lowest id of an added token."""
-    is_added: BoolArray = field(init=False)
-    """By id, from `lowest` on; the last one stands for all higher ids. A token that a text spells shows here."""
+    known: KnownOrders = field(init=False)
+    tabulator: Tabulator = field(init=False)
     rows: int = 0
     """Rows encoded so far."""
     compared: bool = False
     """True once an uncut row was compared with the row encoder's."""
 
     def __post_init__(self) -> None:
-        import numpy as np
-
-        ids = list({**self.template.tokenizer.get_added_vocab(), **special_ids(self.template.tokenizer)}.values())
-        self.lowest = min(ids)
-        self.is_added = np.zeros(max(ids) - self.lowest + 2, bool)
-        self.is_added[[token_id - self.lowest for token_id in ids]] = True
+        self.known = KnownOrders(self.template)
+        self.tabulator = Tabulator(self.template, self.encode, self.last_only)
 
     def learn(self, chats: Chats) -> bool:
         """Learn the plans of all signatures; return True if there are new substrings that no conversation may hold."""
         known = len(self.forbidden)
-        for signature in dict.fromkeys(chats.signatures):
-            if signature is not None and signature not in self.tables:
+        if len(self.tables) > _KEPT:
+            self.tables, self.tables_of_roles, self.tabulator.arrays = {}, {}, PlanArrays()
+        for signature, count in Counter(chats.signatures).most_common():
+            if signature is not None and signature not in self.tables and self._is_worth(count):
                 self.tables[signature] = self._make_table(signature)
         return len(self.forbidden) > known
 
+    def _is_worth(self, count: int) -> bool:
+        """Return True if a sequence of roles is learned for so many rows, as probes cost more than some rows do."""
+        paid = self.known.probed < _ALONE + self.rows // _PAYS
+        return paid or (count >= _OFTEN and self.known.probed < _MOST)
+
     def _make_table(self, signature: Signature) -> SegmentTable | None:
-        roles = read_roles(signature) if len(self.tables) < _MOST else None
-        if roles is None:
+        roles = read_roles(signature)
+        if roles is None or "assistant" not in roles:
             return None
         if roles not in self.tables_of_roles:
-            plan = learn_render_plan(self.template, roles) if "assistant" in roles else None
-            self.tables_of_roles[roles] = self._tabulate(plan) if plan is not None else None
+            plan = learn_render_plan(self.template, roles, self.known)
+            table = None if plan is None else self.tabulator.tabulate(plan)
+            if plan is not None and table is not None:
+                self.forbidden += sorted(plan.forbidden_substrings - set(self.forbidden))
+            self.tables_of_roles[roles] = table
         return self.tables_of_roles[roles]
-
-    def _tabulate(self, plan: RenderPlan) -> SegmentTable | None:
-        """Lay a plan out; None where the added tokens that it writes do not part its segments."""
-        headers = [-1 if segment.header is None else self._place_header(segment) for segment in plan.segments]
-        if not all(len(self.headers[header]) for header in headers if header >= 0):
-            return None  # position 0 is never trained: something must stand in front of an answer
-        if self.last_only:
-            last = max(place for place, header in enumerate(headers) if header >= 0)
-            headers = [header if place == last else -1 for place, header in enumerate(headers)]
-        trained = {segment.message for segment, header in zip(plan.segments, headers, strict=True) if header >= 0}
-        empty = [message for message in plan.empty_thoughts if message in trained]
-        notes = {"empty_reasoning": describe_empty(empty[0], self.template.quiet_kwargs)} if empty else {}
-        filled = [segment for segment in plan.segments if segment.message is not None]
-        closing = "".join(segment.before for segment in plan.segments if segment.message is None)
-        texts = [*accumulate(segment.before + _WORD + segment.after for segment in filled)]
-        encoded = [self.encode([text])[0] for text in [*texts, texts[-1] + closing]]
-        places = [self._find_added(ids) for ids in encoded]
-        tokens = [ids[found].tolist() for ids, found in zip(encoded, places, strict=True)]
-        for ids, found, written in zip(encoded[:-1], places, tokens, strict=False):
-            if len(ids) - 1 not in found or tokens[-1][: len(written)] != written:
-                return None
-        self.forbidden += sorted(plan.forbidden_substrings - set(self.forbidden))
-        afters = ["", *(segment.after for segment in filled)]
-        befores = [*(segment.before for segment in filled), closing]
-        literals = [after + before for after, before in zip(afters, befores, strict=True)]
-        messages = tuple(segment.message for segment in filled if segment.message is not None)
-        operations = tuple(segment.operations for segment in filled)
-        return SegmentTable(
-            number=self.arrays.add(headers[: len(filled)], [*map(len, tokens[:-1])], tokens[-1]),
-            parts=tuple(part for literal in literals for part in (literal, ""))[:-1],
-            messages=messages,
-            operations=operations,
-            in_message_order=messages == tuple(range(len(messages))) and {*operations} <= {(), (("strip", None),)},
-            notes=notes,
-        )
 
     def find_notes(self, chats: Chats, rows: Sequence[int]) -> dict[int, Mapping[str, str]]:
         """Return the notes on rows that this encoder encoded, without those on rows that were cut; {} as a rule."""
@@ -200,20 +164,6 @@ class BatchEncoder:
             return {}
         signatures = chats.signatures
         return {row: notes for row in rows if (notes := noted.get(signatures[row] or ()))}
-
-    def _find_added(self, ids: IdArray) -> LongArray:
-        """Return the places of all added tokens."""
-        import numpy as np
-
-        places = np.flatnonzero(ids >= self.lowest)
-        return places[self.is_added[np.minimum(ids[places] - self.lowest, len(self.is_added) - 1)]]
-
-    def _place_header(self, segment: Segment) -> int:
-        text = segment.before[: segment.header]
-        if text not in self.header_places:
-            self.header_places[text] = len(self.headers)
-            self.headers.append(self.encode([text])[0])
-        return self.header_places[text]
 
     def encode_chats(self, chats: Chats, max_length: int | None, truncation: str) -> FlatRows:
         """Encode the rows whose plan is known; rows that prove to be no plain ones are left out of the result.
@@ -254,8 +204,8 @@ class BatchEncoder:
         """
         import numpy as np
 
-        arrays, tables = self.arrays, np.asarray(numbers)
-        places = self._find_added(ids)
+        arrays, tables = self.tabulator.arrays, np.asarray(numbers)
+        places = self.tabulator.find_added(ids)
         before = np.searchsorted(places, row_starts)
         found = np.append(before[1:], len(places)) - before
         token_bounds = np.asarray(arrays.token_bounds)
@@ -276,7 +226,7 @@ class BatchEncoder:
         starts[first_segments] = row_starts
         trained = np.flatnonzero((headers >= 0) & proven[of_row])
         headers, of_row, first, last = headers[trained], of_row[trained], starts[trained], ends[trained]
-        for code, header in enumerate(self.headers):
+        for code, header in enumerate(self.tabulator.headers):
             chosen = np.flatnonzero(headers == code)
             window = np.minimum(first[chosen, None] + np.arange(len(header)), len(ids) - 1)
             merged = (ids[window] != header).any(axis=1) | (last[chosen] - first[chosen] <= len(header))
