@@ -232,8 +232,8 @@ def test_text_of_new_words_goes_past_the_cache_for_a_while(monkeypatch: pytest.M
     draw = random.Random(8)
     new = [" ".join("".join(draw.choices(ascii_lowercase, k=14)) for _ in range(40)) for _ in range(12)]
     old = ["the same words again and again " * 100] * 20
-    monkeypatch.setattr(cached_engine, "_KNOWN", 50_000)
     engine = choose_engine(tokenizer, "cached")
+    monkeypatch.setattr(cached_engine, "_KNOWN", 50_000)
     encode, counted = engine._routes.fast, []  # type: ignore[union-attr]
     assert isinstance(encode, CachedEncoder)
     monkeypatch.setattr(

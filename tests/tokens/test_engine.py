@@ -214,6 +214,7 @@ def test_an_engine_pickles(choice: Any) -> None:
 
 FORKING = """
     import os, signal, sys, threading, time
+    import pyarrow  # once, and not in each child
     from llama_padfix.tokens.engine import choose_engine
     from tests.tokens.test_engine import data, make_overlapping, make_small
 
