@@ -234,11 +234,16 @@ def test_text_of_new_words_goes_past_the_cache_for_a_while(monkeypatch: pytest.M
     old = ["the same words again and again " * 100] * 20
     engine = choose_engine(tokenizer, "cached")
     monkeypatch.setattr(cached_engine, "_KNOWN", 50_000)
-    encode, counted = engine._routes.fast, []  # type: ignore[union-attr]
+    encode = engine._routes.fast  # type: ignore[union-attr]
+    counted: list[int] = []
     assert isinstance(encode, CachedEncoder)
-    monkeypatch.setattr(
-        encode, "_exact", lambda texts, exact=encode._exact: counted.append(len(texts)) or exact(texts)
-    )
+    exact = encode._exact
+
+    def watch(batch: Any) -> Any:
+        counted.append(len(batch))
+        return exact(batch)
+
+    monkeypatch.setattr(encode, "_exact", watch)
     for texts, past in ((old, 0), (new, 1), (old, 1), (old, 0)):
         del counted[:]
         encode.__call__(texts)
