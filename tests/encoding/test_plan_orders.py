@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, normalizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from llama_padfix.chat.render import ChatTemplate
 from llama_padfix.chat.turns import read_template, render_turns
@@ -13,7 +14,7 @@ from llama_padfix.encoding.batch import render_plan
 from llama_padfix.encoding.batch.cut_tokens import read_cut_tokens
 from llama_padfix.encoding.batch.separable import parts_at_controls
 from llama_padfix.encoding.encoder import ChatEncoder
-from tests.support.both import assert_same, count_plain, encode_all, talk
+from tests.support.both import assert_same, count_plain, encode_all, make_hard_rows, talk
 from tests.support.byte_tokenizer import make_byte_tokenizer
 
 CHATML = "{% for m in messages %}<S>{{ m.role }}\n{{ m.content }}<E>\n{% endfor %}"
@@ -141,3 +142,38 @@ def test_a_hidden_token_between_two_texts_is_looked_for() -> None:
     assert tokens.hidden == ("[x\n\ny]",)
     assert tokens.may_complete("", "\n\n", is_between=True) and not tokens.may_complete("", "\n\n", is_between=False)
     assert not tokens.may_complete("", " and ", is_between=True)
+
+
+MISTRAL = "<S>{% for m in messages %}{% if m.role == 'user' %}[I] {{ m.content }}[/I]{% else %} {{ m.content | trim }}"
+MISTRAL += "<E>{% endif %}{% endfor %}"
+
+
+def make_sentencepiece(**parts: Any) -> Any:
+    """A tokenizer of SentencePiece's kind, with bytes for what its letters do not spell."""
+    letters = [chr(code) for code in range(33, 127)] + ["\u2581", "\u2581t", "th", "\u2581th", "\u2581\u2581"]
+    vocabulary = {token: place for place, token in enumerate([f"<0x{byte:02X}>" for byte in range(256)] + letters)}
+    merges = [("t", "h"), ("\u2581", "t"), ("\u2581", "th"), ("\u2581", "\u2581")]
+    backend = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True))
+    for name, part in parts.items():
+        setattr(backend, name, part)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<E>", bos_token="<S>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[I]", "[/I]"]})
+    tokenizer.chat_template = MISTRAL
+    return tokenizer
+
+
+IN_FRONT = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+SENTENCEPIECE: dict[str, dict[str, Any]] = {
+    "in front of each part": {"normalizer": IN_FRONT},
+    "in front of a text": {"pre_tokenizer": pre_tokenizers.Metaspace(prepend_scheme="first", split=False)},
+    "in front of each word": {"pre_tokenizer": pre_tokenizers.Metaspace()},
+}
+
+
+@pytest.mark.parametrize("name", SENTENCEPIECE)
+def test_a_space_that_sentencepiece_writes_parts_nothing(name: str) -> None:
+    tokenizer = make_sentencepiece(**SENTENCEPIECE[name])
+    rows = [row for row in make_hard_rows(40, name) if row["messages"][0]["role"] == "user"]
+    rows += [talk("that", "\u2581the"), talk(" the\u2581", "e\u0301 the\n\n the")]
+    _, plain = assert_same(tokenizer, rows)
+    assert plain > len(rows) / 2
