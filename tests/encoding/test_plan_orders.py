@@ -38,9 +38,9 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of messages of each probe."""
     seen: list[int] = []
 
-    def count(template: ChatTemplate, messages: Any) -> Any:
+    def count(template: ChatTemplate, messages: Any, **settings: Any) -> Any:
         seen.append(len(messages))
-        return render_turns(template, messages)
+        return render_turns(template, messages, **settings)
 
     monkeypatch.setattr(render_plan, "render_turns", count)
     return seen
@@ -174,6 +174,26 @@ SENTENCEPIECE: dict[str, dict[str, Any]] = {
 def test_a_space_that_sentencepiece_writes_parts_nothing(name: str) -> None:
     tokenizer = make_sentencepiece(**SENTENCEPIECE[name])
     rows = [row for row in make_hard_rows(40, name) if row["messages"][0]["role"] == "user"]
-    rows += [talk("that", "\u2581the"), talk(" the\u2581", "e\u0301 the\n\n the")]
-    _, plain = assert_same(tokenizer, rows)
+    odd = [talk("that", "\u2581the"), talk(" the\u2581", "e\u0301 the\n\n the")]
+    _, plain = assert_same(tokenizer, [*rows, *odd])
     assert plain > len(rows) / 2
+
+
+# What a template leaves out
+
+
+def test_a_message_that_a_template_leaves_out_is_counted_and_refused_on_request() -> None:
+    # Mistral 7B v0.3 writes the system text into the last question, and none where an answer follows.
+    source = "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[I]"
+    source += "{{ messages[0].content ~ '/' if loop.last and messages[0].role == 'system' }}{{ m.content }}[/I]"
+    source += "{% else %}{{ m.content }}<E>{% endif %}{% endfor %}"
+    tokenizer = make_byte_tokenizer(("<S>", "<E>", "[I]", "[/I]"), "<E>", template=f"<S>{source}")
+    system = {"role": "system", "content": "b"}
+    rows = [talk("a", "b"), [system, *talk("ab", "b")], [{**system, "content": " "}, *talk("c", "d")]]
+    rows += [[{**system, "content": "x<E>"}, *talk("c", "d", "e", "f")]]
+    for settings in ({}, {"train_on": "last"}, {"max_length": 6}):
+        made, plain = assert_same(tokenizer, rows, **settings)
+        assert plain == 3 and made.counts.lost_message == (1 if "max_length" in settings else 2)
+    for on_error in ("drop", "raise"):
+        _, plain = assert_same(tokenizer, rows, on_loss="error", on_error=on_error)
+        assert plain == 1
