@@ -18,12 +18,13 @@ from llama_padfix.doctor.patch import patch_and_observe
 from llama_padfix.doctor.runner import run_checks
 from llama_padfix.encoding.collator import PadCollator
 from llama_padfix.encoding.counts import Counts
-from llama_padfix.encoding.dataset.encode import encode_dataset
+from llama_padfix.encoding.dataset.encode import encode_dataset, with_arrays
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.packing.collator import PackCollator
 from llama_padfix.encoding.packing.isolation import Isolation, try_packing
 from llama_padfix.encoding.packing.pack import add_lengths, pack_rows
 from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
+from llama_padfix.encoding.sources import column_names
 from llama_padfix.hardware.precision import Precision, choose_precision
 from llama_padfix.training.adapters.lora import keep_trainable_float32
 from llama_padfix.training.adapters.row_training import complete_head
@@ -95,6 +96,7 @@ class Prepared:
         progress: bool = True,
         num_proc: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        max_shard_size: int | str | None = None,
     ) -> AnyDataset:
         """Encode rows of any known shape; what was dropped, cut or repaired is logged, and counted in `counts`.
 
@@ -104,22 +106,35 @@ class Prepared:
             progress: Show a progress bar.
             num_proc: The number of processes; several give the bytes of one.
             cache_dir: Where a dataset is cached that does not lie in files; any other is cached beside them.
+            max_shard_size: As for `encode_dataset`.
 
         Returns:
             The same kind of dataset (a `Dataset` for any other) with the columns `input_ids` and `labels`; with
-            packing, packed rows with `seq_lengths` too (see `pack_rows`); with `group_by_length`, `length` too.
+            packing, packed rows with `seq_lengths` too (see `pack_rows`); with `group_by_length`, `length` too. Rows
+            hold int32 numpy arrays, which a dataloader fetches in a fraction of the time of lists. A stream gives
+            lists, as does `.with_format(None)`.
 
         Raises:
             PadfixError: As `encode_dataset`.
         """
-        rows = encode_dataset(self.encoder, dataset, progress=progress, num_proc=num_proc, cache_dir=cache_dir)
+        rows = encode_dataset(
+            self.encoder,
+            dataset,
+            progress=progress,
+            num_proc=num_proc,
+            cache_dir=cache_dir,
+            max_shard_size=max_shard_size,
+        )
         return self._arrange(rows, progress)
 
     def _arrange(self, rows: AnyDataset, progress: bool) -> AnyDataset:
         if isinstance(self.collator, PackCollator):
             assert self.encoder.max_length is not None  # `prepare` packs with one only
-            return pack_rows(rows, self.encoder.max_length, progress=progress)
-        return add_lengths(rows) if self.group_by_length else rows
+            rows = pack_rows(rows, self.encoder.max_length, progress=progress)
+        elif self.group_by_length:
+            rows = add_lengths(rows)
+        arranged: AnyDataset = with_arrays(rows)
+        return arranged
 
     def apply_to(self, args: TrainingArguments) -> None:
         """Set on a config that exists already, such as one that `TrlParser` read, what `training_args` holds.
@@ -173,8 +188,8 @@ def prepare(
 ) -> Prepared:
     """Patch a tokenizer and its model in place, and return what a training script needs from there on.
 
-    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy; no token is added, no embedding
-    resized, no template edited. Idempotent: a second call has an empty plan. Other arguments are `ChatEncoder`'s.
+    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy, as `template` needs them; no token
+    is added, no embedding resized, no template edited. Idempotent. Other arguments are `ChatEncoder`'s.
 
     Args:
         tokenizer: The tokenizer to patch.
@@ -207,7 +222,7 @@ def prepare(
         date=date,
     )
     precision = choose_precision(device)
-    plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token)
+    plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token, template_kwargs=encoder.template_kwargs)
     collator, isolation = _make_collator(tokenizer, model, pad_to_multiple_of, packing)
     return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length)
 
@@ -241,12 +256,13 @@ def build_trainer(
     eval_dataset: Rows | str | os.PathLike[str] | None = None,
     **sft_arguments: Any,  # of three functions
 ) -> SFTTrainer:
-    """Return TRL's `SFTTrainer`, ready to train on a raw dataset or list of rows in any known shape.
+    """Return TRL's `SFTTrainer`, ready to train on a dataset or list of rows in any known shape.
 
     Args:
         model: The model to patch and to train.
         tokenizer: The tokenizer to patch.
-        dataset: One split: a `Dataset`, an `IterableDataset`, a list of rows, a path, or a frame.
+        dataset: One split: a `Dataset`, an `IterableDataset`, a list of rows, a path, or a frame. Rows with
+            `input_ids` and `labels`, which `prepared.encode` makes, are taken as they are.
         eval_dataset: Rows to evaluate on; a mapping of several sets is encoded too.
         sft_arguments: Keywords of `prepare`, of `SFTConfig` and of `SFTTrainer` (such as `peft_config`, `callbacks`),
             each passed on to where the installed version knows it. They win over what `prepare` would set.
@@ -270,12 +286,9 @@ def build_trainer(
 
     prepared = prepare(tokenizer, model, **prepare_arguments)
     shown = not args.disable_tqdm
-    train_rows = prepared.encode(dataset, progress=shown)
+    train_rows = _encode_rows(prepared, dataset, "dataset", shown)
     if eval_dataset is not None:
-        name = "eval_dataset"
-        rest[name] = prepared._arrange(
-            encode_dataset(prepared.encoder, eval_dataset, progress=shown, name=name), shown
-        )
+        rest["eval_dataset"] = _encode_rows(prepared, eval_dataset, "eval_dataset", shown)
     for name in prepared._batch_arguments().keys() - set(config):
         setattr(args, name, prepared._batch_arguments()[name])
     rest.setdefault("data_collator", prepared.collator)
@@ -286,3 +299,15 @@ def build_trainer(
         keep_trainable_float32(trainer.model, prepared.precision)  # TRL casts those of a quantized model to bfloat16
     complete_head(trainer.model)  # TRL reads a bias of the head, which PEFT's wrapper around single rows lacks
     return trainer
+
+
+def _encode_rows(prepared: Prepared, rows: Any, name: str, shown: bool) -> Any:  # rows of any shape; a dataset
+    """Return rows encoded, or as they are where they have ids and labels already; packed where `prepare` packs."""
+    columns = set(column_names(rows) or ())
+    if not {"input_ids", "labels"} <= columns:
+        rows = encode_dataset(prepared.encoder, rows, progress=shown, name=name)
+    elif isinstance(rows, (list, tuple)):
+        from datasets import Dataset
+
+        rows = Dataset.from_list(list(rows))
+    return rows if "seq_lengths" in columns else prepared._arrange(rows, shown)

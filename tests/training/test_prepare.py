@@ -7,13 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
-from datasets import Dataset
+from datasets import Dataset, load_from_disk
+from torch.utils.data import DataLoader
 
-from llama_padfix import Change, Finding, PadfixError, Plan, Prepared, Report, build_trainer, prepare, read_encoding
+from llama_padfix import (
+    Change,
+    Finding,
+    PadfixError,
+    Plan,
+    Prepared,
+    Report,
+    build_trainer,
+    prepare,
+    read_encoding,
+    view_mask,
+)
 from llama_padfix.demo.reference import make_tiny_llama
 from llama_padfix.tokens.calls import copy_tokenizer
 from tests.conftest import fresh_tokenizer
+from tests.support.small_llama import TEXT_END, TURN_END, read_template, small_model, small_tokenizer
 
 ROW = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
 
@@ -210,7 +224,7 @@ def test_the_turns_that_are_chosen_reach_the_trainer(
 ) -> None:
     dataset = Dataset.from_list(rows)
     encoded = prepare(copy_tokenizer(tokenizer), train_on=train_on, device="cpu").encode(dataset, progress=False)
-    assert [labels.count(128009) for labels in encoded["labels"]] == stops
+    assert [labels.tolist().count(128009) for labels in encoded["labels"]] == stops
     model = make_model(num_hidden_layers=1)
     arguments: dict[str, Any] = {"output_dir": str(tmp_path), "report_to": [], "max_steps": 1}
     arguments["per_device_train_batch_size"] = 2
@@ -218,6 +232,21 @@ def test_the_turns_that_are_chosen_reach_the_trainer(
     [batch] = list(trainer.get_train_dataloader())
     assert sorted((batch["labels"] == 128009).sum(dim=1).tolist()) == sorted(stops)
     assert read_encoding(trainer.train_dataset).date == "03 Feb 2019"
+
+
+def test_a_template_of_ones_own_decides_what_ends_a_turn() -> None:
+    tokenizer = small_tokenizer(base=True)
+    model = small_model(tokenizer, base=True)
+    prepared = prepare(tokenizer, model, template=read_template(), device="cpu")
+    assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.chat_template) == (TURN_END, TEXT_END, None)
+    assert tokenizer.eos_token_id in model.generation_config.eos_token_id
+    chat = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
+    [row] = prepared.encode([{"messages": chat}], progress=False)
+    assert row["labels"][-1] == tokenizer.eos_token_id and row["input_ids"].count(tokenizer.bos_token_id) == 1
+    assert not prepare(tokenizer, model, template=read_template(), device="cpu").plan
+    by_argument = small_tokenizer(base=True)
+    prepare(by_argument, template_kwargs={"chat_template": read_template()}, device="cpu")
+    assert by_argument.eos_token == TURN_END
 
 
 def test_what_is_encoded_says_how(make_tokenizer: Callable[[str], Any]) -> None:
@@ -270,3 +299,29 @@ def test_added_tokens_train_through_the_lora_that_came_with_them(tmp_path: Path,
         use_cpu=True,
     )
     assert trainer.train().training_loss > 0
+
+
+def test_rows_come_as_arrays_that_a_dataloader_hands_on_and_a_disk_keeps(tokenizer: Any, tmp_path: Path) -> None:
+    prepared = prepare(tokenizer, max_length=64, device="cpu")
+    alone = prepared.encoder(ROW)
+    encoded = prepared.encode([ROW, ROW, ROW], progress=False)
+    shuffled = encoded.shuffle(seed=1).select_columns(["labels", "input_ids"])
+    splits = prepared.encode({"train": [ROW], "test": [ROW, ROW]}, progress=False)
+    encoded.save_to_disk(str(tmp_path / "saved"))
+    handed: list[Any] = []
+
+    def collate(rows: list[Any]) -> Any:
+        handed.append(rows)
+        return prepared.collator(rows)
+
+    assert [batch["labels"].shape[0] for batch in DataLoader(encoded, 2, collate_fn=collate)] == [2, 1]
+    for row in (encoded[0], shuffled[0], splits["test"][1], load_from_disk(str(tmp_path / "saved"))[0], *handed[0]):
+        assert {type(column) for column in row.values()} == {numpy.ndarray}
+        assert {column.dtype for column in row.values()} == {numpy.dtype("int32")}
+        assert {name: column.tolist() for name, column in row.items()} == alone
+    assert encoded.with_format(None)[0] == alone and read_encoding(encoded) == prepared.encoder.encoding
+    assert prepared.collator(handed[0])["labels"].tolist() == [[-100, *alone["labels"][1:]]] * 2
+    page = view_mask(encoded, tokenizer).to_text(color=False)
+    assert page == view_mask(encoded.with_format(None), tokenizer).to_text(color=False)
+    stream = prepared.encode(Dataset.from_list([ROW]).to_iterable_dataset(), progress=False)
+    assert next(iter(stream)) == alone
