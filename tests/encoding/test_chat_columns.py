@@ -11,8 +11,10 @@ import numpy
 import pyarrow
 import pytest
 
-from llama_padfix.encoding.batch.chat_columns import read_chat_rows, read_chat_table, read_roles
+from llama_padfix.encoding.batch.chat_columns import Words, read_chat_rows, read_chat_table
+from llama_padfix.encoding.batch.outlines import outline_roles, read_outline
 from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.encoding.row_formats import CONTENT_KEYS
 from tests.support.both import assert_same, count_plain, encode_all, talk
 from tests.support.conversations import shared
 
@@ -267,15 +269,21 @@ def test_rows_of_all_classes_together_keep_their_order_and_their_numbers() -> No
 
 def test_words_that_a_template_asks_for_are_looked_for_in_every_text() -> None:
     rows: list[Any] = [talk("yes", "b"), talk("a", "x yes"), talk("ye", "s"), talk("a", "b"), talk("YES", "\0")]
-    for chats in (read_chat_rows(rows, ["yes", "."]), read_chat_table(table(rows), ["yes", "."])):
-        assert [signatures is not None for signatures in chats.signatures] == [False, False, True, True, True]
+    words = Words(["yes", "."])
+    for chats in (read_chat_rows(rows, words), read_chat_table(table(rows), words)):
+        assert [reading is not None for reading in chats.readings] == [False, False, True, True, True]
+
+
+def roles_of(column: str, key: str, *roles: str) -> list[str] | None:
+    reading = read_outline(outline_roles(column, key, CONTENT_KEYS[key], roles))
+    return None if reading is None else [message["role"] for message in reading.messages or ()]
 
 
 def test_roles_are_those_that_reading_a_row_gives() -> None:
-    assert read_roles(("messages", "role", "User", "ASSISTANT")) == ("user", "assistant")
-    assert read_roles(("conversations", "from", "human", "gpt", "observation")) == ("user", "assistant", "tool")
-    assert read_roles(("messages", "role", "critic")) is None
-    assert read_roles(("conversations", "from", "human", "function_call")) is None
+    assert roles_of("messages", "role", "User", "ASSISTANT") == ["user", "assistant"]
+    assert roles_of("conversations", "from", "human", "gpt", "observation") == ["user", "assistant", "tool"]
+    assert roles_of("messages", "role", "critic") is None
+    assert roles_of("conversations", "from", "human", "function_call") is None
 
 
 def test_a_table_of_several_chunks_names_its_rows_by_their_numbers() -> None:
