@@ -9,12 +9,8 @@ from typing import Any
 import pyarrow
 import pytest
 
-from llama_padfix.encoding.batch.outlines import outline, read_outline
 from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.row_formats import READ_COLUMNS, SHAPES
-from tests.conftest import fresh_tokenizer
-from tests.support.both import assert_same, count_plain, encode_all, encode_carefully, talk
-from tests.support.byte_tokenizer import make_byte_tokenizer
+from tests.support.both import assert_same, encode_all, encode_carefully, talk
 from tests.support.conversations import shared
 
 Row = dict[str, Any]
@@ -79,7 +75,13 @@ def with_parts(rng: random.Random) -> Row:
 
 
 def with_more_columns(rng: random.Random) -> Row:
-    more: Row = {"id": rng.randint(0, 99), "source": say(rng), "score": rng.random(), "tags": ["a"], "label": rng.random() < 0.9}
+    more: Row = {
+        "id": rng.randint(0, 99),
+        "source": say(rng),
+        "score": rng.random(),
+        "tags": ["a"],
+        "label": rng.random() < 0.9,
+    }
     return {"messages": chat(rng), **more}
 
 
@@ -89,7 +91,9 @@ def text(rng: random.Random) -> Row:
 
 def rendered(rng: random.Random) -> Row:
     made = shared("3.1-instruct").apply_chat_template(chat(rng), tokenize=False)
-    return {"text": rng.choice(("", "", "", "<|begin_of_text|>")) + made + rng.choice(("", "", "<|end_of_text|>", "x"))}
+    return {
+        "text": rng.choice(("", "", "", "<|begin_of_text|>")) + made + rng.choice(("", "", "<|end_of_text|>", "x"))
+    }
 
 
 SHAPED: tuple[Callable[[random.Random], Row], ...] = (
