@@ -7,23 +7,27 @@ import importlib.util
 import itertools
 import json
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 
+from llama_padfix.chat.messages import content_texts
 from llama_padfix.core.errors import IGNORE_INDEX
+from llama_padfix.encoding.row_formats import read_row
 from tests.conftest import fresh_tokenizer
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "throughput"
 ROWS = 800
 
 
-def load_script(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"throughput_{name}", FOLDER / f"{name}.py")
+def load_script(name: str, folder: Path = FOLDER) -> Any:
+    spec = importlib.util.spec_from_file_location(f"throughput_{name}", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look
     spec.loader.exec_module(module)
     return module
 
@@ -96,6 +100,35 @@ def test_a_file_that_is_not_finished_is_not_there(
     with pytest.raises(KeyboardInterrupt):
         data.write_rows(5000, tmp_path / "rows.arrow")
     assert not (tmp_path / "rows.arrow").exists()
+
+
+@pytest.fixture(scope="module")
+def shapes(data: Any) -> Any:
+    module = load_script("shapes", FOLDER.parent / "matrix")
+    module.data = data  # which has read the library
+    return module
+
+
+def test_every_shape_of_the_workloads_is_read_as_what_it_is_compared_by(shapes: Any, data: Any) -> None:
+    for name, shape in shapes.SHAPES.items():
+        made = [*shapes.make_rows(name, 12)]
+        assert len(made) == 12 and made == [*shapes.make_rows(name, 12)], name
+        read = [read_row(row) for row in made]
+        if shape.plain_of is not None:
+            plain = [read_row(shape.plain_of(row)).messages for row in made]
+            contents = [[content_texts(message["content"]) for message in one.messages or ()] for one in read]
+            assert [[content_texts(message["content"]) for message in one or ()] for one in plain] == contents, name
+    orders = {tuple(m["role"] for m in row["messages"]) for row in shapes.make_rows("irregular", 60)}
+    assert len(orders) == 60
+    calls = next(iter(shapes.make_rows("calls_40", 1)))["messages"]
+    assert sum("tool_calls" in message for message in calls) == 40
+
+
+def test_the_workloads_cover_each_shape_and_family() -> None:
+    workloads = load_script("workloads", FOLDER.parent).WORKLOADS
+    families = load_script("families", FOLDER.parent / "matrix").FAMILIES
+    assert {one.family for one in workloads} == set(families)
+    assert len({one.name for one in workloads}) == len(workloads)
 
 
 HEADER = [128006, 78191, 128007, 271]

@@ -139,11 +139,12 @@ def report(options: Any, work: Work, ids: Any = None, labels: Any = None, length
             hashed.update(memoryview(array).cast("B"))
         told["digest"] = hashed.hexdigest()
         if options.rows_to is not None:
-            _keep_rows(options.rows_to, ids, labels, lengths)
+            keep_rows(options.rows_to, ids, labels, lengths)
     options.out.write_text(json.dumps(told | more), encoding="utf-8")
 
 
-def _keep_rows(folder: Path, ids: Any, labels: Any, lengths: Any) -> None:
+def keep_rows(folder: Path, ids: Any, labels: Any, lengths: Any) -> None:
+    """Write rows down for a comparison."""
     import numpy
 
     folder.mkdir(parents=True, exist_ok=True)
