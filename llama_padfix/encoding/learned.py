@@ -16,10 +16,9 @@ from llama_padfix.encoding.batch.cross_check import (
     Rows,
     encode_cross_checked,
     encode_row_by_row,
+    make_batch_encoders,
     make_table,
 )
-from llama_padfix.encoding.batch.encoder import BatchEncoder, make_batch_encoder
-from llama_padfix.encoding.batch.texts import TextBatchEncoder, make_text_batch_encoder
 from llama_padfix.encoding.reading.json_columns import decode_rows
 from llama_padfix.encoding.reading.side_columns import MEDIA_MARKS, find_unread, find_unread_columns
 from llama_padfix.encoding.row_formats import SHAPES
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from llama_padfix.core.types import IdArray, LongArray, TokenizerLike
+    from llama_padfix.encoding.batch.encoder import BatchEncoder
+    from llama_padfix.encoding.batch.texts import TextBatchEncoder
     from llama_padfix.encoding.row_encoder import RowEncoder
     from llama_padfix.encoding.settings import EncodeSettings
 
@@ -110,7 +111,7 @@ class Learned:
         with preserve_backend_state(self.row_encoder.tokenizer):
             if not self.tried_batch and len(rows.numbers) >= _FEW:
                 self.tried_batch = True
-                self._make_batch_encoders()
+                self.batch_encoder, self.text_encoder = make_batch_encoders(self.row_encoder, self._encode_texts)
             if self.batch_encoder is not None or self.text_encoder is not None:
                 chats = read_chats(self._find_words())
                 if self.batch_encoder is not None and self.batch_encoder.learn(chats):
@@ -122,13 +123,6 @@ class Learned:
             if strict and self.doubtful:
                 raise FastPathMismatch("a fast path proved wrong, so what it encoded before may be wrong too")
             return batch or encode_row_by_row(self.row_encoder, rows)
-
-    def _make_batch_encoders(self) -> None:
-        self.text_encoder = make_text_batch_encoder(self.row_encoder.texts, self._encode_texts)
-        template = self.row_encoder.chats.find_template()  # the row encoder raises for a row that needs one
-        if template is not None and not template.continues:
-            train_on = self.row_encoder.settings.train_on
-            self.batch_encoder = make_batch_encoder(template, self._encode_texts, train_on)
 
     def _find_words(self) -> Words:
         forbidden = self.batch_encoder.forbidden if self.batch_encoder is not None else ()

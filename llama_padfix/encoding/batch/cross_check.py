@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import printable
+from llama_padfix.encoding.batch.encoder import BatchEncoder, Encode, make_batch_encoder
 from llama_padfix.encoding.batch.flat_rows import Bulk, FlatRows
+from llama_padfix.encoding.batch.texts import TextBatchEncoder, make_text_batch_encoder
 from llama_padfix.encoding.counts import Counts, count_rows
 from llama_padfix.encoding.encoded_rows import EncodedRow, fit_row
 from llama_padfix.encoding.loss_selection import UntrainedError
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from llama_padfix.encoding.batch.chat_columns import Chats
-    from llama_padfix.encoding.batch.encoder import BatchEncoder
-    from llama_padfix.encoding.batch.texts import TextBatchEncoder
     from llama_padfix.encoding.row_encoder import RowEncoder
     from llama_padfix.encoding.settings import EncodeSettings
 
@@ -88,6 +88,16 @@ def encode_row_by_row(row_encoder: RowEncoder, rows: Rows) -> Batch:
     """Encode all rows with the row encoder."""
     places = range(len(rows.numbers))
     return _merge(FlatRows.empty(), {}, dict(zip(places, _encode_rows(row_encoder, rows, places), strict=True)), rows)
+
+
+def make_batch_encoders(
+    row_encoder: RowEncoder, encode: Encode
+) -> tuple[BatchEncoder | None, TextBatchEncoder | None]:
+    """Return the batch encoder of conversations and that of texts; None for one that would not give the same ids."""
+    chats, template = None, row_encoder.chats.find_template()  # the row encoder raises for a row that needs one
+    if template is not None and not template.continues:
+        chats = make_batch_encoder(template, encode, row_encoder.settings.train_on)
+    return chats, make_text_batch_encoder(row_encoder.texts, encode)
 
 
 def encode_cross_checked(

@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.alike import is_rendered_alike
 from llama_padfix.encoding.batch.flat_rows import Bulk, FlatRows, label_and_cut
 from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, write_chats
 from llama_padfix.encoding.batch.render_plan import RenderPlan, Segment, learn_render_plan
 from llama_padfix.encoding.batch.separable import parts_at_controls
 from llama_padfix.encoding.chat_rows import describe_empty
-from llama_padfix.encoding.loss_selection import choose_turns
 from llama_padfix.tokens.control import special_ids
 
 if TYPE_CHECKING:
@@ -82,11 +80,11 @@ class BatchEncoder:
         return len(self.forbidden) > known
 
     def _make_table(self, reading: Reading) -> SegmentTable | None:
-        try:
-            messages, chosen = choose_turns(reading.messages or (), self.train_on, reading.trained_from)
-        except PadfixError:  # the row encoder says why no turn is trained
+        chosen = reading.choose(self.train_on)
+        if chosen is None:
             return None
-        roles, trained = tuple(str(message["role"]) for message in messages), tuple(chosen)
+        messages, trained = chosen[0], tuple(chosen[1])
+        roles = tuple(str(message["role"]) for message in messages)
         if roles not in self.plans:
             self.plans[roles] = learn_render_plan(self.template, roles)
         plan = self.plans[roles]

@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.encoding.loss_selection import choose_turns
 from llama_padfix.encoding.reading.side_columns import TEMPLATE_KWARGS, TOOLS
 from llama_padfix.encoding.row_formats import READ_COLUMNS, Conversation, read_row
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from llama_padfix.core.types import MessageDict
+    from llama_padfix.encoding.settings import TrainOn
 
     Outline: TypeAlias = Any
     """A nested tuple: the type `str` stands for a text, `(list, ...)` and `(dict, key, item, ...)` hold others."""
@@ -60,6 +62,13 @@ class Reading:
         keys = {(*sorted(message), type(message.get("content"))) for message in self.messages or ()}
         joins = {len(parts) for parts in self.contents}
         return frozenset(keys), frozenset(joins), self._keeps_order, self.trained_from > 0, self.is_text
+
+    def choose(self, train_on: TrainOn) -> tuple[list[MessageDict], list[int]] | None:
+        """Return the messages as a template gets them, and the trained ones; None where none is trained."""
+        try:
+            return choose_turns(self.messages or (), train_on, self.trained_from)
+        except PadfixError:  # the row encoder says why
+            return None
 
     def place(self, texts: list[str]) -> list[str]:
         """Return the texts of the messages, or the plain text, of the texts of a row."""
