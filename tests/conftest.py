@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,12 @@ BASE = ("3-base", "3.1-base")
 ALL = (*BASE, *INSTRUCT)
 
 _built: dict[str, Any] = {}
+
+
+def pytest_collection_finish() -> None:
+    """Take the libraries' objects out of the collector's sight: a trainer collects often, each time all of them."""
+    gc.collect()
+    gc.freeze()
 
 
 def fresh_tokenizer(release: str) -> Any:

@@ -104,14 +104,6 @@ def _in_parts(number: int, messages: list[Message]) -> Row:
     return {"messages": [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages]}
 
 
-def _read_parts(row: Row) -> Row:
-    return {
-        "messages": [
-            {"role": m["role"], "content": "".join(part["text"] for part in m["content"])} for m in row["messages"]
-        ]
-    }
-
-
 def _sharegpt(number: int, messages: list[Message]) -> Row:
     names = {"system": "system", "user": "human", "assistant": "gpt"}
     return {"conversations": [{"from": names[m["role"]], "value": m["content"]} for m in messages]}
@@ -263,7 +255,7 @@ SHAPES: dict[str, Shape] = {
     "name": Shape(_named),
     "weight": Shape(_weighted),
     "unused_tools": Shape(_unused_tools),
-    "text_parts": Shape(_in_parts, _read_parts),
+    "text_parts": Shape(_in_parts),
     "sharegpt": Shape(_sharegpt, _read_sharegpt),
     "text_plain": Shape(_text),
     "text_rendered": Shape(_plain),  # which the worker renders

@@ -232,6 +232,7 @@ class _Membership(TreeEditor):
 # Functions that return texts as they are, or keep them; `dict.get` calls the hash of a key, which ends the run.
 _MAKERS = (utils.Namespace, utils.Cycler, utils.Joiner, dict, raise_exception)
 _CALLABLES = (runtime.Macro, runtime.LoopContext, runtime.Undefined)
+_LOCALS = ("_loop_vars", "_block_vars")  # what jinja2 passes to a function that reads its context
 _CONTEXTS = (jinja2.Environment, nodes.EvalContext, runtime.Context)  # what jinja2 itself passes to a filter
 _OWNERS = (SymbolicStr, runtime.LoopContext, utils.Cycler, dict, jinja2.ext.Extension)
 _TYPE_TESTS = {"string", "defined", "undefined", "none", "mapping", "iterable", "sequence", "number", "boolean"}
@@ -267,8 +268,10 @@ class _SymbolicPolicy(StringPolicy):
         self, function: Function, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> tuple[Function, tuple[object, ...]]:
         passes = isinstance(function, _CALLABLES) or isinstance(getattr(function, "__self__", None), _OWNERS)
-        if not passes and not any(function is maker for maker in _MAKERS) and _holds((args, kwargs)):
-            raise TemplateBranched("a call")
+        if not passes and not any(function is maker for maker in _MAKERS):
+            given = {name: value for name, value in kwargs.items() if name not in _LOCALS or _reads_context(function)}
+            if _holds((args, given)):
+                raise TemplateBranched("a call")
         return function, args
 
     def on_filter(self, name: str, effect: Effect, function: Function) -> Function:
@@ -305,6 +308,11 @@ class _SymbolicPolicy(StringPolicy):
 
 
 _SYMBOLIC = _SymbolicPolicy()
+
+
+def _reads_context(function: Function) -> bool:
+    """Return True for a function that jinja2 passes its context, with the variables of a loop."""
+    return any(hasattr(one, "jinja_pass_arg") for one in (function, type(function).__call__))
 
 
 def _holds(value: object) -> bool:

@@ -120,9 +120,7 @@ def _find_by_constant_prompt(request: RenderRequest) -> Rendered | None:
     prompt, ending = template.profile.prompt, template.profile.ending
     if request.tools is not None or request.rewritten:
         return None
-    if not (template.profile.prompt_is_constant and ending and template.profile.prompt_has_control):
-        return None
-    if template.profile.completes_controls:
+    if not finds_by_prompt(template.profile):
         return None
     if not all(message.keys() == {"role", "content"} and isinstance(message["content"], str) for message in messages):
         return None
@@ -133,7 +131,8 @@ def _find_by_constant_prompt(request: RenderRequest) -> Rendered | None:
         foreign = "\0".join([message["content"] for message in messages if message["role"] != "assistant"])
         if find_control_text(foreign, template.tags):
             return None
-    if not (_is_plain(template.profile, messages) and _is_in_order(messages, text)):
+    roles = [message["role"] for message in messages]
+    if not (has_plain_roles(template.profile, roles) and _is_in_order(messages, text)):
         return None  # a text that the template rewrites may become a control token, or be lost
     turns = []
     position = 0
@@ -154,10 +153,15 @@ def _find_by_constant_prompt(request: RenderRequest) -> Rendered | None:
     return Rendered(text, tuple(turn for turn in turns if turn.message in request.trained_indices), is_whole=True)
 
 
-def _is_plain(profile: TemplateProfile, messages: Messages) -> bool:
+def finds_by_prompt(profile: TemplateProfile) -> bool:
+    """Return True if the turns of a plain conversation stand behind a prompt that cannot depend on it."""
+    is_constant = profile.prompt_is_constant and profile.ending and profile.prompt_has_control
+    return bool(is_constant and not profile.completes_controls)
+
+
+def has_plain_roles(profile: TemplateProfile, roles: Sequence[str]) -> bool:
     """Return True if the probes show that the template writes messages of these roles."""
-    roles = [message["role"] for message in messages]
-    return set(roles[1:]) <= {"user", "assistant"} and (roles[0] in profile.role_headers)
+    return set(roles[1:]) <= {"user", "assistant"} and roles[0] in profile.role_headers
 
 
 def _is_in_order(messages: Messages, text: str) -> bool:

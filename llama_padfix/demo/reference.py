@@ -105,6 +105,8 @@ def build_tokenizer(release: str = "3.1-instruct") -> PreTrainedTokenizerFast:
                 ),
             ]
         )
+    # transformers copies it, which takes a second with the vocabulary.
+    backend.__deepcopy__ = lambda memo: clone_backend(backend)  # type: ignore[attr-defined]  # the class has a __dict__
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=bos,

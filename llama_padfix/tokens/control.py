@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -64,13 +65,24 @@ def common_prefix(tokens: tuple[str, ...]) -> str:
     return first[: [*same, False].index(False)]
 
 
+def rewrites_text(tokenizer: TokenizerLike) -> bool:
+    """Return True if the tokenizer's backend has a normalizer, other than a sequence of none (DeepSeek V3)."""
+    normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+    if normalizer is None:
+        return False
+    try:
+        settings = json.loads(normalizer.__getstate__())
+    except Exception:  # one that is written in Python
+        return True
+    return not (settings.get("type") == "Sequence" and settings.get("normalizers") == [])
+
+
 def find_rewritable(tokenizer: TokenizerLike, tokens: Sequence[str]) -> tuple[str, ...]:
     """Return the added tokens that are matched in normalized text, so that another spelling may become one.
 
     There are none for Llama's own tokenizers, which have no normalizer.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or backend.normalizer is None:
+    if not rewrites_text(tokenizer):
         return ()
     normalized = {token.content for token in tokenizer.added_tokens_decoder.values() if token.normalized}
     return tuple(token for token in tokens if token in normalized)

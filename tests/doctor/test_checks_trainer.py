@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from llama_padfix.doctor.observe import trainer as observe_trainer
 from llama_padfix.doctor.observe.model import observe_model
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.runner import run_checks, select_checks
+from llama_padfix.tokens.calls import copy_tokenizer
 from tests.conftest import fresh_tokenizer
 from tests.support.correct_setups import trl_template
 from tests.support.runs import QUICK
@@ -83,7 +83,7 @@ def findings(target: Any, code: str) -> list[Finding]:
 
 def marked(parts: Any) -> Any:
     """The same parts with a template that has `{% generation %}`."""
-    tokenizer = copy.deepcopy(parts[0])
+    tokenizer = copy_tokenizer(parts[0])
     tokenizer.chat_template = trl_template("llama3_training")
     return tokenizer, parts[1]
 

@@ -25,6 +25,7 @@ from llama_padfix.demo.reference import make_tiny_llama
 from llama_padfix.doctor import checks
 from llama_padfix.doctor.findings import Change
 from llama_padfix.doctor.observe.snapshot import find_read_once, remember_state
+from llama_padfix.tokens.calls import copy_tokenizer
 from tests.conftest import ALL, fresh_tokenizer
 from tests.support import runs
 from tests.support.versions import call_tokenizer, make_arguments
@@ -141,7 +142,7 @@ def sft(rows: list[dict[str, Any]], tokenizer: Any, out: Path) -> Any:
         args=SFTConfig(str(out), **QUICK),
         train_dataset=Dataset.from_list(CHATS),
         eval_dataset={"a": Dataset.from_list(CHATS[:3])},
-        **call_tokenizer(SFTTrainer, copy.deepcopy(tokenizer)),
+        **call_tokenizer(SFTTrainer, copy_tokenizer(tokenizer)),
     )
 
 
@@ -413,7 +414,7 @@ def test_fix_goes_on_until_nothing_is_left() -> None:
 
 
 def test_fix_of_a_trainer_heals_its_tokenizer_and_model(parts: Any, tmp_path: Path) -> None:
-    tokenizer, rows = copy.deepcopy(parts[0]), parts[1]
+    tokenizer, rows = copy_tokenizer(parts[0]), parts[1]
     tokenizer.pad_token, tokenizer.padding_side = "<|eot_id|>", "left"
     trainer = plain(rows, tokenizer, tmp_path, Dataset.from_list(rows), collator=PadCollator(128001))
     report = diagnose(trainer)

@@ -25,6 +25,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RewardConfig, Re
 from llama_padfix import PadCollator, PadfixError, diagnose
 from llama_padfix.doctor import checks
 from llama_padfix.doctor.runner import load_checks
+from llama_padfix.tokens.calls import copy_tokenizer
 from tests.support.saved import small_model, small_tokenizer
 
 QUICK: dict[str, Any] = {"report_to": [], "use_cpu": True, "save_strategy": "no", "max_steps": 1, "disable_tqdm": True}
@@ -149,7 +150,7 @@ def test_a_tokenizer_of_the_collators_own_is_mended_too(
     hold: Callable[[Any], Any], tokenizer: Any, tmp_path: Path
 ) -> None:
     tokenizer.pad_token = "<|eot_id|>"
-    other = copy.deepcopy(tokenizer)
+    other = copy_tokenizer(tokenizer)
     trainer = plain_trainer(tokenizer, tmp_path, hold(other))
     trainer.train_dataset = trainer.train_dataset.remove_columns("labels")
     assert {"PAD002", "PAD008"} <= codes(trainer)

@@ -12,9 +12,8 @@ import pyarrow
 import pytest
 
 from llama_padfix.encoding.batch.chat_columns import Words, read_chat_rows, read_chat_table
-from llama_padfix.encoding.batch.outlines import outline_roles, read_outline
+from llama_padfix.encoding.batch.outlines import read_plain
 from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.row_formats import CONTENT_KEYS
 from tests.support.both import assert_same, count_plain, encode_all, talk
 from tests.support.conversations import shared
 
@@ -275,7 +274,7 @@ def test_words_that_a_template_asks_for_are_looked_for_in_every_text() -> None:
 
 
 def roles_of(column: str, key: str, *roles: str) -> list[str] | None:
-    reading = read_outline(outline_roles(column, key, CONTENT_KEYS[key], roles))
+    reading = read_plain(column, key, roles)
     return None if reading is None else [message["role"] for message in reading.messages or ()]
 
 

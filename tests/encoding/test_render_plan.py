@@ -30,7 +30,7 @@ ORDERS = (
 )
 # TRL's templates that write a plain conversation alike whatever it says.
 STEMS = "cohere gemma gemma3 gptoss lfm2 lfm2_v2 llama3 llama3_1 llama3_2 muse_glimmer phi3 phi3_5 qwen2_5 qwen2_5_vl"
-STEMS += " qwen3_instruct_2507 qwen3_vl lfm2_2_5 lfm2_2_5_v2"
+STEMS += " qwen3 qwen3_instruct_2507 qwen3_vl lfm2_2_5 lfm2_2_5_v2 deepseek_r1_distill deepseekv3"
 POPULAR = (
     "Zephyr, StableLM, TinyLlama, Tülu 1",
     "Granite 3",
@@ -46,7 +46,14 @@ POPULAR = (
     "Gemma 1, 2",
     "Jamba",
     "Seed-OSS",
+    "Mistral v7, tekken",
+    "Hunyuan",
+    "EXAONE 3",
+    "DeepSeek 2.5, 3, R1",
+    "SmolLM 3, QwQ",
 )
+# Templates that ask a text for a tag, whose role marks are no special tokens, or that join two texts.
+EVERY_ORDER = ("qwen3", "deepseekv3", "gptoss", "llama3")
 LLAMA = (
     "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content "
     "+ '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}"
@@ -103,6 +110,21 @@ def test_the_releases_have_a_recipe_for_every_order_of_roles(release: str) -> No
     assert recipe is not None and recipe.segments[1].header == len("<|start_header_id|>assistant<|end_header_id|>\n\n")
 
 
+@pytest.mark.parametrize("stem", EVERY_ORDER)
+def test_families_have_a_recipe_for_every_order_of_roles(stem: str) -> None:
+    [path] = [path for path in originals() if path.stem == stem]
+    assert check(family_tokenizer(path)) == len(ORDERS)
+
+
+def test_a_system_text_that_is_joined_to_the_question_is_a_segment_without_an_end() -> None:
+    [path] = [path for path in originals() if path.stem == "gemma3"]
+    recipe = learn(family_tokenizer(path), ORDERS[1])
+    assert recipe is not None and [segment.closed for segment in recipe.segments] == [False, True, True, True]
+    rows = [[{"role": "system", "content": "Be kind."}, *talk("Hi", "Good")], talk("a\n\n\nb", "c\n\nd\n\n\n\ne")]
+    _, plain = assert_same(family_tokenizer(path), rows)
+    assert plain == 2
+
+
 def llama(source: str = LLAMA, *added: Any) -> Any:
     tokenizer = fresh_tokenizer("3.1-instruct")
     for token in added:  # transformers 4.x takes the flag `special` of a token away, unless it is told again
@@ -125,7 +147,6 @@ REFUSED: dict[str, Any] = {
     "a text that is left out": lambda: llama(
         LLAMA.replace("m.content ", "(m.content if m.role != 'system' else '') ")
     ),
-    "a prompt that supplies what an answer may say": lambda: llama(prompt(SUPPLIED)),
     "a prompt that supplies a space": lambda: llama(prompt("<|start_header_id|>assistant<|end_header_id|>\n\n ")),
     "a prompt that depends on a text": lambda: llama(
         LLAMA.replace(
@@ -161,10 +182,15 @@ def test_what_cannot_be_proven_has_no_recipe(name: str) -> None:
 @pytest.mark.parametrize("start", ["<think>\n", " ", "\n", "<", "<th"])
 def test_an_answer_that_begins_as_the_prompt_ends_is_encoded_the_careful_way(start: str) -> None:
     # The prompt supplies it, so that it is not trained: where the turn begins depends on the text.
-    for said in (SUPPLIED, "<|start_header_id|>assistant<|end_header_id|>\n\n "):
-        rows = [talk("Hi", "Good"), talk("Hi", f"{start}Good"), talk("Hi", start + start, "More", f"{start}x")]
-        _, plain = assert_same(llama(prompt(said)), rows)
-        assert plain == 0
+    rows = [talk("Hi", "Good"), talk("Hi", f"{start}Good"), talk("Hi", start + start, "More", f"{start}x")]
+    _, plain = assert_same(llama(prompt("<|start_header_id|>assistant<|end_header_id|>\n\n ")), rows)
+    assert plain == 0
+    # A tag is supplied whole or not at all: an answer without it begins behind the header.
+    _, plain = assert_same(llama(prompt(SUPPLIED)), rows)
+    texts = [[message["content"] for message in row] for row in rows]
+    melts = [any(text.startswith("\n") for text in row[1::2]) for row in texts]
+    whole = [all(text.strip() and "<think>" not in text for text in row) for row in texts]
+    assert plain == sum(one and not other for one, other in zip(whole, melts, strict=True))
 
 
 # Tokenizers

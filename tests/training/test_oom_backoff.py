@@ -18,7 +18,7 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.demo.reference import make_tiny_llama
 from llama_padfix.training.oom_backoff import train_with_backoff
 
-LENGTH = 6
+LENGTH, VOCABULARY = 6, 512
 RELEASE = tuple(int(part) for part in transformers.__version__.split(".")[:2])
 # Before 4.46 a loss was the mean of its micro-batch, whatever the number of its tokens.
 TOLERANCE = 1e-4 if RELEASE >= (4, 46) else 1.0
@@ -33,11 +33,12 @@ def forget_precision() -> Iterator[None]:
 
 
 class Rows(torch.utils.data.Dataset):
-    """Numbered rows of Llama 3 ids; every third is half as long."""
+    """Numbered rows, each with a first id of its own; every third is half as long."""
 
     def __init__(self, count: int) -> None:
         generator = torch.Generator().manual_seed(1)
-        self.ids = torch.randint(0, 128_000, (count, LENGTH), generator=generator)
+        self.ids = torch.randint(0, VOCABULARY, (count, LENGTH), generator=generator)
+        self.ids[:, 0] = torch.randperm(VOCABULARY, generator=generator)[:count]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,7 +102,8 @@ def build(
     model_settings: dict[str, Any] | None = None,
     **arguments: Any,
 ) -> tuple[Any, Watch]:
-    model = make_tiny_llama(hidden_size=16, **(model_settings or {}))
+    small: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2}
+    model = make_tiny_llama(hidden_size=16, **small, **(model_settings or {}))
     if lora:
         import peft
 
@@ -394,7 +396,7 @@ def test_an_evaluation_out_of_memory_is_told_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("update", [0, 1])
 def test_rows_that_are_too_many_to_collate_are_collated_in_smaller_batches(tmp_path: Path, update: int) -> None:
-    settings: dict[str, Any] = {"vocab_size": 128_256, "attention_dropout": 0.2, "num_hidden_layers": 1}
+    settings: dict[str, Any] = {"attention_dropout": 0.2, "num_hidden_layers": 1}
     start: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 10, "eval_on_start": True}
     hungry, seen = build(tmp_path / "a", model_settings=settings, **start)
     collate = hungry.data_collator

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from llama_padfix import Change, Finding, PadfixError, Plan, Prepared, Report, build_trainer, prepare, read_encoding
 from llama_padfix.demo.reference import make_tiny_llama
+from llama_padfix.tokens.calls import copy_tokenizer
 from tests.conftest import fresh_tokenizer
 
 ROW = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
@@ -208,7 +209,7 @@ def test_the_turns_that_are_chosen_reach_the_trainer(
     train_on: Any, rows: list[Any], stops: list[int], tokenizer: Any, make_model: Callable[..., Any], tmp_path: Path
 ) -> None:
     dataset = Dataset.from_list(rows)
-    encoded = prepare(copy.deepcopy(tokenizer), train_on=train_on, device="cpu").encode(dataset, progress=False)
+    encoded = prepare(copy_tokenizer(tokenizer), train_on=train_on, device="cpu").encode(dataset, progress=False)
     assert [labels.count(128009) for labels in encoded["labels"]] == stops
     model = make_model(num_hidden_layers=1)
     arguments: dict[str, Any] = {"output_dir": str(tmp_path), "report_to": [], "max_steps": 1}

@@ -21,6 +21,7 @@ import pytest
 from llama_padfix import IGNORE_INDEX, ChatEncoder, MaskView, PadCollator, PadfixError, view_mask
 from llama_padfix.core.text import printable
 from llama_padfix.encoding.dataset.files import open_rows
+from llama_padfix.tokens.calls import copy_tokenizer
 from tests.conftest import fresh_tokenizer
 
 HOSTILE = (
@@ -157,7 +158,7 @@ def test_roles_are_learned_from_any_template(family: str) -> None:
 
 
 def test_without_a_template_there_are_no_roles(llama: Any) -> None:
-    bare = copy.deepcopy(llama)
+    bare = copy_tokenizer(llama)
     bare.chat_template = None
     ids = [128000, 9906]
     assert view_mask({"input_ids": ids, "labels": ids}, bare).rows[0].turns == ((0, ""),)
@@ -307,7 +308,7 @@ def test_splits_trainers_and_missing_rows_are_refused(llama: Any, rows: list[dic
 
 
 def test_nothing_that_is_passed_changes(llama: Any, rows: list[dict[str, Any]], batch: dict[str, Any]) -> None:
-    tokenizer = copy.deepcopy(llama)
+    tokenizer = copy_tokenizer(llama)
     tokenizer.backend_tokenizer.enable_truncation(max_length=7)
     before = (tokenizer.backend_tokenizer.to_str(), tokenizer.pad_token, copy.deepcopy(rows))
     kept = {name: tensor.clone() for name, tensor in batch.items()}

@@ -10,7 +10,9 @@ from llama_padfix.doctor.findings import Check, Facts, Findings
 
 def _find(facts: Facts) -> Findings:
     rows = facts.model.embedding_rows if facts.model is not None else None
-    beyond = sorted((i, token) for token, i in facts.vocabulary.items() if rows is not None and i >= rows)
+    if rows is None or max(facts.vocabulary.values(), default=-1) < rows:
+        return
+    beyond = sorted((i, token) for token, i in facts.vocabulary.items() if i >= rows)
     if beyond:
         named = ", ".join(f"{token!r} ({token_id})" for token_id, token in beyond[:5])
         more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""

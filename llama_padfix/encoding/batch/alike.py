@@ -24,13 +24,16 @@ _PLAIN = {"role"}
 _PROBE = "Probe {} says"
 
 
+def are_plain(shells: Messages) -> bool:
+    """Return True for messages that are roles and texts alone; see `Reading`."""
+    return all(shell.keys() == _PLAIN for shell in shells)
+
+
 def is_rendered_alike(template: ChatTemplate, shells: Messages) -> bool:
     """Return True if these messages are rendered, and their turns found, as those of their roles and texts alone.
 
     `shells` are the messages without their texts, as in `Reading`.
     """
-    if all(shell.keys() == _PLAIN for shell in shells):
-        return True
     if any(key in shell for shell in shells for key in REASONING_KEYS):  # which stand for one another
         return False
     plain = [{"role": shell["role"]} for shell in shells]

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.text import is_unicode
-from llama_padfix.encoding.batch.outlines import Reading, outline, outline_roles, read_outline
+from llama_padfix.encoding.batch.outlines import Reading, outline, read_outline, read_plain
 from llama_padfix.encoding.reading.side_columns import SIDE_COLUMNS
 from llama_padfix.encoding.row_formats import CONTENT_KEYS, CONVERSATION_COLUMNS, READ_COLUMNS
 
@@ -197,8 +197,7 @@ def _read_roles(roles: pa.Array, head: tuple[str, str], bounds: LongArray, plain
             continue
         coded = packed[4 * start : 4 * end]
         if coded not in known:
-            spelled = [names[code] for code in codes[start:end]]
-            known[coded] = read_outline(outline_roles(*head, CONTENT_KEYS[head[1]], spelled))
+            known[coded] = read_plain(*head, tuple(names[code] for code in codes[start:end]))
         readings.append(known[coded])
     return readings
 

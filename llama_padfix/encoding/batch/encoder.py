@@ -6,28 +6,28 @@ are the ids of the parts; their places in the ids show what is trained, and that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from llama_padfix.encoding.batch.alike import is_rendered_alike
+from llama_padfix.encoding.batch.alike import are_plain, is_rendered_alike
 from llama_padfix.encoding.batch.flat_rows import Bulk, FlatRows, label_and_cut
-from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, write_chats
-from llama_padfix.encoding.batch.render_plan import RenderPlan, Segment, learn_render_plan
+from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, Tabulator, write_chats
+from llama_padfix.encoding.batch.render_plan import KnownOrders, RenderPlan, learn_render_plan
 from llama_padfix.encoding.batch.separable import parts_at_controls
-from llama_padfix.encoding.chat_rows import describe_empty
 from llama_padfix.tokens.control import special_ids
 
 if TYPE_CHECKING:
     from llama_padfix.chat.render import ChatTemplate
-    from llama_padfix.core.types import BoolArray, IdArray, LongArray
+    from llama_padfix.core.types import BoolArray, IdArray, LongArray, Messages
     from llama_padfix.encoding.batch.chat_columns import Chats
     from llama_padfix.encoding.batch.outlines import Reading
     from llama_padfix.encoding.settings import TrainOn
 
-_WORD = "Word"
-_MOST = 1000  # sequences of roles that are learned, at about a millisecond each
+_MOST = 1000  # sequences of roles that are learned with probes, at some milliseconds each
+_OFTEN, _ALONE, _PAYS = 3, 32, 20  # of fewer rows, only so many are, and one more for so many rows encoded here
+_KEPT = 20_000  # sequences of roles that are remembered, at some kilobytes each
 
 Encode = Callable[[Sequence[str]], "tuple[IdArray, LongArray]"]
 
@@ -45,89 +45,61 @@ class BatchEncoder:
     """Substrings that the template searches for, so that no plain conversation may hold one."""
     tables: dict[Reading, SegmentTable | None] = field(default_factory=dict)
     """By reading; None where conversations depend on more than their roles."""
-    headers: list[IdArray] = field(default_factory=list)
-    """The ids of each header that opens a trained turn."""
-    header_places: dict[str, int] = field(default_factory=dict)
-    """The text of each of `headers` to its place."""
     plans: dict[tuple[str, ...], RenderPlan | None] = field(default_factory=dict)
-    """By roles."""
+    """By roles, which several readings may share."""
     tables_of_roles: dict[tuple[tuple[str, ...], tuple[int, ...]], SegmentTable | None] = field(default_factory=dict)
-    """By roles and trained messages, which several readings may share."""
-    arrays: PlanArrays = field(default_factory=PlanArrays)
-    lowest: int = 0
-    """The lowest id of an added token."""
-    is_added: BoolArray = field(init=False)
-    """By id, from `lowest` on; the last one stands for all higher ids. A token that a text spells shows here."""
+    """By roles and trained messages."""
+    known: KnownOrders = field(init=False)
+    tabulator: Tabulator = field(init=False)
     rows: int = 0
     """Rows encoded so far."""
     compared: set[Hashable] = field(default_factory=set)
     """The kinds of readings of which an uncut row was compared with the row encoder's."""
 
     def __post_init__(self) -> None:
-        import numpy as np
-
-        ids = list({**self.template.tokenizer.get_added_vocab(), **special_ids(self.template.tokenizer)}.values())
-        self.lowest = min(ids)
-        self.is_added = np.zeros(max(ids) - self.lowest + 2, bool)
-        self.is_added[[token_id - self.lowest for token_id in ids]] = True
+        self.known = KnownOrders(self.template)
+        self.tabulator = Tabulator(self.template, self.encode)
 
     def learn(self, chats: Chats) -> bool:
-        """Learn the plans of all rows; return True if there are new substrings that no conversation may hold."""
-        known = len(self.forbidden)
-        for reading in dict.fromkeys(chats.readings):
-            if reading is not None and reading not in self.tables:
-                self.tables[reading] = self._make_table(reading) if len(self.tables) < _MOST else None
-        return len(self.forbidden) > known
+        """Learn the plans of all readings; return True if there are new substrings that no conversation may hold."""
+        before = len(self.forbidden)
+        if len(self.tables) > _KEPT:
+            self.tables, self.plans, self.tables_of_roles, self.tabulator.arrays = {}, {}, {}, PlanArrays()
+        for reading, count in Counter(chats.readings).most_common():
+            if reading is None or reading in self.tables:
+                continue
+            chosen = reading.choose(self.train_on)
+            if chosen is None:
+                self.tables[reading] = None
+                continue
+            messages, trained = chosen[0], tuple(chosen[1])
+            roles = tuple(str(message["role"]) for message in messages)
+            is_known = roles in self.plans and (self.plans[roles] is None or are_plain(messages))
+            if is_known or self._is_worth(count):
+                self.tables[reading] = self._make_table(messages, roles, trained)
+        return len(self.forbidden) > before
 
-    def _make_table(self, reading: Reading) -> SegmentTable | None:
-        chosen = reading.choose(self.train_on)
-        if chosen is None:
-            return None
-        messages, trained = chosen[0], tuple(chosen[1])
-        roles = tuple(str(message["role"]) for message in messages)
+    def _is_worth(self, count: int) -> bool:
+        """Return True if a sequence of roles is learned for so many rows, as probes cost more than some rows do."""
+        paid = self.known.probed < _ALONE + self.rows // _PAYS
+        return paid or (count >= _OFTEN and self.known.probed < _MOST)
+
+    def _make_table(self, messages: Messages, roles: tuple[str, ...], trained: tuple[int, ...]) -> SegmentTable | None:
         if roles not in self.plans:
-            self.plans[roles] = learn_render_plan(self.template, roles)
+            self.plans[roles] = learn_render_plan(self.template, roles, self.known)
         plan = self.plans[roles]
-        if plan is None or not is_rendered_alike(self.template, messages):
+        if plan is None:
             return None
-        if (roles, trained) not in self.tables_of_roles:
-            self.tables_of_roles[roles, trained] = self._tabulate(plan, trained)
-        return self.tables_of_roles[roles, trained]
-
-    def _tabulate(self, plan: RenderPlan, trained: Collection[int]) -> SegmentTable | None:
-        """Lay a plan out; None where the added tokens that it writes do not part its segments."""
-        headers = [-1 if segment.header is None else self._place_header(segment) for segment in plan.segments]
-        if not all(len(self.headers[header]) for header in headers if header >= 0):
-            return None  # position 0 is never trained: something must stand in front of an answer
-        headers = [
-            header if segment.message in trained else -1
-            for segment, header in zip(plan.segments, headers, strict=True)
-        ]
-        empty = [message for message in plan.empty_thoughts if message in trained]
-        notes = {"empty_reasoning": describe_empty(empty[0], self.template.quiet_kwargs)} if empty else {}
-        filled = [segment for segment in plan.segments if segment.message is not None]
-        closing = "".join(segment.before for segment in plan.segments if segment.message is None)
-        texts = [*accumulate(segment.before + _WORD + segment.after for segment in filled)]
-        encoded = [self.encode([text])[0] for text in [*texts, texts[-1] + closing]]
-        places = [self._find_added(ids) for ids in encoded]
-        tokens = [ids[found].tolist() for ids, found in zip(encoded, places, strict=True)]
-        for ids, found, written in zip(encoded[:-1], places, tokens, strict=False):
-            if len(ids) - 1 not in found or tokens[-1][: len(written)] != written:
+        if not are_plain(messages):
+            self.known.probed += 1
+            if not is_rendered_alike(self.template, messages):
                 return None
-        self.forbidden += sorted(plan.forbidden_substrings - set(self.forbidden))
-        afters = ["", *(segment.after for segment in filled)]
-        befores = [*(segment.before for segment in filled), closing]
-        literals = [after + before for after, before in zip(afters, befores, strict=True)]
-        messages = tuple(segment.message for segment in filled if segment.message is not None)
-        operations = tuple(segment.operations for segment in filled)
-        return SegmentTable(
-            number=self.arrays.add(headers[: len(filled)], [*map(len, tokens[:-1])], tokens[-1]),
-            parts=tuple(part for literal in literals for part in (literal, ""))[:-1],
-            messages=messages,
-            operations=operations,
-            in_message_order=messages == tuple(range(len(messages))) and {*operations} <= {(), (("strip", None),)},
-            notes=notes,
-        )
+        if (roles, trained) not in self.tables_of_roles:
+            table = self.tabulator.tabulate(plan, trained)
+            if table is not None:
+                self.forbidden += sorted(plan.forbidden_substrings - set(self.forbidden))
+            self.tables_of_roles[roles, trained] = table
+        return self.tables_of_roles[roles, trained]
 
     def _find_notes(self, chats: Chats, rows: Sequence[int]) -> dict[int, Mapping[str, str]]:
         """Return the notes on rows that this encoder encoded, without those on rows that were cut; {} as a rule."""
@@ -146,20 +118,6 @@ class BatchEncoder:
                 firsts.setdefault(reading.kind, row)
         self.compared.update(firsts)
         return [*firsts.values()]
-
-    def _find_added(self, ids: IdArray) -> LongArray:
-        """Return the places of all added tokens."""
-        import numpy as np
-
-        places = np.flatnonzero(ids >= self.lowest)
-        return places[self.is_added[np.minimum(ids[places] - self.lowest, len(self.is_added) - 1)]]
-
-    def _place_header(self, segment: Segment) -> int:
-        text = segment.before[: segment.header]
-        if text not in self.header_places:
-            self.header_places[text] = len(self.headers)
-            self.headers.append(self.encode([text])[0])
-        return self.header_places[text]
 
     def encode_chats(self, chats: Chats, max_length: int | None, truncation: str) -> Bulk:
         """Encode the rows whose plan is known; rows that prove to be no plain ones are left out of the result.
@@ -192,8 +150,8 @@ class BatchEncoder:
         """
         import numpy as np
 
-        arrays, tables = self.arrays, np.asarray(numbers)
-        places = self._find_added(ids)
+        arrays, tables = self.tabulator.arrays, np.asarray(numbers)
+        places = self.tabulator.find_added(ids)
         before = np.searchsorted(places, row_starts)
         found = np.append(before[1:], len(places)) - before
         token_bounds = np.asarray(arrays.token_bounds)
@@ -214,7 +172,7 @@ class BatchEncoder:
         starts[first_segments] = row_starts
         trained = np.flatnonzero((headers >= 0) & proven[of_row])
         headers, of_row, first, last = headers[trained], of_row[trained], starts[trained], ends[trained]
-        for code, header in enumerate(self.headers):
+        for code, header in enumerate(self.tabulator.headers):
             chosen = np.flatnonzero(headers == code)
             window = np.minimum(first[chosen, None] + np.arange(len(header)), len(ids) - 1)
             merged = (ids[window] != header).any(axis=1) | (last[chosen] - first[chosen] <= len(header))

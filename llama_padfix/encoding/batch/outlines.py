@@ -8,7 +8,7 @@ rows that share it.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.loss_selection import choose_turns
 from llama_padfix.encoding.reading.side_columns import TEMPLATE_KWARGS, TOOLS
-from llama_padfix.encoding.row_formats import READ_COLUMNS, Conversation, read_row
+from llama_padfix.encoding.row_formats import CONTENT_KEYS, READ_COLUMNS, Conversation, read_row
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -190,6 +190,18 @@ def holds_mark(value: object) -> bool:
     return isinstance(value, str) and _MARKS.fullmatch(value) is not None
 
 
-def outline_roles(column: str, key: str, content_key: str, roles: Sequence[str]) -> Outline:
-    """Return the outline of a plain conversation of these roles."""
-    return (dict, column, (list, *[(dict, key, role, content_key, str) for role in roles]))
+@lru_cache(maxsize=8192)
+def read_plain(column: str, key: str, roles: tuple[str, ...]) -> Reading | None:
+    """Return what reading makes of messages that hold a role and a text each; None where it makes more of one."""
+    read = [_read_role(column, key, role) for role in roles]
+    if None in read or not read:
+        return None
+    return Reading(tuple({"role": role} for role in read), tuple((place,) for place in range(len(read))))
+
+
+@lru_cache(maxsize=1024)
+def _read_role(column: str, key: str, role: str) -> str | None:
+    """Return the role that a message is given, whatever messages stand beside it; None where reading changes more."""
+    found = read_outline((dict, column, (list, (dict, key, role, CONTENT_KEYS[key], str))))
+    messages = found.messages if found is not None else ()
+    return str(messages[0]["role"]) if messages and messages[0].keys() == {"role"} else None

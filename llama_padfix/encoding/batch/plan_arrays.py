@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from llama_padfix.chat.symbolic import trim
 from llama_padfix.encoding.batch.chat_columns import Chats
+from llama_padfix.encoding.batch.render_plan import RenderPlan, Segment
+from llama_padfix.encoding.chat_rows import describe_empty
+from llama_padfix.tokens.control import special_ids
+
+if TYPE_CHECKING:
+    from llama_padfix.chat.render import ChatTemplate
+    from llama_padfix.core.types import BoolArray, IdArray, LongArray
+
+_WORD = "Word"  # stands for a message's text
+_CHECKED = 8  # tables whose tokens are compared with those of a whole conversation
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,114 @@ class PlanArrays:
         self.tokens += tokens
         self.token_bounds.append(len(self.tokens))
         return len(self.bounds) - 2
+
+
+@dataclass
+class Tabulator:
+    """Lays render plans out as tables, and keeps what it encodes for that."""
+
+    template: ChatTemplate
+    encode: Callable[[Sequence[str]], tuple[IdArray, LongArray]]
+    arrays: PlanArrays = field(default_factory=PlanArrays)
+    headers: list[IdArray] = field(default_factory=list)
+    """The ids of each header that opens a trained turn."""
+    lowest: int = field(init=False)
+    """The lowest id of a control token or tag."""
+    is_added: BoolArray = field(init=False)
+    """By id, from `lowest` on; the last one stands for all higher ids. A token that a text spells shows here. Other
+    added tokens (Gemma's runs of line breaks) are text."""
+    _places: dict[str, int] = field(default_factory=dict)
+    """The text of each of `headers` to its place."""
+    _ids: dict[str, IdArray] = field(default_factory=dict)
+    """The ids of what templates write, by its text."""
+
+    def __post_init__(self) -> None:
+        import numpy as np
+
+        tokenizer = self.template.tokenizer
+        tags = {tag: tokenizer.convert_tokens_to_ids(tag) for tag in self.template.tags}
+        ids = list({**tags, **special_ids(tokenizer)}.values())
+        self.lowest = min(ids)
+        self.is_added = np.zeros(max(ids) - self.lowest + 2, bool)
+        self.is_added[[token_id - self.lowest for token_id in ids]] = True
+
+    def find_added(self, ids: IdArray) -> LongArray:
+        """Return the places of all control tokens and tags."""
+        import numpy as np
+
+        places = np.flatnonzero(ids >= self.lowest)
+        return places[self.is_added[np.minimum(ids[places] - self.lowest, len(self.is_added) - 1)]]
+
+    def tabulate(self, plan: RenderPlan, trained: Collection[int]) -> SegmentTable | None:
+        """Lay a plan out for some trained messages; None where the tokens that it writes do not part its segments."""
+        filled = [segment for segment in plan.segments if segment.message is not None]
+        closing = "".join(segment.before for segment in plan.segments if segment.message is None)
+        headers = self._place_headers(plan)
+        tokens = self._find_tokens(filled, closing)
+        if tokens is None or (headers[0] >= 0 and not len(self.headers[headers[0]])):
+            return None  # position 0 is never trained: something must stand in front of an answer
+        headers = [
+            header if segment.message in trained else -1
+            for segment, header in zip(plan.segments, headers, strict=True)
+        ]
+        empty = [message for message in plan.empty_thoughts if message in trained]
+        afters = ["", *(segment.after for segment in filled)]
+        befores = [*(segment.before for segment in filled), closing]
+        literals = [after + before for after, before in zip(afters, befores, strict=True)]
+        messages = tuple(segment.message for segment in filled if segment.message is not None)
+        operations = tuple(segment.operations for segment in filled)
+        trims = all(chars is None or chars.isspace() for made in operations for _, chars in made)
+        return SegmentTable(
+            number=self.arrays.add(headers[: len(filled)], *tokens),
+            parts=tuple(part for literal in literals for part in (literal, ""))[:-1],
+            messages=messages,
+            operations=operations,
+            in_message_order=messages == tuple(range(len(messages))) and trims,
+            notes={"empty_reasoning": describe_empty(empty[0], self.template.quiet_kwargs)} if empty else {},
+        )
+
+    def _find_tokens(self, filled: Sequence[Segment], closing: str) -> tuple[list[int], list[int]] | None:
+        """Return the number of control tokens and tags up to the end of each segment, and these tokens; None if the
+        ids of a segment do not end with one.
+        """
+        parts = [""]
+        for segment in filled:
+            parts[-1] += segment.before + _WORD + segment.after
+            parts += [""] if segment.closed else []
+        parts[-1] += closing
+        whole = ["".join(parts)] if len(self.arrays.bounds) <= _CHECKED else []
+        self._encode_new([*parts, *whole])
+        tokens: list[int] = []
+        counts = [0]
+        for place, part in enumerate(parts):
+            ids = self._ids[part]
+            found = self.find_added(ids)
+            if place < len(parts) - 1 and not (len(found) and found[-1] == len(ids) - 1):
+                return None
+            tokens += ids[found].tolist()
+            counts.append(len(tokens))
+        if any(self._ids[text][self.find_added(self._ids[text])].tolist() != tokens for text in whole):
+            return None
+        closed = [*accumulate((segment.closed for segment in filled), initial=0)][1:]
+        return [counts[number] for number in closed], tokens
+
+    def _place_headers(self, plan: RenderPlan) -> list[int]:
+        """Return the place of each segment's header in `headers`, -1 where it has none."""
+        texts = [None if one.header is None else one.before[: one.header] for one in plan.segments]
+        self._encode_new([text for text in texts if text is not None])
+        for text in texts:
+            if text is not None and text not in self._places:
+                self._places[text] = len(self.headers)
+                self.headers.append(self._ids[text])
+        return [-1 if text is None else self._places[text] for text in texts]
+
+    def _encode_new(self, texts: Sequence[str]) -> None:
+        new = [text for text in dict.fromkeys(texts) if text not in self._ids]
+        if new:
+            ids, lengths = self.encode(new)
+            ends = lengths.cumsum().tolist()
+            starts = [0, *ends[:-1]]
+            self._ids |= {text: ids[start:end] for text, start, end in zip(new, starts, ends, strict=True)}
 
 
 def write_chats(chats: Chats, tables: Sequence[SegmentTable | None]) -> tuple[list[str], list[int]]:

@@ -7,34 +7,37 @@ where the same template renders probes alike, with the turns that `render_turns`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.render import ChatTemplate
 from llama_padfix.chat.symbolic import Slot, TemplateBranched, render_symbolic, trim
 from llama_padfix.chat.traced_render import source_of
-from llama_padfix.chat.turns import render_turns
+from llama_padfix.chat.turns import finds_by_prompt, has_plain_roles, render_turns
 from llama_padfix.core.compat import gives_clock
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.encoding.batch.cut_tokens import CutTokens, read_cut_tokens
 from llama_padfix.encoding.chat_rows import SPEAK_OF_THOUGHTS, collect_row_notes
-from llama_padfix.tokens.control import find_control_text
+from llama_padfix.tokens.control import find_control_text, rewrites_text
 
 if TYPE_CHECKING:
-    from llama_padfix.core.types import AddedTokenLike
+    from llama_padfix.chat.render import ChatTemplate
 
 # Contents of probes: of two lengths, with white space around that some templates trim.
 _PROBES = ("Probe {} asks", " \nAn answer {}, with\n\nlines\t ")
+_PROBED = 8  # orders of roles for which probes confirm what is read off what the template writes
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a rendered conversation that holds one message's text, between two edges of control tokens.
+    """A part of a rendered conversation that holds one message's text, up to the control token or tag behind it.
 
     The message's text is trimmed by `operations`, and stands between `before` and `after`; `message` is None where
     the segment holds none, behind the last answer. The model must produce what is behind the first `header` characters
-    of `before`, to the end of the segment; nothing where that is None.
+    of `before`, to the end of the segment; nothing where that is None. A segment that is not `closed` ends with its
+    text: what follows has no control token before the next text, and is the next segment's.
     """
 
     message: int | None
@@ -42,6 +45,7 @@ class Segment:
     after: str
     operations: tuple[tuple[str, str | None], ...] = ()
     header: int | None = None
+    closed: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,18 +60,54 @@ class RenderPlan:
     empty_thoughts: tuple[int, ...] = ()
 
 
-def learn_render_plan(template: ChatTemplate, roles: Sequence[str]) -> RenderPlan | None:
-    """Return how conversations of these roles are rendered; None where that depends on more than their roles."""
+@dataclass
+class KnownOrders:
+    """What earlier orders of roles showed about a template."""
+
+    template: ChatTemplate
+    read: int = 0
+    """For how many of them the headers could be read off what the template writes."""
+    probed: int = 0
+    """For how many of them they could not."""
+    differs: bool = False
+    """Whether a probe showed other headers than were read."""
+
+    @cached_property
+    def tokens(self) -> CutTokens:
+        """The added tokens of the template's tokenizer."""
+        return read_cut_tokens(self.template)
+
+    def must_probe(self) -> bool:
+        """Return True if the next order whose headers are read is probed too: the first ones, then ever fewer."""
+        self.read += 1
+        return self.differs or self.read <= _PROBED or self.read.bit_count() == 1
+
+
+def learn_render_plan(
+    template: ChatTemplate, roles: Sequence[str], known: KnownOrders | None = None
+) -> RenderPlan | None:
+    """Return how conversations of these roles are rendered; None where that depends on more than their roles.
+
+    Args:
+        template: The chat template.
+        roles: The role of each message.
+        known: What earlier calls showed about the template, which this one adds to.
+    """
+    known = known or KnownOrders(template)
     written = _render_literals(template, roles)
     if written is None or sorted(slot.message for slot in written.slots) != list(range(len(roles))):
         return None
-    added = {str(token): token for token in template.tokenizer.added_tokens_decoder.values()}
-    hidden = _find_hidden_controls(template, added)
-    segments = _cut(template, written, added, hidden)
+    segments = _cut(written, known.tokens)
     if segments is None:
         return None
-    found, again = (_find_headers(template, roles, segments, number) for number in range(2))
-    if found is None or found != again:
+    found = _read_headers(template, roles, written, segments)
+    if found is None:
+        known.probed += 1
+    if found is None or known.must_probe():
+        probed, again = (_find_headers(template, roles, segments, number) for number in range(2))
+        known.differs |= found is not None and found != probed
+        found = probed if probed == again else None
+    if found is None:
         return None
     headers, empty = found
     forbidden = _find_forbidden(template, roles, written, segments, headers)
@@ -75,7 +115,7 @@ def learn_render_plan(template: ChatTemplate, roles: Sequence[str]) -> RenderPla
         return None
     placed = (replace(segment, header=header) for segment, header in zip(segments, headers, strict=True))
     forbidden |= SPEAK_OF_THOUGHTS if empty else frozenset()
-    return RenderPlan(tuple(placed), written.forbidden_substrings | forbidden | {*hidden}, empty)
+    return RenderPlan(tuple(placed), written.forbidden_substrings | forbidden | {*known.tokens.hidden}, empty)
 
 
 @dataclass(frozen=True)
@@ -102,43 +142,31 @@ def _render_literals(template: ChatTemplate, roles: Sequence[str], prompt: bool 
     return written
 
 
-def _cut(
-    template: ChatTemplate, written: _Literals, added: Mapping[str, AddedTokenLike], hidden: Sequence[str]
-) -> list[Segment] | None:
-    """Return the segments: each literal behind a text is cut behind its first control token."""
+def _cut(written: _Literals, tokens: CutTokens) -> list[Segment] | None:
+    """Return the segments: each literal behind a text is cut behind its first control token, or else its first tag."""
     segments = []
     before = written.literals[0]
     for slot, literal in zip(written.slots, written.literals[1:], strict=True):
-        found = find_control_text(literal, template.controls)
-        if not found or not _is_cut_exactly(added, found[0][2]):
-            return None
-        after = literal[: found[0][1]]
-        if _ends_with_beginning(hidden, before) or _begins_with_rest(hidden, after):
+        end = tokens.find_end(literal)
+        is_last = slot is written.slots[-1]
+        if end is None or tokens.may_complete(before, literal[: end or None], is_between=end == 0 and not is_last):
             return None  # a text could begin or end with the rest of a control token
-        segments.append(Segment(slot.message, before, after, slot.operations))
-        before = literal[found[0][1] :]
+        segments.append(Segment(slot.message, before, literal[:end], slot.operations, closed=end > 0))
+        before = literal[end:]
     return [*segments, Segment(None, before, "")] if before else segments
 
 
-def _find_hidden_controls(template: ChatTemplate, added: Mapping[str, AddedTokenLike]) -> list[str]:
-    """Return the control tokens that a text may spell unseen in the ids: in a word, or before it is normalized."""
-    rewrites = template.tokenizer.backend_tokenizer.normalizer is not None
-    flags = [added[word] for word in template.controls + template.tags if word in added]
-    return [str(token) for token in flags if token.single_word or (token.normalized and rewrites)]
+def _count_prompts(prompt: str, first_end: int, last_start: int, literals: Sequence[str]) -> int:
+    """Return how often a prompt stands in a text, whatever stands between its literals; -1 where that varies.
 
-
-def _ends_with_beginning(words: Sequence[str], before: str) -> bool:
-    """Return True if a text ends with a part of one of the words, so that what follows could complete it."""
-    longest = max(map(len, words), default=0)
-    ends = tuple(before[-length:] for length in range(1, min(len(before) + 1, longest)))
-    return any(word[:-1].startswith(ends) for word in words)
-
-
-def _begins_with_rest(words: Sequence[str], after: str) -> bool:
-    """Return True if a text begins with the rest of one of the words, so that what stands before could complete it."""
-    longest = max(map(len, words), default=0)
-    beginnings = tuple(after[:length] for length in range(1, min(len(after) + 1, longest)))
-    return any(word[1:].endswith(beginnings) for word in words)
+    A prompt's control tokens, of which the first ends at `first_end` and the last begins at `last_start`, are written
+    by literals alone.
+    """
+    beginnings = tuple(prompt[:end] for end in range(first_end, len(prompt)))
+    rests = tuple(prompt[start:] for start in range(1, last_start + 1))
+    if any(one.endswith(beginnings) or one.startswith(rests) or (one in prompt and one != prompt) for one in literals):
+        return -1
+    return sum(literal.count(prompt) for literal in literals)
 
 
 def _find_forbidden(
@@ -163,7 +191,7 @@ def _find_forbidden(
             continue
         literal = written.literals[place]
         opening = literal[: len(literal) - len(segment.before) + header]
-        if template.tokenizer.backend_tokenizer.normalizer is not None and not _keeps_opening(template, opening):
+        if rewrites_text(template.tokenizer) and not _keeps_opening(template, opening):
             return None
         is_constant = profile.prompt_is_constant and profile.prompt and profile.ending
         if is_constant and literal.count(profile.prompt) == 1 and opening.endswith(profile.prompt):
@@ -175,18 +203,66 @@ def _find_forbidden(
         ends = {prompted.literals[-1]}
         if profile.ignores_prompt and not profile.added_prompt:
             ends = {prompted.literals[-1] + profile.history_header}
-        if prompted.slots != written.slots[:place] or prompted.literals[:-1] != written.literals[:place]:
+        if not _agree_before(prompted, written, place):
             return None
         if opening not in ends:
-            return None
+            supplied = _find_supplied(template, prompted.literals[-1], opening) if opening == literal else ""
+            if not supplied:
+                return None
+            forbidden.add(supplied)
         forbidden |= prompted.forbidden_substrings | answered.forbidden_substrings
     return frozenset(forbidden)
+
+
+def _agree_before(prompted: _Literals, written: _Literals, place: int) -> bool:
+    """Return True if a conversation up to a turn is how the whole of it begins for any text, or for none."""
+    if prompted.literals[:-1] == written.literals[:place]:
+        return prompted.slots == written.slots[:place]
+    messages, expected = ([slot.message for slot in slots] for slots in (prompted.slots, written.slots[:place]))
+    return messages == expected  # Qwen 3 writes a thought into its last answer alone
+
+
+def _find_supplied(template: ChatTemplate, prompt: str, opening: str) -> str:
+    r"""Return the tag that a generation prompt writes behind the opening of an answer (`<think>`), or "".
+
+    An answer without that tag begins behind the opening: no prompt supplies a part of it.
+    """
+    rest = prompt.removeprefix(opening).rstrip() if prompt.startswith(opening) else ""
+    return rest if rest.endswith(">") and not find_control_text(rest, template.controls) else ""
 
 
 def _keeps_opening(template: ChatTemplate, opening: str) -> bool:
     """Return True if no normalizer changes what stands behind the last control token in front of an answer."""
     found = find_control_text(opening, template.controls)
     return opening[found[-1][1] if found else 0 :].isascii()
+
+
+def _read_headers(
+    template: ChatTemplate, roles: Sequence[str], written: _Literals, segments: Sequence[Segment]
+) -> tuple[list[int | None], tuple[int, ...]] | None:
+    """Return what `_find_headers` does, read off what is written around the texts, whatever these are.
+
+    None where the generation prompt may depend on the conversation, or does not stand in front of each answer and
+    nowhere else: `render_turns` then looks for turns in other ways.
+    """
+    profile = template.profile
+    if not (finds_by_prompt(profile) and has_plain_roles(profile, roles)):
+        return None
+    if [slot.message for slot in written.slots] != [*range(len(roles))]:
+        return None
+    controls = find_control_text(profile.prompt, template.controls)
+    if _count_prompts(profile.prompt, controls[0][1], controls[-1][0], written.literals) != roles.count("assistant"):
+        return None
+    headers: list[int | None] = []
+    for segment, literal in zip(segments, written.literals, strict=False):
+        is_answer = segment.message is not None and roles[segment.message] == "assistant"
+        headers.append(len(segment.before) if is_answer else None)
+        if segment.operations not in ((), (("strip", None),)):
+            return None
+        is_whole = literal.endswith(profile.prompt) and len(profile.prompt) <= len(segment.before)
+        if is_answer and not (is_whole and segment.after == profile.ending):
+            return None
+    return headers, ()
 
 
 def _find_headers(
@@ -211,26 +287,19 @@ def _find_headers(
     if len(turns) != len(rendered.turns) or sorted(turns) != assistants:
         return None
     headers: list[int | None] = []
-    start = 0
+    start, is_parted = 0, True
     for segment, text in zip(segments, texts, strict=True):
         end = start + len(text)
         turn = None if segment.message is None else turns.get(segment.message)
         headers.append(None if turn is None else turn.start - start)
-        if turn is not None and (turn.end != end or not 0 < turn.start - start <= len(segment.before)):
-            return None
-        start = end
+        if turn is not None:
+            is_headed = 0 <= turn.start - start <= len(segment.before) and turn.start > 0
+            if not (is_parted and is_headed and segment.closed and turn.end == end):
+                return None
+        start, is_parted = end, segment.closed
     return headers, tuple(index for index, found in notes.items() if found)
 
 
 def write(segment: Segment, text: str) -> str:
     """Return a segment with its message's text."""
     return segment.before + trim(text, segment.operations) + segment.after
-
-
-def _is_cut_exactly(added: Mapping[str, AddedTokenLike], token: str) -> bool:
-    """Return True if a control token is cut out of every text exactly where it stands, with nothing around it."""
-    flags = added.get(token)
-    if flags is None or flags.lstrip or flags.rstrip or flags.single_word or flags.normalized:
-        return False
-    # Of added tokens the one that begins first is taken, and the longest of those.
-    return not any(token in other and token != other for other in added) and not _begins_with_rest([*added], token)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -50,7 +50,7 @@ class KnownTokenizers:
         """Return the facts with the place of the tokenizer, and with those that differ from it."""
         if self.tokenizer is None:
             return replace(facts, notes=(*facts.notes, _NOT_FOUND))
-        others = (compare_tokenizers(self.tokenizer, each) for each in self.found)
+        others = (compare_tokenizers(self.tokenizer, each, facts.vocabulary) for each in self.found)
         notes = (*facts.notes, f"The tokenizer is {self.where}.") if self.where else facts.notes
         differing = tuple(other for other in others if other is not None)
         return replace(facts, tokenizer_where=self.where, other_tokenizers=differing, notes=notes)
@@ -101,15 +101,21 @@ def is_tokenizer(value: object) -> bool:
     return all(hasattr(kind, name) for name in ("get_vocab", "convert_tokens_to_ids", "apply_chat_template"))
 
 
-def compare_tokenizers(observed: TokenizerLike, other: FoundTokenizer) -> OtherTokenizer | None:
-    """Return in what another tokenizer differs from the observed one; None where in nothing that a run depends on."""
+def compare_tokenizers(
+    observed: TokenizerLike, other: FoundTokenizer, vocabulary: Mapping[str, int]
+) -> OtherTokenizer | None:
+    """Return in what another tokenizer differs from the observed one; None where in nothing that a run depends on.
+
+    `vocabulary` is that of the observed one: copying it takes longer than all the rest.
+    """
+    if other.tokenizer is observed:
+        return None
     differences = []
     sizes = len(observed), len(other.tokenizer)
-    vocabularies = (observed.get_vocab(), other.tokenizer.get_vocab()) if sizes[0] == sizes[1] else ({}, {})
     if sizes[0] != sizes[1]:
         differences.append(("vocabulary", f"{sizes[0]} tokens", f"{sizes[1]} tokens"))
-    elif vocabularies[0] != vocabularies[1]:
-        count = len(set(vocabularies[0].items()) ^ set(vocabularies[1].items())) // 2
+    elif (another := other.tokenizer.get_vocab()) != vocabulary:
+        count = len(set(vocabulary.items()) ^ set(another.items())) // 2
         differences.append(("vocabulary", f"{sizes[0]} tokens", f"as many, {count} of them with other ids"))
     for name in ("pad_token", "eos_token", "padding_side"):
         held = str(getattr(observed, name, None)), str(getattr(other.tokenizer, name, None))

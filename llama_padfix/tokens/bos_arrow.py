@@ -1,0 +1,320 @@
+"""One BOS at the start of each row of an Arrow table or dataset: all rows are read and cut at once by numpy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
+from llama_padfix.tokens.bos_rows import FILLS, packed_row, pad_is_bos, unlike_lengths
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from llama_padfix.core.types import IntArray, LongArray
+
+    Flags = NDArray[Any]  # of bool
+
+_BATCH_ROWS = 10_000  # of a dataset, read and cut at once
+
+
+class _Lists(NamedTuple):
+    """A column of lists, with no row copied; a null row is empty."""
+
+    values: pa.Array
+    """The items of all rows, one row behind the other, perhaps with others between."""
+    starts: LongArray
+    """Where each row begins in `values`."""
+    lengths: LongArray
+
+
+class _Surplus(NamedTuple):
+    """What is to be cut from the rows of a batch."""
+
+    rows: LongArray
+    """The rows that start with more than one BOS."""
+    starts: LongArray
+    """Where the real tokens of each of these rows start."""
+    counts: LongArray
+    """How many BOS are too many there."""
+
+
+def dedupe_table(table: pa.Table | pa.RecordBatch, bos: int, pad: int | None) -> Any:  # of the type of `table`
+    """Return a table with one BOS a row; `table` itself where no row has more, and its own memory where none changes.
+
+    A null row stays null. A list of fixed size becomes one of any size where a row is cut.
+
+    Raises:
+        PadfixError: There are no `input_ids`, or they are no lists of integers; else as `dedupe_bos`.
+    """
+    import pyarrow
+
+    if "input_ids" not in table.schema.names:
+        raise PadfixError(
+            f"The table has the columns {describe(table.schema.names)} but no input_ids, so there is nothing to cut. "
+            'Pass the tokenized rows, or the texts: dedupe_bos(table["text"].to_pylist(), tokenizer).'
+        )
+    batches = table.to_batches() if isinstance(table, pyarrow.Table) else [table]
+    first_row, cut = 0, []
+    for batch in batches:
+        surplus = _find_surplus(batch, bos, pad, first_row)
+        cut.append(surplus)
+        first_row += batch.num_rows
+    if not any(len(surplus.rows) for surplus in cut):
+        return table
+    schema = pyarrow.schema([_of_any_size(field) for field in table.schema], table.schema.metadata)
+    made, first_row = [], 0
+    for batch, surplus in zip(batches, cut, strict=True):
+        kept: dict[bytes, pa.Array] = {}
+        columns = [_cut(batch, place, surplus, first_row, kept) for place in range(len(schema))]
+        columns = [column.cast(field.type) for column, field in zip(columns, schema, strict=True)]
+        made.append(pyarrow.RecordBatch.from_arrays(columns, schema=schema))
+        first_row += batch.num_rows
+    return pyarrow.Table.from_batches(made, schema) if isinstance(table, pyarrow.Table) else made[0]
+
+
+def dedupe_dataset(dataset: datasets.Dataset, bos: int, pad: int | None) -> datasets.Dataset:
+    """Return a dataset with one BOS a row; `dataset` itself where no row has more, else what `datasets.map` makes."""
+    names = [name for name in ("input_ids", "attention_mask") if name in dataset.column_names]
+    first_row = 0
+    for table in dataset.with_format("arrow", columns=names or None).iter(_BATCH_ROWS):
+        if dedupe_table(table, bos, pad) is not table:
+            break
+        first_row += table.num_rows
+    else:
+        return dataset
+    features = dataset.features.copy()
+    for name, feature in features.items():
+        if name in FILLS and getattr(feature, "length", -1) >= 0:
+            features[name] = replace(feature, length=-1)
+    cut = dataset.with_format("arrow").map(
+        partial(dedupe_table, bos=bos, pad=pad),
+        batched=True,
+        batch_size=_BATCH_ROWS,
+        writer_batch_size=_BATCH_ROWS,
+        features=features,
+        desc="One BOS a row",
+    )
+    shown = dataset.format
+    kwargs = shown["format_kwargs"]
+    return cut.with_format(shown["type"], shown["columns"], shown["output_all_columns"], **kwargs)
+
+
+def _find_surplus(batch: pa.RecordBatch, bos: int, pad: int | None, first_row: int) -> _Surplus:
+    """Find the rows that start with more than one BOS."""
+    import numpy as np
+
+    ids = _read_lists(batch, "input_ids")
+    if ids is None or not _holds_integers(ids.values):
+        kind = batch.schema.field("input_ids").type
+        raise PadfixError(f"input_ids hold {kind}, and rows of ids are lists of integers. Pass the tokenizer's ids.")
+    flat = _to_numbers(ids.values, next(value for value in range(3) if value not in (bos, pad)))
+    masks = _read_lists(batch, "attention_mask") if "attention_mask" in batch.schema.names else None
+    masked = np.zeros(batch.num_rows, bool)
+    found: list[tuple[LongArray, LongArray, LongArray]] = []
+    if masks is not None:
+        masked = batch.column("attention_mask").is_valid().to_numpy(zero_copy_only=False)
+        _require_same_lengths("attention_mask", masks, ids, np.flatnonzero(masked), first_row)
+        real = _to_numbers(masks.values, 0) != 0
+        found.append(_find_runs(np.flatnonzero(masked), ids, flat, bos, real, masks.starts))
+    if masks is None or not masked.all():
+        real = None if pad is None or pad == bos else flat != pad
+        found.append(_find_runs(np.flatnonzero(~masked), ids, flat, bos, real, ids.starts))
+        if pad == bos and len(found[-1][0]):
+            raise pad_is_bos(int(found[-1][2][0]) + 1, bos)
+    rows, starts, counts = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.argsort(rows)
+    return _Surplus(rows[order], starts[order], counts[order])
+
+
+def _find_runs(
+    rows: LongArray, ids: _Lists, flat: IntArray, bos: int, real: Flags | None, real_starts: LongArray
+) -> tuple[LongArray, LongArray, LongArray]:
+    """Return those of `rows` that have too many BOS, where their real tokens start, and how many are too many.
+
+    `real` says for each position from `real_starts` on whether it is a token; None where all are.
+    """
+    import numpy as np
+
+    rows = rows[ids.lengths[rows] > 1]
+    starts = np.zeros(len(rows), np.int64)
+    if real is not None and not (heads := real[real_starts[rows]]).all():
+        padded = rows[~heads]
+        places = np.append(np.flatnonzero(real), np.iinfo(np.int64).max)
+        first = places[np.searchsorted(places, real_starts[padded])] - real_starts[padded]
+        starts[~heads] = np.minimum(first, ids.lengths[padded])
+    counts = np.zeros(len(rows), np.int64)
+    running = np.flatnonzero(starts < ids.lengths[rows])
+    running = running[flat[ids.starts[rows[running]] + starts[running]] == bos]
+    step = 1
+    while len(running):
+        running = running[starts[running] + step < ids.lengths[rows[running]]]
+        place, row = starts[running] + step, rows[running]
+        same = flat[ids.starts[row] + place] == bos
+        if real is not None:
+            same &= real[real_starts[row] + place]
+        running = running[same]
+        counts[running] += 1
+        step += 1
+    cut = counts > 0
+    return rows[cut], starts[cut], counts[cut]
+
+
+def _cut(
+    batch: pa.RecordBatch, place: int, surplus: _Surplus, first_row: int, kept: dict[bytes, pa.Array]
+) -> pa.Array:
+    """Return a column without what is too many; the column itself where nothing is cut from it.
+
+    `kept` holds which items stay, for the next column of the same lengths.
+    """
+    import numpy as np
+
+    name, column = batch.schema.names[place], batch.column(place)
+    if not len(surplus.rows):
+        return column
+    has_value = column.is_valid().to_numpy(zero_copy_only=False)[surplus.rows]
+    if name == "seq_lengths" and has_value.any():
+        raise packed_row()
+    lists = _read_lists(batch, name) if name in FILLS else None
+    if lists is None or not has_value.any():
+        return column
+    rows, starts, counts = (part[has_value] for part in surplus)
+    ids = _read_lists(batch, "input_ids")
+    assert ids is not None  # they were cut
+    _require_same_lengths(name, lists, ids, rows, first_row)
+    places = starts + 1 if name != "position_ids" else _find_ends_of_count(lists, rows, starts, counts)
+    key = places.tobytes() + lists.lengths.tobytes()
+    if key not in kept:
+        begins = np.cumsum(lists.lengths) - lists.lengths
+        keep = np.ones(int(lists.lengths.sum()), bool)
+        keep[np.repeat(begins[rows] + places, counts) + _count_up(counts)] = False
+        kept[key] = _as_arrow(keep)
+    values = _join(lists).filter(kept[key])
+    lengths = lists.lengths.copy()
+    lengths[rows] -= counts
+    if name == "labels":  # the one BOS that stays has no label: position 0 is never trained
+        values = _write_ignored(values, (np.cumsum(lengths) - lengths)[rows] + starts)
+    return _make_lists(column, values, lengths)
+
+
+def _find_ends_of_count(lists: _Lists, rows: LongArray, starts: LongArray, counts: LongArray) -> LongArray:
+    """Return where the last `counts` numbers of each row's first document begin, in the row."""
+    import numpy as np
+
+    numbers = _to_numbers(lists.values, 0)
+    breaks = np.append(np.flatnonzero(np.diff(numbers) != 1) + 1, np.iinfo(np.int64).max)
+    begins = lists.starts[rows]
+    ends = np.minimum(breaks[np.searchsorted(breaks, begins + starts + 1)] - begins, lists.lengths[rows])
+    return np.maximum(starts + 1, ends - counts)
+
+
+def _read_lists(batch: pa.RecordBatch, name: str) -> _Lists | None:
+    """Return a column of lists; None where it holds something else, such as the labels of a classifier."""
+    import numpy as np
+    from pyarrow import types
+
+    column = batch.column(batch.schema.names.index(name))
+    kind = column.type
+    if types.is_fixed_size_list(kind):
+        edges = np.arange(column.offset, column.offset + len(column) + 1, dtype=np.int64) * kind.list_size
+    elif types.is_list(kind) or types.is_large_list(kind):
+        edges = column.offsets.to_numpy().astype(np.int64)
+    else:
+        return None
+    lengths = np.diff(edges)
+    if column.null_count:
+        lengths[~column.is_valid().to_numpy(zero_copy_only=False)] = 0
+    first, last = int(edges[0]), int(edges[-1])  # a batch may be a part of a table, whose items are all in `values`
+    return _Lists(column.values.slice(first, last - first), edges[:-1] - first, lengths)
+
+
+def _join(lists: _Lists) -> pa.Array:
+    """Return the items of all rows and nothing else."""
+    import numpy as np
+
+    total = int(lists.lengths.sum())
+    if not total:
+        return lists.values.slice(0, 0)
+    begins = np.cumsum(lists.lengths) - lists.lengths
+    filled = lists.lengths > 0
+    first = int(lists.starts[filled][0])
+    if (lists.starts[filled] - begins[filled] == first).all():
+        return lists.values.slice(first, total)
+    return lists.values.take(_as_arrow(np.repeat(lists.starts, lists.lengths) + _count_up(lists.lengths)))
+
+
+def _make_lists(column: pa.Array, values: pa.Array, lengths: LongArray) -> pa.Array:
+    """Return lists of these items, null where the column is."""
+    import numpy as np
+    import pyarrow
+
+    large = pyarrow.types.is_large_list(column.type)
+    edges = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64 if large else np.int32)
+    kind = pyarrow.LargeListArray if large else pyarrow.ListArray
+    return kind.from_arrays(_as_arrow(edges), values, mask=column.is_null() if column.null_count else None)
+
+
+def _write_ignored(values: pa.Array, places: LongArray) -> pa.Array:
+    """Return labels with -100 at these places."""
+    import numpy as np
+    import pyarrow
+    import pyarrow.compute
+
+    if not values.null_count and (_to_numbers(values, 0)[places] == IGNORE_INDEX).all():
+        return values
+    ignored = np.zeros(len(values), bool)
+    ignored[places] = True
+    try:
+        return pyarrow.compute.replace_with_mask(values, _as_arrow(ignored), pyarrow.scalar(IGNORE_INDEX, values.type))
+    except (pyarrow.ArrowInvalid, OverflowError) as error:
+        raise PadfixError(
+            f"labels hold {values.type}, which has no {IGNORE_INDEX} for the BOS that stays. Make them int64 first."
+        ) from error
+
+
+def _of_any_size(field: pa.Field) -> pa.Field:
+    import pyarrow
+
+    if field.name in FILLS and pyarrow.types.is_fixed_size_list(field.type):
+        return field.with_type(pyarrow.list_(field.type.value_field))
+    return field
+
+
+def _require_same_lengths(name: str, lists: _Lists, ids: _Lists, rows: LongArray, first_row: int) -> None:
+    unlike = rows[lists.lengths[rows] != ids.lengths[rows]]
+    if len(unlike):
+        row = int(unlike[0])
+        raise unlike_lengths(first_row + row, name, int(lists.lengths[row]), int(ids.lengths[row]))
+
+
+def _holds_integers(values: pa.Array) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_integer(values.type) or types.is_null(values.type))
+
+
+def _to_numbers(values: pa.Array, null: int) -> Any:  # IntArray, or bool
+    """Return items as a numpy array, with `null` in the place of nulls."""
+    import numpy as np
+    import pyarrow
+
+    if pyarrow.types.is_null(values.type):
+        return np.full(len(values), null)
+    filled = values.fill_null(null) if values.null_count else values
+    return filled.to_numpy(zero_copy_only=False)
+
+
+def _count_up(lengths: LongArray) -> LongArray:
+    """Return 0, 1, ... for each of these lengths, one behind the other."""
+    import numpy as np
+
+    return np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def _as_arrow(array: NDArray[Any]) -> pa.Array:
+    import pyarrow
+
+    return pyarrow.array(array)
