@@ -69,7 +69,7 @@ def with_flags(rng: random.Random) -> Row:
 
 def with_parts(rng: random.Random) -> Row:
     def part(message: Row) -> Row:
-        return message | {"content": [{"type": "text", "text": message["content"]}] * rng.choice((1, 1, 1, 2))}
+        return message | {"content": [{"type": "text", "text": message["content"]}] * rng.choice((1,) * 9 + (2,))}
 
     return {"messages": [part(message) for message in chat(rng)]}
 
