@@ -94,6 +94,7 @@ def check(tokenizer: Any) -> int:
 
 
 @pytest.mark.parametrize("path", originals(), ids=lambda path: str(path.stem))
+@pytest.mark.slow
 def test_recipes_of_trls_templates_write_what_the_templates_write(path: Path) -> None:
     assert (check(family_tokenizer(path)) > 0) == (path.stem in STEMS.split())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 import json
 import logging
@@ -89,8 +90,19 @@ def rows(found: Any) -> list[list[int]]:
 
 def make_small(*, pattern: str | None = None, tokens: tuple[Any, ...] = (), **model: Any) -> Any:
     """A byte-level BPE tokenizer of 500 tokens, split by Llama 3's pattern or another one."""
-    from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer.from_str(train_small(pattern, **model))
+    backend.add_special_tokens([AddedToken("<|a|>", special=True, normalized=False)])
+    backend.add_tokens(list(tokens))
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@functools.cache
+def train_small(pattern: str | None, **model: Any) -> str:
+    """The backend of such a tokenizer as JSON, without added tokens."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     backend = Tokenizer(models.BPE(**model))
     splits = pre_tokenizers.Split(Regex(pattern or LLAMA), "removed" if pattern else "isolated")
@@ -101,9 +113,7 @@ def make_small(*, pattern: str | None = None, tokens: tuple[Any, ...] = (), **mo
         vocab_size=500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     backend.train_from_iterator([(LIBRARY / "argparse.py").read_text(encoding="utf-8")], trainer)
-    backend.add_special_tokens([AddedToken("<|a|>", special=True, normalized=False)])
-    backend.add_tokens(list(tokens))
-    return PreTrainedTokenizerFast(tokenizer_object=backend)
+    return str(backend.to_str())
 
 
 LLAMA = (
@@ -126,6 +136,7 @@ OVERLAP = "At the end<|a|> of it"
 
 
 @pytest.mark.parametrize("choice", BOTH)
+@pytest.mark.slow
 def test_the_ids_are_those_of_the_backend(llama: Any, loaded: Engine, wanted: Any, choice: Any) -> None:
     texts = data()
     engine = choose_engine(llama, choice)
@@ -147,6 +158,7 @@ def test_characters_of_every_block_agree(llama: Any, loaded: Engine) -> None:
 
 
 @pytest.mark.parametrize("choice", BOTH)
+@pytest.mark.slow
 def test_the_users_tokenizer_stays_as_it_was(loaded: Engine, wanted: Any, choice: Any) -> None:
     tokenizer = fresh_tokenizer("3.1-instruct")
     tokenizer.backend_tokenizer.enable_truncation(4)
@@ -266,6 +278,7 @@ def run(script: str, *arguments: str, **environment: str | None) -> str:
         pytest.param("fastokens", {"FASTOKENS_BPE_THREADS": "2"}, "tokenizers", marks=needs_fast),
     ],
 )
+@pytest.mark.slow
 def test_a_child_that_is_forked_during_encoding_encodes(
     choice: str, environment: dict[str, str | None], in_child: str
 ) -> None:
@@ -274,6 +287,7 @@ def test_a_child_that_is_forked_during_encoding_encodes(
 
 @needs_fast
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system does not tell its threads")
+@pytest.mark.slow
 def test_the_fast_engine_makes_no_threads_and_narrows_nothing() -> None:
     script = """
         import os
@@ -291,6 +305,7 @@ def test_the_fast_engine_makes_no_threads_and_narrows_nothing() -> None:
     assert run(script, FASTOKENS_BPE_THREADS=None) == "fastokens 0"
 
 
+@pytest.mark.slow
 def test_tokenizers_never_imports_the_fast_engine() -> None:
     script = """
         import sys
