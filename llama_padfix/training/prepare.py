@@ -24,6 +24,7 @@ from llama_padfix.encoding.packing.collator import PackCollator
 from llama_padfix.encoding.packing.isolation import Isolation, try_packing
 from llama_padfix.encoding.packing.pack import add_lengths, pack_rows
 from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
+from llama_padfix.encoding.sources import column_names
 from llama_padfix.hardware.precision import Precision, choose_precision
 from llama_padfix.training.adapters.lora import keep_trainable_float32
 from llama_padfix.training.adapters.row_training import complete_head
@@ -173,8 +174,8 @@ def prepare(
 ) -> Prepared:
     """Patch a tokenizer and its model in place, and return what a training script needs from there on.
 
-    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy; no token is added, no embedding
-    resized, no template edited. Idempotent: a second call has an empty plan. Other arguments are `ChatEncoder`'s.
+    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy, as `template` needs them; no token
+    is added, no embedding resized, no template edited. Idempotent. Other arguments are `ChatEncoder`'s.
 
     Args:
         tokenizer: The tokenizer to patch.
@@ -207,7 +208,7 @@ def prepare(
         date=date,
     )
     precision = choose_precision(device)
-    plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token)
+    plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token, template_kwargs=encoder.template_kwargs)
     collator, isolation = _make_collator(tokenizer, model, pad_to_multiple_of, packing)
     return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length)
 
@@ -241,12 +242,13 @@ def build_trainer(
     eval_dataset: Rows | str | os.PathLike[str] | None = None,
     **sft_arguments: Any,  # of three functions
 ) -> SFTTrainer:
-    """Return TRL's `SFTTrainer`, ready to train on a raw dataset or list of rows in any known shape.
+    """Return TRL's `SFTTrainer`, ready to train on a dataset or list of rows in any known shape.
 
     Args:
         model: The model to patch and to train.
         tokenizer: The tokenizer to patch.
-        dataset: One split: a `Dataset`, an `IterableDataset`, a list of rows, a path, or a frame.
+        dataset: One split: a `Dataset`, an `IterableDataset`, a list of rows, a path, or a frame. Rows with
+            `input_ids` and `labels`, which `prepared.encode` makes, are taken as they are.
         eval_dataset: Rows to evaluate on; a mapping of several sets is encoded too.
         sft_arguments: Keywords of `prepare`, of `SFTConfig` and of `SFTTrainer` (such as `peft_config`, `callbacks`),
             each passed on to where the installed version knows it. They win over what `prepare` would set.
@@ -270,12 +272,9 @@ def build_trainer(
 
     prepared = prepare(tokenizer, model, **prepare_arguments)
     shown = not args.disable_tqdm
-    train_rows = prepared.encode(dataset, progress=shown)
+    train_rows = _encode_rows(prepared, dataset, "dataset", shown)
     if eval_dataset is not None:
-        name = "eval_dataset"
-        rest[name] = prepared._arrange(
-            encode_dataset(prepared.encoder, eval_dataset, progress=shown, name=name), shown
-        )
+        rest["eval_dataset"] = _encode_rows(prepared, eval_dataset, "eval_dataset", shown)
     for name in prepared._batch_arguments().keys() - set(config):
         setattr(args, name, prepared._batch_arguments()[name])
     rest.setdefault("data_collator", prepared.collator)
@@ -286,3 +285,15 @@ def build_trainer(
         keep_trainable_float32(trainer.model, prepared.precision)  # TRL casts those of a quantized model to bfloat16
     complete_head(trainer.model)  # TRL reads a bias of the head, which PEFT's wrapper around single rows lacks
     return trainer
+
+
+def _encode_rows(prepared: Prepared, rows: Any, name: str, shown: bool) -> Any:  # rows of any shape; a dataset
+    """Return rows encoded, or as they are where they have ids and labels already; packed where `prepare` packs."""
+    columns = set(column_names(rows) or ())
+    if not {"input_ids", "labels"} <= columns:
+        rows = encode_dataset(prepared.encoder, rows, progress=shown, name=name)
+    elif isinstance(rows, (list, tuple)):
+        from datasets import Dataset
+
+        rows = Dataset.from_list(list(rows))
+    return rows if "seq_lengths" in columns else prepared._arrange(rows, shown)

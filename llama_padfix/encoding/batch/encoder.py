@@ -119,15 +119,17 @@ class BatchEncoder:
         self.compared.update(firsts)
         return [*firsts.values()]
 
-    def encode_chats(self, chats: Chats, max_length: int | None, truncation: str) -> Bulk:
+    def encode_chats(self, chats: Chats, max_length: int | None, truncation: str, *, allow_loss: bool = True) -> Bulk:
         """Encode the rows whose plan is known; rows that prove to be no plain ones are left out of the result.
 
-        Such are rows with a blank text, rows in which a merge joins the header and the answer, and with
-        `truncation="error"` those that are too long.
+        Such are rows with a blank text, rows in which a merge joins the header and the answer, with
+        `truncation="error"` those that are too long, and unless `allow_loss` those that lose a message.
         """
         import numpy as np
 
         tables = [None if reading is None else self.tables.get(reading) for reading in chats.readings]
+        if not allow_loss:
+            tables = [None if table is None or table.is_lossy else table for table in tables]
         written, rows = write_chats(chats, tables)
         if not rows:
             return Bulk(FlatRows.empty())
