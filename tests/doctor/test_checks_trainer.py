@@ -430,6 +430,7 @@ def grown(tokens: int = 2, tied: bool = True, folder: Path | None = None, **resi
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_emb003_added_rows_not_trained() -> None:
     tokenizer, model = grown()
     assert not findings((tokenizer, model), "EMB003")  # a whole model trains them
@@ -451,6 +452,7 @@ def test_emb003_added_rows_not_trained() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_emb003_knows_the_checkpoint_and_the_head(tmp_path: Path) -> None:
     tokenizer, model = grown(folder=tmp_path, mean_resizing=False)  # rows that look like any other
     assert observe_model(model).original_rows == 128256
@@ -663,6 +665,7 @@ CORRECT: dict[str, Callable[[Any, Path], Any]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CORRECT)
+@pytest.mark.slow
 def test_a_correct_trainer_is_not_blamed(name: str, parts: Any, tmp_path: Path) -> None:
     report = diagnose(CORRECT[name](parts, tmp_path), select=MINE)
     assert [str(finding) for finding in report.findings if finding.severity != "note"] == []

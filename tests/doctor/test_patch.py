@@ -411,6 +411,7 @@ def test_stops_that_the_user_listed_stay(instruct: Any, make_model: Make) -> Non
     assert stops_of(model.config) == {EOT, 128010, TEXT_END, 128008}
 
 
+@pytest.mark.slow
 def test_adapters_are_patched_like_the_model_inside(instruct: Any, make_model: Make) -> None:
     peft = pytest.importorskip("peft")
     settings: list[dict[str, Any]] = [

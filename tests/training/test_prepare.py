@@ -205,6 +205,7 @@ def is_one(message: Any, index: int) -> bool:
         (is_one, ROWS[:1] * 2, [1, 1]),
     ],
 )
+@pytest.mark.slow
 def test_the_turns_that_are_chosen_reach_the_trainer(
     train_on: Any, rows: list[Any], stops: list[int], tokenizer: Any, make_model: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -245,6 +246,7 @@ def test_adapters_that_trl_cast_train_in_float32_where_the_run_does(tmp_path: Pa
     assert trained == {"torch.float32"}
 
 
+@pytest.mark.slow
 def test_added_tokens_train_through_the_lora_that_came_with_them(tmp_path: Path, tokenizer: Any) -> None:
     from peft import LoraConfig
 
