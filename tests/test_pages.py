@@ -55,6 +55,7 @@ def test_the_page_names_every_kind_of_row_that_is_counted_apart() -> None:
         "empty",
         "nulls",
         "media_marks",
+        "unparsed",
         "lossy",
         "empty_reasoning",
     )

@@ -13,7 +13,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llama_padfix.chat.traced_render import parse_template, source_of
+from llama_padfix.chat.jinja_environment import parse_template
+from llama_padfix.chat.traced_render import source_of
 from llama_padfix.core.compat import gives_clock
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.tokens.calls import render_or_none

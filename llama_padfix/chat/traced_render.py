@@ -11,13 +11,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.chat.jinja_environment import compile_template, environment_for
+from llama_padfix.chat.jinja_environment import compile_template
 from llama_padfix.chat.traced_str import TOOLS, TRACED, Traced, lift, trace
 from llama_padfix.core.compat import gives_clock
 
 if TYPE_CHECKING:
-    from jinja2 import nodes
-
     from llama_padfix.core.types import Message, Messages, TokenizerLike, Tool
 
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")  # the names in transformers and templates
@@ -68,9 +66,3 @@ def _aliases_reasoning() -> bool:
 def _alias_reasoning(message: Message) -> Message:
     reasoning = next((message[key] for key in REASONING_KEYS if message.get(key) is not None), None)
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
-
-
-@functools.lru_cache(maxsize=16)  # parsing is the largest part of learning a template that many encoders share
-def parse_template(source: str) -> nodes.Template:
-    """Return the syntax tree of a chat template, which all callers share and none may change."""
-    return environment_for(TRACED).parse(source)

@@ -67,6 +67,15 @@ def make_checkpointing_arguments() -> dict[str, object]:
     return {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
 
 
+def make_grouping_arguments() -> dict[str, object]:
+    """Return the keywords of `TrainingArguments` for batches of like length; transformers 5 names a strategy."""
+    from transformers import TrainingArguments
+
+    if "train_sampling_strategy" in inspect.signature(TrainingArguments).parameters:
+        return {"train_sampling_strategy": "group_by_length"}
+    return {"group_by_length": True}
+
+
 def enable_checkpointing(model: ModelLike, how: dict[str, object]) -> None:
     """Switch checkpointing on under the name that the model knows; the old one warns from transformers 5.23 on."""
     enable = getattr(model, "activation_checkpointing_enable", None)

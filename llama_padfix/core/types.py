@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
+    ByteArray: TypeAlias = npt.NDArray[np.uint8]
+
     IntArray: TypeAlias = npt.NDArray[np.integer]
     """Integers of any width, as a user's arrays hold them."""
 

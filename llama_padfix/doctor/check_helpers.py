@@ -120,6 +120,23 @@ def in_every_row(found: Finding, totals: SourceTotals) -> Finding | None:
     return found if found.rows == totals.seen else None
 
 
+def label_as_read(row: RowFacts, facts: Facts) -> RowFacts | None:
+    """Return a row with the labels that a collator or trainer makes where it brings none: every real id is trained.
+
+    None where that is not known: in a batch of a trainer (which LBL010 looks at), of a loop without an optimizer, in
+    pairs, and in rows of a classifier or reward model.
+    """
+    if row.labels is not None:
+        return row
+    import numpy as np
+
+    loop = facts.optimizer is not None and facts.trainer is None and row.source.startswith("dataloader batch")
+    scored = facts.model is not None and facts.model.pools_one_token
+    if scored or ", " in row.source or not (loop or row.source.startswith("dataset")):
+        return None
+    return replace(row, labels=np.where(real_part(row), row.input_ids, IGNORE_INDEX))
+
+
 def count_hidden(row: RowFacts, facts: Facts) -> int:
     """Return how many real tokens have no label; 0 for plain language modeling, whose first has none either."""
     return 0 if everything_is_trained(row, facts) else int((real_part(row) & ~row.trained).sum())

@@ -102,7 +102,7 @@ def _choose_fix(observed: Observation, look: Look, codes: Sequence[str]) -> Call
         return partial(_refuse_saved, observed.saved_as)
     if observed.tokenizer is None:
         return None
-    owners = Owners(observed.tokenizer, observed.model, observed.trainer)
+    owners = Owners(observed.tokenizer, observed.model, observed.trainer, observed.collators)
     return partial(fix_live, owners=owners, look=look, codes=codes)
 
 

@@ -134,6 +134,12 @@ class TrainerFacts:
     loss_from_labels: bool = False
     """The loss is what the model returns for the batch's `labels`."""
 
+    trains_all_by_default: bool = False
+    """SFTTrainer made the labels of rows that it encoded itself, and was not asked to leave anything out."""
+
+    own_loss_shifts: bool | None = None
+    """An own loss compares the logits of a place with the label of the next one, as it must; None where not known."""
+
     loss_without_labels: str | None = None
     """The name of an own loss whose code reads no labels, None where it does or cannot be told."""
 
@@ -264,6 +270,9 @@ class Facts:
 
     loader_errors: Mapping[str, str] | None = None
     """By source, what drawing a batch of a dataloader raised; None without one that belongs to no trainer."""
+
+    held_ids: tuple[tuple[str, int, bool], ...] = ()
+    """Pad ids that a collate function keeps: the place, the id, and whether another one can be put there."""
 
     notes: tuple[str, ...] = ()
     """What was looked at in the place of what was given, and what was not looked at: one sentence each."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.findings import Change, Facts, Plan
+from llama_padfix.doctor.fixing.repair import repair_until_stable
 from llama_padfix.doctor.fixing.settings import MODEL_FIELDS, Owners, all_or_nothing, apply_change, merge_changes
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
-from llama_padfix.doctor.repair import repair_until_stable
 from llama_padfix.doctor.runner import run_checks
 from llama_padfix.doctor.token_policy import choose_pad_token, explain_candidates
 
@@ -70,11 +70,21 @@ def patch_tokenizer(
 
 
 def patch_and_observe(
-    tokenizer: TokenizerLike, model: ConfiguredModel | None = None, *, pad_token: str = "auto", add_bos: bool = False
+    tokenizer: TokenizerLike,
+    model: ConfiguredModel | None = None,
+    *,
+    pad_token: str = "auto",
+    add_bos: bool = False,
+    template_kwargs: Mapping[str, object] | None = None,
 ) -> tuple[Plan, Facts]:
-    """Do what `patch_tokenizer` does, and return the plan with the facts that were observed last."""
+    """Do what `patch_tokenizer` does, and return the plan with the facts that were observed last.
+
+    Where `template_kwargs` hold a chat template, the settings are those for it in place of the tokenizer's own.
+    """
+    given = (template_kwargs or {}).get("chat_template")
+    chat_template = given if isinstance(given, str) else None
     requested = None if pad_token == "auto" else pad_token
-    facts = observe_tokenizer(tokenizer, model, pad_token=requested)
+    facts = observe_tokenizer(tokenizer, model, pad_token=requested, chat_template=chat_template)
     plan = _plan(facts, add_bos)
     if not plan:
         return plan, facts
@@ -82,7 +92,7 @@ def patch_and_observe(
     with all_or_nothing(owners):
         for change in plan:
             apply_change(change, owners)
-        facts = observe_tokenizer(tokenizer, model, pad_token=requested, earlier=facts)
+        facts = observe_tokenizer(tokenizer, model, pad_token=requested, earlier=facts, chat_template=chat_template)
         left = _plan(facts, add_bos)
         if left:
             raise PadfixError(

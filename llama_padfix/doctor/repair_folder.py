@@ -15,9 +15,9 @@ from llama_padfix.core.files import scratch_folder
 from llama_padfix.core.records import short_repr
 from llama_padfix.doctor.diagnose import diagnose
 from llama_padfix.doctor.findings import Change, Plan, Report
+from llama_padfix.doctor.fixing.repair import repair_until_stable
 from llama_padfix.doctor.fixing.settings import Owners, apply_changes
 from llama_padfix.doctor.observe.folder import SavedModel, observe_folder, read_folder
-from llama_padfix.doctor.repair import repair_until_stable
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject, TokenizerLike

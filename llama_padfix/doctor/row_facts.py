@@ -36,6 +36,12 @@ class RowFacts:
     position_ids: LongArray | None = None
     """Positions within each document of a packed row."""
 
+    cache_is_off: bool = False
+    """Its batch passes `use_cache=False` to the model."""
+
+    before: int = 0
+    """How many tokens of other documents stand before it in the same row of a batch; 0 for a row of its own."""
+
     real: BoolArray | None = None
     """Where a row is no padding, if it has runs of pad ids that no mask hides; None without these."""
 
@@ -142,4 +148,10 @@ class DataFacts:
     """The first rows in which an empty thought is trained that the template writes: (row, which message)."""
 
     thoughtless_count: int = 0
+    """All of them."""
+
+    unparsed: tuple[tuple[int, str], ...] = ()
+    """The first rows with tool arguments that are text and no JSON: (row, the message with them)."""
+
+    unparsed_count: int = 0
     """All of them."""

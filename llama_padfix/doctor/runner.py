@@ -248,4 +248,5 @@ def _show(row: RowFacts, hit: Hit, decode: Callable[[Sequence[int]], str]) -> Ev
     trained = [] if row.labels is None else row.trained[first:last].tolist()
     runs = [(is_trained, list(group)) for is_trained, group in groupby(range(len(trained)), trained.__getitem__)]
     drawn = tuple((decode([ids[at] for at in places]), bool(is_trained)) for is_trained, places in runs)
-    return Evidence(row.number, hit.start, hit.end, decode(ids), hit.remark, drawn)
+    before = row.before if row.source.startswith("dataset") else 0  # the row there is the pack
+    return Evidence(row.number, before + hit.start, before + hit.end, decode(ids), hit.remark, drawn)

@@ -33,6 +33,7 @@ _KINDS = {
     "lost_tools": "of which a tool or a tool call is left out",
     "empty": "with an empty answer, which trains its end alone",
     "media_marks": "that speak of an image, a video or a sound which is not there",
+    "unparsed": "whose tool arguments are text that is no JSON",
     "nulls": "whose tool arguments or schemas lose null keys, since Arrow may have filled them in",
 }
 _SUMS = ("lossy", "unreasoned")  # of rows that are named under the `lost_` kinds
@@ -111,6 +112,8 @@ class Counts:
     """A trained message holds neither text nor a call, so that its stop token alone is trained."""
     media_marks: int = 0
     """`<image>`, `<video>` or `<audio>` stands in a message that is not the assistant's, and is encoded as text."""
+    unparsed: int = 0
+    """The arguments of a tool call are text that is no JSON, and the template writes them as they are."""
     nulls: int = 0
     """Null keys of tool arguments or schemas were left out, since Arrow may have filled them in."""
     tokens: int = 0

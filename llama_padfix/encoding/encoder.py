@@ -74,7 +74,7 @@ class ChatEncoder:
         allowed_tokens: Tokens such as `<|python_tag|>` that stay control tokens inside trained turns.
         date: For a template that prints today's date: the date it prints instead (a date or "2024-07-26"; by default
             the day on which the encoder is made). `template_kwargs` then holds it.
-        engine: What makes ids of many texts: "tokenizers", "fastokens", or "auto"; see `choose_engine`.
+        engine: What makes ids of many texts: "tokenizers", "cached", "fastokens" or "auto"; see `choose_engine`.
 
     Attributes:
         counts: What became of all rows so far (`Counts`), with the first few of each kind by number.

@@ -19,7 +19,13 @@ from llama_padfix.encoding.reading.side_columns import (
     refuse_media,
     refuse_side_columns,
 )
-from llama_padfix.encoding.reading.tool_calls import read_call_texts, read_calls, read_tools, rename_results
+from llama_padfix.encoding.reading.tool_calls import (
+    find_unparsed,
+    read_call_texts,
+    read_calls,
+    read_tools,
+    rename_results,
+)
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import MessageDict, Row
@@ -92,6 +98,8 @@ class Conversation:
             notes["nulls"] = self.left_out[0] + (f", and {more} more" if more else "")
         if mark := find_media_mark(self.messages or []):
             notes["media_marks"] = mark
+        if arguments := find_unparsed(self.messages or []):
+            notes["unparsed"] = arguments
         return notes
 
 

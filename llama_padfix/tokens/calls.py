@@ -30,6 +30,12 @@ def check_tokenizer(tokenizer: object) -> None:
             f"Got a {seen} where a Hugging Face tokenizer is needed. "
             "Load one: tokenizer = transformers.AutoTokenizer.from_pretrained(name)"
         )
+    if type(getattr(tokenizer, "_tokenizer", None)).__module__.startswith("fastokens"):
+        raise PadfixError(
+            "fastokens.patch_transformers() has put another backend into the tokenizer, which tells neither what its "
+            "tokens cover nor which are special. Load it without: fastokens.unpatch_transformers(); tokenizer = "
+            "AutoTokenizer.from_pretrained(name). This library uses fastokens for encoding by itself where it agrees."
+        )
 
 
 def copy_tokenizer(tokenizer: _Tokenizer) -> _Tokenizer:

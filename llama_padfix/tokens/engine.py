@@ -1,4 +1,4 @@
-"""Texts to ids in flat arrays, by `tokenizers`, or by the faster `fastokens` where that gives the same ids."""
+"""Texts to ids in flat arrays: by `tokenizers`, or faster by a cache or `fastokens` where that gives the same ids."""
 
 from __future__ import annotations
 
@@ -7,16 +7,24 @@ import os
 import pickle
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import require_unicode
 from llama_padfix.tokens.backend import copy_backend, find_backend
+from llama_padfix.tokens.cached.encoder import load_cached
 from llama_padfix.tokens.calls import encode_raw, preserve_backend_state
 from llama_padfix.tokens.fastokens import is_usable_here, load_fastokens
-from llama_padfix.tokens.verification import EngineKey, choose_places, choose_sample, describe_difference, keep_verdict
+from llama_padfix.tokens.verification import (
+    EngineKey,
+    choose_places,
+    choose_sample,
+    describe_difference,
+    join_flat,
+    keep_verdict,
+)
 
 if TYPE_CHECKING:
     import tokenizers
@@ -26,10 +34,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EngineChoice = Literal["auto", "tokenizers", "fastokens"]
+EngineChoice = Literal["auto", "tokenizers", "cached", "fastokens"]
 
-BREAK_EVEN = 5_000_000
-"""Characters from which loading `fastokens` costs less CPU than it saves; `benchmarks/engines.py` measures it."""
+BREAK_EVEN = 15_000_000
+"""Characters from which loading `fastokens` costs less CPU than it saves over the cache."""
+
+CACHE_FROM = 500_000
+"""Characters from which making the engine with a cache costs less CPU than it saves."""
 
 _BATCH_TEXTS, _BATCH_CHARACTERS = 1000, 1_000_000  # in one call of `tokenizers`
 _COMPARED = 1000  # one text in so many is compared while running
@@ -54,8 +65,8 @@ class Engine:
     tokens or settings of the tokenizer take effect at the next call.
 
     Attributes:
-        failed: Why `fastokens` was dropped after it had encoded texts, else "". Those texts may have got other ids, so
-            encode them again.
+        failed: Why a faster engine was dropped after it had encoded texts, else "". Those texts may have got other
+            ids, so encode them again.
     """
 
     def __init__(self, tokenizer: TokenizerLike, choice: EngineChoice = "auto", characters: int | None = None) -> None:
@@ -79,9 +90,8 @@ class Engine:
 
     @property
     def name(self) -> str:
-        """The engine in use: "tokenizers" or "fastokens"."""
-        fast = self._routes is not None and self._routes.fast is not None and is_usable_here()
-        return "fastokens" if fast else "tokenizers"
+        """The engine in use: "tokenizers", "cached" or "fastokens"."""
+        return self._routes.name if self._routes is not None and self._routes.is_fast_here() else "tokenizers"
 
     def encode(self, texts: Sequence[str]) -> FlatIds:
         """Encode texts without additions, truncation or padding.
@@ -98,7 +108,7 @@ class Engine:
         texts = list(texts)
         routes, first = self._prepare(texts)
         fast = routes.fast  # read once: another thread may drop it
-        if fast is None or not is_usable_here():
+        if fast is None or not routes.is_fast_here():
             return _encode_in_batches(routes.exact, texts)
         try:
             difference = "" if routes.sampled else _compare_sample(fast, routes.exact, texts)
@@ -118,21 +128,20 @@ class Engine:
         return found
 
     def load(self) -> None:
-        """Load `fastokens` now instead of at the first call that is worth it.
+        """Load the fastest engine now instead of at the first call that is worth it.
 
         Raises:
-            PadfixError: The choice is "fastokens", and it cannot be used.
+            PadfixError: The choice is "fastokens" or "cached", and it cannot be used.
         """
         with self._lock():
-            self._load_fast(self._find_routes())
+            self._load_fast(self._find_routes(), BREAK_EVEN)
 
     def _prepare(self, texts: Sequence[str]) -> tuple[_Routes, int]:
         """Return the routes for these texts and how many texts came before them."""
         with self._lock():
             routes, characters = self._find_routes(), sum(map(len, texts))
             ahead = max(self.characters or 0, self._seen_characters, characters)
-            if self.choice == "fastokens" or (self.choice == "auto" and ahead >= BREAK_EVEN):
-                self._load_fast(routes)
+            self._load_fast(routes, ahead)
             first = self._seen_texts
             self._seen_texts += len(texts)
             self._seen_characters += characters
@@ -144,28 +153,40 @@ class Engine:
             self._routes = _Routes(settings, _make_exact_encoder(self.tokenizer))
         return self._routes
 
-    def _load_fast(self, routes: _Routes) -> None:
-        """Load `fastokens` for these routes, or log why it is not used."""
-        if routes.fast is not None or routes.refused or self.failed:
-            return
-        try:
-            routes.key, routes.fast = load_fastokens(self.tokenizer, routes.exact)
-        except PadfixError as error:
-            if self.choice == "fastokens":
-                raise
-            routes.refused = True
-            logger.info("llama_padfix: encoding with tokenizers. %s", error)
+    def _load_fast(self, routes: _Routes, ahead: int) -> None:
+        """Load the fastest engine that is worth it for so many characters, or log why it is not used."""
+        for name, worth in (("fastokens", BREAK_EVEN), ("cached", CACHE_FROM)):
+            if routes.name == name or self.failed:
+                return
+            if (
+                name in routes.refused
+                or self.choice not in (name, "auto")
+                or (self.choice == "auto" and ahead < worth)
+            ):
+                continue
+            try:
+                if name == "fastokens":
+                    routes.key, routes.fast = load_fastokens(self.tokenizer, routes.exact)
+                else:
+                    routes.key, routes.fast = load_cached(self.tokenizer, _encode_with, routes.exact)
+                routes.name, routes.sampled = name, False
+            except PadfixError as error:
+                if self.choice == name:
+                    raise
+                routes.refused.add(name)
+                logger.info("llama_padfix: encoding without the engine %s. %s", name, error)
 
     def _stop(self, routes: _Routes, difference: str) -> None:
         with self._lock():
-            if routes.refused:  # another thread was first
+            if self.failed:  # another thread was first
                 return
-            routes.fast, routes.refused, self.failed = None, True, difference
+            routes.fast, name, routes.name, self.failed = None, routes.name, "", difference
             if routes.key is not None:
                 keep_verdict(routes.key, "it gave other ids, or raised, on a text of the data")
         logger.warning(
-            "llama_padfix: the engine fastokens is not used for this tokenizer any more: %s. The texts of this call "
+            "llama_padfix: the engine %s is not used for this tokenizer any more: %s. The texts of this call "
             "are encoded with tokenizers; encode again what was encoded before it.",
+            name,
             difference,
         )
 
@@ -182,8 +203,14 @@ class _Routes:
     exact: Encode
     key: EngineKey | None = None
     fast: Encode | None = None
-    refused: bool = False
+    name: str = ""
+    """The engine that is `fast`, "" without one."""
+    refused: set[str] = field(default_factory=set)
     sampled: bool = False
+
+    def is_fast_here(self) -> bool:
+        """Return True if the fast engine may be called in this process."""
+        return self.fast is not None and (self.name != "fastokens" or is_usable_here())
 
 
 def choose_engine(tokenizer: TokenizerLike, engine: EngineChoice = "auto", *, characters: int | None = None) -> Engine:
@@ -194,19 +221,22 @@ def choose_engine(tokenizer: TokenizerLike, engine: EngineChoice = "auto", *, ch
 
     Args:
         tokenizer: A Hugging Face tokenizer.
-        engine: "tokenizers" never imports `fastokens`. "fastokens" loads it at once. "auto" loads it where it is
-            installed, gave the same ids on the probe, and the work ahead is above `BREAK_EVEN`; until then, and
-            everywhere else, `tokenizers` encodes.
+        engine: "tokenizers" is `tokenizers` itself. "cached" puts a cache of words in front of it. "fastokens" loads
+            that package at once. "auto" takes the cache from `CACHE_FROM` characters ahead, and `fastokens` from
+            `BREAK_EVEN`, where they can be used and gave the same ids on the probe; until then, and everywhere else,
+            `tokenizers` encodes.
         characters: The work ahead; None where it is not known, so that the characters so far are counted.
 
     Raises:
-        PadfixError: `engine` is "fastokens", which is not installed or gives other ids than `tokenizers` on the probe;
-            or `engine` is unknown.
+        PadfixError: `engine` is "fastokens" or "cached", which cannot be used here or gives other ids than
+            `tokenizers` on the probe; or `engine` is unknown.
     """
-    if engine not in ("auto", "tokenizers", "fastokens"):
-        raise PadfixError(f"engine={engine!r} is not known. Use one of: 'auto', 'tokenizers', 'fastokens'.")
+    if engine not in get_args(EngineChoice):
+        raise PadfixError(
+            f"engine={engine!r} is not known. Use one of: {', '.join(map(repr, get_args(EngineChoice)))}."
+        )
     chosen = Engine(tokenizer, engine, characters)
-    if engine == "fastokens" or (engine == "auto" and (characters or 0) >= BREAK_EVEN):
+    if engine in ("fastokens", "cached") or (engine == "auto" and (characters or 0) >= BREAK_EVEN):
         chosen.load()
     return chosen
 
@@ -231,8 +261,6 @@ def _compare_places(found: FlatIds, exact: Encode, texts: Sequence[str], places:
 
 def _encode_in_batches(exact: Encode, texts: Sequence[str]) -> FlatIds:
     """Encode batch by batch, because `tokenizers` holds about 100 bytes a token until a batch is done."""
-    import numpy as np
-
     parts, start, characters = [], 0, 0
     for place, text in enumerate(texts):
         if place - start == _BATCH_TEXTS or (characters + len(text) > _BATCH_CHARACTERS and place > start):
@@ -240,9 +268,7 @@ def _encode_in_batches(exact: Encode, texts: Sequence[str]) -> FlatIds:
             start, characters = place, 0
         characters += len(text)
     parts.append(exact(texts[start:]))
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])
+    return join_flat(parts)
 
 
 def _read_settings(tokenizer: TokenizerLike) -> object:

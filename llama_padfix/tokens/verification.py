@@ -35,16 +35,17 @@ class EngineKey:
     """The SHA-256 in hex of the JSON from which the fast engine is made."""
     split_special_tokens: bool
     fastokens: str
+    """Its version; "" for the engine with a cache."""
     tokenizers: str
     probe: str
 
 
-def make_engine_key(source: str, split_special_tokens: bool) -> EngineKey:
-    """Return the key of a verdict on the tokenizer that this JSON describes."""
+def make_engine_key(source: str, split_special_tokens: bool, package: str = "fastokens") -> EngineKey:
+    """Return the key of a verdict on the tokenizer that this JSON describes; `package` "" for the cache."""
     return EngineKey(
         tokenizer=hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
         split_special_tokens=split_special_tokens,
-        fastokens=version("fastokens"),
+        fastokens=version(package) if package else "",
         tokenizers=version("tokenizers"),
         probe=hash_probe_texts(),
     )
@@ -138,3 +139,20 @@ def describe_difference(texts: Sequence[str], ours: FlatIds, theirs: FlatIds) ->
                 f"instead of {right[same : same + 5].tolist()}"
             )
     return "it gives ids beyond the last text"
+
+
+def split_flat(found: FlatIds) -> list[FlatIds]:
+    """Return the ids of each text on its own."""
+    import numpy as np
+
+    ids, lengths = found
+    return [(part, np.array([len(part)])) for part in np.split(ids, lengths.cumsum()[:-1])] if len(lengths) else []
+
+
+def join_flat(parts: Sequence[FlatIds]) -> FlatIds:
+    """Return the ids of several calls as if of one."""
+    import numpy as np
+
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([ids for ids, _ in parts]), np.concatenate([lengths for _, lengths in parts])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import datetime
 import inspect
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.core.compat import divide_once, name_tokenizer_argument
+from llama_padfix.core.compat import divide_once, make_grouping_arguments, name_tokenizer_argument
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.records import short_repr
 from llama_padfix.doctor.findings import Plan, Report
@@ -19,11 +20,16 @@ from llama_padfix.encoding.collator import PadCollator
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.dataset.encode import encode_dataset
 from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.encoding.packing.collator import PackCollator
+from llama_padfix.encoding.packing.isolation import Isolation, try_packing
+from llama_padfix.encoding.packing.pack import add_lengths, pack_rows
 from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
+from llama_padfix.encoding.sources import column_names
 from llama_padfix.hardware.precision import Precision, choose_precision
 from llama_padfix.training.adapters.lora import keep_trainable_float32
 from llama_padfix.training.adapters.row_training import complete_head
 from llama_padfix.training.trainer import (
+    apply_arguments,
     import_trl,
     make_sft_config,
     require_accumulation,
@@ -36,11 +42,15 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from datasets import Dataset, DatasetDict, IterableDataset
+    from transformers import TrainingArguments
     from trl import SFTTrainer
 
     from llama_padfix.core.types import ModelLike, Rows, TokenizerLike
 
     AnyDataset: TypeAlias = Dataset | DatasetDict | IterableDataset
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,22 +63,26 @@ class Prepared:
     """What the checks still find."""
     precision: Precision
     """What the run computes in."""
-    collator: PadCollator
-    """Pads encoded rows to a batch."""
+    collator: PadCollator | PackCollator
+    """Makes a batch of encoded rows: padded, or packed."""
     encoder: ChatEncoder
     """Turns rows into ids and labels."""
+    packing: Isolation | None = None
+    """Whether rows are packed, and what that rests on; None where packing was not asked for."""
+    group_by_length: bool = False
+    """Whether a batch is made of rows of like length."""
 
     __repr__ = short_repr
 
     @property
     def training_args(self) -> dict[str, Any]:  # keywords of another library, for this and the next
         """Keywords for `trl.SFTConfig`, a fresh dict at every call."""
-        return sft_arguments_for(self.precision)
+        return {**sft_arguments_for(self.precision), **self._batch_arguments()}
 
     @property
     def trainer_args(self) -> dict[str, Any]:
         """Keywords for `transformers.TrainingArguments`, which lacks those of TRL; a fresh dict at every call."""
-        return trainer_arguments_for(self.precision)
+        return {**trainer_arguments_for(self.precision), **self._batch_arguments()}
 
     @property
     def counts(self) -> Counts:
@@ -93,15 +107,45 @@ class Prepared:
             cache_dir: Where a dataset is cached that does not lie in files; any other is cached beside them.
 
         Returns:
-            The same kind of dataset (a `Dataset` for any other) with the columns `input_ids` and `labels`.
+            The same kind of dataset (a `Dataset` for any other) with the columns `input_ids` and `labels`; with
+            packing, packed rows with `seq_lengths` too (see `pack_rows`); with `group_by_length`, `length` too.
 
         Raises:
             PadfixError: As `encode_dataset`.
         """
-        return encode_dataset(self.encoder, dataset, progress=progress, num_proc=num_proc, cache_dir=cache_dir)
+        rows = encode_dataset(self.encoder, dataset, progress=progress, num_proc=num_proc, cache_dir=cache_dir)
+        return self._arrange(rows, progress)
+
+    def _arrange(self, rows: AnyDataset, progress: bool) -> AnyDataset:
+        if isinstance(self.collator, PackCollator):
+            assert self.encoder.max_length is not None  # `prepare` packs with one only
+            return pack_rows(rows, self.encoder.max_length, progress=progress)
+        return add_lengths(rows) if self.group_by_length else rows
+
+    def apply_to(self, args: TrainingArguments) -> None:
+        """Set on a config that exists already, such as one that `TrlParser` read, what `training_args` holds.
+
+        Packing that the config asks for is switched off there where `encode` packs the rows: a trainer that packs
+        refuses another collator.
+
+        Args:
+            args: An `SFTConfig` or `TrainingArguments`; changed in place, and its own checks run again.
+
+        Raises:
+            PadfixError: The config asks for packing and `prepare` was not told to pack.
+            ValueError: As the config's own checks; it is then as it was.
+        """
+        wanted = self.training_args if hasattr(args, "dataset_kwargs") else self.trainer_args
+        apply_arguments(args, wanted, packs=self.packing is not None, max_length=self.encoder.max_length)
+
+    def _batch_arguments(self) -> dict[str, object]:
+        if isinstance(self.collator, PackCollator):
+            return {"remove_unused_columns": False}  # the model does not name seq_lengths
+        return make_grouping_arguments() if self.group_by_length else {}
 
     def __str__(self) -> str:
-        return f"{self.plan}\n{self.precision}\n{self.report}"
+        parts = (self.plan, self.precision, self.packing, self.report)
+        return "\n".join(str(part) for part in parts if part is not None)
 
     def _repr_html_(self) -> str:
         return self.plan._repr_html_() + self.report._repr_html_()
@@ -124,20 +168,22 @@ def prepare(
     allowed_tokens: Sequence[str] = (),
     date: datetime.date | str | None = None,
     pad_to_multiple_of: int | None = None,
+    packing: bool = False,
+    group_by_length: bool = False,
     device: object = None,
 ) -> Prepared:
     """Patch a tokenizer and its model in place, and return what a training script needs from there on.
 
-    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy; no token is added, no
-    embedding resized, no template edited. Idempotent: a second call has an empty plan. `max_length`, `train_on`,
-    `truncation`, `on_error`, `on_loss`, `template`, `template_kwargs`, `keep_reasoning`, `special_tokens`,
-    `allowed_tokens` and `date` are those of `ChatEncoder`.
+    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy, as `template` needs them; no token
+    is added, no embedding resized, no template edited. Idempotent. Other arguments are `ChatEncoder`'s.
 
     Args:
         tokenizer: The tokenizer to patch.
         model: The model to patch; None for the tokenizer alone.
         pad_token: As for `patch_tokenizer`.
         pad_to_multiple_of: As for `PadCollator`.
+        packing: Put several documents into a row of `max_length` tokens, where `model` is proven to keep them apart.
+        group_by_length: Make batches of rows of like length.
         device: As for `choose_precision`.
 
     Returns:
@@ -146,6 +192,7 @@ def prepare(
     Raises:
         PadfixError: Something cannot be done; everything is as it was.
     """
+    _require_arguments(packing, max_length, pad_to_multiple_of)
     encoder = ChatEncoder(
         tokenizer,
         max_length,
@@ -161,12 +208,30 @@ def prepare(
         date=date,
     )
     precision = choose_precision(device)
-    PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)  # its arguments are checked before anything is patched
-    plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token)
-    report = run_checks(facts)
+    plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token, template_kwargs=encoder.template_kwargs)
+    collator, isolation = _make_collator(tokenizer, model, pad_to_multiple_of, packing)
+    return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length)
+
+
+def _require_arguments(packing: bool, max_length: int | None, pad_to_multiple_of: int | None) -> None:
+    """Raise `PadfixError` for what would only fail after something is patched."""
+    PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)
+    if packing and max_length is None:
+        raise PadfixError("packing=True fills rows of max_length tokens, and max_length is None. Pass max_length=2048")
+
+
+def _make_collator(
+    tokenizer: TokenizerLike, model: ModelLike | None, pad_to_multiple_of: int | None, packing: bool
+) -> tuple[PadCollator | PackCollator, Isolation | None]:
+    """Return what makes batches, and what packing comes to, None where it was not asked for."""
     assert tokenizer.pad_token_id is not None  # the patch has set it
-    collator = PadCollator(tokenizer.pad_token_id, pad_to_multiple_of=pad_to_multiple_of)
-    return Prepared(plan=plan, report=report, precision=precision, collator=collator, encoder=encoder)
+    if not packing:
+        return PadCollator(tokenizer.pad_token_id, pad_to_multiple_of), None
+    isolation = try_packing(model, tokenizer.pad_token_id)
+    if isolation.layout is None:
+        logger.warning("llama_padfix: %s", isolation)
+        return PadCollator(tokenizer.pad_token_id, pad_to_multiple_of), isolation
+    return PackCollator(tokenizer.pad_token_id, isolation.layout, pad_to_multiple_of), isolation
 
 
 def build_trainer(
@@ -177,12 +242,13 @@ def build_trainer(
     eval_dataset: Rows | str | os.PathLike[str] | None = None,
     **sft_arguments: Any,  # of three functions
 ) -> SFTTrainer:
-    """Return TRL's `SFTTrainer`, ready to train on a raw dataset or list of rows in any known shape.
+    """Return TRL's `SFTTrainer`, ready to train on a dataset or list of rows in any known shape.
 
     Args:
         model: The model to patch and to train.
         tokenizer: The tokenizer to patch.
-        dataset: One split: a `Dataset`, an `IterableDataset`, a list of rows, a path, or a frame.
+        dataset: One split: a `Dataset`, an `IterableDataset`, a list of rows, a path, or a frame. Rows with
+            `input_ids` and `labels`, which `prepared.encode` makes, are taken as they are.
         eval_dataset: Rows to evaluate on; a mapping of several sets is encoded too.
         sft_arguments: Keywords of `prepare`, of `SFTConfig` and of `SFTTrainer` (such as `peft_config`, `callbacks`),
             each passed on to where the installed version knows it. They win over what `prepare` would set.
@@ -205,10 +271,12 @@ def build_trainer(
     require_accumulation(args)
 
     prepared = prepare(tokenizer, model, **prepare_arguments)
-    train_rows = encode_dataset(prepared.encoder, dataset, progress=not args.disable_tqdm)
+    shown = not args.disable_tqdm
+    train_rows = _encode_rows(prepared, dataset, "dataset", shown)
     if eval_dataset is not None:
-        name = "eval_dataset"
-        rest[name] = encode_dataset(prepared.encoder, eval_dataset, progress=not args.disable_tqdm, name=name)
+        rest["eval_dataset"] = _encode_rows(prepared, eval_dataset, "eval_dataset", shown)
+    for name in prepared._batch_arguments().keys() - set(config):
+        setattr(args, name, prepared._batch_arguments()[name])
     rest.setdefault("data_collator", prepared.collator)
     rest[name_tokenizer_argument(trl.SFTTrainer)] = tokenizer
     trainer = trl.SFTTrainer(model=model, args=args, train_dataset=train_rows, **rest)
@@ -217,3 +285,15 @@ def build_trainer(
         keep_trainable_float32(trainer.model, prepared.precision)  # TRL casts those of a quantized model to bfloat16
     complete_head(trainer.model)  # TRL reads a bias of the head, which PEFT's wrapper around single rows lacks
     return trainer
+
+
+def _encode_rows(prepared: Prepared, rows: Any, name: str, shown: bool) -> Any:  # rows of any shape; a dataset
+    """Return rows encoded, or as they are where they have ids and labels already; packed where `prepare` packs."""
+    columns = set(column_names(rows) or ())
+    if not {"input_ids", "labels"} <= columns:
+        rows = encode_dataset(prepared.encoder, rows, progress=shown, name=name)
+    elif isinstance(rows, (list, tuple)):
+        from datasets import Dataset
+
+        rows = Dataset.from_list(list(rows))
+    return rows if "seq_lengths" in columns else prepared._arrange(rows, shown)

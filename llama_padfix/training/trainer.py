@@ -14,6 +14,7 @@ from llama_padfix.hardware.precision import Precision
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from transformers import TrainingArguments
     from trl import SFTConfig
 
 # TRL would drop these in silence, or break on them: it gets rows that are encoded already.
@@ -29,9 +30,8 @@ _DONE_BEFORE_TRL = {
     "formatting_func": "Write the rows out first: dataset.map(lambda row: {'messages': ...})",
     "chat_template_path": "Set it first: tokenizer.chat_template = Path(...).read_text()",
     "eos_token": "Leave it out: it is found from the chat template; else set tokenizer.eos_token first",
-    "packing": "Leave it out: rows are padded, each on its own",
-    "eval_packing": "Leave it out: rows are padded, each on its own",
-    "padding_free": "Leave it out: rows are padded, each on its own",
+    "eval_packing": "Pass packing=True: rows to evaluate on are packed too",
+    "padding_free": "Pass packing=True, max_length=...: batches of packed rows hold hardly any padding",
 }
 
 
@@ -123,6 +123,38 @@ def make_sft_config(arguments: Mapping[str, object]) -> SFTConfig:
             f"bf16=True, and transformers finds no GPU for it ({error}). Leave bf16 out, and the precision is chosen "
             "for the device; or pass use_cpu=True to train in bfloat16 on the CPU"
         ) from error
+
+
+def apply_arguments(
+    args: TrainingArguments, wanted: Mapping[str, object], *, packs: bool, max_length: int | None
+) -> None:
+    """Set keywords on a config in place, and run its own checks again.
+
+    Args:
+        args: The config.
+        wanted: Its fields, by name.
+        packs: Whether rows are packed before the trainer sees them.
+        max_length: Tokens of a row.
+
+    Raises:
+        PadfixError: The config asks for packing, and rows are not packed.
+        Exception: What the checks of the config raise; it is then as it was.
+    """
+    packing = [name for name in ("packing", "eval_packing", "padding_free") if getattr(args, name, None)]
+    if packing and not packs:
+        raise PadfixError(
+            f"{packing[0]}=True is in the config, and prepare pads rows. Pass "
+            f"prepare(tokenizer, model, packing=True, max_length={max_length or getattr(args, 'max_length', 1024)})"
+        )
+    before = dict(vars(args))
+    try:
+        for name, value in {**wanted, **dict.fromkeys(packing, False)}.items():
+            setattr(args, name, value)
+        type(args).__post_init__(args)
+    except BaseException:
+        vars(args).clear()
+        vars(args).update(before)
+        raise
 
 
 def import_trl() -> ModuleType:

@@ -22,6 +22,7 @@ ROWS = 100
 
 
 @pytest.mark.parametrize("path", originals(), ids=lambda path: str(path.stem))
+@pytest.mark.slow
 def test_labels_are_those_of_trls_training_template(path: Path) -> None:
     seen: collections.Counter[str] = collections.Counter()
     for seed in range(ROWS):
@@ -53,6 +54,7 @@ def test_a_turn_forged_by_the_user_trains_nothing(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama3_1", "qwen3", "deepseekv3", "gptoss", "gemma4_v2"])
+@pytest.mark.slow
 def test_the_mask_of_a_row_does_not_depend_on_its_batch(name: str) -> None:
     tokenizer = family_tokenizer(next(path for path in originals() if path.stem == name))
     rows = [make_nasty(random.Random(seed)) for seed in range(40)]

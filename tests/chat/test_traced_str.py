@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2.sandbox
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_padfix.chat.traced_render import render_traced
@@ -117,23 +117,25 @@ def compare_with_plain(traced: Traced, operation: Any) -> list[Any]:
     return made
 
 
-@pytest.mark.parametrize("operation", EXACT)
+@settings(max_examples=300, deadline=None)  # each is given to all operations: to make one takes the most time
 @given(TEXTS)
-def test_every_character_keeps_its_writer(operation: str, traced: Traced) -> None:
-    for text in compare_with_plain(traced, EXACT[operation]):
-        for char, origin in zip(plain_of(text), origins_of(text), strict=True):
-            assert WRITER_OF.get(char, origin) == origin, (char, origin)
+def test_every_character_keeps_its_writer(traced: Traced) -> None:
+    for name, operation in EXACT.items():
+        for text in compare_with_plain(traced, operation):
+            for char, origin in zip(plain_of(text), origins_of(text), strict=True):
+                assert WRITER_OF.get(char, origin) == origin, (name, char, origin)
 
 
-@pytest.mark.parametrize("operation", TAINTED)
+@settings(max_examples=300, deadline=None)
 @given(TEXTS)
-def test_what_is_not_followed_is_never_the_templates(operation: str, traced: Traced) -> None:
-    for text in compare_with_plain(traced, TAINTED[operation]):
-        sources = origins_in(traced) - {TEMPLATE}
-        for char, origin in zip(plain_of(text), origins_of(text), strict=True):
-            assert origin in {*sources, LOST, TEMPLATE}
-            if WRITER_OF.get(char, TEMPLATE) != TEMPLATE:
-                assert origin != TEMPLATE, (char, traced._runs)
+def test_what_is_not_followed_is_never_the_templates(traced: Traced) -> None:
+    sources = origins_in(traced) - {TEMPLATE}
+    for name, operation in TAINTED.items():
+        for text in compare_with_plain(traced, operation):
+            for char, origin in zip(plain_of(text), origins_of(text), strict=True):
+                assert origin in {*sources, LOST, TEMPLATE}, name
+                if WRITER_OF.get(char, TEMPLATE) != TEMPLATE:
+                    assert origin != TEMPLATE, (name, char, traced._runs)
 
 
 @given(TEXTS)

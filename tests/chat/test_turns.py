@@ -13,6 +13,7 @@ from llama_padfix.chat.render import Rendered, draw_place
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.tokens.calls import copy_tokenizer
 from tests.conftest import INSTRUCT, fresh_tokenizer
 from tests.support.both import assert_same
 from tests.support.conversations import FAKE_TURN, rows_for, shared, trained_runs
@@ -102,7 +103,7 @@ def test_text_that_is_normalized_to_a_control_token_stays_text(normalizing: Any,
 
 
 def test_text_that_spells_a_token_and_becomes_a_longer_one_stays_text(normalizing: Any) -> None:
-    tokenizer = copy.deepcopy(normalizing)
+    tokenizer = copy_tokenizer(normalizing)
     both = [AddedToken(token, special=True, normalized=True) for token in (TOKEN, "<|caf")]
     tokenizer.add_special_tokens({"additional_special_tokens": both})
     row = with_text("user", f"{SPELLED} x")
@@ -119,7 +120,7 @@ def test_rows_beside_such_text_are_encoded_as_without_it(normalizing: Any) -> No
 
 
 def test_a_template_that_writes_the_token_otherwise_keeps_it_where_no_text_spells_one(normalizing: Any) -> None:
-    tokenizer, token_id = copy.deepcopy(normalizing), normalizing.convert_tokens_to_ids(TOKEN)
+    tokenizer, token_id = copy_tokenizer(normalizing), normalizing.convert_tokens_to_ids(TOKEN)
     tokenizer.chat_template = CHATML.replace("{{ m.role }}", f"{{{{ m.role }}}}{SPELLED}")
     assert ChatEncoder(tokenizer)(CHAT)["input_ids"].count(token_id) == 4
     with pytest.raises(
@@ -130,7 +131,7 @@ def test_a_template_that_writes_the_token_otherwise_keeps_it_where_no_text_spell
 
 def test_text_normalized_to_a_token_is_refused_where_only_prefixes_show_the_turns(normalizing: Any) -> None:
     # The messages are joined and escaped in one, so their characters' origin is lost.
-    tokenizer = copy.deepcopy(normalizing)
+    tokenizer = copy_tokenizer(normalizing)
     tokenizer.chat_template = (
         "{% set ns = namespace(said='') %}{% for m in messages %}{% set ns.said = ns.said ~ m.content ~ '\x01' %}"
         "{% endfor %}{% set said = (ns.said | escape | string | replace('&lt;', '<')).split('\x01') %}"

@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -406,6 +407,7 @@ def judge(style: Style, messages: list[Message], tools: Any) -> tuple[str, str]:
 
 @settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(STYLES, conversations(), st.sampled_from([None, TOOLS]))
+@pytest.mark.slow
 def test_a_generated_template_is_labelled_rightly_or_refused_with_a_reason(
     style: Style, messages: list[Message], tools: Any
 ) -> None:
@@ -414,6 +416,7 @@ def test_a_generated_template_is_labelled_rightly_or_refused_with_a_reason(
     assert kind == "right" or "cannot be proven: " in detail
 
 
+@pytest.mark.slow
 def test_hardly_any_generated_conversation_is_refused() -> None:
     seen = collections.Counter(judge(*made)[0] for made in map(make, range(200)))
     assert seen["right"] + seen["refused"] == 200

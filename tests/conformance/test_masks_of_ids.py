@@ -73,6 +73,7 @@ def check(name: str, tokenizer: Any, encoder: ChatEncoder, make: Callable[[rando
 
 
 @pytest.mark.parametrize("path", originals(), ids=lambda path: str(path.stem))
+@pytest.mark.slow
 def test_ids_of_every_shipped_template_get_the_encoders_labels(path: Path) -> None:
     make = functools.partial(make_nasty, stem=path.stem)
     check(path.stem, family_tokenizer(path), family_encoder(path), make)
@@ -91,6 +92,7 @@ def made_rows(seed: int, count: int) -> Iterator[tuple[Any, list[dict[str, Any]]
         yield tokenizer_for(composed), [{"messages": messages} for messages in rows]
 
 
+@pytest.mark.slow
 def test_ids_of_composed_templates_get_the_encoders_labels() -> None:
     counts = collections.Counter[str]()
     for tokenizer, rows in made_rows(1, 300):

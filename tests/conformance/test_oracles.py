@@ -53,6 +53,7 @@ def rows_of(template: Path | str) -> list[dict[str, Any]]:
 
 
 @EACH
+@pytest.mark.slow
 def test_where_text_comes_from_and_what_prefixes_show_agree(template: Path | str) -> None:
     read = template_of(template)
     seen: collections.Counter[str] = collections.Counter()
@@ -117,6 +118,7 @@ def reference(tokenizer: Any, row: dict[str, Any], stop: str) -> tuple[list[int]
 
 
 @EACH
+@pytest.mark.slow
 def test_ids_and_labels_are_those_of_a_slow_reference(template: Path | str) -> None:
     tokenizer = tokenizer_of(template)
     encoder = ChatEncoder(tokenizer)

@@ -29,6 +29,7 @@ from llama_padfix.encoding.dataset import arrow_stream as encoded_file
 from llama_padfix.encoding.dataset import reader as chunks
 from llama_padfix.encoding.dataset.encode import encode_dataset
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, cut_table
+from tests.support.small_llama import shared_small
 
 FORK = multiprocessing.get_context("fork") if "fork" in multiprocessing.get_all_start_methods() else None
 forking = pytest.mark.skipif(FORK is None, reason="no fork on this platform")
@@ -48,6 +49,11 @@ UNREADABLE: dict[str, Any] = {"messages": [{"role": "user", "content": None}, {"
 pytestmark = pytest.mark.slow
 ROWS = [row(number) for number in range(3 * CHUNK_ROWS + 400)]
 LAST = len(ROWS) - 1
+
+
+@pytest.fixture(scope="module")
+def shared_tokenizer() -> Any:
+    return shared_small()  # what is written, and when, does not depend on the vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -177,11 +183,9 @@ def test_whatever_decides_the_ids_gives_another_file(shared_tokenizer: Any, tmp_
     other_template, eos = copy.deepcopy(shared_tokenizer), copy.deepcopy(shared_tokenizer)
     other_template.chat_template += "{# #}"
     eos.eos_token = "<|end_of_text|>"
+    given: list[Any] = [{}, {"max_length": 300}, {"train_on": "last"}, {"train_on": last_only}]
     encoders = [
-        ChatEncoder(shared_tokenizer),
-        ChatEncoder(shared_tokenizer, max_length=99),
-        ChatEncoder(shared_tokenizer, train_on="last"),
-        ChatEncoder(shared_tokenizer, train_on=last_only),
+        *(ChatEncoder(shared_tokenizer, **one) for one in given),
         ChatEncoder(shared_tokenizer, train_on=lambda message, index: index > 0 and bool(message)),
         ChatEncoder(shared_tokenizer, special_tokens="allow"),
         ChatEncoder(shared_tokenizer, template_kwargs={"date_string": "03 Feb 2019"}),
@@ -194,12 +198,7 @@ def test_whatever_decides_the_ids_gives_another_file(shared_tokenizer: Any, tmp_
     variants.append([*few.to_list()[:7], {**row(7), "text": None}])
     names += [name_of(encoders[0], variant, tmp_path) for variant in variants]
     assert len({*names}) == len(names)
-    again = [
-        ChatEncoder(shared_tokenizer),
-        ChatEncoder(shared_tokenizer, max_length=99),
-        ChatEncoder(shared_tokenizer, train_on="last"),
-    ]
-    again += [ChatEncoder(shared_tokenizer, train_on=last_only)]
+    again = [ChatEncoder(shared_tokenizer, **one) for one in given]
     assert [name_of(encoder, few, tmp_path) for encoder in again] == names[:4]
     assert name_of(again[0], [dict(reversed(item.items())) for item in few.to_list()][::-1][::-1], tmp_path)
     assert name_of(again[0], copy.deepcopy(few.to_list()), tmp_path) == name_of(again[0], few.to_list(), tmp_path)
@@ -633,7 +632,7 @@ def test_an_arrow_stream_is_encoded_as_arrow(
 
 
 def test_an_encoder_is_known_again_after_its_use_and_in_another_process(shared_tokenizer: Any, tmp_path: Path) -> None:
-    encoder = ChatEncoder(shared_tokenizer, max_length=50)
+    encoder = ChatEncoder(shared_tokenizer, max_length=300)
     hashed = Hasher.hash(encoder)
     name = name_of(encoder, ROWS[:3], tmp_path)
     encoder(ROWS[0])
@@ -643,7 +642,7 @@ def test_an_encoder_is_known_again_after_its_use_and_in_another_process(shared_t
         "import sys; from transformers import AutoTokenizer; from datasets.fingerprint import Hasher\n"
         "from llama_padfix import ChatEncoder; from llama_padfix.encoding.dataset.cache import find_cache_file\n"
         "from tests.conformance.test_streaming import ROWS\n"
-        "encoders = [ChatEncoder(AutoTokenizer.from_pretrained(sys.argv[1]), max_length=50) for _ in range(2)]\n"
+        "encoders = [ChatEncoder(AutoTokenizer.from_pretrained(sys.argv[1]), max_length=300) for _ in range(2)]\n"
         "file = find_cache_file(encoders[0], ROWS[:3], sys.argv[2])\n"
         "print(len({Hasher.hash(one) for one in encoders}), file.name)\n"
     )

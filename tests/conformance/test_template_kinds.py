@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from llama_padfix import ChatEncoder, PadfixError
+from llama_padfix import ChatEncoder, PadfixError, find_markers, mask_labels
 
 USER: dict[str, Any] = {"role": "user", "content": "Hi"}
 ANSWER: dict[str, Any] = {"role": "assistant", "content": "Yes"}
@@ -373,3 +373,46 @@ def test_a_turn_whose_end_nothing_shows_is_refused() -> None:
     encode = ChatEncoder(make_byte_tokenizer(template, ["<A>"]))
     with pytest.raises(PadfixError, match="nothing shows what closes it"):
         encode([USER, {**ANSWER, "content": "", "reasoning_content": "hm"}, USER, ANSWER])
+
+
+_NO_PROMPT = "{% for m in messages %}{{ '<S>' + m['role'] + '<M>\n' + m['content'] + '<end>\n' }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("behind", "end"),
+    [
+        ("", ""),
+        ("{% if not add_generation_prompt %}{{ eos_token }}{% endif %}", "<end>"),
+        ("{% if not add_generation_prompt %}<stop>{% endif %}", "<stop>"),
+    ],
+)
+def test_without_a_generation_prompt_a_header_is_one(behind: str, end: str) -> None:
+    """Whether asking for a prompt changes nothing, or only leaves the end of sequence out."""
+    tokenizer = make_byte_tokenizer(_NO_PROMPT + behind, ["<S>", "<M>", "<end>", "<stop>"])
+    encoder = ChatEncoder(tokenizer)
+    turn = "<S>user<M>\nHi<end>\n<S>assistant<M>\n«Yes<end>»\n"
+    row = encoder([USER, ANSWER] * 2)
+    assert show(tokenizer, row) == turn * 2 + end
+    columns, _ = encoder.encode_rows([[USER, ANSWER] * 2] * 3)
+    assert all(list(labels) == list(row["labels"]) for labels in columns["labels"])
+    assert mask_labels(row["input_ids"], find_markers(tokenizer)) == list(row["labels"])
+
+
+_CHANNELS = (
+    "{% for m in messages %}{% if m.role == 'user' %}<S>user<M>{{ m.content }}<end>\n"
+    "{% elif m.role == 'tool' %}<result>{{ m.content }}</result>"
+    "{% else %}{% if loop.first or loop.previtem.role != 'tool' %}<S>assistant{% endif %}"
+    "{% if loop.last and m.reasoning_content %}<C>analysis<M>{{ m.reasoning_content }}<D><S>assistant{% endif %}"
+    "{% for t in m.tool_calls or [] %}<C>call<M>{{ t.function.arguments | tojson }}{% endfor %}"
+    "{% if not m.tool_calls %}<C>final<M>{{ m.content }}<end>\n{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt and messages[-1].role == 'user' %}<S>assistant{% endif %}"
+)
+
+
+def test_an_empty_answer_in_a_channel_behind_a_result() -> None:
+    """What the last message alone would have, a thought, hides what is written for it in the history."""
+    tokenizer = make_byte_tokenizer(_CHANNELS, ["<S>", "<M>", "<C>", "<D>", "<end>"])
+    silent = {"role": "assistant", "content": "", "reasoning_content": "hm"}
+    row = ChatEncoder(tokenizer)([USER, call(at="sky"), RESULT, silent, ANSWER])
+    called = '<S>user<M>Hi<end>\n<S>assistant«<C>call<M>{"at": "sky"}»<result>blue</result>'
+    assert show(tokenizer, row) == called + "«<C>final<M><end>»\n<S>assistant«<C>final<M>Yes<end>»\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -12,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from llama_padfix.demo.reference import make_tiny_llama
-from tests.conftest import fresh_tokenizer
+from tests.support.saved import save, small_model, small_tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,16 +21,21 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("shared")
-    make_tiny_llama(hidden_size=64, num_hidden_layers=1, initializer_range=0.1).save_pretrained(path)
-    fresh_tokenizer("3.1-instruct").save_pretrained(path)
-    return path
+    tokenizer = small_tokenizer()
+    return save(path, tokenizer, small_model(tokenizer, hidden_size=64, intermediate_size=128, initializer_range=0.1))
 
 
-def run(launcher: list[str], folder: Path, out: Path, rows: int) -> list[dict[str, Any]]:
+SCRIPT = str(Path(__file__).with_name("two_processes.py"))
+
+
+def run_twice(folder: Path, out: Path, rows: int) -> list[dict[str, Any]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
     quiet = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "ACCELERATE_"))}
-    script = [str(Path(__file__).with_name("two_processes.py")), str(folder), str(out), str(rows)]
     done = subprocess.run(
-        [*launcher, *script],
+        [sys.executable, *torchrun, SCRIPT, str(folder), str(out), str(rows)],
         cwd=ROOT,
         env={**quiet, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -40,17 +45,22 @@ def run(launcher: list[str], folder: Path, out: Path, rows: int) -> list[dict[st
     assert done.returncode == 0, done.stderr[-3000:]
     # Each choice is printed once, by the first process.
     assert done.stdout.count("llama_padfix: quantization: nf4") == 1
+    return read(out)
+
+
+def read(out: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("seen-*.json"))]
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_loss_of_one(folder: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
-    two = run(torchrun, folder, tmp_path / "two", rows=2)
-    [one] = run([sys.executable], folder, tmp_path / "one", rows=4)
+def test_two_processes_give_the_loss_of_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = run_twice(folder, tmp_path / "two", rows=2)
+    monkeypatch.setattr(sys, "argv", [SCRIPT, str(folder), str(tmp_path / "one"), "4"])
+    runpy.run_path(SCRIPT)  # in this process, which has imported all that it needs
+    assert capsys.readouterr().out.count("llama_padfix: quantization: nf4") == 1
+    [one] = read(tmp_path / "one")
 
     assert [each["rank"] for each in two] == [0, 1]
     for each in two:

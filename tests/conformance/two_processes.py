@@ -32,7 +32,7 @@ trainer = build_trainer(
     model,
     tokenizer,
     load_rows(["chats.jsonl"])[:16],
-    max_length=512,
+    max_length=1024,
     output_dir=out,
     max_steps=3,
     per_device_train_batch_size=int(rows_per_process),

@@ -476,6 +476,18 @@ def test_rows_of_which_the_template_leaves_something_out() -> None:
     assert "DAT006" in diagnose(tokenizer, dataset=[CHAT]).passed
 
 
+def test_dat008_arguments_that_are_no_json() -> None:
+    def calling(arguments: Any) -> Any:
+        calls = [{"type": "function", "function": {"name": "look", "arguments": arguments}}]
+        return {"messages": [CHAT["messages"][0], {"role": "assistant", "content": None, "tool_calls": calls}]}
+
+    tokenizer = small_tokenizer()
+    rows = [CHAT, calling("{'at': 'sky'}"), calling('{"at": "sky"}'), calling({"at": "sky"})]
+    [finding] = found(diagnose(tokenizer, dataset=rows), "DAT008")
+    assert (finding.severity, finding.count, [one.row for one in finding.evidence]) == ("warning", 1, [1])
+    assert "the first is row 1, message 1: \"{'at': 'sky'}\"" in finding.message
+
+
 def test_rows_longer_than_the_model() -> None:
     tokenizer = small_tokenizer()
     long = {"messages": [*CHAT["messages"], {"role": "user", "content": "x" * 600}, CHAT["messages"][1]]}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForCausalLM,
     DataCollatorForSeq2Seq,
@@ -19,7 +20,7 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer, clone_chat_template, pack_dataset
 
-from llama_padfix import add_tokens, choose_precision, diagnose, keep_trainable_float32, patch_tokenizer
+from llama_padfix import add_tokens, choose_precision, diagnose, keep_trainable_float32, patch_tokenizer, prepare
 from tests.doctor.test_checks_runs import CHATS, chats, findings, one, parts, plain, sft
 from tests.support.runs import QUICK
 from tests.support.saved import save, small_model, small_tokenizer
@@ -77,6 +78,73 @@ def test_pck004_packed_documents_attend(tmp_path: Path) -> None:
         assert not findings(plain(labelled(), tmp_path, data_collator=DataCollatorWithFlattening()), "PCK004")
         trainer = plain(labelled(), tmp_path, data_collator=DataCollatorWithFlattening(), use_cache=True)
         assert one(trainer, "PCK004").rows and not findings(trainer, "PCK001")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"return_position_ids": False, "return_flash_attn_kwargs": True},
+        {"return_position_ids": False, "return_seq_idx": True},
+    ],
+)
+def test_each_document_of_a_flattened_batch_is_a_row(given: dict[str, Any], tmp_path: Path) -> None:
+    collator = DataCollatorWithFlattening(**given)
+    rows = [{**row, "labels": [*row["input_ids"][:-1], -100]} for row in labelled()]
+    rows[2]["labels"] = [-100] * len(rows[2]["input_ids"])
+    batch = collator(rows)
+    tokenizer, model = parts()
+    report = diagnose((tokenizer, model), dataset=batch, select=["LBL001", "LBL002", "BOS003", "PCK001"])
+    assert [(sample.seen, sample.source) for sample in report.samples] == [(4, "batch")]
+    assert [(each.code, each.rows, each.seen, each.evidence[0].row) for each in report.findings] == [
+        ("LBL002", 3, 4, 0),
+        ("LBL001", 1, 4, 2),
+    ]
+    loader: Any = DataLoader(rows, batch_size=2, collate_fn=collator)  # type: ignore[arg-type]
+    sample = diagnose(loader, tokenizer=tokenizer, select=["LBL"]).samples[0]
+    assert (sample.seen, sample.total) == (4, 4)
+    model.config.use_cache = False
+    found = findings((tokenizer, model), "PCK004", dataset=batch)
+    reads_borders = "return_position_ids" not in given
+    assert not found if reads_borders else (found[0].rows == 3 and "position_ids" in found[0].evidence[0].remark)
+
+
+def test_each_document_of_a_packed_set_is_a_row(tmp_path: Path) -> None:
+    packed = pack_dataset(Dataset.from_list(labelled()), seq_length=256)
+    trainer = sft(packed, tmp_path, packing=True, max_length=256, dataset_kwargs={"skip_prepare_dataset": True})
+    for target, given in ((trainer, {}), (parts()[0], {"dataset": packed})):
+        report = diagnose(target, select=["LBL004", "BOS003", "BOS004"], **given)
+        assert [(sample.seen, sample.total) for sample in report.samples] == [(4, 4)]
+        [found] = report.findings
+        assert (found.rows, found.seen) == (4, 4)
+    pack = next(number for number, row in enumerate(packed) if len(row["seq_lengths"]) > 1)
+    inner = [each for each in found.evidence if each.row == pack][1]
+    assert inner.start >= packed[pack]["seq_lengths"][0], "a place in the pack, as it lies there"
+
+
+def test_what_fills_up_a_row_of_packs_is_no_row(tmp_path: Path) -> None:
+    tokenizer, model = parts()
+    model.config.use_cache = True
+    prepared = prepare(tokenizer, model, max_length=256, packing=True, device="cpu")
+    rows = prepared.encode([{"messages": chat} for chat in CHATS], progress=False)
+    batch = prepared.collator([rows[n] for n in range(len(rows))])
+    assert int((batch["labels"][:, -1] == -100).sum()), "a row is filled up"
+    for target, given in (((tokenizer, model), {"dataset": batch}), (tokenizer, {"dataset": rows})):
+        report = diagnose(target, **given)
+        assert [str(each) for each in report.findings if each.severity != "note"] == []
+        assert [sample.seen for sample in report.samples] == [len(CHATS)]
+
+
+def test_a_padded_row_with_position_ids_is_one_row() -> None:
+    ids = chats()[0]["input_ids"]
+    for before, after in ((0, 3), (3, 0)):
+        columns = {
+            "input_ids": [128] * before + ids + [128] * after,
+            "attention_mask": [0] * before + [1] * len(ids) + [0] * after,
+            "position_ids": [0] * before + list(range(len(ids))) + [0] * after,
+        }
+        batch = {name: torch.tensor([column]) for name, column in columns.items()}
+        assert diagnose(parts()[0], dataset=batch).samples[0].seen == 1
 
 
 # ---- rows

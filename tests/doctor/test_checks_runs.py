@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch.utils.data import DataLoader
 from transformers import (
     DataCollatorForLanguageModeling,
     DataCollatorForSeq2Seq,
@@ -17,7 +18,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
-from trl import SFTConfig, SFTTrainer
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from llama_padfix import diagnose, patch_tokenizer
 from llama_padfix.doctor.findings import Finding
@@ -65,7 +66,7 @@ def plain(rows: Any, out: Path, *, chat: bool = True, kind: Any = Trainer, model
     return kind(
         model=model if model is not None else fresh,
         args=given.pop("args", None) or TrainingArguments(str(out), **{**QUICK, **given}),
-        train_dataset=rows if isinstance(rows, Dataset) else Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(rows) if isinstance(rows, list) else rows,
         processing_class=tokenizer,
         **passed,
     )
@@ -75,13 +76,13 @@ def sft(rows: Any, out: Path, *, model: Any = None, chat: bool = True, **given: 
     tokenizer, fresh = parts(chat=chat)
     passed = {
         name: given.pop(name)
-        for name in ("optimizers", "eval_dataset", "peft_config", "data_collator")
+        for name in ("optimizers", "eval_dataset", "peft_config", "data_collator", "compute_loss_func")
         if name in given
     }
     return SFTTrainer(
         model=model if model is not None else fresh,
         args=SFTConfig(str(out), **{**QUICK, **given}),
-        train_dataset=rows if isinstance(rows, Dataset) else Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(rows) if isinstance(rows, list) else rows,
         processing_class=tokenizer,
         **passed,
     )
@@ -181,7 +182,64 @@ def test_tpl007_strings_on_an_instruct_model(tmp_path: Path) -> None:
     assert not findings(sft(strings, tmp_path, chat=False), "TPL007"), "a base model has no template"
 
 
+def test_tpl007_prompts_of_rollouts_that_are_strings(tmp_path: Path) -> None:
+    tokenizer, _ = parts()
+    strings = [f"{n} + 1?" for n in range(8)]
+    rendered = [tokenizer.apply_chat_template(chat[:1], tokenize=False) for chat in CHATS] * 2
+    found = one(rollouts(strings, tmp_path), "TPL007")
+    assert (found.severity, found.rows, found.where) == ("warning", 8, "train batch, prompt")
+    assert not findings(rollouts([chat[:1] for chat in CHATS] * 2, tmp_path), "TPL007")
+    assert not findings(rollouts(rendered, tmp_path), "TPL007")
+    assert not findings(rollouts(strings, tmp_path, chat=False), "TPL007")
+
+
+def rollouts(prompts: list[Any], out: Path, *, chat: bool = True) -> Any:
+    tokenizer, model = parts(chat=chat)
+    args = GRPOConfig(str(out), num_generations=2, max_completion_length=4, beta=0.0, **QUICK)
+    rows = Dataset.from_list([{"prompt": prompt} for prompt in prompts])
+    return GRPOTrainer(model, lambda completions, **_: [0.0], args, train_dataset=rows, processing_class=tokenizer)
+
+
+def test_encoded_rows_without_labels_are_read_as_collators_label_them() -> None:
+    tokenizer, model = parts(chat=False)
+    found = one(tokenizer, "GEN005", dataset=texts())
+    assert (found.severity, found.where, found.rows) == ("warning", "dataset", 4)
+    assert not findings(tokenizer, "GEN005", dataset=texts(end="<|end_of_text|>"))
+    assert one(_patched(True), "TPL007", dataset=texts(chat=True)).severity == "note"
+    prompts = [_patched(True).apply_chat_template(chat[:1], add_generation_prompt=True) for chat in CHATS]
+    assert not findings(_patched(True), "GEN005", dataset=Dataset.from_list(list(map(dict, prompts))))
+    loader: Any = DataLoader(texts(), batch_size=2, collate_fn=DataCollatorWithPadding(tokenizer))  # type: ignore[arg-type]
+    assert not findings(loader, "GEN005"), "a loop that may generate from them"
+    optimizer = torch.optim.SGD(model.parameters())
+    assert one(loader, "GEN005", model=model, optimizer=optimizer).where == "dataloader batch"
+
+
 # ---- labels and losses
+
+
+def test_lbl004_is_a_note_where_sft_labels_all_of_a_conversation_by_default(tmp_path: Path) -> None:
+    def severity(target: Any) -> str:
+        return str(one(target, "LBL004").severity)
+
+    messages = [{"messages": chat} for chat in CHATS]
+    assert severity(sft(messages, tmp_path)) == "note"
+    assert severity(sft(IterableDataset.from_generator(lambda: iter(messages)), tmp_path)) == "note"
+    assert severity(sft(messages, tmp_path, packing=True, max_length=256)) == "note"
+    rendered = [{"text": _patched(True).apply_chat_template(chat, tokenize=False)} for chat in CHATS]
+    assert severity(sft(rendered, tmp_path)) == "note"
+    assert severity(plain(chats(), tmp_path)) == "warning"
+    copied = [{**row, "labels": row["input_ids"]} for row in chats()]
+    assert severity(sft(copied, tmp_path)) == "warning", "somebody wrote these labels"
+    assert severity(sft(copied, tmp_path, dataset_kwargs={"skip_prepare_dataset": True})) == "warning"
+
+
+def test_lbl001_a_pack_that_trains_nothing(tmp_path: Path) -> None:
+    rows = [{"prompt": chat[:1], "completion": chat[1:]} for chat in CHATS]
+    length = len(chats()[0]["input_ids"])
+    found = one(sft(rows, tmp_path, packing=True, max_length=length), "LBL001")
+    assert found.severity == "error" and 0 < found.rows < found.seen == 4, found
+    pieces = one(sft(rows, tmp_path, packing=True, max_length=length, packing_strategy="bfd_split"), "LBL001")
+    assert pieces.severity == "note", "each piece of a long row is trained where there is something to train"
 
 
 @pytest.mark.parametrize("collator", [DataCollatorForSeq2Seq, DataCollatorWithPadding])
@@ -245,6 +303,69 @@ def test_lbl011_a_loss_that_reads_no_labels(kind: Any, tmp_path: Path) -> None:
 def test_lbl011_a_function_that_does_not_use_its_labels(tmp_path: Path) -> None:
     assert "ids_as_targets" in one(plain(chats(), tmp_path, compute_loss_func=ids_as_targets), "LBL011").message
     assert not findings(plain(chats(), tmp_path, compute_loss_func=labels_as_targets), "LBL011")
+
+
+def unshifted(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+    return torch.nn.functional.cross_entropy(outputs.logits.flatten(0, 1), labels.flatten())
+
+
+def smoothed_in_pieces(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+    """Rolls the labels, and sums over rows before it divides."""
+    targets = torch.roll(labels, -1, 1)
+    targets[:, -1] = -100
+    losses = torch.nn.functional.cross_entropy(outputs["logits"].transpose(1, 2), targets, reduction="none")
+    return losses.sum() / num_items_in_batch
+
+
+class Unshifted(Trainer):  # type: ignore[misc]
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        self.seen = getattr(self, "seen", 0) + 1
+        vocab = self.model.config.vocab_size
+        loss = torch.nn.functional.cross_entropy(outputs.logits.view(-1, vocab), labels.view(-1), reduction="sum")
+        return (loss, outputs) if return_outputs else loss
+
+
+class Logs(Unshifted):
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:
+        self.log({"seen": 1.0})
+        return super().compute_loss(model, inputs, return_outputs)
+
+
+class Regresses(Trainer):  # type: ignore[misc]
+    def compute_loss(self, model: Any, inputs: Any, *rest: Any, **more: Any) -> Any:
+        return model(**inputs).logits.square().mean()
+
+
+def tried(made: Any) -> tuple[list[str], str]:
+    """The severities of LBL012, and what is said of the loss."""
+    report = diagnose(made, select=["LBL012"])
+    return [each.severity for each in report.findings], " ".join(report.notes).rpartition(": ")[2]
+
+
+def test_lbl012_a_loss_that_does_not_shift(tmp_path: Path) -> None:
+    trainer = plain(chats(), tmp_path, kind=Unshifted)
+    assert tried(trainer) == (["error"], "tried on made-up logits, it does not shift labels.")
+    assert not hasattr(trainer, "seen"), "what calling it moved is put back"
+    assert tried(plain(chats(), tmp_path, compute_loss_func=unshifted))[0] == ["error"]
+    assert tried(sft(chats(), tmp_path, compute_loss_func=unshifted))[0] == ["error"]
+    for kind in (OnLabels, OnIds, OfTheModel, OfTheLibrary):
+        found, said = tried(plain(chats(), tmp_path, kind=kind))
+        assert found == [] and said == "tried on made-up logits, it shifts labels.", kind
+    for function in (labels_as_targets, smoothed_in_pieces):
+        assert tried(plain(chats(), tmp_path, compute_loss_func=function))[1].endswith("it shifts labels.")
+    for kind in (Logs, Regresses):
+        assert tried(plain(chats(), tmp_path, kind=kind)) == ([], "what it makes of labels is not known."), kind
+    assert tried(plain(chats(), tmp_path))[0] == []
+
+
+def test_labels_that_are_the_next_ids_are_right_for_a_loss_that_does_not_shift(tmp_path: Path) -> None:
+    rows = [{**row, "labels": [*row["input_ids"][1:], -100]} for row in chats()]
+    given: dict[str, Any] = {"data_collator": DataCollatorForSeq2Seq(_patched(True))}
+    assert not diagnose(plain(rows, tmp_path, kind=Unshifted, **given), select=["LBL007", "LBL012"]).findings
+    twice = one(plain(rows, tmp_path, kind=OnLabels, **given), "LBL007")
+    assert twice.severity == "error" and "OnLabels.compute_loss shifts them again" in twice.evidence[0].remark
 
 
 # ---- what is trained

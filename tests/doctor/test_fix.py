@@ -176,6 +176,129 @@ def test_a_pad_id_of_the_collators_own_stays(tokenizer: Any, tmp_path: Path) -> 
     assert trainer.data_collator is own and tokenizer.pad_token == "<|end_of_text|>"
 
 
+# ---- collate functions of one's own
+
+
+def pad_rows(rows: Any, pad_id: int) -> dict[str, torch.Tensor]:
+    """As in many scripts: the pad id is hidden from the loss wherever it stands."""
+    width = max(len(row["input_ids"]) for row in rows)
+    ids = torch.tensor([row["input_ids"] + [pad_id] * (width - len(row["input_ids"])) for row in rows])
+    return {"input_ids": ids, "labels": ids.masked_fill(ids == pad_id, -100)}
+
+
+class Collate:
+    def __init__(self, pad_id: int) -> None:
+        self.pad_id = pad_id
+
+    def __call__(self, rows: Any) -> Any:
+        return pad_rows(rows, self.pad_id)
+
+    def collate(self, rows: Any) -> Any:
+        return self(rows)
+
+
+def in_a_closure(pad_token_id: int) -> Callable[[Any], Any]:
+    return lambda rows: pad_rows(rows, pad_token_id)
+
+
+def in_a_default(number: int) -> Callable[[Any], Any]:
+    def collate(rows: Any, pad: int = number, *, width: int = 8) -> Any:
+        return pad_rows(rows, pad)
+
+    return collate
+
+
+def by_position(number: int) -> Callable[[Any], Any]:
+    def collate(pad_id: int, rows: Any) -> Any:
+        return pad_rows(rows, pad_id)
+
+    return partial(collate, number)
+
+
+HELD: dict[str, Callable[[int], Any]] = {
+    "dataloader.collate_fn (pad_id)": lambda number: partial(pad_rows, pad_id=number),
+    "dataloader.collate_fn (argument: pad_id)": by_position,
+    "dataloader.collate_fn (closure: pad_token_id)": in_a_closure,
+    "dataloader.collate_fn (default: pad)": in_a_default,
+    "dataloader.collate_fn.pad_id": Collate,
+    "dataloader.collate_fn.func.pad_id": lambda number: partial(Collate(number).collate),
+    "dataloader.collate_fn.pad_token_id": PadCollator,
+}
+
+
+def loop(tokenizer: Any, collate: Any) -> tuple[Any, dict[str, Any]]:
+    """What a loop of accelerate has."""
+    from accelerate import Accelerator
+
+    rows: Any = [{"input_ids": tokenizer.apply_chat_template(say("two " * n))["input_ids"]} for n in range(1, 5)]
+    rows = [{**row, "labels": row["input_ids"]} for row in rows]
+    model = small_model(tokenizer)
+    loader, optimizer = Accelerator(cpu=True).prepare(
+        torch.utils.data.DataLoader(rows, batch_size=4, collate_fn=collate), torch.optim.SGD(model.parameters())
+    )
+    return loader, {"tokenizer": tokenizer, "model": model, "optimizer": optimizer}
+
+
+@pytest.mark.parametrize("where", HELD)
+def test_the_pad_id_of_a_collate_function_follows(where: str, tokenizer: Any) -> None:
+    tokenizer.pad_token = "<|eot_id|>"
+    old = tokenizer.pad_token_id
+    loader, given = loop(tokenizer, HELD[where](old))
+    plan = diagnose(loader, **given).fix()
+    assert where in {change.target for change in plan} and not plan.taken_back
+    [batch] = loader
+    assert tokenizer.pad_token == "<|end_of_text|>" and int(batch["input_ids"][0, -1]) == tokenizer.pad_token_id != old
+    assert int((batch["labels"] == old).sum()) == int((batch["input_ids"] == old).sum()) > 4, "each end is trained"
+    assert not {"PAD002", "PAD008"} & {finding.code for finding in diagnose(loader, **given).findings}
+
+
+PAD_ID = 0
+
+
+def of_a_global(rows: Any) -> Any:
+    return pad_rows(rows, PAD_ID)
+
+
+def test_a_pad_id_in_a_line_of_code_is_named(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer.pad_token = "<|eot_id|>"
+    monkeypatch.setitem(globals(), "PAD_ID", tokenizer.pad_token_id)
+    made: dict[str, Any] = {}
+    exec(
+        f"def written(rows):\n    return pad(rows, {tokenizer.pad_token_id})",
+        {"pad": pad_rows, "__name__": "script"},
+        made,
+    )
+    end = tokenizer.convert_tokens_to_ids("<|end_of_text|>")
+    for collate, said in (
+        (of_a_global, "(global PAD_ID of "),
+        (made["written"], "(in the code of written, <string>:1)"),
+    ):
+        loader, given = loop(tokenizer, collate)
+        plan = diagnose(loader, **given).fix()
+        assert tokenizer.pad_token == "<|eot_id|>" and plan.taken_back, "alone, it makes padding look like text"
+        [line] = [line for line in plan.left if said in line]
+        assert line.endswith(f"is the pad id there. Write {end} for it ('<|end_of_text|>'), and fix again.")
+
+
+def test_a_pad_id_of_its_own_is_left_in_a_collate_function(tokenizer: Any) -> None:
+    tokenizer.pad_token = "<|eot_id|>"
+    own = partial(pad_rows, pad_id=tokenizer.convert_tokens_to_ids("<|finetune_right_pad_id|>"))
+    loader, given = loop(tokenizer, own)
+    plan = diagnose(loader, **given).fix()
+    assert own.keywords["pad_id"] != tokenizer.pad_token_id and not any("collate_fn" in each.target for each in plan)
+
+
+def test_a_collate_function_of_a_trainer_is_mended_and_put_back(
+    tokenizer: Any, tmp_path: Path, with_worse: ModuleType
+) -> None:
+    tokenizer.pad_token = "<|eot_id|>"
+    own = partial(pad_rows, pad_id=tokenizer.pad_token_id)
+    trainer = plain_trainer(tokenizer, tmp_path, own)
+    plan = diagnose(trainer, ignore=["ZZZ"]).fix()
+    assert "tokenizer.pad_token" in {change.target for change in plan.taken_back}
+    assert own.keywords["pad_id"] == tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
 # ---- what no setting mends
 
 

@@ -129,6 +129,14 @@ def test_the_pad_token_that_ends_a_turn_is_a_note_where_it_is_trained(tokenizer:
     assert f"is {pad_id}," not in finding.message
 
 
+def test_on_a_base_model_the_pad_token_ends_a_document(tmp_path: Path) -> None:
+    tokenizer = small_tokenizer(base=True)
+    trainer = sft(tmp_path, tokenizer, [{"text": "There were llamas."}] * 4)
+    assert tokenizer.pad_token == "<|end_of_text|>", "as TRL sets it"
+    [finding] = found(trainer, "PAD002")
+    assert finding.severity == "note" and "also ends a document" in finding.message and "turn" not in finding.message
+
+
 def test_the_reason_of_a_reward_model_is_the_token_that_is_scored(tokenizer: Any, tmp_path: Path) -> None:
     rows = [{name: ASK + row[name] for name in ("chosen", "rejected")} for row in PAIRS]
     args, model = RewardConfig(str(tmp_path), **USUAL), small_model(tokenizer, scores=True)

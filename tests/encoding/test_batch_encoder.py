@@ -21,6 +21,7 @@ from llama_padfix.encoding.batch import encoder as plain_way
 from llama_padfix.encoding.batch.render_plan import learn_render_plan
 from llama_padfix.encoding.encoded_rows import mark_spans
 from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.tokens.engine import choose_engine
 from tests.conftest import INSTRUCT, fresh_tokenizer
 from tests.support.both import (
     ENGINES,
@@ -51,6 +52,7 @@ def tokenizer_of(template: Path | str) -> Any:
 
 
 @EACH
+@pytest.mark.slow
 def test_both_ways_agree_on_hard_conversations(template: Path | str) -> None:
     tokenizer, name = tokenizer_of(template), str(getattr(template, "stem", template))
     rng = random.Random(name)
@@ -62,6 +64,7 @@ def test_both_ways_agree_on_hard_conversations(template: Path | str) -> None:
         assert_same(tokenizer, tabulate(rows), **settings, train_on=rng.choice(("assistant", "last")))
 
 
+@pytest.mark.slow
 def test_most_rows_that_can_go_the_plain_way_do() -> None:
     if len(taken) < len(TEMPLATES):
         pytest.skip("counts what the test of each template saw")
@@ -77,6 +80,8 @@ def test_most_rows_that_can_go_the_plain_way_do() -> None:
 @pytest.mark.slow
 def test_both_engines_give_what_the_careful_way_gives(release: str, engine: str) -> None:
     rows = [*make_hard_rows(40, release), {"messages": talk("a", "<|eot_id|> b")}, {"messages": talk("a", "b")}]
+    loaded = choose_engine(shared(release), engine)  # type: ignore[arg-type] # so that all encoders share what it loads
+    assert loaded.name == engine
     made, plain = assert_same(shared(release), rows, engine=engine)
     assert plain > 15 and made.counts.escaped > 0 and made.counts.kept > 35
     for special_tokens in ("allow", "error"):
@@ -86,6 +91,7 @@ def test_both_engines_give_what_the_careful_way_gives(release: str, engine: str)
 
 @pytest.mark.parametrize("truncation", ["turns", "tokens", "error"])
 @pytest.mark.parametrize("train_on", ["assistant", "last"])
+@pytest.mark.slow
 def test_every_length_cuts_alike(truncation: str, train_on: Any) -> None:
     tokenizer = shared("3-instruct-early")
     rows = [
@@ -139,6 +145,7 @@ def test_a_message_that_speaks_of_thoughts_has_no_note_on_the_empty_one_before_i
 
 
 @ENGINE
+@pytest.mark.slow
 def test_a_header_that_melts_into_the_answer_is_seen(engine: str) -> None:
     tokenizer = fresh_tokenizer("3-instruct-early")
     for header, rest in (("internation", "al law"), ("\n\n", "\n\n law"), (" says: ", "law"), ("says", "'s law")):

@@ -278,6 +278,7 @@ def test_roles_are_those_that_reading_a_row_gives() -> None:
     assert read_roles(("conversations", "from", "human", "function_call")) is None
 
 
+@pytest.mark.slow
 def test_a_table_of_several_chunks_names_its_rows_by_their_numbers() -> None:
     many = pyarrow.concat_tables([table(column(chats=change(**SOME_NULL)))] * 60)
     encoder = ChatEncoder(shared("3.1-instruct"), on_error="drop")

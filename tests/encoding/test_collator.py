@@ -348,6 +348,7 @@ HOLDERS: list[Any] = [
     st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
+@pytest.mark.slow
 def test_property_any_rows_in_any_holders(
     drawn: Any, names: set[str], holders: list[Any], multiple: int, left: bool
 ) -> None:

@@ -169,3 +169,33 @@ def test_arguments_as_json_text_that_the_template_quotes_again_are_counted() -> 
     )
     writes(call('{"city": "Zürich"}'))
     assert writes.counts.quoted == 0
+
+
+@pytest.mark.parametrize("engine", [None, "row"])
+def test_arguments_that_are_text_and_no_json_are_counted(engine: str | None) -> None:
+    """As Qwen 3 has it: text is written as it stands, anything else as JSON."""
+    writes = "{% set a = c.function.arguments %}{{ c.function.name ~ (a if a is string else a | tojson) }}"
+    template = f"{{% for c in m.tool_calls or [] %}}{writes}{{% endfor %}}{{{{ m.content }}}}<|eot_id|>"
+
+    def call(*arguments: Any) -> list[Any]:
+        calls = [{"type": "function", "function": {"name": "look", "arguments": each}} for each in arguments]
+        return [QUESTION[0], {"role": "assistant", "content": "", "tool_calls": calls}]
+
+    rows = [
+        call({"at": "sky"}),
+        call('{"at": "sky"}'),
+        call("{'at': 'sky'}"),
+        call({}, '{"at": "s'),
+        QUESTION,
+        call(""),
+    ]
+    encoder = encoder_for(template)
+    if engine is None:
+        encoder.encode_rows(rows)
+    else:
+        for row in rows:
+            encoder(row)
+    assert encoder.counts.unparsed == 2 and encoder.counts.kept == 6
+    [named] = [line for line in encoder.counts.name_rows() if line.startswith("unparsed")]
+    assert """(message 1: "{'at': 'sky'}")""" in named
+    assert "2 whose tool arguments are text that is no JSON" in str(encoder.counts)

@@ -12,6 +12,7 @@ import pytest
 from llama_padfix import ChatEncoder, PadfixError
 from llama_padfix.encoding.dataset.encode import encode_dataset
 from llama_padfix.encoding.row_formats import read_row
+from tests.support.small_llama import shared_small
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": f"a {n}"}]}
@@ -20,11 +21,18 @@ ROWS = [
 LEVELS = 100_000
 
 
+@pytest.fixture(scope="module")
+def shared_tokenizer() -> Any:
+    """A vocabulary of bytes: files and levels do not depend on it."""
+    return shared_small()
+
+
 def encode(tokenizer: Any, folder: Path) -> tuple[list[Any], ChatEncoder]:
-    encoder = ChatEncoder(tokenizer, date="2024-07-26", max_length=64)
+    encoder = ChatEncoder(tokenizer, date="2024-07-26", max_length=512)
     return encode_dataset(encoder, ROWS, progress=False, cache_dir=folder).to_list(), encoder
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_file_is_named_set_aside_and_encoded_again(
     shared_tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -95,6 +103,7 @@ def test_a_row_that_is_nested_too_deeply_is_counted_and_dropped(kind: str, share
 
 
 @pytest.mark.parametrize("kind", DEEP)
+@pytest.mark.slow
 def test_it_is_one_row_of_a_dataset_too(kind: str, shared_tokenizer: Any, tmp_path: Path) -> None:
     encoder = ChatEncoder(shared_tokenizer, on_error="drop")
     rows = [row(), DEEP[kind](), row()]
@@ -106,6 +115,7 @@ def test_it_is_one_row_of_a_dataset_too(kind: str, shared_tokenizer: Any, tmp_pa
     assert again.counts == encoder.counts and len([*tmp_path.glob("cache-*.arrow")]) == 1
 
 
+@pytest.mark.slow
 def test_processes_that_cannot_be_sent_a_row_leave_it_to_the_parent(shared_tokenizer: Any, tmp_path: Path) -> None:
     encoder = ChatEncoder(shared_tokenizer, on_error="drop")
     rows = [*ROWS, row(tools=[nest(LEVELS, "dict")])]

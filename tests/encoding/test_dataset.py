@@ -14,6 +14,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from llama_padfix import ChatEncoder, Counts, PadfixError, prepare, read_encoding
 from llama_padfix.encoding.dataset.encode import encode_dataset
+from tests.support.small_llama import shared_small
 
 
 def row(number: int) -> dict[str, Any]:
@@ -27,6 +28,12 @@ def row(number: int) -> dict[str, Any]:
 
 UNREADABLE: dict[str, Any] = {"messages": [{"role": "user", "content": None}, {"role": "assistant", "content": "Yes"}]}
 ROWS = [row(number) for number in range(5)]
+
+
+@pytest.fixture(scope="module")
+def shared_tokenizer() -> Any:
+    """A vocabulary of bytes: kinds of datasets do not depend on it."""
+    return shared_small()
 
 
 def plain(encoded: Any) -> list[dict[str, Any]]:
@@ -113,7 +120,7 @@ def test_a_bad_row_is_named_by_its_number_in_the_whole_dataset(kind: str, encode
 def test_counts_add_up_over_batches_and_lost_rows_are_logged_once(
     shared_tokenizer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    encoder = ChatEncoder(shared_tokenizer, max_length=60, on_error="drop")
+    encoder = ChatEncoder(shared_tokenizer, max_length=400, on_error="drop")
     long = row(0)
     long["messages"][1]["content"] = "word " * 100
     cut = {"messages": [*row(1)["messages"], *long["messages"]]}

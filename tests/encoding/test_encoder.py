@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +43,25 @@ PLAIN_TEXTS = (
 
 @pytest.mark.parametrize("patched", [False, True], ids=["unpatched", "patched"])
 @pytest.mark.parametrize("release", INSTRUCT)
+@pytest.mark.slow
 def test_ids_equal_the_chat_template_with_one_bos_on_a_thousand_conversations(release: str, patched: bool) -> None:
     tokenizer = shared(release, patched)
     columns = encoded_rows(release, patched)
-    for number, row in enumerate(rows_for(release)):
+    # All ids of a patched tokenizer are compared with these by the next test.
+    for number, row in islice(enumerate(rows_for(release)), 0, None, 4 if patched else 1):
         ids = columns["input_ids"][number]
         assert ids == template_ids(tokenizer, row["messages"], tools=row.get("tools")), number
         assert ids[0] == BOS and ids.count(BOS) == 1, number
 
 
 @pytest.mark.parametrize("release", INSTRUCT)
+@pytest.mark.slow
 def test_patching_changes_neither_ids_nor_labels(release: str) -> None:
     assert encoded_rows(release, True) == encoded_rows(release, False)
 
 
 @pytest.mark.parametrize("release", INSTRUCT)
+@pytest.mark.slow
 def test_labels_are_the_ids_themselves_and_position_zero_is_never_trained(release: str) -> None:
     columns = encoded_rows(release)
     for ids, labels in zip(columns["input_ids"], columns["labels"], strict=True):
@@ -111,6 +116,7 @@ def written_messages(row: dict[str, Any], release: str, date: str) -> list[tuple
 
 
 @pytest.mark.parametrize("release", INSTRUCT)
+@pytest.mark.slow
 def test_ids_and_labels_equal_metas_chat_format_row_by_row(release: str) -> None:
     date = "26 Jul 2024"
     encoder = ChatEncoder(shared(release), template_kwargs={"date_string": date})
@@ -148,6 +154,7 @@ def test_metas_tokens_differ_where_a_template_keeps_white_space_after_the_header
 # TRL's training template, and rendering by prefixes
 
 
+@pytest.mark.slow
 def test_labels_equal_the_masks_of_trls_training_template_for_llama_3() -> None:
     import trl
 
@@ -189,6 +196,7 @@ def labels_by_prefixes(tokenizer: Any, row: dict[str, Any], ids: list[int]) -> l
 
 
 @pytest.mark.parametrize("release", ["3.1-instruct-early", "3.1-instruct", "3.2-instruct"])
+@pytest.mark.slow
 def test_labels_equal_a_slow_reference_that_renders_prefixes(release: str) -> None:
     columns = encoded_rows(release)
     for number, row in enumerate(rows_for(release)[:200]):
@@ -280,6 +288,8 @@ def assert_text_is_right(tokenizer: Any) -> None:
 def test_plain_text_gets_one_bos_and_one_end_also_patched_and_reloaded(release: str, tmp_path: Path) -> None:
     assert_text_is_right(shared(release))
     assert_text_is_right(shared(release, True))
+    if release in ("3.1-base", "3.1-instruct-early", "3.2-instruct"):
+        return  # saved like 3-base and 3.1-instruct: the same BOS, EOS and post-processor
     shared(release, True).save_pretrained(tmp_path)
     reloaded = AutoTokenizer.from_pretrained(tmp_path)
     assert_text_is_right(reloaded)
@@ -308,12 +318,17 @@ def test_plain_text_needs_no_markers_of_the_template() -> None:
     assert ChatEncoder(tokenizer)({"text": "Hello"})["input_ids"] == [BOS, 9906, TEXT_END]
 
 
+@functools.cache
+def encode_fifty(release: str, train_on: Any) -> dict[str, Any]:
+    return ChatEncoder(shared(release, True), train_on=train_on).encode_rows(rows_for(release)[:50])[0]
+
+
 @pytest.mark.parametrize("train_on", ["assistant", "last"])
 @pytest.mark.parametrize("bos", [1, 2])
 @pytest.mark.parametrize("release", ["3-base+chat", "3.1-base+chat", *INSTRUCT])
 def test_a_rendered_chat_as_text_equals_its_messages(release: str, bos: int, train_on: Any) -> None:
     tokenizer, rows = shared(release, True), rows_for(release)[:50]
-    expected, _ = ChatEncoder(tokenizer, train_on=train_on).encode_rows(rows)
+    expected = encode_fifty(release, train_on)
     extra = "<|begin_of_text|>" * (bos - 1)
     texts = [
         {"text": extra + tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=False)}

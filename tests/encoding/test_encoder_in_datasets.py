@@ -40,6 +40,7 @@ def expected(dataset: Any) -> dict[str, list[list[int]]]:
     return columns
 
 
+@pytest.mark.slow
 def test_dataset_map_in_batches_alone_with_indices_and_in_two_processes(
     dataset: Any, expected: dict[str, Any]
 ) -> None:
@@ -97,6 +98,7 @@ def test_tool_rows_survive_arrow_which_fills_every_message_with_null_keys() -> N
     assert list(made["labels"]) == columns["labels"]
 
 
+@pytest.mark.slow
 def test_an_encoder_hashes_the_same_before_and_after_use_and_differently_for_other_settings() -> None:
     hash_of: Callable[[Any], str] = pytest.importorskip("datasets.fingerprint").Hasher.hash
     encoder, twin = (ChatEncoder(fresh_tokenizer("3.1-instruct")) for _ in range(2))

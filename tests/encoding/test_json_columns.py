@@ -18,7 +18,7 @@ from llama_padfix import encode_dataset
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.row_formats import read_row
-from tests.support.conversations import shared
+from tests.support.small_llama import shared_small
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 
@@ -55,7 +55,7 @@ ODD: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", ODD)
 def test_a_value_that_json_does_not_know_is_refused_with_row_and_path(kind: str) -> None:
-    encoder = ChatEncoder(shared("3.1-instruct"))
+    encoder = ChatEncoder(shared_small())
     place = r"row 7: messages\[1\]\.tool_calls\[0\]\.function\.arguments\.a\[1\]\.b is .*, which JSON does not know"
     with pytest.raises(PadfixError, match=place):
         encoder.encode_rows([called({"a": [1, {"b": ODD[kind]}]})], 7)
@@ -87,11 +87,11 @@ def test_dates_that_a_reader_made_of_text_are_named_as_such(tmp_path: Path) -> N
     loaded = load(tmp_path, [{"prompt": "When?", "completion": f"2024-05-0{day}"} for day in (1, 2)])
     said = r"completion is datetime .*2024, 5, 1.*a date that a reader made of text: load_dataset\('json'\) does"
     with pytest.raises(PadfixError, match=said):
-        encode_dataset(ChatEncoder(shared("3.1-instruct")), loaded, progress=False)
+        encode_dataset(ChatEncoder(shared_small()), loaded, progress=False)
     rows = [{"messages": called({"day": f"2024-05-0{day}"})} for day in (1, 2)]
     filled = [{"messages": [{"tool_calls": None, **m} for m in row["messages"]]} for row in rows]
     with pytest.raises(PadfixError, match=r"row 0: messages\[1\].*\.arguments\.day is datetime .*load_dataset"):
-        encode_dataset(ChatEncoder(shared("3.1-instruct")), load(tmp_path, filled), progress=False)
+        encode_dataset(ChatEncoder(shared_small()), load(tmp_path, filled), progress=False)
 
 
 # --- nulls
@@ -104,7 +104,7 @@ def test_a_null_that_was_written_stays_and_one_that_may_be_filled_in_is_counted(
     assert arguments_of(filled) != arguments_of(written), "the keys are in another order in the second message"
     filled = pyarrow.array([filled]).to_pylist()[0]
     assert arguments_of(filled) == {"a": 1, "deep": {"y": [None]}}
-    encoder = ChatEncoder(shared("3.1-instruct"))
+    encoder = ChatEncoder(shared_small())
     _, counts = encoder.encode_rows([written, filled])
     assert (counts.nulls, counts.remarkable) == (1, False)
     assert counts.name_rows() == ["nulls: row 1 (messages[1].tool_calls[0].function.arguments.unit, and 1 more)"]
@@ -147,11 +147,11 @@ def parquet(tmp_path: Path, loaded: Any) -> Any:
 def test_columns_of_json_text_are_decoded(kind: str, read: Callable[[Path, Any], Any], tmp_path: Path) -> None:
     rows = JSON_ROWS[kind]
     loaded = load(tmp_path, rows)
-    expected, _ = ChatEncoder(shared("3.1-instruct")).encode_rows(rows)
+    expected, _ = ChatEncoder(shared_small()).encode_rows(rows)
     table = read(tmp_path, loaded)
-    made = ChatEncoder(shared("3.1-instruct")).encode_table(table).to_pydict()
+    made = ChatEncoder(shared_small()).encode_table(table).to_pydict()
     assert made == expected
-    encoder = ChatEncoder(shared("3.1-instruct"))
+    encoder = ChatEncoder(shared_small())
     for encoded in (
         encode_dataset(encoder, loaded, progress=False),
         encode_dataset(encoder, loaded.to_iterable_dataset().with_format("arrow")),
@@ -176,6 +176,6 @@ def test_a_column_of_json_text_in_which_a_null_was_written_keeps_it() -> None:
         names=["role", "content", "tool_calls"],
     )
     table = pyarrow.table({"messages": pyarrow.ListArray.from_arrays([0, 1], message)})
-    encoder = ChatEncoder(shared("3.1-instruct"))
+    encoder = ChatEncoder(shared_small())
     [row] = encoder.encode_table(table).to_pylist()
     assert '"unit": null' in encoder.tokenizer.decode(row["input_ids"]) and encoder.counts.nulls == 0

@@ -41,15 +41,16 @@ def test_finding_markers_leaves_the_tokenizer_as_it_was() -> None:
 
 @pytest.mark.parametrize("release", INSTRUCT)
 @pytest.mark.parametrize("train_on", ["assistant", "last"])
+@pytest.mark.slow
 def test_masked_ids_equal_the_encoders_labels_on_every_conversation(release: str, train_on: Any) -> None:
     markers, columns = find_markers(shared(release)), encoded_rows(release)
-    expected = columns["labels"]
     if train_on == "last":
-        expected = ChatEncoder(shared(release), train_on="last").encode_rows(rows_for(release))[0]["labels"]
-    assert mask_labels(columns["input_ids"], markers, train_on=train_on) == expected
+        columns = ChatEncoder(shared(release), train_on="last").encode_rows(rows_for(release)[:300])[0]
+    assert mask_labels(columns["input_ids"], markers, train_on=train_on) == columns["labels"]
 
 
 @pytest.mark.parametrize("release", INSTRUCT)
+@pytest.mark.slow
 def test_masked_ids_of_cut_rows_equal_the_cut_labels(release: str) -> None:
     markers, columns = find_markers(shared(release)), encoded_rows(release)
     for ids, labels in zip(columns["input_ids"][:100], columns["labels"], strict=False):

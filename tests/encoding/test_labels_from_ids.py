@@ -75,6 +75,7 @@ def worlds(draw: Any, smallest: int = 0) -> tuple[TurnMarkers, list[list[int]]]:
 
 @given(worlds(), st.booleans(), st.sampled_from(["int32", "int64"]))
 @settings(max_examples=200, deadline=None)
+@pytest.mark.slow
 def test_every_holder_gets_the_labels_of_the_loop(world: Any, last_only: bool, dtype: str) -> None:
     markers, rows = world
     train_on = "last" if last_only else "assistant"
@@ -94,6 +95,7 @@ def test_every_holder_gets_the_labels_of_the_loop(world: Any, last_only: bool, d
 
 @given(worlds(), st.integers(1, 40), st.booleans(), st.integers(0, 30))
 @settings(max_examples=300, deadline=None)
+@pytest.mark.slow
 def test_turns_over_the_edges_of_blocks_get_the_labels_of_the_loop(
     world: Any, block: int, last_only: bool, pads: int
 ) -> None:
@@ -128,6 +130,7 @@ def test_an_array_of_many_blocks_gets_the_labels_of_the_loop() -> None:
 
 @given(worlds(), st.integers(0, 30))
 @settings(max_examples=150, deadline=None)
+@pytest.mark.slow
 def test_turns_are_those_of_the_loop(world: Any, shorter: int) -> None:
     markers, rows = world
     for row in rows:
@@ -139,6 +142,7 @@ def test_turns_are_those_of_the_loop(world: Any, shorter: int) -> None:
 
 @given(worlds(smallest=1), st.integers(0, 9), st.sampled_from(["left", "right", "both"]), st.data())
 @settings(max_examples=150, deadline=None)
+@pytest.mark.slow
 def test_padded_batches_get_the_labels_of_the_loop(world: Any, extra: int, side: str, data: Any) -> None:
     markers, rows = world
     width = max(map(len, rows), default=0) + extra

@@ -19,8 +19,9 @@ from pyarrow import parquet
 from llama_padfix import ChatEncoder, PadfixError, diagnose, encode_dataset, view_mask
 from llama_padfix.encoding.dataset.files import open_rows
 from llama_padfix.encoding.dataset.open_rows import as_rows
-from tests.support.conversations import shared
+from tests.support.small_llama import shared_small
 
+TOKENIZER = shared_small()  # what is read does not depend on the vocabulary
 PAIRS = [{"prompt": f"Is {n} even?", "completion": ["Yes", "No"][n % 2]} for n in range(7)]
 CHATS = [
     {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": f"Hello {n}"}]} for n in range(5)
@@ -62,7 +63,7 @@ def written(path: Path, content: bytes) -> Path:
 
 
 def encode(rows: Any, **settings: Any) -> Any:
-    encoder = ChatEncoder(shared("3.1-instruct"), **settings)
+    encoder = ChatEncoder(TOKENIZER, **settings)
     return encode_dataset(encoder, rows, progress=False).to_dict(), encoder.counts
 
 
@@ -178,10 +179,10 @@ def test_a_line_that_is_no_json_is_a_bad_row_with_its_line(packed: bool, tmp_pat
 @pytest.mark.slow
 def test_processes_and_a_cache_give_the_same(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", BAD_LINES + lines(PAIRS * 400))
-    encoder = ChatEncoder(shared("3.1-instruct"), on_error="drop")
+    encoder = ChatEncoder(TOKENIZER, on_error="drop")
     alone = encode_dataset(encoder, path, progress=False)
     for _ in range(2):
-        other = ChatEncoder(shared("3.1-instruct"), on_error="drop")
+        other = ChatEncoder(TOKENIZER, on_error="drop")
         cached = encode_dataset(other, str(path), progress=False, num_proc=2, cache_dir=tmp_path / "cache")
         assert cached.to_dict() == alone.to_dict() and other.counts == encoder.counts
     assert len([*(tmp_path / "cache").glob("*.arrow")]) == 1
@@ -272,7 +273,7 @@ def test_a_broken_archive_is_refused(name: str, content: bytes, tmp_path: Path) 
 
 
 def test_splits_may_be_paths_and_a_lazy_frame_says_how_it_is_read(tmp_path: Path) -> None:
-    encoder = ChatEncoder(shared("3.1-instruct"))
+    encoder = ChatEncoder(TOKENIZER)
     path = written(tmp_path / "a.jsonl", lines(CHATS))
     made = encode_dataset(encoder, {"train": str(path), "test": iter(PAIRS)}, progress=False)
     assert [len(made["train"]), len(made["test"])] == [5, 7]
@@ -283,7 +284,7 @@ def test_splits_may_be_paths_and_a_lazy_frame_says_how_it_is_read(tmp_path: Path
 
 @pytest.mark.parametrize("kind", ["jsonl", "gz", "folder", "table", "pandas", "polars"])
 def test_the_doctor_and_the_view_read_the_same_kinds(kind: str, tmp_path: Path) -> None:
-    tokenizer, rows = shared("3.1-instruct"), KINDS[kind](tmp_path, PAIRS)
+    tokenizer, rows = TOKENIZER, KINDS[kind](tmp_path, PAIRS)
     assert diagnose(tokenizer, dataset=rows) == diagnose(tokenizer, dataset=PAIRS)
     assert (
         view_mask(rows, tokenizer, row_numbers=[6]).to_text() == view_mask(PAIRS, tokenizer, row_numbers=[6]).to_text()

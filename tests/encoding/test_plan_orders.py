@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, normalizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from llama_padfix.chat.render import ChatTemplate
 from llama_padfix.chat.turns import read_template, render_turns
@@ -13,7 +14,7 @@ from llama_padfix.encoding.batch import render_plan
 from llama_padfix.encoding.batch.cut_tokens import read_cut_tokens
 from llama_padfix.encoding.batch.separable import parts_at_controls
 from llama_padfix.encoding.encoder import ChatEncoder
-from tests.support.both import assert_same, count_plain, encode_all, talk
+from tests.support.both import assert_same, count_plain, encode_all, make_hard_rows, talk
 from tests.support.byte_tokenizer import make_byte_tokenizer
 
 CHATML = "{% for m in messages %}<S>{{ m.role }}\n{{ m.content }}<E>\n{% endfor %}"
@@ -37,9 +38,9 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of messages of each probe."""
     seen: list[int] = []
 
-    def count(template: ChatTemplate, messages: Any) -> Any:
+    def count(template: ChatTemplate, messages: Any, **settings: Any) -> Any:
         seen.append(len(messages))
-        return render_turns(template, messages)
+        return render_turns(template, messages, **settings)
 
     monkeypatch.setattr(render_plan, "render_turns", count)
     return seen
@@ -141,3 +142,58 @@ def test_a_hidden_token_between_two_texts_is_looked_for() -> None:
     assert tokens.hidden == ("[x\n\ny]",)
     assert tokens.may_complete("", "\n\n", is_between=True) and not tokens.may_complete("", "\n\n", is_between=False)
     assert not tokens.may_complete("", " and ", is_between=True)
+
+
+MISTRAL = "<S>{% for m in messages %}{% if m.role == 'user' %}[I] {{ m.content }}[/I]{% else %} {{ m.content | trim }}"
+MISTRAL += "<E>{% endif %}{% endfor %}"
+
+
+def make_sentencepiece(**parts: Any) -> Any:
+    """A tokenizer of SentencePiece's kind, with bytes for what its letters do not spell."""
+    letters = [chr(code) for code in range(33, 127)] + ["\u2581", "\u2581t", "th", "\u2581th", "\u2581\u2581"]
+    vocabulary = {token: place for place, token in enumerate([f"<0x{byte:02X}>" for byte in range(256)] + letters)}
+    merges = [("t", "h"), ("\u2581", "t"), ("\u2581", "th"), ("\u2581", "\u2581")]
+    backend = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True))
+    for name, part in parts.items():
+        setattr(backend, name, part)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<E>", bos_token="<S>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[I]", "[/I]"]})
+    tokenizer.chat_template = MISTRAL
+    return tokenizer
+
+
+IN_FRONT = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+SENTENCEPIECE: dict[str, dict[str, Any]] = {
+    "in front of each part": {"normalizer": IN_FRONT},
+    "in front of a text": {"pre_tokenizer": pre_tokenizers.Metaspace(prepend_scheme="first", split=False)},
+    "in front of each word": {"pre_tokenizer": pre_tokenizers.Metaspace()},
+}
+
+
+@pytest.mark.parametrize("name", SENTENCEPIECE)
+def test_a_space_that_sentencepiece_writes_parts_nothing(name: str) -> None:
+    tokenizer = make_sentencepiece(**SENTENCEPIECE[name])
+    rows = [row for row in make_hard_rows(40, name) if row["messages"][0]["role"] == "user"]
+    odd = [talk("that", "\u2581the"), talk(" the\u2581", "e\u0301 the\n\n the")]
+    _, plain = assert_same(tokenizer, [*rows, *odd])
+    assert plain > len(rows) / 2
+
+
+# What a template leaves out
+
+
+def test_a_message_that_a_template_leaves_out_is_counted_and_refused_on_request() -> None:
+    # Mistral 7B v0.3 writes the system text into the last question, and none where an answer follows.
+    source = "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[I]"
+    source += "{{ messages[0].content ~ '/' if loop.last and messages[0].role == 'system' }}{{ m.content }}[/I]"
+    source += "{% else %}{{ m.content }}<E>{% endif %}{% endfor %}"
+    tokenizer = make_byte_tokenizer(("<S>", "<E>", "[I]", "[/I]"), "<E>", template=f"<S>{source}")
+    system = {"role": "system", "content": "b"}
+    rows = [talk("a", "b"), [system, *talk("ab", "b")], [{**system, "content": " "}, *talk("c", "d")]]
+    rows += [[{**system, "content": "x<E>"}, *talk("c", "d", "e", "f")]]
+    for settings in ({}, {"train_on": "last"}, {"max_length": 6}):
+        made, plain = assert_same(tokenizer, rows, **settings)
+        assert plain == 3 and made.counts.lost_message == (1 if "max_length" in settings else 2)
+    for on_error in ("drop", "raise"):
+        _, plain = assert_same(tokenizer, rows, on_loss="error", on_error=on_error)
+        assert plain == 1

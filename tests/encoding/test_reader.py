@@ -53,6 +53,7 @@ def test_rows_that_arrow_holds_come_back_as_they_were(kind: str) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no /proc")
 @pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.slow
 def test_what_was_read_of_mapped_files_does_not_stay_in_memory(
     shuffled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

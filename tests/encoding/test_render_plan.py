@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from llama_padfix.chat.dates import pin_date
 from llama_padfix.chat.turns import read_template
 from llama_padfix.core.compat import gives_clock
 from llama_padfix.encoding.batch.render_plan import RenderPlan, learn_render_plan
-from llama_padfix.encoding.batch.separable import parts_at_controls
+from llama_padfix.encoding.batch.separable import _KEEPS_ALL, parts_at_controls
 from llama_padfix.encoding.encoder import ChatEncoder
 from tests.conformance.test_popular_templates import FAMILIES, tokenizer_of
 from tests.conftest import INSTRUCT, fresh_tokenizer
@@ -94,6 +94,7 @@ def check(tokenizer: Any) -> int:
 
 
 @pytest.mark.parametrize("path", originals(), ids=lambda path: str(path.stem))
+@pytest.mark.slow
 def test_recipes_of_trls_templates_write_what_the_templates_write(path: Path) -> None:
     assert (check(family_tokenizer(path)) > 0) == (path.stem in STEMS.split())
 
@@ -207,6 +208,10 @@ def digits(*last: Any) -> Any:
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), *last])
 
 
+def keep(pattern: str) -> Any:
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "removed", invert=True), BYTES])
+
+
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)
 UNDERLINE = normalizers.Replace(" ", "\u2581")
 TRIMMING = processors.ByteLevel(trim_offsets=True)
@@ -228,6 +233,8 @@ BACKENDS: dict[str, tuple[Any, bool]] = {
         False,
     ),
     "no bytes": (lambda: changed(pre_tokenizer=digits()), False),
+    "what cl100k matches is kept": (lambda: changed(pre_tokenizer=keep(_KEEPS_ALL)), True),
+    "words are kept": (lambda: changed(pre_tokenizer=keep(r"\p{L}+|\s+|\n")), False),
 }
 
 

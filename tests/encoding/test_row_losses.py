@@ -12,7 +12,7 @@ from tokenizers import normalizers, processors
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.encoder import ChatEncoder
-from tests.conftest import INSTRUCT, fresh_tokenizer
+from tests.conftest import fresh_tokenizer
 from tests.support.conversations import (
     QUESTION,
     encoded_rows,
@@ -31,7 +31,7 @@ EOT = 128009
 
 
 @pytest.mark.parametrize("train_on", ["assistant", "last"])
-@pytest.mark.parametrize("release", INSTRUCT)
+@pytest.mark.parametrize("release", ["3-instruct-early", "3.1-instruct", "3.2-instruct"])  # those with other templates
 @pytest.mark.slow
 def test_a_cut_row_is_a_prefix_that_ends_a_trained_turn_with_its_stop_token(release: str, train_on: Any) -> None:
     rows, whole = rows_for(release)[:120], encoded_rows(release)

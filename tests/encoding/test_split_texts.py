@@ -14,6 +14,7 @@ from llama_padfix import ChatEncoder, PadfixError, diagnose, encode_dataset, pre
 from llama_padfix.core.errors import IGNORE_INDEX
 from tests.conftest import fresh_tokenizer
 from tests.support.conversations import QUESTION, shared
+from tests.support.small_llama import small_tokenizer
 
 BOS, TEXT_END = 128000, 128001
 LONG, SHORT = {"text": "word " * 1000}, {"text": "short"}
@@ -113,17 +114,18 @@ def test_an_id_goes_with_each_piece() -> None:
 
 @pytest.mark.slow
 def test_processes_a_cache_and_a_stopped_run_give_the_same(tmp_path: Path) -> None:
-    rows = [{"text": f"{n} word " * (n % 97)} for n in range(1, 2600) if n % 97] + [{"text": ""}]
+    rows = [{"text": f"{n} word " * (n % 31)} for n in range(1, 2600) if n % 31] + [{"text": ""}]
     settings: Any = {"max_length": 64}
-    encoder = ChatEncoder(shared("3.1-base"), **settings)
+    tokenizer = small_tokenizer(base=True)
+    encoder = ChatEncoder(tokenizer, **settings)
     alone = encode_dataset(encoder, rows[:-1], progress=False)
     with pytest.raises(PadfixError, match="the text is empty"):
-        encode_dataset(ChatEncoder(shared("3.1-base"), **settings), rows, progress=False, cache_dir=tmp_path)
+        encode_dataset(ChatEncoder(tokenizer, **settings), rows, progress=False, cache_dir=tmp_path)
     for number in range(2):
-        other = ChatEncoder(shared("3.1-base"), **settings)
+        other = ChatEncoder(tokenizer, **settings)
         made = encode_dataset(other, rows[:-1], progress=False, num_proc=2, cache_dir=tmp_path / str(number))
         assert made.to_dict() == alone.to_dict() and other.counts == encoder.counts
-    again = ChatEncoder(shared("3.1-base"), **settings)
+    again = ChatEncoder(tokenizer, **settings)
     assert len(encode_dataset(again, rows[:-1], progress=False, cache_dir=tmp_path / "0")) == len(alone)
     assert again.counts == encoder.counts and again.counts.pieces > again.counts.split > 0
 

@@ -49,6 +49,7 @@ def tiny_switch_interval() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("tiny_switch_interval")
+@pytest.mark.slow
 def test_eight_threads_get_the_rows_of_one(tokenizer: Any) -> None:
     alone = [ChatEncoder(tokenizer, engine="tokenizers").encode_rows(batch)[0] for batch in BATCHES]
     for _ in range(4):

@@ -39,6 +39,7 @@ CORE: tuple[str, ...] = (
     "encoding/test_labels.py",
     "encoding/test_loss_selection.py",
     "encoding/test_row_losses.py",
+    "training/test_packing.py",
     "training/test_prepare.py",
     "training/test_trainer.py",
     "training/test_training_runs.py",

@@ -32,6 +32,11 @@ def originals() -> list[Path]:
     return [path for path in sorted(FOLDER.glob("*.jinja")) if not path.stem.endswith("_training")]
 
 
+@functools.cache
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
 def training_of(path: Path) -> Path | None:
     found = path.with_name(f"{path.stem}_training.jinja")
     return found if found.exists() else None
@@ -138,21 +143,21 @@ def compare(path: Path, row: dict[str, Any]) -> Outcome:
     tokenizer, training = family_tokenizer(path), training_of(path)
     messages, tools = row["messages"], row.get("tools")
     try:
-        text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
-        text.encode()
-    except Exception as error:
-        return Outcome("unaccepted", f"{type(error).__name__}: {error}")
-    try:
         made = family_encoder(path)(row)
-    except PadfixError as error:
-        return Outcome("refused", str(error))
+    except PadfixError as refusal:
+        try:
+            text = tokenizer.apply_chat_template(messages, tools=tools, tokenize=False)
+            text.encode()
+        except Exception as error:
+            return Outcome("unaccepted", f"{type(error).__name__}: {error}")
+        return Outcome("refused", str(refusal))
     if training is None:
         return Outcome("answered")
     try:
         oracle = tokenizer.apply_chat_template(
             messages,
             tools=tools,
-            chat_template=training.read_text(encoding="utf-8"),
+            chat_template=read(training),
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=True,

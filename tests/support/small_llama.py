@@ -6,9 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers.processors import TemplateProcessing
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from llama_padfix import demo
 from tests.support.byte_tokenizer import make_byte_tokenizer
@@ -35,8 +33,19 @@ def small_tokenizer(*, base: bool = False, template: str | None = None) -> Any:
     return tokenizer
 
 
+@cache
+def shared_small(name: str = "llama3_1") -> Any:
+    """A small tokenizer with a template and a pad token that no test may change."""
+    tokenizer = small_tokenizer(template=read_template(name))
+    tokenizer.pad_token = TEXT_END
+    return tokenizer
+
+
 def small_model(tokenizer: Any, *, base: bool = False, scores: bool = False) -> Any:
     """A model with the stop list of the release, in one layer; with `scores` a reward model."""
+    import torch
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
     stops = tokenizer.convert_tokens_to_ids([TEXT_END] if base else [TEXT_END, "<|eom_id|>", TURN_END])
     stop = stops[0] if base else stops
     config = LlamaConfig(

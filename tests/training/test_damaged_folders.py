@@ -75,6 +75,18 @@ def empty_index(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
 
 
+def in_bin(change: Callable[[dict[str, Any]], object]) -> Damage:
+    """Write the weights as torch does, after a change."""
+
+    def damage(folder: Path) -> None:
+        held = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        change(held)
+        torch.save(held, folder / "pytorch_model.bin")
+
+    return damage
+
+
 def garbage(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04 no file of torch" * 9)
@@ -123,6 +135,27 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "tokenizer cut": (write("tokenizer.json", '{"model": {"vocab"'), "tokenizer.json' cannot be read"),
     "tokenizer settings": (write("tokenizer_config.json", "[]"), "tokenizer_config.json' holds a list"),
     "generation cut": (write("generation_config.json", "{"), "generation_config.json' cannot be read"),
+    "no layers": (configure(num_hidden_layers=0, layer_types=None), "num_hidden_layers=0: no model has such a size"),
+    "layers below 0": (configure(num_hidden_layers=-1), "num_hidden_layers=-1: .* Write the true one"),
+    "unknown class": (
+        configure(architectures=["NoSuchForCausalLM"]),
+        r"architectures=\['NoSuchForCausalLM'\], and transformers .* model_type 'llama'.* take the field out",
+    ),
+    "unknown family": (configure(model_type="llama9"), "model type `llama9` .*Mend that in config.json"),
+    "unknown quantization": (
+        configure(quantization_config={"quant_method": "foo", "bits": 4}),
+        "quant_method='foo', which transformers does not know .* take quantization_config out",
+    ),
+    "quantization without a method": (configure(quantization_config={"bits": 4}), "quant_method=None"),
+    "quantization of nothing": (configure(quantization_config={}), "quant_method=None"),
+    "quantization by a number": (configure(quantization_config={"quant_method": 4}), "quant_method=4"),
+    "bin of other shapes": (in_bin(lambda held: held.update({QUERY: torch.zeros(3, 3)})), r"other shapes.*\(3, 3\)"),
+    "bin of whole numbers": (
+        in_bin(lambda held: held.update({QUERY: held[QUERY].to(torch.int32)})),
+        "is of type INT32: whole numbers",
+    ),
+    "bin that lacks one": (in_bin(lambda held: held.pop(QUERY)), "1 weights of the model .* are in no file"),
+    "bin with code": (in_bin(lambda held: held.update(x=Path("code"))), "cannot be read without running code in it"),
     "config cut": (write("config.json", '{"a"'), "not a valid JSON file"),
     "config of nothing": (write("config.json", "{}"), "Unrecognized model"),
 }
@@ -203,3 +236,22 @@ def test_experts_that_nf4_leaves_alone_keep_their_type_and_are_named(tmp_path: P
     ids = torch.arange(2, 14).reshape(2, 6)
     model(input_ids=ids, labels=ids).loss.backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("names", [None, ["LLaMAForCausalLM"], "LlamaForCausalLM", ["FSDPLlamaForCausalLM"], []])
+def test_a_class_by_another_spelling_is_no_fault(names: Any, whole: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "copy"))
+    configure(architectures=names)(folder)
+    plan_load(folder)
+
+
+def test_files_of_torch_are_looked_at_by_their_heads(whole: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "copy"))
+    in_bin(lambda held: None)(folder)
+    assert "not looked at" not in str(plan_load(folder))
+    held = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    torch.save(held, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    [line] = [line for line in str(plan_load(folder)).splitlines() if "not looked at" in line]
+    assert "pytorch_model.bin is of torch before 1.6" in line and "model.save_pretrained(folder)" in line
+    model, _ = load(folder, verbose=False)
+    assert torch.equal(model.get_input_embeddings().weight, held["model.embed_tokens.weight"])

@@ -14,6 +14,7 @@ from llama_padfix import Change, Finding, PadfixError, Plan, Prepared, Report, b
 from llama_padfix.demo.reference import make_tiny_llama
 from llama_padfix.tokens.calls import copy_tokenizer
 from tests.conftest import fresh_tokenizer
+from tests.support.small_llama import TEXT_END, TURN_END, read_template, small_model, small_tokenizer
 
 ROW = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
 
@@ -219,6 +220,21 @@ def test_the_turns_that_are_chosen_reach_the_trainer(
     [batch] = list(trainer.get_train_dataloader())
     assert sorted((batch["labels"] == 128009).sum(dim=1).tolist()) == sorted(stops)
     assert read_encoding(trainer.train_dataset).date == "03 Feb 2019"
+
+
+def test_a_template_of_ones_own_decides_what_ends_a_turn() -> None:
+    tokenizer = small_tokenizer(base=True)
+    model = small_model(tokenizer, base=True)
+    prepared = prepare(tokenizer, model, template=read_template(), device="cpu")
+    assert (tokenizer.eos_token, tokenizer.pad_token, tokenizer.chat_template) == (TURN_END, TEXT_END, None)
+    assert tokenizer.eos_token_id in model.generation_config.eos_token_id
+    chat = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
+    [row] = prepared.encode([{"messages": chat}], progress=False)
+    assert row["labels"][-1] == tokenizer.eos_token_id and row["input_ids"].count(tokenizer.bos_token_id) == 1
+    assert not prepare(tokenizer, model, template=read_template(), device="cpu").plan
+    by_argument = small_tokenizer(base=True)
+    prepare(by_argument, template_kwargs={"chat_template": read_template()}, device="cpu")
+    assert by_argument.eos_token == TURN_END
 
 
 def test_what_is_encoded_says_how(make_tokenizer: Callable[[str], Any]) -> None:

@@ -243,9 +243,12 @@ def _header_of_history(evidence: Evidence) -> str | None:
 
     Asked:    `[user] Probequestion<|eot_id|>`
     Answered: `[user] Probequestion<|eot_id|>[assistant] Probeanswer<|eot_id|>`
+
+    A template may write its end of sequence only where no prompt is asked for: then what is asked for shows the seam.
     """
-    asked_tail, between = evidence.probes.asked.tail, evidence.probes.between
-    if evidence.prompt or not between.startswith(asked_tail):
+    between, probes = evidence.probes.between, (evidence.probes.asked, evidence.probes.prompted)
+    asked_tail = next((probe.tail for probe in probes if between.startswith(probe.tail)), None)
+    if evidence.prompt or asked_tail is None:
         return None
     header = between[len(asked_tail) :]
     for gap in evidence.probes.in_front_of_answers:  # the last answer may begin with a thought that the history lacks

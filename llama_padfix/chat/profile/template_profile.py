@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from llama_padfix.chat.jinja_environment import parse_template
 from llama_padfix.chat.profile.profile_rules import (
     PROMPT_RULES,
     Evidence,
@@ -27,7 +28,7 @@ from llama_padfix.chat.profile.stop_rules import (
     find_stops,
 )
 from llama_padfix.chat.profile.template_probes import ANSWER, ASSISTANT, QUESTION, USER, TracedProbes, trace_probes
-from llama_padfix.chat.traced_render import parse_template, source_of
+from llama_padfix.chat.traced_render import source_of
 from llama_padfix.tokens.calls import apply_template, count_leading, encode_raw, is_of_transformers, render_or_none
 from llama_padfix.tokens.control import find_control_text, special_ids
 

@@ -37,6 +37,7 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
 
     prefix = cache(partial(follow, prompt=False))  # looked at again for each rendering of lost origin
 
+    @cache  # an answer that is the last message is rendered alone where the whole conversation is
     def render(count: int, prompt: bool, blank_message: int | None = None) -> Trace | None:
         trace = follow(count, prompt, blank_message)
         return None if trace is None else place_lost(trace, messages, prefix)

@@ -152,7 +152,7 @@ def _behind_prompt(silent: SilentMessage) -> Place | None:
                                                                       ^^^^^
     """
     profile, prompted = silent.conversation.profile, silent.conversation.render(silent.index, True)
-    before, gap, _, _ = _neighborhood(silent)
+    before, gap, silents, _ = _neighborhood(silent)
     if prompted is None or not prompted.content_spans or not gap.startswith(prompted.tail):
         return None
     if all(span[1:] != (before, prompted.content_spans[-1][2]) for span in silent.conversation.whole.content_spans):
@@ -164,7 +164,10 @@ def _behind_prompt(silent: SilentMessage) -> Place | None:
     if profile.behind_answer == profile.between_answers == "" and following is not None:
         return start, start + following, False
     found = find_control_text(behind, profile.stops) if profile.stops else []
-    return (start, start + found[0][1], True) if found and _is_next(profile, behind[: found[0][1]]) else None
+    is_next = found and _is_next(profile, behind[: found[0][1]])
+    if found and silents == [silent.index] and behind[: found[0][0]] == profile.lead:
+        is_next = True  # the channel of an answer, such as `<C>final<M>`, with nothing in it
+    return (start, start + found[0][1], True) if is_next else None
 
 
 def _is_next(profile: TemplateProfile, text: str) -> bool:

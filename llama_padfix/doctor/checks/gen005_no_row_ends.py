@@ -3,12 +3,20 @@
 Plain texts that are encoded without an EOS, and answers whose end is missing, show the model no end: it never learns
 to stop, and generates until `max_new_tokens`. TRL appends an EOS to `text` and to `completion`; a tokenizer that is
 called by hand appends none. It is a note where texts are cut into blocks of one length, as in pre-training, and with
-fewer than four rows. A stop token that is there and not trained is LBL002 or PAD008.
+fewer than four rows. A stop token that is there and not trained is LBL002 or PAD008. Of encoded rows without labels
+all is trained, as collators label them.
 """
 
 from dataclasses import replace
 
-from llama_padfix.doctor.check_helpers import count_hidden, in_every_row, real_part, real_span, turns_of
+from llama_padfix.doctor.check_helpers import (
+    count_hidden,
+    in_every_row,
+    label_as_read,
+    real_part,
+    real_span,
+    turns_of,
+)
 from llama_padfix.doctor.findings import Check, Facts, Finding, Hit, Hits, RowFacts
 from llama_padfix.doctor.row_facts import SourceTotals
 from llama_padfix.doctor.token_policy import stop_ids
@@ -20,7 +28,9 @@ _BLOCK = 128  # as short as blocks of text are cut
 _FEW = 4
 
 
-def _inspect(row: RowFacts, facts: Facts) -> Hits:
+def _inspect(given: RowFacts, facts: Facts) -> Hits:
+    if (row := label_as_read(given, facts)) is None:
+        return
     if not row.trained.any():
         yield Hit(0, len(row.input_ids), 0, _UNTRAINED)
         return
@@ -53,7 +63,7 @@ CHECK = Check(
     code="GEN005",
     name="no-row-ends",
     severity="warning",
-    needs=("rows", "labels", "tokenizer"),
+    needs=("rows", "tokenizer"),
     message="None of {seen} rows ({where}) trains a token that ends a text or a turn, so the model does not learn to "
     "stop. Encode with prepared.encode(dataset), or texts as tokenizer(text + tokenizer.eos_token).",
     doc=__doc__,

@@ -13,7 +13,7 @@ _SINCE, _UNTIL = (4, 46), (5, 8)  # the versions whose loss counts labels before
 
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
     version = version_of(facts, "transformers")
-    if _SINCE <= version_key(version) < _UNTIL and len(row.labels) and row.trained[0]:
+    if _SINCE <= version_key(version) < _UNTIL and len(row.labels) and not row.before and row.trained[0]:
         yield Hit(0, 1, remark=f"1 of {row.trained.sum()} labels, under transformers {version}")
 
 

@@ -1,9 +1,10 @@
 """LBL007: labels that are neither -100 nor the id at their place.
 
 A causal language model shifts the labels itself, so a label is the id at its own position or -100. Labels that were
-shifted before train the token after the next one. A loss of your own may be made for such labels:
-then it is a warning. The other checks look at what shifted labels stand for. Other causes: ids that changed after the
-labels were made (a BOS removed from one alone), labels padded with 0 or -1, or collators that overwrite one of them.
+shifted before train the token after the next one. A loss of your own may be made for such labels: it is a warning
+where that cannot be told by trying it. The other checks look at what shifted labels stand for. Other causes: ids that
+changed after the labels were made (a BOS removed from one alone), labels padded with 0 or -1, or collators that
+overwrite one of them.
 """
 
 from dataclasses import replace
@@ -13,7 +14,7 @@ from llama_padfix.doctor.check_helpers import hit_span
 from llama_padfix.doctor.findings import Check, Facts, Finding, Hits, RowFacts
 from llama_padfix.doctor.row_facts import SourceTotals
 
-_SHIFTED = "; the labels are shifted by one, and the model shifts them again"
+_SHIFTED = "; the labels are shifted by one, and {} shifts them again"
 _MAY_BE_RIGHT = "; the labels are shifted by one, which is right only if "
 
 
@@ -25,8 +26,12 @@ def _inspect(row: RowFacts, facts: Facts) -> Hits:
     first = int(wrong.argmax())
     remark = f"label {int(labels[first])} at id {int(row.input_ids[first])}"
     if row.shifted is not None:
-        own = facts.trainer.own_loss if facts.trainer is not None else None
-        remark += _SHIFTED if own is None else f"{_MAY_BE_RIGHT}{own} does not shift them again"
+        trainer = facts.trainer
+        own, shifts = (trainer.own_loss, trainer.own_loss_shifts) if trainer is not None else (None, True)
+        if own is not None and shifts is False:
+            return  # the loss is made for such labels
+        remark += f"{_MAY_BE_RIGHT}{own} does not shift them again" if own and shifts is None else ""
+        remark += "" if own and shifts is None else _SHIFTED.format(own or "the model")
     yield from hit_span(wrong, remark)
 
 

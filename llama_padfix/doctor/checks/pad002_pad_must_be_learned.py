@@ -17,17 +17,18 @@ def _find(facts: Facts) -> Findings:
     fault = find_pad_fault(facts)
     if fault is None or fault.kind != "learned":
         return
+    ends = "a turn" if facts.template is not None else "a document"
     name, changes = f"The pad token {facts.pad_token!r} ({facts.pad_token_id})", change_pad_token(facts)
     is_trained = any(facts.pad_token_id in sample.trained_ends for sample in facts.samples)
     if facts.model is not None and facts.model.pools_one_token:
         message = (
-            f"{name} also ends a text or a turn: the model reads its score at the last token that is not the pad "
-            "token, so never at the end itself."
+            f"{name} also ends {ends}: the model reads its score at the last token that is not the pad token, so "
+            "never at the end itself."
         )
         yield CHECK.found(message, changes, severity="warning")
     elif is_trained or (facts.trainer is not None and facts.trainer.samples_completions):
         how = "the rows that were drawn train it" if is_trained else "rollouts are masked where they end"
-        message = f"{name} also ends a turn. Nothing is hidden in this trainer: {how}."
+        message = f"{name} also ends {ends}. Nothing is hidden in this trainer: {how}."
         yield CHECK.found(f"{message} Collators that mask every pad id hide it.", changes, severity="note")
     else:
         yield CHECK.found(

@@ -2,13 +2,14 @@
 
 An Instruct model is trained on `text`, or on `prompt` and `completion` as plain strings. Trainers take such strings
 as they are and use no template. Whoever then calls the model with `apply_chat_template` gives it a prompt that it was
-not trained on. Rows of `messages`, or a `prompt` and `completion` that are lists of messages, are rendered. It is a
-note where all of a row is trained, since that may be plain language modeling.
+not trained on. A string as `prompt` of GRPO is sampled from as it is, too. Rows of `messages`, or a `prompt` and
+`completion` that are lists of messages, are rendered. It is a note where all of a row is trained, since that may be
+plain language modeling.
 """
 
 from dataclasses import replace
 
-from llama_padfix.doctor.check_helpers import count_hidden, in_every_row, turns_of
+from llama_padfix.doctor.check_helpers import count_hidden, in_every_row, label_as_read, turns_of
 from llama_padfix.doctor.findings import Check, Facts, Finding, Hit, Hits, RowFacts
 from llama_padfix.doctor.row_facts import SourceTotals
 from llama_padfix.encoding.masking.turns_in_ids import is_any
@@ -17,8 +18,10 @@ from llama_padfix.encoding.masking.turns_in_ids import is_any
 def _inspect(row: RowFacts, facts: Facts) -> Hits:
     controls = set(facts.special_ids.values()) - {facts.bos_token_id}
     opening = controls & set(facts.markers.turn_start_ids if facts.markers is not None else ())
-    if not is_any(row.input_ids, opening).any() and not turns_of(row, facts):
-        yield Hit(0, min(len(row.input_ids), 12), count_hidden(row, facts))
+    is_prompt = row.source.endswith(", prompt")
+    read = label_as_read(row, facts)
+    if (is_prompt or read) and not is_any(row.input_ids, opening).any() and not turns_of(row, facts):
+        yield Hit(0, min(len(row.input_ids), 12), count_hidden(read, facts) if read else 1)
 
 
 def _judge(found: Finding, totals: SourceTotals) -> Finding | None:
@@ -32,7 +35,7 @@ CHECK = Check(
     code="TPL007",
     name="rows-without-template",
     severity="warning",
-    needs=("rows", "labels", "template", "markers"),
+    needs=("rows", "template", "markers"),
     message="None of {seen} rows ({where}) is written with the tokenizer's chat template, so the model is trained on "
     "other prompts than apply_chat_template gives it. Encode with prepared.encode(dataset), or use build_trainer.",
     doc=__doc__,

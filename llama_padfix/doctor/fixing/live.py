@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.doctor.facts import Facts
 from llama_padfix.doctor.findings import Change, Finding, Plan, Report
-from llama_padfix.doctor.fixing.copies import follow_changes
+from llama_padfix.doctor.fixing.copies import describe_held, follow_changes
+from llama_padfix.doctor.fixing.repair import repair_until_stable
 from llama_padfix.doctor.fixing.settings import Owners, apply_changes, remember_settings
-from llama_padfix.doctor.repair import repair_until_stable
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -65,7 +65,8 @@ def fix_live(changes: Sequence[Change], owners: Owners, look: Look, codes: Colle
         raise
     why = "; ".join(map(str, worse))
     returned = tuple(replace(change, why=f"it would make another check fail: {why}") for change in taken_back)
-    return replace(done.plan, taken_back=returned, left=tuple(_describe_left(done, owners, codes)))
+    left = (*describe_held(before.facts, done.facts, returned), *_describe_left(done, owners, codes))
+    return replace(done.plan, taken_back=returned, left=left)
 
 
 def _attempt(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,9 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import text_config
 from llama_padfix.doctor.findings import Change, Plan
 from llama_padfix.doctor.observe.copies import COPIES, set_copy
+from llama_padfix.doctor.observe.loader import find_owners, is_loader
 from llama_padfix.doctor.observe.snapshot import remember_state
+from llama_padfix.doctor.observe.targets.held_ids import find_held_ids
 from llama_padfix.doctor.observe.targets.tokenizer_search import search_tokenizers
 
 if TYPE_CHECKING:
@@ -49,11 +51,15 @@ class Owners:
     trainer: TrainerLike | None = None
     """The trainer that keeps copies of their settings."""
 
+    collators: Mapping[str, object] = field(default_factory=dict)
+    """By name, what may keep a pad id of its own: the trainer's collator, or dataloaders."""
+
     @cached_property
     def tokenizers(self) -> tuple[TokenizerLike, ...]:
         """The tokenizer, and those of the same vocabulary that the trainer and its collator hold beside it."""
         names = ("processing_class", "tokenizer", "data_collator")
         roots = [(name, vars(self.trainer).get(name)) for name in names] if self.trainer is not None else []
+        roots += [owner for part in self.collators.values() for owner in find_owners(part).items()]
         found = [self.tokenizer, *(each.tokenizer for each in search_tokenizers(*roots))]
         return tuple({id(each): each for each in found if len(each) == len(self.tokenizer)}.values())
 
@@ -65,11 +71,15 @@ def remember_settings(owners: Owners) -> Callable[[], None]:
     held += [] if model is None else [text_config(model.config), getattr(model, "generation_config", None)]
     if trainer is not None:
         held += [trainer, trainer.args, trainer.data_collator, getattr(trainer, "generation_config", None)]
+    held += [part for part in owners.collators.values() if is_loader(part)]
+    kept = [each for each in find_held_ids(owners.collators) if each.set_to is not None]
     restore = remember_state(shallow=[each for each in held if hasattr(each, "__dict__")])
     backends = [getattr(tokenizer, "backend_tokenizer", None) for tokenizer in tokenizers]
     processors = [(backend, backend.post_processor) for backend in backends if backend is not None]
 
     def put_back() -> None:
+        for each in kept:
+            each.put(each.value)
         restore()
         for backend, processor in processors:
             backend.post_processor = processor
@@ -105,6 +115,8 @@ def apply_change(change: Change, owners: Owners) -> None:
         setattr(text_config(model.config) if owner == "model.config" else model.generation_config, name, after)
     elif change.target in COPIES and trainer is not None:
         set_copy(trainer, change.target, after)
+    elif found := [each for each in find_held_ids(owners.collators) if each.where == change.target]:
+        found[0].put(after)
     else:
         raise PadfixError(f"No code knows how to apply a change of {change.target}.")
 

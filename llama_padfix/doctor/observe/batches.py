@@ -18,7 +18,7 @@ from llama_padfix.doctor.observe.losses.rollouts import (
     samples_completions,
 )
 from llama_padfix.doctor.observe.reachable import is_leaf, is_own_code
-from llama_padfix.doctor.observe.rows import rows_of_batch
+from llama_padfix.doctor.observe.rows import count_documents, rows_of_batch
 from llama_padfix.doctor.observe.snapshot import find_read_once, remember_state
 from llama_padfix.doctor.observe.trainer import find_tokenizer_of, is_trainer
 from llama_padfix.hardware.random_states import remember_random_states
@@ -104,7 +104,7 @@ class _Source:
 def _draw(sources: Iterable[BatchSource], limit: int | None, drawn: DrawnRows) -> Iterator[RowFacts]:
     for each in sources:
         source, dataset, trainer = each.name, each.dataset, each.trainer
-        total = len(dataset) if hasattr(dataset, "__len__") else None
+        total = count_documents(dataset)
         columns = tuple(getattr(dataset, "column_names", None) or ())
         blocks = tuple(name for name in ("chosen", "rejected", "reference") if f"{name}_ids" in columns)
         read = partial(_rows, trainer=trainer, source=source, blocks=blocks)
@@ -185,7 +185,9 @@ def _rows(
     if isinstance(batch, Mapping):  # labels of another shape than the ids are those of another task
         shape = _shape(batch.get("input_ids"))
         batch = {name: held for name, held in batch.items() if name != "labels" or _shape(held) == shape}
-    yield from (row for row in rows_of_batch(batch, source, first, blocks=blocks) if len(row.input_ids))
+    yield from (
+        row for row in rows_of_batch(batch, source, first, blocks=blocks, documents=True) if len(row.input_ids)
+    )
 
 
 def _shape(held: object) -> object:

@@ -27,11 +27,15 @@ COPIES: dict[str, Kind] = {
 }
 """Where a trainer keeps what it read off the tokenizer and the model, by what it is."""
 
+_NEEDED = ("trainer.data_collator.pad_token_id", "trainer.pad_token_id", "trainer.padding_value")
 _MISSING = object()
 
 
 def find_copies(trainer: TrainerLike) -> tuple[tuple[str, str, object], ...]:
-    """Return the copies that a trainer keeps, as (target, kind, value); lists as tuples, and none that is None."""
+    """Return the copies that a trainer keeps, as (target, kind, value); lists as tuples.
+
+    None of them is None but for pad ids without which nothing can be padded.
+    """
     found: list[tuple[str, str, object]] = []
     for target, kind in COPIES.items():
         value: Any = trainer
@@ -39,7 +43,7 @@ def find_copies(trainer: TrainerLike) -> tuple[tuple[str, str, object], ...]:
             value = _read(value, name)
         if isinstance(value, (list, tuple, set)):
             value = tuple(value)
-        if isinstance(value, (int, str, tuple)):
+        if isinstance(value, (int, str, tuple)) or (value is None and target in _NEEDED):
             found.append((target, kind, value))
     return tuple(found)
 
@@ -53,7 +57,7 @@ def set_copy(trainer: TrainerLike, target: str, value: object) -> None:
     last = held[-1]
     if isinstance(last, MutableMapping):
         last[name] = value
-    elif _is_frozen(last):
+    elif is_frozen(last):
         setattr(held[-2], owners[-1], replace(last, **{name: value}))
     else:
         setattr(last, name, value)
@@ -63,6 +67,7 @@ def _read(owner: Any, name: str) -> Any:  # whatever a trainer holds
     return owner.get(name, _MISSING) if isinstance(owner, MutableMapping) else getattr(owner, name, _MISSING)
 
 
-def _is_frozen(value: Any) -> bool:
+def is_frozen(value: Any) -> bool:
+    """Return True for a frozen dataclass."""
     kind = type(value)
     return is_dataclass(kind) and bool(kind.__dataclass_params__.frozen)  # type: ignore[attr-defined]  # typeshed lacks it

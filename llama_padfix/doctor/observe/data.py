@@ -95,6 +95,8 @@ class _Tally:
             lost_count=self.encoder.counts.lossy if self.encoder else 0,
             thoughtless=self._find_examples("empty_reasoning"),
             thoughtless_count=self.encoder.counts.empty_reasoning if self.encoder else 0,
+            unparsed=self._find_examples("unparsed"),
+            unparsed_count=self.encoder.counts.unparsed if self.encoder else 0,
         )
 
     def _find_examples(self, *kinds: str) -> tuple[tuple[int, str], ...]:

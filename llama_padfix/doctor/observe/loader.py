@@ -49,6 +49,11 @@ def read_loader(loader: object) -> Iterator[object]:
         yield from copy
 
 
+def replace_collator(loader: object, collator: object) -> None:
+    """Let a loader collate with another function."""
+    vars(_base_of(loader))["collate_fn"] = collator
+
+
 def _base_of(loader: object) -> object:
     """Return the loader that accelerate's adapter wraps, or the value itself."""
     return getattr(loader, "__dict__", {}).get("base_dataloader", loader)

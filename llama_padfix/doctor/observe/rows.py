@@ -13,6 +13,7 @@ from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
 from llama_padfix.doctor.observe.data import observe_data
 from llama_padfix.doctor.observe.losses.batch_rows import PER_TOKEN, label_by_masks, rows_of_losses
+from llama_padfix.doctor.observe.losses.documents import lengths_in_batch, split_documents
 from llama_padfix.encoding.dataset.open_rows import as_rows
 from llama_padfix.encoding.sources import column_names, is_indexed, is_iterable
 
@@ -47,7 +48,7 @@ def observe_dataset(
         return replace(facts, samples=(*facts.samples, SampleFacts(source, 0, 0, (), "it holds no rows"))), ()
     sample, places = sample_of(dataset, source, max_rows)
     if "input_ids" in names:
-        rows = rows_of_dataset(dataset, source, places, max_rows)
+        rows = rows_of_dataset(dataset, source, places, max_rows, documents=True)
         return replace(facts, samples=(*facts.samples, sample)), rows
     data = observe_data(dataset, tokenizer, source, places=places, max_rows=max_rows)
     if facts.data is None:
@@ -62,7 +63,8 @@ def _observe_batches(
     counts: Counter[str] = Counter()
     for batch in batches:
         if max_rows is None or len(drawn) < max_rows:
-            rows = rows_of_batch(batch, "batch" if source == "dataset" else source, max(counts.values(), default=0))
+            name, first = "batch" if source == "dataset" else source, max(counts.values(), default=0)
+            rows = rows_of_batch(batch, name, first, documents=True)
             drawn += list(rows)
             counts = Counter(row.source for row in drawn)
     total = None if max_rows is not None and len(drawn) >= max_rows else 0
@@ -112,7 +114,9 @@ def masks_of_labels(row: Row) -> tuple[str, ...]:
     return label_by_masks(row)[1]
 
 
-def rows_of_batch(batch: object, source: str, first: int = 0, *, blocks: Sequence[str] = ()) -> Iterator[RowFacts]:
+def rows_of_batch(
+    batch: object, source: str, first: int = 0, *, blocks: Sequence[str] = (), documents: bool = False
+) -> Iterator[RowFacts]:
     """Yield the rows of a collated batch of any loss, padding included, numbered from `first`.
 
     The source of a pair's rows is "batch, chosen" and "batch, rejected", and both have the number of the pair. Masks
@@ -123,21 +127,39 @@ def rows_of_batch(batch: object, source: str, first: int = 0, *, blocks: Sequenc
         source: what the rows are called in findings.
         first: the number of the first row.
         blocks: the parts that follow one another in the batch, such as ("chosen", "rejected").
+        documents: yield each document of a packed or flattened row as a row of its own.
     """
     numbers: Counter[str] = Counter()
+    lengths = lengths_in_batch(batch) if documents and isinstance(batch, Mapping) else []
+    is_off = isinstance(batch, Mapping) and batch.get("use_cache") is False
     for part, row in rows_of_losses(batch, blocks=blocks):
-        yield _row(row, f"{source}, {part}" if part else source, first + numbers[part])
-        numbers[part] += 1
+        whole = _row(row, f"{source}, {part}" if part else source, 0)
+        for each in split_documents(whole, () if part else lengths) if documents else (whole,):
+            yield replace(each, number=first + numbers[part], cache_is_off=is_off)
+            numbers[part] += 1
 
 
 def sample_of(dataset: object, source: str, max_rows: int | None) -> tuple[SampleFacts, list[int] | None]:
     """Return which sample of a dataset will be read, and its rows: None for all, or the first ones of a stream."""
     total = len(dataset) if hasattr(dataset, "__len__") else None
-    names = tuple(getattr(dataset, "column_names", None) or ())
+    sample = SampleFacts(source, 0, count_documents(dataset), tuple(getattr(dataset, "column_names", None) or ()))
     if max_rows is None or total is None or total <= max_rows:
-        return SampleFacts(source, (max_rows if total is None else total) or 0, total, names), None
-    places = sorted(random.Random(_SEED).sample(range(total), max_rows))
-    return SampleFacts(source, max_rows, total, names), places
+        return replace(sample, seen=(max_rows if total is None else total) or 0), None
+    return replace(sample, seen=max_rows), sorted(random.Random(_SEED).sample(range(total), max_rows))
+
+
+def count_documents(dataset: Any) -> int | None:  # whatever holds rows
+    """Return how many rows a dataset holds, those of a pack by themselves; None where that is not known at once."""
+    if not hasattr(dataset, "__len__"):
+        return None
+    if "seq_lengths" not in (getattr(dataset, "column_names", None) or ()):
+        return len(dataset)
+    table: Any = getattr(dataset, "data", None)
+    if getattr(table, "num_rows", None) != len(dataset):
+        return None  # some of its rows are left out
+    import pyarrow.compute as compute
+
+    return int(compute.sum(compute.list_value_length(table.column("seq_lengths"))).as_py() or 0)
 
 
 def rows_of_dataset(
@@ -145,6 +167,8 @@ def rows_of_dataset(
     source: str,
     places: Iterable[int] | None = None,
     max_rows: int | None = None,
+    *,
+    documents: bool = False,
 ) -> Iterator[RowFacts]:
     """Yield rows of a dataset in constant memory.
 
@@ -153,6 +177,7 @@ def rows_of_dataset(
         source: what they are called in findings.
         places: the numbers of the rows to read; all without them.
         max_rows: how many rows to read at most.
+        documents: yield each document of a packed row as a row, with the number of the pack.
 
     Raises:
         PadfixError: a row has no `input_ids`, or columns of other lengths.
@@ -169,7 +194,8 @@ def rows_of_dataset(
                 "Encode it first: prepare(tokenizer).encode(dataset)"
             )
         columns, _ = label_by_masks(row)
-        yield _row({name: columns[name] for name in _names(columns)}, source, number)
+        whole = _row({name: columns[name] for name in _names(columns)}, source, number)
+        yield from split_documents(whole, row.get("seq_lengths") or ()) if documents else (whole,)
 
 
 def _names(columns: Row) -> list[str]:

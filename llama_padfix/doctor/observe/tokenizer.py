@@ -31,6 +31,7 @@ def observe_tokenizer(
     pad_token: str | None = None,
     earlier: Facts | None = None,
     with_markers: bool = False,
+    chat_template: str | None = None,
 ) -> Facts:
     """Return the facts about a tokenizer and, when given, its model; changes neither.
 
@@ -41,6 +42,7 @@ def observe_tokenizer(
         earlier: facts of the same tokenizer and model, whose settings may have changed since. The vocabulary is
             taken from them while its size is the same, because copying it takes longer than all the rest.
         with_markers: also learn the ids around assistant turns, which only checks of rows need.
+        chat_template: the source of the template that rows are rendered with, where it is not the tokenizer's.
 
     Raises:
         PadfixError: `tokenizer` is not a Hugging Face tokenizer, or `model` is not a model.
@@ -54,7 +56,7 @@ def observe_tokenizer(
     with preserve_backend_state(tokenizer):
         bos_added, eos_added = _count_added(tokenizer)
         probe_ids = encode_raw(tokenizer, "Hello world")
-        template = observe_template(tokenizer)
+        template = observe_template(tokenizer, {"chat_template": chat_template} if chat_template else None)
     pad_content = tokenizer.pad_token
     added = {*controls.values(), *tokenizer.added_tokens_decoder}
     facts = Facts(
@@ -79,9 +81,12 @@ def observe_tokenizer(
         requested_pad_token=pad_token,
         model=observe_model(model, added) if model is not None else None,
     )
-    if with_markers:
-        with suppress(PadfixError):  # no template, or turns without ids of their own
-            return replace(facts, markers=find_markers(tokenizer))
+    return _add_markers(facts, tokenizer) if with_markers else facts
+
+
+def _add_markers(facts: Facts, tokenizer: TokenizerLike) -> Facts:
+    with suppress(PadfixError):  # no template, or turns without ids of their own
+        return replace(facts, markers=find_markers(tokenizer))
     return facts
 
 

@@ -88,7 +88,10 @@ def encode_cross_checked(row_encoder: RowEncoder, batch_encoder: BatchEncoder, c
     The first row, and then one of some thousand, is encoded by the row encoder too. Raises `FastPathMismatch` where
     its ids or labels differ: the batch encoder is then not to be used for this tokenizer again.
     """
-    flat = batch_encoder.encode_chats(chats, row_encoder.settings.max_length, row_encoder.settings.truncation)
+    settings = row_encoder.settings
+    flat = batch_encoder.encode_chats(
+        chats, settings.max_length, settings.truncation, allow_loss=settings.on_loss == "count"
+    )
     plain_places = flat.rows.tolist()
     noted = batch_encoder.find_notes(chats, plain_places)
     taken = set(plain_places)

@@ -165,15 +165,19 @@ class BatchEncoder:
         signatures = chats.signatures
         return {row: notes for row in rows if (notes := noted.get(signatures[row] or ()))}
 
-    def encode_chats(self, chats: Chats, max_length: int | None, truncation: str) -> FlatRows:
+    def encode_chats(
+        self, chats: Chats, max_length: int | None, truncation: str, *, allow_loss: bool = True
+    ) -> FlatRows:
         """Encode the rows whose plan is known; rows that prove to be no plain ones are left out of the result.
 
-        Such are rows with a blank text, rows in which a merge joins the header and the answer, and with
-        `truncation="error"` those that are too long.
+        Such are rows with a blank text, rows in which a merge joins the header and the answer, with
+        `truncation="error"` those that are too long, and unless `allow_loss` those that lose a message.
         """
         import numpy as np
 
         tables = [None if signature is None else self.tables.get(signature) for signature in chats.signatures]
+        if not allow_loss:
+            tables = [None if table is None or table.is_lossy else table for table in tables]
         written, rows = write_chats(chats, tables)
         if not rows:
             return FlatRows.empty()

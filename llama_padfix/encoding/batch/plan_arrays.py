@@ -36,6 +36,8 @@ class SegmentTable:
     operations: tuple[tuple[tuple[str, str | None], ...], ...]
     in_message_order: bool
     notes: Mapping[str, str]
+    is_lossy: bool = False
+    """Whether the template leaves a message out."""
 
 
 @dataclass
@@ -113,6 +115,7 @@ class Tabulator:
             headers = [header if place == last else -1 for place, header in enumerate(headers)]
         trained = {segment.message for segment, header in zip(plan.segments, headers, strict=True) if header >= 0}
         empty = [message for message in plan.empty_thoughts if message in trained]
+        notes = {"empty_reasoning": describe_empty(empty[0], self.template.quiet_kwargs)} if empty else {}
         afters = ["", *(segment.after for segment in filled)]
         befores = [*(segment.before for segment in filled), closing]
         literals = [after + before for after, before in zip(afters, befores, strict=True)]
@@ -125,7 +128,8 @@ class Tabulator:
             messages=messages,
             operations=operations,
             in_message_order=messages == tuple(range(len(messages))) and trims,
-            notes={"empty_reasoning": describe_empty(empty[0], self.template.quiet_kwargs)} if empty else {},
+            notes={**notes, **plan.losses},
+            is_lossy=bool(plan.losses),
         )
 
     def _find_tokens(self, filled: Sequence[Segment], closing: str) -> tuple[list[int], list[int]] | None:
@@ -193,12 +197,11 @@ def write_chats(chats: Chats, tables: Sequence[SegmentTable | None]) -> tuple[li
 
 def _trim(table: SegmentTable, contents: Sequence[str]) -> list[str] | None:
     """Return the texts as they are written; None where one is blank, which templates may treat differently."""
+    if any(not text or text.isspace() for text in contents):
+        return None
     trimmed = []
     for place, operations in zip(table.messages, table.operations, strict=True):
-        text = contents[place]
-        if not text or text.isspace():
-            return None
-        text = trim(text, operations)
+        text = trim(contents[place], operations)
         if not text or text.isspace():
             return None
         trimmed.append(text)

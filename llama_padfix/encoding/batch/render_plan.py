@@ -7,8 +7,8 @@ where the same template renders probes alike, with the turns that `render_turns`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Contents of probes: of two lengths, with white space around that some templates trim.
 _PROBES = ("Probe {} asks", " \nAn answer {}, with\n\nlines\t ")
+_LOSSES = ("lost_message", "lossy")  # the notes on a message that a template leaves out
 _PROBED = 8  # orders of roles for which probes confirm what is read off what the template writes
 
 
@@ -52,12 +53,17 @@ class Segment:
 class RenderPlan:
     """The segments of a conversation, in order, and the substrings that no message may hold.
 
-    `empty_thoughts` are the answers into which the template writes an empty thought, as messages.
+    `empty_thoughts` are the answers into which the template writes an empty thought, as messages, and `losses` the
+    notes on messages that it leaves out.
     """
 
     segments: tuple[Segment, ...]
     forbidden_substrings: frozenset[str]
     empty_thoughts: tuple[int, ...] = ()
+    losses: Mapping[str, str] = field(default_factory=dict)
+
+
+_Headers = tuple[list["int | None"], tuple[int, ...], dict[str, str]]
 
 
 @dataclass
@@ -95,7 +101,7 @@ def learn_render_plan(
     """
     known = known or KnownOrders(template)
     written = _render_literals(template, roles)
-    if written is None or sorted(slot.message for slot in written.slots) != list(range(len(roles))):
+    if written is None or not _is_each_once(written, roles):
         return None
     segments = _cut(written, known.tokens)
     if segments is None:
@@ -109,13 +115,20 @@ def learn_render_plan(
         found = probed if probed == again else None
     if found is None:
         return None
-    headers, empty = found
+    headers, empty, losses = found
     forbidden = _find_forbidden(template, roles, written, segments, headers)
     if forbidden is None:
         return None
     placed = (replace(segment, header=header) for segment, header in zip(segments, headers, strict=True))
     forbidden |= SPEAK_OF_THOUGHTS if empty else frozenset()
-    return RenderPlan(tuple(placed), written.forbidden_substrings | forbidden | {*known.tokens.hidden}, empty)
+    return RenderPlan(tuple(placed), written.forbidden_substrings | forbidden | {*known.tokens.hidden}, empty, losses)
+
+
+def _is_each_once(written: _Literals, roles: Sequence[str]) -> bool:
+    """Return True if no text is written twice, and each answer is written."""
+    messages = [slot.message for slot in written.slots]
+    answers = {index for index, role in enumerate(roles) if role == "assistant"}
+    return len(messages) == len({*messages}) and answers <= {*messages}
 
 
 @dataclass(frozen=True)
@@ -218,8 +231,9 @@ def _agree_before(prompted: _Literals, written: _Literals, place: int) -> bool:
     """Return True if a conversation up to a turn is how the whole of it begins for any text, or for none."""
     if prompted.literals[:-1] == written.literals[:place]:
         return prompted.slots == written.slots[:place]
-    messages, expected = ([slot.message for slot in slots] for slots in (prompted.slots, written.slots[:place]))
-    return messages == expected  # Qwen 3 writes a thought into its last answer alone
+    return not "".join(written.literals).startswith(
+        "".join(prompted.literals)
+    )  # Qwen 3: the last answer has a thought
 
 
 def _find_supplied(template: ChatTemplate, prompt: str, opening: str) -> str:
@@ -239,7 +253,7 @@ def _keeps_opening(template: ChatTemplate, opening: str) -> bool:
 
 def _read_headers(
     template: ChatTemplate, roles: Sequence[str], written: _Literals, segments: Sequence[Segment]
-) -> tuple[list[int | None], tuple[int, ...]] | None:
+) -> _Headers | None:
     """Return what `_find_headers` does, read off what is written around the texts, whatever these are.
 
     None where the generation prompt may depend on the conversation, or does not stand in front of each answer and
@@ -262,27 +276,31 @@ def _read_headers(
         is_whole = literal.endswith(profile.prompt) and len(profile.prompt) <= len(segment.before)
         if is_answer and not (is_whole and segment.after == profile.ending):
             return None
-    return headers, ()
+    return headers, (), {}
 
 
 def _find_headers(
     template: ChatTemplate, roles: Sequence[str], segments: Sequence[Segment], number: int
-) -> tuple[list[int | None], tuple[int, ...]] | None:
-    """Return the length of each assistant segment's header, and the answers with an empty thought.
+) -> _Headers | None:
+    """Return the length of each assistant segment's header, the answers with an empty thought, and what is left out.
 
     None where a probe shows no such.
     """
     contents = [_PROBES[(index + number) % 2].format(index) for index in range(len(roles))]
     messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=True)]
     try:
-        rendered = render_turns(template, messages)
+        rendered = render_turns(template, messages, allow_loss=True)
     except PadfixError:
         return None
     assistants = [index for index, role in enumerate(roles) if role == "assistant"]
     texts = [write(segment, "" if segment.message is None else contents[segment.message]) for segment in segments]
     notes = {index: collect_row_notes(rendered, messages, [index], (), {}) for index in assistants}
-    if rendered.text != "".join(texts) or rendered.spelled or {*chain(*notes.values())} - {"empty_reasoning"}:
+    losses = {kind: detail for found in notes.values() for kind, detail in found.items() if kind in _LOSSES}
+    if rendered.text != "".join(texts) or rendered.spelled or {*chain(*notes.values())} - {"empty_reasoning", *losses}:
         return None
+    is_lossy = len(roles) > sum(segment.message is not None for segment in segments)
+    if bool(losses) != is_lossy or (is_lossy and finds_by_prompt(template.profile)):
+        return None  # turns that are found in the text alone show no loss
     turns = {turn.message: turn for turn in rendered.turns}
     if len(turns) != len(rendered.turns) or sorted(turns) != assistants:
         return None
@@ -297,7 +315,7 @@ def _find_headers(
             if not (is_parted and is_headed and segment.closed and turn.end == end):
                 return None
         start, is_parted = end, segment.closed
-    return headers, tuple(index for index, found in notes.items() if found)
+    return headers, tuple(index for index, found in notes.items() if "empty_reasoning" in found), losses
 
 
 def write(segment: Segment, text: str) -> str:

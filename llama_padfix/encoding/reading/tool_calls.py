@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.core.errors import PadfixError
+from llama_padfix.chat.messages import called_functions
+from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.encoding.reading.json_values import (
     as_list,
     may_be_filled,
@@ -16,7 +17,7 @@ from llama_padfix.encoding.reading.json_values import (
 )
 
 if TYPE_CHECKING:
-    from llama_padfix.core.types import MessageDict, Row
+    from llama_padfix.core.types import MessageDict, Messages, Row
 
 
 def read_tools(columns: Row, *, filled: bool, dropped: list[str]) -> list[Any] | None:  # what a template takes
@@ -147,3 +148,13 @@ def rename_results(messages: Sequence[MessageDict]) -> None:
     for message in messages:
         if message["role"] == "function":
             message["role"] = "tool"
+
+
+def find_unparsed(messages: Messages) -> str | None:
+    """Return the first arguments of a call that are text and no JSON, with their message; None where all are."""
+    for index, message in enumerate(messages):
+        for function in called_functions(message):
+            arguments = function.get("arguments")
+            if isinstance(arguments, str) and parse_if_json(arguments) is arguments:
+                return f"message {index}: {describe(arguments, 60)}"
+    return None

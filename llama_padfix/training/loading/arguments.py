@@ -15,6 +15,7 @@ from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name
 from llama_padfix.hardware.attention import choose_attention
 from llama_padfix.hardware.precision import Precision
+from llama_padfix.training.loading.config_fields import require_fields
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -105,7 +106,7 @@ def name_path_in_errors(path: str, fix: str = "") -> Iterator[None]:
 
 
 def read_config(path: str, keywords: Keywords) -> PretrainedConfig:
-    """Return the config of a checkpoint, or the one among the keywords."""
+    """Return the config of a checkpoint, whose fields are checked, or the one among the keywords."""
     from transformers import AutoConfig
 
     if "config" in keywords:
@@ -113,6 +114,7 @@ def read_config(path: str, keywords: Keywords) -> PretrainedConfig:
     # Fields of the config may stand among the keywords, as in the model's own from_pretrained.
     fields = {name: value for name, value in keywords.items() if name != "quantization_config"}
     config, _ = AutoConfig.from_pretrained(path, return_unused_kwargs=True, **fields)
+    require_fields(config, path, runs_code=bool(keywords.get("trust_remote_code")))
     return config
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.choices import Choice
 from llama_padfix.core.compat import converts_weights, reads_paired_merges
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.hf_objects import read_quantization_config, text_config
+from llama_padfix.core.hf_objects import dtype_name, read_quantization_config, text_config
 from llama_padfix.core.text import parse_json
 from llama_padfix.core.weights import find_broken_weights, name_weights, read_tensors
 from llama_padfix.doctor.observe.folder import clear_padding_and_truncation, encode_probe, encode_with_file
@@ -152,15 +153,18 @@ def build_shape(config: PretrainedConfig, trust_remote_code: bool = False) -> An
         ) from error
 
 
-def require_weights(folder: Path, shape: Any, config: PretrainedConfig) -> None:  # `Any` as `build_shape` returns it
-    """Raise `PadfixError` for safetensors files that lack a weight of the model, or have one of another shape or type.
+# `Any` as `build_shape` returns it
+def require_weights(folder: Path, shape: Any, config: PretrainedConfig) -> Choice | None:
+    """Raise `PadfixError` for files that lack a weight of the model, or have one of another shape or type.
 
     transformers draws at random what it does not find. It loads the headers of the files here, without their numbers,
     so that renamed, joined, tied and ignored weights are what they are to it. Nothing is checked before transformers 5
     and for quantized checkpoints.
+
+    Returns:
+        What was not looked at: files of torch before 1.6, whose numbers lie among the shapes. None as a rule.
     """
-    single = folder / "model.safetensors"
-    files = [single] if single.is_file() else [path for path in name_weights(folder) if path.suffix == ".safetensors"]
+    files = _choose_files(folder)
     if (
         not files
         or shape is None
@@ -168,8 +172,12 @@ def require_weights(folder: Path, shape: Any, config: PretrainedConfig) -> None:
         or read_quantization_config(config)
         or (folder / "adapter_config.json").is_file()
     ):
-        return
-    held = {name: entry for path in files for name, entry in read_tensors(path).items()}
+        return None
+    if old := [path.name for path in files if path.suffix == ".bin" and not zipfile.is_zipfile(path)]:
+        reason = f"{old[0]} is of torch before 1.6: which weights it holds shows when it is loaded. Save it again: "
+        return Choice("files", "not looked at", f"{reason}model.save_pretrained(folder)", "warning")
+    read = {".bin": _read_bin}
+    held = {name: entry for path in files for name, entry in read.get(path.suffix, read_tensors)(path).items()}
     for name, (kind, _) in held.items():
         if name.endswith(".weight") and (kind.startswith(("I", "U")) or kind == "BOOL"):
             raise PadfixError(
@@ -187,6 +195,29 @@ def require_weights(folder: Path, shape: Any, config: PretrainedConfig) -> None:
             f"{tuple(wanted)} by the config. Copy the config.json again that was saved with these weights."
         )
     require_all_found(missing, str(folder), unknown)
+    return None
+
+
+def _choose_files(folder: Path) -> list[Path]:
+    """Return the files of weights that transformers loads: those of safetensors where there are any."""
+    single = folder / "model.safetensors"
+    named = [single] if single.is_file() else name_weights(folder)
+    return [path for path in named if path.suffix == ".safetensors"] or [p for p in named if p.suffix == ".bin"]
+
+
+def _read_bin(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """Return the type and the shape of each tensor in a file of torch; no code in it is run, and no number is read."""
+    import torch
+
+    try:
+        held = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    except Exception as error:  # pickles may raise anything
+        raise PadfixError(
+            f"{str(path)!r} cannot be read without running code in it ({type(error).__name__}: {error}). Save the "
+            "model again where it was made: model.save_pretrained(folder)"
+        ) from error
+    tensors = {name: value for name, value in dict(held).items() if isinstance(value, torch.Tensor)}
+    return {name: (dtype_name(value.dtype).upper(), list(value.shape)) for name, value in tensors.items()}
 
 
 def require_all_found(missing: Iterable[str], path: str, unknown: Sequence[str] = ()) -> None:

@@ -146,12 +146,13 @@ def plan_from_settings(path: str, settings: LoadSettings, /, **keywords: Any) ->
     bits, why_bits = choose_quantization(quantization, precision, config, weights=number)
     shape = build_shape(config, keywords["trust_remote_code"])
     adapter, why_lora = choose_lora(settings.lora, shape)
+    unseen = None
     if launch.sharded_by is None and not _OTHER_FILES & keywords.keys():
-        require_weights(Path(path), shape, config)
+        unseen = require_weights(Path(path), shape, config)
     places, why_places = choose_device_map(settings.device_map, launch, quantized=quantized)
     experts = describe_experts(shape, dtype) if bits is not None else None
     choices = [describe_precision(precision), why_bits, why_dtype, why_places]
-    choices += [experts] if experts is not None else []
+    choices += [each for each in (experts, unseen) if each is not None]
 
     if backend == "unsloth":
         taken = places if launch.is_distributed or settings.device_map != "auto" else None

@@ -122,9 +122,14 @@ def split_controls(tokenizer: Any, pieces: Sequence[Piece]) -> Iterator[tuple[bo
     unknown = [token for token in soft if token not in tokenizer.chat_template]
     for piece in pieces:
         known = soft if piece.said == "assistant" else unknown if piece.said else [*CONTROLS, *soft]
-        for text in re.split(f"({'|'.join(map(re.escape, known))})", piece.text) if known else [piece.text]:
+        for text in _pattern(tuple(known)).split(piece.text) if known else [piece.text]:
             if text:
                 yield text in known, piece._replace(text=text)
+
+
+@functools.cache
+def _pattern(tokens: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(f"({'|'.join(map(re.escape, tokens))})")
 
 
 def show(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> str:

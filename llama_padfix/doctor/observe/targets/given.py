@@ -44,7 +44,8 @@ def observe_given(tokenizer: TokenizerLike | None, beside: Beside, max_rows: int
                 refuse_unencoded(part)
     facts = known.add_to(observe_pair(known.tokenizer, model, beside.optimizer))
     facts, rows, complete = observe_parts(facts, parts, known.tokenizer, max_rows)
-    return Observation(facts, rows, complete, known.tokenizer, model)
+    loaders = {name.replace(" batch", ""): part for name, part in parts.items() if is_loader(part)}
+    return Observation(facts, rows, complete, known.tokenizer, model, collators=loaders).with_held_ids()
 
 
 def observe_parts(

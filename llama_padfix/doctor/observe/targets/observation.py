@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.doctor.facts import Facts, RowFacts
+from llama_padfix.doctor.observe.targets.held_ids import add_held_ids
 from llama_padfix.doctor.observe.tokenizer import make_decoder
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class Observation:
     trainer: TrainerLike | None = None
     """The trainer, None where the target is another."""
 
+    collators: Mapping[str, object] = field(default_factory=dict)
+    """By name, the collator of a trainer, or the dataloaders whose collate functions may keep a pad id."""
+
     saved_as: str | None = None
     """What was saved, "folder" or "GGUF file", which is never changed in place; None for live objects."""
 
@@ -56,6 +60,10 @@ class Observation:
     def decode(self) -> Callable[[Sequence[int]], str]:
         """Return the function that shows ids as text."""
         return make_decoder(self.tokenizer)
+
+    def with_held_ids(self) -> Observation:
+        """Return the observation with the pad ids that its collators keep among the facts."""
+        return replace(self, facts=add_held_ids(self.facts, self.collators))
 
     def leave_out(self, selected: Sequence[Check]) -> tuple[list[Check], dict[str, str]]:
         """Return the checks that are asked, and why others are not, by code."""

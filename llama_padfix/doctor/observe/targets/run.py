@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.doctor.facts import Facts, SampleFacts
+from llama_padfix.doctor.facts import Facts, SampleFacts, TrainerFacts
 from llama_padfix.doctor.observe.batches import draw_batches
 from llama_padfix.doctor.observe.targets.observation import Beside, Observation
 from llama_padfix.doctor.observe.targets.tokenizer_search import KnownTokenizers, choose_tokenizer
@@ -50,10 +50,21 @@ def observe_run(trainer: TrainerLike, beside: Beside, max_rows: int | None) -> O
 
     # With one source, although nothing is drawn yet, the checks of rows are not skipped.
     if at_rest.own_loss is not None:
-        note = f"The loss is that of {at_rest.own_loss}, which was not called: what it makes of labels is not known."
-        facts = replace(facts, notes=(*facts.notes, note))
+        facts = replace(facts, notes=(*facts.notes, _describe_loss(at_rest)))
     facts = replace(facts, trainer=at_rest, samples=(SampleFacts("train batch", 0, None),))
-    return Observation(facts, drawn.rows, complete, known.tokenizer, trainer.model, trainer)
+    collators = {"trainer.data_collator": trainer.data_collator}
+    made = Observation(facts, drawn.rows, complete, known.tokenizer, trainer.model, trainer, collators)
+    return made.with_held_ids()
+
+
+def _describe_loss(trainer: TrainerFacts) -> str:
+    """Return what is known of an own loss."""
+    name, shifts = trainer.own_loss, trainer.own_loss_shifts
+    if shifts is None:
+        return f"The loss is that of {name}: what it makes of labels is not known."
+    return (
+        f"The loss is that of {name}: tried on made-up logits, it {'shifts' if shifts else 'does not shift'} labels."
+    )
 
 
 def _choose_tokenizer(trainer: TrainerLike, beside: Beside) -> KnownTokenizers:

@@ -1,0 +1,267 @@
+"""Where a text can be cut so that the ids of the parts are the ids of the whole: proven from the pre-tokenizer."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llama_padfix.tokens.cached.pattern import Automaton, UnreadPatternError, read_pattern
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import tokenizers
+
+    from llama_padfix.core.types import BoolArray, ByteArray, IntArray
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # ByteLevel's own pattern
+_CHARACTERS = 0x10000  # characters above are of class 0, at which no text is cut
+CLASSES = 16
+_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+
+
+CUT = 1
+"""The text can be cut here."""
+RUN, LINE_RUN = 2, 4
+"""A run of white space without line breaks begins behind; behind a line break."""
+WORD, STOP = 8, 16
+"""Such a run ends before another character; before a line break or an unknown character."""
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """Where a text can be cut, by the classes of the characters before and behind."""
+
+    classes: ByteArray
+    """The class of each character up to U+FFFF; those above are of class 0."""
+    cuts: ByteArray
+    """For each two classes, as `16 * before + behind`, the sum of what holds between: `CUT` and, if runs of white
+    space are cut, the others. A run that begins at a place where the text can be cut, or behind a line break, and ends
+    before a `WORD`, can be cut there and before its last character."""
+
+
+def read_stages(backend: tokenizers.Tokenizer) -> list[str]:
+    """Return the patterns that part a text one after another, each into its matches and what stands between.
+
+    Raises:
+        UnreadPatternError: The pre-tokenizer does something else.
+    """
+    pre_tokenizer = backend.pre_tokenizer
+    parts = [json.loads(pre_tokenizer.__getstate__())] if pre_tokenizer is not None else []
+    if parts and parts[0]["type"] == "Sequence":
+        parts = parts[0]["pretokenizers"]
+    stages = [_read_stage(part, last=place == len(parts) - 1) for place, part in enumerate(parts)]
+    found = [stage for stage in stages if stage]
+    if not found:
+        raise UnreadPatternError("no pattern parts the text")
+    removing = any(part["type"] == "Split" and part["behavior"] == "Removed" for part in parts)
+    if removing and len(found) > 1:
+        raise UnreadPatternError("text is removed between two patterns")
+    return found
+
+
+# A part of the JSON of a pre-tokenizer, which has many forms.
+def _read_stage(part: Mapping[str, object], last: bool) -> str:
+    """Return the pattern of one part, "" for one that only writes bytes as characters."""
+    kind, pattern = part["type"], part.get("pattern")
+    if kind == "ByteLevel" and last and not part["add_prefix_space"]:
+        return _GPT2 if part.get("use_regex", True) else ""
+    kept = (part.get("behavior"), part.get("invert")) in (("Isolated", False), ("Removed", True))
+    if kind == "Split" and kept and isinstance(pattern, dict) and isinstance(pattern.get("Regex"), str):
+        return str(pattern["Regex"])
+    raise UnreadPatternError(f"a pre-tokenizer of type {kind}")
+
+
+def is_composing(backend: tokenizers.Tokenizer) -> bool:
+    """Return True if the normalizer is NFC, which changes no text that is composed; False if it works by character.
+
+    Raises:
+        UnreadPatternError: It is another one.
+    """
+    parts = _read_normalizers(backend)
+    if parts == [_SPACES]:
+        return False
+    if any(part["type"] != "NFC" for part in parts):
+        raise UnreadPatternError(f"a normalizer of type {parts[0]['type']}")
+    return bool(parts)
+
+
+# The JSON of normalizers, which have many forms.
+def _read_normalizers(backend: tokenizers.Tokenizer) -> list[Mapping[str, object]]:
+    parts = [json.loads(backend.normalizer.__getstate__())] if backend.normalizer is not None else []
+    return list(parts[0]["normalizers"]) if parts and parts[0]["type"] == "Sequence" else parts
+
+
+def find_boundaries(backend: tokenizers.Tokenizer) -> Boundaries:
+    """Return where the texts of a backend can be cut.
+
+    Raises:
+        UnreadPatternError: The pre-tokenizer is not understood.
+    """
+    return _find_in_vocabulary(backend) if _read_normalizers(backend) == [_SPACES] else _find_in_patterns(backend)
+
+
+def _find_in_vocabulary(backend: tokenizers.Tokenizer) -> Boundaries:
+    """Return where the texts of a backend can be cut whose tokens may be of several words (SentencePiece).
+
+    A merge makes a token of the vocabulary. So none joins a character and a space or line break that are neighbors in
+    no token. Bytes stand for a character that is no token, so that there are no unknown ones to be joined.
+
+    Raises:
+        UnreadPatternError: The pre-tokenizer or the model is not understood.
+    """
+    import numpy as np
+
+    pre_tokenizer = backend.pre_tokenizer
+    part = json.loads(pre_tokenizer.__getstate__()) if pre_tokenizer is not None else None
+    if part is not None and (part["type"], part["pattern"]) != ("Split", {"String": " "}):  # all spaces are replaced
+        raise UnreadPatternError(f"a pre-tokenizer of type {part['type']}")
+    vocabulary, model = backend.get_vocab(with_added_tokens=False), backend.model
+    complete = all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
+    if not (getattr(model, "byte_fallback", False) and complete) or getattr(model, "ignore_merges", False):
+        raise UnreadPatternError("a model that parts a text into words, or does not know each byte")
+    joined = "\0".join(vocabulary)
+    patterns = ("([^\0\u2581])(?=\u2581)", "([^\0\n])(?=\n)", "\n([^\0\n])")
+    before_space, before_line, behind_line = ({*re.findall(pattern, joined)} for pattern in patterns)
+    classes = np.full(_CHARACTERS, 3, np.uint8)
+    classes[0xD800:0xE000] = 0
+    classes[[ord(char) for char in before_space | before_line | behind_line if ord(char) < _CHARACTERS]] = 0
+    classes[[ord(" "), 0x2581]] = 1
+    classes[ord("\n")] = 2
+    cuts = np.zeros((CLASSES, CLASSES), np.uint8)
+    cuts[3, 1] = cuts[3, 2] = cuts[2, 3] = 1
+    cuts[1, 2] = "\u2581" not in before_line
+    cuts[2, 1] = "\n" not in before_space
+    return Boundaries(classes, cuts.reshape(-1))
+
+
+def _find_in_patterns(backend: tokenizers.Tokenizer) -> Boundaries:
+    """Return where the texts of a backend can be cut that first parts them by patterns.
+
+    Between two characters that no match can hold side by side, all matches end. They are the same in each half if the
+    second character begins a match, so that nothing joins it with unmatched text in front, and if no look ahead
+    happens behind the first one. Where several patterns follow one another, the first two must hold for each.
+
+    Raises:
+        UnreadPatternError: The pre-tokenizer is not understood.
+    """
+    import numpy as np
+
+    automata = [read_pattern(stage) for stage in read_stages(backend)]
+    atoms = sorted({atom for automaton in automata for atom in automaton.atoms})
+    held = _find_held(atoms)
+    if len(atoms) > 62:
+        raise UnreadPatternError(f"{len(atoms)} classes of characters")
+    signatures = sum(row.astype(np.int64) << number for number, row in enumerate(held))
+    kinds, of_character = np.unique(signatures, return_inverse=True)
+    by_class = (kinds[:, None] >> np.arange(len(atoms)) & 1).astype(bool)
+    numbers = {atom: number for number, atom in enumerate(atoms)}
+    uncrossed = np.ones((len(by_class),) * 2, bool)
+    parted = np.zeros_like(uncrossed)
+    for automaton in automata:
+        crossed, begins = _join_classes(automaton, by_class[:, [numbers[atom] for atom in automaton.atoms]])
+        uncrossed &= ~crossed
+        parted |= begins[None, :]
+    runs = _find_runs(backend, by_class, numbers)
+    return _merge_classes(uncrossed & parted, runs, of_character.reshape(-1))
+
+
+_TAIL = re.compile(r"\|\\s\*(\[(?:\\r\\n|\r\n)\])\+?\|\\s\+\(\?!\\S\)\|\\s\+$")
+
+
+def _find_runs(backend: tokenizers.Tokenizer, by_class: BoolArray, numbers: Mapping[str, int]) -> BoolArray:
+    r"""Return which classes are white space and no line break, and which are line breaks; none if runs are not cut.
+
+    A pattern that ends with `|\s*[\r\n]+|\s+(?!\S)|\s+` cuts a run of white space behind its last line break, where
+    the first of these stops, and then before its last character, where the second one stops. What stands in front in
+    the pattern must neither end with white space nor match two of it, or some behind a line break.
+    """
+    import numpy as np
+
+    stages = read_stages(backend)
+    tail = _TAIL.search(stages[0])
+    none = np.zeros((2, len(by_class)), bool)
+    if tail is None or len(stages) > 1:
+        return none
+    head = read_pattern(stages[0][: tail.start()])
+    line = by_class[:, numbers[tail.group(1)]]
+    space = by_class[:, numbers["\\s"]] & ~line
+    held = by_class[:, [numbers[atom] for atom in head.atoms]]
+    crossed, _ = _join_classes(head, held)
+    if head.looked or crossed[space | line][:, space].any() or held[space][:, sorted(head.last)].any():
+        return none
+    return np.stack([space, line])
+
+
+def _find_held(atoms: Sequence[str]) -> BoolArray:
+    """Return for each atom which characters up to U+FFFF it matches, by the pattern engine of `tokenizers` itself."""
+    import numpy as np
+
+    characters = "".join(map(chr, [*range(0xD800), *range(0xE000, _CHARACTERS)]))
+    held = np.zeros((len(atoms), len(characters)), bool)
+    literals = [atom for atom in atoms if len(atom.removeprefix("(?i:").removesuffix(")")) == 1]
+    few = np.flatnonzero(_match("|".join(literals), characters) if literals else held[0])  # one call for many
+    some = "".join(characters[place] for place in few)
+    for row, atom in zip(held, atoms, strict=True):
+        if atom in literals:
+            row[few] = _match(atom, some)
+        else:
+            row[:] = _match(atom, characters)
+    return np.insert(held, [0xD800] * 0x800, False, axis=1)
+
+
+def _match(atom: str, characters: str) -> BoolArray:
+    import numpy as np
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import Split
+
+    found = np.ones(len(characters), bool)
+    for _, (start, end) in Split(Regex(f"(?:{atom})+"), "removed").pre_tokenize_str(characters):
+        found[start:end] = False
+    return found
+
+
+def _join_classes(automaton: Automaton, held: BoolArray) -> tuple[BoolArray, BoolArray]:
+    """Return which two classes may stand side by side in a match, or before a look ahead; and which begin a match.
+
+    `held` says for each class which atoms match it.
+    """
+    import numpy as np
+
+    crossed = np.zeros((len(held), len(held)), bool)
+    for one, two in automaton.follow:
+        crossed |= held[:, one, None] & held[None, :, two]
+    for atom, beaten in automaton.looked:
+        crossed |= (held[:, atom] & ~held[:, sorted(beaten)].any(axis=1))[:, None]
+    return crossed, np.asarray(held[:, sorted(automaton.alone)].any(axis=1))
+
+
+def _merge_classes(cut: BoolArray, runs: BoolArray, of_character: IntArray) -> Boundaries:
+    """Give characters with the same cuts the same class; class 0 is cut nowhere.
+
+    Raises:
+        UnreadPatternError: There are more than 15 others.
+    """
+    import numpy as np
+
+    kinds, merged = np.unique(np.hstack([cut, cut.T, runs.T]), axis=0, return_inverse=True)
+    merged = merged.reshape(-1)
+    if len(kinds) >= CLASSES:
+        raise UnreadPatternError(f"{len(kinds)} classes of characters")
+    firsts = [int(np.flatnonzero(merged == kind)[0]) for kind in range(len(kinds))]
+    known = slice(1, len(kinds) + 1)
+    cuts = np.zeros((CLASSES, CLASSES), np.uint8)
+    cuts[known, known] = cut[np.ix_(firsts, firsts)]
+    space, line = np.zeros((2, CLASSES), bool)
+    space[known], line[known] = runs[:, firsts]
+    word = np.zeros(CLASSES, bool)
+    word[known] = ~(space | line)[known]
+    cuts[~space[:, None] & space] |= RUN
+    cuts[line[:, None] & space] |= LINE_RUN
+    cuts[space[:, None] & word] |= WORD
+    cuts[space[:, None] & ~word & ~space] |= STOP
+    classes = (merged + 1).astype(np.uint8)[of_character]
+    classes[0xD800:0xE000] = 0
+    return Boundaries(classes, cuts.reshape(-1))

@@ -1,0 +1,333 @@
+"""`tokenizers` behind a cache of words: texts are cut where no token can reach across, and each part is encoded once.
+
+Numpy finds the cuts, Arrow the different parts, and `tokenizers` encodes those that were not seen before: the ids are
+its own. A text that the normalizer may change goes past the cache.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pickle
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import accumulate, compress
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.tokens.backend import copy_backend, find_backend
+from llama_padfix.tokens.cached.added import AddedTokens
+from llama_padfix.tokens.cached.boundaries import (
+    CLASSES,
+    CUT,
+    LINE_RUN,
+    RUN,
+    STOP,
+    WORD,
+    find_boundaries,
+    is_composing,
+)
+from llama_padfix.tokens.cached.pattern import UnreadPatternError
+from llama_padfix.tokens.probe_texts import make_probe_texts
+from llama_padfix.tokens.verification import (
+    EngineKey,
+    describe_difference,
+    find_verdict,
+    join_flat,
+    keep_verdict,
+    make_engine_key,
+    split_flat,
+    verdict_path,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import tokenizers
+
+    from llama_padfix.core.types import ByteArray, IdArray, IntArray, LongArray, TokenizerLike
+    from llama_padfix.tokens.verification import Encode, FlatIds
+
+    EncodeWith = Callable[[tokenizers.Tokenizer, Sequence[str]], FlatIds]
+
+WORDS = 300_000  # in the cache, which is emptied when there are more
+_LONGEST = 100  # bytes of a word that is kept
+_CHUNK = 4_000_000  # bytes that are cut at once
+_FEW = 1000  # bytes that `tokenizers` encodes in less time
+_TOGETHER = 500  # new words in one text for `tokenizers`
+_MARK = "\U0010ffff"  # between those words; no character
+_MARK_BYTES = _MARK.encode()
+_KNOWN = 1_000_000  # bytes of text after which most words should be known
+_NOT_EVERYWHERE = re.compile("[\U00010000-\U0001d3ff]")  # releases of Unicode compose different ones
+_INSTEAD = "Use engine='tokenizers'"
+_REST = 8  # so many times the bytes of a chunk of new words are then encoded without the cache
+
+
+def load_cached(tokenizer: TokenizerLike, encode_with: EncodeWith, exact: Encode) -> tuple[EngineKey, CachedEncoder]:
+    """Return the key and the encoder with a cache for a tokenizer.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        encode_with: Encodes texts with a backend.
+        exact: Encodes with the tokenizer's. The ids of a probe are compared, unless an earlier run kept its verdict.
+
+    Raises:
+        PadfixError: pyarrow is not installed, the tokenizer is not understood, or the ids differ.
+    """
+    backend = find_backend(tokenizer)
+    if backend is None or importlib.util.find_spec("pyarrow") is None:
+        raise PadfixError(
+            "The engine cached needs the package pyarrow and a tokenizer with a backend of the package tokenizers. "
+            f"{_INSTEAD}"
+        )
+    key = make_engine_key(_describe(backend), bool(backend.encode_special_tokens), package="")
+    difference = find_verdict(key)
+    try:
+        if difference:
+            raise UnreadPatternError(difference)
+        cached = CachedEncoder(backend, encode_with, exact)
+    except UnreadPatternError as error:
+        raise PadfixError(f"The engine cached is not used for this tokenizer: {error}. {_INSTEAD}") from None
+    if difference is None:
+        probe = make_probe_texts(token.content for token in backend.get_added_tokens_decoder().values())
+        difference = describe_difference(probe, cached(probe), exact(probe))
+        keep_verdict(key, difference)
+        if difference:
+            raise PadfixError(
+                f"The engine cached is not used for this tokenizer: {difference}. {_INSTEAD}. (Kept in "
+                f"{verdict_path(key)} until tokenizers changes.)"
+            )
+    return key, cached
+
+
+def _describe(backend: tokenizers.Tokenizer) -> str:
+    """Return what the cuts depend on."""
+    added = [repr(token) for token in backend.get_added_tokens_decoder().values()]
+    return json.dumps([str(pickle.dumps((backend.normalizer, backend.pre_tokenizer))), added])
+
+
+class _Words:
+    """The cache of one process."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.rest = 0  # bytes that are encoded without the cache, since the last ones were new
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all words."""
+        import numpy as np
+
+        self.places: dict[bytes, int] = {}
+        none = np.zeros(0, np.int64)
+        self.arrays: tuple[LongArray, LongArray, IdArray] = none, none, np.zeros(0, np.int32)
+        """Where the ids of each place start, how many they are, and all ids."""
+        self.seen = 0  # bytes of the texts so far
+
+    def add(self, words: Sequence[bytes], found: FlatIds) -> range:
+        """Add words with their ids, and return their places.
+
+        The arrays are replaced at once, since another thread may read them, and before words lead there: an interrupt
+        may come at any time.
+        """
+        import numpy as np
+
+        new_ids, new_counts = found
+        starts, counts, ids = self.arrays
+        places = range(len(counts), len(counts) + len(words))
+        new_starts = len(ids) + new_counts.cumsum() - new_counts
+        self.arrays = (
+            np.concatenate([starts, new_starts]),
+            np.concatenate([counts, new_counts]),
+            np.concatenate([ids, new_ids]),
+        )
+        self.places.update((word, place) for word, place in zip(words, places, strict=True) if len(word) <= _LONGEST)
+        return places
+
+
+class CachedEncoder:
+    """Encodes texts as `exact` does, each word once. Threads may share it; a fork begins with an empty cache."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, encode_with: EncodeWith, exact: Encode) -> None:
+        import numpy as np
+        from tokenizers import AddedToken
+
+        if getattr(backend.model, "dropout", None):
+            raise UnreadPatternError("a model that drops merges at random")
+        self._exact = exact
+        self._boundaries = find_boundaries(backend)
+        cuts = self._boundaries.cuts.reshape(CLASSES, CLASSES)
+        runs = np.bitwise_or.reduce(cuts & RUN, axis=0) > 0  # by class
+        self._table = cuts.tobytes()
+        self._forced = (CUT + RUN * runs + STOP * runs[:, None]).astype("u1").reshape(-1)
+        self._of_bytes = self._boundaries.classes[:128].tobytes() + bytes(128)
+        self._added = AddedTokens(backend)
+        self._composes = is_composing(backend)
+        marked = copy_backend(backend)
+        marked.add_tokens([AddedToken(_MARK, normalized=False)])
+        self._mark = marked.token_to_id(_MARK)
+        self._encode_marked = partial(encode_with, marked)
+        self._words_of: dict[int, _Words] = {}  # by process: a fork may have copied a lock that another thread held
+
+    def __call__(self, texts: Sequence[str]) -> FlatIds:
+        """Return the ids of all texts and the number of ids of each."""
+        if self._composes:
+            changed = [not text.isascii() and not _is_composed(text) for text in texts]
+            if any(changed):
+                return self._encode_apart(texts, changed)
+        return join_flat([self._encode_chunk(chunk) for chunk in _part(texts)])
+
+    def _encode_apart(self, texts: Sequence[str], changed: Sequence[bool]) -> FlatIds:
+        """Encode texts of which the normalizer may change some."""
+        kept = self([text for text, apart in zip(texts, changed, strict=True) if not apart])
+        others = self._exact([*compress(texts, changed)])
+        queues = [iter(split_flat(found)) for found in (kept, others)]
+        return join_flat([next(queues[apart]) for apart in changed])
+
+    def _encode_chunk(self, texts: Sequence[str]) -> FlatIds:
+        import numpy as np
+
+        encoded = [text.encode() for text in texts]
+        data = b"".join(encoded)
+        known = self._words_of.get(os.getpid()) or self._words_of.setdefault(os.getpid(), _Words())
+        with known.lock:
+            rests = known.rest > 0
+            known.rest -= len(data)
+        if rests or len(data) < _FEW or not data or _MARK_BYTES in data:
+            return self._exact(texts)
+        text_ends = np.fromiter(accumulate(map(len, encoded)), np.int64, len(encoded))
+        starts = self._find_starts(data, encoded, text_ends)
+        numbers, words = _number_words(data, starts)
+        with known.lock:
+            places = self._find_places(known, words, len(data))
+            first, counts, ids = known.arrays
+            if len(counts) > WORDS or len(ids) > 4 * WORDS:
+                known.clear()
+        if places is None:
+            return self._exact(texts)
+        places = places[numbers]
+        counts = counts[places]
+        ends = counts.cumsum()
+        sources = np.repeat(first[places] - ends + counts, counts)
+        sources += np.arange(len(sources))
+        lengths = np.diff(np.append(0, ends)[np.searchsorted(starts, text_ends)], prepend=0)
+        return ids[sources], lengths
+
+    def _find_starts(self, data: bytes, encoded: Sequence[bytes], text_ends: LongArray) -> LongArray:
+        """Return where the words start: at the cuts, at each text, at added tokens and behind them."""
+        import numpy as np
+
+        classes = np.frombuffer(bytearray(data.translate(self._of_bytes)), np.uint8)
+        inner = None
+        if not data.isascii():
+            units = np.frombuffer(data, np.uint8)
+            high = np.flatnonzero(units & 128)
+            points = np.frombuffer(units[high].tobytes().decode().encode("utf-32-le"), "<u4")
+            of_points = self._boundaries.classes[np.minimum(points, 0xFFFF)]
+            of_points[points > 0xFFFF] = 0
+            classes[high] = np.repeat(of_points, 2 + (points > 0x7FF).astype(np.int64) + (points > 0xFFFF))
+            inner = high[(units[high] & 0xC0) == 0x80]
+        pairs = classes << 4
+        pairs[:-1] |= classes[1:]
+        cuts = np.frombuffer(bytearray(pairs.tobytes().translate(self._table)), np.uint8)
+        if inner is not None:
+            cuts[inner - 1] = 0
+        firsts, lasts = self._clear_tokens(cuts, encoded, text_ends)
+        for places in (firsts[firsts >= 0], lasts, text_ends[text_ends > 0] - 1):
+            cuts[places] = self._forced[pairs[places]]
+        if self._forced.max() > CUT:
+            cuts[firsts[firsts >= 0]] &= ~RUN & 0xFF
+            cuts[lasts] &= ~STOP & 0xFF
+            begins = bool(self._forced[classes[0]] & RUN) and not (firsts < 0).any()
+            self._cut_runs(cuts, data, begins)
+        starts = np.flatnonzero(cuts & CUT)  # the ends, less one
+        starts[1:] = starts[:-1] + 1
+        starts[0] = 0
+        return starts
+
+    def _clear_tokens(
+        self, cuts: ByteArray, encoded: Sequence[bytes], text_ends: LongArray
+    ) -> tuple[LongArray, LongArray]:
+        """Remove the cuts within added tokens; return the places before their first bytes, and their last ones."""
+        import numpy as np
+
+        edges: list[tuple[int, int]] = []
+        find = self._added.find
+        for text, end in zip(encoded, text_ends.tolist(), strict=True):
+            start = end - len(text)
+            for first, last in find(text):
+                cuts[start + first : start + last - 1] = 0
+                edges.append((start + first - 1, start + last - 1))
+        firsts, lasts = np.array(edges, np.int64).reshape(-1, 2).T
+        return firsts, lasts
+
+    def _cut_runs(self, cuts: ByteArray, data: bytes, begins: bool) -> None:
+        """Cut runs of white space behind a line break, and before their last character; one begins the text or not."""
+        import numpy as np
+
+        starts = np.flatnonzero(cuts & RUN) + 1
+        if begins:
+            starts = np.append(0, starts)
+        ends = np.flatnonzero(cuts & (WORD + STOP))
+        before_word = (cuts[ends] & WORD) > 0
+        starts, ends = starts[before_word], ends[before_word]
+        before = np.where(starts > 0, cuts[starts - 1], CUT)
+        cuts[starts[(before & LINE_RUN) > 0] - 1] |= CUT
+        is_one_byte = np.frombuffer(data, np.uint8)[ends] < 128
+        cuts[ends[((before & (CUT + LINE_RUN)) > 0) & (ends > starts) & is_one_byte] - 1] |= CUT
+
+    def _find_places(self, known: _Words, words: list[bytes], size: int) -> LongArray | None:
+        """Return the places of words in the cache, after the new ones are encoded; None where most of it is new."""
+        import numpy as np
+
+        places = [*map(known.places.get, words)]
+        new = [place for place, found in enumerate(places) if found is None]
+        if new:
+            new_words = [words[place] for place in new]
+            missed = sum(map(len, new_words))
+            if missed > size // 2 and max(size, known.seen) >= _KNOWN:
+                known.rest = _REST * size
+                return None
+            for place, found in zip(new, known.add(new_words, self._encode_words(new_words)), strict=True):
+                places[place] = found
+        known.seen += size
+        return np.array(places, np.int64)
+
+    def _encode_words(self, words: Sequence[bytes]) -> FlatIds:
+        """Encode words in few long texts, because each text takes as long as several words."""
+        import numpy as np
+
+        groups = (words[start : start + _TOGETHER] for start in range(0, len(words), _TOGETHER))
+        ids, _ = self._encode_marked([b"".join(word + _MARK_BYTES for word in group).decode() for group in groups])
+        marks = np.flatnonzero(ids == self._mark)
+        return ids[ids != self._mark], np.diff(marks, prepend=-1) - 1
+
+
+def _is_composed(text: str) -> bool:
+    return unicodedata.is_normalized("NFC", text) and not _NOT_EVERYWHERE.search(text)
+
+
+def _part(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield the texts in chunks."""
+    start = size = 0
+    for place, text in enumerate(texts):
+        if size > _CHUNK:
+            yield texts[start:place]
+            start, size = place, 0
+        size += len(text)
+    yield texts[start:]
+
+
+def _number_words(data: bytes, starts: LongArray) -> tuple[IntArray, list[bytes]]:
+    """Return for each word which of the different words it is, and those."""
+    import numpy as np
+    import pyarrow
+
+    bounds = np.append(starts, len(data)).astype(np.int32)
+    buffers = [None, pyarrow.py_buffer(bounds), pyarrow.py_buffer(data)]
+    words = pyarrow.Array.from_buffers(pyarrow.binary(), len(starts), buffers).dictionary_encode()
+    return words.indices.to_numpy(), words.dictionary.to_pylist()

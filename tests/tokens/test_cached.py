@@ -1,0 +1,312 @@
+"""The engine with a cache: where it cuts, what it refuses, how much it holds; the ids are tested with all engines."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Iterator
+from string import ascii_lowercase
+from typing import Any
+
+import pytest
+
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.tokens import verification as proofs
+from llama_padfix.tokens.cached import encoder as cached_engine
+from llama_padfix.tokens.cached.boundaries import find_boundaries
+from llama_padfix.tokens.cached.encoder import CachedEncoder
+from llama_padfix.tokens.cached.pattern import UnreadPatternError, read_pattern
+from llama_padfix.tokens.engine import CACHE_FROM, choose_engine
+from llama_padfix.tokens.probe_texts import make_probe_texts
+from tests.tokens.test_engine import LLAMA, data, make_small, make_wordpiece, reference, rows
+
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+CL100K = (  # of Phi 4
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]"
+    r"|\s+(?!\S)|\s+"
+)
+O200K = (  # of gpt-oss
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+DEEPSEEK = (
+    r"\p{N}{1,3}",
+    r"[一-龥぀-ゟ゠-ヿ]+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+PATTERNS = {
+    "llama": (LLAMA,),
+    "qwen": (LLAMA.replace("{1,3}", ""),),
+    "gpt2": (GPT2,),
+    "phi": (CL100K,),
+    "gpt-oss": (O200K,),
+    "deepseek": DEEPSEEK,
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(proofs, "_known", {})
+    yield
+
+
+def make_split(patterns: tuple[str, ...], behavior: str = "isolated") -> Any:
+    """The small tokenizer, split by one pattern after another."""
+    from tokenizers import Regex, pre_tokenizers
+
+    tokenizer = make_small()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            *(pre_tokenizers.Split(Regex(pattern), behavior, behavior == "removed") for pattern in patterns),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return tokenizer
+
+
+def make_fuzz(seed: int, count: int) -> list[str]:
+    """Short texts of few characters, so that many kinds of neighbors meet; with and without the special token."""
+    draw = random.Random(seed)
+    letters = [
+        *"aAbZ01 9 \n\n\r\t  .,'’ſK!-_/é漢かア한，。\u3000\u00a0\u2028👍\u0301\u0378\u180eاнЖ",
+        "'s",
+        "'LL",
+        " the",
+        "<|a|>",
+    ]
+    return ["".join(draw.choices(letters, k=draw.randint(1, 30))) for _ in range(count)]
+
+
+def encode_all(tokenizer: Any, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The ids from the cache, which is used for each text, however new."""
+    monkeypatch.setattr(cached_engine, "_FEW", 0)
+    monkeypatch.setattr(cached_engine, "_KNOWN", 10**9)
+    engine = choose_engine(tokenizer, "cached")
+    found = rows(engine.encode(texts))
+    assert rows(engine.encode(texts)) == found  # now from the cache
+    assert engine.name == "cached"
+    return found
+
+
+@pytest.mark.parametrize("family", PATTERNS)
+def test_the_patterns_of_the_families_are_cut_exactly(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_split(PATTERNS[family])
+    texts = [*make_fuzz(3, 800), *make_probe_texts(["<|a|>"])]
+    assert encode_all(tokenizer, texts, monkeypatch) == reference(tokenizer, texts)
+
+
+def test_matches_alone_may_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_split((r"\p{L}+|\p{N}",), "removed")  # white space is left out
+    texts = make_fuzz(4, 300)
+    assert encode_all(tokenizer, texts, monkeypatch) == reference(tokenizer, texts)
+
+
+def test_a_text_is_cut_only_where_nothing_reaches_across() -> None:
+    boundaries = find_boundaries(make_split((LLAMA,)).backend_tokenizer)
+
+    def is_cut(pair: str) -> bool:
+        before, behind = (int(boundaries.classes[ord(character)]) for character in pair)
+        return bool(boundaries.cuts[16 * before + behind] & 1)
+
+    assert all(map(is_cut, ("a ", "a.", "a1", "1a", "1 ", ". ", ".1", "\na", "\n.", "a\n", "漢 ", "漢，", "é\u3000")))
+    assert not any(map(is_cut, ("ab", "12", " a", ".a", ".\n", " \n", "\n ", "..", "漢字", "，漢", "\u3000 ", "'s")))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"\bword",  # what stands in front matters
+        r"^a|b",
+        r"(?<=a)b",
+        r"a(?=b)",
+        r"a*",  # matches nothing
+        r"a(?!\S)b|c",
+        r"(?i:st)",  # one character may stand for both
+        r"[a[b]]",
+        r"[a-z&&[^b]]",
+        r"a{1,3}+",
+        r"(a)\1",
+        r".",
+    ],
+)
+def test_a_pattern_that_is_not_understood_is_refused(pattern: str) -> None:
+    with pytest.raises(UnreadPatternError):
+        read_pattern(pattern)
+
+
+def make_with_token(**flags: bool) -> Any:
+    from tokenizers import AddedToken
+
+    return make_small(tokens=(AddedToken("<tag>", **flags),))
+
+
+def make_normalized() -> Any:
+    from tokenizers import normalizers
+
+    tokenizer = make_small()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (make_wordpiece, "a pre-tokenizer of type BertPreTokenizer"),
+        (lambda: make_small(dropout=0.5), "drops merges"),
+        (lambda: make_small(pattern=r"\s+"), "a pre-tokenizer of type Split"),
+        (lambda: make_with_token(lstrip=True), "white space beside it"),
+        (lambda: make_with_token(single_word=True), "a word of its own"),
+        (make_normalized, "a normalizer of type Lowercase"),
+    ],
+)
+def test_a_tokenizer_that_depends_on_more_stays_with_tokenizers(make: Any, reason: str) -> None:
+    tokenizer, texts = make(), ["text"]
+    with pytest.raises(PadfixError, match=reason):
+        choose_engine(tokenizer, "cached")
+    engine = choose_engine(tokenizer, characters=CACHE_FROM)
+    engine.encode(texts)
+    assert (engine.name, engine.failed) == ("tokenizers", "")
+
+
+def test_added_tokens_are_found_as_the_backend_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenizers import AddedToken
+
+    names = ("<t>", "<t>x", "<tt>", "x<|a", "\n\n", "\n", "é", "<|a|><|a|>")
+    tokens = [AddedToken(name, normalized=bool(place % 2)) for place, name in enumerate(names)]
+    tokenizer = make_small(tokens=tuple(tokens))
+    draw = random.Random(5)
+    texts = ["".join(draw.choices([*names, "<|a|>", "a", " ", "<", ">", "|", "x", "\n"], k=8)) for _ in range(400)]
+    assert encode_all(tokenizer, texts, monkeypatch) == reference(tokenizer, texts)
+    tokenizer = make_small(tokens=(AddedToken("<t>"),))
+    tokenizer.backend_tokenizer.encode_special_tokens = True
+    assert encode_all(tokenizer, texts, monkeypatch) == reference(tokenizer, texts)
+    tokenizer.add_tokens([AddedToken("|>x")])  # may begin within a special token that is read as text
+    with pytest.raises(PadfixError, match="overlaps a special one"):
+        choose_engine(tokenizer, "cached")
+
+
+def test_a_text_that_is_not_composed_goes_past_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenizers import normalizers
+
+    tokenizer = make_small()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFC()])
+    texts = [
+        *make_fuzz(6, 300),
+        "plain",
+        "\U000105d2\u0307",
+        "\U00011099\U000110ba",
+        "e\u0301",
+        "Ω",
+        "\u1100\u1161",
+        "각",
+        "\U0010ffff",
+        "",
+    ]
+    assert encode_all(tokenizer, texts, monkeypatch) == reference(tokenizer, texts)
+
+
+def test_the_cache_holds_no_more_than_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cached_engine, "WORDS", 1000)
+    monkeypatch.setattr(cached_engine, "_FEW", 0)
+    tokenizer = make_small()
+    engine = choose_engine(tokenizer, "cached")
+    texts = [f" word{number} and again word{number % 7}" for number in range(5000)]
+    for start in range(0, 5000, 500):
+        part = texts[start : start + 500]
+        assert rows(engine.encode(part)) == reference(tokenizer, part)
+        cached = engine._routes.fast  # type: ignore[union-attr]
+        assert isinstance(cached, CachedEncoder)
+        (words,) = cached._words_of.values()
+        assert len(words.places) <= 1000 and len(words.arrays[2]) <= 4000
+    words.clear()
+    engine.encode(["x" * 300 + " and " * 1000])
+    assert {*words.places} == {b" and", b" "}
+
+
+def test_text_of_new_words_goes_past_the_cache_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_small()
+    draw = random.Random(8)
+    new = [" ".join("".join(draw.choices(ascii_lowercase, k=14)) for _ in range(40)) for _ in range(12)]
+    old = ["the same words again and again " * 100] * 20
+    engine = choose_engine(tokenizer, "cached")
+    monkeypatch.setattr(cached_engine, "_KNOWN", 50_000)
+    encode = engine._routes.fast  # type: ignore[union-attr]
+    counted: list[int] = []
+    assert isinstance(encode, CachedEncoder)
+    exact = encode._exact
+
+    def watch(batch: Any) -> Any:
+        counted.append(len(batch))
+        return exact(batch)
+
+    monkeypatch.setattr(encode, "_exact", watch)
+    for texts, past in ((old, 0), (new, 1), (old, 1), (old, 0)):
+        del counted[:]
+        encode.__call__(texts)
+        assert len(counted) == past, texts[0][:40]
+    assert engine.encode(new)[0].tolist() == [token for row in reference(tokenizer, new) for token in row]
+
+
+def test_threads_share_a_cache_that_is_emptied_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cached_engine, "WORDS", 300)
+    monkeypatch.setattr(cached_engine, "_FEW", 0)
+    tokenizer = make_small()
+    engine, texts = choose_engine(tokenizer, "cached"), data()[:40]
+    wanted, found = reference(tokenizer, texts), []
+
+    def work(first: int) -> None:
+        for place in [*range(first, 40), *range(first)]:
+            found.append(rows(engine.encode([texts[place]])) == [wanted[place]])
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in (0, 13, 26)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found == [True] * 120 and not engine.failed
+
+
+def test_auto_takes_the_cache_when_the_work_is_worth_it() -> None:
+    tokenizer, texts = make_small(), data()[:40]
+    engine = choose_engine(tokenizer, characters=CACHE_FROM - 1)
+    assert rows(engine.encode(texts)) == reference(tokenizer, texts)
+    assert engine.name == "tokenizers"
+    engine = choose_engine(tokenizer, characters=CACHE_FROM)
+    assert rows(engine.encode(texts)) == reference(tokenizer, texts)
+    assert engine.name == "cached"
+
+
+def make_sentencepiece(**changes: Any) -> Any:
+    """A tokenizer as Gemma's: U+2581 for spaces, tokens of several words, bytes for what is no token."""
+    from tokenizers import Tokenizer, models, normalizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.normalizer = normalizers.Replace(" ", "\u2581")
+    trainer = trainers.BpeTrainer(
+        vocab_size=700,
+        show_progress=False,
+        special_tokens=["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))],
+    )
+    backend.train_from_iterator([" ".join(text.split()) + "\n\n" for text in data()[:20]], trainer)
+    source = json.loads(backend.to_str())
+    source["model"] |= {"byte_fallback": True, "fuse_unk": True} | changes
+    source["added_tokens"] = [{**token, "content": "<|a|>", "id": 700} for token in source["added_tokens"][:1]]
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(source)))
+
+
+def test_words_of_a_vocabulary_without_patterns_are_cut_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_sentencepiece()
+    texts = [*make_fuzz(9, 600), *make_probe_texts(["<|a|>"]), "a\u2581b \u2581 c\u2581"]
+    assert encode_all(tokenizer, texts, monkeypatch) == reference(tokenizer, texts)
+    joined = make_sentencepiece().backend_tokenizer.get_vocab(with_added_tokens=False)
+    beside = {token[place - 1] for token in joined for place in range(1, len(token)) if token[place] == "\u2581"}
+    boundaries = find_boundaries(tokenizer.backend_tokenizer)
+    cuts = {char: boundaries.cuts[16 * int(boundaries.classes[ord(char)]) + 1] for char in "aeiz.,\n"}
+    assert {char for char, cut in cuts.items() if not cut} == beside & set(cuts) - {"\u2581"}
+    with pytest.raises(PadfixError, match="does not know each byte"):
+        choose_engine(make_sentencepiece(byte_fallback=False), "cached")
