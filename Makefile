@@ -30,14 +30,14 @@ types: $(VENV)/.test
 # Two workers with one thread each: torch's threads would compete with the other worker's.
 unit: export OMP_NUM_THREADS := 1
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The tests of one room without those that are marked slow: make quick ROOM=chat
 ROOM ?= tokens
 SEED ?= 0
 quick: export OMP_NUM_THREADS := 1
 quick: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 -m "not slow" tests/$(ROOM)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" tests/$(ROOM)
 
 # Rows of composed chat templates against what their composition says is trained: counts by construct, and the
 # smallest failing example of each kind. make conformance ROWS=5000 SEED=1
