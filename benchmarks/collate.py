@@ -17,6 +17,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -132,6 +133,40 @@ def measure_collating(tokenizer: Any, markers: TurnMarkers, rows: int, pairs: in
     return compare(theirs, ways, pairs)
 
 
+def measure_loading(tokenizer: Any, markers: TurnMarkers, rows: int, pairs: int) -> dict[str, dict[str, float]]:
+    """Compare whole passes of a shuffling `DataLoader`, fetching included: TRL's on the dataset that TRL makes."""
+    import datasets
+    from torch.utils.data import DataLoader
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    datasets.disable_progress_bars()
+    count = 8 * BATCHES * rows // 4
+    ids = [row[:MAX_LENGTH] for row in sample_batches(tokenizer, count, seed=7)]
+    columns = {"input_ids": ids, "labels": mask_labels(ids, markers)}
+    with tempfile.TemporaryDirectory() as folder:
+        made = {}
+        for kind in ("int32", "int64"):
+            sequence = datasets.Sequence(datasets.Value(kind))
+            features = datasets.Features(dict.fromkeys(columns, sequence))
+            datasets.Dataset.from_dict(columns, features=features).save_to_disk(f"{folder}/{kind}")
+            made[kind] = datasets.load_from_disk(f"{folder}/{kind}")
+        trl, ours, arrays = DataCollatorForLanguageModeling(pad_token_id=128001), PadCollator(128001), made["int32"]
+
+        def load(dataset: Any, collate: Any) -> Side:
+            def run() -> object:
+                draw = torch.Generator().manual_seed(0)
+                return [*DataLoader(dataset, rows, shuffle=True, collate_fn=collate, generator=draw)][-1]
+
+            return run
+
+        ways: dict[str, Sequence[Side]] = {
+            "numpy, as prepared.encode returns": [load(arrays.with_format("numpy"), ours)],
+            "with_format('torch')": [load(arrays.with_format("torch"), ours)],
+            "Python lists (no format)": [load(arrays, ours)],
+        }
+        return compare([load(made["int64"], trl)], ways, pairs)
+
+
 def find_unsloth(folder: str | None) -> Path | None:
     """Return the module of Unsloth that masks; it is not imported as a package, which asks for a GPU."""
     if folder is None:
@@ -185,6 +220,8 @@ def main() -> None:
         )
         for rows in (8, 64)
     }
+    title = "load batches of 64 rows: TRL's dataset and collator / DataLoader with PadCollator on ..."
+    tables[title] = measure_loading(tokenizer, markers, 64, options.pairs)
     path = find_unsloth(options.unsloth)
     if path is not None:
         title = f"ids -> labels, {MASKED_ROWS} rows: Unsloth on lists / mask_labels on ..."

@@ -24,6 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent / "matrix"))
+
+import report
+
 ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks" / "matrix"
 OUT = ROOT / "out" / "bench"
@@ -123,7 +127,7 @@ def run(one: Workload, sides: list[Side], rows: int, rounds: int, way: str, engi
     task = {"family": one.family, "shape": one.shape, "rows": count, "data": str(file)}
     task |= {"engine": engine or one.engine, "way": way}
     if not file.exists() and "error" in (made := sides[0].ask({**task, "make": True})):
-        return {"error": made["error"], "sides": {}}
+        return {"workload": one.name, "error": made["error"], "sides": {}}
     told: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):
@@ -159,28 +163,21 @@ def compare(folder: Path, ours: Path) -> dict[str, Any]:
     return told
 
 
-def cost(told: dict[str, Any], side: str) -> list[float]:
-    """Return a side's CPU milliseconds a row in each round."""
-    return [1000 * one["cpu"] / one["rows"] for one in told["sides"].get(side, ()) if "error" not in one]
-
-
 def describe(told: dict[str, Any]) -> str:
     """Return a workload's line: what each side takes, the ratio to ours, and whose rows are equal."""
     if "error" in told:
-        return f"{told['error']}"
-    ours, parts = cost(told, "ours"), []
+        return f"{told['workload']}: {told['error']}"
+    ours, parts = report.costs(told, "ours"), []
     for side, reports in told["sides"].items():
         errors = [one["error"] for one in reports if "error" in one]
         if errors or not ours:
             parts.append(f"{side} failed: {errors[:1]}")
             continue
-        taken = cost(told, side)
+        taken = report.costs(told, side)
         text = f"{side} {statistics.median(taken):.3f}"
         if side != "ours":
-            ratios = [their / our for their, our in zip(taken, ours, strict=True)]
-            text += (
-                f" = {statistics.median(taken) / statistics.median(ours):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"
-            )
+            if (found := report.ratio(told, side)) is not None:
+                text += f" = {found[0]:.2f}x ({found[1]:.2f}-{found[2]:.2f})"
             text += f" equal {_show_equal(told['compared'][side])}"
         parts.append(text)
     return f"{told['workload']:24} {told['rows']:6,} rows  " + "; ".join(parts)

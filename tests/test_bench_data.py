@@ -10,6 +10,7 @@ import statistics
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy
 import pytest
@@ -129,6 +130,28 @@ def test_the_workloads_cover_each_shape_and_family() -> None:
     families = load_script("families", FOLDER.parent / "matrix").FAMILIES
     assert {one.family for one in workloads} == set(families)
     assert len({one.name for one in workloads}) == len(workloads)
+
+
+def test_the_workloads_become_a_table_and_a_picture_that_name_what_is_missed() -> None:
+    report = load_script("report", FOLDER.parent / "matrix")
+    sides = {"ours": [0.1, 0.2, 0.1], "trl": [3.0, 2.0, 4.0], "template": [1.0, 1.0, 1.0]}
+    rounds = {side: [{"cpu": cpu, "rows": 100} for cpu in taken] for side, taken in sides.items()}
+    one = {"workload": "plain", "rows": 100, "sides": rounds, "at_least": 30}
+    compared = {"trl": {"rows": 100, "of": 100, "ids": 100, "labels": 99}}
+    other = {"workload": "a<b", "rows": 9, "sides": {"ours": rounds["ours"], "trl": [{"error": "x"}] * 3}}
+    failed = {"workload": "none", "error": "no data", "sides": {}}
+    results = [one | {"compared": compared}, other | {"at_least": 40, "compared": {}}, failed]
+    table = report.write_table(results)
+    assert "| plain | 100 | 1.000 | 30.000 | 10.000 | 30.0 (10.0 to 40.0) | 30 | ids 100, labels 99 of 100 |" in table
+    assert "| a<b | 9 | 1.000 | - | - | not measured | 40 | not compared |" in table and "| none |" in table
+    assert table.endswith("Asked and not reached: a<b (not measured).\n")
+    slower = report.write_table([one | {"at_least": 31}])
+    assert slower.endswith("Asked and not reached: plain (30.0 of 31).\n")
+    root = ElementTree.fromstring(report.draw_picture(results))
+    texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"plain", "a<b", "30.0x"} <= {*texts} and "none" not in texts
+    assert len([*root.iter("{http://www.w3.org/2000/svg}circle")]) == 4 + 3 + 1
+    ElementTree.fromstring(report.draw_picture([]))
 
 
 HEADER = [128006, 78191, 128007, 271]

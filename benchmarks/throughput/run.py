@@ -22,7 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "matrix"))
+
 import environments
+import report
 import tables
 
 HERE = Path(__file__).parent
@@ -124,6 +127,18 @@ def run_collate() -> dict[str, Any]:
     return dict(json.loads(said.read_text(encoding="utf-8")))
 
 
+def run_workloads(rows: int, rounds: int) -> list[dict[str, Any]]:
+    """Run benchmarks/workloads.py, which measures by itself; [] where it gave nothing."""
+    said, log = OUT / "workloads.json", OUT / "logs" / "workloads.log"
+    said.unlink(missing_ok=True)
+    script = environments.ROOT / "benchmarks" / "workloads.py"
+    command = [str(environments.find_python("ours")), str(script), "--json", str(said)]
+    command += ["--rows", str(max(round(rows * SMALL), 20)), "--rounds", str(rounds)]
+    with log.open("w", encoding="utf-8") as told:
+        subprocess.call(command, cwd=environments.ROOT, stdout=told, stderr=told)
+    return list(json.loads(said.read_text(encoding="utf-8"))) if said.exists() else []
+
+
 def data_file(rows: int) -> Path:
     """Return the file that holds so many conversations."""
     return OUT / "data" / f"conversations-{rows}.arrow"
@@ -160,6 +175,8 @@ def write_results(results: dict[str, Any], write: bool) -> None:
     (OUT / "table.md").write_text(text, encoding="utf-8")
     if write:
         PAGE.write_text(tables.replace_block(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
+        if results["workloads"]:
+            PAGE.with_suffix(".svg").write_text(report.draw_picture(results["workloads"]), encoding="utf-8")
 
 
 def main() -> int:
@@ -179,6 +196,7 @@ def main() -> int:
         "machine": name_machine(),
         "runs": {},
         "collate": [],
+        "workloads": [],
         "failed": {},
     }
     for name in dict.fromkeys(["ours", *(one.environment for one in chosen)]):
@@ -203,7 +221,10 @@ def main() -> int:
             command = [str(environments.find_python("ours")), str(HERE / "compare.py"), str(OUT / "rows"), REFERENCE]
             if (OUT / "rows" / REFERENCE).exists():
                 results["compared"] = json.loads(subprocess.check_output(command))
-        write_results(results, options.write and number + 1 == options.rounds)
+        is_last = number + 1 == options.rounds
+        if is_last and not options.only:
+            results["workloads"] = run_workloads(options.rows, options.rounds)
+        write_results(results, options.write and is_last)
     print((OUT / "table.md").read_text(encoding="utf-8"))
     ours = [told for one in chosen if one.environment == "ours" for told in results["runs"][one.name]]
     return int(any("error" in told for told in ours))

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "matrix"))
+
+import report
 
 BEGIN, END = "<!-- the benchmark's tables: make bench WRITE=--write -->\n", "<!-- end of the tables -->\n"
 SLOW, FAST = "ours tokenizers", "ours fastokens"
@@ -84,6 +90,9 @@ def write_page(results: dict[str, Any]) -> str:
     head += f"; medians of {rounds} rounds; CPU seconds of one core of a {machine['processor']}, {machine['cores']} "
     head += f"cores, {machine['system']}, Python {machine['python']}.\n"
     parts = [head, _write_targets(results, figures), _write_costs(results, figures), _write_equality(results)]
+    if results.get("workloads"):
+        parts.insert(2, "![CPU milliseconds a row of each workload](performance.svg)\n")
+        parts.insert(3, report.write_table(results["workloads"]))
     if figures.has("labels ours", "labels Unsloth"):
         same = figures.digests("labels ours") == figures.digests("labels Unsloth")
         parts.append(f"Ids to labels alone: the labels of both are {'equal' if same else 'NOT EQUAL'} on all rows.\n")
@@ -144,6 +153,10 @@ def _collate_lines(rounds: list[dict[str, Any]]) -> list[tuple[str, ...]]:
         ratios = {form: statistics.median(table[form]["ratio"] for table in told) for form in forms}
         reached = ", ".join(f"{form}: {_show(ratio)}" for form, ratio in ratios.items()) or "not measured"
         lines.append((f"collate {size} rows", "TRL's collator on lists", _bound(bound, True), reached))
+    told = [table for one in rounds for title, table in one.items() if title.startswith("load batches of 64 rows")]
+    ratios = {form: statistics.median(table[form]["ratio"] for table in told) for form in (told[0] if told else ())}
+    reached = ", ".join(f"{form}: {_show(value)}" for form, value in ratios.items()) or "not measured"
+    lines.append(("a `DataLoader`, 64 rows", "TRL's collator on its dataset", _bound(5, True), reached))
     return lines
 
 

@@ -21,6 +21,7 @@ parser.add_argument(
 parser.add_argument("--length", type=int, default=2048, help="longest row, in tokens")
 parser.add_argument("--workers", type=int, default=2)
 parser.add_argument("--block", type=int, default=20_000, help="rows a task, encoded again if its worker dies")
+parser.add_argument("--shard", type=int, default=100_000, help="most rows a file: 100,000 of 640 tokens are 500 MB")
 options = parser.parse_args()
 
 
@@ -49,4 +50,4 @@ encoded = rows.map_batches(
     # From one worker up: workers on every CPU would leave none to read and write with.
     compute=ray.data.ActorPoolStrategy(min_size=1, max_size=options.workers),
 )
-encoded.write_parquet(options.output)
+encoded.write_parquet(options.output, max_rows_per_file=options.shard)

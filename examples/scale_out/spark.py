@@ -22,6 +22,7 @@ parser.add_argument(
     "--carry", nargs="*", default=[], help="columns to keep beside the ids, such as one that names rows"
 )
 parser.add_argument("--length", type=int, default=2048, help="longest row, in tokens")
+parser.add_argument("--shard", type=int, default=100_000, help="most rows a file: 100,000 of 640 tokens are 500 MB")
 options = parser.parse_args()
 
 
@@ -57,6 +58,7 @@ def encode(batches: Iterable[pyarrow.RecordBatch]) -> Iterator[pyarrow.RecordBat
 rows = spark.read.parquet(options.rows)
 ids = [StructField(name, ArrayType(IntegerType())) for name in ("input_ids", "labels")]
 encoded = rows.mapInArrow(encode, StructType([*ids, *(rows.schema[name] for name in options.carry)]))
-encoded.write.mode("overwrite").parquet(options.output)  # appears as a whole, with _SUCCESS
+shards = encoded.write.mode("overwrite").option("maxRecordsPerFile", options.shard)
+shards.parquet(options.output)  # appears as a whole, with _SUCCESS
 print(counts.value)
 spark.stop()

@@ -375,6 +375,23 @@ def test_a_turn_whose_end_nothing_shows_is_refused() -> None:
         encode([USER, {**ANSWER, "content": "", "reasoning_content": "hm"}, USER, ANSWER])
 
 
+@pytest.mark.parametrize("header", ["User:\n", "From: user\n\n "])
+@pytest.mark.parametrize(
+    "opening", ["Turns look like From: assistant\n this[end]\n.\n", "Be kind.[end]\n", "Be kind.\n", "x]\n", "Hi "]
+)
+def test_a_default_text_is_no_part_of_the_header_that_words_open(opening: str, header: str) -> None:
+    """The prompt stands behind every conversation, and both headers may open with one word."""
+    template = (
+        f"{{{{ {opening!r} }}}}{{% for m in messages %}}{{% if m.role == 'user' %}}{{{{ {header!r} }}}}{{{{ m.content }}}}"
+        "[end]\n{% else %}{{ 'From: assistant\n\n ' }}{{ m.content }}[end]\n{% endif %}{% endfor %}"
+        "{{ 'From: assistant\n\n ' }}"
+    )
+    tokenizer = make_byte_tokenizer(template, ["<end>"])
+    shown = show(tokenizer, ChatEncoder(tokenizer)({"messages": [USER, ANSWER, USER, ANSWER]}))
+    turn = f"{header}Hi[end]\nFrom: assistant\n\n «Yes[end]\n»"
+    assert shown == f"{opening}{turn}{turn}From: assistant\n\n "
+
+
 _NO_PROMPT = "{% for m in messages %}{{ '<S>' + m['role'] + '<M>\n' + m['content'] + '<end>\n' }}{% endfor %}"
 
 

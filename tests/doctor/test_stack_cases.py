@@ -106,7 +106,8 @@ def test_build_trainer_takes_rows_that_are_encoded(tmp_path: Path) -> None:
     rows = prepared.encode(CHATS, progress=False)
     for given in (rows, rows.to_list()):
         trainer = build_trainer(model, tokenizer, given, eval_dataset=given, output_dir=str(tmp_path), **USUAL)
-        assert trainer.train_dataset["labels"] == rows["labels"] and len(trainer.eval_dataset) == len(rows)
+        labels = [[*row["labels"]] for row in trainer.train_dataset]
+        assert labels == [[*row["labels"]] for row in rows] and len(trainer.eval_dataset) == len(rows)
         assert serious(trainer) == set()
     with pytest.raises(PadfixError, match="encoded already"):
         build_trainer(model, tokenizer, rows.remove_columns("labels"), output_dir=str(tmp_path), **USUAL)

@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from llama_padfix import Counts
@@ -27,6 +28,8 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     done = run_example(
         "spark.py",
         out,
+        "--shard",
+        "50",
         killed=killed,
         PYSPARK_PYTHON=sys.executable,
         PYSPARK_SUBMIT_ARGS=f"{settings} pyspark-shell",
@@ -37,6 +40,7 @@ def test_a_killed_worker_loses_and_doubles_nothing(
     assert killed.exists() and "Lost task" in done.stderr
     rows, counts = single
     files = sorted(out.glob("part-*.parquet"))
-    assert len(files) > 1
+    assert len(files) > 480 / 50
+    assert max(pyarrow.parquet.read_metadata(file).num_rows for file in files) <= 50
     assert read_rows(files) == rows
     assert str(counts) in done.stdout

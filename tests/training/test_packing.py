@@ -192,7 +192,7 @@ def test_batches_of_like_length_hold_little_padding(tmp_path: Path) -> None:
     model = small_model(tokenizer)
     prepared = prepare(tokenizer, model, max_length=512, group_by_length=True, device="cpu")
     rows = prepared.encode([row for row in CHATS for _ in range(20)], progress=False)
-    assert isinstance(rows, Dataset) and rows["length"][:] == [len(row["input_ids"]) for row in rows]
+    assert isinstance(rows, Dataset) and [*rows["length"]] == [len(row["input_ids"]) for row in rows]
     args = TrainingArguments(
         str(tmp_path), per_device_train_batch_size=8, report_to=[], use_cpu=True, **prepared.trainer_args
     )

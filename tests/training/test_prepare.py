@@ -7,10 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
-from datasets import Dataset
+from datasets import Dataset, load_from_disk
+from torch.utils.data import DataLoader
 
-from llama_padfix import Change, Finding, PadfixError, Plan, Prepared, Report, build_trainer, prepare, read_encoding
+from llama_padfix import (
+    Change,
+    Finding,
+    PadfixError,
+    Plan,
+    Prepared,
+    Report,
+    build_trainer,
+    prepare,
+    read_encoding,
+    view_mask,
+)
 from llama_padfix.demo.reference import make_tiny_llama
 from llama_padfix.tokens.calls import copy_tokenizer
 from tests.conftest import fresh_tokenizer
@@ -206,12 +219,13 @@ def is_one(message: Any, index: int) -> bool:
         (is_one, ROWS[:1] * 2, [1, 1]),
     ],
 )
+@pytest.mark.slow
 def test_the_turns_that_are_chosen_reach_the_trainer(
     train_on: Any, rows: list[Any], stops: list[int], tokenizer: Any, make_model: Callable[..., Any], tmp_path: Path
 ) -> None:
     dataset = Dataset.from_list(rows)
     encoded = prepare(copy_tokenizer(tokenizer), train_on=train_on, device="cpu").encode(dataset, progress=False)
-    assert [labels.count(128009) for labels in encoded["labels"]] == stops
+    assert [labels.tolist().count(128009) for labels in encoded["labels"]] == stops
     model = make_model(num_hidden_layers=1)
     arguments: dict[str, Any] = {"output_dir": str(tmp_path), "report_to": [], "max_steps": 1}
     arguments["per_device_train_batch_size"] = 2
@@ -261,6 +275,7 @@ def test_adapters_that_trl_cast_train_in_float32_where_the_run_does(tmp_path: Pa
     assert trained == {"torch.float32"}
 
 
+@pytest.mark.slow
 def test_added_tokens_train_through_the_lora_that_came_with_them(tmp_path: Path, tokenizer: Any) -> None:
     from peft import LoraConfig
 
@@ -286,3 +301,31 @@ def test_added_tokens_train_through_the_lora_that_came_with_them(tmp_path: Path,
         use_cpu=True,
     )
     assert trainer.train().training_loss > 0
+
+
+def test_rows_come_as_arrays_that_a_dataloader_hands_on_and_a_disk_keeps(tokenizer: Any, tmp_path: Path) -> None:
+    prepared = prepare(tokenizer, max_length=64, device="cpu")
+    alone = prepared.encoder(ROW)
+    encoded = prepared.encode([ROW, ROW, ROW], progress=False)
+    shuffled = encoded.shuffle(seed=1).select_columns(["labels", "input_ids"])
+    splits = prepared.encode({"train": [ROW], "test": [ROW, ROW]}, progress=False)
+    encoded.save_to_disk(str(tmp_path / "saved"))
+    handed: list[Any] = []
+
+    def collate(rows: list[Any]) -> Any:
+        handed.append(rows)
+        return prepared.collator(rows)
+
+    assert [batch["labels"].shape[0] for batch in DataLoader(encoded, 2, collate_fn=collate)] == [2, 1]
+    for row in (encoded[0], shuffled[0], splits["test"][1], load_from_disk(str(tmp_path / "saved"))[0], *handed[0]):
+        assert {type(column) for column in row.values()} == {numpy.ndarray}
+        assert {column.dtype for column in row.values()} == {numpy.dtype("int64")}
+        assert {name: column.tolist() for name, column in row.items()} == alone
+    assert encoded.with_format(None)[0] == alone and read_encoding(encoded) == prepared.encoder.encoding
+    assert prepared.collator(handed[0])["labels"].tolist() == [[-100, *alone["labels"][1:]]] * 2
+    page = view_mask(encoded, tokenizer).to_text(color=False)
+    assert page == view_mask(encoded.with_format(None), tokenizer).to_text(color=False)
+    [row] = encoded.select([0]).to_iterable_dataset()
+    assert {name: column.tolist() for name, column in row.items()} == alone
+    stream = prepared.encode(Dataset.from_list([ROW]).to_iterable_dataset(), progress=False)
+    assert next(iter(stream)) == alone

@@ -169,8 +169,8 @@ def _split_seam(tail: str, trace: Trace, evidence: Evidence) -> tuple[str, str]:
     followed = trace.gap(last - 1, last)
     opening, controls = evidence.probes.asked.scaffold, evidence.controls
     opening = opening[: evidence.probes.asked.content_spans[0][0]]
-    word = _FIRST.search(opening.removeprefix(evidence.bos))
     same = common_start(tail, followed)
+    word = _FIRST.search(_cut_default_text(opening.removeprefix(evidence.bos), followed, tail[:same]))
     _, end, token = (find_control_text(tail[:same], controls) or [(0, 0, "")])[-1]
     header = followed[end - len(token) :]
     if end and end == same and opening.endswith(header) and not _opens(followed[end:], controls):
@@ -180,6 +180,19 @@ def _split_seam(tail: str, trace: Trace, evidence: Evidence) -> tuple[str, str]:
     else:
         same -= len(tail[end:same]) - len(_MARKS.sub("", tail[end:same]))
     return tail[same:].lstrip(), followed
+
+
+def _cut_default_text(opening: str, followed: str, shared: str) -> str:
+    r"""Return what opens the first question, without a text that the template writes in front of it on its own.
+
+    Opening:  `Turns look like From: assistant\n this[end]\n.\nFrom: user\n`
+    Followed: `[end]\nFrom: user\n`, of which `[end]\nFrom: ` is shared with what ends a conversation
+    """
+    own = opening[len(opening) - common_end(opening, followed) :]
+    if own == opening:
+        return opening
+    line = shared[shared.rfind("\n") + 1 :]
+    return own if own[:1].isspace() else line or opening
 
 
 def _opens(text: str, controls: tuple[str, ...]) -> bool:

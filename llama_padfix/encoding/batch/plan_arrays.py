@@ -83,6 +83,8 @@ class Tabulator:
     """The text of each of `headers` to its place."""
     _ids: dict[str, IdArray] = field(default_factory=dict)
     """The ids of what templates write, by its text."""
+    _tokens: dict[str, tuple[list[int], bool]] = field(default_factory=dict)
+    """What `_read_tokens` returns, by text."""
 
     def __post_init__(self) -> None:
         import numpy as np
@@ -145,16 +147,23 @@ class Tabulator:
         tokens: list[int] = []
         counts = [0]
         for place, part in enumerate(parts):
-            ids = self._ids[part]
-            found = self.find_added(ids)
-            if place < len(parts) - 1 and not (len(found) and found[-1] == len(ids) - 1):
+            found, is_closed = self._read_tokens(part)
+            if place < len(parts) - 1 and not is_closed:
                 return None
-            tokens += ids[found].tolist()
+            tokens += found
             counts.append(len(tokens))
-        if any(self._ids[text][self.find_added(self._ids[text])].tolist() != tokens for text in whole):
+        if any(self._read_tokens(text)[0] != tokens for text in whole):
             return None
         closed = [*accumulate((segment.closed for segment in filled), initial=0)][1:]
         return [counts[number] for number in closed], tokens
+
+    def _read_tokens(self, text: str) -> tuple[list[int], bool]:
+        """Return the control tokens and tags in the ids of a text that was encoded, and whether one ends it."""
+        if text not in self._tokens:
+            ids = self._ids[text]
+            found = self.find_added(ids)
+            self._tokens[text] = ids[found].tolist(), bool(len(found) and found[-1] == len(ids) - 1)
+        return self._tokens[text]
 
     def _place_headers(self, plan: RenderPlan) -> list[int]:
         """Return the place of each segment's header in `headers`, -1 where it has none."""

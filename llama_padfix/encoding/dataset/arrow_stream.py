@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.compat import list_feature
 from llama_padfix.encoding.counts import CountedRow, Counts
-from llama_padfix.encoding.record import Encoding, write_encoding
 
 if TYPE_CHECKING:
     import datasets
@@ -38,7 +37,7 @@ class EncodedFile:
         self.path = path
         self.counts = Counts()
         self.chunks = 0
-        self._header = _encode_schema(path.stem.removeprefix("cache-") if path else None)
+        self._header = _encode_schema(path)
         self._spill = spill
         self._stream: io.BytesIO | io.BufferedRandom = io.BytesIO()
         if path is None:
@@ -66,6 +65,11 @@ class EncodedFile:
             self._add(counts)
             kept = end
         return kept
+
+    @property
+    def size(self) -> int:
+        """The bytes that were written so far."""
+        return self._stream.tell()
 
     def append(self, message: bytes | memoryview, counts: Counts) -> None:
         """Write what `pack_chunk` made of the next chunk."""
@@ -123,25 +127,16 @@ def make_features() -> datasets.Features:
     return datasets.Features({name: sequence(datasets.Value("int32")) for name in COLUMNS})
 
 
-def open_encoded(written: Path | pa.Buffer, encoding: Encoding) -> datasets.Dataset:
-    """Return what `EncodedFile.finish` returned as a dataset, with the record of how it was encoded."""
-    import datasets
+def _encode_schema(path: Path | None) -> bytes:
+    """Return the head of a stream: the columns as `datasets` writes them, and the fingerprint of the rows.
 
-    info = datasets.DatasetInfo(features=make_features())
-    if isinstance(written, Path):
-        whole = datasets.Dataset.from_file(str(written), info=info)
-    else:
-        whole = datasets.Dataset.from_buffer(written, info=info)
-    write_encoding(whole, encoding)
-    return whole
-
-
-def _encode_schema(fingerprint: str | None) -> bytes:
-    """Return the head of a stream: the columns as `datasets` writes them, and the fingerprint of the rows."""
+    The fingerprint is in the name of the file; of a shard, in that of its folder.
+    """
     schema = make_features().arrow_schema
     known = json.loads(schema.metadata[b"huggingface"])
-    if fingerprint is not None:
-        known["fingerprint"] = fingerprint
+    if path is not None:
+        name = path.parent.name if path.name.startswith("data-") else path.stem
+        known["fingerprint"] = name.removeprefix("cache-")
     return bytes(schema.with_metadata({"huggingface": json.dumps(known)}).serialize())
 
 
@@ -170,7 +165,7 @@ def read_counts(path: Path) -> Counts | None:
 
     Its head, the checksum of each chunk and its end are compared: a disk may change a file that was written whole.
     """
-    header = _encode_schema(path.stem.removeprefix("cache-"))
+    header = _encode_schema(path)
     counts, end = Counts(), len(header)
     try:
         with path.open("rb") as file:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cross_check import FastPathMismatch
-from llama_padfix.encoding.dataset.arrow_stream import EncodedFile, open_encoded, read_counts
-from llama_padfix.encoding.dataset.cache import find_cache_file, locked, name_temporary_file, set_aside
+from llama_padfix.encoding.dataset.cache import find_cache_file, locked, set_aside
 from llama_padfix.encoding.dataset.open_rows import as_sequence, require_rows
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader
+from llama_padfix.encoding.dataset.shards import open_encoded, read_size, read_written, start_writing
 from llama_padfix.encoding.dataset.stream import encode_stream, log_counts
 from llama_padfix.encoding.dataset.workers import encode_chunks
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from llama_padfix.core.types import Rows
     from llama_padfix.encoding.counts import Counts
+    from llama_padfix.encoding.dataset.shards import Writer
     from llama_padfix.encoding.encoder import ChatEncoder
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -40,6 +41,7 @@ def encode_dataset(
     name: str = "dataset",
     num_proc: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    max_shard_size: int | str | None = None,
 ) -> Any:  # of the kind of `dataset`
     """Encode a whole dataset in chunks of 1,000 rows, so that memory does not grow with their number.
 
@@ -62,6 +64,9 @@ def encode_dataset(
         cache_dir: The folder of the result's file. Rows from memory without it, and any rows with
             `datasets.disable_caching()`, are encoded anew each time, into memory up to 64 MB and into a file that is
             deleted with the process beyond. Not for a stream.
+        max_shard_size: Write a folder of files of at most this size ("500MB", or bytes) in the place of one file, as
+            `save_to_disk` does: `load_from_disk` and `load_dataset("arrow", data_files=...)` read it. Its name is in
+            the result's `cache_files`. Needs `cache_dir`, or a dataset that lies in files. Not for a stream.
 
     Returns:
         The same kind (a `Dataset` for what is not of `datasets`) with the int32 columns `input_ids` and `labels`
@@ -71,26 +76,52 @@ def encode_dataset(
         PadfixError: For a bad row, naming it (and `name`, unless it is the default), if the rows are encoded already,
             if no row is left, and for a path or value that is not read, with the call that reads it.
     """
+    _require_package(num_proc)
+    import datasets
+
+    dataset = as_sequence(dataset)
+    if isinstance(dataset, Mapping):
+        where: Any = {"num_proc": num_proc, "cache_dir": cache_dir, "max_shard_size": max_shard_size}
+        encode: Any = functools.partial(encode_dataset, encoder, progress=progress, **where)
+        kind: Any = type(dataset)  # made of its items, as a dict is
+        return kind({split: encode(rows, name=f"split {split!r}") for split, rows in dataset.items()})
+    if isinstance(dataset, datasets.IterableDataset):
+        if (num_proc, cache_dir, max_shard_size) != (None, None, None):
+            raise _stream_error(name)
+        return encode_stream(encoder, dataset, name)
+    require_rows(dataset, name)
+    most = read_size(max_shard_size) if max_shard_size is not None else None
+    return _encode_rows(_Work(encoder, RowReader(dataset), name, progress, num_proc, most), dataset, cache_dir)
+
+
+def _stream_error(name: str) -> PadfixError:
+    return PadfixError(
+        f"The {name} is a stream: the process that reads it encodes it meanwhile, and nothing is cached. "
+        "Leave num_proc, cache_dir and max_shard_size out, and read it with DataLoader(dataset, num_workers=...)"
+    )
+
+
+def _require_package(num_proc: object) -> None:
+    """Raise `PadfixError` where `datasets` is missing, or `num_proc` is no number of processes."""
     try:
-        import datasets
+        import datasets  # noqa: F401
     except ImportError as error:
         raise PadfixError("Encoding a dataset needs the package datasets. Run: pip install datasets") from error
     if num_proc is not None and (not isinstance(num_proc, int) or isinstance(num_proc, bool) or num_proc < 1):
         raise PadfixError(f"num_proc={num_proc!r}: pass a number of processes, from 1 on, or None.")
-    dataset = as_sequence(dataset)
+
+
+def with_arrays(dataset: Any) -> Any:  # of one of the kinds that `encode_dataset` returns
+    """Return an encoded dataset, or the splits of one, whose rows are numpy arrays; a stream stays as it is.
+
+    A dataloader gets them in a fraction of the time of lists. `dataset.with_format(None)` gives lists again.
+    """
     if isinstance(dataset, Mapping):
-        encode = functools.partial(encode_dataset, encoder, progress=progress, num_proc=num_proc, cache_dir=cache_dir)
         kind: Any = type(dataset)  # made of its items, as a dict is
-        return kind({split: encode(rows, name=f"split {split!r}") for split, rows in dataset.items()})
-    if isinstance(dataset, datasets.IterableDataset):
-        if num_proc is not None or cache_dir is not None:
-            raise PadfixError(
-                f"The {name} is a stream: the process that reads it encodes it meanwhile, and nothing is cached. "
-                "Leave num_proc and cache_dir out, and read it with DataLoader(dataset, num_workers=...)"
-            )
-        return encode_stream(encoder, dataset, name)
-    require_rows(dataset, name)
-    return _encode_rows(_Work(encoder, RowReader(dataset), name, progress, num_proc), dataset, cache_dir)
+        return kind({split: with_arrays(rows) for split, rows in dataset.items()})
+    if not hasattr(dataset, "__len__"):
+        return dataset
+    return dataset.with_format("numpy")  # without a dtype of its own, with which `to_iterable_dataset` raises
 
 
 @dataclass(frozen=True)
@@ -102,6 +133,8 @@ class _Work:
     name: str
     progress: bool
     num_proc: int | None
+    most: int | None
+    """The most bytes of a shard; None for one file."""
 
     def encode_once(self, path: Path) -> tuple[Path, Counts]:
         """Return the cache file and its counts; encode the rows into it unless that was done, here or elsewhere."""
@@ -110,22 +143,23 @@ class _Work:
             with locked(path):
                 counts = self._read_cached(path)
                 if counts is None:
-                    set_aside(path)  # where it was damaged
+                    if self.most is None:
+                        set_aside(path)  # where it was damaged
                     return self.encode(path)
         self.encoder.counts = self.encoder.counts + counts
         return path, counts
 
     def _read_cached(self, path: Path) -> Counts | None:
-        counts = read_counts(path)
+        counts = read_written(path)
         return counts if counts is not None and counts.rows == len(self.reader) else None
 
     def encode(self, path: Path | None = None) -> tuple[Path | pa.Buffer, Counts]:
-        """Encode the rows into a file, or into memory; return what `EncodedFile.finish` does, and the counts.
+        """Encode the rows into a file, or into memory; return what its `finish` does, and the counts.
 
         `encoder.counts` also adds up what was encoded before an error.
         """
         before = self.encoder.counts
-        file = EncodedFile(path, self._count_rows, name_temporary_file)
+        file = start_writing(path, self.most, self._count_rows, self.encoder.encoding)
         try:
             self._fill_reliably(file)
             if not file.counts.kept:
@@ -153,7 +187,7 @@ class _Work:
     def _count_rows(self, chunk: int) -> int:
         return max(0, min(CHUNK_ROWS, len(self.reader) - chunk * CHUNK_ROWS))
 
-    def _fill_reliably(self, file: EncodedFile) -> None:
+    def _fill_reliably(self, file: Writer) -> None:
         """Append what is missing; where a fast path proves wrong, drop all, of earlier runs too, and begin again."""
         encoder = copy.copy(self.encoder) if self.encoder.doubtful else self.encoder  # a copy begins without doubts
         exact = copy.copy(self.encoder)
@@ -166,7 +200,7 @@ class _Work:
             except FastPathMismatch:
                 file.clear()
 
-    def _fill(self, file: EncodedFile, chunks: Iterable[tuple[bytes | memoryview, Counts]]) -> None:
+    def _fill(self, file: Writer, chunks: Iterable[tuple[bytes | memoryview, Counts]]) -> None:
         from tqdm.auto import tqdm
 
         started, had, total, hidden = time.monotonic(), file.counts, len(self.reader), not self.progress
@@ -184,6 +218,13 @@ def _encode_rows(
 ) -> datasets.Dataset:
     """Return the encoded rows of a `Dataset` or sequence, from a file or from memory."""
     path = find_cache_file(work.encoder, dataset, cache_dir)
+    if work.most is not None:
+        if path is None:
+            raise PadfixError(
+                f"The {work.name} lies in memory, and shards are files. Pass the folder for them: "
+                "encode_dataset(encoder, rows, max_shard_size=..., cache_dir=...)"
+            )
+        path = path.with_name(f"{path.stem}-{work.most}")
     written, counts = work.encode() if path is None else work.encode_once(path)
     log_counts(work.name, counts)
     return open_encoded(written, work.encoder.encoding)
