@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 
-.PHONY: demo test lint types unit quick conformance docs package matrix unsloth scale-out bench clean
+.PHONY: demo test lint types types-3.10 types-3.13 unit quick conformance docs package matrix unsloth scale-out bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/llama-padfix demo
@@ -22,10 +22,12 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
 
-# Both ends of the supported Python versions; docs/dependencies.md says how those between are checked.
+# Both ends of the supported Python versions, at the same time; docs/dependencies.md says how those between are checked.
 types: $(VENV)/.test
-	$(BIN)/mypy --python-version 3.10
-	$(BIN)/mypy --python-version 3.13
+	$(MAKE) --no-print-directory -j2 types-3.10 types-3.13
+
+types-3.10 types-3.13: types-%: $(VENV)/.test
+	$(BIN)/mypy --python-version $*
 
 # Two workers with one thread each: torch's threads would compete with the other worker's.
 unit: export OMP_NUM_THREADS := 1

@@ -160,8 +160,7 @@ def measure_loading(tokenizer: Any, markers: TurnMarkers, rows: int, pairs: int)
             return run
 
         ways: dict[str, Sequence[Side]] = {
-            "what prepared.encode returns": [load(arrays.with_format("numpy", dtype="int32"), ours)],
-            "with_format('numpy')": [load(arrays.with_format("numpy"), ours)],
+            "numpy, as prepared.encode returns": [load(arrays.with_format("numpy"), ours)],
             "with_format('torch')": [load(arrays.with_format("torch"), ours)],
             "Python lists (no format)": [load(arrays, ours)],
         }

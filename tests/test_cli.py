@@ -74,12 +74,11 @@ def test_demo_without_its_packages_says_what_to_install(
 
 
 @pytest.mark.slow
-def test_demo_prints_its_table_without_a_terminal() -> None:
-    result = run("demo", "--steps=2")
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    assert any(line.startswith("rows that start with a doubled BOS") for line in lines)
-    assert "\x1b" not in result.stdout
+def test_demo_prints_its_table_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--steps=2"]) == 0
+    printed = capsys.readouterr().out
+    assert any(line.startswith("rows that start with a doubled BOS") for line in printed.splitlines())
+    assert "\x1b" not in printed
 
 
 # ---- doctor, in processes of its own
@@ -273,14 +272,13 @@ CHATS = [
 ]
 
 
-@pytest.mark.slow
-def test_mask_prints_the_first_rows(clean: str, tmp_path: Path) -> None:
-    result = run("mask", clean, write_rows(tmp_path / "rows.jsonl", CHATS))
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("5 of 9 rows (dataset): ")
-    assert "⟦Hello 0.<|eot_id|>⟧" in result.stdout and "\nrow 4: " in result.stdout
-    assert result.stdout.splitlines()[-1] == "the first 5 of 9 rows; others: --rows 5-8"
-    assert "\x1b" not in result.stdout
+def test_mask_prints_the_first_rows(clean: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["mask", clean, write_rows(tmp_path / "rows.jsonl", CHATS)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("5 of 9 rows (dataset): ")
+    assert "⟦Hello 0.<|eot_id|>⟧" in printed and "\nrow 4: " in printed
+    assert printed.splitlines()[-1] == "the first 5 of 9 rows; others: --rows 5-8"
+    assert "\x1b" not in printed
 
 
 @pytest.mark.parametrize(("asked", "numbers"), [("7", [7]), ("0-2", [0, 1, 2]), ("8,1,3-4", [8, 1, 3, 4])])

@@ -23,7 +23,7 @@ from llama_padfix.chat.jinja_environment import Effect, StringPolicy, TreeEditor
 
 if TYPE_CHECKING:
     from llama_padfix.chat.jinja_environment import Function
-    from llama_padfix.core.types import Messages
+    from llama_padfix.core.types import Message, Messages
 
 _OPEN, _CLOSE = "\ue000", "\ue001"
 # White space at both ends, letters of both cases and what HTML and JSON escape: a rewriting shows.
@@ -168,6 +168,19 @@ def _join(run: _Run, pieces: Sequence[str]) -> SymbolicStr:
     return made
 
 
+def make_unseen_text() -> SymbolicStr:
+    """Return a text of which a template may ask the type, and whether it is empty: no run that does more completes."""
+    made = _join(_Run(), (_OPEN, _CLOSE))
+    made._filled = True
+    return made
+
+
+def _put(text: SymbolicStr, message: Message) -> Message:
+    """Return the message with a text as its content, or in the text part that it holds already."""
+    parts = message.get("content")
+    return {**message, "content": [{**parts[0], "text": text}] if parts else text}
+
+
 def render_symbolic(
     source: str, messages: Messages, context: Mapping[str, object], clock: bool = True
 ) -> tuple[tuple[str, ...], tuple[Slot, ...], frozenset[str]]:
@@ -175,7 +188,8 @@ def render_symbolic(
 
     Args:
         source: The chat template.
-        messages: The messages; the content of each is replaced by a symbolic text.
+        messages: The messages without their texts: a symbolic text becomes the content, or the `text` of the one part
+            that stands there.
         context: The other variables of the template.
         clock: Whether the template is given `strftime_now`, which ends the run.
 
@@ -189,7 +203,7 @@ def render_symbolic(
     """
     template = compile_template(source, _SYMBOLIC)
     run = _Run()
-    given = [{**message, "content": run.make(Slot(index))} for index, message in enumerate(messages)]
+    given = [_put(run.make(Slot(index)), message) for index, message in enumerate(messages)]
     extra = {"strftime_now": _refuse_clock} if clock else {}
     parts = _PATTERN.split(str.__str__(template.render({**extra, **context, "messages": given})))
     literals = tuple(parts[::2])

@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llama_padfix.encoding.batch.chat_columns import Chats, read_chat_rows, read_chat_table
+from llama_padfix.encoding.batch.chat_columns import Chats, Words, read_chat_rows, read_chat_table
 from llama_padfix.encoding.batch.cross_check import (
     Batch,
     FastPathMismatch,
     Rows,
     encode_cross_checked,
     encode_row_by_row,
+    make_batch_encoders,
     make_table,
 )
-from llama_padfix.encoding.batch.encoder import BatchEncoder, make_batch_encoder
 from llama_padfix.encoding.reading.json_columns import decode_rows
 from llama_padfix.encoding.reading.side_columns import MEDIA_MARKS, find_unread, find_unread_columns
 from llama_padfix.encoding.row_formats import SHAPES
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from llama_padfix.core.types import IdArray, LongArray, TokenizerLike
+    from llama_padfix.encoding.batch.encoder import BatchEncoder
+    from llama_padfix.encoding.batch.texts import TextBatchEncoder
     from llama_padfix.encoding.row_encoder import RowEncoder
     from llama_padfix.encoding.settings import EncodeSettings
 
@@ -57,6 +59,7 @@ class Learned:
     gave_up: bool
     """Whether the batch encoder was given up because a row that it encoded proved wrong."""
     batch_encoder: BatchEncoder | None = None
+    text_encoder: TextBatchEncoder | None = None
     tokenizer_hash: str = ""
     """Empty until it is needed: it takes a while to compute."""
     engine: Engine | None = None
@@ -105,27 +108,28 @@ class Learned:
             parts.append((make_table(batch, part.select(list(carry))), batch))
         return parts
 
-    def _encode(self, rows: Rows, read_chats: Callable[[Sequence[str]], Chats], strict: bool) -> Batch:
-        """Encode rows, of which `read_chats` finds the plain conversations that hold none of some words."""
+    def _encode(self, rows: Rows, read_chats: Callable[[Words], Chats], strict: bool) -> Batch:
+        """Encode rows, of which `read_chats` finds the plain conversations that hold none of some words, and texts."""
         batch = None
         with preserve_backend_state(self.row_encoder.tokenizer):
             if not self.tried_batch and len(rows.numbers) >= _FEW:
                 self.tried_batch = True
-                template = self.row_encoder.chats.find_template()  # the row encoder raises for a row that needs one
-                if template is not None and not template.continues:
-                    train_on = self.row_encoder.settings.train_on
-                    self.batch_encoder = make_batch_encoder(template, self._encode_texts, train_on)
-            if self.batch_encoder is not None:
-                chats = read_chats([*self.batch_encoder.forbidden, *MEDIA_MARKS])
-                if self.batch_encoder.learn(chats):
-                    chats = read_chats([*self.batch_encoder.forbidden, *MEDIA_MARKS])
+                self.batch_encoder, self.text_encoder = make_batch_encoders(self.row_encoder, self._encode_texts)
+            if self.batch_encoder is not None or self.text_encoder is not None:
+                chats = read_chats(self._find_words())
+                if self.batch_encoder is not None and self.batch_encoder.learn(chats):
+                    chats = read_chats(self._find_words())
                 try:
-                    batch = encode_cross_checked(self.row_encoder, self.batch_encoder, chats, rows)
+                    batch = encode_cross_checked(self.row_encoder, self.batch_encoder, self.text_encoder, chats, rows)
                 except FastPathMismatch:
-                    self.batch_encoder, self.gave_up = None, True
+                    self.batch_encoder, self.text_encoder, self.gave_up = None, None, True
             if strict and self.doubtful:
                 raise FastPathMismatch("a fast path proved wrong, so what it encoded before may be wrong too")
             return batch or encode_row_by_row(self.row_encoder, rows)
+
+    def _find_words(self) -> Words:
+        forbidden = self.batch_encoder.forbidden if self.batch_encoder is not None else ()
+        return Words([*forbidden, *MEDIA_MARKS], self.row_encoder.texts.completion_header)
 
     def _encode_texts(self, texts: Sequence[str]) -> tuple[IdArray, LongArray]:
         if self.engine is None:

@@ -36,7 +36,7 @@ class RowEncoder:
         self.settings = settings
         self.chats = ChatRenderer(tokenizer, settings.template_kwargs)
         self._chats_of_rows: dict[str, ChatRenderer] = {}
-        self._texts = TextEncoder(tokenizer, settings.template_kwargs, text_end_id)
+        self.texts = TextEncoder(tokenizer, settings.template_kwargs, text_end_id)
         self.spans = SpanEncoder(tokenizer)
 
     @cached_property
@@ -69,7 +69,7 @@ class RowEncoder:
             return found
         text, messages = found.text, found.messages or []
         if text is not None:
-            return self._attempt(name, lambda: self._texts.encode(text, self.settings.train_on))
+            return self._attempt(name, lambda: self.texts.encode(text, self.settings.train_on))
         if not found.needs_template:
             completion = self._attempt(name, lambda: self._encode_completion(found))
             if completion is not None:
@@ -95,7 +95,7 @@ class RowEncoder:
         """Encode a prompt and its completion as text; None where the chat template writes them."""
         assert found.texts is not None and found.messages is not None  # the row needs no template
         separator = "\n\n" if found.shape == "alpaca" else ""
-        row = self._texts.encode_completion(*found.texts, separator, self.settings.train_on)
+        row = self.texts.encode_completion(*found.texts, separator, self.settings.train_on)
         if row is None:
             return None
         choose_turns(found.messages, self.settings.train_on, found.trained_from)  # a callable may choose none

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from llama_padfix.core.errors import TOO_DEEP, PadfixError, describe
 from llama_padfix.core.records import short_repr
 from llama_padfix.encoding.reading.json_values import as_list, may_be_filled, seen, strip_nulls
 from llama_padfix.encoding.reading.side_columns import (
+    ALPACA_COLUMNS,
+    SIDE_COLUMNS,
     add_system,
     find_media_mark,
     read_system,
@@ -57,6 +60,9 @@ CONTENT_KEYS: Mapping[str, str] = MappingProxyType({"role": "content", "from": "
 
 CONVERSATION_COLUMNS = tuple(name for names in (*SHAPES["messages"], *SHAPES["sharegpt"]) for name in names)
 """The columns that hold whole conversations, in order of precedence."""
+
+READ_COLUMNS = SIDE_COLUMNS.union(ALPACA_COLUMNS, *chain.from_iterable(SHAPES.values()))
+"""Every column that reading looks at."""
 
 # Templates branch on these two themselves (Llama 3.1 on ipython), so role/content messages keep them.
 _KEPT_IN_MESSAGES = frozenset({"ipython", "function"})

@@ -111,7 +111,7 @@ class Prepared:
         Returns:
             The same kind of dataset (a `Dataset` for any other) with the columns `input_ids` and `labels`; with
             packing, packed rows with `seq_lengths` too (see `pack_rows`); with `group_by_length`, `length` too. Rows
-            hold int32 numpy arrays, which a dataloader fetches in a fraction of the time of lists. A stream gives
+            hold numpy arrays, which a dataloader fetches in a fraction of the time of lists. A stream gives
             lists, as does `.with_format(None)`.
 
         Raises:

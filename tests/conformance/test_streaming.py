@@ -155,7 +155,7 @@ def test_a_second_call_reads_the_file_and_says_the_same(
     source: Any, shared_tokenizer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = ChatEncoder(shared_tokenizer), ChatEncoder(shared_tokenizer, engine="tokenizers")
-    with caplog.at_level(logging.INFO, "llama_padfix"):
+    with caplog.at_level(logging.WARNING, "llama_padfix"):
         encoded = encode_dataset(first, source, progress=False)
         monkeypatch.delattr(ChatEncoder, "encode_chunk")
         monkeypatch.delattr(ChatEncoder, "encode_rows")

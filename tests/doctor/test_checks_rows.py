@@ -516,6 +516,7 @@ def findings(setup: Setup, code: str, **keywords: Any) -> list[Finding]:
 
 
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.code)
+@pytest.mark.slow
 def test_the_trap_is_found_with_its_numbers_and_is_gone_when_it_is_mended(trap: Trap, tmp_path: Path) -> None:
     setup = trap.make(tmp_path)
     [finding] = findings(setup, trap.code)
@@ -544,6 +545,7 @@ def test_every_check_of_rows_has_its_trap_here() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SETUPS))
+@pytest.mark.slow
 def test_nothing_above_a_note_is_said_of_a_correct_set_up(name: str, tmp_path: Path) -> None:
     setup = make_setup(name, tmp_path)
     report = diagnose(setup.target, **setup.keywords)
@@ -611,6 +613,7 @@ def test_what_follows_the_open_header_is_trained_no_more(tmp_path: Path) -> None
     assert {label for _, label in ends(healed)} == {IGNORE_INDEX}
 
 
+@pytest.mark.slow
 def test_a_packed_conversation_sees_the_one_before_it_unless_borders_are_kept(tmp_path: Path) -> None:
     """The logits of a conversation must not depend on what is packed before it."""
 

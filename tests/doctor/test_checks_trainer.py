@@ -205,7 +205,8 @@ def test_prc004_nan_logged_as_zero(parts: Any, tmp_path: Path) -> None:
 
 
 EARLIER = """
-import os, sys
+import os
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments
 from llama_padfix import PadCollator, diagnose
@@ -220,33 +221,33 @@ def show(trainer):
     report = diagnose(trainer, select=["PRC005"])
     assert not report.skipped, report
     print([finding.message.split(",")[0] for finding in report.findings])
-mode = sys.argv[1]
-if mode == "reused":
-    first = make(bf16=True)
-    show(first)
-    first.train()
-    show(first)
-    from accelerate.state import AcceleratorState
-    AcceleratorState._reset_state(True)
-    second = make()
-    show(second)
-    seen = []
-    model.lm_head.register_forward_hook(lambda module, given, out: seen.append(str(out.dtype)))
-    second.train()
-    print(seen[0])
-    second.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    show(second)
-else:
-    os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
-    second = make()
-    show(second)
-    os.environ["ACCELERATE_DYNAMO_BACKEND"] = "no"  # as `accelerate launch --mixed_precision bf16`
-    show(second)
+
+os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
+of_the_environment = make()
+show(of_the_environment)
+os.environ["ACCELERATE_DYNAMO_BACKEND"] = "no"  # as `accelerate launch --mixed_precision bf16`
+show(of_the_environment)
+
+del os.environ["ACCELERATE_MIXED_PRECISION"], os.environ["ACCELERATE_DYNAMO_BACKEND"]
+AcceleratorState._reset_state(True)
+first = make(bf16=True)
+show(first)
+first.train()
+show(first)
+AcceleratorState._reset_state(True)
+second = make()
+show(second)
+seen = []
+model.lm_head.register_forward_hook(lambda module, given, out: seen.append(str(out.dtype)))
+second.train()
+print(seen[0])
+second.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+show(second)
 """
 
 
-def in_its_own_process(code: str, *arguments: str, folder: Path) -> list[str]:
-    command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
+def in_its_own_process(code: str, folder: Path) -> list[str]:
+    command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [line for line in done.stdout.splitlines() if not line.startswith("{")]
@@ -254,14 +255,14 @@ def in_its_own_process(code: str, *arguments: str, folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_prc005_autocast_of_an_earlier_trainer(tmp_path: Path) -> None:
-    assert in_its_own_process(EARLIER, "reused", folder=tmp_path) == [
+    assert in_its_own_process(EARLIER, folder=tmp_path) == [
+        *("['This trainer computes in bf16']", "[]"),
         "[]",
         "[]",
         '["The model\'s forward still computes in bfloat16"]',
         "torch.bfloat16",
         "[]",
     ]
-    assert in_its_own_process(EARLIER, "environment", folder=tmp_path) == ["['This trainer computes in bf16']", "[]"]
 
 
 def test_prc006_float16_weights_without_scaler(parts: Any, tmp_path: Path) -> None:
@@ -429,6 +430,7 @@ def grown(tokens: int = 2, tied: bool = True, folder: Path | None = None, **resi
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_emb003_added_rows_not_trained() -> None:
     tokenizer, model = grown()
     assert not findings((tokenizer, model), "EMB003")  # a whole model trains them
@@ -450,6 +452,7 @@ def test_emb003_added_rows_not_trained() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_emb003_knows_the_checkpoint_and_the_head(tmp_path: Path) -> None:
     tokenizer, model = grown(folder=tmp_path, mean_resizing=False)  # rows that look like any other
     assert observe_model(model).original_rows == 128256
@@ -662,6 +665,7 @@ CORRECT: dict[str, Callable[[Any, Path], Any]] = {
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CORRECT)
+@pytest.mark.slow
 def test_a_correct_trainer_is_not_blamed(name: str, parts: Any, tmp_path: Path) -> None:
     report = diagnose(CORRECT[name](parts, tmp_path), select=MINE)
     assert [str(finding) for finding in report.findings if finding.severity != "note"] == []

@@ -383,6 +383,7 @@ def test_a_model_alone_is_looked_at_and_says_what_is_missing() -> None:
 
 
 @pytest.mark.parametrize("release", ALL)
+@pytest.mark.slow
 def test_prepare_changes_what_diagnose_would_fix(release: str) -> None:
     tokenizer, model = fresh_tokenizer(release), make_tiny_llama(release, hidden_size=16, num_hidden_layers=1)
     other, other_model = fresh_tokenizer(release), make_tiny_llama(release, hidden_size=16, num_hidden_layers=1)

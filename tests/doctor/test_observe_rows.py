@@ -109,6 +109,7 @@ def test_a_dataset_is_sampled_the_same_way_every_time() -> None:
     assert (all_of_them.rows, all_of_them.seen) == (500, 5000)
 
 
+@pytest.mark.slow
 def test_a_big_stream_is_read_in_constant_memory_with_progress(capfd: pytest.CaptureFixture[str]) -> None:
     def peak(rows: int) -> int:
         tracemalloc.start()

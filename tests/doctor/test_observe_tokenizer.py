@@ -233,6 +233,7 @@ def _rename_token(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize(("change", "token_id"), [(_add_token, 128256), (_rename_token, 128015)])
+@pytest.mark.slow
 def test_earlier_facts_of_another_vocabulary_lend_nothing(
     tokenizer: Any, change: Callable[[Any], None], token_id: int
 ) -> None:

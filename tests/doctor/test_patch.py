@@ -222,6 +222,14 @@ def saved_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def saved_backend(saved_release: Path) -> Any:
+    """The file itself, as `tokenizers` reads it."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(saved_release / "tokenizer.json"))
+
+
 def _without_bos(ids: list[int]) -> list[int]:
     """LlamaTokenizerFast of transformers 4.x takes add_bos_token at its word, other classes do not."""
     while ids[:1] == [BOS]:
@@ -233,7 +241,7 @@ def _without_bos(ids: list[int]) -> list[int]:
 @pytest.mark.parametrize("tokenizer_class", ["LlamaTokenizerFast", "PreTrainedTokenizerFast"])
 @pytest.mark.slow
 def test_tokenizers_that_another_class_loads(
-    saved_release: Path, tmp_path: Path, tokenizer_class: str, add_bos_token: bool
+    saved_release: Path, saved_backend: Any, tmp_path: Path, tokenizer_class: str, add_bos_token: bool
 ) -> None:
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
@@ -254,9 +262,8 @@ def test_tokenizers_that_another_class_loads(
             patch_tokenizer(tokenizer)
         return
     texts = ["Hello world", "  你好, naïve\n\n\tcafé 🙂 12345", tokenizer.apply_chat_template(CHAT, tokenize=False)]
-    raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert [_without_bos(tokenizer(text)["input_ids"]) for text in texts] == [
-        _without_bos(raw.encode(text).ids) for text in texts
+        _without_bos(saved_backend.encode(text).ids) for text in texts
     ]
 
     patch_tokenizer(tokenizer)
@@ -404,6 +411,7 @@ def test_stops_that_the_user_listed_stay(instruct: Any, make_model: Make) -> Non
     assert stops_of(model.config) == {EOT, 128010, TEXT_END, 128008}
 
 
+@pytest.mark.slow
 def test_adapters_are_patched_like_the_model_inside(instruct: Any, make_model: Make) -> None:
     peft = pytest.importorskip("peft")
     settings: list[dict[str, Any]] = [

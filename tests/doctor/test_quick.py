@@ -96,6 +96,7 @@ def test_the_facts_are_those_of_the_loaded_tokenizer(change: Callable[[Path], ob
     assert_alike(folder)
 
 
+@pytest.mark.slow
 def test_the_facts_of_llama_3_are_those_of_the_loaded_tokenizer(tmp_path: Path) -> None:
     folder = save(tmp_path / "run", fresh_tokenizer("3.1-instruct"))
     (folder / "config.json").write_text('{"model_type": "llama", "vocab_size": 128256}')

@@ -11,7 +11,8 @@ import numpy
 import pyarrow
 import pytest
 
-from llama_padfix.encoding.batch.chat_columns import read_chat_rows, read_chat_table, read_roles
+from llama_padfix.encoding.batch.chat_columns import Words, read_chat_rows, read_chat_table
+from llama_padfix.encoding.batch.outlines import read_plain
 from llama_padfix.encoding.encoder import ChatEncoder
 from tests.support.both import assert_same, count_plain, encode_all, talk
 from tests.support.conversations import shared
@@ -119,8 +120,8 @@ TABLES: dict[str, tuple[Callable[[], Any], int]] = {
     "large lists": (lambda: table(column(pyarrow.large_list(MESSAGE))), 10),
     "large strings": (lambda: table(column(pyarrow.list_(LARGE))), 10),
     "strings of two kinds": (lambda: table(column(pyarrow.list_(MIXED))), 10),
-    "dictionaries": (lambda: table(rebuild(*(one.dictionary_encode() for one in fields()))), 0),
-    "views": (lambda: table(rebuild(*(one.cast(pyarrow.string_view()) for one in fields()))), 0),
+    "dictionaries": (lambda: table(rebuild(*(one.dictionary_encode() for one in fields()))), 10),
+    "views": (lambda: table(rebuild(*(one.cast(pyarrow.string_view()) for one in fields()))), 10),
     "bytes": (lambda: table(rebuild(*(one.cast(pyarrow.binary()) for one in fields()))), 0),
     "a slice of a table": (lambda: table(column()).slice(7, 21), 5),
     "a slice of a column": (lambda: table(column()[5:30]), 6),
@@ -146,17 +147,17 @@ TABLES: dict[str, tuple[Callable[[], Any], int]] = {
     "other fields, all null": (lambda: table(extended()), 10),
     "other fields, some not null": (lambda: table(extended(r0=0, r2=1)), 9),
     "ShareGPT": (sharegpt, 10),
-    "ShareGPT with a system": (lambda: sharegpt(system=every_third("Be kind")), 5),
-    "ShareGPT with an empty system": (lambda: sharegpt(system=every_third("")), 5),
-    "messages or ShareGPT": (lambda: sharegpt(**TWO_COLUMNS), 26),
-    "tools as text": (lambda: table(column(), tools=every_third("[]")), 5),
+    "ShareGPT with a system": (lambda: sharegpt(system=every_third("Be kind")), 9),
+    "ShareGPT with an empty system": (lambda: sharegpt(system=every_third("")), 10),
+    "messages or ShareGPT": (lambda: sharegpt(**TWO_COLUMNS), 31),
+    "tools as text": (lambda: table(column(), tools=every_third("[]")), 10),
     "tools, all null": (lambda: table(column(), tools=pyarrow.nulls(COUNT), system=pyarrow.nulls(COUNT)), 10),
     "one name for two columns": (lambda: pyarrow.Table.from_arrays([column(), column()], ["messages"] * 2), 0),
     "columns of other shapes": (lambda: table(column(), text=["t"] * COUNT, prompt=["p"] * COUNT), 10),
-    "lists of one length": (lambda: table(pyarrow.array([talk("a", "b")] * 6, pyarrow.list_(MESSAGE, 2))), 0),
+    "lists of one length": (lambda: table(pyarrow.array([talk("a", "b")] * 6, pyarrow.list_(MESSAGE, 2))), 6),
     "both kinds of keys": (
         lambda: table([[{**m, "from": "human", "value": "z"} for m in chat] for chat in CHATS]),
-        0,
+        10,
     ),
     "both kinds of keys, one null": (
         lambda: table(
@@ -223,21 +224,21 @@ ROWS: dict[str, tuple[Any, bool]] = {
     "roles of a class": ({"messages": [{**m, "role": Text(m["role"])} for m in talk("a", "b")]}, False),
     "an array": ({"messages": numpy.array(talk("a", "b"), object)}, False),
     "parts": ({"messages": [*talk("a"), {"role": "assistant", "content": [{"type": "text", "text": "b"}]}]}, False),
-    "null keys": ({"messages": [{**m, "name": None} for m in talk("a", "b")]}, False),
-    "weights": ({"messages": [{**m, "weight": 1} for m in talk("a", "b")]}, False),
+    "null keys": ({"messages": [{**m, "name": None} for m in talk("a", "b")]}, True),
+    "weights": ({"messages": [{**m, "weight": 1} for m in talk("a", "b")]}, True),
     "no text": ({"messages": [*talk("a"), {"role": "assistant", "content": None}]}, False),
     "a number": ({"messages": talk("a", 7)}, False),  # type: ignore[arg-type]
     "capitals": ({"messages": [{"role": "USER", "content": "a"}, {"role": "Assistant", "content": "b"}]}, True),
     "ShareGPT": ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, True),
     "ShareGPT as messages": ({"messages": [{"from": "human", "value": "a"}, {"from": "bot", "value": "b"}]}, True),
     "messages as conversations": ({"conversations": talk("a", "b"), "messages": None}, True),
-    "a system": ({"conversations": talk("a", "b"), "system": "Be kind"}, False),
-    "empty tools": ({"messages": talk("a", "b"), "tools": []}, False),
+    "a system": ({"conversations": talk("a", "b"), "system": "Be kind"}, True),
+    "empty tools": ({"messages": talk("a", "b"), "tools": []}, True),
     "no tools": ({"messages": talk("a", "b"), "tools": None, "system": None}, True),
     "half of a surrogate pair": (talk("a", "\ud83d"), False),
     "surrogates of two texts": (talk("a\ud83d", "\ude00b"), False),
-    "a text": ({"text": "Hello"}, False),
-    "a prompt": ({"prompt": "a", "completion": "b"}, False),
+    "a text": ({"text": "Hello"}, True),
+    "a prompt": ({"prompt": "a", "completion": "b"}, True),
     "no row": (None, False),
     "no messages": ({"messages": []}, False),
     "nobody answers": (talk("a"), False),
@@ -267,15 +268,21 @@ def test_rows_of_all_classes_together_keep_their_order_and_their_numbers() -> No
 
 def test_words_that_a_template_asks_for_are_looked_for_in_every_text() -> None:
     rows: list[Any] = [talk("yes", "b"), talk("a", "x yes"), talk("ye", "s"), talk("a", "b"), talk("YES", "\0")]
-    for chats in (read_chat_rows(rows, ["yes", "."]), read_chat_table(table(rows), ["yes", "."])):
-        assert [signatures is not None for signatures in chats.signatures] == [False, False, True, True, True]
+    words = Words(["yes", "."])
+    for chats in (read_chat_rows(rows, words), read_chat_table(table(rows), words)):
+        assert [reading is not None for reading in chats.readings] == [False, False, True, True, True]
+
+
+def roles_of(column: str, key: str, *roles: str) -> list[str] | None:
+    reading = read_plain(column, key, roles)
+    return None if reading is None else [message["role"] for message in reading.messages or ()]
 
 
 def test_roles_are_those_that_reading_a_row_gives() -> None:
-    assert read_roles(("messages", "role", "User", "ASSISTANT")) == ("user", "assistant")
-    assert read_roles(("conversations", "from", "human", "gpt", "observation")) == ("user", "assistant", "tool")
-    assert read_roles(("messages", "role", "critic")) is None
-    assert read_roles(("conversations", "from", "human", "function_call")) is None
+    assert roles_of("messages", "role", "User", "ASSISTANT") == ["user", "assistant"]
+    assert roles_of("conversations", "from", "human", "gpt", "observation") == ["user", "assistant", "tool"]
+    assert roles_of("messages", "role", "critic") is None
+    assert roles_of("conversations", "from", "human", "function_call") is None
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,9 +91,10 @@ def main() -> None:
         pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
         run(*pip, "--constraint", str(ROOT / "constraints.txt"), str(wheel))
         print(run(python, "-c", ALONE, cwd=folder).strip())
-        for extra in EXTRAS:
-            run(*pip, "--dry-run", "--constraint", str(ROOT / "constraints.txt"), f"{wheel}[{extra}]")
-            print(f"extra {extra}: can be installed alone")
+        resolve = (*pip, "--dry-run", "--constraint", str(ROOT / "constraints.txt"))
+        with ThreadPoolExecutor(2) as pool:
+            for extra, _ in zip(EXTRAS, pool.map(lambda e: run(*resolve, f"{wheel}[{e}]"), EXTRAS), strict=True):
+                print(f"extra {extra}: can be installed alone")
         if options.unsloth:  # without the constraints, whose transformers, trl and datasets are too new for it
             run(*pip, "--dry-run", f"{wheel}[unsloth]")
             print("extra unsloth: can be installed alone")

@@ -136,8 +136,9 @@ def encode_all(encoder: ChatEncoder, rows: Sequence[Row] | Table) -> Encoded:
 
 def count_plain(encoder: ChatEncoder) -> int:
     """How many rows went the plain way, from its beginning."""
-    used = encoder._learned.batch_encoder if encoder._learned is not None else None
-    return used.rows if used is not None else 0
+    learned = encoder._learned
+    used = (learned.batch_encoder, learned.text_encoder) if learned is not None else ()
+    return sum(one.rows for one in used if one is not None)
 
 
 def assert_same(tokenizer: Any, rows: Sequence[Row] | Table, **settings: Any) -> tuple[Encoded, int]:

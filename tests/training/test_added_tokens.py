@@ -173,6 +173,7 @@ def test_rows_are_rounded_up_on_request() -> None:
     assert (added.rows_after, added.token_ids) == (128320, (128258,))
 
 
+@pytest.mark.slow
 def test_tokens_that_are_there_already() -> None:
     model, tokenizer = pair()
     before = look(model, tokenizer)
@@ -204,6 +205,7 @@ def test_tokens_that_somebody_added_without_rows_get_theirs() -> None:
 
 
 @pytest.mark.parametrize("special", [True, False])
+@pytest.mark.slow
 def test_control_tokens_and_tokens_of_the_text(special: bool) -> None:
     model, tokenizer = pair()
     add_tokens(model, tokenizer, TOKENS, special=special)
@@ -236,6 +238,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.slow
 def test_a_refusal_leaves_everything_as_it_was(tied: bool) -> None:
     model, tokenizer = pair(tied)
     before = look(model, tokenizer)
@@ -248,6 +251,7 @@ def test_a_refusal_leaves_everything_as_it_was(tied: bool) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.slow
 def test_a_failure_in_the_middle_of_the_resize_leaves_everything_as_it_was(
     tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +341,7 @@ def test_without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("tied", "dtype"), [(True, "float32"), (False, "bfloat16")])
+@pytest.mark.slow
 def test_training_moves_the_new_rows_and_no_other_through_save_reload_and_merge(
     tied: bool, dtype: str, tmp_path: Path
 ) -> None:
@@ -444,6 +449,7 @@ def test_a_configuration_that_knows_no_single_rows() -> None:
     assert all(not torch.equal(a, b) for a, b in zip(before, matrices(adapter.merge_and_unload()), strict=True))
 
 
+@pytest.mark.slow
 def test_a_tied_pair_is_trained_whole_only_where_it_stays_tied() -> None:
     model, tokenizer = pair()
     before = look(model, tokenizer)

@@ -153,6 +153,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.slow
 def test_a_true_fault_is_stopped_before_its_update_and_can_be_seen_again(
     fault: str, kind: str, prepared: Any, make_model: Any, tmp_path: Path
 ) -> None:
@@ -360,6 +361,7 @@ def test_labels_that_equal_the_ids_are_named_and_stop_nothing(
     assert len(logged()) == 1 and silent.first_report is None
 
 
+@pytest.mark.slow
 def test_skipping_an_update_is_as_if_its_batches_had_never_come(
     prepared: Any, make_model: Any, tmp_path: Path, logged: Any
 ) -> None:
@@ -383,6 +385,7 @@ def test_skipping_an_update_is_as_if_its_batches_had_never_come(
     assert [line for line in logged() if line.startswith("Step 2")] == logged()
 
 
+@pytest.mark.slow
 def test_skipping_ends_where_nothing_trains_any_more(prepared: Any, make_model: Any, tmp_path: Path) -> None:
     model, guard = make_model(), TrainingGuard(action="skip", look_first=False)
     poison(model)
@@ -474,6 +477,7 @@ def test_a_run_as_it_should_be_raises_nothing(prepared: Any, make_model: Any, tm
     assert not (tmp_path / "guard").exists() and count_hooks(trainer.model, trainer.optimizer) == 0
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_run_that_ended_in_another_error(prepared: Any, make_model: Any, tmp_path: Path) -> None:
     class Trip(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

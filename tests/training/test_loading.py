@@ -54,6 +54,7 @@ def is_checkpointing(model: Any) -> bool:
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
+@pytest.mark.slow
 def test_loaded_pair_is_patched_and_needs_nothing_more(folder: Path) -> None:
     model, tokenizer = load(folder)
     assert model.generation_config.eos_token_id == [128001, 128009]

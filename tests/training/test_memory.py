@@ -224,6 +224,7 @@ def make_llama_8b() -> Any:
     )
 
 
+@pytest.mark.slow
 def test_advice_fits_and_the_next_size_does_not() -> None:
     found = estimate(make_config(), batch=8, length=64, gradient_accumulation_steps=2, device="cuda")
     room = estimate(make_config(), batch=4, length=64, gradient_accumulation_steps=4, device="cuda").peak_gib
@@ -317,6 +318,7 @@ def test_a_checkpoint_that_is_quantised_is_read_as_such() -> None:
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen2", "gemma2"])
+@pytest.mark.slow
 def test_other_families_are_followed_too(family: str) -> None:
     from transformers import AutoConfig
 

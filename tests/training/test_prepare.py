@@ -219,6 +219,7 @@ def is_one(message: Any, index: int) -> bool:
         (is_one, ROWS[:1] * 2, [1, 1]),
     ],
 )
+@pytest.mark.slow
 def test_the_turns_that_are_chosen_reach_the_trainer(
     train_on: Any, rows: list[Any], stops: list[int], tokenizer: Any, make_model: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -274,6 +275,7 @@ def test_adapters_that_trl_cast_train_in_float32_where_the_run_does(tmp_path: Pa
     assert trained == {"torch.float32"}
 
 
+@pytest.mark.slow
 def test_added_tokens_train_through_the_lora_that_came_with_them(tmp_path: Path, tokenizer: Any) -> None:
     from peft import LoraConfig
 
@@ -317,11 +319,13 @@ def test_rows_come_as_arrays_that_a_dataloader_hands_on_and_a_disk_keeps(tokeniz
     assert [batch["labels"].shape[0] for batch in DataLoader(encoded, 2, collate_fn=collate)] == [2, 1]
     for row in (encoded[0], shuffled[0], splits["test"][1], load_from_disk(str(tmp_path / "saved"))[0], *handed[0]):
         assert {type(column) for column in row.values()} == {numpy.ndarray}
-        assert {column.dtype for column in row.values()} == {numpy.dtype("int32")}
+        assert {column.dtype for column in row.values()} == {numpy.dtype("int64")}
         assert {name: column.tolist() for name, column in row.items()} == alone
     assert encoded.with_format(None)[0] == alone and read_encoding(encoded) == prepared.encoder.encoding
     assert prepared.collator(handed[0])["labels"].tolist() == [[-100, *alone["labels"][1:]]] * 2
     page = view_mask(encoded, tokenizer).to_text(color=False)
     assert page == view_mask(encoded.with_format(None), tokenizer).to_text(color=False)
+    [row] = encoded.select([0]).to_iterable_dataset()
+    assert {name: column.tolist() for name, column in row.items()} == alone
     stream = prepared.encode(Dataset.from_list([ROW]).to_iterable_dataset(), progress=False)
     assert next(iter(stream)) == alone

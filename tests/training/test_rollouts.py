@@ -51,6 +51,7 @@ def weights(trainer: Any) -> list[Any]:
     [(2, 2, 2), (2, 2, 4), (1, 4, 1)],
     ids=["second micro-batch", "second update", "batch of one group"],
 )
+@pytest.mark.slow
 def test_the_rows_that_were_generated_stay_those_of_their_update(
     accumulation: int, generations: int, call: int, tmp_path: Path
 ) -> None:

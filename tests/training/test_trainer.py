@@ -63,6 +63,7 @@ def trained_text(tokenizer: Any, row: Any) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_every_shape_trains_the_answer_and_its_end(make_model: Any, tmp_path: Path) -> None:
     tokenizer = fresh_tokenizer("3.1-instruct")
     for shape, row in SHAPES.items():
@@ -77,6 +78,7 @@ def test_every_shape_trains_the_answer_and_its_end(make_model: Any, tmp_path: Pa
         assert not plan_patch(tokenizer, model)
 
 
+@pytest.mark.slow
 def test_trainer_trains_with_an_adapter_evaluates_and_calls_back(
     tokenizer: Any, make_model: Any, tmp_path: Path
 ) -> None:
@@ -114,6 +116,7 @@ def test_trainer_trains_with_an_adapter_evaluates_and_calls_back(
     assert results["eval_a_loss"] > 0 and results["eval_b_loss"] > 0
 
 
+@pytest.mark.slow
 def test_a_stream_is_trained_on(tokenizer: Any, make_model: Any, tmp_path: Path) -> None:
     stream = IterableDataset.from_generator(lambda: iter([SHAPES["messages"]] * 4))
     model = make_model(num_hidden_layers=1)

@@ -81,6 +81,7 @@ def cross_entropy(model: Any, rows: Any) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.slow
 def test_logged_and_evaluated_loss_are_the_cross_entropy_of_the_trained_tokens(
     kind: str, lora: bool, tokenizer: Any, make_model: Any, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_logged_and_evaluated_loss_are_the_cross_entropy_of_the_trained_tokens(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_four_accumulated_rows_give_the_update_of_one_batch_of_four(
     kind: str, tokenizer: Any, make_model: Any, tmp_path: Path
 ) -> None:
@@ -163,6 +165,7 @@ def test_four_accumulated_rows_give_the_update_of_one_batch_of_four(
     assert float(whole.norm()) > 0.1
 
 
+@pytest.mark.slow
 def test_a_trainer_made_by_hand_divides_twice_where_the_doctor_says_so(
     tokenizer: Any, make_model: Any, tmp_path: Path
 ) -> None:

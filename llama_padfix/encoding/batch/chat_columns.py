@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import is_unicode
-from llama_padfix.encoding.reading.side_columns import SIDE_COLUMNS, has_side_columns
-from llama_padfix.encoding.row_formats import CONTENT_KEYS, CONVERSATION_COLUMNS, read_row
+from llama_padfix.encoding.batch.outlines import Reading, outline, read_outline, read_plain
+from llama_padfix.encoding.reading.side_columns import SIDE_COLUMNS
+from llama_padfix.encoding.row_formats import CONTENT_KEYS, CONVERSATION_COLUMNS, READ_COLUMNS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from llama_padfix.core.types import BoolArray, LongArray
 
-Signature = tuple[str, ...]
-"""The column, the key of the role, and the role of each message: one plan renders conversations that share these."""
+
+@dataclass(frozen=True)
+class Words:
+    """What no text of a plain conversation may hold."""
+
+    anywhere: Sequence[str] = ()
+    in_completions: str = ""
+    """What no text of a prompt and its answer may hold, where both are texts: it may be a rendered chat."""
 
 
 @dataclass(frozen=True)
 class Chats:
-    """The plain conversations among some rows; `signatures` is None for any other row.
+    """The plain conversations and plain texts among some rows; `readings` is None for any other row.
 
-    The texts of row `n` are `contents[bounds[n] : bounds[n + 1]]`, a list of `str` or an Arrow array of strings. A
-    plain conversation has a role and a text in each message and nothing else, and none of its texts holds one of the
-    forbidden substrings. Without `has_outer_whitespace`, no text of a row is blank, or begins or ends with white
-    space.
+    The texts of row `n` are `contents[bounds[n] : bounds[n + 1]]`, a list of `str` or an Arrow array of strings: one
+    for each message, or the plain text. None of a conversation holds one of the words that it must not hold. Without
+    `has_outer_whitespace`, no text of a row is blank, or begins or ends with white space.
     """
 
-    signatures: list[Signature | None]
+    readings: list[Reading | None]
     contents: list[str] | pa.Array
     bounds: LongArray
     has_outer_whitespace: BoolArray
@@ -43,95 +48,107 @@ class Chats:
         found: list[str] = self.contents if isinstance(self.contents, list) else _to_numpy(self.contents).tolist()
         return found
 
-
-def read_roles(signature: Signature) -> tuple[str, ...] | None:
-    """Return the roles that a chat template is given for a signature; None where reading changes more."""
-    column, key, *spelled = signature
-    roles = [_read_role(column, key, role) for role in spelled]
-    return None if None in roles else tuple(role for role in roles if role is not None)
-
-
-@lru_cache(maxsize=1024)
-def _read_role(column: str, key: str, role: str) -> str | None:
-    """Return the role that a message is given, whatever messages stand beside it; None where reading changes more."""
-    try:
-        [message] = read_row({column: [{key: role, CONTENT_KEYS[key]: "text"}]}).messages or [{}]
-    except (PadfixError, ValueError):
-        return None
-    read = str(message.get("role"))
-    return read if message == {"role": read, "content": "text"} else None
+    @cached_property
+    def plain_texts(self) -> dict[int, str]:
+        """The texts of the rows that hold no conversation, by row."""
+        kinds = {reading for reading in dict.fromkeys(self.readings) if reading is not None and not reading.messages}
+        if not kinds:
+            return {}
+        return {row: self.texts[self.bounds[row]] for row, reading in enumerate(self.readings) if reading in kinds}
 
 
-def read_chat_rows(rows: Sequence[object], words: Sequence[str] = ()) -> Chats:
-    """Read the plain conversations among rows, or bare lists of messages, without changing them.
-
-    `words` are what no text of a plain conversation may hold.
-    """
+def read_chat_rows(rows: Sequence[object], words: Words = Words()) -> Chats:
+    """Read the plain conversations and texts among rows, or bare lists of messages, without changing them."""
     import numpy as np
 
-    signatures: list[Signature | None] = []
+    readings: list[Reading | None] = []
     texts: list[str] = []
     bounds = [0]
     for row in rows:
-        found = _read_plain_row(row)
-        if found is not None:
-            contents = "\0".join(found[1])
-            if any(word in contents for word in words) or not (contents.isascii() or is_unicode(contents)):
-                found = None
-        signatures.append(found[0] if found else None)
-        texts += found[1] if found else ()
+        found = outline(row)
+        reading = read_outline(found[0]) if found is not None else None
+        if found is not None and reading is not None:
+            placed = reading.place(found[1])
+            if _holds_only_text(placed, reading, words):
+                texts += placed
+            else:
+                reading = None
+        readings.append(reading)
         bounds.append(len(texts))
-    return Chats(signatures, texts, np.asarray(bounds), np.ones(len(signatures), bool))
+    return Chats(readings, texts, np.asarray(bounds), np.ones(len(readings), bool))
 
 
-def _read_plain_row(row: object) -> tuple[Signature, list[str]] | None:
-    """Return the signatures and texts of a plain conversation; None for any other row."""
-    column = "messages"
-    if isinstance(row, Mapping):
-        column = next((name for name in CONVERSATION_COLUMNS if row.get(name) is not None), "")
-        if not column or (len(row) > 1 and has_side_columns(row)):
-            return None
-        row = row[column]
-    if type(row) is not list or not row or type(row[0]) is not dict:  # a subclass may behave differently
-        return None
-    key = "role" if "role" in row[0] else "from"
-    content_key = CONTENT_KEYS[key]
-    expected = {key, content_key}
-    roles, texts = [column, key], []
-    for message in row:
-        if type(message) is not dict or message.keys() != expected:
-            return None
-        roles.append(message[key])
-        texts.append(message[content_key])
-    if {*map(type, roles), *map(type, texts)} != {str}:
-        return None
-    return tuple(roles), texts
+def _holds_only_text(texts: Sequence[str], reading: Reading, words: Words) -> bool:
+    """Return True if texts have ids, and hold none of the words."""
+    joined = "\0".join(texts)
+    if not (joined.isascii() or is_unicode(joined)):
+        return False
+    if reading.messages is None:
+        return True
+    is_marked = reading.is_text and words.in_completions and words.in_completions in joined
+    return not is_marked and not any(word in joined for word in words.anywhere)
 
 
-def read_chat_table(table: pa.Table, words: Sequence[str] = ()) -> Chats:
-    """Read the plain conversations of a `pyarrow.Table`; see `read_chat_rows`."""
+def read_chat_table(table: pa.Table, words: Words = Words()) -> Chats:
+    """Read the plain conversations and texts of a `pyarrow.Table`; see `read_chat_rows`."""
     import numpy as np
     import pyarrow.compute as pc
 
+    if len(set(table.column_names)) < len(table.column_names):
+        return read_chat_rows([None] * table.num_rows)
     found = _find_columns(table)
     if found is None:
-        count = table.num_rows
-        return Chats([None] * count, [], np.zeros(count + 1, np.int64), np.ones(count, bool))
+        return read_chat_rows(_to_rows(table), words)
     column, key, lists, roles, contents, others = found
     odd = _to_numpy(contents.is_null()) | _to_numpy(roles.is_null())
     for other in others:
         odd |= _to_numpy(other.is_valid())
-    if words:  # one expression for all: RE2 skips to where one may begin, `match_substring` looks at each letter
-        found_word = pc.match_substring_regex(contents, "|".join(map(re.escape, words)))
-        odd |= _to_numpy(pc.fill_null(found_word, False))
     lengths = _to_numpy(pc.fill_null(pc.list_value_length(lists), 0))
     bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     plain = (lengths > 0) & ~_any_within(odd, bounds)
     for name in SIDE_COLUMNS.intersection(table.column_names):
         if name != column:
             plain &= _to_numpy(table[name].combine_chunks().is_null())
+    others_apart = np.flatnonzero(~plain)
+    if (
+        words.anywhere
+    ):  # one expression for all: RE2 skips to where one may begin, `match_substring` looks at each letter
+        found_word = pc.match_substring_regex(contents, "|".join(map(re.escape, words.anywhere)))
+        plain &= ~_any_within(_to_numpy(pc.fill_null(found_word, False)), bounds)
     outer = _any_within(_may_have_outer_whitespace(contents), bounds)
-    return Chats(_read_signatures(roles, (column, key), bounds, plain), contents, bounds, outer)
+    chats = Chats(_read_roles(roles, (column, key), bounds, plain), contents, bounds, outer)
+    if not len(others_apart):
+        return chats
+    return _replace(chats, others_apart.tolist(), read_chat_rows(_to_rows(table.take(others_apart)), words))
+
+
+def _to_rows(table: pa.Table) -> Sequence[object]:
+    """Return the rows of a table as Python values, with the columns that reading looks at; None where Arrow cannot."""
+    import pyarrow
+
+    try:
+        rows: list[object] = table.select([name for name in table.column_names if name in READ_COLUMNS]).to_pylist()
+    except pyarrow.ArrowException:  # of columns of views, in some releases
+        return [None] * table.num_rows
+    return rows or [None] * table.num_rows
+
+
+def _replace(chats: Chats, rows: Sequence[int], others: Chats) -> Chats:
+    """Return the conversations with those of some rows replaced."""
+    import numpy as np
+
+    readings, texts, bounds = chats.readings.copy(), list[str](), [0]
+    number = {row: place for place, row in enumerate(rows)}
+    edges, other_edges, outer = chats.bounds.tolist(), others.bounds.tolist(), chats.has_outer_whitespace.copy()
+    for row in range(len(readings)):
+        place = number.get(row)
+        if place is None:
+            texts += chats.texts[edges[row] : edges[row + 1]]
+        else:
+            texts += others.texts[other_edges[place] : other_edges[place + 1]]
+            readings[row], outer[row] = others.readings[place], True
+        bounds.append(len(texts))
+    return Chats(readings, texts, np.asarray(bounds), outer)
 
 
 def _find_columns(table: pa.Table) -> tuple[str, str, pa.Array, pa.Array, pa.Array, list[pa.Array]] | None:
@@ -143,7 +160,7 @@ def _find_columns(table: pa.Table) -> tuple[str, str, pa.Array, pa.Array, pa.Arr
     import pyarrow.compute as pc
 
     column = next((name for name in CONVERSATION_COLUMNS if name in table.column_names), None)
-    if column is None or len(set(table.column_names)) < len(table.column_names):
+    if column is None:
         return None
     lists = table[column].combine_chunks()
     is_list = pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)
@@ -163,29 +180,26 @@ def _find_columns(table: pa.Table) -> tuple[str, str, pa.Array, pa.Array, pa.Arr
     return column, key, lists, roles, contents, [*values.values()]
 
 
-def _read_signatures(
-    roles: pa.Array, head: tuple[str, str], bounds: LongArray, plain: BoolArray
-) -> list[Signature | None]:
-    """Return the signature of each plain row: `head` and its roles, one tuple for all rows with the same ones."""
+def _read_roles(roles: pa.Array, head: tuple[str, str], bounds: LongArray, plain: BoolArray) -> list[Reading | None]:
+    """Return what reading makes of each plain row: one for all rows of a column and key with the same roles."""
     import numpy as np
     import pyarrow.compute as pc
 
     encoded = pc.dictionary_encode(roles)
     names = encoded.dictionary.to_pylist()
     codes = _to_numpy(pc.fill_null(encoded.indices, 0)).astype(np.uint32)
-    packed, known = codes.tobytes(), dict[bytes, Signature]()
-    signatures: list[Signature | None] = []
+    packed, known = codes.tobytes(), dict[bytes, Reading | None]()
+    readings: list[Reading | None] = []
     edges = bounds.tolist()
     for is_plain, start, end in zip(plain.tolist(), edges, edges[1:], strict=False):
         if not is_plain:
-            signatures.append(None)
+            readings.append(None)
             continue
         coded = packed[4 * start : 4 * end]
-        found = known.get(coded)
-        if found is None:
-            found = known[coded] = (*head, *(names[code] for code in codes[start:end]))
-        signatures.append(found)
-    return signatures
+        if coded not in known:
+            known[coded] = read_plain(*head, tuple(names[code] for code in codes[start:end]))
+        readings.append(known[coded])
+    return readings
 
 
 def _any_within(flags: BoolArray, bounds: LongArray) -> BoolArray:

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import printable
-from llama_padfix.encoding.batch.chat_columns import Chats
-from llama_padfix.encoding.batch.encoder import BatchEncoder, FlatRows
+from llama_padfix.encoding.batch.encoder import BatchEncoder, Encode, make_batch_encoder
+from llama_padfix.encoding.batch.flat_rows import Bulk, FlatRows
+from llama_padfix.encoding.batch.texts import TextBatchEncoder, make_text_batch_encoder
 from llama_padfix.encoding.counts import Counts, count_rows
 from llama_padfix.encoding.encoded_rows import EncodedRow, fit_row
 from llama_padfix.encoding.loss_selection import UntrainedError
-from llama_padfix.encoding.row_encoder import RowEncoder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from llama_padfix.encoding.batch.chat_columns import Chats
+    from llama_padfix.encoding.row_encoder import RowEncoder
+    from llama_padfix.encoding.settings import EncodeSettings
 
 logger = logging.getLogger(__name__)
 
@@ -69,11 +72,16 @@ def _encode_rows(row_encoder: RowEncoder, rows: Rows, places: Sequence[int]) -> 
         if isinstance(row, PadfixError):
             kind = "dropped_untrained" if isinstance(row, UntrainedError) else "dropped_invalid"
             outcomes.append((None, {kind: _shorten(printable(row))}))
-            continue
-        fitted = fit_row(row, row_encoder.settings.max_length, row_encoder.settings.truncation, rows.name(place))
-        notes = {kind: _shorten(printable(detail)) for kind, detail in fitted.notes.items()} if fitted.notes else {}
-        outcomes.append((fitted if fitted.trained else None, notes))
+        else:
+            outcomes.append(_fit(row, row_encoder.settings, rows.name(place)))
     return outcomes
+
+
+def _fit(row: EncodedRow, settings: EncodeSettings, name: str) -> _Outcome:
+    """Return a row cut to size, with notes on it."""
+    fitted = fit_row(row, settings.max_length, settings.truncation, name)
+    notes = {kind: _shorten(printable(detail)) for kind, detail in fitted.notes.items()} if fitted.notes else {}
+    return fitted if fitted.trained else None, notes
 
 
 def encode_row_by_row(row_encoder: RowEncoder, rows: Rows) -> Batch:
@@ -82,41 +90,70 @@ def encode_row_by_row(row_encoder: RowEncoder, rows: Rows) -> Batch:
     return _merge(FlatRows.empty(), {}, dict(zip(places, _encode_rows(row_encoder, rows, places), strict=True)), rows)
 
 
-def encode_cross_checked(row_encoder: RowEncoder, batch_encoder: BatchEncoder, chats: Chats, rows: Rows) -> Batch:
-    """Encode rows of which `chats` are the plain conversations.
+def make_batch_encoders(
+    row_encoder: RowEncoder, encode: Encode
+) -> tuple[BatchEncoder | None, TextBatchEncoder | None]:
+    """Return the batch encoder of conversations and that of texts; None for one that would not give the same ids."""
+    chats, template = None, row_encoder.chats.find_template()  # the row encoder raises for a row that needs one
+    if template is not None and not template.continues:
+        chats = make_batch_encoder(template, encode, row_encoder.settings.train_on)
+    return chats, make_text_batch_encoder(row_encoder.texts, encode)
 
-    The first row, and then one of some thousand, is encoded by the row encoder too. Raises `FastPathMismatch` where
-    its ids or labels differ: the batch encoder is then not to be used for this tokenizer again.
+
+def encode_cross_checked(
+    row_encoder: RowEncoder,
+    chat_encoder: BatchEncoder | None,
+    text_encoder: TextBatchEncoder | None,
+    chats: Chats,
+    rows: Rows,
+) -> Batch:
+    """Encode rows, of which `chats` are the plain conversations and texts, with the batch encoders that there are.
+
+    The first row of each kind, and then one of some thousand, is encoded by the row encoder too. Raises
+    `FastPathMismatch` where its ids or labels differ: the batch encoders are then not to be used for this tokenizer
+    again.
     """
+    flat, noted, outcomes = FlatRows.empty(), dict[int, Mapping[str, str]](), dict[int, _Outcome]()
     settings = row_encoder.settings
-    flat = batch_encoder.encode_chats(
-        chats, settings.max_length, settings.truncation, allow_loss=settings.on_loss == "count"
-    )
-    plain_places = flat.rows.tolist()
-    noted = batch_encoder.find_notes(chats, plain_places)
-    taken = set(plain_places)
-    others = [place for place in range(len(chats.signatures)) if place not in taken]
-    if plain_places:
-        compared_places = plain_places[-batch_encoder.rows % _COMPARED :: _COMPARED]
-        if not batch_encoder.compared:  # a row that is cut, or dropped, proves less
-            whole = flat.rows[flat.sizes == flat.lengths]
-            compared_places = sorted({*compared_places, *whole[:1].tolist()})
-            batch_encoder.compared = len(whole) > 0
-        try:
-            exact_rows = _encode_rows(row_encoder, rows, compared_places)
-        except PadfixError as error:  # an earlier row may be the first that raises
-            raise FastPathMismatch(str(error)) from error
-        for place, (row, notes) in zip(compared_places, exact_rows, strict=True):
-            if not _is_same(flat, noted, bisect_left(plain_places, place), row, notes):
-                name = rows.name(place) or "a row"
-                logger.warning(
-                    "llama_padfix: the plain way encodes %s differently, and is not used any more. Please report it.",
-                    name,
-                )
-                raise FastPathMismatch(name)
-        batch_encoder.rows += len(plain_places)
-    outcomes = dict(zip(others, _encode_rows(row_encoder, rows, others), strict=True)) if others else {}
+    if chat_encoder is not None:
+        allow_loss = settings.on_loss == "count"
+        bulk = chat_encoder.encode_chats(chats, settings.max_length, settings.truncation, allow_loss=allow_loss)
+        flat = _take(bulk, chat_encoder, noted, row_encoder, rows)
+    if text_encoder is not None and chats.plain_texts:
+        bulk = text_encoder.encode_texts(chats.plain_texts, settings)
+        flat = flat.join(_take(bulk, text_encoder, noted, row_encoder, rows))
+        outcomes = {place: _fit(row, settings, rows.name(place)) for place, row in bulk.long.items()}
+    taken = {*flat.rows.tolist(), *outcomes}
+    others = [place for place in range(len(rows.numbers)) if place not in taken]
+    outcomes.update(zip(others, _encode_rows(row_encoder, rows, others), strict=True))
     return _merge(flat, noted, outcomes, rows)
+
+
+def _take(
+    bulk: Bulk,
+    encoder: BatchEncoder | TextBatchEncoder,
+    noted: dict[int, Mapping[str, str]],
+    row_encoder: RowEncoder,
+    rows: Rows,
+) -> FlatRows:
+    """Return the rows of a batch encoder, and add the notes on them, after some of them were compared."""
+    flat, places = bulk.flat, bulk.flat.rows.tolist()
+    compared_places = sorted({*places[-encoder.rows % _COMPARED :: _COMPARED], *bulk.firsts})
+    try:
+        exact_rows = _encode_rows(row_encoder, rows, compared_places)
+    except PadfixError as error:  # an earlier row may be the first that raises
+        raise FastPathMismatch(str(error)) from error
+    for place, (row, notes) in zip(compared_places, exact_rows, strict=True):
+        if not _is_same(flat, bulk.noted, bisect_left(places, place), row, notes):
+            name = rows.name(place) or "a row"
+            logger.warning(
+                "llama_padfix: the plain way encodes %s differently, and is not used any more. Please report it.",
+                name,
+            )
+            raise FastPathMismatch(name)
+    encoder.rows += len(places)
+    noted.update(bulk.noted)
+    return flat
 
 
 def make_table(batch: Batch, carried: pa.Table) -> pa.Table:

@@ -7,101 +7,29 @@ are the ids of the parts; their places in the ids show what is trained, and that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.encoding.batch.chat_columns import Chats, Signature, read_roles
+from llama_padfix.encoding.batch.alike import are_plain, is_rendered_alike
+from llama_padfix.encoding.batch.flat_rows import Bulk, FlatRows, label_and_cut
 from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, Tabulator, write_chats
-from llama_padfix.encoding.batch.render_plan import KnownOrders, learn_render_plan
+from llama_padfix.encoding.batch.render_plan import KnownOrders, RenderPlan, learn_render_plan
 from llama_padfix.encoding.batch.separable import parts_at_controls
-from llama_padfix.encoding.encoded_rows import EncodedRow, find_ends, mark_spans, write_labels
 from llama_padfix.tokens.control import special_ids
 
 if TYPE_CHECKING:
     from llama_padfix.chat.render import ChatTemplate
-    from llama_padfix.core.types import BoolArray, IdArray, LongArray
+    from llama_padfix.core.types import BoolArray, IdArray, LongArray, Messages
+    from llama_padfix.encoding.batch.chat_columns import Chats
+    from llama_padfix.encoding.batch.outlines import Reading
+    from llama_padfix.encoding.settings import TrainOn
 
 _MOST = 1000  # sequences of roles that are learned with probes, at some milliseconds each
 _OFTEN, _ALONE, _PAYS = 3, 32, 20  # of fewer rows, only so many are, and one more for so many rows encoded here
 _KEPT = 20_000  # sequences of roles that are remembered, at some kilobytes each
 
 Encode = Callable[[Sequence[str]], "tuple[IdArray, LongArray]"]
-
-
-@dataclass(frozen=True)
-class FlatRows:
-    """Encoded rows one behind the other, as arrays."""
-
-    rows: LongArray
-    """The number of each row among those that were to be encoded."""
-    bounds: LongArray
-    """Row `rows[n]` is at `bounds[n] : bounds[n + 1]`; one without tokens was dropped, since no trained turn fits."""
-    input_ids: IdArray
-    labels: IdArray
-    lengths: LongArray
-    """The number of tokens of each row before it was cut."""
-    trained: int
-    """The number of trained tokens of all rows."""
-
-    @classmethod
-    def empty(cls) -> FlatRows:
-        """Return no rows."""
-        import numpy as np
-
-        none, no_ids = np.zeros(0, np.int64), np.zeros(0, np.int32)
-        return cls(none, np.zeros(1, np.int64), no_ids, no_ids, none, trained=0)
-
-    @property
-    def sizes(self) -> LongArray:
-        """The number of tokens of each row."""
-        sizes: LongArray = self.bounds[1:] - self.bounds[:-1]
-        return sizes
-
-    def keep(self, chosen: BoolArray) -> FlatRows:
-        """Return the chosen rows; no row that is left out may hold a token."""
-        import numpy as np
-
-        bounds = np.concatenate([[0], self.bounds[1:][chosen]])
-        return replace(self, rows=self.rows[chosen], bounds=bounds, lengths=self.lengths[chosen])
-
-    def insert(self, others: Mapping[int, EncodedRow]) -> FlatRows:
-        """Return these rows and `others`, which are named by their numbers, in the order of their numbers.
-
-        A row in pieces is a row for each, with the same number. `trained` does not count the others.
-        """
-        import numpy as np
-
-        if not others:
-            return self
-        order = sorted(others)
-        places = np.searchsorted(self.rows, order)
-        cuts = self.bounds[places]
-        added = [others[number] for number in order]
-        pieces = [row.pieces or (len(row.input_ids),) for row in added]
-        added_sizes = [size for row_sizes in pieces for size in row_sizes]
-        counts = [*map(len, pieces)]
-        places = np.repeat(places, counts)
-        sizes = np.insert(self.sizes, places, added_sizes)
-        return FlatRows(
-            rows=np.insert(self.rows, places, np.repeat(order, counts)),
-            bounds=np.concatenate([[0], np.cumsum(sizes)]),
-            input_ids=_weave(self.input_ids, cuts, [np.asarray(row.input_ids, np.int32) for row in added]),
-            labels=_weave(self.labels, cuts, [np.asarray(row.labels, np.int32) for row in added]),
-            lengths=np.insert(self.lengths, places, added_sizes),
-            trained=self.trained,
-        )
-
-
-def _weave(values: IdArray, cuts: LongArray, rows: Sequence[IdArray]) -> IdArray:
-    """Return the values with a row inserted at each of the cuts."""
-    import numpy as np
-
-    parts = []
-    for start, end, row in zip([0, *cuts], cuts, rows, strict=False):
-        parts += [values[start:end], row]
-    return np.concatenate([*parts, values[cuts[-1] :]])
 
 
 @dataclass
@@ -111,63 +39,87 @@ class BatchEncoder:
     template: ChatTemplate
     encode: Encode
     """Returns the ids of texts, one after another, and the number of ids of each."""
-    last_only: bool
-    """Whether the last turn alone is trained."""
+    train_on: TrainOn
+    """Which turns are trained; no callable."""
     forbidden: list[str] = field(default_factory=list)
     """Substrings that the template searches for, so that no plain conversation may hold one."""
-    tables: dict[Signature, SegmentTable | None] = field(default_factory=dict)
-    """By signature; None where conversations depend on more than their roles."""
-    tables_of_roles: dict[tuple[str, ...], SegmentTable | None] = field(default_factory=dict)
-    """By roles, which several signatures may spell."""
+    tables: dict[Reading, SegmentTable | None] = field(default_factory=dict)
+    """By reading; None where conversations depend on more than their roles."""
+    plans: dict[tuple[str, ...], RenderPlan | None] = field(default_factory=dict)
+    """By roles, which several readings may share."""
+    tables_of_roles: dict[tuple[tuple[str, ...], tuple[int, ...]], SegmentTable | None] = field(default_factory=dict)
+    """By roles and trained messages."""
     known: KnownOrders = field(init=False)
     tabulator: Tabulator = field(init=False)
     rows: int = 0
     """Rows encoded so far."""
-    compared: bool = False
-    """True once an uncut row was compared with the row encoder's."""
+    compared: set[Hashable] = field(default_factory=set)
+    """The kinds of readings of which an uncut row was compared with the row encoder's."""
 
     def __post_init__(self) -> None:
         self.known = KnownOrders(self.template)
-        self.tabulator = Tabulator(self.template, self.encode, self.last_only)
+        self.tabulator = Tabulator(self.template, self.encode)
 
     def learn(self, chats: Chats) -> bool:
-        """Learn the plans of all signatures; return True if there are new substrings that no conversation may hold."""
-        known = len(self.forbidden)
+        """Learn the plans of all readings; return True if there are new substrings that no conversation may hold."""
+        before = len(self.forbidden)
         if len(self.tables) > _KEPT:
-            self.tables, self.tables_of_roles, self.tabulator.arrays = {}, {}, PlanArrays()
-        for signature, count in Counter(chats.signatures).most_common():
-            if signature is not None and signature not in self.tables and self._is_worth(count):
-                self.tables[signature] = self._make_table(signature)
-        return len(self.forbidden) > known
+            self.tables, self.plans, self.tables_of_roles, self.tabulator.arrays = {}, {}, {}, PlanArrays()
+        for reading, count in Counter(chats.readings).most_common():
+            if reading is None or reading in self.tables:
+                continue
+            chosen = reading.choose(self.train_on)
+            if chosen is None:
+                self.tables[reading] = None
+                continue
+            messages, trained = chosen[0], tuple(chosen[1])
+            roles = tuple(str(message["role"]) for message in messages)
+            is_known = roles in self.plans and (self.plans[roles] is None or are_plain(messages))
+            if is_known or self._is_worth(count):
+                self.tables[reading] = self._make_table(messages, roles, trained)
+        return len(self.forbidden) > before
 
     def _is_worth(self, count: int) -> bool:
         """Return True if a sequence of roles is learned for so many rows, as probes cost more than some rows do."""
         paid = self.known.probed < _ALONE + self.rows // _PAYS
         return paid or (count >= _OFTEN and self.known.probed < _MOST)
 
-    def _make_table(self, signature: Signature) -> SegmentTable | None:
-        roles = read_roles(signature)
-        if roles is None or "assistant" not in roles:
+    def _make_table(self, messages: Messages, roles: tuple[str, ...], trained: tuple[int, ...]) -> SegmentTable | None:
+        if roles not in self.plans:
+            self.plans[roles] = learn_render_plan(self.template, roles, self.known)
+        plan = self.plans[roles]
+        if plan is None:
             return None
-        if roles not in self.tables_of_roles:
-            plan = learn_render_plan(self.template, roles, self.known)
-            table = None if plan is None else self.tabulator.tabulate(plan)
-            if plan is not None and table is not None:
+        if not are_plain(messages):
+            self.known.probed += 1
+            if not is_rendered_alike(self.template, messages):
+                return None
+        if (roles, trained) not in self.tables_of_roles:
+            table = self.tabulator.tabulate(plan, trained)
+            if table is not None:
                 self.forbidden += sorted(plan.forbidden_substrings - set(self.forbidden))
-            self.tables_of_roles[roles] = table
-        return self.tables_of_roles[roles]
+            self.tables_of_roles[roles, trained] = table
+        return self.tables_of_roles[roles, trained]
 
-    def find_notes(self, chats: Chats, rows: Sequence[int]) -> dict[int, Mapping[str, str]]:
+    def _find_notes(self, chats: Chats, rows: Sequence[int]) -> dict[int, Mapping[str, str]]:
         """Return the notes on rows that this encoder encoded, without those on rows that were cut; {} as a rule."""
-        noted = {signature: table.notes for signature, table in self.tables.items() if table and table.notes}
+        noted = {reading: table.notes for reading, table in self.tables.items() if table and table.notes}
         if not noted:
             return {}
-        signatures = chats.signatures
-        return {row: notes for row in rows if (notes := noted.get(signatures[row] or ()))}
+        readings = chats.readings
+        return {row: notes for row in rows if (reading := readings[row]) and (notes := noted.get(reading))}
 
-    def encode_chats(
-        self, chats: Chats, max_length: int | None, truncation: str, *, allow_loss: bool = True
-    ) -> FlatRows:
+    def _find_firsts(self, chats: Chats, flat: FlatRows) -> list[int]:
+        """Return the first whole row of each kind that was not compared yet; one that is cut proves less."""
+        firsts: dict[Hashable, int] = {}
+        for row in flat.rows[flat.sizes == flat.lengths].tolist():
+            reading = chats.readings[row]
+            if reading is not None and reading.kind not in self.compared:
+                firsts.setdefault(reading.kind, row)
+        self.compared.update(firsts)
+        return [*firsts.values()]
+
+    def encode_chats(self, chats: Chats, max_length: int | None, truncation: str, *, allow_loss: bool = True) -> Bulk:
         """Encode the rows whose plan is known; rows that prove to be no plain ones are left out of the result.
 
         Such are rows with a blank text, rows in which a merge joins the header and the answer, with
@@ -175,28 +127,20 @@ class BatchEncoder:
         """
         import numpy as np
 
-        tables = [None if signature is None else self.tables.get(signature) for signature in chats.signatures]
+        tables = [None if reading is None else self.tables.get(reading) for reading in chats.readings]
         if not allow_loss:
             tables = [None if table is None or table.is_lossy else table for table in tables]
         written, rows = write_chats(chats, tables)
         if not rows:
-            return FlatRows.empty()
+            return Bulk(FlatRows.empty())
         ids, sizes = self.encode(written)
         row_ends = np.cumsum(sizes, dtype=np.int64)
         row_starts = row_ends - sizes
         numbers = [table.number for row in rows if (table := tables[row])]
         first, last, proven = self._find_turns(ids, row_starts, numbers)
-        kept_ends, whole = find_ends(row_starts, row_ends, first, last, max_length, truncation)
-        left_out = ~proven if truncation != "error" else ~(proven & whole)
-        labels = write_labels(ids, first, last, np.empty_like(ids))
-        trained = int((last - first).sum())
-        if not whole.all() or left_out.any():
-            kept_ends[left_out] = row_starts[left_out]
-            kept = mark_spans(row_starts, kept_ends, len(ids))
-            ids, labels = ids[kept], labels[kept]
-            trained = int(np.count_nonzero(labels != IGNORE_INDEX))
-        bounds = np.concatenate([[0], np.cumsum((kept_ends - row_starts)[~left_out])])
-        return FlatRows(np.asarray(rows)[~left_out], bounds, ids, labels, sizes[~left_out], trained)
+        edges = (row_starts, row_ends)
+        flat = label_and_cut(rows, ids, edges, (first, last), proven, max_length, truncation)
+        return Bulk(flat, self._find_notes(chats, flat.rows.tolist()), firsts=self._find_firsts(chats, flat))
 
     def _find_turns(
         self, ids: IdArray, row_starts: LongArray, numbers: Sequence[int]
@@ -240,8 +184,8 @@ class BatchEncoder:
         return first[is_proven], last[is_proven], proven
 
 
-def make_batch_encoder(template: ChatTemplate, encode: Encode, train_on: object) -> BatchEncoder | None:
+def make_batch_encoder(template: ChatTemplate, encode: Encode, train_on: TrainOn) -> BatchEncoder | None:
     """Return the batch encoder of a template; None if ids of parts differ, or a callable chooses the trained turns."""
     if callable(train_on) or not parts_at_controls(template.tokenizer) or not special_ids(template.tokenizer):
         return None
-    return BatchEncoder(template, encode, train_on == "last")
+    return BatchEncoder(template, encode, train_on)

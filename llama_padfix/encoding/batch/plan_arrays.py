@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -71,7 +71,6 @@ class Tabulator:
 
     template: ChatTemplate
     encode: Callable[[Sequence[str]], tuple[IdArray, LongArray]]
-    last_only: bool
     arrays: PlanArrays = field(default_factory=PlanArrays)
     headers: list[IdArray] = field(default_factory=list)
     """The ids of each header that opens a trained turn."""
@@ -84,6 +83,8 @@ class Tabulator:
     """The text of each of `headers` to its place."""
     _ids: dict[str, IdArray] = field(default_factory=dict)
     """The ids of what templates write, by its text."""
+    _tokens: dict[str, tuple[list[int], bool]] = field(default_factory=dict)
+    """What `_read_tokens` returns, by text."""
 
     def __post_init__(self) -> None:
         import numpy as np
@@ -102,18 +103,18 @@ class Tabulator:
         places = np.flatnonzero(ids >= self.lowest)
         return places[self.is_added[np.minimum(ids[places] - self.lowest, len(self.is_added) - 1)]]
 
-    def tabulate(self, plan: RenderPlan) -> SegmentTable | None:
-        """Lay a plan out; None where the control tokens and tags that it writes do not part its segments."""
+    def tabulate(self, plan: RenderPlan, trained: Collection[int]) -> SegmentTable | None:
+        """Lay a plan out for some trained messages; None where the tokens that it writes do not part its segments."""
         filled = [segment for segment in plan.segments if segment.message is not None]
         closing = "".join(segment.before for segment in plan.segments if segment.message is None)
         headers = self._place_headers(plan)
         tokens = self._find_tokens(filled, closing)
         if tokens is None or (headers[0] >= 0 and not len(self.headers[headers[0]])):
             return None  # position 0 is never trained: something must stand in front of an answer
-        if self.last_only:
-            last = max(place for place, header in enumerate(headers) if header >= 0)
-            headers = [header if place == last else -1 for place, header in enumerate(headers)]
-        trained = {segment.message for segment, header in zip(plan.segments, headers, strict=True) if header >= 0}
+        headers = [
+            header if segment.message in trained else -1
+            for segment, header in zip(plan.segments, headers, strict=True)
+        ]
         empty = [message for message in plan.empty_thoughts if message in trained]
         notes = {"empty_reasoning": describe_empty(empty[0], self.template.quiet_kwargs)} if empty else {}
         afters = ["", *(segment.after for segment in filled)]
@@ -146,16 +147,23 @@ class Tabulator:
         tokens: list[int] = []
         counts = [0]
         for place, part in enumerate(parts):
-            ids = self._ids[part]
-            found = self.find_added(ids)
-            if place < len(parts) - 1 and not (len(found) and found[-1] == len(ids) - 1):
+            found, is_closed = self._read_tokens(part)
+            if place < len(parts) - 1 and not is_closed:
                 return None
-            tokens += ids[found].tolist()
+            tokens += found
             counts.append(len(tokens))
-        if any(self._ids[text][self.find_added(self._ids[text])].tolist() != tokens for text in whole):
+        if any(self._read_tokens(text)[0] != tokens for text in whole):
             return None
         closed = [*accumulate((segment.closed for segment in filled), initial=0)][1:]
         return [counts[number] for number in closed], tokens
+
+    def _read_tokens(self, text: str) -> tuple[list[int], bool]:
+        """Return the control tokens and tags in the ids of a text that was encoded, and whether one ends it."""
+        if text not in self._tokens:
+            ids = self._ids[text]
+            found = self.find_added(ids)
+            self._tokens[text] = ids[found].tolist(), bool(len(found) and found[-1] == len(ids) - 1)
+        return self._tokens[text]
 
     def _place_headers(self, plan: RenderPlan) -> list[int]:
         """Return the place of each segment's header in `headers`, -1 where it has none."""

@@ -119,7 +119,10 @@ def learn_render_plan(
     forbidden = _find_forbidden(template, roles, written, segments, headers)
     if forbidden is None:
         return None
-    placed = (replace(segment, header=header) for segment, header in zip(segments, headers, strict=True))
+    placed = (
+        segment if header is None else replace(segment, header=header)
+        for segment, header in zip(segments, headers, strict=True)
+    )
     forbidden |= SPEAK_OF_THOUGHTS if empty else frozenset()
     return RenderPlan(tuple(placed), written.forbidden_substrings | forbidden | {*known.tokens.hidden}, empty, losses)
 

@@ -112,7 +112,7 @@ def _require_package(num_proc: object) -> None:
 
 
 def with_arrays(dataset: Any) -> Any:  # of one of the kinds that `encode_dataset` returns
-    """Return an encoded dataset, or the splits of one, whose rows are int32 numpy arrays; a stream stays as it is.
+    """Return an encoded dataset, or the splits of one, whose rows are numpy arrays; a stream stays as it is.
 
     A dataloader gets them in a fraction of the time of lists. `dataset.with_format(None)` gives lists again.
     """
@@ -121,7 +121,7 @@ def with_arrays(dataset: Any) -> Any:  # of one of the kinds that `encode_datase
         return kind({split: with_arrays(rows) for split, rows in dataset.items()})
     if not hasattr(dataset, "__len__"):
         return dataset
-    return dataset.with_format("numpy", dtype="int32")  # by name: `save_to_disk` writes it as JSON
+    return dataset.with_format("numpy")  # without a dtype of its own, with which `to_iterable_dataset` raises
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -41,8 +41,31 @@ class TextEncoder:
         return observe_marks(self.tokenizer, self.template_kwargs)
 
     @cached_property
-    def _markers(self) -> TurnMarkers:
+    def markers(self) -> TurnMarkers:
+        """The ids around the turns of a rendered chat. Raises `PadfixError` where ids alone do not tell them."""
         return find_markers(self.tokenizer, self.template_kwargs)
+
+    @property
+    def completion_header(self) -> str:
+        """What a prompt or its completion must hold for `encode_completion` to take them; "" for nothing."""
+        return self._marks.header if self._marks is not None else ""
+
+    def may_be_chat(self, text: str) -> bool:
+        """Return True for a text that holds the header of an assistant turn."""
+        return bool(self._header) and self._header in text
+
+    def is_usual(self, text: str) -> bool:
+        """Return True for a text whose labels, if it is a rendered chat, are found in its ids, which are as they are.
+
+        In any other the BOS is doubled, or the generation prompt writes more than stands before earlier answers.
+        """
+        bos, marks = self.tokenizer.bos_token, self._marks
+        doubled = bool(bos) and text.startswith(2 * str(bos))
+        return (
+            bool(text)
+            and not doubled
+            and (marks is None or marks.header in ("", self._header) or marks.header not in text)
+        )
 
     def encode(self, text: str, train_on: object) -> EncodedRow:
         """Encode one text, of which `train_on="last"` trains the last turn alone.
@@ -59,20 +82,14 @@ class TextEncoder:
             return self._encode_spans(text, answers[-1:] if train_on == "last" else answers)
         input_ids, repaired = encode_with_one_bos(self.tokenizer, text)
         notes = {"repaired": ""} if repaired else {}
-        if self._header and self._header in text:
+        if self.may_be_chat(text):
             turns = "last" if train_on == "last" else "assistant"
-            labels: list[int] = mask_labels(input_ids, self._markers, train_on=turns)
-            trained = [(n, n + 1) for n, label in enumerate(labels) if label != IGNORE_INDEX]
-            if trained:
-                ends = tuple(last for first, last in trained if labels[first] in self._markers.stop_ids)
-                if any(labels[end - 2] == IGNORE_INDEX for end in ends):
-                    notes["empty"] = ""
-                return EncodedRow(input_ids, labels, trained, ends, notes)
+            labels: list[int] = mask_labels(input_ids, self.markers, train_on=turns)
+            if any(label != IGNORE_INDEX for label in labels):
+                return make_chat_row(input_ids, labels, self.markers.stop_ids, notes)
         if self.text_end_id is not None and input_ids[-1:] != [self.text_end_id]:
             input_ids = [*input_ids, self.text_end_id]
-        length = len(input_ids)
-        spans = [(1, length)] if length > 1 else []
-        return EncodedRow(input_ids, label_tokens(input_ids, spans), spans, (length,), notes, is_text=True)
+        return make_text_row(input_ids, notes)
 
     def encode_completion(self, prompt: str, completion: str, separator: str, train_on: object) -> EncodedRow | None:
         """Encode a prompt that is a rendered chat, or any prompt where there is no chat template; else return None.
@@ -121,3 +138,20 @@ class TextEncoder:
             places, ends = [(first + 1, last + 1) for first, last in places], [end + 1 for end in ends]
         places = [(max(1, first), max(1, last)) for first, last in places]  # position 0 is never trained
         return EncodedRow(ids, label_tokens(ids, places), places, ends, {"repaired": ""} if cut else {})
+
+
+def make_chat_row(
+    input_ids: list[int], labels: list[int], stop_ids: Collection[int], notes: Mapping[str, str]
+) -> EncodedRow:
+    """Return the row of a rendered chat, of which the labels train the answers."""
+    trained = [(n, n + 1) for n, label in enumerate(labels) if label != IGNORE_INDEX]
+    ends = tuple(last for first, last in trained if labels[first] in stop_ids)
+    empty = {"empty": ""} if any(labels[end - 2] == IGNORE_INDEX for end in ends) else {}
+    return EncodedRow(input_ids, labels, trained, ends, {**notes, **empty})
+
+
+def make_text_row(input_ids: list[int], notes: Mapping[str, str]) -> EncodedRow:
+    """Return the row of a plain text, which is trained from its second token on."""
+    length = len(input_ids)
+    spans = [(1, length)] if length > 1 else []
+    return EncodedRow(input_ids, label_tokens(input_ids, spans), spans, (length,), notes, is_text=True)

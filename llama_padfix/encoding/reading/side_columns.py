@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.messages import content_texts
@@ -39,8 +38,8 @@ _OF_THE_CALL = frozenset((*_RENDERING, *_ENCODING, "tokenizer_kwargs"))
 SIDE_COLUMNS = frozenset((*SYSTEM, *TOOLS, *MEDIA, *_PAIR, *_VERDICTS, TEMPLATE_KWARGS))
 """A row in which one of these is not null is no plain conversation."""
 
-_WITH: Mapping[str, tuple[str, ...]] = MappingProxyType({"alpaca": ("input", "history")})
-"""By shape, the columns that are read beside those that make it."""
+ALPACA_COLUMNS = ("input", "history")
+"""The columns that are read beside those that make the shape `alpaca`."""
 
 
 def has_side_columns(row: Row) -> bool:
@@ -189,7 +188,7 @@ def _is_read(name: str, value: object, shape: str) -> bool:
     if name in _PAIR or name in MEDIA:
         return isinstance(value, str | list) and not value
     if shape == "text" or name not in SIDE_COLUMNS:
-        return name in _WITH.get(shape, ())
+        return shape == "alpaca" and name in ALPACA_COLUMNS
     return name not in _VERDICTS or isinstance(value, bool)
 
 

@@ -1,0 +1,85 @@
+"""Whether a template renders messages with more keys, or with text parts, as it renders those of roles and texts.
+
+The template runs on symbolic texts with both. Where the two runs write the same, whatever the texts are, what is known
+of the plain conversation holds for the other one too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llama_padfix.chat.symbolic import TemplateBranched, make_unseen_text, render_symbolic
+from llama_padfix.chat.traced_render import REASONING_KEYS, source_of
+from llama_padfix.chat.turns import render_turns
+from llama_padfix.core.compat import gives_clock
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.encoding.batch.outlines import holds_mark
+from llama_padfix.encoding.chat_rows import collect_row_notes
+
+if TYPE_CHECKING:
+    from llama_padfix.chat.render import ChatTemplate
+    from llama_padfix.core.types import Messages
+
+_PLAIN = {"role"}
+_PROBE = "Probe {} says"
+
+
+def are_plain(shells: Messages) -> bool:
+    """Return True for messages that are roles and texts alone; see `Reading`."""
+    return all(shell.keys() == _PLAIN for shell in shells)
+
+
+def is_rendered_alike(template: ChatTemplate, shells: Messages) -> bool:
+    """Return True if these messages are rendered, and their turns found, as those of their roles and texts alone.
+
+    `shells` are the messages without their texts, as in `Reading`.
+    """
+    if any(key in shell for shell in shells for key in REASONING_KEYS):  # which stand for one another
+        return False
+    plain = [{"role": shell["role"]} for shell in shells]
+    for end in range(1, len(shells) + 1):
+        for prompt in (False, True):
+            written = [_render(template, some[:end], prompt) for some in (shells, plain)]
+            if written[0] is None or written[0] != written[1]:
+                return False
+    found = [_find_turns(template, some) for some in (shells, plain)]
+    return found[0] is not None and found[0] == found[1]
+
+
+def _render(template: ChatTemplate, shells: Messages, prompt: bool) -> object:
+    """Return what the template writes around the texts; None where that depends on more than their roles."""
+    kwargs = dict(template.kwargs)
+    context = {**template.tokenizer.special_tokens_map, **kwargs, "tools": None, "documents": None}
+    context["add_generation_prompt"] = prompt
+    try:
+        source = source_of(template.tokenizer, None, kwargs)
+        unseen = _fill_marks(list(shells), make_unseen_text())
+        return render_symbolic(source, unseen, context, gives_clock(template.tokenizer))
+    except TemplateBranched:
+        return None
+    except Exception as error:  # a template is a user's program: it may raise anything, for plain messages too
+        return type(error), str(error)
+
+
+def _fill_marks(value: Any, text: str) -> Any:  # of a message
+    """Return a value with a text in place of each mark."""
+    if holds_mark(value):
+        return text
+    if isinstance(value, dict):
+        return {key: _fill_marks(item, text) for key, item in value.items()}
+    return [_fill_marks(item, text) for item in value] if isinstance(value, list) else value
+
+
+def _find_turns(template: ChatTemplate, shells: Messages) -> object:
+    """Return a probe of these messages as it is rendered one by one, with its turns and notes."""
+    texts = [_PROBE.format(index) for index in range(len(shells))]
+    messages = []
+    for shell, text in zip(_fill_marks(list(shells), "Probe"), texts, strict=True):
+        parts = shell.get("content")
+        messages.append({**shell, "content": [{**parts[0], "text": text}] if parts else text})
+    assistants = [index for index, shell in enumerate(shells) if shell["role"] == "assistant"]
+    try:
+        rendered = render_turns(template, messages, allow_loss=True)
+    except PadfixError:
+        return None
+    return rendered.text, rendered.turns, collect_row_notes(rendered, messages, assistants, (), {})

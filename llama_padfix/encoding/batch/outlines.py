@@ -1,0 +1,207 @@
+"""What reading a row depends on beside its texts: rows of one outline are read once, by `read_row` itself.
+
+Reading looks at which columns and keys a row has, at its roles and flags, and at which of its texts are empty. Of the
+texts it only says where they go. So the outline of a row, with a mark in place of each text, is read in place of all
+rows that share it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.encoding.loss_selection import choose_turns
+from llama_padfix.encoding.reading.side_columns import TEMPLATE_KWARGS, TOOLS
+from llama_padfix.encoding.row_formats import CONTENT_KEYS, READ_COLUMNS, Conversation, read_row
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from llama_padfix.core.types import MessageDict
+    from llama_padfix.encoding.settings import TrainOn
+
+    Outline: TypeAlias = Any
+    """A nested tuple: the type `str` stands for a text, `(list, ...)` and `(dict, key, item, ...)` hold others."""
+
+_SPOKEN = frozenset({"role", "from", "type", *TOOLS, TEMPLATE_KWARGS})
+"""The keys whose texts are read for what they say."""
+
+_CALLS = frozenset({"tool_calls", "function_call"})
+"""Keys with which no conversation is plain, unless they are empty."""
+
+_MARK = "\ue000%d\ue001"
+_MARKS = re.compile("\ue000(\\d+)\ue001")
+_NUMBERS = (bool, int, float)
+
+
+class _OddError(Exception):
+    """A value that is read one by one: of a class of its own, or a call."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What reading makes of all rows of one outline.
+
+    `messages` are without their texts: `content` is missing, or a text part that lacks its `text`; None for a row of
+    plain text. `contents` says of what each message's text is joined: texts of the row by their places, and texts that
+    reading writes itself. `is_text` is a prompt and its answer as texts, which may be a rendered chat.
+    """
+
+    messages: tuple[MessageDict, ...] | None
+    contents: tuple[tuple[int | str, ...], ...]
+    trained_from: int = 0
+    is_text: bool = False
+
+    @cached_property
+    def kind(self) -> Hashable:
+        """What rows share that reading changes in the same way; the order and number of messages is no part of it."""
+        keys = {(*sorted(message), type(message.get("content"))) for message in self.messages or ()}
+        joins = {len(parts) for parts in self.contents}
+        return frozenset(keys), frozenset(joins), self._keeps_order, self.trained_from > 0, self.is_text
+
+    def choose(self, train_on: TrainOn) -> tuple[list[MessageDict], list[int]] | None:
+        """Return the messages as a template gets them, and the trained ones; None where none is trained."""
+        try:
+            return choose_turns(self.messages or (), train_on, self.trained_from)
+        except PadfixError:  # the row encoder says why
+            return None
+
+    def place(self, texts: list[str]) -> list[str]:
+        """Return the texts of the messages, or the plain text, of the texts of a row."""
+        if len(texts) == len(self.contents) and self._keeps_order:
+            return texts
+        return ["".join([texts[one] if type(one) is int else str(one) for one in parts]) for parts in self.contents]
+
+    @cached_property
+    def _keeps_order(self) -> bool:
+        return all(parts == (place,) for place, parts in enumerate(self.contents))
+
+
+def outline(row: object) -> tuple[Outline, list[str]] | None:
+    """Return the outline of a row, or of a bare list of messages, and its texts; None for one that has no outline."""
+    texts: list[str] = []
+    try:
+        if not isinstance(row, Mapping):
+            return (dict, "messages", _outline_list(row, False, texts)), texts
+        made: list[Any] = [dict]
+        for name in row:
+            value = row[name] if name in READ_COLUMNS else None
+            if value is not None and not (type(value) is float and value != value):  # pandas fills in nan
+                made += (name, _outline(value, name in _SPOKEN, texts))
+    except (_OddError, RecursionError):
+        return None
+    return tuple(made), texts
+
+
+def _outline(value: object, spoken: bool, texts: list[str]) -> Outline:
+    kind = type(value)
+    if kind is str:
+        if spoken or not value:
+            return value
+        texts.append(value)  # type: ignore[arg-type]
+        return str
+    if value is None:
+        return None
+    if kind in _NUMBERS:
+        return kind, value
+    if kind is dict:
+        return _outline_dict(value, texts)  # type: ignore[arg-type]
+    return _outline_list(value, spoken, texts)
+
+
+def _outline_list(value: object, spoken: bool, texts: list[str]) -> Outline:
+    if type(value) is not list or (spoken and value):  # tools in whatever form
+        raise _OddError
+    return (list, *[_outline(item, False, texts) for item in value])
+
+
+def _outline_dict(value: dict[Any, Any], texts: list[str]) -> Outline:
+    made: list[Any] = [dict]
+    for key, item in value.items():
+        if type(item) is str:  # most are
+            if item and key not in _SPOKEN:
+                texts.append(item)
+                made += (key, str)
+            else:
+                made += (key, item)
+        elif key in _CALLS and item is not None and not (type(item) is list and not item):
+            raise _OddError
+        else:
+            made += (key, _outline(item, False, texts))
+    return tuple(made)
+
+
+def _rebuild(outlined: Outline, marks: Iterator[str]) -> Any:  # of any type
+    """Return a value of this outline, with marks for its texts."""
+    if outlined is str:
+        return next(marks)
+    if type(outlined) is not tuple:
+        return outlined
+    kind, *inner = outlined
+    if kind is list:
+        return [_rebuild(item, marks) for item in inner]
+    if kind is dict:
+        return {key: _rebuild(item, marks) for key, item in zip(inner[::2], inner[1::2], strict=True)}
+    return inner[0]
+
+
+@lru_cache(maxsize=8192)
+def read_outline(outlined: Outline) -> Reading | None:
+    """Return what reading makes of the rows of an outline; None where that is more than texts in messages."""
+    marks = (_MARK % place for place in range(1 << 30))
+    try:
+        found = read_row(_rebuild(outlined, marks))
+    except (PadfixError, RecursionError):
+        return None
+    if found.tools is not None or found.template_kwargs or found.left_out:
+        return None
+    if found.text is not None:
+        return Reading(None, (_split(found.text),))
+    return _read_messages(found)
+
+
+def _read_messages(found: Conversation) -> Reading | None:
+    shells, contents = list[Any](), []
+    for message in found.messages or ():
+        shell = dict(message)
+        content = shell.pop("content", None)
+        if isinstance(content, list):
+            text = content[0].pop("text") if len(content) == 1 else None
+            content, shell["content"] = text, content
+        if not isinstance(content, str):
+            return None
+        contents.append(_split(content))
+        shells.append(shell)
+    return Reading(tuple(shells), tuple(contents), found.trained_from, found.texts is not None)
+
+
+def _split(text: str) -> tuple[int | str, ...]:
+    """Return what a text is joined of: the places of its marks, and what stands between them."""
+    parts = _MARKS.split(text)
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts) if part)
+
+
+def holds_mark(value: object) -> bool:
+    """Return True for a value that stands for any text."""
+    return isinstance(value, str) and _MARKS.fullmatch(value) is not None
+
+
+@lru_cache(maxsize=8192)
+def read_plain(column: str, key: str, roles: tuple[str, ...]) -> Reading | None:
+    """Return what reading makes of messages that hold a role and a text each; None where it makes more of one."""
+    read = [_read_role(column, key, role) for role in roles]
+    if None in read or not read:
+        return None
+    return Reading(tuple({"role": role} for role in read), tuple((place,) for place in range(len(read))))
+
+
+@lru_cache(maxsize=1024)
+def _read_role(column: str, key: str, role: str) -> str | None:
+    """Return the role that a message is given, whatever messages stand beside it; None where reading changes more."""
+    found = read_outline((dict, column, (list, (dict, key, role, CONTENT_KEYS[key], str))))
+    messages = found.messages if found is not None else ()
+    return str(messages[0]["role"]) if messages and messages[0].keys() == {"role"} else None
