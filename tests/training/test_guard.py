@@ -77,7 +77,7 @@ def prepared() -> tuple[Any, Any, list[dict[str, Any]]]:
     tokenizer = fresh_tokenizer("3.1-instruct")
     made = prepare(tokenizer, device="cpu")
     rows = made.encode([chat(1, 1), chat(20, 2), chat(2, 25), chat(8, 6)] * 3, progress=False)
-    return tokenizer, made, [dict(row) for row in rows]
+    return tokenizer, made, [{name: [*map(int, ids)] for name, ids in row.items()} for row in rows]
 
 
 @pytest.fixture

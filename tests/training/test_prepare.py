@@ -243,7 +243,7 @@ def test_a_template_of_ones_own_decides_what_ends_a_turn() -> None:
     assert tokenizer.eos_token_id in model.generation_config.eos_token_id
     chat = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
     [row] = prepared.encode([{"messages": chat}], progress=False)
-    assert row["labels"][-1] == tokenizer.eos_token_id and row["input_ids"].count(tokenizer.bos_token_id) == 1
+    assert row["labels"][-1] == tokenizer.eos_token_id and list(row["input_ids"]).count(tokenizer.bos_token_id) == 1
     assert not prepare(tokenizer, model, template=read_template(), device="cpu").plan
     by_argument = small_tokenizer(base=True)
     prepare(by_argument, template_kwargs={"chat_template": read_template()}, device="cpu")

@@ -201,8 +201,8 @@ def test_rows_longer_than_trl_s_own_limit_arrive_whole(
     assert sorted(batch["attention_mask"].sum(dim=1).tolist()) == sorted(lengths)
     for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
         row = rows[lengths.index(int(mask.sum()))]
-        assert ids[mask == 1].tolist() == row["input_ids"]
-        assert labels[mask == 1].tolist() == row["labels"]
+        assert ids[mask == 1].tolist() == list(row["input_ids"])
+        assert labels[mask == 1].tolist() == list(row["labels"])
         assert labels[mask == 0].eq(IGNORE_INDEX).all()
 
 
