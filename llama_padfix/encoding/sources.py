@@ -137,13 +137,23 @@ def split_batch(value: object) -> Sequence[object] | None:
 def rows_of_mapping(value: Mapping[str, Any]) -> list[dict[str, object]]:  # Any: rows or columns of any kind
     """Return the rows of a mapping, encoded or not: one row, or columns of several; none where it is neither.
 
-    Of columns, those that are lists count, as far as the shortest one reaches: what a tokenizer returns for several
-    texts may hold more.
+    Of columns, those that are lists or arrays count, as far as the shortest one reaches: what a tokenizer returns for
+    several texts may hold more.
     """
     ids = value.get("input_ids")
-    one = is_one_row(value) if ids is None else not len(ids) or not hasattr(ids[0], "__len__")
+    one = is_one_row(value) if ids is None else not len(ids) or not _has_length(ids[0])
     if one:
         return [dict(value)]
-    columns = {name: column for name, column in value.items() if isinstance(column, (list, tuple))}
+    columns = {name: column for name, column in value.items() if is_column(column)}
     length = min(map(len, columns.values()), default=0)
     return rows_of({name: column[:length] for name, column in columns.items()})
+
+
+def is_column(value: object) -> TypeGuard[Sequence[Any]]:  # values of any kind
+    """Return True for a list, or an array or tensor of one dimension: one row's values, or a value of each row."""
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", None) == 1
+
+
+def _has_length(value: object) -> bool:
+    """Return True for a list or array; False for a number, which of a tensor is one without dimensions."""
+    return hasattr(value, "__len__") and bool(getattr(value, "ndim", 1))

@@ -327,6 +327,10 @@ def test_without_a_training_set_or_a_tokenizer(parts: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def as_format(rows: list[dict[str, Any]], name: str | None) -> Any:
+    return Dataset.from_list(rows).with_format(name)
+
+
 def test_every_kind_of_target(parts: Any, tmp_path: Path) -> None:
     tokenizer, rows = parts
     model = tiny()
@@ -343,6 +347,8 @@ def test_every_kind_of_target(parts: Any, tmp_path: Path) -> None:
         (texts, ("dataset", 2)),
         (tokenizer("Hello."), ("dataset", 1)),
         (rows[0], ("dataset", 1)),
+        *((as_format(rows, name)[0], ("dataset", 1)) for name in (None, "torch")),
+        *((as_format(rows, name)[:3], ("dataset", 3)) for name in (None, "numpy", "torch")),
     ]
     for target, wanted in targets:
         [sample] = diagnose(target).samples

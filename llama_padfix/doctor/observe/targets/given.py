@@ -14,7 +14,7 @@ from llama_padfix.doctor.observe.rows import holds_rows, observe_dataset, refuse
 from llama_padfix.doctor.observe.targets.observation import Beside, Observation
 from llama_padfix.doctor.observe.targets.tokenizer_search import choose_tokenizer
 from llama_padfix.doctor.observe.tokenizer import observe_pair
-from llama_padfix.encoding.sources import is_conversation, is_encoded, is_one_row, rows_of_mapping
+from llama_padfix.encoding.sources import is_column, is_conversation, is_encoded, is_one_row, rows_of_mapping
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
@@ -74,8 +74,8 @@ def observe_parts(
 
 def name_parts(dataset: object) -> dict[str, object]:
     """Return rows, or each split of them, by what they are called in findings; nothing for None."""
-    if isinstance(dataset, Mapping) and isinstance(ids := dataset.get("input_ids"), (list, tuple)) and ids:
-        dataset = rows_of_mapping(dataset)  # what a tokenizer returns for one text or for several
+    if isinstance(dataset, Mapping) and is_column(ids := dataset.get("input_ids")) and len(ids):
+        dataset = rows_of_mapping(dataset)  # a row, or what a tokenizer or a dataset returns for several
     splits = splits_of(dataset)
     named = {"": dataset} if splits is None else {f" ({name})": part for name, part in splits.items()}
     kinds = {name: "dataloader batch" if is_loader(part) else "dataset" for name, part in named.items()}
