@@ -67,8 +67,8 @@ def _require_quantization(held: Any, where: str) -> None:  # as JSON has it, or 
     )
     method = entries.get("quant_method")
     method = getattr(method, "value", method)
-    if method is None and (entries.get("load_in_4bit") or entries.get("load_in_8bit")):
-        return  # as bitsandbytes wrote it first
+    if method in (None, "bitsandbytes") and (entries.get("load_in_4bit") or entries.get("load_in_8bit")):
+        return  # transformers names its methods by the bits, and configs of old have no name
     if known and method not in known:
         raise PadfixError(
             f"{where} has a quantization_config with quant_method={method!r}, which transformers does not know (it "
