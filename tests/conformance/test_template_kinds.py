@@ -433,3 +433,43 @@ def test_an_empty_answer_in_a_channel_behind_a_result() -> None:
     row = ChatEncoder(tokenizer)([USER, call(at="sky"), RESULT, silent, ANSWER])
     called = '<S>user<M>Hi<end>\n<S>assistant«<C>call<M>{"at": "sky"}»<result>blue</result>'
     assert show(tokenizer, row) == called + "«<C>final<M><end>»\n<S>assistant«<C>final<M>Yes<end>»\n"
+
+
+def test_an_end_behind_an_empty_text_is_found_in_front_of_an_empty_question() -> None:
+    """The header behind the thought opens the text of the same answer, and no answer follows."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}<S>user<M>{{ m.content }}<end>{% else %}<S>assistant"
+        "{% if m.reasoning_content %}<C>analysis<M>{{ m.reasoning_content }}<D><S>assistant{% endif %}"
+        "<C>final<M>{{ m.content }}{{ '<end>' if loop.last else '<K>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<S>assistant{% endif %}"
+    )
+    tokenizer = make_byte_tokenizer(template, ["<S>", "<M>", "<C>", "<D>", "<K>", "<end>"])
+    answer = {"role": "assistant", "content": "", "reasoning_content": "hm"}
+    shown = show(tokenizer, ChatEncoder(tokenizer)({"messages": [USER, answer, {"role": "user", "content": ""}]}))
+    assert shown == "<S>user<M>Hi<end><S>assistant«<C>analysis<M>hm<D><S>assistant<C>final<M><K>»<S>user<M><end>"
+
+
+@pytest.mark.parametrize(
+    ("template", "turn"),
+    [
+        (
+            "{{ '<Y>Be kind.<end>\n' }}{% for m in messages %}{% if m.role == 'user' %}<U>{{ m.content }}<end>\n"
+            "{% elif m.role == 'assistant' %}<A>{{ m.content }}{% for t in m.tool_calls or [] %}<call>{{ t.function.name }}"
+            "</call>{% endfor %}{% if loop.last %}<end>{% endif %}{% else %}<U><result>{{ m.content }}</result><end>\n"
+            "{% endif %}{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '\n\n<A>' }}{% endif %}",
+            "<U>Hi<end>\n\n\n<A>«Yes»\n\n",
+        ),
+        (
+            "{{ '<Y>Be kind.<end>\n' }}{% for m in messages %}{% if not loop.first %}<end>\n{% endif %}"
+            "{{ '<U>' if m.role == 'user' else '<A>' }}{{ m.content }}{% if not loop.last %}{{ '\n\n' }}{% endif %}"
+            "{% endfor %}{% if add_generation_prompt %}{{ '<end>\n\n\n<A>' }}{% endif %}",
+            "<U>Hi\n\n<end>\n<A>«Yes\n\n<end>»\n",
+        ),
+    ],
+    ids=["a result opens as a question does", "the next message closes"],
+)
+def test_a_default_turn_hides_no_end_and_no_opening(template: str, turn: str) -> None:
+    tokenizer = make_byte_tokenizer(template, ["<Y>", "<U>", "<A>", "<end>"])
+    shown = show(tokenizer, ChatEncoder(tokenizer)({"messages": [USER, ANSWER, USER, ANSWER, USER]}))
+    assert shown.startswith("<Y>Be kind.<end>\n" + turn * 2)

@@ -64,8 +64,18 @@ class Evidence:
         found = []
         for trace, after in [*seams, *((front, front.gap(0, 1)) for front in fronts)]:
             opening = self.cut_opening(trace.scaffold[: trace.content_spans[0][0]])
-            found.append(after[: len(after) - common_end(after, opening)] or self._shared_with_prompt(after))
+            end = self._skip_eos(after, len(after) - common_end(after, opening))
+            found.append(after[:end] or self._shared_with_prompt(after))
         return found
+
+    def _skip_eos(self, after: str, end: int) -> int:
+        r"""Return where a question opens: not with the end of sequence, which closes a default turn before it too.
+
+        Opening: `<Y>Be kind.<E>\n<U>`, after an answer: `\n\n<E>\n<U>`
+        """
+        found = find_control_text(after[end:], self.controls)
+        opens = found and found[0][2] == self.eos != self.bos and not after[end : end + found[0][0]].strip()
+        return end + found[1][0] if opens and len(found) > 1 else end
 
     def cut_opening(self, opening: str) -> str:
         """Return what opens the question, without what the template writes before in the same manner."""

@@ -77,13 +77,19 @@ def _stop_of_answered_call(end: AnswerEnd, stops: Sequence[str]) -> str | None:
     after = answered.gap(1, 2)
     opened = [tag.group() for tag in TAG.finditer(answered.scaffold)]
     found = [one for one in find_control_text(after, end.evidence.controls) if not _is_paired(one[2], opened)]
-    if not found or found[0][2] == end.evidence.opener:
+    if not found or found[0][2] in (end.evidence.opener, *_question_openers(end)):
         return None
     if not _is_behind_call(end, found[0][2]) and (len(found) < 2 or after[found[0][1] : found[1][0]].strip()):
         return None
     if any(token in stops for _, _, token in found):
         return None
     return found[0][2]
+
+
+def _question_openers(end: AnswerEnd) -> set[str]:
+    r"""Return the tokens that open a question, which a result may open too: `</call>\n\n<U><result>`."""
+    found = find_control_text(find_question_header(end), end.evidence.controls)
+    return {token for _, _, token in found} - {*end.closers, *end.shared, end.evidence.eos}
 
 
 def _is_behind_call(end: AnswerEnd, token: str) -> bool:

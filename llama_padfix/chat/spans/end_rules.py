@@ -33,7 +33,11 @@ def _at_stop_of_history(part: Part) -> int | None:
     """
     stops = part.profile.stops
     found = [one for one in find_control_text(part.gap_behind, part.profile.controls) if one[2] in stops]
-    if found and part.is_followed_by_silence and part.profile.find_header(part.gap_behind[: found[0][0]]) is not None:
+    if (
+        found
+        and part.is_followed_by_empty_answer
+        and part.profile.find_header(part.gap_behind[: found[0][0]]) is not None
+    ):
         return None  # it ends the turn of another message
     return part.end + found[0][1] if found else None
 
