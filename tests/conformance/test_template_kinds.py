@@ -438,10 +438,12 @@ def test_an_empty_answer_in_a_channel_behind_a_result() -> None:
 def test_an_end_behind_an_empty_text_is_found_in_front_of_an_empty_question() -> None:
     """The header behind the thought opens the text of the same answer, and no answer follows."""
     template = (
-        "{% for m in messages %}{% if m.role == 'user' %}<S>user<M>{{ m.content }}<end>{% else %}<S>assistant"
+        "{% for m in messages %}{% if m.role == 'assistant' %}<S>assistant"
         "{% if m.reasoning_content %}<C>analysis<M>{{ m.reasoning_content }}<D><S>assistant{% endif %}"
-        "<C>final<M>{{ m.content }}{{ '<end>' if loop.last else '<K>' }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}<S>assistant{% endif %}"
+        "{% if not m.tool_calls %}<C>final<M>{{ m.content or '' }}{% endif %}{% for t in m.tool_calls or [] %}"
+        "<C>commentary to={{ t.function.name }}<M>{{ t.function.arguments | tojson }}{% endfor %}"
+        "{{ '<end>' if loop.last else '<K>' }}{% else %}<S>{{ m.role }}<M>{{ m.content or '' }}<end>{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<S>assistant{% endif %}"
     )
     tokenizer = make_byte_tokenizer(template, ["<S>", "<M>", "<C>", "<D>", "<K>", "<end>"])
     answer = {"role": "assistant", "content": "", "reasoning_content": "hm"}
