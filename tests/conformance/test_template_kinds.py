@@ -475,3 +475,17 @@ def test_a_default_turn_hides_no_end_and_no_opening(template: str, turn: str) ->
     tokenizer = make_byte_tokenizer(template, ["<Y>", "<U>", "<A>", "<end>"])
     shown = show(tokenizer, ChatEncoder(tokenizer)({"messages": [USER, ANSWER, USER, ANSWER, USER]}))
     assert shown.startswith("<Y>Be kind.<end>\n" + turn * 2)
+
+
+@pytest.mark.parametrize("before", [[USER], []])
+def test_the_end_of_an_empty_question_ends_no_answer_before_it(before: list[dict[str, Any]]) -> None:
+    """Only the last answer is closed, so the first token behind another one is the question's."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}<S>assistant\n{{ m.content or '' }}"
+        "{% for t in m.tool_calls or [] %}<call>{{ t.function.name }}</call>{% endfor %}"
+        "{% if loop.last %}<end>\n{% endif %}{% else %}<S>{{ m.role }}\n{{ m.content or '' }}<end>\n{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<S>assistant\n{% endif %}"
+    )
+    tokenizer = make_byte_tokenizer(template, ["<S>", "<end>"])
+    row = ChatEncoder(tokenizer)({"messages": [*before, ANSWER, {"role": "user", "content": ""}]})
+    assert show(tokenizer, row).endswith("<S>assistant\n«Yes»<S>user\n<end>\n")

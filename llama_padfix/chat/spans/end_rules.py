@@ -33,13 +33,19 @@ def _at_stop_of_history(part: Part) -> int | None:
     """
     stops = part.profile.stops
     found = [one for one in find_control_text(part.gap_behind, part.profile.controls) if one[2] in stops]
-    if (
-        found
-        and part.is_followed_by_empty_answer
-        and part.profile.find_header(part.gap_behind[: found[0][0]]) is not None
-    ):
+    if found and part.silent_behind and _opens_another(part, part.gap_behind[: found[0][0]]):
         return None  # it ends the turn of another message
     return part.end + found[0][1] if found else None
+
+
+def _opens_another(part: Part, text: str) -> bool:
+    r"""Return True if a text behind the part holds the header of another message, which is silent.
+
+    The header of an answer is the part's own where no silent answer follows: `<D><S>assistant<C>final<M>`.
+    """
+    if not any(place in part.conversation.assistant_indices for place in part.silent_behind):
+        text = text.replace(part.profile.history_header or "\0", "", 1)
+    return part.profile.find_header(text) is not None
 
 
 def _at_ending_alone(part: Part) -> int | None:

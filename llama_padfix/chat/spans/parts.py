@@ -157,11 +157,11 @@ class Part:
         return self.whole.scaffold[self.end : self.after]
 
     @cached_property
-    def is_followed_by_empty_answer(self) -> bool:
-        """Whether an answer without characters stands behind the part, so that its header may be in `gap_behind`."""
+    def silent_behind(self) -> range:
+        """The messages without characters right behind the part, whose headers are in `gap_behind`."""
         spans = self.whole.content_spans
         following = spans[self.last + 1][2] if self.last + 1 < len(spans) else len(self.conversation.roles)
-        return any(place in self.conversation.assistant_indices for place in range(self.index + 1, following))
+        return range(self.index + 1, following)
 
     @cached_property
     def alone(self) -> Trace | None:
