@@ -489,3 +489,35 @@ def test_the_end_of_an_empty_question_ends_no_answer_before_it(before: list[dict
     tokenizer = make_byte_tokenizer(template, ["<S>", "<end>"])
     row = ChatEncoder(tokenizer)({"messages": [*before, ANSWER, {"role": "user", "content": ""}]})
     assert show(tokenizer, row).endswith("<S>assistant\n«Yes»<S>user\n<end>\n")
+
+
+@pytest.mark.parametrize(
+    ("template", "rows", "end"),
+    [
+        (
+            "{{ 'Turns look like <S>assistant\nthis[end]\n.\n' }}{% for m in messages %}{% if m.content or not loop.last %}"
+            "<S>{{ m.role }}\n{{ m.content }}[end]\n{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}<S>assistant\n{% endif %}",
+            ["Hi", "", "Hi"],
+            "<S>assistant\n«[end]\n»<S>user\nHi[end]\n",
+        ),
+        (
+            "{% for m in messages %}<S>{{ m.role }}\n{{ m.content }}{% if not loop.last or add_generation_prompt %}"
+            "{{ '\n<end>\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<S>assistant\n\n' }}{% endif %}",
+            ["Hi", "", "Hi"],
+            "<S>assistant\n\n«<end>»\n<S>user\nHi",
+        ),
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}{% else %}"
+            "{{ ' ' }}{{ m.content }}{% endif %}{% endfor %}",
+            ["Hi", "Yes", "Hi", "", "Hi"],
+            "« Yes»[INST] Hi [/INST]« »[INST] Hi [/INST]",
+        ),
+    ],
+    ids=["closed by text", "the prompt supplies a line break", "nothing closes it"],
+)
+def test_an_empty_answer_is_a_turn_as_one_of_a_letter_is(template: str, rows: Sequence[str], end: str) -> None:
+    tokenizer = make_byte_tokenizer(template, ["<S>", "<end>"])
+    messages = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(rows)]
+    shown = show(tokenizer, ChatEncoder(tokenizer)({"messages": messages}))
+    assert shown.endswith(end), shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from llama_padfix.core.errors import PadfixError
     from llama_padfix.core.types import Messages
 
+_LETTER = "x"
 _RENDERINGS = 4  # of one conversation that are kept: rules ask for those around one message
 
 
@@ -31,6 +33,35 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
     if not template.profile.is_traced:
         return refuse(first, Refusal.UNPROBED)
 
+    conversation = _trace(request, messages)
+    if conversation is None:
+        return refuse(first, Refusal.UNTRACED)
+    whole = conversation.whole
+    if template.continues and whole.text.startswith(text):
+        whole = whole.cut(len(text))
+    if whole.text != text:
+        return refuse(first, Refusal.UNTRACED, text, count_equal(whole.text, text))
+    spelled = find_spelled(template, messages, tools, whole, request.rewritten)
+    if isinstance(spelled, int):
+        refusal = refuse(first, Refusal.REWRITTEN, text, spelled)
+        if whole.lost:  # a token of unknown origin, which the prefixes would take for the template's
+            raise refusal
+        return refusal
+    conversation = replace(conversation, whole=whole)
+    spans = find_spans(conversation, request.trained_indices)
+    for span in spans:
+        if span.refusal is not None:
+            refusal = refuse(span.message, span.refusal, text, span.start)
+            if span.refusal is Refusal.FOREIGN:
+                raise refusal
+            return refusal
+    turns = tuple(Turn(span.message, span.start, span.end, span.stops) for span in spans)
+    return Rendered(text, turns, spelled, whole.generation, content_spans=whole.content_spans)
+
+
+def _trace(request: RenderRequest, messages: Messages) -> TracedConversation | None:
+    """Return the traced conversation of these messages; None where the template refuses them."""
+
     def follow(count: int, prompt: bool, blank_message: int | None = None) -> Trace | None:
         given = [
             {**message, "content": ""} if n == blank_message else message for n, message in enumerate(messages[:count])
@@ -44,36 +75,22 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
         trace = follow(count, prompt, blank_message)
         return None if trace is None else place_lost(trace, messages, prefix)
 
+    def fill(index: int) -> TracedConversation | None:
+        letter = [{**message, "content": _LETTER} if n == index else message for n, message in enumerate(messages)]
+        return _trace(request, letter)
+
     whole = render(len(messages), False)
     if whole is None:
-        return refuse(first, Refusal.UNTRACED)
-    if template.continues and whole.text.startswith(text):
-        whole = whole.cut(len(text))
-    if whole.text != text:
-        return refuse(first, Refusal.UNTRACED, text, count_equal(whole.text, text))
-    spelled = find_spelled(template, messages, tools, whole, request.rewritten)
-    if isinstance(spelled, int):
-        refusal = refuse(first, Refusal.REWRITTEN, text, spelled)
-        if whole.lost:  # a token of unknown origin, which the prefixes would take for the template's
-            raise refusal
-        return refusal
-    conversation = TracedConversation(
+        return None
+    return TracedConversation(
         whole,
-        template.profile,
+        request.template.profile,
         frozenset(request.assistant_indices),
         [str(message.get("role")) for message in messages],
         render,
         lambda message: _follow(request, [message]),
+        fill,
     )
-    spans = find_spans(conversation, request.trained_indices)
-    for span in spans:
-        if span.refusal is not None:
-            refusal = refuse(span.message, span.refusal, text, span.start)
-            if span.refusal is Refusal.FOREIGN:
-                raise refusal
-            return refusal
-    turns = tuple(Turn(span.message, span.start, span.end, span.stops) for span in spans)
-    return Rendered(text, turns, spelled, whole.generation, content_spans=whole.content_spans)
 
 
 def _follow(request: RenderRequest, messages: Messages, prompt: bool = False) -> Trace | None:

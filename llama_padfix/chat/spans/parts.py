@@ -28,6 +28,8 @@ class TracedConversation:
     render: Render
     start_with: Callable[[Message], Trace | None]
     """Renders a message in place of the conversation, with the same tools."""
+    fill: Callable[[int], TracedConversation | None]
+    """Returns the conversation with a letter as the content of one message."""
 
     @cached_property
     def written(self) -> dict[int, list[int]]:

@@ -79,7 +79,11 @@ def _check_authors(whole: Trace, span: AssistantSpan) -> AssistantSpan:
 
 def _find_message(conversation: TracedConversation, index: int) -> list[AssistantSpan]:
     whole = conversation.whole
-    written = conversation.written.get(index)
+    written = conversation.written.get(index, [])
+    if all(whole.content_spans[place][0] == whole.content_spans[place][1] for place in written):
+        filled = _find_filled(conversation, index)
+        if filled is not None:
+            return [filled]
     if not written:
         return _find_silent(conversation, index)
     segments = _find_segments(conversation, index, written)
@@ -105,6 +109,33 @@ def _find_message(conversation: TracedConversation, index: int) -> list[Assistan
             return [AssistantSpan(index, whole.content_spans[last + 1][0], refusal=Refusal.LOST)]
         spans.append(AssistantSpan(index, start, end, stops))
     return spans
+
+
+def _find_filled(conversation: TracedConversation, index: int) -> AssistantSpan | None:
+    r"""Return the turn of a message without characters: that of a letter in its place, where all else is the same.
+
+    `[INST] Hi [/INST] x[INST] More [/INST]`
+                      ^^
+    """
+    filled = None if conversation.whole.lost else conversation.fill(index)
+    written = filled.written.get(index, []) if filled is not None else []
+    if filled is None or len(written) != 1:
+        return None
+    at, end, _ = filled.whole.content_spans[written[0]]
+    same = filled.whole.text[:at] + filled.whole.text[end:] == conversation.whole.text
+    if not same or filled.whole.scaffold[:at] + filled.whole.scaffold[end:] != conversation.whole.scaffold:
+        return None
+    spans = _find_message(filled, index)
+    if len(spans) != 1 or spans[0].refusal:
+        return None
+    [span] = spans
+    start, profile = span.start, conversation.profile
+    header = start - len(profile.history_header)
+    if profile.prompt.startswith(profile.history_header) and conversation.whole.text.startswith(
+        profile.prompt, header
+    ):
+        start = header + len(profile.prompt)  # a prompt that is longer than the header supplies this too
+    return replace(span, start=start, end=max(start, span.end - (end - at)))
 
 
 def _find_silent(conversation: TracedConversation, index: int) -> list[AssistantSpan]:
