@@ -390,7 +390,8 @@ def judge(style: Style, messages: list[Message], tools: Any) -> tuple[str, str]:
         style.gap == "shorter in history" and style.prompt != "ignored"
     ):  # empty answers that are merged begin with the prompt's line break
         prompt = word(style, marked=False).prompt
-        for found in re.finditer(re.escape(prompt), text):
+        prompts = [found for found in re.finditer(re.escape(prompt), text) if not trained[found.start()]]
+        for found in prompts:  # one inside an answer is a text that spells it
             supplied = range(found.start() + len(prompt.rstrip()), found.end())
             trained = [made and at not in supplied for at, made in enumerate(trained)]
     mine = [False] * len(text)
