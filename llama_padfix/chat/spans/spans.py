@@ -116,8 +116,10 @@ def _find_filled(conversation: TracedConversation, index: int) -> AssistantSpan 
 
     `[INST] Hi [/INST] x[INST] More [/INST]`
                       ^^
+    Not beside another answer, with which the template may join it.
     """
-    filled = None if conversation.whole.lost else conversation.fill(index)
+    beside = {index - 1, index + 1} & {*conversation.assistant_indices}
+    filled = None if conversation.whole.lost or beside else conversation.fill(index)
     written = filled.written.get(index, []) if filled is not None else []
     if filled is None or len(written) != 1:
         return None
