@@ -325,7 +325,11 @@ def test_rows_come_as_arrays_that_a_dataloader_hands_on_and_a_disk_keeps(tokeniz
     assert prepared.collator(handed[0])["labels"].tolist() == [[-100, *alone["labels"][1:]]] * 2
     page = view_mask(encoded, tokenizer).to_text(color=False)
     assert page == view_mask(encoded.with_format(None), tokenizer).to_text(color=False)
-    [row] = encoded.select([0]).to_iterable_dataset()
-    assert {name: column.tolist() for name, column in row.items()} == alone
+    first = encoded.select([0])
+    try:
+        [row] = first.to_iterable_dataset()
+    except NotImplementedError:  # datasets 2 makes a stream of rows without a format only, and says so
+        [row] = first.with_format(None).to_iterable_dataset()
+    assert {name: numpy.asarray(column).tolist() for name, column in row.items()} == alone
     stream = prepared.encode(Dataset.from_list([ROW]).to_iterable_dataset(), progress=False)
     assert next(iter(stream)) == alone
