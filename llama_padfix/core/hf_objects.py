@@ -40,7 +40,10 @@ def read_quantization_config(config: object) -> dict[str, Any]:  # `Any`: the va
     held = getattr(config, "quantization_config", None)
     if not held:
         return {}
-    entries = dict(held) if isinstance(held, Mapping) else held.to_dict()
+    if isinstance(held, Mapping):
+        entries = dict(held)
+    else:  # a config of transformers, or what a damaged config.json holds
+        entries = held.to_dict() if hasattr(held, "to_dict") else {"quant_method": held}
     method = entries.get("quant_method")
     return {**entries, "quant_method": getattr(method, "value", method)}
 

@@ -14,6 +14,7 @@ from trl import SFTConfig
 
 from llama_padfix import PadCollator, PadfixError, build_trainer, diagnose, prepare
 from llama_padfix.core.compat import converts_weights
+from llama_padfix.encoding.packing import isolation
 from llama_padfix.encoding.packing.collator import PackCollator
 from llama_padfix.encoding.packing.isolation import try_packing
 from tests.support.small_llama import small_model, small_tokenizer
@@ -45,16 +46,47 @@ def make_model(family: str, attention: str, **settings: Any) -> Any:
 
 
 WINDOW = {"sliding_window": 8, "head_dim": 8}
+EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
+LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "head_dim": 8,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 32,
+}
 ISOLATED = [
     ("llama", "sdpa", {}),
     ("llama", "eager", {}),
     ("qwen3", "sdpa", {"head_dim": 8}),
     ("mistral", "sdpa", WINDOW),
+    ("mistral", "eager", WINDOW),
+    ("gemma3_text", "sdpa", WINDOW),
     ("gemma3_text", "eager", WINDOW),
+    ("qwen3", "eager", {"head_dim": 8}),
+    ("phi3", "sdpa", {}),
+    ("phi3", "eager", {}),
+    ("granite", "sdpa", {}),
+    ("granite", "eager", {}),
+    ("mixtral", "sdpa", EXPERTS),
+    ("mixtral", "eager", EXPERTS),
+    ("deepseek_v3", "sdpa", LATENT),
+    ("deepseek_v3", "eager", LATENT),
+    ("gpt2", "sdpa", {"n_embd": 32, "n_layer": 2, "n_head": 4}),
+    ("gpt2", "eager", {"n_embd": 32, "n_layer": 2, "n_head": 4}),
 ]
 LEAKING = [
-    ("gpt_oss", "eager", {**WINDOW, "num_local_experts": 2, "num_experts_per_tok": 1}),
+    ("gpt_oss", "eager", {**WINDOW, **EXPERTS}),
     ("falcon", "sdpa", {}),
+    ("falcon", "eager", {}),
+    ("falcon_h1", "sdpa", {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8}),
     ("lfm2", "sdpa", {"layer_types": ["conv", "full_attention"]}),
     ("mamba2", "eager", {"num_heads": 8, "head_dim": 8, "expand": 2, "n_groups": 1, "state_size": 8}),
 ]
@@ -83,6 +115,23 @@ def test_families_whose_documents_see_one_another_are_padded(
 def test_low_precision_decides_alike(dtype: torch.dtype) -> None:
     assert try_packing(make_model("llama", "sdpa").to(dtype), 0).layout == "rows"
     assert try_packing(make_model("falcon", "sdpa").to(dtype), 0).layout is None
+
+
+class LateCollator(PackCollator):
+    """Positions that begin at 3 in each document."""
+
+    def __call__(self, rows: Any) -> Any:
+        batch = super().__call__(rows)
+        return {**batch, "position_ids": batch["position_ids"] + 3}
+
+
+@of_today
+def test_documents_that_are_apart_at_other_positions_are_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "PackCollator", LateCollator)
+    model = make_model("gpt2", "sdpa", n_embd=32, n_layer=2, n_head=4)
+    difference, leak = isolation.measure_isolation(model, LateCollator(0))
+    assert difference > 0.1 and leak == 0
+    assert try_packing(model, 0).layout is None
 
 
 def test_rows_are_padded_where_packing_would_leak(caplog: pytest.LogCaptureFixture) -> None:

@@ -44,7 +44,7 @@ def _opens_another(part: Part, text: str) -> bool:
     The header of an answer is the part's own where no silent answer follows: `<D><S>assistant<C>final<M>`.
     """
     if not any(place in part.conversation.assistant_indices for place in part.silent_behind):
-        text = text.replace(part.profile.history_header or "\0", "", 1)
+        text = text.replace(part.profile.history_header, "", 1)
     return part.profile.find_header(text) is not None
 
 

@@ -102,14 +102,14 @@ def _outline(value: object, spoken: bool, texts: list[str]) -> Outline:
     if kind is str:
         if spoken or not value:
             return value
-        texts.append(value)  # type: ignore[arg-type]
+        texts.append(value)  # type: ignore[arg-type]  # a str, as `kind` says
         return str
     if value is None:
         return None
     if kind in _NUMBERS:
         return kind, value
     if kind is dict:
-        return _outline_dict(value, texts)  # type: ignore[arg-type]
+        return _outline_dict(value, texts)  # type: ignore[arg-type]  # a dict, as `kind` says
     return _outline_list(value, spoken, texts)
 
 

@@ -6,7 +6,7 @@ import io
 import json
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -119,12 +119,12 @@ class EncodedFile:
             _partial(self.path).unlink(missing_ok=True)
 
 
-def make_features() -> datasets.Features:
-    """Return the types of the columns `input_ids` and `labels`."""
+def make_features(columns: Sequence[str] = COLUMNS) -> datasets.Features:
+    """Return the types of columns of ids: lists of int32."""
     import datasets
 
     sequence = list_feature(datasets)
-    return datasets.Features({name: sequence(datasets.Value("int32")) for name in COLUMNS})
+    return datasets.Features({name: sequence(datasets.Value("int32")) for name in columns})
 
 
 def _encode_schema(path: Path | None) -> bytes:

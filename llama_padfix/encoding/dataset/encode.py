@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cross_check import FastPathMismatch
 from llama_padfix.encoding.dataset.cache import find_cache_file, locked, set_aside
-from llama_padfix.encoding.dataset.open_rows import as_sequence, require_rows
+from llama_padfix.encoding.dataset.open_rows import as_sequence, map_splits, require_rows
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader
 from llama_padfix.encoding.dataset.shards import open_encoded, read_size, read_written, start_writing
 from llama_padfix.encoding.dataset.stream import encode_stream, log_counts
@@ -83,8 +83,7 @@ def encode_dataset(
     if isinstance(dataset, Mapping):
         where: Any = {"num_proc": num_proc, "cache_dir": cache_dir, "max_shard_size": max_shard_size}
         encode: Any = functools.partial(encode_dataset, encoder, progress=progress, **where)
-        kind: Any = type(dataset)  # made of its items, as a dict is
-        return kind({split: encode(rows, name=f"split {split!r}") for split, rows in dataset.items()})
+        return map_splits(dataset, lambda split, rows: encode(rows, name=f"split {split!r}"))
     if isinstance(dataset, datasets.IterableDataset):
         if (num_proc, cache_dir, max_shard_size) != (None, None, None):
             raise _stream_error(name)
@@ -117,8 +116,7 @@ def with_arrays(dataset: Any) -> Any:  # of one of the kinds that `encode_datase
     A dataloader gets them in a fraction of the time of lists. `dataset.with_format(None)` gives lists again.
     """
     if isinstance(dataset, Mapping):
-        kind: Any = type(dataset)  # made of its items, as a dict is
-        return kind({split: with_arrays(rows) for split, rows in dataset.items()})
+        return map_splits(dataset, lambda _, rows: with_arrays(rows))
     if not hasattr(dataset, "__len__"):
         return dataset
     return dataset.with_format("numpy")  # without a dtype of its own, with which `to_iterable_dataset` raises

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +67,9 @@ def require_rows(dataset: object, name: str) -> None:
     refuse_encoded(dataset, name)
     if not len(dataset):
         raise PadfixError(f"The {name} holds no rows. Check the files that it was read from.")
+
+
+def map_splits(splits: Mapping[str, Any], change: Callable[[str, Any], Any]) -> Any:  # `Any`: datasets of any kind
+    """Return a mapping of the same class, such as a `DatasetDict`, of what `change` makes of each name and split."""
+    kind: Any = type(splits)  # made of its items, as a dict is
+    return kind({name: change(name, rows) for name, rows in splits.items()})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.encoding.collator import PadCollator
 from llama_padfix.encoding.id_columns import from_arrow, rows_of_table
-from llama_padfix.encoding.packing.pack import COLUMNS
+from llama_padfix.encoding.packing.pack import PACKED_COLUMNS
 from llama_padfix.encoding.sources import is_table
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class PackCollator:
             PadfixError: As for `PadCollator`; a row has no `seq_lengths`, or they do not add up to its tokens.
         """
         if is_table(rows):
-            rows = rows_of_table(rows, COLUMNS)
+            rows = rows_of_table(rows, PACKED_COLUMNS)
         padded = PadCollator(self.pad_token_id, self.pad_to_multiple_of)(rows)
         lengths = [_read_lengths(row, number) for number, row in enumerate(rows)]
         return _lay_flat(padded, lengths) if self.layout == "flat" else _lay_in_rows(padded, lengths)

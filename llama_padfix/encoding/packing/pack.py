@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.core.compat import list_feature
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
+from llama_padfix.encoding.dataset.arrow_stream import COLUMNS, make_features
+from llama_padfix.encoding.dataset.open_rows import map_splits
 from llama_padfix.encoding.packing.bins import fill_bins
 
 if TYPE_CHECKING:
-    import datasets
     import pyarrow as pa
 
-COLUMNS = ("input_ids", "labels", "seq_lengths")
+PACKED_COLUMNS = (*COLUMNS, "seq_lengths")
 _WINDOW_ROWS = 4_000
 _STREAM_ROWS = 2_000  # what is read ahead of the first batch
 _WINDOW_TOKENS = 2**25  # 256 MB of ids and labels
@@ -41,17 +41,16 @@ def pack_rows(rows: Any, max_length: int, *, progress: bool = True) -> Any:  # a
         PadfixError: A row is longer than `max_length`.
     """
     if isinstance(rows, Mapping):
-        kind: Any = type(rows)  # made of its items, as a dict is
-        return kind({name: pack_rows(part, max_length, progress=progress) for name, part in rows.items()})
+        return map_splits(rows, lambda _, part: pack_rows(part, max_length, progress=progress))
     arguments = {"batched": True, "fn_kwargs": {"max_length": max_length}}
-    arrow = rows.with_format("arrow")
+    arrow, features = rows.with_format("arrow"), make_features(PACKED_COLUMNS)
     if not hasattr(rows, "format"):
-        packed = arrow.map(pack_table, batch_size=_STREAM_ROWS, **arguments).with_format(None).cast(_make_features())
+        packed = arrow.map(pack_table, batch_size=_STREAM_ROWS, **arguments).with_format(None).cast(features)
         packed.info.description = rows.info.description  # how the rows were encoded
         return packed
     window = max(256, min(_WINDOW_ROWS, _WINDOW_TOKENS // max_length))
     with _progress_bar(progress):
-        packed = arrow.map(pack_table, batch_size=window, features=_make_features(), desc="Packing", **arguments)
+        packed = arrow.map(pack_table, batch_size=window, features=features, desc="Packing", **arguments)
     return packed.with_format(rows.format["type"], **rows.format["format_kwargs"])
 
 
@@ -64,8 +63,7 @@ def add_lengths(rows: Any) -> Any:  # an encoded dataset, or a dict of them
     import numpy as np
 
     if isinstance(rows, Mapping):
-        kind: Any = type(rows)  # made of its items, as a dict is
-        return kind({name: add_lengths(part) for name, part in rows.items()})
+        return map_splits(rows, lambda _, part: add_lengths(part))
     if not hasattr(rows, "format"):
         raise PadfixError(
             "group_by_length=True orders rows by their length, and a stream is read in its own order. Pass "
@@ -80,7 +78,7 @@ def pack_table(table: pa.Table, max_length: int) -> pa.Table:
     import numpy as np
     import pyarrow as pa
 
-    columns = {name: table.column(name).combine_chunks() for name in COLUMNS[:2]}
+    columns = {name: table.column(name).combine_chunks() for name in COLUMNS}
     lengths = np.asarray(columns["input_ids"].value_lengths())
     if len(lengths) and lengths.max() > max_length:
         raise PadfixError(
@@ -96,16 +94,9 @@ def pack_table(table: pa.Table, max_length: int) -> pa.Table:
         taken["labels"] = taken["labels"].copy()
         taken["labels"][ends[:-1]] = IGNORE_INDEX
     bounds = pa.array(ends[documents].astype(np.int32))
-    packed = [pa.ListArray.from_arrays(bounds, pa.array(taken[name], pa.int32())) for name in COLUMNS[:2]]
+    packed = [pa.ListArray.from_arrays(bounds, pa.array(taken[name], pa.int32())) for name in COLUMNS]
     own_lengths = pa.ListArray.from_arrays(pa.array(documents), pa.array(lengths[order].astype(np.int32)))
-    return pa.Table.from_arrays([*packed, own_lengths], names=list(COLUMNS))
-
-
-def _make_features() -> datasets.Features:
-    import datasets
-
-    sequence = list_feature(datasets)
-    return datasets.Features({name: sequence(datasets.Value("int32")) for name in COLUMNS})
+    return pa.Table.from_arrays([*packed, own_lengths], names=list(PACKED_COLUMNS))
 
 
 @contextmanager

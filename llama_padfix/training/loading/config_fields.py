@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.core.hf_objects import text_config
+from llama_padfix.core.hf_objects import read_quantization_config, text_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -36,9 +36,8 @@ def require_fields(config: PretrainedConfig, path: str, *, runs_code: bool) -> N
             )
     if not runs_code:
         _require_class(getattr(config, "architectures", None), str(getattr(config, "model_type", "")), where)
-    held = getattr(config, "quantization_config", None)
-    if held is not None:
-        _require_quantization(held, where)
+    if getattr(config, "quantization_config", None) is not None:
+        _require_quantization(config, where)
 
 
 def _require_class(held: object, model_type: str, where: str) -> None:
@@ -58,15 +57,12 @@ def _require_class(held: object, model_type: str, where: str) -> None:
         )
 
 
-def _require_quantization(held: Any, where: str) -> None:  # as JSON has it, or a config of transformers
+def _require_quantization(config: PretrainedConfig, where: str) -> None:
     from transformers.quantizers import auto
 
     known = getattr(auto, "AUTO_QUANTIZATION_CONFIG_MAPPING", {})
-    entries = (
-        held.to_dict() if hasattr(held, "to_dict") else held if isinstance(held, dict) else {"quant_method": held}
-    )
+    entries = read_quantization_config(config)
     method = entries.get("quant_method")
-    method = getattr(method, "value", method)
     if method in (None, "bitsandbytes") and (entries.get("load_in_4bit") or entries.get("load_in_8bit")):
         return  # transformers names its methods by the bits, and configs of old have no name
     if known and method not in known:
