@@ -26,6 +26,10 @@ from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers as TurnMarker
 from llama_padfix.encoding.record import Encoding as Encoding
 from llama_padfix.encoding.record import read_encoding as read_encoding
 from llama_padfix.encoding.record import write_encoding as write_encoding
+from llama_padfix.encoding.rollouts.joined import Rollout as Rollout
+from llama_padfix.encoding.rollouts.joined import join_rollout as join_rollout
+from llama_padfix.encoding.rollouts.retokenized import Retokenized as Retokenized
+from llama_padfix.encoding.rollouts.retokenized import find_retokenized as find_retokenized
 from llama_padfix.encoding.row_formats import Conversation as Conversation
 from llama_padfix.encoding.row_formats import read_row as read_row
 from llama_padfix.encoding.row_formats import to_messages as to_messages
