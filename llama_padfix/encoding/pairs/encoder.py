@@ -119,18 +119,18 @@ class PairEncoder(ChatEncoder):
         with self._lock:
             batch = self._learn().encode_rows(answers, [numbers[place] for place in places], False, strict)
             sides = iter(_split_sides(batch, len(answers)))
-            columns: dict[str, list[Any]] = {name: [] for name in self.columns}
-            counted = []
+            kept, counted = list[list[dict[str, Any]]](), []
             for number, one in zip(numbers, read, strict=True):
                 if isinstance(one, PadfixError):
                     counted.append((number, 0, 0, {"dropped_invalid": str(one)[:100]}))
                     continue
                 own = [next(sides) for _ in one.rows]
-                tokens, trained, notes = self._add(columns, one, own)
+                tokens, trained, notes = self._add(kept, one, own)
                 counted.append((number, tokens, trained, notes))
             counts = replace(count_rows(counted), unread_columns=_find_unread(rows, read))
             self.counts = self.counts + counts
-        return columns, counts
+        out = _alternate(kept)
+        return {name: [row[name] for row in out] for name in self.columns}, counts
 
     def _read(self, row: object, number: int | None) -> Answers | PadfixError:
         try:
@@ -140,8 +140,10 @@ class PairEncoder(ChatEncoder):
                 return error
             raise PadfixError(str(error) if number is None else f"row {number}: {error}") from error
 
-    def _add(self, columns: dict[str, list[Any]], one: Answers, sides: list[Side]) -> tuple[int, int, dict[str, str]]:
-        """Add the answers of a row to the columns; return its tokens, the trained ones, and notes on it."""
+    def _add(
+        self, kept: list[list[dict[str, Any]]], one: Answers, sides: list[Side]
+    ) -> tuple[int, int, dict[str, str]]:
+        """Add what a row becomes to the kept rows; return its tokens, the trained ones, and notes on it."""
         if len(sides) == 2:
             if "text" in one.rows[0] and all(side.input_ids for side in sides):
                 sides = [*part_texts(*sides)]
@@ -156,21 +158,26 @@ class PairEncoder(ChatEncoder):
                 replace(side, input_ids=side.input_ids[: side.end], labels=side.labels[: side.end]) for side in sides
             ]
         if self.task == "kto":
-            for side, label in zip(sides, one.labels, strict=True):
-                values = (side.input_ids, side.labels, label)
-                _append(columns, dict(zip(self.columns, values, strict=True)))
+            values = [(side.input_ids, side.labels, label) for side, label in zip(sides, one.labels, strict=True)]
+            kept.append([dict(zip(self.columns, held, strict=True)) for held in values])
         else:
             named = zip(_NAMED, sides, strict=True)
             held = {f"{kind}_{name}": getattr(side, kind) for name, side in named for kind in ("input_ids", "labels")}
             alone = {f"{name}_ids": held[f"input_ids_{name}"] for name in _NAMED}
-            _append(columns, {**held, **alone, "margin": one.margin})
+            kept.append([{**held, **alone, "margin": one.margin}])
         tokens = sum(len(side.input_ids) for side in sides)
         return tokens, sum(label != IGNORE_INDEX for side in sides for label in side.labels), notes
 
 
-def _append(columns: dict[str, list[Any]], values: Mapping[str, object]) -> None:
-    for name, column in columns.items():
-        column.append(values[name])
+def _alternate(kept: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the rows of all answers; behind the good answer of a pair (KTO) the bad one of a pair half of them away.
+
+    TRL reads rows of KTO in their order, and takes the answer of the row before for one to another prompt.
+    """
+    seconds = [rows[1] for rows in kept if len(rows) > 1]
+    half = len(seconds) // 2
+    others = iter([*seconds[half:], *seconds[:half]])
+    return [row for rows in kept for row in (rows[0], *(next(others) for _ in rows[1:]))]
 
 
 def _split_sides(batch: Batch, count: int) -> list[Side]:

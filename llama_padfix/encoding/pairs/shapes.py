@@ -150,17 +150,17 @@ def _role_of(message: Mapping[str, Any]) -> str:
 
 def _join(prompt: Any, chosen: Any, rejected: Any) -> tuple[Row, Row]:  # texts or messages
     """Return the rows of two answers behind one prompt, or of two texts that hold theirs."""
+    if not isinstance(chosen, str) and _begins_with_answer(chosen) != _begins_with_answer(rejected):
+        raise PadfixError(
+            "one of chosen and rejected begins with the model's turn, and the other does not. Write both as answers, "
+            "or both as whole conversations"
+        )
     if prompt is None:
         if isinstance(chosen, str):
             return {"text": chosen}, {"text": rejected}
         raise PadfixError(
             "chosen and rejected begin with the model's turn, and no column holds the prompt before it. Add a column "
             "prompt, or write the whole conversation into both"
-        )
-    if not isinstance(chosen, str) and _begins_with_answer(chosen) != _begins_with_answer(rejected):
-        raise PadfixError(
-            "one of chosen and rejected begins with the model's turn, and the other does not. Write both as answers, "
-            "or both as whole conversations"
         )
     messages = as_list(prompt)
     if messages and _role_of(messages[-1]) == "assistant":
