@@ -1,0 +1,47 @@
+"""The engines by name. A name's file is loaded when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from llama_padfix.core.errors import PadfixError, describe
+
+if TYPE_CHECKING:
+    from llama_padfix.serving.engines.engine import Engine
+    from llama_padfix.serving.folder import ServedFolder
+
+ENGINES = MappingProxyType(
+    {
+        "transformers": "transformers",
+    }
+)
+"""Every engine by its name, with its file in this room."""
+
+
+def choose_engines(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of engines, each once; all where None is given.
+
+    Raises:
+        PadfixError: a name is not known, or there is none.
+    """
+    if isinstance(names, str):
+        names = [names]
+    chosen = tuple(dict.fromkeys(ENGINES if names is None else names))
+    for name in chosen or ("",):
+        if name not in ENGINES:
+            raise PadfixError(f"engines names {describe(name)}, which is not known. Choose of: {', '.join(ENGINES)}")
+    return chosen
+
+
+def open_engine(name: str, folder: ServedFolder) -> Engine:
+    """Return an engine with a folder opened.
+
+    Raises:
+        EngineMissingError: what it runs is not installed.
+    """
+    module = importlib.import_module(f"llama_padfix.serving.engines.{ENGINES[name]}")
+    engine: Engine = module.open_engine(folder)
+    return engine
