@@ -206,14 +206,11 @@ def prepare(
     is added, no embedding resized, no template edited. Idempotent. Other arguments are `ChatEncoder`'s.
 
     Args:
-        tokenizer: The tokenizer to patch.
-        model: The model to patch; None for the tokenizer alone.
-        pad_token: As for `patch_tokenizer`.
-        pad_to_multiple_of: As for `PadCollator`.
+        tokenizer, model: What to patch; without a model the tokenizer alone.
+        pad_token, pad_to_multiple_of, device: As for `patch_tokenizer`, `PadCollator`, `choose_precision`.
         packing: Put several documents into a row of `max_length` tokens, where `model` is proven to keep them apart.
         group_by_length: Make batches of rows of like length.
         task: What rows are for: "sft", or preferences for "dpo", "kto", "reward" or "orpo"; or the trainer's class.
-        device: As for `choose_precision`.
 
     Returns:
         The plan of what was changed, the report, the precision, the encoder and the collator.
@@ -221,12 +218,8 @@ def prepare(
     Raises:
         PadfixError: Something cannot be done; everything is as it was.
     """
-    _require_arguments(packing, max_length, pad_to_multiple_of)
     task = find_task(task)
-    if task != "sft" and (packing or group_by_length):
-        raise PadfixError(
-            f"task={task!r} has rows of preferences, which are padded. Leave packing and group_by_length out"
-        )
+    _require_arguments(task, packing, group_by_length, max_length, pad_to_multiple_of)
     encoder = (ChatEncoder if task == "sft" else partial(PairEncoder, task=task))(
         tokenizer,
         max_length,
@@ -243,23 +236,33 @@ def prepare(
     )
     precision = choose_precision(device)
     plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token, template_kwargs=encoder.template_kwargs)
-    collator, isolation = _make_collator(tokenizer, model, pad_to_multiple_of, packing)
-    pairs = PairCollator(collator.pad_token_id, task, max_length, pad_to_multiple_of) if task != "sft" else None
-    return Prepared(plan, run_checks(facts), precision, pairs or collator, encoder, isolation, group_by_length, task)
+    collator, isolation = _make_collator(tokenizer, model, task, max_length, pad_to_multiple_of, packing)
+    return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length, task)
 
 
-def _require_arguments(packing: bool, max_length: int | None, pad_to_multiple_of: int | None) -> None:
+def _require_arguments(
+    task: TaskName, packing: bool, group_by_length: bool, max_length: int | None, pad_to_multiple_of: int | None
+) -> None:
     """Raise `PadfixError` for what would only fail after something is patched."""
+    if task != "sft" and (packing or group_by_length):
+        raise PadfixError(f"task={task!r}: preferences are padded as they come. Leave packing and group_by_length out")
     PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)
     if packing and max_length is None:
         raise PadfixError("packing=True fills rows of max_length tokens, and max_length is None. Pass max_length=2048")
 
 
 def _make_collator(
-    tokenizer: TokenizerLike, model: ModelLike | None, pad_to_multiple_of: int | None, packing: bool
-) -> tuple[PadCollator | PackCollator, Isolation | None]:
+    tokenizer: TokenizerLike,
+    model: ModelLike | None,
+    task: TaskName,
+    max_length: int | None,
+    pad_to_multiple_of: int | None,
+    packing: bool,
+) -> tuple[PadCollator | PackCollator | PairCollator, Isolation | None]:
     """Return what makes batches, and what packing comes to, None where it was not asked for."""
     assert tokenizer.pad_token_id is not None  # the patch has set it
+    if task != "sft":
+        return PairCollator(tokenizer.pad_token_id, task, max_length, pad_to_multiple_of), None
     if not packing:
         return PadCollator(tokenizer.pad_token_id, pad_to_multiple_of), None
     isolation = try_packing(model, tokenizer.pad_token_id)

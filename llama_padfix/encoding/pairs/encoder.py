@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
-from llama_padfix.encoding.batch.cross_check import Batch
 from llama_padfix.encoding.counts import Counts, count_rows
 from llama_padfix.encoding.dataset.arrow_stream import make_schema
 from llama_padfix.encoding.encoder import ChatEncoder
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from llama_padfix.core.types import TokenizerLike
+    from llama_padfix.encoding.batch.cross_check import Batch
     from llama_padfix.encoding.record import Encoding
 
 PairTask = Literal["dpo", "orpo", "reward", "kto"]
