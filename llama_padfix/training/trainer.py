@@ -91,7 +91,8 @@ def split_arguments(
         else:
             every = sorted({*config_names, *trainer_names, *known_elsewhere} - taken)
             close = difflib.get_close_matches(name, every, n=3)
-            hint = f"Did you mean {' or '.join(close)}?" if close else f"See the fields of trl.{config_class.__name__}."
+            fields = f"See the fields of trl.{config_class.__name__}."
+            hint = f"Did you mean {' or '.join(close)}?" if close else fields
             raise PadfixError(
                 f"{name}= is known neither to {config_class.__name__} nor to {trainer_class.__name__} of TRL "
                 f"{import_trl().__version__}. {hint}"
