@@ -23,6 +23,8 @@ from llama_padfix.encoding.masking.completion_collator import (
 from llama_padfix.encoding.masking.labels import find_markers as find_markers
 from llama_padfix.encoding.masking.labels import mask_labels as mask_labels
 from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers as TurnMarkers
+from llama_padfix.encoding.pairs.collator import PairCollator as PairCollator
+from llama_padfix.encoding.pairs.encoder import PairEncoder as PairEncoder
 from llama_padfix.encoding.record import Encoding as Encoding
 from llama_padfix.encoding.record import read_encoding as read_encoding
 from llama_padfix.encoding.record import write_encoding as write_encoding

@@ -12,6 +12,7 @@ from tests.conftest import fresh_tokenizer
 
 DOCS = Path(__file__).parents[1] / "docs"
 LABELS, DESIGN, ROLLOUTS = DOCS / "labels.md", DOCS / "design.md", DOCS / "rollouts.md"
+PREFERENCE = DOCS / "preference.md"
 
 
 def run_examples(text: str, name: str = LABELS.name, release: str = "3.2-instruct") -> doctest.TestResults:
@@ -23,7 +24,12 @@ def run_examples(text: str, name: str = LABELS.name, release: str = "3.2-instruc
 
 @pytest.mark.parametrize(
     ("page", "release", "fewest"),
-    [(LABELS, "3.2-instruct", 20), (DESIGN, "3.1-instruct", 20), (ROLLOUTS, "3.2-instruct", 10)],
+    [
+        (LABELS, "3.2-instruct", 20),
+        (DESIGN, "3.1-instruct", 20),
+        (ROLLOUTS, "3.2-instruct", 10),
+        (PREFERENCE, "3.1-instruct", 3),
+    ],
 )
 def test_the_examples_give_what_the_page_shows(page: Path, release: str, fewest: int) -> None:
     text = page.read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ shape) with `reading/` (its parts), `loss_selection` (which messages are trained
 renders a conversation, `encoded_rows` labels and cuts) or `batch/` (many rows), held by `learned`; `counts` (what
 became of rows), `record` (how they were encoded), `dataset/` (a whole dataset). Texts, and ids that exist already:
 `id_columns`, `masking/`; those that a model sampled: `rollouts/`. A batch: `collator`. Several documents in a row:
-`packing/`.
+`packing/`. Preferences: `pairs/`.
 
 Ids and labels are int32, one row after another, with bounds; batches are int64 of shape (rows, width).
 """
