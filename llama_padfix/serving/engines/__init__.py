@@ -1,4 +1,4 @@
 """The engines: one file each with `open_engine(folder)`, by rules read from its sources or by its real part.
 
-`engine` is the interface and `catalogue` finds an engine by its name. `transformers`.
+`engine` is the interface and `catalog` finds an engine by its name. `transformers`.
 """
