@@ -9,6 +9,7 @@ from pathlib import Path
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.check_pages import index_page, page, table
 from llama_padfix.doctor.runner import load_checks
+from llama_padfix.serving import faults
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN = "<!-- checks: made by `make docs` -->\n"
@@ -18,9 +19,10 @@ END = "<!-- end of checks -->"
 def wanted_files(root: Path = ROOT) -> dict[Path, str]:
     """Every generated file with what it should hold. Raises `PadfixError` for a README without the markers."""
     checks = load_checks()
+    pages = (*checks, *load_checks(faults))
     folder = root / "docs" / "checks"
-    files = {folder / f"{check.code}.md": page(check) for check in checks}
-    files[folder / "README.md"] = index_page(checks)
+    files = {folder / f"{check.code}.md": page(check) for check in pages}
+    files[folder / "README.md"] = index_page(pages)
     readme = root / "README.md"
     text = readme.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
