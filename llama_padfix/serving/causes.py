@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -44,6 +44,8 @@ CAUSES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "spelled control token": ("SRV010", "a message spells a control token, which was trained as text"),
         "token edge": ("SRV010", "the last token of the prompt reaches into the answer"),
         "encoding": ("SRV010", "the engine makes other ids of the same text"),
+        "iterable null": ("SRV007", "null counts as iterable, so that a loop over it is entered"),
+        "rewritten source": ("SRV007", "the engine replaces texts in the source of the template"),
         "white space": ("SRV011", "white space is kept or removed otherwise"),
         "earlier turns": ("SRV012", "the template writes earlier turns otherwise while an answer is generated"),
         "generation prompt": ("SRV012", "the generation prompt is not what stands before the trained answer"),
@@ -67,7 +69,7 @@ class Explainer:
         if engine.template == self.folder.template:
             served = source_of(self.folder.tokenizer, chat.tools)
         else:
-            served = engine.template or ""
+            served = engine.template or self.folder.template or ""
         return chat if served == chat.source else replace(chat, source=served)
 
     def render(self, chat: Chat, quirks: tuple[Quirk, ...]) -> str | RenderRefusedError:
@@ -134,6 +136,22 @@ def _name_rest(engine: Engine, expected: str | RenderRefusedError, served: str |
         return next((cause for pattern, cause in engine.refusals if re.search(pattern, message)), "does not run")
     if isinstance(expected, RenderRefusedError):
         return "does not run"
-    if "".join(expected.split()) == "".join(served.split()):
-        return "white space"
+    one, other = expected, served
+    for cause, normalize in _NORMALIZED:
+        one, other = normalize(one), normalize(other)
+        if one == other:
+            return cause
     return UNKNOWN
+
+
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
+_WORDS = {"True": "true", "False": "false", "None": "null", "none": "null", "'": '"'}
+# Each is applied behind those before it; the first after which two texts are the same is the cause.
+_NORMALIZED: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("white space", lambda text: "".join(text.split())),
+    ("escaped JSON", lambda text: _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)),
+    ("numbers", lambda text: _NUMBER.sub("0", text)),
+    ("printed values", lambda text: re.sub("True|False|None|none|'", lambda found: _WORDS[found[0]], text)),
+    ("key order", lambda text: "".join(sorted(text))),
+)

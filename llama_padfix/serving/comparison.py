@@ -87,9 +87,10 @@ class Comparison:
 def compare(folder: ServedFolder, points: Sequence[Point], engines: Sequence[Engine]) -> list[Comparison]:
     """Compare each engine's ids at each point with those that were trained.
 
-    Texts are compared first: an equal text has equal ids where the engine encodes as the tokenizer does.
+    An engine that finds no template is compared as if it found the folder's. Texts are compared first: an equal text
+    has equal ids where the engine encodes as the tokenizer does.
     """
-    comparisons = [Comparison(engine) for engine in engines if engine.compares and engine.template is not None]
+    comparisons = [Comparison(engine) for engine in engines if engine.compares]
     explainer = Explainer(folder)
     for start in range(0, len(points), _TOGETHER):
         some = points[start : start + _TOGETHER]
@@ -118,6 +119,12 @@ def _compare_point(comparison: Comparison, point: Point, text_ids: tuple[int, ..
         comparison.add(point, explainer.explain(point, engine, served), served)
         return
     same_text = served == point.text
+    if not same_text and served.startswith(point.text) and point.answer.startswith(served[len(point.text) :]):
+        # The prompt goes on into the answer: the row holds it all the same.
+        ids = tuple(engine.encode(served)) if engine.encode is not None else explainer.encode(served)
+        if len(served) < len(point.text) + len(point.answer) and ids == tuple(point.row_ids[: len(ids)]):
+            comparison.bos.add(count_leading(ids, bos_id))
+            return
     if engine.encode is not None:
         ids = tuple(engine.encode(served))
     else:

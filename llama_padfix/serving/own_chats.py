@@ -77,6 +77,12 @@ OWN_CHATS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
                 {"role": "assistant", "content": "Bye."},
             ]
         },
+        "parts only": {
+            "messages": [
+                {"role": role, "content": [{"type": "text", "text": text}]}
+                for role, text in (("user", "Hi"), ("assistant", "Hello."), ("user", "Bye"), ("assistant", "Bye."))
+            ]
+        },
         "developer": {"messages": [{"role": "developer", "content": "Be brief."}, *_talk("Hi", "Hello.")["messages"]]},
         "tools without a call": {"messages": [_ASK, _ANSWER], "tools": [_WEATHER]},
         "call": {"messages": [_ASK, _CALL, _RESULT, _ANSWER], "tools": [_WEATHER]},

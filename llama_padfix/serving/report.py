@@ -48,6 +48,9 @@ class EngineSummary:
     stop_ids: tuple[int, ...] = ()
     """The ids at which it ends an answer."""
 
+    stop_source: str = ""
+    """Where it reads those."""
+
     template_source: str = ""
     """Where it reads the chat template."""
 
@@ -90,7 +93,7 @@ class ServingReport:
         return {
             "schema": report_formats.SCHEMA,
             "tool": library_info(),
-            "summary": {level: levels.count(level) for level in report_formats.LEVELS},
+            "summary": {level: sum(one == level for one in levels) for level in report_formats.LEVELS},
             "samples": [{"source": self.source, "seen": self.rows, "total": self.rows, "not_drawn": None}],
             "looked_at": ["tokenizer", "chat template", "folder"],
             "notes": notes,
@@ -138,7 +141,7 @@ def _cells(engine: EngineSummary) -> Sequence[str]:
         engine.name,
         f"{differ} ({causes})" if causes else differ,
         ", ".join(map(str, engine.bos)) or "-",
-        " ".join(engine.stops) or "none",
+        " ".join(engine.stops) or ("none" if engine.stop_source.endswith((".json", "tokens")) else "-"),
         engine.template_source,
         sampling or "none",
         engine.version,

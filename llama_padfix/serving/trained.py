@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -44,6 +44,12 @@ class Point:
 
     ids: tuple[int, ...] = field(repr=False)
     """The trained ids up to there."""
+
+    answer: str = field(default="", repr=False)
+    """The trained text of the answer."""
+
+    row_ids: Sequence[int] = field(default=(), repr=False)
+    """The ids of the row."""
 
 
 @dataclass
@@ -155,6 +161,8 @@ class PointReader:
                         self._chat_of(conversation, turn.message),
                         chat.rendered.text[: turn.start],
                         tuple(one.ids[:start]),
+                        chat.rendered.text[turn.start : turn.end],
+                        one.ids,
                     )
                 )
                 answer = one.ids[start:end]

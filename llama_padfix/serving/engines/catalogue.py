@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 ENGINES = MappingProxyType(
     {
         "transformers": "transformers",
+        "vllm": "vllm",
+        "sglang": "sglang",
+        "tgi": "tgi",
         "minijinja": "minijinja",
+        "mlx-lm": "mlx_lm",
+        "ollama": "ollama",
     }
 )
 """Every engine by its name, with its file in this room."""

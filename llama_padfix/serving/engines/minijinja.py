@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import importlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -52,6 +54,21 @@ def _shorten_exponents(environment: jinja2.Environment) -> None:
     environment.filters["tojson"] = _write_numbers
 
 
+def _write_out(value: object) -> object:
+    """Return a float as Rust prints it, without an exponent."""
+    if isinstance(value, float) and value == value and value not in (math.inf, -math.inf):
+        text = format(decimal.Decimal(repr(value)), "f")
+        return text if "." in text else f"{text}.0"
+    return value
+
+
+def _print_without_exponents(environment: jinja2.Environment) -> None:
+    string, join = environment.filters["string"], environment.filters["~"]
+    environment.finalize = _write_out
+    environment.filters["string"] = lambda value: string(_write_out(value))
+    environment.filters["~"] = lambda values: join([*map(_write_out, values)])
+
+
 def _trim(value: object, chars: str | None = None) -> str:
     text = str(value)
     return text.strip(chars) if chars is not None else _strip(text)
@@ -81,9 +98,10 @@ def _iterate_none(environment: jinja2.Environment) -> None:
 
 QUIRKS = (
     Quirk("numbers", on_environment=_shorten_exponents, reads="tojson"),
+    Quirk("numbers", on_environment=_print_without_exponents),
     Quirk("escaped JSON", on_environment=_escape, reads="tojson"),
     Quirk("white space", on_environment=_trim_as_rust, reads="trim"),
-    Quirk("content parts", on_environment=_iterate_none, reads="iterable"),
+    Quirk("iterable null", on_environment=_iterate_none, reads="iterable"),
 )
 """What minijinja renders otherwise than jinja2."""
 
@@ -101,7 +119,6 @@ def open_engine(folder: ServedFolder) -> Engine:
         quirks,
         run=renderer.render,
         refusals=REFUSALS,
-        notes=("it renders and does not generate, so it has no stops and no sampling of its own",),
     )
 
 
