@@ -20,7 +20,7 @@ def add_parser(commands: Commands) -> None:
         commands,
         "serving",
         help="compare what serving engines feed with what was trained",
-        description="Exit status: 0 the same, 1 differences, 2 could not run. No weight is loaded, nothing is executed.",
+        description="Exit status: 0 the same, 1 differences, 2 could not run. No weight is loaded, no code run.",
         examples=("serving out train.jsonl", "serving out train.jsonl --engine vllm,tgi --date 2026-11-29"),
     )
     parser.add_argument("folder", metavar="FOLDER", help="what a run saved, with its tokenizer")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -57,37 +57,48 @@ CAUSES: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 @dataclass
 class Explainer:
-    """Renders the points of one folder by rules, and names what changes their texts. Each text is rendered once."""
+    """Renders one point after the other by rules, and names what changes their texts. A text is rendered once."""
 
     folder: ServedFolder
-    _texts: dict[tuple[str, str, tuple[Quirk, ...]], str | RenderRefusedError] = field(default_factory=dict)
-    _ids: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
-    def serve(self, point: Point, engine: Engine) -> Chat:
+    def __post_init__(self) -> None:
+        tokenizer = self.folder.tokenizer
+        stripping = any(token.lstrip or token.rstrip for token in tokenizer.added_tokens_decoder.values())
+        normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", True)
+        self.tells_apart = normalizer is None and not stripping
+        """Whether two texts always have two encodings."""
+
+    def begin(self, point: Point) -> None:
+        """Go on to a point, and forget the one before."""
+        self.point = point
+        self._unpinned, _ = apply_to_chat(point.chat, (UNPINNED_DATE,))
+        self._chats: dict[str | None, Chat] = {}
+        self._texts: dict[tuple[str, str, tuple[Quirk, ...]], str | RenderRefusedError] = {}
+        self._ids: dict[str, tuple[int, ...]] = {}
+        self._causes: dict[tuple[int, tuple[Quirk, ...], str], tuple[str, ...]] = {}
+
+    def serve(self, engine: Engine) -> Chat:
         """Return what an engine is given: without the date that was pinned, with the template that it reads."""
-        chat, _ = apply_to_chat(point.chat, (UNPINNED_DATE,))
-        if engine.template == self.folder.template:
-            served = source_of(self.folder.tokenizer, chat.tools)
-        else:
-            served = engine.template or self.folder.template or ""
-        return chat if served == chat.source else replace(chat, source=served)
+        if engine.template not in self._chats:
+            chat = self._unpinned
+            if engine.template is None or engine.template == self.folder.template:
+                served = source_of(self.folder.tokenizer, chat.tools)
+            else:
+                served = engine.template
+            self._chats[engine.template] = chat if served == chat.source else replace(chat, source=served)
+        return self._chats[engine.template]
 
     def render(self, chat: Chat, quirks: tuple[Quirk, ...]) -> str | RenderRefusedError:
         """Return the text of a chat by rules, or why there is none."""
         _, acting = apply_to_chat(chat, quirks)
         arguments = repr({name: value for name, value in chat.kwargs.items() if name != "chat_template"})
-        key = (chat.source, arguments, acting)  # of one point: the messages are the same
+        key = (chat.source, arguments, acting)
         if key not in self._texts:
             try:
-                self._texts[key] = render_chat(chat, quirks)
+                self._texts[key] = render_chat(chat, acting)
             except RenderRefusedError as error:
                 self._texts[key] = error
         return self._texts[key]
-
-    def forget(self) -> None:
-        """Forget the texts of a point that is done."""
-        self._texts.clear()
-        self._ids.clear()
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the ids that the tokenizer makes of a rendered text."""
@@ -95,26 +106,33 @@ class Explainer:
             self._ids[text] = tuple(encode_raw(self.folder.tokenizer, text))
         return self._ids[text]
 
-    def explain(self, point: Point, engine: Engine, served: str | RenderRefusedError) -> tuple[str, ...]:
-        """Return the causes for which an engine's text at a point is not the trained one, by name.
+    def explain(self, engine: Engine, served: str | RenderRefusedError) -> tuple[str, ...]:
+        """Return the causes for which an engine's text at the point is not the trained one, by name.
 
         The engine's ways are added one by one to what transformers renders: each that changes the text is a cause.
         """
-        causes: list[str] = []
-        trained = self.render(point.chat, ())
-        if isinstance(trained, RenderRefusedError):
+        chat = self.serve(engine)
+        _, acting = apply_to_chat(chat, engine.quirks)
+        key = (id(chat), acting, str(served))
+        if key not in self._causes:
+            self._causes[key] = self._find(engine, chat, acting, served)
+        return self._causes[key]
+
+    def _find(
+        self, engine: Engine, chat: Chat, acting: tuple[Quirk, ...], served: str | RenderRefusedError
+    ) -> tuple[str, ...]:
+        trained, expected = self.point.text, self.render(self.point.chat, ())
+        if isinstance(expected, RenderRefusedError):
             return ("refused",)
-        if trained != point.text:
-            is_prompt = trained.startswith(point.text) or point.text.startswith(trained)
+        causes: list[str] = []
+        if expected != trained:
+            is_prompt = expected.startswith(trained) or trained.startswith(expected)
             causes.append("generation prompt" if is_prompt else "earlier turns")
-        unpinned, _ = apply_to_chat(point.chat, (UNPINNED_DATE,))
-        chat = self.serve(point, engine)
-        last: str | RenderRefusedError = trained
-        steps: list[tuple[str, Chat, tuple[Quirk, ...]]] = [("date", unpinned, ()), ("template", chat, ())]
-        quirks = tuple(quirk for quirk in engine.quirks if quirk is not UNPINNED_DATE)
-        steps += [(quirk.cause, chat, quirks[: place + 1]) for place, quirk in enumerate(quirks)]
-        for cause, given, applied in steps:
-            text = self.render(given, applied)
+        steps: list[tuple[str, Chat, tuple[Quirk, ...]]] = [("date", self._unpinned, ()), ("template", chat, ())]
+        steps += [(quirk.cause, chat, acting[: place + 1]) for place, quirk in enumerate(acting)]
+        last: str | RenderRefusedError = expected
+        for cause, given, quirks in steps:
+            text = self.render(given, quirks)
             if _differ(text, last):
                 causes.append(cause)
             last = text

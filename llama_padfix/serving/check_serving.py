@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.serving.comparison import Comparison, compare
 from llama_padfix.serving.engines.catalogue import choose_engines, open_engines
-from llama_padfix.serving.engines.engine import Engine, Stops
 from llama_padfix.serving.findings import find_faults
 from llama_padfix.serving.folder import ServedFolder, read_served_folder
 from llama_padfix.serving.own_chats import OWN_CHATS
@@ -20,6 +19,7 @@ from llama_padfix.serving.trained import read_trained
 if TYPE_CHECKING:
     from llama_padfix.core.types import Rows
     from llama_padfix.encoding.encoder import ChatEncoder
+    from llama_padfix.serving.engines.engine import Engine
 
 
 def check_serving(
@@ -80,7 +80,7 @@ def check_serving(
 
 
 def _summarize(folder: ServedFolder, engine: Engine, compared: Comparison | None) -> EngineSummary:
-    stops = engine.stops or Stops()
+    stops = engine.stops
     return EngineSummary(
         engine.name,
         engine.version,
@@ -88,9 +88,9 @@ def _summarize(folder: ServedFolder, engine: Engine, compared: Comparison | None
         differing=compared.differing if compared is not None else 0,
         causes=dict(compared.causes.most_common()) if compared is not None else {},
         bos=tuple(sorted(compared.bos)) if compared is not None else (),
-        stops=(*folder.name_ids(stops.ids), *stops.texts),
-        stop_ids=stops.ids,
-        stop_source=stops.source if engine.stops is not None else "it renders and does not generate",
+        stops=(*folder.name_ids(stops.ids), *stops.texts) if stops is not None else (),
+        stop_ids=stops.ids if stops is not None else (),
+        stop_source=stops.source if stops is not None else "",
         template_source=engine.template_source,
         sampling=engine.sampling,
         notes=engine.notes,

@@ -96,44 +96,68 @@ def compare(folder: ServedFolder, points: Sequence[Point], engines: Sequence[Eng
         some = points[start : start + _TOGETHER]
         encoded = tokenize_raw(folder.tokenizer, [point.text for point in some])["input_ids"]
         for point, ids in zip(some, encoded, strict=True):
+            explainer.begin(point)
             for comparison in comparisons:
-                _compare_point(comparison, point, tuple(ids), explainer)
-            explainer.forget()
+                _compare_point(comparison, tuple(ids), explainer)
     return comparisons
 
 
-def _compare_point(comparison: Comparison, point: Point, text_ids: tuple[int, ...], explainer: Explainer) -> None:
-    """Compare one engine at one point, of whose trained text the tokenizer makes `text_ids`."""
-    engine, bos_id = comparison.engine, explainer.folder.tokenizer.bos_token_id
+def _compare_point(comparison: Comparison, text_ids: tuple[int, ...], explainer: Explainer) -> None:
+    """Compare one engine at the explainer's point, of whose trained text the tokenizer makes `text_ids`."""
+    engine, point = comparison.engine, explainer.point
     comparison.points += 1
-    served: str | RenderRefusedError
-    chat = explainer.serve(point, engine)
-    if engine.run is None:
-        served = explainer.render(chat, tuple(engine.quirks))
-    else:
-        try:
-            served = engine.run(chat)
-        except RenderRefusedError as error:
-            served = error
+    served = _serve(engine, explainer)
     if isinstance(served, RenderRefusedError):
-        comparison.add(point, explainer.explain(point, engine, served), served)
+        comparison.add(point, explainer.explain(engine, served), served)
         return
-    same_text = served == point.text
-    if not same_text and served.startswith(point.text) and point.answer.startswith(served[len(point.text) :]):
-        # The prompt goes on into the answer: the row holds it all the same.
-        ids = tuple(engine.encode(served)) if engine.encode is not None else explainer.encode(served)
-        if len(served) < len(point.text) + len(point.answer) and ids == tuple(point.row_ids[: len(ids)]):
-            comparison.bos.add(count_leading(ids, bos_id))
-            return
+    tokenizer = explainer.folder.tokenizer
+    bos, bos_id = tokenizer.bos_token, tokenizer.bos_token_id
+    same_text, goes_on = served == point.text, _goes_on(point, served)
     if engine.encode is not None:
         ids = tuple(engine.encode(served))
+    elif same_text:
+        ids = text_ids
+    elif goes_on or not explainer.tells_apart:
+        ids = explainer.encode(served)
     else:
-        ids = text_ids if same_text else explainer.encode(served)
-    comparison.bos.add(count_leading(ids, bos_id))
-    if ids == point.ids:
+        comparison.bos.add(_count_first(served, bos))
+        comparison.add(point, explainer.explain(engine, served), served)
         return
-    causes = () if same_text else explainer.explain(point, engine, served)
+    comparison.bos.add(count_leading(ids, bos_id))
+    if ids == point.ids or (goes_on and ids == tuple(point.row_ids[: len(ids)])):
+        return
+    causes = () if same_text else explainer.explain(engine, served)
     comparison.add(point, causes or (_name_ids(point, ids, text_ids, bos_id),), served)
+
+
+def _serve(engine: Engine, explainer: Explainer) -> str | RenderRefusedError:
+    """Return the text that an engine makes at the point, or why there is none."""
+    chat = explainer.serve(engine)
+    if engine.run is None:
+        return explainer.render(chat, tuple(engine.quirks))
+    try:
+        return engine.run(chat)
+    except RenderRefusedError as error:
+        return error
+
+
+def _goes_on(point: Point, served: str) -> bool:
+    """Return True if a prompt is the trained one and a part of the answer: the row holds it all the same."""
+    more = served[len(point.text) :]
+    return (
+        bool(more)
+        and served.startswith(point.text)
+        and len(more) < len(point.answer)
+        and point.answer.startswith(more)
+    )
+
+
+def _count_first(text: str, token: str | None) -> int:
+    """Return how many times a token stands at the beginning of a text."""
+    count = 0
+    while token and text.startswith(token, count * len(token)):
+        count += 1
+    return count
 
 
 def _name_ids(point: Point, ids: tuple[int, ...], text_ids: tuple[int, ...], bos_id: int | None) -> str:

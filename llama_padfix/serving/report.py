@@ -49,7 +49,7 @@ class EngineSummary:
     """The ids at which it ends an answer."""
 
     stop_source: str = ""
-    """Where it reads those."""
+    """Where it reads those; empty for one that renders and does not generate."""
 
     template_source: str = ""
     """Where it reads the chat template."""
@@ -141,7 +141,7 @@ def _cells(engine: EngineSummary) -> Sequence[str]:
         engine.name,
         f"{differ} ({causes})" if causes else differ,
         ", ".join(map(str, engine.bos)) or "-",
-        " ".join(engine.stops) or ("none" if engine.stop_source.endswith((".json", "tokens")) else "-"),
+        " ".join(engine.stops) or ("none" if engine.stop_source else "-"),
         engine.template_source,
         sampling or "none",
         engine.version,

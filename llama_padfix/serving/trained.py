@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +12,13 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.chat_rows import ChatRenderer
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.row_formats import Conversation, read_row
-from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError
+from llama_padfix.serving.chat_ids import ChatIds
+from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError, RenderStoppedError
 from llama_padfix.serving.rendering.render import render_chat
-from llama_padfix.tokens.span_encoder import SpanEncoder
-from llama_padfix.tokens.spelled import TextBackend, encode_around, make_text_backend
 
 if TYPE_CHECKING:
     from llama_padfix.encoding.chat_rows import RenderedChat
     from llama_padfix.serving.folder import ServedFolder
-    from llama_padfix.tokens.offsets import EncodedText
 
 _TOGETHER = 256  # rows whose texts are encoded in one call
 
@@ -80,11 +77,7 @@ class PointReader:
 
     def __post_init__(self) -> None:
         self._renderers: dict[str, ChatRenderer] = {}
-        self._spans = SpanEncoder(self.encoder.tokenizer)
-
-    @cached_property
-    def _text_backend(self) -> TextBackend:
-        return make_text_backend(self.encoder.tokenizer, self._renderer({}).tokens)
+        self._ids = ChatIds(self.encoder.tokenizer)
 
     def read(self, rows: Iterable[object], limit: int) -> TrainedRows:
         """Return the points of the first rows.
@@ -102,6 +95,10 @@ class PointReader:
             found.read += 1
             try:
                 waiting.append((number, *self._render(row)))
+            except RenderStoppedError as error:
+                raise PadfixError(
+                    f"row {number}: {error} Look at what wrote the template before it is used."
+                ) from None
             except (PadfixError, RecursionError) as error:
                 reason = str(error).partition(". ")[0] or "it is nested too deeply"
                 found.left_out[reason] = found.left_out.get(reason, 0) + 1
@@ -126,6 +123,8 @@ class PointReader:
         chat = self._chat_of(conversation, len(conversation.messages), add_generation_prompt=False)
         try:
             render_chat(chat)  # within limits: the library's own renderings have none
+        except RenderStoppedError:
+            raise
         except RenderRefusedError as error:
             raise PadfixError(f"the chat template refuses the row: {error}") from None
         settings = self.encoder.settings
@@ -149,10 +148,8 @@ class PointReader:
         )
 
     def _add(self, found: TrainedRows, waiting: list[tuple[int, Conversation, RenderedChat]]) -> None:
-        plain = [chat for _, _, chat in waiting if not chat.escaped]
-        encoded = iter(self._spans.encode_all([(chat.rendered.text, chat.spans) for chat in plain]))
-        for number, conversation, chat in waiting:
-            one = self._encode(chat) if chat.escaped else next(encoded, None) or self._encode(chat)
+        encoded = self._ids.encode([chat for _, _, chat in waiting], self._renderer({}).tokens if waiting else ())
+        for (number, conversation, chat), one in zip(waiting, encoded, strict=True):
             for turn, (start, end) in zip(chat.rendered.turns, one.places, strict=False):
                 found.points.append(
                     Point(
@@ -172,12 +169,6 @@ class PointReader:
                     rows = found.inside.setdefault(token_id, [])
                     if not rows or rows[-1] != number:
                         rows.append(number)
-
-    def _encode(self, chat: RenderedChat) -> EncodedText:
-        if not chat.escaped:
-            return self._spans.encode(chat.rendered.text, chat.spans)
-        tokenizer, tokens = self.encoder.tokenizer, self._renderer({}).tokens
-        return encode_around(tokenizer, chat.rendered.text, chat.escaped, tokens, self._text_backend, chat.spans)
 
 
 def read_trained(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from llama_padfix.serving.folder import ServedFolder
 
-_FUEL = 20_000_000  # steps of minijinja's machine in one rendering
+_FUEL = 5_000_000  # steps of minijinja's machine in one rendering
 _NAME = "chat"
 _CONTROL_BLANKS = "\x1c\x1d\x1e\x1f"  # white space in Python, and not in Rust
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "'": "\\u0027"}

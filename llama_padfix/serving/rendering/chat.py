@@ -18,6 +18,10 @@ class RenderRefusedError(Exception):
     """An engine gives no text for a chat; the message is the engine's own."""
 
 
+class RenderStoppedError(RenderRefusedError):
+    """A template did more than any chat template needs."""
+
+
 @dataclass(frozen=True)
 class Chat:
     """A conversation up to a generation point, as it is given to an engine."""

@@ -25,6 +25,8 @@ def change_messages(change: Callable[[Message], MessageDict]) -> Callable[[Chat]
 
 def _same(one: object, other: object) -> bool:
     """Return True for values that a template cannot tell apart: also the order of keys counts."""
+    if one is other:
+        return True
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):

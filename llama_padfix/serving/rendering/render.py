@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from llama_padfix.chat.traced_render import REASONING_KEYS
-from llama_padfix.serving.rendering.chat import Chat, Quirk, RenderRefusedError
+from llama_padfix.serving.rendering.chat import Chat, Quirk, RenderRefusedError, RenderStoppedError
 from llama_padfix.serving.rendering.environment import BoundedEnvironment, LimitExceededError
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ def render_chat(chat: Chat, quirks: Sequence[Quirk] = ()) -> str:
         environment.begin()
         text = str(template.render(context_of(chat)))
     except LimitExceededError as error:
-        raise RenderRefusedError(f"The chat template was stopped: {error}.") from None
+        raise RenderStoppedError(f"The chat template was stopped: {error}.") from None
     except RecursionError:
-        raise RenderRefusedError("The chat template was stopped: it calls itself too deeply.") from None
+        raise RenderStoppedError("The chat template was stopped: it calls itself too deeply.") from None
     except jinja2.TemplateSyntaxError as error:
         raise RenderRefusedError(f"line {error.lineno}: {error.message}") from None
     except MemoryError:
-        raise RenderRefusedError("The chat template was stopped: it needs too much memory.") from None
+        raise RenderStoppedError("The chat template was stopped: it needs too much memory.") from None
     except Exception as error:  # a template is a program of its author: it may raise anything
         raise RenderRefusedError(f"{type(error).__name__}: {error}") from None
     for quirk in quirks:
