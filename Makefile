@@ -48,7 +48,7 @@ conformance: export OMP_NUM_THREADS := 1
 conformance: $(VENV)/.test
 	$(BIN)/python -m tests.conformance.grammar.run --rows $(ROWS) --seed $(SEED)
 
-# The pages of the checks and the README's table, from the catalogue.
+# The pages of the checks, from the catalogue.
 docs: $(VENV)/.test
 	$(BIN)/python docs/generate.py
 
@@ -89,11 +89,13 @@ bench:
 
 # Every install goes through the constraints, so that two machines test the same thing.
 $(VENV)/.demo: pyproject.toml constraints.txt
+	@echo "Installing what the demo needs into $(VENV): some minutes, once. The demo then takes about 70 seconds."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo]'
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt
+	@echo "Installing what the tests need into $(VENV): some minutes, once. make test then takes about 12 minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@

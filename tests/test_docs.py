@@ -1,9 +1,8 @@
-"""The pages of the checks and the README's table say what the catalogue says."""
+"""The pages of the checks say what the catalogue says, and the first page finds them."""
 
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from llama_padfix import PadfixError
-from llama_padfix.doctor.check_pages import index_page, page, table
+from llama_padfix.doctor.check_pages import index_page, page
 from llama_padfix.doctor.runner import load_checks
 from llama_padfix.serving import faults
 
@@ -30,7 +28,6 @@ def generator() -> Any:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    shutil.copy(ROOT / "README.md", tmp_path / "README.md")
     (tmp_path / "docs").mkdir()
     return tmp_path
 
@@ -54,21 +51,6 @@ def test_what_is_stale_is_found_and_written(copy: Path) -> None:
     assert generate.stale_files(copy) == ["docs/checks/OLD001.md", "docs/checks/PAD001.md"]
     assert generate.main([], copy) == 0
     assert generate.stale_files(copy) == []
-
-
-def test_the_readme_around_the_table_stays(copy: Path) -> None:
-    generate = generator()
-    readme = copy / "README.md"
-    before, _, rest = readme.read_text().partition(generate.BEGIN)
-    readme.write_text(before + generate.BEGIN + "| old |\n" + generate.END + rest.partition(generate.END)[2])
-    assert "README.md" in generate.stale_files(copy)
-    generate.main([], copy)
-    text = readme.read_text()
-    assert text.startswith(before) and text.endswith(rest.partition(generate.END)[2])
-    assert "| old |" not in text and table(load_checks(), "docs/checks/") in text
-    readme.write_text("no markers")
-    with pytest.raises(PadfixError, match="must hold one"):
-        generate.main([], copy)
 
 
 def test_a_page_has_each_part_of_its_check() -> None:

@@ -1,4 +1,4 @@
-"""The catalogue as pages: what `llama-padfix explain`, docs/checks and the README's table are made of."""
+"""The catalogue as pages: what `llama-padfix explain` and docs/checks are made of."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def page(check: Check) -> str:
     )
 
 
-def table(checks: Sequence[Check], folder: str = "") -> str:
-    """Return the catalogue as a Markdown table; the codes link to their pages in `folder`."""
-    rows = (f"| [{c.code}]({folder}{c.code}.md) | {c.name.replace('-', ' ')} | {c.severity} |\n" for c in checks)
+def table(checks: Sequence[Check]) -> str:
+    """Return the catalogue as a Markdown table; the codes link to their pages."""
+    rows = (f"| [{c.code}]({c.code}.md) | {c.name.replace('-', ' ')} | {c.severity} |\n" for c in checks)
     return "| check | finds | severity |\n|---|---|---|\n" + "".join(rows)
 
 

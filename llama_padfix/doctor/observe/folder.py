@@ -75,7 +75,7 @@ def read_folder(path: str | Path, *, exact: bool = True) -> tuple[TokenizerLike 
     Raises:
         PadfixError: there is no such folder, or one of its files is not valid JSON.
     """
-    backend = _open_backend(_find_run(_require_folder(path))[0] / "tokenizer.json")
+    backend = _open_backend(find_run(_require_folder(path))[0] / "tokenizer.json")
     folder = observe_folder(path, backend)
     alike: Any = read_generic(folder, backend) if backend is not None and not exact else None
     return load_folder(folder) if alike is None else (alike, replace(folder, loaded_ids=folder.raw_ids))
@@ -92,7 +92,7 @@ def observe_folder(path: str | Path, backend: tokenizers.Tokenizer | None = None
         PadfixError: there is no such folder, or one of its files is not valid JSON.
     """
     given = _require_folder(path)
-    folder, checkpoints = _find_run(given)
+    folder, checkpoints = find_run(given)
     files = sorted(item for item in folder.iterdir() if item.is_file())
     config, adapter_config = _read_json(folder / "config.json"), _read_json(folder / "adapter_config.json")
     template = folder / "chat_template.jinja"
@@ -131,7 +131,7 @@ def _require_folder(path: str | Path) -> Path:
     return folder
 
 
-def _find_run(folder: Path) -> tuple[Path, tuple[str, ...]]:
+def find_run(folder: Path) -> tuple[Path, tuple[str, ...]]:
     """Return the folder that holds what a run saved, and the names of its checkpoints, the oldest first.
 
     That is the newest checkpoint where the folder itself holds no tokenizer, model or adapter.

@@ -148,7 +148,7 @@ class _Work:
         return path, counts
 
     def _read_cached(self, path: Path) -> Counts | None:
-        counts = read_written(path)
+        counts = read_written(path, self.encoder.columns)
         return counts if counts is not None and counts.rows == len(self.reader) else None
 
     def encode(self, path: Path | None = None) -> tuple[Path | pa.Buffer, Counts]:
@@ -157,7 +157,7 @@ class _Work:
         `encoder.counts` also adds up what was encoded before an error.
         """
         before = self.encoder.counts
-        file = start_writing(path, self.most, self._count_rows, self.encoder.encoding)
+        file = start_writing(path, self.most, self._count_rows, self.encoder.encoding, self.encoder.columns)
         try:
             self._fill_reliably(file)
             if not file.counts.kept:
@@ -225,4 +225,4 @@ def _encode_rows(
         path = path.with_name(f"{path.stem}-{work.most}")
     written, counts = work.encode() if path is None else work.encode_once(path)
     log_counts(work.name, counts)
-    return open_encoded(written, work.encoder.encoding)
+    return open_encoded(written, work.encoder.encoding, work.encoder.columns)
