@@ -49,6 +49,6 @@ def test_no_word_that_the_glossary_rules_out() -> None:
 
 def test_a_word_is_found_in_comments_and_strings_and_not_in_names(tmp_path: Path) -> None:
     source = tmp_path / "x.py"
-    source.write_text('heal = wants.mend  # it hears\nprint(f"labelled {heal}", "heal_folder `heal` heal(x)")\n')
+    source.write_text('heal = wants.mend  # it hears\nprint("labelled", "heal_folder `heal` heal(x)")\n')
     words = {word for _, word in read_words(source)}
     assert {"hears", "labelled"} <= words and not {"mend", "wants", "heal"} & words
