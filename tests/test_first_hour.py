@@ -36,6 +36,25 @@ def test_the_readme_runs_when_pasted(only_train: Path) -> None:
     assert run_page(README, names) == 4
 
 
+PAGES = sorted(path for folder in ("symptoms", "migrate") for path in (ROOT / "docs" / folder).glob("[!R]*.md"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_the_blocks_of_a_page_run_in_order(page: Path, only_train: Path) -> None:
+    assert run_page(page) >= 3
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_a_page_has_its_parts_and_is_found_from_the_index_and_the_readme(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    index = (page.parent / "README.md").read_text(encoding="utf-8")
+    assert f"]({page.name})" in index
+    if page.parent.name == "symptoms":
+        assert re.findall("^## (.*)", text, re.MULTILINE) == ["See it", "Why", "Fix", "Know that it is fixed"]
+        assert f"](docs/symptoms/{page.name})" in README.read_text(encoding="utf-8")
+
+
 def test_the_readme_has_the_words_that_people_search_for() -> None:
     text = README.read_text(encoding="utf-8").lower()
     words = (

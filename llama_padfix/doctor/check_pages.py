@@ -25,6 +25,7 @@ _FAMILIES: Mapping[str, str] = {
     "TOK": "tokenizers of a run",
     "SAV": "saved folder",
     "PKG": "versions",
+    "SRV": "serving",
 }
 
 

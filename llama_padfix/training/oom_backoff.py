@@ -68,6 +68,11 @@ def train_with_backoff(trainer: Trainer, **train_arguments: object) -> TrainOutp
             whose weights are then half changed); there are several processes, DeepSpeed or FSDP; or a smaller batch
             would change the rows of an update, as those that GRPO generates for several. The arguments are as before.
     """
+    if not hasattr(trainer, "args"):
+        raise PadfixError(
+            f"Got a {type(trainer).__name__} where a Trainer is needed. "
+            "Build one: train_with_backoff(trainer), trainer = build_trainer(model, tokenizer, dataset)"
+        )
     args = trainer.args
     if getattr(args, "auto_find_batch_size", False):
         raise PadfixError(

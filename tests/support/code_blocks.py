@@ -1,6 +1,6 @@
 """Runs the code blocks of a Markdown page as a reader would: one after another, in one session.
 
-`python` is run, and `diff` as the file is after it. `text` is what the block before it prints, `...` for lines left
+`python` is run, and `diff` as the file is after it. `text` is what the block before it prints, `...` for what is left
 out. `console` holds commands after `$ `, each followed by what it prints. Blocks of any other language are not run.
 """
 
@@ -85,7 +85,8 @@ def require_lines(expected: str, printed: str, place: str) -> None:
         if wanted == "...":
             gap = True
             continue
-        found = [n for n in range(at, len(lines)) if lines[n] == wanted][:1]
+        pattern = re.compile(".*".join(map(re.escape, wanted.split("..."))))
+        found = [n for n in range(at, len(lines)) if pattern.fullmatch(lines[n])][:1]
         following = next((n for n in range(at, len(lines)) if lines[n]), None)
         assert found and (gap or found == [following]), f"{place}: not printed there: {wanted!r}\n{printed}"
         at, gap = found[0] + 1, False

@@ -111,7 +111,7 @@ def _refuse_pair(pair: Sequence[str], conversation: Sequence[str], is_text: bool
         fix = f'train on the chosen ones: dataset.rename_column("chosen", "{column}").remove_columns("rejected")'
     raise PadfixError(
         f"the row has {names}, the answers of a preference pair (DPO); supervised training learns one answer: {fix}. "
-        "DPOTrainer, ORPOTrainer and RewardTrainer take the rows as they are, and encode them themselves"
+        "To train on pairs (DPOTrainer, ORPOTrainer, RewardTrainer): prepare(tokenizer, model, task='dpo')"
     )
 
 

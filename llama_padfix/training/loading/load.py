@@ -71,7 +71,7 @@ def load(
     settings = LoadSettings(
         quantization, precision, attention, lora, device_map, backend, max_length, gradient_checkpointing, strict
     )
-    plan = plan_from_settings(str(name_or_path), settings, trust_remote_code=trust_remote_code, **from_pretrained)
+    plan = plan_from_settings(name_or_path, settings, trust_remote_code=trust_remote_code, **from_pretrained)
     announce(plan.choices, verbose=verbose)
     with name_path_in_errors(plan.path):
         tokenizer, replaced = load_tokenizer(plan.path, strict=strict, **plan.tokenizer_arguments)

@@ -165,7 +165,8 @@ def _read_model(model: ModelSource) -> _Found:
             raise PadfixError(
                 f"No configuration could be read from {str(model)!r} ({type(error).__name__}: {error}). "
                 "Pass a folder that holds config.json, a "
-                "name on the hub, or a configuration: transformers.LlamaConfig(...)"
+                "name on the hub (of a gated model after: hf auth login), or a configuration: "
+                "transformers.LlamaConfig(...)"
             ) from error
     if not hasattr(model, "named_parameters") or not isinstance(getattr(model, "config", None), PretrainedConfig):
         raise PadfixError(
