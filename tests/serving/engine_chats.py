@@ -19,7 +19,7 @@ _TOOL = {
     "type": "function",
     "function": {
         "name": "look_up",
-        "description": "Look <up> & \"down\", it's é",
+        "description": 'Look <up> & "down", it\'s é',
         "parameters": {
             "type": "object",
             "properties": {

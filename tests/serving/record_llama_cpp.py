@@ -61,7 +61,9 @@ def main(program: str) -> None:
         for name, chat in pairs():
             answer = layer.render(chat)
             prompt = answer.get("prompt")
-            recorded[name] = f"error: {answer['error']}" if prompt is None else short_hash(without_dates(prompt, today))
+            recorded[name] = (
+                f"error: {answer['error']}" if prompt is None else short_hash(without_dates(prompt, today))
+            )
     document = {"made by": "python -m tests.serving.record_llama_cpp", "versions": PACKAGE, "texts": recorded}
     FILE.write_text(json.dumps(document, indent=0) + "\n", encoding="utf-8")
 

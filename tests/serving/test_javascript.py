@@ -134,7 +134,7 @@ def test_what_is_missing_is_one_line_that_installs_it(tmp_path: Path, monkeypatc
     monkeypatch.chdir(make_packages(tmp_path, ECHO))
     monkeypatch.setattr(shutil, "which", lambda name: "/bin/node")
     open_bridge(PACKAGES, never_in=tmp_path / "model")  # finds the current folder's packages, and starts nothing
-    with pytest.raises(EngineMissingError, match="npm install @huggingface/jinja@0.5.11"):
+    with pytest.raises(EngineMissingError, match=r"npm install @huggingface/jinja@0\.5\.11"):
         open_bridge(PACKAGES, never_in=tmp_path)  # the folder that is looked at brings none
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(EngineMissingError, match="install node"):
@@ -156,7 +156,7 @@ def test_the_template_is_looked_for_where_the_engine_looks(tmp_path: Path, monke
     monkeypatch.setenv(FOLDER_VARIABLE, str(make_packages(tmp_path / "packages", ECHO)))
     without = open_engine(save_folder(tmp_path / "as saved", in_config=False))
     assert without.template is None and "no chat_template" in without.template_source
-    assert without.stops.ids == (1, 2) and without.sampling == {"temperature": 0.6}
+    assert without.stops is not None and without.stops.ids == (1, 2) and without.sampling == {"temperature": 0.6}
     held = open_engine(save_folder(tmp_path / "in config", in_config=True))
     assert held.template == shared_small().chat_template and "9.9.9, run" in held.version
     for engine in (without, held):

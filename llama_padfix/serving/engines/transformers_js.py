@@ -104,6 +104,8 @@ def _text_of(token: Any) -> str | None:  # what tokenizer_config.json holds
     """Return the text of a token in tokenizer_config.json as getTokenFromConfig of transformers.js does."""
     if isinstance(token, (dict, list)) and token:
         if not isinstance(token, dict) or token.get("__type") != "AddedToken":
-            raise RenderRefusedError("Error: Unknown token: a token is an object without __type in tokenizer_config.json")
+            raise RenderRefusedError(
+                "Error: Unknown token: a token is an object without __type in tokenizer_config.json"
+            )
         token = token.get("content")
     return str(token) if token else None

@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
     # What loads models is never called, and stays unresolved.
     link = ["g++", "-no-pie", *objects, "-Wl,--unresolved-symbols=ignore-all", "-lpthread"]
     subprocess.run([*link, "-o", str(folder / "layer")], check=True)
-    print(folder / "layer")
+    sys.stdout.write(f"{folder / 'layer'}\n")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class NodeBridge:
 def open_bridge(packages: Sequence[str], never_in: Path, *, seconds: float = 20.0) -> NodeBridge:
     """Return a bridge to npm packages, each written as "name@version" of the version to install.
 
-    They are looked for in the folder that `LLAMA_PADFIX_NODE_MODULES` names, those of `NODE_PATH`, and the current one.
+    They are looked for in the folder that `LLAMA_PADFIX_NODE_MODULES` names, in those of `NODE_PATH`, and here.
 
     Args:
         packages: The packages, all of them in one folder.

@@ -44,7 +44,9 @@ def probe(source: str) -> Capabilities:
     """Return what a template can do."""
     content, empty = _WatchedText(_TEXT), _WatchedList()
     text = _render(source, [_user(content)])
-    shown_empty = _render(source, [_user(empty)], _NO_JSON) if " string" in source else None  # where it asks for a text
+    shown_empty = (
+        _render(source, [_user(empty)], _NO_JSON) if " string" in source else None
+    )  # where it asks for a text
     parts = [{"type": "text", "text": _SYSTEM}]
     systems = [_render(source, [{"role": "system", "content": given}, _user("Hi")]) for given in (_SYSTEM, parts)]
     as_object, as_text = (_render(source, _call(given)) for given in ({"arg": _ARGUMENT}, f'{{"arg": "{_ARGUMENT}"}}'))
@@ -106,7 +108,11 @@ _NO_JSON = Quirk("message keys", on_environment=_write_no_json)  # Python's JSON
 
 
 def _render(source: str, messages: Sequence[dict[str, Any]], *quirks: Quirk) -> str | None:
-    parameters = {"type": "object", "properties": {"arg": {"type": "string", "description": "It"}}, "required": ["arg"]}
+    parameters = {
+        "type": "object",
+        "properties": {"arg": {"type": "string", "description": "It"}},
+        "required": ["arg"],
+    }
     tools = [{"type": "function", "function": {"name": "tool1", "description": "It", "parameters": parameters}}]
     given = tools if len(messages) > 2 else []
     tokens = {"bos_token": "", "eos_token": ""}

@@ -15,7 +15,7 @@ _KEPT = ("name", "tool_call_id")
 
 
 def find_refusal(chat: Chat) -> str | None:
-    """Return why llama-server refuses a request, as common_chat_msgs_parse_oaicompat words it; None where it does not."""
+    """Return why common_chat_msgs_parse_oaicompat refuses a request; None where it does not."""
     for message in chat.messages:
         content = message.get("content")
         if content is not None and not isinstance(content, (str, list)):

@@ -1,7 +1,7 @@
 """What llama.cpp does for templates that it knows by their source: common_chat_try_specialized_template of 0.5.0.
 
-Of common/chat.cpp and common/parsers/: gpt-oss and LFM2 get thoughts under the key `thinking`, Ministral 3 as parts, an
-older Gemma 4 template gets calls and results as one message, and two tests are cut out of a template's source.
+Of common/chat.cpp and common/parsers/: gpt-oss and LFM2 get thoughts under the key `thinking`, Ministral 3 as parts,
+an older Gemma 4 template gets calls and results as one message, and two tests are cut out of a template's source.
 """
 
 from __future__ import annotations
@@ -98,10 +98,10 @@ def _join_results(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, An
         built: dict[str, Any] = {"role": "assistant", "tool_calls": calls}
         if results:
             built["tool_responses"] = results
-        if at < len(messages) and messages[at]["role"] == "assistant" and not messages[at].get("tool_calls"):
-            if messages[at].get("content"):
-                built["content"] = messages[at]["content"]
-                at += 1
+        answer = messages[at] if at < len(messages) else {"role": ""}
+        if answer["role"] == "assistant" and answer.get("content") and not answer.get("tool_calls"):
+            built["content"] = answer["content"]
+            at += 1
         if isinstance(first.get("reasoning_content"), str):
             built["reasoning_content"] = first["reasoning_content"]
         joined.append(built)

@@ -74,7 +74,7 @@ def _show(value: object) -> object:
 
 
 def _repr(value: object, quote: str = "'") -> str:
-    """Return a value as llama.cpp shows it inside of a list: texts in single quotes, or as JSON where they hold one."""
+    """Return a value as llama.cpp shows it in a list: texts in single quotes, or as JSON where they hold one."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False) if quote and quote in value else f"{quote}{value}{quote}"
     if isinstance(value, Mapping):

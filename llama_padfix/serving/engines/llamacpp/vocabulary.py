@@ -25,7 +25,9 @@ PATTERNS = MappingProxyType(
         rf"{_CONTRACTIONS}|{_START}\p{{L}}+|\p{{N}}{{1,3}}|{_PUNCTUATION}[\r\n]*|{_REST}": "llama-bpe",
         rf"{_CONTRACTIONS}|{_START}\p{{L}}+|\p{{N}}|{_PUNCTUATION}[\r\n]*|{_REST}": "qwen2",
         rf"{_CONTRACTIONS}|{_START}[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_REST}": "qwen35",
-        rf"{_WORDS[0]}{_CONTRACTIONS}?|{_WORDS[1]}{_CONTRACTIONS}?|\p{{N}}{{1,3}}|{_PUNCTUATION}[\r\n/]*|{_REST}": "gpt-4o",
+        rf"{'|'.join(f'{word}{_CONTRACTIONS}?' for word in _WORDS)}|\p{{N}}{{1,3}}|{_PUNCTUATION}[\r\n/]*|{_REST}": (
+            "gpt-4o"
+        ),
         rf"{_WORDS[0]}|{_WORDS[1]}|\p{{N}}|{_PUNCTUATION}[\r\n/]*|{_REST}": "tekken",
     }
 )
@@ -83,7 +85,7 @@ def find_pre_tokenizer(document: Mapping[str, Any]) -> str | None:
     kinds = [part.get("type") for part in parts]
     if model.get("type") != "BPE" or kinds != ["Split", "ByteLevel"] or parts[1].get("use_regex"):
         return None
-    return PATTERNS.get((parts[0].get("pattern") or {}).get("Regex"))
+    return PATTERNS.get(str((parts[0].get("pattern") or {}).get("Regex")))
 
 
 def _list_tokens(document: Mapping[str, Any], kinds: Any) -> tuple[list[str], list[int]]:
