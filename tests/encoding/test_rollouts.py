@@ -215,6 +215,37 @@ def test_white_space_that_an_end_takes_along_is_not_written_twice() -> None:
     assert rollout.mask[:3] == [1, 1, 0]
 
 
+def add(a: int, b: int) -> int:
+    """Add two numbers.
+
+    Args:
+        a: The first.
+        b: The second.
+    """
+    return a + b
+
+
+@pytest.mark.parametrize("name", ["llama3_1", "qwen3"])
+def test_functions_are_tools_and_a_turn_may_have_several_results(name: str) -> None:
+    tokenizer = family(name)
+    prompt = tokenizer.apply_chat_template(ASK, tools=[add], add_generation_prompt=True)
+    ids = encode_raw(
+        tokenizer, tokenizer.apply_chat_template(ASK, tools=[add], add_generation_prompt=True, tokenize=False)
+    )
+    end = tokenizer.eos_token_id if name == "qwen3" else EOT
+    two = join_rollout(tokenizer, ASK, [([20, end], [RESULT, RESULT])], tools=[add])
+    assert two.prompt_ids == ids and join_rollout(tokenizer, prompt, []).ids == ids
+    assert shown(tokenizer, two).count("4<|im_end|>") == 2
+    again = [*ASK, {"role": "assistant", "content": "4"}, RESULT, RESULT]
+    assert (
+        find_retokenized(tokenizer, join_rollout(tokenizer, ASK, [([19, end], None)], tools=[add]), again, tools=[add])
+        is None
+    )
+    one = join_rollout(tokenizer, ASK, [([19, end], GO_ON), ([20, end], GO_ON)], tools=[add])
+    begun = join_rollout(tokenizer, ASK, [([19, end], GO_ON)], tools=[add])
+    assert join_rollout(tokenizer, begun.ids, [([20, end], GO_ON)], tools=[add]).ids == one.ids
+
+
 def test_the_tokenizer_and_the_messages_are_left_as_they_are(tokenizer: Any) -> None:
     tokenizer.pad_token = "<|end_of_text|>"
     tokenizer(["a", "b c"], padding=True, truncation=True, max_length=2)
