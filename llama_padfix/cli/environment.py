@@ -16,7 +16,7 @@ from llama_padfix.doctor.runner import run_checks, select_checks
 
 def check_environment(options: argparse.Namespace) -> int:
     """Print the installed versions and the combinations known to break; return the exit status."""
-    given = ("target", "data", "html", "fix", "unsafe", "select", "ignore")
+    given = ("targets", "data", "html", "fix", "unsafe", "select", "ignore")
     named = [name for name in given if getattr(options, name)]
     if named:
         raise PadfixError(
