@@ -21,6 +21,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/codespell llama_padfix docs examples findings README.md CHANGELOG.md CONTRIBUTING.md NOTICE
+	$(BIN)/python -m pytest tests/test_language.py
 
 # Both ends of the supported Python versions, at the same time; docs/dependencies.md says how those between are checked.
 types: $(VENV)/.test
@@ -48,7 +50,7 @@ conformance: export OMP_NUM_THREADS := 1
 conformance: $(VENV)/.test
 	$(BIN)/python -m tests.conformance.grammar.run --rows $(ROWS) --seed $(SEED)
 
-# The pages of the checks, from the catalogue.
+# The pages of the checks, from the catalog.
 docs: $(VENV)/.test
 	$(BIN)/python docs/generate.py
 
