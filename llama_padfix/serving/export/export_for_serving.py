@@ -10,13 +10,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.files import scratch_folder
 from llama_padfix.serving.check_serving import check_serving
 from llama_padfix.serving.export.commands import list_commands
-from llama_padfix.serving.export.proof import Expected, expect_texts, writes_the_same
-from llama_padfix.serving.export.rewrites import REWRITES, pin_arguments
-from llama_padfix.serving.export.settings import set_stops, write_template
+from llama_padfix.serving.export.settings import require_new, set_stops, write_template
+from llama_padfix.serving.export.template import rewrite_template
 from llama_padfix.serving.folder import read_served_folder
 from llama_padfix.serving.own_chats import OWN_CHATS
 from llama_padfix.serving.trained import read_trained
@@ -61,51 +59,24 @@ def export_for_serving(
         PadfixError: `out` exists, or what `check_serving` raises. Nothing is written then.
     """
     target = Path(out)
-    if target.exists() or target.is_symlink():
-        raise PadfixError(f"{str(out)!r} exists already, and nothing is written over it. Name a new folder.")
+    require_new(target)
     served = read_served_folder(folder)
     given = [*islice(dataset, rows)] if dataset is not None else []
     trained = read_trained(served, chain(given, OWN_CHATS.values()), len(given) + len(OWN_CHATS), encoder)
     own = read_trained(served, given or OWN_CHATS.values(), max(len(given), len(OWN_CHATS)), encoder)
-    if not trained.points:
-        raise PadfixError("No conversation renders, so nothing shows that the copy is right. Pass rows of chats.")
-    expected = expect_texts([*trained.chats, *(point.chat for point in trained.points)])
+    chats = [*trained.chats, *(point.chat for point in trained.points)]
+    source, changes = rewrite_template(chats)
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(target.parent, f".{target.name}-") as scratch:
         _copy(Path(served.path), scratch)
-        source, changes = _rewrite(expected)
         write_template(scratch, source)
         changes += ["the template is in chat_template.jinja and in tokenizer_config.json"]
         changes += set_stops(scratch, served, own.ends, source)
         report = check_serving(scratch, given or None, engines=engines, rows=rows, encoder=encoder)
         copied = read_served_folder(scratch)
-        kwargs = expected[0].chat.kwargs
-        commands = tuple(list_commands(report, copied, own.ends, kwargs))
+        commands = tuple(list_commands(report, copied, own.ends, chats[0].kwargs))
         scratch.rename(target)
     return replace(report, changes=tuple(changes), commands=commands)
-
-
-def _rewrite(expected: Sequence[Expected]) -> tuple[str, list[str]]:
-    """Return the template to save, and what was changed in it; each change is proven."""
-    first = expected[0].chat
-    source, changes = first.source, list[str]()
-    arguments = [dict(one.chat.kwargs) for one in expected]
-    if all(given == arguments[0] for given in arguments) and all(one.chat.source == source for one in expected):
-        pinned = pin_arguments(source, first.kwargs)
-        if pinned != source and writes_the_same(pinned, expected):
-            source = pinned
-            changes.append("the template holds the date and the arguments of the training")
-    if not writes_the_same(source, expected):
-        raise PadfixError(
-            "Rows were trained with different arguments or templates, which one file cannot hold. "
-            "Export with an encoder of one kind, or pass the arguments with each request."
-        )
-    for said, rewrite in REWRITES.items():
-        rewritten = rewrite(source)
-        if rewritten != source and writes_the_same(rewritten, expected):
-            source = rewritten
-            changes.append(f"the template: {said}")
-    return source, changes
 
 
 def _copy(folder: Path, scratch: Path) -> None:

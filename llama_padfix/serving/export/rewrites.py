@@ -36,7 +36,7 @@ def pin_arguments(source: str, kwargs: Mapping[str, object]) -> str:
         source: The template as it was trained, behind the line that pins its clock where there is one.
         kwargs: The arguments of the training.
     """
-    read = jinja2.meta.find_undeclared_variables(parse_template(source))  # type: ignore[no-untyped-call]
+    read = jinja2.meta.find_undeclared_variables(parse_template(source))
     named = {key: value for key, value in kwargs.items() if key in read and key not in _OF_ITS_OWN}
     date = kwargs.get("date_string")
     clock = find_date({"chat_template": kwargs.get("chat_template")})

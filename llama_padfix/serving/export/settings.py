@@ -7,11 +7,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama_padfix.core.errors import PadfixError
+
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject
     from llama_padfix.serving.folder import ServedFolder
 
 TEMPLATE_FILE = "chat_template.jinja"
+
+
+def require_new(target: Path) -> None:
+    """Raise `PadfixError` if a folder to write exists."""
+    if target.exists() or target.is_symlink():
+        raise PadfixError(f"{str(target)!r} exists already, and nothing is written over it. Name a new folder.")
 
 
 def write_template(folder: Path, source: str) -> None:
