@@ -80,7 +80,7 @@ OPENS_OTHERWISE = (*OPENS_A_THOUGHT, "diffusion_gemma")
     ids=lambda path: path.stem,
 )
 def test_a_rollout_with_a_tool_has_the_ids_and_the_mask_of_the_conversation(path: Path) -> None:
-    messages = [*ASK, CALL, RESULT, say("Four."), *GO_ON, say("Six.")]
+    messages: list[dict[str, Any]] = [*ASK, CALL, RESULT, say("Four."), *GO_ON, say("Six.")]
     ids, [call, first, second] = sampled_turns(family_encoder(path), messages)
     turns: list[Any] = [(call, [RESULT]), (first, GO_ON), (second, None)]
     rollout = join_rollout(family_tokenizer(path), ASK, turns)
