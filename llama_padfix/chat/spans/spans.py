@@ -16,6 +16,7 @@ from operator import itemgetter
 
 from llama_padfix.chat.render import Refusal
 from llama_padfix.chat.spans.end_rules import find_end
+from llama_padfix.chat.spans.filled import fill_empty_texts
 from llama_padfix.chat.spans.parts import Part, TracedConversation
 from llama_padfix.chat.spans.results import find_result_block
 from llama_padfix.chat.spans.silent import find_silent_turn
@@ -42,8 +43,23 @@ def find_spans(conversation: TracedConversation, trained_indices: Collection[int
     """Return the spans of these assistant messages in order.
 
     A message has several spans where something that the model did not produce, such as a tool's answer, stands inside
-    its turn, and none where the template leaves it out.
+    its turn, and none where the template leaves it out. Those of a conversation with empty texts are looked for in the
+    one with letters in their place.
     """
+    filled = fill_empty_texts(conversation)
+    if filled is None:
+        return _find_all(conversation, trained_indices)
+    found: list[AssistantSpan] = []
+    supplied = 0
+    for span in _find_all(filled.conversation, trained_indices):
+        start, end = filled.place_in_original(span.start), filled.place_in_original(span.end)
+        start = supplied = max(supplied, filled.find_supplied(start) if span.message in filled.filled else start)
+        if span.refusal or start < end:
+            found.append(replace(span, start=start, end=end))
+    return found
+
+
+def _find_all(conversation: TracedConversation, trained_indices: Collection[int]) -> list[AssistantSpan]:
     whole = conversation.whole
     spans = [
         span
@@ -80,10 +96,6 @@ def _check_authors(whole: Trace, span: AssistantSpan) -> AssistantSpan:
 def _find_message(conversation: TracedConversation, index: int) -> list[AssistantSpan]:
     whole = conversation.whole
     written = conversation.written.get(index, [])
-    if all(whole.content_spans[place][0] == whole.content_spans[place][1] for place in written):
-        filled = _find_filled(conversation, index)
-        if filled is not None:
-            return [filled]
     if not written:
         return _find_silent(conversation, index)
     segments = _find_segments(conversation, index, written)
@@ -109,35 +121,6 @@ def _find_message(conversation: TracedConversation, index: int) -> list[Assistan
             return [AssistantSpan(index, whole.content_spans[last + 1][0], refusal=Refusal.LOST)]
         spans.append(AssistantSpan(index, start, end, stops))
     return spans
-
-
-def _find_filled(conversation: TracedConversation, index: int) -> AssistantSpan | None:
-    r"""Return the turn of a message without characters: that of a letter in its place, where all else is the same.
-
-    `[INST] Hi [/INST] x[INST] More [/INST]`
-                      ^^
-    Not beside another answer, with which the template may join it.
-    """
-    beside = {index - 1, index + 1} & {*conversation.assistant_indices}
-    filled = None if conversation.whole.lost or beside else conversation.fill(index)
-    written = filled.written.get(index, []) if filled is not None else []
-    if filled is None or len(written) != 1:
-        return None
-    at, end, _ = filled.whole.content_spans[written[0]]
-    same = filled.whole.text[:at] + filled.whole.text[end:] == conversation.whole.text
-    if not same or filled.whole.scaffold[:at] + filled.whole.scaffold[end:] != conversation.whole.scaffold:
-        return None
-    spans = _find_message(filled, index)
-    if len(spans) != 1 or spans[0].refusal:
-        return None
-    [span] = spans
-    start, profile = span.start, conversation.profile
-    header = start - len(profile.history_header)
-    if profile.prompt.startswith(profile.history_header) and conversation.whole.text.startswith(
-        profile.prompt, header
-    ):
-        start = header + len(profile.prompt)  # a prompt that is longer than the header supplies this too
-    return replace(span, start=start, end=max(start, span.end - (end - at)))
 
 
 def _find_silent(conversation: TracedConversation, index: int) -> list[AssistantSpan]:
