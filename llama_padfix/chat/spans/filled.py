@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llama_padfix.chat.spans.parts import TracedConversation
-from llama_padfix.chat.trace import Trace
+from llama_padfix.chat.trace import Trace, count_equal
+
+Stretch = tuple[int, int]
+"""How many characters a letter brings with it: in front of it and, itself included, behind."""
+
+_ALONE = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -17,14 +21,14 @@ class FilledConversation:
     conversation: TracedConversation
     original: Trace
     """The conversation without letters."""
-    letters: Sequence[int]
-    """Where the letters stand, in order."""
-    filled: Collection[int]
+    added: Sequence[tuple[int, int]]
+    """Where the letters stand, with what the template writes beside them alone, in order."""
+    filled: frozenset[int]
     """The indices of their messages."""
 
     def place_in_original(self, place: int) -> int:
         """Return where a place is in the conversation without letters."""
-        return place - bisect_left(self.letters, place)
+        return place - sum(min(end, place) - start for start, end in self.added if start < place)
 
     def find_supplied(self, start: int) -> int:
         r"""Return where the turn of an empty answer begins, if its header ends at `start` of the original.
@@ -33,49 +37,71 @@ class FilledConversation:
         Conversation: `<S>assistant\n` and `\n<E>`, the first character of which the prompt supplies
         """
         profile, text = self.conversation.profile, self.original.text
-        header = start - len(profile.history_header)
-        if header < 0 or not (
-            profile.prompt.startswith(profile.history_header) and text.startswith(profile.prompt, header)
-        ):
+        header, prompt = start - len(profile.history_header), profile.prompt
+        if header < 0 or not (prompt.startswith(profile.history_header) and text.startswith(prompt, header)):
             return start
-        return header + len(profile.prompt)
+        return header + len(prompt)
 
 
 def fill_empty_texts(conversation: TracedConversation) -> FilledConversation | None:
     """Return the conversation with letters in place of empty texts; None where there is none that can be filled.
 
-    A text can be filled if the template writes its letter once, and nothing else changes.
+    A text can be filled if the template writes its letter once, and nothing else changes but for text of its own right
+    beside the letter.
     """
-    whole = conversation.whole
+    spans = conversation.whole.content_spans
     empty = [
         index
         for index in range(len(conversation.roles))
-        if all(
-            whole.content_spans[place][0] == whole.content_spans[place][1]
-            for place in conversation.written.get(index, [])
-        )
+        if all(spans[place][0] == spans[place][1] for place in conversation.written.get(index, []))
     ]
-    if not empty or whole.lost:
+    if not empty or conversation.whole.lost:
         return None
-    found = _fill(conversation, empty)
-    if found is None and len(empty) > 1:
-        kept = [index for index in empty if _fill(conversation, [index]) is not None]
-        found = _fill(conversation, kept) if kept else None
+    found = _fill(conversation, dict.fromkeys(empty, _ALONE))
+    if found is None:
+        stretches = {index: stretch for index in empty if (stretch := _find_stretch(conversation, index)) is not None}
+        found = _fill(conversation, stretches) if stretches else None
     return found
 
 
-def _fill(conversation: TracedConversation, indices: Collection[int]) -> FilledConversation | None:
-    whole, filled = conversation.whole, conversation.fill(indices)
+def _find_stretch(conversation: TracedConversation, index: int) -> Stretch | None:
+    """Return what the letter of a message brings with it; None where that is not known."""
+    whole, filled = conversation.whole, conversation.fill([index])
+    place = None if filled is None else _find_letter(filled.whole, index)
+    if filled is None or place is None:
+        return None
+    added = len(filled.whole.text) - len(whole.text)
+    pairs = ((whole.text, filled.whole.text), (whole.scaffold, filled.whole.scaffold))
+    last = min(count_equal(one, other) for one, other in pairs)
+    earliest = len(whole.text) - min(count_equal(one[::-1], other[::-1]) for one, other in pairs)
+    starts = range(max(earliest, place + 1 - added), min(last, place) + 1)
+    if added == 1 and place in starts:
+        return _ALONE
+    return (place - starts[0], starts[0] + added - place) if len(starts) == 1 else None
+
+
+def _find_letter(filled: Trace, index: int) -> int | None:
+    """Return where the letter of a message stands; None where it does not stand once."""
+    places = [(start, end) for start, end, origin in filled.content_spans if origin == index and start < end]
+    return places[0][0] if len(places) == 1 and places[0][1] == places[0][0] + 1 else None
+
+
+def _fill(conversation: TracedConversation, stretches: Mapping[int, Stretch]) -> FilledConversation | None:
+    whole, filled = conversation.whole, conversation.fill(stretches)
     if filled is None:
         return None
-    letters = [(start, end) for start, end, origin in filled.whole.content_spans if origin in indices and start < end]
-    if len(letters) != len(indices) or any(end != start + 1 for start, end in letters):
+    places = {index: _find_letter(filled.whole, index) for index in stretches}
+    added = sorted(
+        (place - stretches[index][0], place + stretches[index][1])
+        for index, place in places.items()
+        if place is not None
+    )
+    text, scaffold = (_without(one, added) for one in (filled.whole.text, filled.whole.scaffold))
+    if None in places.values() or text != whole.text or scaffold != whole.scaffold:
         return None
-    places = [start for start, _ in letters]
-    if _without(filled.whole.text, places) != whole.text or _without(filled.whole.scaffold, places) != whole.scaffold:
-        return None
-    return FilledConversation(filled, whole, places, indices)
+    return FilledConversation(filled, whole, added, frozenset(stretches))
 
 
-def _without(text: str, places: Collection[int]) -> str:
-    return "".join([text[start + 1 : end] for start, end in zip([-1, *places], [*places, len(text)], strict=True)])
+def _without(text: str, added: Sequence[tuple[int, int]]) -> str:
+    starts, ends = [0, *(end for _, end in added)], [*(start for start, _ in added), len(text)]
+    return "".join([text[start:end] for start, end in zip(starts, ends, strict=True)])

@@ -19,7 +19,7 @@ from llama_padfix.chat.spans.end_rules import find_end
 from llama_padfix.chat.spans.filled import fill_empty_texts
 from llama_padfix.chat.spans.parts import Part, TracedConversation
 from llama_padfix.chat.spans.results import find_result_block
-from llama_padfix.chat.spans.silent import find_silent_turn
+from llama_padfix.chat.spans.silent import find_silent_refusal
 from llama_padfix.chat.spans.start_rules import find_resumed, find_start
 from llama_padfix.chat.trace import Trace, pair_in_order
 from llama_padfix.tokens.control import find_control_text
@@ -124,13 +124,9 @@ def _find_message(conversation: TracedConversation, index: int) -> list[Assistan
 
 
 def _find_silent(conversation: TracedConversation, index: int) -> list[AssistantSpan]:
-    found = find_silent_turn(conversation, index)
-    if found is None:
-        return []
-    if found is Refusal.SILENT:
-        before = max((end for _, end, origin in conversation.whole.content_spans if origin < index), default=0)
-        return [AssistantSpan(index, before, refusal=found)]
-    return [AssistantSpan(index, *found)]
+    refusal = find_silent_refusal(conversation, index)
+    before = max((end for _, end, origin in conversation.whole.content_spans if origin < index), default=0)
+    return [] if refusal is None else [AssistantSpan(index, before, refusal=refusal)]
 
 
 def _find_segments(
