@@ -57,10 +57,24 @@ def fill_empty_texts(conversation: TracedConversation) -> FilledConversation | N
     ]
     if not empty or conversation.whole.lost:
         return None
-    found = _fill(conversation, dict.fromkeys(empty, _ALONE))
-    if found is None:
-        stretches = {index: stretch for index in empty if (stretch := _find_stretch(conversation, index)) is not None}
-        found = _fill(conversation, stretches) if stretches else None
+    return _fill(conversation, dict.fromkeys(empty, _ALONE)) or _fill(
+        conversation, _find_stretches(conversation, empty)
+    )
+
+
+def _find_stretches(conversation: TracedConversation, empty: Sequence[int]) -> dict[int, Stretch]:
+    """Return what each letter brings with it, for the messages of which that is known, halving those that differ."""
+    known, groups = {_ALONE: None}, [list(empty)]
+    found: dict[int, Stretch] = {}
+    while groups:
+        group = groups.pop()
+        own = next((one for one in known if _fill(conversation, dict.fromkeys(group, one)) is not None), None)
+        own = _find_stretch(conversation, group[0]) if own is None and len(group) == 1 else own
+        if own is not None:
+            found |= dict.fromkeys(group, own)
+            known[own] = None
+        elif len(group) > 1:
+            groups += [group[: len(group) // 2], group[len(group) // 2 :]]
     return found
 
 
@@ -87,7 +101,7 @@ def _find_letter(filled: Trace, index: int) -> int | None:
 
 
 def _fill(conversation: TracedConversation, stretches: Mapping[int, Stretch]) -> FilledConversation | None:
-    whole, filled = conversation.whole, conversation.fill(stretches)
+    whole, filled = conversation.whole, conversation.fill(stretches) if stretches else None
     if filled is None:
         return None
     places = {index: _find_letter(filled.whole, index) for index in stretches}
