@@ -153,6 +153,10 @@ NO_PROMPT_BUT_A_CLOSER = (
     "{{ 'Turns end in <E>\n.\n' }}{% for m in messages %}{{ '<S>'+m.role+'\n'+m.content }}"
     "{% if not loop.last or add_generation_prompt %}{{ '<E>\n' }}{% endif %}{% endfor %}"
 )
+NO_PROMPT_BUT_A_CLOSER_AND_A_SEPARATOR = (
+    "{% for m in messages %}{{ '' if loop.first else '\n\n' }}{{ '<S>'+m.role+'\n'+m.content }}"
+    "{% if not loop.last or add_generation_prompt %}{{ '\n<E>\n' }}{% endif %}{% endfor %}"
+)
 LEFT_OUT_WHEN_LAST_AND_CLOSED_BY_TEXT = (
     "{% for m in messages %}{% if m.role=='user' or m.content or not loop.last %}"
     "{{ '### '+m.role+':\n'+m.content+'[end]\n' }}{% endif %}{% endfor %}"
@@ -210,6 +214,13 @@ KINDS = {
         "<E>",
         [USER, ANSWER, USER, ANSWER],
         "Turns end in <E>\n.\n<S>user\nHi<E>\n<S>assistant\n«Yes<E>»\n<S>user\nHi<E>\n<S>assistant\n«Yes»",
+    ),
+    "a request for a prompt that only closes, in front of a separator": (
+        NO_PROMPT_BUT_A_CLOSER_AND_A_SEPARATOR,
+        ["<S>", "<E>"],
+        "<E>",
+        [ANSWER, USER, ANSWER, ANSWER],
+        "<S>assistant\n«Yes\n<E>»\n\n\n<S>user\nHi\n<E>\n\n\n<S>assistant\n«Yes\n<E>»\n\n\n<S>assistant\n«Yes»",
     ),
     "an empty answer that text closes, left out when last": (
         LEFT_OUT_WHEN_LAST_AND_CLOSED_BY_TEXT,
@@ -535,6 +546,13 @@ RUNS_IN_ONE_TURN = (
             ["Hi", "", "Yes", ""],
             "<S>assistant\n«[end]\n»<S>assistant\n«Yes[end]\n»",
         ),
+        (
+            "{% for m in messages %}{% if loop.index0 %}{{ '<end>\n' }}{% endif %}{{ '<S>'+m.role+'\n'+m.content }}"
+            "{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '<end>\n\n\n<S>assistant\n\n' }}{% endif %}",
+            ["Hi", "", "Yes"],
+            "<S>assistant\n\n«\n<end>»\n<S>assistant\n«Yes»",
+        ),
         (RUNS_IN_ONE_TURN.replace("<end>\n", ""), ["Hi", "Yes", ""], "<S>assistant\n«Yes\n\n»"),
         (RUNS_IN_ONE_TURN.replace("<end>\n", ""), ["Hi", "", " ", "Yes"], "<S>assistant\n«\n\n\n\nYes»"),
         (RUNS_IN_ONE_TURN, ["Hi", "Yes", " ", "Yes"], "<S>assistant\n«Yes\n\n\n\nYes<end>»\n"),
@@ -564,6 +582,7 @@ RUNS_IN_ONE_TURN = (
         "nothing closes it",
         "in front of another answer",
         "in front of one that is left out",
+        "a prompt behind a separator supplies a line break",
         "behind an answer in one turn that nothing closes",
         "two in front of an answer in one turn",
         "between two answers in one turn",

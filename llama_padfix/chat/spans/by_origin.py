@@ -8,9 +8,9 @@ from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.render import Refusal, Rendered, RenderRequest, Turn, refuse
+from llama_padfix.chat.spans.filled import find_spans_by_letters
 from llama_padfix.chat.spans.lost import place_lost
 from llama_padfix.chat.spans.parts import TracedConversation
-from llama_padfix.chat.spans.spans import find_spans
 from llama_padfix.chat.spans.spelled import find_spelled
 from llama_padfix.chat.trace import Trace, count_equal, read_trace
 from llama_padfix.chat.traced_render import render_traced
@@ -49,7 +49,7 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
             raise refusal
         return refusal
     conversation = replace(conversation, whole=whole)
-    spans = find_spans(conversation, request.trained_indices)
+    spans = find_spans_by_letters(conversation, request.trained_indices)
     for span in spans:
         if span.refusal is not None:
             refusal = refuse(span.message, span.refusal, text, span.start)

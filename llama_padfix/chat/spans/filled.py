@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from llama_padfix.chat.spans.parts import TracedConversation
+from llama_padfix.chat.spans.spans import AssistantSpan, find_spans
 from llama_padfix.chat.trace import Trace, count_equal
 
 Stretch = tuple[int, int]
@@ -36,11 +37,25 @@ class FilledConversation:
         Prompt:       `<S>assistant\n\n`
         Conversation: `<S>assistant\n` and `\n<E>`, the first character of which the prompt supplies
         """
-        profile, text = self.conversation.profile, self.original.text
-        header, prompt = start - len(profile.history_header), profile.prompt
-        if header < 0 or not (prompt.startswith(profile.history_header) and text.startswith(prompt, header)):
-            return start
-        return header + len(prompt)
+        opened, header = self.conversation.profile.opened, self.conversation.profile.history_header.lstrip()
+        at = start - len(header)
+        is_opened = at >= 0 and opened.startswith(header) and self.original.text.startswith(opened, at)
+        return at + len(opened) if is_opened else start
+
+
+def find_spans_by_letters(conversation: TracedConversation, trained_indices: Collection[int]) -> list[AssistantSpan]:
+    """Return what `find_spans` does; empty texts have a letter in their place while turns are looked for."""
+    filled = fill_empty_texts(conversation)
+    if filled is None:
+        return find_spans(conversation, trained_indices)
+    found: list[AssistantSpan] = []
+    supplied = 0
+    for span in find_spans(filled.conversation, trained_indices):
+        start, end = filled.place_in_original(span.start), filled.place_in_original(span.end)
+        start = supplied = max(supplied, filled.find_supplied(start) if span.message in filled.filled else start)
+        if span.refusal or start < end:
+            found.append(replace(span, start=start, end=end))
+    return found
 
 
 def fill_empty_texts(conversation: TracedConversation) -> FilledConversation | None:

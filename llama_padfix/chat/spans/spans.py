@@ -16,7 +16,6 @@ from operator import itemgetter
 
 from llama_padfix.chat.render import Refusal
 from llama_padfix.chat.spans.end_rules import find_end
-from llama_padfix.chat.spans.filled import fill_empty_texts
 from llama_padfix.chat.spans.parts import Part, TracedConversation
 from llama_padfix.chat.spans.results import find_result_block
 from llama_padfix.chat.spans.silent import find_silent_refusal
@@ -43,23 +42,8 @@ def find_spans(conversation: TracedConversation, trained_indices: Collection[int
     """Return the spans of these assistant messages in order.
 
     A message has several spans where something that the model did not produce, such as a tool's answer, stands inside
-    its turn, and none where the template leaves it out. Those of a conversation with empty texts are looked for in the
-    one with letters in their place.
+    its turn, and none where the template leaves it out.
     """
-    filled = fill_empty_texts(conversation)
-    if filled is None:
-        return _find_all(conversation, trained_indices)
-    found: list[AssistantSpan] = []
-    supplied = 0
-    for span in _find_all(filled.conversation, trained_indices):
-        start, end = filled.place_in_original(span.start), filled.place_in_original(span.end)
-        start = supplied = max(supplied, filled.find_supplied(start) if span.message in filled.filled else start)
-        if span.refusal or start < end:
-            found.append(replace(span, start=start, end=end))
-    return found
-
-
-def _find_all(conversation: TracedConversation, trained_indices: Collection[int]) -> list[AssistantSpan]:
     whole = conversation.whole
     spans = [
         span
