@@ -1,4 +1,4 @@
-"""Writes docs/checks and the README's table from the catalogue; `--check` fails where they are stale."""
+"""Writes docs/checks from the catalog; `--check` fails where a page is stale."""
 
 from __future__ import annotations
 
@@ -6,28 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from llama_padfix.core.errors import PadfixError
-from llama_padfix.doctor.check_pages import index_page, page, table
+from llama_padfix.doctor.check_pages import index_page, page
 from llama_padfix.doctor.runner import load_checks
+from llama_padfix.serving import faults
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN = "<!-- checks: made by `make docs` -->\n"
-END = "<!-- end of checks -->"
 
 
 def wanted_files(root: Path = ROOT) -> dict[Path, str]:
-    """Every generated file with what it should hold. Raises `PadfixError` for a README without the markers."""
-    checks = load_checks()
+    """Every generated file with what it should hold."""
+    pages = (*load_checks(), *load_checks(faults))
     folder = root / "docs" / "checks"
-    files = {folder / f"{check.code}.md": page(check) for check in checks}
-    files[folder / "README.md"] = index_page(checks)
-    readme = root / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise PadfixError(f"README.md must hold one {BEGIN.strip()!r} and one {END!r}.")
-    before, _, rest = text.partition(BEGIN)
-    files[readme] = f"{before}{BEGIN}{table(checks, 'docs/checks/')}{END}{rest.partition(END)[2]}"
-    return files
+    return {**{folder / f"{check.code}.md": page(check) for check in pages}, folder / "README.md": index_page(pages)}
 
 
 def stale_files(root: Path = ROOT) -> list[str]:

@@ -23,9 +23,15 @@ from llama_padfix.encoding.masking.completion_collator import (
 from llama_padfix.encoding.masking.labels import find_markers as find_markers
 from llama_padfix.encoding.masking.labels import mask_labels as mask_labels
 from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers as TurnMarkers
+from llama_padfix.encoding.pairs.collator import PairCollator as PairCollator
+from llama_padfix.encoding.pairs.encoder import PairEncoder as PairEncoder
 from llama_padfix.encoding.record import Encoding as Encoding
 from llama_padfix.encoding.record import read_encoding as read_encoding
 from llama_padfix.encoding.record import write_encoding as write_encoding
+from llama_padfix.encoding.rollouts.joined import Rollout as Rollout
+from llama_padfix.encoding.rollouts.joined import join_rollout as join_rollout
+from llama_padfix.encoding.rollouts.retokenized import Retokenized as Retokenized
+from llama_padfix.encoding.rollouts.retokenized import find_retokenized as find_retokenized
 from llama_padfix.encoding.row_formats import Conversation as Conversation
 from llama_padfix.encoding.row_formats import read_row as read_row
 from llama_padfix.encoding.row_formats import to_messages as to_messages
@@ -33,6 +39,10 @@ from llama_padfix.hardware.attention import choose_attention as choose_attention
 from llama_padfix.hardware.optimizers import choose_optimizer as choose_optimizer
 from llama_padfix.hardware.precision import Precision as Precision
 from llama_padfix.hardware.precision import choose_precision as choose_precision
+from llama_padfix.serving.check_serving import check_serving as check_serving
+from llama_padfix.serving.generation.check_stops import check_stops as check_stops
+from llama_padfix.serving.generation.stop_report import StopReport as StopReport
+from llama_padfix.serving.report import ServingReport as ServingReport
 from llama_padfix.tokens.bos import dedupe_bos as dedupe_bos
 from llama_padfix.training.adapters.added_tokens import add_tokens as add_tokens
 from llama_padfix.training.adapters.lora import find_lora_targets as find_lora_targets

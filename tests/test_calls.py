@@ -11,7 +11,8 @@ from typing import Any
 import llama_padfix
 from llama_padfix import PadCollator, diagnose, prepare
 
-FLOORS = {"core": 0, "tokens": 1, "hardware": 1, "chat": 2, "encoding": 3, "doctor": 4, "view": 5, "training": 6}
+ORDER = ("core", "tokens hardware", "chat", "encoding", "doctor", "view", "serving", "training")
+FLOORS = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms.split()}
 ROOT = Path(llama_padfix.__file__).parent
 
 

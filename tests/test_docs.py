@@ -1,9 +1,8 @@
-"""The pages of the checks and the README's table say what the catalogue says."""
+"""The pages of the checks say what the catalog says, and the first page finds them."""
 
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from llama_padfix import PadfixError
-from llama_padfix.doctor.check_pages import index_page, page, table
+from llama_padfix.doctor.check_pages import index_page, page
 from llama_padfix.doctor.runner import load_checks
+from llama_padfix.serving import faults
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "docs" / "generate.py"
@@ -29,7 +28,6 @@ def generator() -> Any:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    shutil.copy(ROOT / "README.md", tmp_path / "README.md")
     (tmp_path / "docs").mkdir()
     return tmp_path
 
@@ -41,7 +39,7 @@ def test_the_docs_are_not_stale() -> None:
 
 def test_what_is_stale_is_found_and_written(copy: Path) -> None:
     generate = generator()
-    checks = load_checks()
+    checks = (*load_checks(), *load_checks(faults))
     assert generate.main(["--check"], copy) == 1
     assert not (copy / "docs" / "checks").exists(), "--check writes nothing"
     assert generate.main([], copy) == 0
@@ -55,23 +53,8 @@ def test_what_is_stale_is_found_and_written(copy: Path) -> None:
     assert generate.stale_files(copy) == []
 
 
-def test_the_readme_around_the_table_stays(copy: Path) -> None:
-    generate = generator()
-    readme = copy / "README.md"
-    before, _, rest = readme.read_text().partition(generate.BEGIN)
-    readme.write_text(before + generate.BEGIN + "| old |\n" + generate.END + rest.partition(generate.END)[2])
-    assert "README.md" in generate.stale_files(copy)
-    generate.main([], copy)
-    text = readme.read_text()
-    assert text.startswith(before) and text.endswith(rest.partition(generate.END)[2])
-    assert "| old |" not in text and table(load_checks(), "docs/checks/") in text
-    readme.write_text("no markers")
-    with pytest.raises(PadfixError, match="must hold one"):
-        generate.main([], copy)
-
-
 def test_a_page_has_each_part_of_its_check() -> None:
-    for check in load_checks():
+    for check in (*load_checks(), *load_checks(faults)):
         text = page(check)
         parts = (check.code, check.name, check.severity, *check.needs, check.explanation.strip(), check.bad.strip())
         assert all(part in text for part in (*parts, check.good.strip()))

@@ -1,4 +1,4 @@
-"""The examples of docs/labels.md and docs/design.md do what the pages say."""
+"""The examples of docs/labels.md, docs/rollouts.md and docs/design.md do what the pages say."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from llama_padfix import Counts
 from tests.conftest import fresh_tokenizer
 
 DOCS = Path(__file__).parents[1] / "docs"
-LABELS, DESIGN = DOCS / "labels.md", DOCS / "design.md"
+LABELS, DESIGN, ROLLOUTS = DOCS / "labels.md", DOCS / "design.md", DOCS / "rollouts.md"
+PREFERENCE = DOCS / "preference.md"
 
 
 def run_examples(text: str, name: str = LABELS.name, release: str = "3.2-instruct") -> doctest.TestResults:
@@ -21,7 +22,15 @@ def run_examples(text: str, name: str = LABELS.name, release: str = "3.2-instruc
     return doctest.DocTestRunner().run(test)
 
 
-@pytest.mark.parametrize(("page", "release", "fewest"), [(LABELS, "3.2-instruct", 20), (DESIGN, "3.1-instruct", 20)])
+@pytest.mark.parametrize(
+    ("page", "release", "fewest"),
+    [
+        (LABELS, "3.2-instruct", 20),
+        (DESIGN, "3.1-instruct", 20),
+        (ROLLOUTS, "3.2-instruct", 10),
+        (PREFERENCE, "3.1-instruct", 3),
+    ],
+)
 def test_the_examples_give_what_the_page_shows(page: Path, release: str, fewest: int) -> None:
     text = page.read_text(encoding="utf-8")
     failed, tried = run_examples(text, page.name, release)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llama_padfix import PadfixError, Report, diagnose, heal_folder
-from llama_padfix.cli.arguments import Commands, add_command, names, row_count, status_of
+from llama_padfix.cli.arguments import Commands, add_command, names, positive, row_count, status_of
 from llama_padfix.cli.environment import check_environment
 from llama_padfix.core.text import printable
 from llama_padfix.doctor.observe.folder import fetch_folder
 from llama_padfix.doctor.report_formats import as_github, as_text, print_rich, summarize
 from llama_padfix.doctor.runner import select_checks
 from llama_padfix.encoding.dataset.files import KINDS, open_rows
+from llama_padfix.serving.generation.saved_model import check_folder
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import JsonObject
 
 
 def add_parser(commands: Commands) -> None:
@@ -24,8 +30,14 @@ def add_parser(commands: Commands) -> None:
         commands,
         "doctor",
         help="say what is wrong with a saved folder or GGUF file and its data",
-        description="Exit status: 0 nothing above a note, 1 findings, 2 could not run. No weight is loaded.",
-        examples=("doctor out --data train.jsonl", "doctor out --fix fixed", "doctor --environment"),
+        description="Exit status: 0 nothing above a note, 1 findings, 2 could not run. No weight is loaded "
+        "without --generate.",
+        examples=(
+            "doctor out --data train.jsonl",
+            "doctor out --fix fixed",
+            "doctor out --data held_back.jsonl --generate",
+            "doctor --environment",
+        ),
     )
     parser.add_argument(
         "target",
@@ -45,6 +57,15 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--max-rows", metavar="N", type=row_count, default=1000, help="rows to sample, or all (1000)")
     parser.add_argument("--fix", metavar="OUT", help="write a repaired copy of the settings into a new folder")
     parser.add_argument("--unsafe", action="store_true", help="with --fix: also change the class, ids, a template")
+    parser.add_argument(
+        "--generate",
+        metavar="N",
+        type=positive,
+        nargs="?",
+        const=20,
+        help="generate answers to so many rows of --data (20) on the CPU, and report whether they stop",
+    )
+    parser.add_argument("--max-new-tokens", metavar="N", type=positive, default=256, help="of an answer (256)")
     parser.set_defaults(run=run)
 
 
@@ -58,6 +79,8 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.unsafe and not options.fix:
         raise PadfixError("--unsafe goes with --fix OUT: a folder is never changed in place.")
+    if options.generate and options.fix:
+        raise PadfixError("--generate asks the weights, which --fix leaves as they are. Run one after the other.")
     select_checks(options.select, options.ignore)  # an unknown code is an error before anything is loaded
     if options.fix and Path(options.fix).exists():
         raise PadfixError(f"{options.fix!r} exists already, and nothing is written over it. Name a new folder.")
@@ -66,7 +89,12 @@ def run(options: argparse.Namespace) -> int:
     chosen = {"select": options.select, "ignore": options.ignore}
     settings = {**chosen, "max_rows": options.max_rows, "dataset": rows}
     report = diagnose(folder, progress=sys.stderr.isatty(), **settings)
-    _print_report(report, options.format)
+    generated: JsonObject = {}
+    if options.generate:
+        shown = sys.stderr.isatty()
+        stops = check_folder(folder, rows, options.generate, max_new_tokens=options.max_new_tokens, progress=shown)
+        report, generated = stops.add_to(report), {"generated": stops.describe()}
+    _print_report(report, options.format, generated)
     if options.html:
         Path(options.html).write_text(report.to_html(), encoding="utf-8", errors="xmlcharrefreplace")
     if options.fix:
@@ -79,10 +107,10 @@ def run(options: argparse.Namespace) -> int:
     return status_of(report.findings)
 
 
-def _print_report(report: Report, form: str) -> None:
+def _print_report(report: Report, form: str, generated: JsonObject) -> None:
     document = report.to_dict()
     if form == "json":
-        print(report.to_json())
+        print(json.dumps({**document, **generated}, indent=2))
     elif form == "github":
         print(as_github(document))
     elif importlib.util.find_spec("rich") is None or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":

@@ -1,4 +1,5 @@
 """The demo: two training scripts side by side, on Llama 3.x tokenizers built from the real vocabulary.
 
-`reference` builds the tokenizers and tiny models, `run` trains and measures. Start: `run.run_demo`.
+`reference` builds the tokenizers and tiny models, `run` trains and measures. Start: `run.run_demo`. `tiny` makes the
+model, tokenizer and conversations that the pages of docs/ run on.
 """

@@ -65,7 +65,7 @@ class Measures:
 
 
 def run_demo(steps: int = STEPS, *, announce: Callable[[str], None] = lambda line: None) -> tuple[Measures, Measures]:
-    """Run both scripts; this takes a few minutes on two cores.
+    """Run both scripts; this takes about 70 seconds on two cores.
 
     Args:
         steps: The training steps of each run.

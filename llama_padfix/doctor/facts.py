@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from llama_padfix.chat.profile.template_profile import TemplateProfile
 from llama_padfix.doctor.folder_facts import FolderFacts
 from llama_padfix.doctor.found_facts import OtherTokenizer
+from llama_padfix.doctor.generation.answers import GeneratedAnswer
 from llama_padfix.doctor.model_facts import ModelFacts, OptimizerFacts, RowStatistics
 from llama_padfix.doctor.row_facts import DataFacts, RowFacts, SampleFacts
 from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
@@ -274,6 +275,9 @@ class Facts:
     held_ids: tuple[tuple[str, int, bool], ...] = ()
     """Pad ids that a collate function keeps: the place, the id, and whether another one can be put there."""
 
+    generated: tuple[GeneratedAnswer, ...] | None = None
+    """What the model generated; None where it was not asked to."""
+
     notes: tuple[str, ...] = ()
     """What was looked at in the place of what was given, and what was not looked at: one sentence each."""
 
@@ -291,5 +295,6 @@ class Facts:
             "saved config": bool(folder.config or folder.generation_config),
             "adapter": bool(folder.adapter_config),
             "base of the adapter": folder.base_is_here,
+            "generated answers": self.generated is not None,
         }
         return frozenset(name for name, is_present in parts.items() if is_present)

@@ -16,6 +16,10 @@ _KINDS = {
     "dropped_untrained": "dropped without one trained token",
     "dropped_too_long": "dropped whose first trained turn does not fit",
     "dropped_invalid": "dropped that could not be read",
+    "dropped_equal": "dropped whose answers are equal",
+    "dropped_empty": "dropped with an empty answer",
+    "dropped_prompts": "dropped whose answers stand behind different prompt tokens",
+    "dropped_tied": "dropped whose answers have the same score",
     "cut": "cut to max_length",
     "split": "texts longer than max_length, split into {pieces} rows",
     "repaired": "with a doubled BOS repaired",
@@ -76,6 +80,14 @@ class Counts:
     """Rows of which no trained turn fits into `max_length`."""
     dropped_invalid: int = 0
     """Rows that could not be read, with `on_error="drop"`."""
+    dropped_equal: int = 0
+    """Pairs whose answers are equal, or become equal where both are cut."""
+    dropped_empty: int = 0
+    """Preferences of which an answer holds nothing."""
+    dropped_prompts: int = 0
+    """Pairs whose answers do not stand behind the same prompt tokens."""
+    dropped_tied: int = 0
+    """Pairs whose answers have the same score."""
     cut: int = 0
     """They lost turns, or tokens, to `max_length`."""
     split: int = 0
@@ -145,7 +157,7 @@ class Counts:
     @property
     def dropped(self) -> int:
         """Rows that did not leave the encoder, for whatever reason."""
-        return self.dropped_untrained + self.dropped_too_long + self.dropped_invalid
+        return sum(count for name, count in vars(self).items() if name.startswith("dropped_"))
 
     def __str__(self) -> str:
         parts = [f"{self.rows} rows: {self.kept} kept"]

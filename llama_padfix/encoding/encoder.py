@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
     from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
 
-_Columns = dict[str, list[list[int]]]
+_Columns = dict[str, list[Any]]  # lists of ints, or numbers
 
 
 def _setting(name: str) -> Any:  # a property, whose value has the type that the class declares
@@ -78,11 +78,13 @@ class ChatEncoder:
 
     Attributes:
         counts: What became of all rows so far (`Counts`), with the first few of each kind by number.
+        columns: The names of the columns of encoded rows.
 
     Raises:
         PadfixError: `tokenizer` is none, a setting is not known, or nothing makes the template keep thoughts.
     """
 
+    columns: Sequence[str] = ("input_ids", "labels")
     max_length: int | None = _setting("max_length")
     train_on: TrainOn = _setting("train_on")
     truncation: Truncation = _setting("truncation")

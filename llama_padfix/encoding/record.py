@@ -34,6 +34,8 @@ class Encoding(EncodeSettings):
     `template_kwargs` hold the pinned date (for some templates as a `chat_template` with a fixed clock).
     """
 
+    task: str = "sft"
+    """What the rows are for: "sft", or a task of `PairEncoder`."""
     train_on: Any = "assistant"  # of a record, also a name, which `TrainOn` is not
     """See `EncodeSettings`; the name of a callable that cannot be written as JSON."""
     template_hash: str = ""
@@ -65,6 +67,8 @@ class Encoding(EncodeSettings):
             PadfixError: A setting that could not be recorded is not given.
         """
         known = {name: getattr(self, name) for name in _SETTINGS}
+        if self.task != "sft":
+            known["task"] = self.task
         known["template_kwargs"] = {**self.template_kwargs, **(given.pop("template_kwargs", None) or {})}
         missing = [
             name
@@ -93,6 +97,8 @@ class Encoding(EncodeSettings):
         if not _is_json(self.train_on):
             values["train_on"] = getattr(self.train_on, "__qualname__", type(self.train_on).__qualname__)
             unrecorded.add("train_on")
+        if self.task == "sft":
+            del values["task"]  # which earlier versions do not know
         values.update(template_kwargs=kwargs, unrecorded=sorted(unrecorded))
         return json.dumps(values, ensure_ascii=True, sort_keys=True)
 
@@ -137,6 +143,10 @@ def write_encoding(dataset: Described, encoding: Encoding) -> None:
     Raises:
         PadfixError: `dataset` has no description.
     """
+    if not isinstance(encoding, Encoding):
+        raise PadfixError(
+            f"Got a {type(encoding).__name__} where a record is needed. Pass that of the encoder: encoder.encoding"
+        )
     for part in _parts_of(dataset):
         kept = [line for line in (part.info.description or "").splitlines() if not line.startswith(_MARK)]
         part.info.description = "\n".join([*kept, _MARK + encoding.to_json()])

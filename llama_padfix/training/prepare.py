@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llama_padfix.core.compat import divide_once, make_grouping_arguments, name_tokenizer_argument
 from llama_padfix.core.errors import PadfixError
@@ -20,30 +20,41 @@ from llama_padfix.encoding.collator import PadCollator
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.dataset.encode import encode_dataset, with_arrays
 from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.encoding.media.choose import choose_encoder
+from llama_padfix.encoding.media.collator import MediaCollator
+from llama_padfix.encoding.media.dataset import encode_media
+from llama_padfix.encoding.media.encoder import MediaEncoder
 from llama_padfix.encoding.packing.collator import PackCollator
 from llama_padfix.encoding.packing.isolation import Isolation, try_packing
 from llama_padfix.encoding.packing.pack import add_lengths, pack_rows
+from llama_padfix.encoding.pairs.collator import PairCollator
 from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
 from llama_padfix.encoding.sources import column_names
 from llama_padfix.hardware.precision import Precision, choose_precision
 from llama_padfix.training.adapters.lora import keep_trainable_float32
 from llama_padfix.training.adapters.row_training import complete_head
+from llama_padfix.training.tasks import (
+    TaskName,
+    add_stand_ins,
+    arguments_for,
+    find_task,
+    import_classes,
+    make_reference,
+    trainer_arguments_for,
+)
 from llama_padfix.training.trainer import (
     apply_arguments,
-    import_trl,
-    make_sft_config,
+    make_config,
     require_accumulation,
-    sft_arguments_for,
-    split_sft_arguments,
-    trainer_arguments_for,
+    require_base_model,
+    split_arguments,
 )
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
     from datasets import Dataset, DatasetDict, IterableDataset
-    from transformers import TrainingArguments
-    from trl import SFTTrainer
+    from transformers import Trainer, TrainingArguments
 
     from llama_padfix.core.types import ModelLike, Rows, TokenizerLike
 
@@ -63,26 +74,28 @@ class Prepared:
     """What the checks still find."""
     precision: Precision
     """What the run computes in."""
-    collator: PadCollator | PackCollator
-    """Makes a batch of encoded rows: padded, or packed."""
+    collator: PadCollator | PackCollator | PairCollator | MediaCollator
+    """Makes a batch of encoded rows: padded, packed, of preferences, or with what a processor makes of media."""
     encoder: ChatEncoder
     """Turns rows into ids and labels."""
     packing: Isolation | None = None
     """Whether rows are packed, and what that rests on; None where packing was not asked for."""
     group_by_length: bool = False
     """Whether a batch is made of rows of like length."""
+    task: TaskName = "sft"
+    """What the rows are for: the trainer of TRL that takes them."""
 
     __repr__ = short_repr
 
     @property
     def training_args(self) -> dict[str, Any]:  # keywords of another library, for this and the next
-        """Keywords for `trl.SFTConfig`, a fresh dict at every call."""
-        return {**sft_arguments_for(self.precision), **self._batch_arguments()}
+        """Keywords for `trl.SFTConfig`, or the config of another task; a fresh dict at every call."""
+        return {**arguments_for(self.task, self.precision), **self._batch_arguments()}
 
     @property
     def trainer_args(self) -> dict[str, Any]:
         """Keywords for `transformers.TrainingArguments`, which lacks those of TRL; a fresh dict at every call."""
-        return {**trainer_arguments_for(self.precision), **self._batch_arguments()}
+        return {**trainer_arguments_for(self.task, self.precision), **self._batch_arguments()}
 
     @property
     def counts(self) -> Counts:
@@ -117,15 +130,14 @@ class Prepared:
         Raises:
             PadfixError: As `encode_dataset`.
         """
-        rows = encode_dataset(
-            self.encoder,
-            dataset,
-            progress=progress,
-            num_proc=num_proc,
-            cache_dir=cache_dir,
-            max_shard_size=max_shard_size,
-        )
-        return self._arrange(rows, progress)
+        where: Any = {"num_proc": num_proc, "cache_dir": cache_dir, "max_shard_size": max_shard_size}
+        return self._encode(dataset, progress=progress, **where)
+
+    def _encode(self, dataset: Any, *, progress: bool, name: str = "dataset", **where: Any) -> AnyDataset:
+        if isinstance(self.encoder, MediaEncoder):
+            with_media: AnyDataset = encode_media(self.encoder, dataset, progress=progress, name=name, **where)
+            return with_media
+        return self._arrange(encode_dataset(self.encoder, dataset, progress=progress, name=name, **where), progress)
 
     def _arrange(self, rows: AnyDataset, progress: bool) -> AnyDataset:
         if isinstance(self.collator, PackCollator):
@@ -133,6 +145,8 @@ class Prepared:
             rows = pack_rows(rows, self.encoder.max_length, progress=progress)
         elif self.group_by_length:
             rows = add_lengths(rows)
+        elif self.task != "sft":
+            return cast("AnyDataset", add_stand_ins(self.task, rows))
         arranged: AnyDataset = with_arrays(rows)
         return arranged
 
@@ -149,12 +163,13 @@ class Prepared:
             PadfixError: The config asks for packing and `prepare` was not told to pack.
             ValueError: As the config's own checks; it is then as it was.
         """
-        wanted = self.training_args if hasattr(args, "dataset_kwargs") else self.trainer_args
+        of_trl = hasattr(args, "dataset_kwargs") or (self.task != "sft" and hasattr(args, "max_length"))
+        wanted = self.training_args if of_trl else self.trainer_args
         apply_arguments(args, wanted, packs=self.packing is not None, max_length=self.encoder.max_length)
 
     def _batch_arguments(self) -> dict[str, object]:
-        if isinstance(self.collator, PackCollator):
-            return {"remove_unused_columns": False}  # the model does not name seq_lengths
+        if isinstance(self.collator, PackCollator | MediaCollator):
+            return {"remove_unused_columns": False}  # the model does not name seq_lengths, or the columns of media
         return make_grouping_arguments() if self.group_by_length else {}
 
     def __str__(self) -> str:
@@ -184,6 +199,7 @@ def prepare(
     pad_to_multiple_of: int | None = None,
     packing: bool = False,
     group_by_length: bool = False,
+    task: TaskName | type = "sft",
     device: object = None,
 ) -> Prepared:
     """Patch a tokenizer and its model in place, and return what a training script needs from there on.
@@ -192,13 +208,11 @@ def prepare(
     is added, no embedding resized, no template edited. Idempotent. Other arguments are `ChatEncoder`'s.
 
     Args:
-        tokenizer: The tokenizer to patch.
-        model: The model to patch; None for the tokenizer alone.
-        pad_token: As for `patch_tokenizer`.
-        pad_to_multiple_of: As for `PadCollator`.
+        tokenizer, model: What to patch; without a model the tokenizer alone. For media, a processor: it holds one.
+        pad_token, pad_to_multiple_of, device: As for `patch_tokenizer`, `PadCollator`, `choose_precision`.
         packing: Put several documents into a row of `max_length` tokens, where `model` is proven to keep them apart.
         group_by_length: Make batches of rows of like length.
-        device: As for `choose_precision`.
+        task: What rows are for: "sft", or preferences for "dpo", "kto", "reward" or "orpo"; or the trainer's class.
 
     Returns:
         The plan of what was changed, the report, the precision, the encoder and the collator.
@@ -206,15 +220,16 @@ def prepare(
     Raises:
         PadfixError: Something cannot be done; everything is as it was.
     """
-    _require_arguments(packing, max_length, pad_to_multiple_of)
-    encoder = ChatEncoder(
+    task = find_task(task)
+    _require_arguments(task, packing, group_by_length, max_length, pad_to_multiple_of)
+    make_encoder, tokenizer = choose_encoder(tokenizer, template, task, packing or group_by_length)
+    encoder = make_encoder(
         tokenizer,
         max_length,
-        train_on,
+        train_on=train_on,
         truncation=truncation,
         on_error=on_error,
         on_loss=on_loss,
-        template=template,
         template_kwargs=template_kwargs,
         keep_reasoning=keep_reasoning,
         special_tokens=special_tokens,
@@ -223,22 +238,32 @@ def prepare(
     )
     precision = choose_precision(device)
     plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token, template_kwargs=encoder.template_kwargs)
-    collator, isolation = _make_collator(tokenizer, model, pad_to_multiple_of, packing)
-    return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length)
+    collator, isolation = _make_collator(encoder, model, task, pad_to_multiple_of, packing)
+    return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length, task)
 
 
-def _require_arguments(packing: bool, max_length: int | None, pad_to_multiple_of: int | None) -> None:
+def _require_arguments(
+    task: TaskName, packing: bool, group_by_length: bool, max_length: int | None, pad_to_multiple_of: int | None
+) -> None:
     """Raise `PadfixError` for what would only fail after something is patched."""
+    if task != "sft" and (packing or group_by_length):
+        raise PadfixError(f"task={task!r}: preferences are padded as they come. Leave packing and group_by_length out")
     PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)
     if packing and max_length is None:
         raise PadfixError("packing=True fills rows of max_length tokens, and max_length is None. Pass max_length=2048")
 
 
 def _make_collator(
-    tokenizer: TokenizerLike, model: ModelLike | None, pad_to_multiple_of: int | None, packing: bool
-) -> tuple[PadCollator | PackCollator, Isolation | None]:
+    encoder: ChatEncoder, model: ModelLike | None, task: TaskName, pad_to_multiple_of: int | None, packing: bool
+) -> tuple[PadCollator | PackCollator | PairCollator | MediaCollator, Isolation | None]:
     """Return what makes batches, and what packing comes to, None where it was not asked for."""
+    tokenizer = encoder.tokenizer
     assert tokenizer.pad_token_id is not None  # the patch has set it
+    if isinstance(encoder, MediaEncoder):
+        dtype = getattr(model, "dtype", None)  # of a model of transformers
+        return MediaCollator(encoder.processor, tokenizer.pad_token_id, pad_to_multiple_of, dtype), None
+    if task != "sft":
+        return PairCollator(tokenizer.pad_token_id, task, encoder.max_length, pad_to_multiple_of), None
     if not packing:
         return PadCollator(tokenizer.pad_token_id, pad_to_multiple_of), None
     isolation = try_packing(model, tokenizer.pad_token_id)
@@ -254,9 +279,9 @@ def build_trainer(
     dataset: Rows | str | os.PathLike[str],
     *,
     eval_dataset: Rows | str | os.PathLike[str] | None = None,
-    **sft_arguments: Any,  # of three functions
-) -> SFTTrainer:
-    """Return TRL's `SFTTrainer`, ready to train on a dataset or list of rows in any known shape.
+    **arguments: Any,  # of three functions
+) -> Trainer:
+    """Return TRL's `SFTTrainer`, or with `task` another one, ready to train on rows in any known shape.
 
     Args:
         model: The model to patch and to train.
@@ -264,25 +289,29 @@ def build_trainer(
         dataset: One split: a `Dataset`, an `IterableDataset`, a list of rows, a path, or a frame. Rows with
             `input_ids` and `labels`, which `prepared.encode` makes, are taken as they are.
         eval_dataset: Rows to evaluate on; a mapping of several sets is encoded too.
-        sft_arguments: Keywords of `prepare`, of `SFTConfig` and of `SFTTrainer` (such as `peft_config`, `callbacks`),
-            each passed on to where the installed version knows it. They win over what `prepare` would set.
+        arguments: Keywords of `prepare`, of `SFTConfig` and of `SFTTrainer` (such as `peft_config`, `callbacks`), or
+            of the two classes of another task, each passed on to where the installed version knows it. They win over
+            what `prepare` would set. DPO and KTO get a copy of the model as `ref_model` where they need one.
 
     Raises:
         PadfixError: None of them knows a keyword, or it acts on raw rows. This, and what `SFTConfig` raises, comes
             before anything is patched or encoded.
     """
-    trl = import_trl()
+    task = find_task(arguments.get("task", "sft"))
+    trainer_class, config_class = import_classes(task)
     of_prepare = set(inspect.signature(prepare).parameters) - {"tokenizer", "model"}
-    prepare_arguments = {name: sft_arguments.pop(name) for name in of_prepare & set(sft_arguments)}
-    config, rest = split_sft_arguments(sft_arguments, of_prepare)
+    prepare_arguments = {name: arguments.pop(name) for name in of_prepare & set(arguments)}
+    config, rest = split_arguments(arguments, trainer_class, config_class, of_prepare)
     if isinstance(dataset, Mapping):
         raise PadfixError(
             f"The dataset to train on has the parts {', '.join(map(repr, dataset))}. Pass one of them: "
             "build_trainer(model, tokenizer, dataset['train'], eval_dataset=dataset['test'])"
         )
-    safe = sft_arguments_for(choose_precision(prepare_arguments.get("device")))
-    args = make_sft_config({"output_dir": "out", **safe, **config})
+    safe = arguments_for(task, choose_precision(prepare_arguments.get("device")))
+    args = make_config({"output_dir": "out", **safe, **config}, config_class)
     require_accumulation(args)
+    if task == "sft":
+        require_base_model(model)
 
     prepared = prepare(tokenizer, model, **prepare_arguments)
     shown = not args.disable_tqdm
@@ -292,8 +321,9 @@ def build_trainer(
     for name in prepared._batch_arguments().keys() - set(config):
         setattr(args, name, prepared._batch_arguments()[name])
     rest.setdefault("data_collator", prepared.collator)
-    rest[name_tokenizer_argument(trl.SFTTrainer)] = tokenizer
-    trainer = trl.SFTTrainer(model=model, args=args, train_dataset=train_rows, **rest)
+    rest[name_tokenizer_argument(trainer_class)] = tokenizer
+    rest |= make_reference(task, model, {**config, **rest})
+    trainer = trainer_class(model=model, args=args, train_dataset=train_rows, **rest)
     divide_once(trainer)
     if hasattr(trainer.model, "peft_config") and not args.bf16:
         keep_trainable_float32(trainer.model, prepared.precision)  # TRL casts those of a quantized model to bfloat16
@@ -304,10 +334,12 @@ def build_trainer(
 def _encode_rows(prepared: Prepared, rows: Any, name: str, shown: bool) -> Any:  # rows of any shape; a dataset
     """Return rows encoded, or as they are where they have ids and labels already; packed where `prepare` packs."""
     columns = set(column_names(rows) or ())
-    if not {"input_ids", "labels"} <= columns:
-        rows = encode_dataset(prepared.encoder, rows, progress=shown, name=name)
-    elif isinstance(rows, (list, tuple)):
+    if not {*prepared.encoder.columns} <= columns:
+        return prepared._encode(rows, progress=shown, name=name)
+    if isinstance(rows, (list, tuple)):
         from datasets import Dataset
 
         rows = Dataset.from_list(list(rows))
+    if isinstance(prepared.encoder, MediaEncoder):
+        return rows
     return rows if "seq_lengths" in columns else prepared._arrange(rows, shown)

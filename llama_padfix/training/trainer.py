@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, TypeVar
 
-from llama_padfix.core.compat import averages_by_tokens, make_checkpointing_arguments, rename_arguments
+from llama_padfix.core.compat import (
+    averages_by_tokens,
+    make_checkpointing_arguments,
+    rename_arguments,
+    takes_hidden_states,
+)
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.version import import_package
 from llama_padfix.hardware.precision import Precision
@@ -15,7 +20,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from transformers import TrainingArguments
-    from trl import SFTConfig
+
+_Config = TypeVar("_Config")
 
 # TRL would drop these in silence, or break on them: it gets rows that are encoded already.
 _DONE_BEFORE_TRL = {
@@ -61,10 +67,10 @@ def sft_arguments_for(precision: Precision) -> dict[str, object]:
     return {**trainer_arguments_for(precision), "dataset_kwargs": {"skip_prepare_dataset": True}}
 
 
-def split_sft_arguments(
-    arguments: Mapping[str, object], known_elsewhere: Iterable[str] = ()
+def split_arguments(
+    arguments: Mapping[str, object], trainer_class: type, config_class: type, known_elsewhere: Iterable[str] = ()
 ) -> tuple[dict[str, object], dict[str, object]]:
-    """Split keywords into those of `SFTConfig` and those of `SFTTrainer`, by the installed signatures.
+    """Split keywords into those of a trainer's config and those of the trainer, by the installed signatures.
 
     Names of other versions of transformers are replaced (`rename_arguments`).
 
@@ -74,13 +80,12 @@ def split_sft_arguments(
     """
     import difflib
 
-    trl = import_trl()
     taken = {"model", "train_dataset", *_DONE_BEFORE_TRL}
-    config_names = set(inspect.signature(trl.SFTConfig).parameters)
-    trainer_names = set(inspect.signature(trl.SFTTrainer).parameters) - taken
+    config_names = set(inspect.signature(config_class).parameters)
+    trainer_names = set(inspect.signature(trainer_class).parameters) - taken
     of_config: dict[str, object] = {}
     of_trainer: dict[str, object] = {}
-    for name, value in rename_arguments(arguments, trl.SFTConfig).items():
+    for name, value in rename_arguments(arguments, config_class).items():
         if name in _DONE_BEFORE_TRL:
             if value is not None and value is not False:
                 raise PadfixError(f"build_trainer does itself what {name}= is for. {_DONE_BEFORE_TRL[name]}.")
@@ -91,14 +96,16 @@ def split_sft_arguments(
         else:
             every = sorted({*config_names, *trainer_names, *known_elsewhere} - taken)
             close = difflib.get_close_matches(name, every, n=3)
-            hint = f"Did you mean {' or '.join(close)}?" if close else "See the fields of trl.SFTConfig."
+            fields = f"See the fields of trl.{config_class.__name__}."
+            hint = f"Did you mean {' or '.join(close)}?" if close else fields
             raise PadfixError(
-                f"{name}= is known neither to SFTConfig nor to SFTTrainer of TRL {trl.__version__}. {hint}"
+                f"{name}= is known neither to {config_class.__name__} nor to {trainer_class.__name__} of TRL "
+                f"{import_trl().__version__}. {hint}"
             )
     return of_config, of_trainer
 
 
-def require_accumulation(args: SFTConfig) -> None:
+def require_accumulation(args: TrainingArguments) -> None:
     """Raise `PadfixError` where accumulated batches would be averaged one by one (transformers before 4.46)."""
     steps = args.gradient_accumulation_steps
     if steps > 1 and not averages_by_tokens():
@@ -109,13 +116,28 @@ def require_accumulation(args: SFTConfig) -> None:
         )
 
 
-def make_sft_config(arguments: Mapping[str, object]) -> SFTConfig:
-    """Return `SFTConfig(**arguments)`, or raise what it raises: `PadfixError` for bf16 without a GPU that has it.
+def require_base_model(model: object) -> None:
+    """Raise `PadfixError` for a model of which TRL cannot take the hidden states.
+
+    From TRL 1.16 on its SFTTrainer computes the loss from `model.base_model`, which is the model itself where it keeps
+    its decoder under another name.
+    """
+    if takes_hidden_states() and getattr(model, "base_model", None) is model:
+        name = type(model).__name__
+        raise PadfixError(
+            f"{name} has no base model of its own, from which the installed TRL's SFTTrainer takes hidden states, so "
+            "its first step fails. Use transformers.Trainer(model, TrainingArguments(**prepared.trainer_args), "
+            "train_dataset=prepared.encode(rows), data_collator=prepared.collator, processing_class=processor)"
+        )
+
+
+def make_config(arguments: Mapping[str, object], config_class: Callable[..., _Config]) -> _Config:
+    """Return `config_class(**arguments)`, or raise what it raises: `PadfixError` for bf16 without a GPU that has it.
 
     transformers refuses that from 4.55 on, unless `use_cpu=True`.
     """
     try:
-        return import_trl().SFTConfig(**arguments)
+        return config_class(**arguments)
     except ValueError as error:
         if "bf16/gpu" not in str(error):
             raise

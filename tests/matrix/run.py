@@ -46,6 +46,7 @@ CORE: tuple[str, ...] = (
     "training/test_loading.py",
     "training/test_lora.py",
     "training/test_generation.py",
+    "serving/test_check_stops.py",
     "core/test_compat.py",
     "test_import.py",
 )

@@ -1,7 +1,8 @@
-"""GRPO with a smaller batch: the same generated rows in every update, or a refusal before anything is trained."""
+"""Rollouts in GRPO: with a smaller batch the same rows in every update, or a refusal; several turns are masked."""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from datasets import Dataset
 
 pytest.importorskip("trl", minversion="0.19")  # steps_per_generation
 
-from llama_padfix import PadfixError, train_with_backoff
+from llama_padfix import PadfixError, Rollout, diagnose, join_rollout, prepare, train_with_backoff
+from llama_padfix.demo.reference import make_tiny_llama
+from tests.support.byte_tokenizer import make_byte_tokenizer
 from tests.training.test_guard_runs import QUIET, numbers_tokenizer, tiny
 
 
@@ -97,3 +100,65 @@ def test_memory_that_runs_out_while_completions_are_generated(tmp_path: Path) ->
     with pytest.raises(PadfixError, match=r"while completions were generated.*Lower max_completion_length"):
         train_with_backoff(trainer)
     assert trainer.args.steps_per_generation == 2
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.filterwarnings("ignore:You are using 'rollout_func'")
+def test_a_rollout_of_two_turns_trains_what_was_sampled_and_ends_at_every_stop_id(tmp_path: Path) -> None:
+    from trl import GRPOConfig, GRPOTrainer
+
+    if "rollout_func" not in inspect.signature(GRPOTrainer.__init__).parameters:
+        pytest.skip("this TRL has no rollout_func")
+    controls = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<pad>"]
+    tokenizer = make_byte_tokenizer(controls, "<|endoftext|>", template=CHATML)
+    model = make_tiny_llama(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, eos_token_id=256)
+    prepared = prepare(tokenizer, model)
+    rollouts: list[Rollout] = []
+
+    def play(prompts: Any, trainer: Any) -> Rollout:
+        turns: list[Any] = []
+        for appended in ([{"role": "user", "content": "more"}], None):
+            ids = torch.tensor([join_rollout(tokenizer, prompts, turns).ids])
+            sampled = model.generate(ids, generation_config=trainer.generation_config)[0, ids.shape[1] :]
+            turns.append((sampled, appended))
+        return join_rollout(tokenizer, prompts, turns)
+
+    def rollout_func(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+        made = [play(prompt, trainer) for prompt in prompts]
+        rollouts.extend(made)
+        columns = {"prompt_ids": "prompt_ids", "completion_ids": "completion_ids", "env_mask": "mask"}
+        return {"logprobs": None, **{name: [getattr(one, field) for one in made] for name, field in columns.items()}}
+
+    settings = {**QUIET, **prepared.trainer_args, "max_steps": 1, "per_device_train_batch_size": 4}
+    trainer = GRPOTrainer(
+        model,
+        reward_funcs=lambda completion_ids, **_: [float(len(set(ids))) for ids in completion_ids],
+        args=GRPOConfig(str(tmp_path), num_generations=2, max_completion_length=4, **settings),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": str(n)}]} for n in range(8)]),
+        rollout_func=rollout_func,
+    )
+    stops = {tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")}
+    assert set(trainer.eos_token_ids) == set(trainer.generation_config.eos_token_id) == stops
+    assert diagnose(trainer).findings == ()
+    batches: list[Any] = []
+    compute = trainer.compute_loss
+
+    def compute_loss(model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
+        batches.append(inputs)
+        return compute(model, inputs, *args, **more)
+
+    trainer.compute_loss = compute_loss
+    trainer.train()
+    [batch] = batches
+    trained = (batch["completion_mask"] * batch["tool_mask"]).bool()
+    sampled = [tuple(one.ids[start:end]) for one in rollouts for start, end in one.turns]
+    found = [ids[mask].tolist() for ids, mask in zip(batch["completion_ids"], trained, strict=True)]
+    assert len(rollouts) == 4 and sorted(found) == sorted(
+        [*first, *second] for first, second in zip(sampled[::2], sampled[1::2], strict=True)
+    )

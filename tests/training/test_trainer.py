@@ -19,7 +19,7 @@ from trl import SFTConfig, SFTTrainer
 from llama_padfix import IGNORE_INDEX, PadfixError, build_trainer, plan_patch
 from llama_padfix.core.compat import find_tokenizer
 from llama_padfix.demo.reference import make_tiny_llama
-from llama_padfix.training.trainer import make_sft_config
+from llama_padfix.training.trainer import make_config
 from tests.conftest import fresh_tokenizer
 
 QUICK: dict[str, Any] = {
@@ -237,7 +237,7 @@ def test_bf16_without_a_gpu_is_refused_with_the_reason_where_transformers_refuse
         assert state(tokenizer, model) == before
     else:
         assert tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (4, 55)
-    assert make_sft_config({"output_dir": str(tmp_path), "bf16": True, "use_cpu": True}).bf16 is True
+    assert make_config({"output_dir": str(tmp_path), "bf16": True, "use_cpu": True}, SFTConfig).bf16 is True
     with pytest.raises(ValueError, match=r"fp16 and bf16") as told:
-        make_sft_config({"output_dir": str(tmp_path), "bf16": True, "fp16": True, "use_cpu": True})
+        make_config({"output_dir": str(tmp_path), "bf16": True, "fp16": True, "use_cpu": True}, SFTConfig)
     assert not isinstance(told.value, PadfixError)

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.kinds import require_path
 from llama_padfix.core.text import parse_json
 from llama_padfix.core.weights import find_broken_weights, name_weights, read_shapes
 from llama_padfix.doctor.folder_facts import TOKENIZER_FILES, FolderFacts
@@ -60,7 +61,7 @@ def fetch_folder(name: str | Path) -> Path:
         reason = " ".join(str(error).split())
         raise PadfixError(
             f"{refusal}, and the hub gives none of that name ({type(error).__name__}: {reason}). "
-            "Pass a folder, or check the name, `huggingface-cli login` and HF_HUB_OFFLINE."
+            "Pass a folder, or check the name and HF_HUB_OFFLINE; a gated model needs: hf auth login"
         ) from error
 
 
@@ -75,7 +76,7 @@ def read_folder(path: str | Path, *, exact: bool = True) -> tuple[TokenizerLike 
     Raises:
         PadfixError: there is no such folder, or one of its files is not valid JSON.
     """
-    backend = _open_backend(_find_run(_require_folder(path))[0] / "tokenizer.json")
+    backend = _open_backend(find_run(_require_folder(path))[0] / "tokenizer.json")
     folder = observe_folder(path, backend)
     alike: Any = read_generic(folder, backend) if backend is not None and not exact else None
     return load_folder(folder) if alike is None else (alike, replace(folder, loaded_ids=folder.raw_ids))
@@ -92,7 +93,7 @@ def observe_folder(path: str | Path, backend: tokenizers.Tokenizer | None = None
         PadfixError: there is no such folder, or one of its files is not valid JSON.
     """
     given = _require_folder(path)
-    folder, checkpoints = _find_run(given)
+    folder, checkpoints = find_run(given)
     files = sorted(item for item in folder.iterdir() if item.is_file())
     config, adapter_config = _read_json(folder / "config.json"), _read_json(folder / "adapter_config.json")
     template = folder / "chat_template.jinja"
@@ -121,6 +122,7 @@ def observe_folder(path: str | Path, backend: tokenizers.Tokenizer | None = None
 
 
 def _require_folder(path: str | Path) -> Path:
+    require_path(path, "a folder", "Pass the one that the run saved, output_dir.")
     folder = Path(path)
     if not folder.is_dir():
         rows = f" Rows in a file go beside a tokenizer: diagnose(tokenizer, dataset={str(path)!r})"
@@ -131,7 +133,7 @@ def _require_folder(path: str | Path) -> Path:
     return folder
 
 
-def _find_run(folder: Path) -> tuple[Path, tuple[str, ...]]:
+def find_run(folder: Path) -> tuple[Path, tuple[str, ...]]:
     """Return the folder that holds what a run saved, and the names of its checkpoints, the oldest first.
 
     That is the newest checkpoint where the folder itself holds no tokenizer, model or adapter.

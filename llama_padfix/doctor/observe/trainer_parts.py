@@ -105,7 +105,7 @@ def _returns_loss_of_labels(trainer: TrainerLike) -> bool:
 def _trains_all_by_default(trainer: TrainerLike) -> bool:
     """Return True for TRL's SFTTrainer with its own collator, over rows that it encoded: what is left is all trained.
 
-    It keeps the columns that it encodes but for packs, and a stream tells no columns.
+    It keeps the columns that it encodes but for packs, and a stream names no columns.
     """
     args = trainer.args
     columns = getattr(trainer.train_dataset, "column_names", None)

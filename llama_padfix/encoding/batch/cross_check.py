@@ -56,6 +56,8 @@ class Batch(FlatRows):
     """The kept rows, and what became of all rows."""
 
     counts: Counts
+    notes: _Noted
+    """The fields of `Counts` that count a row, by its place, with the detail of each; dropped rows have theirs."""
 
 
 _Outcome = tuple[EncodedRow | None, dict[str, str]]
@@ -189,15 +191,18 @@ def _describe(flat: FlatRows, noted: _Noted, at: int) -> dict[str, str]:
 
 def _merge(flat: FlatRows, noted: _Noted, outcomes: Mapping[int, _Outcome], rows: Rows) -> Batch:
     """Return the kept rows of the batch encoder and those of the row encoder, in their order, and the counts."""
-    counts = _count(flat, noted, outcomes, rows)
+    counts, notes = _count(flat, noted, outcomes, rows)
     whole = flat.keep(flat.sizes > 0).insert({place: row for place, (row, _) in outcomes.items() if row is not None})
-    return Batch(**vars(whole), counts=counts)
+    return Batch(**vars(whole), counts=counts, notes=notes)
 
 
-def _count(flat: FlatRows, noted: _Noted, outcomes: Mapping[int, _Outcome], rows: Rows) -> Counts:
+def _count(
+    flat: FlatRows, noted: _Noted, outcomes: Mapping[int, _Outcome], rows: Rows
+) -> tuple[Counts, dict[int, Mapping[str, str]]]:
+    """Return the counts of all rows, and the notes on each row that has some."""
     import numpy as np
 
-    counted = []
+    counted: list[tuple[int, int, int, Mapping[str, str]]] = []
     for place, (row, notes) in outcomes.items():
         trained = sum(last - first for first, last in row.trained) if row else 0
         counted.append((place, len(row.input_ids) if row else 0, trained, notes))
@@ -210,7 +215,8 @@ def _count(flat: FlatRows, noted: _Noted, outcomes: Mapping[int, _Outcome], rows
     unchanged = len(flat.rows) - len(apart)
     tokens = int(sizes.sum()) - int(sizes[apart].sum())
     pieces = sum(len(row.pieces) for row, _ in outcomes.values() if row is not None)
-    return counts + Counts(pieces=pieces, rows=unchanged, kept=unchanged, tokens=tokens, trained_tokens=flat.trained)
+    plain = Counts(pieces=pieces, rows=unchanged, kept=unchanged, tokens=tokens, trained_tokens=flat.trained)
+    return counts + plain, {place: notes for place, _, _, notes in counted if notes}
 
 
 def _shorten(text: str) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = ("input_ids", "labels")
+SINGLE = {"label": "bool", "margin": "float64"}
+"""The columns that hold one number of a row, and its type; every other holds a list of ids."""
 _COUNTS, _CHECKSUM = b"llama_padfix.encoding.counts", b"llama_padfix.checksum"
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of an Arrow stream: a message without length
 _IN_MEMORY = 64 << 20  # bytes
@@ -33,11 +35,17 @@ class EncodedFile:
     path they are kept in memory, and above 64 MB in the file that `spill` names.
     """
 
-    def __init__(self, path: Path | None, expected: Callable[[int], int], spill: Callable[[], Path]) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        expected: Callable[[int], int],
+        spill: Callable[[], Path],
+        columns: Sequence[str] = COLUMNS,
+    ) -> None:
         self.path = path
         self.counts = Counts()
         self.chunks = 0
-        self._header = _encode_schema(path)
+        self._header = _encode_schema(path, columns)
         self._spill = spill
         self._stream: io.BytesIO | io.BufferedRandom = io.BytesIO()
         if path is None:
@@ -120,19 +128,28 @@ class EncodedFile:
 
 
 def make_features(columns: Sequence[str] = COLUMNS) -> datasets.Features:
-    """Return the types of columns of ids: lists of int32."""
+    """Return the types of columns of encoded rows: lists of int32, but for the numbers of `SINGLE`."""
     import datasets
 
-    sequence = list_feature(datasets)
-    return datasets.Features({name: sequence(datasets.Value("int32")) for name in columns})
+    ids = list_feature(datasets)(datasets.Value("int32"))
+    return datasets.Features({name: datasets.Value(SINGLE[name]) if name in SINGLE else ids for name in columns})
 
 
-def _encode_schema(path: Path | None) -> bytes:
+def make_schema(columns: Sequence[str]) -> pa.Schema:
+    """Return the Arrow types of columns of encoded rows, as `make_features` does, with nothing else."""
+    import pyarrow
+
+    kinds = {"bool": pyarrow.bool_(), "float64": pyarrow.float64()}
+    ids = pyarrow.list_(pyarrow.int32())
+    return pyarrow.schema([(name, kinds[SINGLE[name]] if name in SINGLE else ids) for name in columns])
+
+
+def _encode_schema(path: Path | None, columns: Sequence[str]) -> bytes:
     """Return the head of a stream: the columns as `datasets` writes them, and the fingerprint of the rows.
 
     The fingerprint is in the name of the file; of a shard, in that of its folder.
     """
-    schema = make_features().arrow_schema
+    schema = make_features(columns).arrow_schema
     known = json.loads(schema.metadata[b"huggingface"])
     if path is not None:
         name = path.parent.name if path.name.startswith("data-") else path.stem
@@ -143,12 +160,12 @@ def _encode_schema(path: Path | None) -> bytes:
 def pack_chunk(table: pa.Table, counts: Counts) -> memoryview:
     """Return one chunk as a message of an Arrow stream, with its counts and checksum inside.
 
-    `table` holds `input_ids` and `labels`, lists of int32. Equal rows give equal bytes, however the table is stored.
+    `table` holds the columns of the file, in their order. Equal rows give equal bytes, however the table is stored.
     """
     import pyarrow
 
-    schema = pyarrow.schema([(name, pyarrow.list_(pyarrow.int32())) for name in COLUMNS])
-    table = table.select(list(COLUMNS)).cast(schema).combine_chunks()
+    schema = make_schema(table.column_names)
+    table = table.cast(schema).combine_chunks()
     batches = table.to_batches()
     batch = batches[0] if batches else pyarrow.RecordBatch.from_pylist([], schema=schema)
     head, known = schema.serialize().size, _counts_to_json(counts).encode()
@@ -160,12 +177,12 @@ def pack_chunk(table: pa.Table, counts: Counts) -> memoryview:
     return memoryview(buffer)[head : sink.tell()]  # without the head, which a file has once
 
 
-def read_counts(path: Path) -> Counts | None:
+def read_counts(path: Path, columns: Sequence[str] = COLUMNS) -> Counts | None:
     """Return the counts of a finished file; None where there is none, or one that is damaged.
 
     Its head, the checksum of each chunk and its end are compared: a disk may change a file that was written whole.
     """
-    header = _encode_schema(path)
+    header = _encode_schema(path, columns)
     counts, end = Counts(), len(header)
     try:
         with path.open("rb") as file:
@@ -205,7 +222,10 @@ def _checksum(batch: pa.RecordBatch, counts: bytes) -> bytes:
     import xxhash
 
     checksum = xxhash.xxh3_64(counts)
-    for column in batch.columns:
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if name in SINGLE:
+            checksum.update(column.to_numpy(zero_copy_only=False).view("uint8"))
+            continue
         ends = column.offsets.to_numpy()
         checksum.update((ends - ends[:1]).view("uint8"))
         checksum.update(column.flatten().to_numpy(zero_copy_only=False).view("uint8"))

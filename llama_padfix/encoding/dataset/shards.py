@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.counts import Counts
-from llama_padfix.encoding.dataset.arrow_stream import EncodedFile, make_features, read_counts
+from llama_padfix.encoding.dataset.arrow_stream import COLUMNS, EncodedFile, make_features, read_counts
 from llama_padfix.encoding.dataset.cache import name_temporary_file, set_aside
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS
 from llama_padfix.encoding.record import Encoding, write_encoding
@@ -28,9 +28,12 @@ _STATE = "state.json"  # written last: with it, the folder is whole
 class EncodedShards:
     """Writes chunks as `EncodedFile` does, into files of at most `most` bytes, or of one chunk where that is more."""
 
-    def __init__(self, path: Path, most: int, expected: Callable[[int], int], encoding: Encoding) -> None:
+    def __init__(
+        self, path: Path, most: int, expected: Callable[[int], int], encoding: Encoding, columns: Sequence[str]
+    ) -> None:
         self.path = path / _STATE
         self._folder, self._most, self._expected, self._encoding = path, most, expected, encoding
+        self._columns = columns
         self._whole: list[Path] = []
         self._counts, self._chunks = Counts(), 0  # of the files that are whole
         path.mkdir(parents=True, exist_ok=True)
@@ -79,7 +82,7 @@ class EncodedShards:
             shard.replace(self._folder / name)
         described = datasets.Dataset.from_dict({}, features=None)
         write_encoding(described, self._encoding)
-        info = datasets.DatasetInfo(description=described.info.description, features=make_features())
+        info = datasets.DatasetInfo(description=described.info.description, features=make_features(self._columns))
         info.write_to_directory(str(self._folder))
         state: dict[str, object] = {
             "_data_files": [{"filename": name} for name in names],
@@ -105,7 +108,7 @@ class EncodedShards:
 
     def _open(self) -> EncodedFile:
         first, path = self._chunks, self._folder / f"data-{len(self._whole):05d}.arrow"
-        return EncodedFile(path, lambda chunk: self._expected(first + chunk), name_temporary_file)
+        return EncodedFile(path, lambda chunk: self._expected(first + chunk), name_temporary_file, self._columns)
 
     def _end_file(self) -> None:
         self._file.finish()
@@ -118,7 +121,7 @@ class EncodedShards:
 
     def _keep_whole(self, shard: Path | None) -> bool:
         """Take a file of an earlier run over; False where there is none, or one of other rows or damaged."""
-        counts = read_counts(shard) if shard is not None else None
+        counts = read_counts(shard, self._columns) if shard is not None else None
         if shard is None or counts is None:
             return False
         chunks = -(-counts.rows // CHUNK_ROWS)
@@ -133,36 +136,42 @@ class EncodedShards:
         return next((path for name in names for path in self._folder.glob(name)), None)
 
 
-def start_writing(path: Path | None, most: int | None, expected: Callable[[int], int], encoding: Encoding) -> Writer:
+def start_writing(
+    path: Path | None,
+    most: int | None,
+    expected: Callable[[int], int],
+    encoding: Encoding,
+    columns: Sequence[str] = COLUMNS,
+) -> Writer:
     """Return what chunks are appended to: a file or memory, or with `most` bytes a file a folder."""
     if path is not None and most is not None:
-        return EncodedShards(path, most, expected, encoding)
-    return EncodedFile(path, expected, name_temporary_file)
+        return EncodedShards(path, most, expected, encoding, columns)
+    return EncodedFile(path, expected, name_temporary_file, columns)
 
 
-def read_written(path: Path) -> Counts | None:
+def read_written(path: Path, columns: Sequence[str] = COLUMNS) -> Counts | None:
     """Return the counts of a finished file or folder; None where there is none, or where it is damaged."""
-    return _read_shards(path) if path.is_dir() else read_counts(path)
+    return _read_shards(path, columns) if path.is_dir() else read_counts(path, columns)
 
 
-def _read_shards(folder: Path) -> Counts | None:
+def _read_shards(folder: Path, columns: Sequence[str]) -> Counts | None:
     """Return the counts of a finished folder; None where there is none, or a file of it is missing or damaged."""
     try:
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        counts = [read_counts(folder / file["filename"]) for file in state["_data_files"]]
+        counts = [read_counts(folder / file["filename"], columns) for file in state["_data_files"]]
     except (OSError, ValueError, LookupError, TypeError):
         return None
     whole = [one for one in counts if one is not None]
     return sum(whole, Counts()) if len(whole) == len(counts) else None
 
 
-def open_encoded(written: Path | pa.Buffer, encoding: Encoding) -> datasets.Dataset:
+def open_encoded(written: Path | pa.Buffer, encoding: Encoding, columns: Sequence[str] = COLUMNS) -> datasets.Dataset:
     """Return what `EncodedFile.finish`, or that of shards, returned as a dataset, with the record of its encoding."""
     import datasets
 
     if isinstance(written, Path) and written.is_dir():
         return datasets.load_from_disk(str(written))  # which holds the record
-    info = datasets.DatasetInfo(features=make_features())
+    info = datasets.DatasetInfo(features=make_features(columns))
     if isinstance(written, Path):
         whole = datasets.Dataset.from_file(str(written), info=info)
     else:

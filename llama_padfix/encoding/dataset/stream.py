@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.dataset.arrow_stream import COLUMNS, make_features
+from llama_padfix.encoding.dataset.arrow_stream import make_features
 from llama_padfix.encoding.record import write_encoding
 from llama_padfix.encoding.sources import is_table, refuse_encoded, rows_of
 
@@ -38,7 +38,7 @@ def encode_stream(encoder: ChatEncoder, dataset: datasets.IterableDataset, name:
         _StreamEncoder(encoder, name), batched=True, with_indices=True, batch_size=_STREAM_ROWS
     )
     # The types come last: given to `map`, datasets 3.3 expects each column of the stream among them.
-    encoded = encoded.with_format(None).select_columns([*COLUMNS]).cast(make_features())
+    encoded = encoded.with_format(None).select_columns([*encoder.columns]).cast(make_features(encoder.columns))
     write_encoding(encoded, encoder.encoding)
     return encoded
 
@@ -58,7 +58,7 @@ class _StreamEncoder:
             else:
                 columns, counts = self.encoder.encode_rows(rows_of(batch), numbers)
                 # `map` keeps what it is not given anew, and rows that were dropped would leave the columns unequal.
-                encoded = {**dict.fromkeys(batch, [None] * len(columns["input_ids"])), **columns}
+                encoded = {**dict.fromkeys(batch, [None] * len(columns[self.encoder.columns[0]])), **columns}
         except PadfixError as error:
             raise PadfixError(str(error) if self.name == "dataset" else f"{self.name}, {error}") from error
         log_counts(f"{self.name}, rows {numbers[0]} to {numbers[-1]}", counts)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.counts import Counts
-from llama_padfix.encoding.dataset.arrow_stream import pack_chunk
+from llama_padfix.encoding.dataset.arrow_stream import make_schema, pack_chunk
 from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader, cut_table, tabulate
 from llama_padfix.encoding.encoder import ChatEncoder
 
@@ -52,8 +52,7 @@ def _encode(encoder: ChatEncoder, rows: pa.Table | list[object], first_row: int,
     table = tabulate(rows) if isinstance(rows, list) else rows
     if table is None:
         columns, counts = encoder.encode_rows(rows, first_row, strict=strict)
-        kind = pyarrow.list_(pyarrow.int32())
-        encoded = pyarrow.table({name: pyarrow.array(column, kind) for name, column in columns.items()})
+        encoded = pyarrow.table(columns, schema=make_schema(encoder.columns))
         return pack_chunk(encoded, counts), counts
     counts, parts = Counts(), []
     for part in cut_table(table):

@@ -78,7 +78,8 @@ def refuse_media(holder: Row, where: str) -> None:
         if not _is_blank(value) and as_list(value) != []:
             raise PadfixError(
                 f"{where} has {name} = {describe(value)}, and only text can be encoded: the answer would be trained "
-                f'without what it is about. Drop such rows: dataset.filter(lambda row: not row["{name}"])'
+                "without what it is about. A model that reads it has a processor: prepare(processor, model); or drop "
+                f'such rows: dataset.filter(lambda row: not row["{name}"])'
             )
 
 
@@ -111,7 +112,7 @@ def _refuse_pair(pair: Sequence[str], conversation: Sequence[str], is_text: bool
         fix = f'train on the chosen ones: dataset.rename_column("chosen", "{column}").remove_columns("rejected")'
     raise PadfixError(
         f"the row has {names}, the answers of a preference pair (DPO); supervised training learns one answer: {fix}. "
-        "DPOTrainer, ORPOTrainer and RewardTrainer take the rows as they are, and encode them themselves"
+        "To train on pairs (DPOTrainer, ORPOTrainer, RewardTrainer): prepare(tokenizer, model, task='dpo')"
     )
 
 

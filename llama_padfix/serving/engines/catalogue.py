@@ -1,0 +1,57 @@
+"""The engines by name. A name's file is loaded when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.serving.engines.engine import Engine, EngineMissingError
+
+if TYPE_CHECKING:
+    from llama_padfix.serving.folder import ServedFolder
+
+ENGINES = MappingProxyType(
+    {
+        "transformers": "transformers",
+        "vllm": "vllm",
+        "sglang": "sglang",
+        "tgi": "tgi",
+        "minijinja": "minijinja",
+        "mlx-lm": "mlx_lm",
+        "ollama": "ollama",
+        "llama.cpp": "llama_cpp",
+        "transformers.js": "transformers_js",
+    }
+)
+"""Every engine by its name, with its file in this room."""
+
+
+def choose_engines(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of engines, each once; all where None is given.
+
+    Raises:
+        PadfixError: a name is not known, or there is none.
+    """
+    if isinstance(names, str):
+        names = [names]
+    chosen = tuple(dict.fromkeys(ENGINES if names is None else names))
+    for name in chosen or ("",):
+        if name not in ENGINES:
+            raise PadfixError(f"engines names {describe(name)}, which is not known. Choose of: {', '.join(ENGINES)}")
+    return chosen
+
+
+def open_engines(names: Sequence[str], folder: ServedFolder) -> tuple[list[Engine], dict[str, str]]:
+    """Return the engines with a folder opened, and for those that are not installed the line that installs them."""
+    opened: list[Engine] = []
+    missing: dict[str, str] = {}
+    for name in names:
+        module = importlib.import_module(f"llama_padfix.serving.engines.{ENGINES[name]}")
+        try:
+            opened.append(module.open_engine(folder))
+        except EngineMissingError as error:
+            missing[name] = str(error)
+    return opened, missing

@@ -1,0 +1,137 @@
+"""A saved folder as engines read it: its tokenizer, its JSON files and its templates, within limits."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.text import parse_json, printable
+from llama_padfix.doctor.observe.folder import read_folder
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import JsonObject, TokenizerLike
+
+_LIMITS = {
+    "tokenizer.json": 512,
+    "tokenizer_config.json": 64,
+    "config.json": 16,
+    "generation_config.json": 4,
+    "chat_template.jinja": 4,
+}
+"""Megabytes beyond which a file is not read."""
+
+
+@dataclass(frozen=True)
+class ServedFolder:
+    """What engines read of a folder."""
+
+    path: Path
+    """The folder."""
+
+    tokenizer: TokenizerLike = field(repr=False)
+    """The tokenizer as transformers loads it."""
+
+    tokenizer_config: JsonObject = field(default_factory=dict, repr=False)
+    """tokenizer_config.json, empty where it is missing."""
+
+    config: JsonObject = field(default_factory=dict, repr=False)
+    """config.json, empty where it is missing."""
+
+    generation_config: JsonObject = field(default_factory=dict, repr=False)
+    """generation_config.json, empty where it is missing."""
+
+    template_file: str | None = field(default=None, repr=False)
+    """The text of chat_template.jinja."""
+
+    day: datetime.date = field(default_factory=lambda: datetime.date.today() + datetime.timedelta(days=1))
+    """The day of serving: one after the training, so that a date that is not pinned shows."""
+
+    @property
+    def template_in_config(self) -> str | None:
+        """The chat template in tokenizer_config.json; of several named ones, "default"."""
+        held = self.tokenizer_config.get("chat_template")
+        if isinstance(held, list):
+            named = {entry.get("name"): entry.get("template") for entry in held if isinstance(entry, dict)}
+            held = named.get("default")
+        return held if isinstance(held, str) else None
+
+    @property
+    def template(self) -> str | None:
+        """The chat template that transformers reads: chat_template.jinja before tokenizer_config.json."""
+        return self.template_file if self.template_file is not None else self.template_in_config
+
+    @property
+    def template_file_name(self) -> str:
+        """The file from which transformers reads the template."""
+        if self.template is None:
+            return "none: the folder has no chat template"
+        return "tokenizer_config.json" if self.template_file is None else "chat_template.jinja"
+
+    @property
+    def tokens(self) -> dict[str, str]:
+        """The texts of `bos_token`, `eos_token` and the like that a template gets."""
+        return {str(name): str(token) for name, token in self.tokenizer.special_tokens_map.items()}
+
+    def id_of(self, name: str) -> int | None:
+        """Return the id of `bos_token` or the like by tokenizer_config.json; None where it names none."""
+        held = self.tokenizer_config.get(name)
+        text = held.get("content") if isinstance(held, dict) else held
+        return self.tokenizer.get_vocab().get(text) if isinstance(text, str) else None
+
+    def name_ids(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Return the tokens of ids as text, an id without a token as its number."""
+        found = self.tokenizer.convert_ids_to_tokens(list(ids))
+        return tuple(str(token) if token is not None else str(i) for token, i in zip(found, ids, strict=True))
+
+
+def read_served_folder(path: str | Path) -> ServedFolder:
+    """Return a folder as engines read it. No weight is read, and nothing of the folder is executed.
+
+    Raises:
+        PadfixError: there is no such folder, a file is larger than its kind ever is, the tokenizer does not load, or
+            it needs code of its own.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise PadfixError(f"{str(path)!r} is not a folder. Pass the folder that the run saved, output_dir.")
+    for name, megabytes in _LIMITS.items():
+        file = folder / name
+        if file.is_file() and file.stat().st_size > megabytes * 2**20:
+            size = file.stat().st_size // 2**20
+            raise PadfixError(f"{name} has {size} MB, and none needs more than {megabytes}. Check where it is from.")
+    tokenizer_config = _read_object(folder / "tokenizer_config.json")
+    if tokenizer_config.get("auto_map") or any(folder.glob("tokenization_*.py")):
+        raise PadfixError(
+            "The folder's tokenizer needs Python code of its own, and nothing in a folder is executed here. "
+            "Save the tokenizer as tokenizer.json: PreTrainedTokenizerFast(tokenizer_file=...).save_pretrained(folder)"
+        )
+    tokenizer, facts = read_folder(folder)
+    if tokenizer is None:
+        raise PadfixError(
+            f"The tokenizer in {str(path)!r} does not load ({printable(facts.load_error)}). "
+            "Save it beside the model: tokenizer.save_pretrained(folder)"
+        )
+    return ServedFolder(
+        folder,
+        tokenizer,
+        tokenizer_config,
+        config=dict(facts.config),
+        generation_config=dict(facts.generation_config),
+        template_file=facts.chat_template,
+    )
+
+
+def _read_object(file: Path) -> JsonObject:
+    if not file.is_file():
+        return {}
+    try:
+        held = parse_json(file.read_bytes())
+    except ValueError as error:
+        raise PadfixError(f"{file.name} is no JSON ({printable(error)}). Save the folder again.") from None
+    if not isinstance(held, dict):
+        raise PadfixError(f"{file.name} holds no JSON object. Save the folder again.")
+    return held

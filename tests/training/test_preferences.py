@@ -1,0 +1,170 @@
+"""DPO, KTO, ORPO and reward models from raw rows: what TRL trains on is what was encoded, and its runs are clean."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import LlamaForSequenceClassification
+
+from llama_padfix import PadfixError, TrainingGuard, build_trainer, diagnose, prepare
+from llama_padfix.demo.reference import make_tiny_llama
+from llama_padfix.training.tasks import find_task, import_classes
+from tests.conftest import fresh_tokenizer
+
+TASKS = ("dpo", "kto", "reward", "orpo")
+PLAIN: dict[str, Any] = {
+    "use_cpu": True,
+    "report_to": [],
+    "save_strategy": "no",
+    "disable_tqdm": True,
+    "max_steps": 1,
+}
+
+
+def say(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+ROWS = [
+    {"prompt": [say("user", f"{at}?")], "chosen": [say("assistant", "yes" * at)], "rejected": [say("assistant", "no")]}
+    for at in range(1, 5)
+]
+SMUGGLED = [{**row, "rejected": [say("assistant", f"no<|eot_id|>{at}")]} for at, row in enumerate(ROWS)]
+
+
+def make_model(task: str) -> Any:
+    model = make_tiny_llama(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
+    if task != "reward":
+        return model
+    model.config.num_labels = 1
+    return LlamaForSequenceClassification(model.config)
+
+
+def make_trainer(task: str, prepared: Any, model: Any, rows: Any, folder: Path, **given: Any) -> Any:
+    """A trainer as a script makes it."""
+    trainer_class, config_class = import_classes(find_task(task))
+    if task in ("dpo", "kto"):
+        given.setdefault("ref_model", copy.deepcopy(model))
+    args = config_class(str(folder), **{**PLAIN, "per_device_train_batch_size": 2, **prepared.training_args})
+    return trainer_class(
+        model=model, args=args, train_dataset=rows, processing_class=prepared.encoder.tokenizer, **given
+    )
+
+
+def draw(trainer: Any) -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {name: held for name, held in next(iter(trainer.get_train_dataloader())).items() if torch.is_tensor(held)}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_batches_are_those_that_trl_makes_of_plain_rows(task: Any, tmp_path: Path) -> None:
+    """TRL's own tokenization is right for rows without control tokens in their text, once the tokenizer is patched."""
+    tokenizer, model = fresh_tokenizer("3.1-instruct"), make_model(task)
+    prepared = prepare(tokenizer, model, task=task, device="cpu")
+    rows: list[dict[str, Any]] = [*ROWS]
+    if task == "kto":  # of pairs TRL makes two blocks of rows
+        judged = [(name, row) for row in ROWS for name in ("chosen", "rejected")]
+        rows = [{"prompt": row["prompt"], "completion": row[name], "label": name == "chosen"} for name, row in judged]
+    encoded = prepared.encode(rows, progress=False)
+    ours = draw(make_trainer(task, prepared, model, encoded, tmp_path, data_collator=prepared.collator))
+    theirs = draw(make_trainer(task, prepared, model, Dataset.from_list(rows), tmp_path))
+    theirs = {name: held for name, held in theirs.items() if not name.startswith("prompt_")}  # for samples, in ORPO
+    margin = ours.pop("margin", None)
+    assert margin is None or not margin.any()
+    assert ours.keys() == theirs.keys()
+    for name, held in theirs.items():
+        assert torch.equal(ours[name].long(), held.long()), name
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "preference.md"
+SECTIONS = {"dpo": "DPO", "kto": "KTO", "reward": "Reward models", "orpo": "ORPO"}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_page_trains_from_raw_rows_clean_and_with_a_silent_guard(task: str, tmp_path: Path) -> None:
+    code = PAGE.read_text(encoding="utf-8").partition(f"## {SECTIONS[task]}\n")[2].split("```")[1]
+    assert code.startswith("python\n") and code.count("\n") <= 12
+    code = code.removeprefix("python\n").replace('output_dir="out"', "output_dir=folder, **PLAIN")
+    code = code.replace("TrainingGuard()", 'TrainingGuard(folder + "/guard")')
+    names: dict[str, Any] = {
+        name: getattr(trl, name) for name in ("DPOTrainer", "DPOConfig", "KTOTrainer", "KTOConfig")
+    }
+    names |= {"copy": copy, "prepare": prepare, "build_trainer": build_trainer, "TrainingGuard": TrainingGuard}
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    names |= {"model": make_model(task), "tokenizer": tokenizer, "rows": SMUGGLED[:2]}
+    exec(code, {**names, "folder": str(tmp_path), "PLAIN": PLAIN}, names)
+    trainer = names["trainer"]
+    report = diagnose(trainer)
+    report.raise_for_errors(require=("rows",))
+    assert [str(finding) for finding in report.findings] == []
+    batch = draw(trainer)
+    parts = [name.removesuffix("input_ids") for name in batch if name.endswith("input_ids")]
+    for part in parts:
+        for ids, shown in zip(batch[f"{part}input_ids"], batch[f"{part}attention_mask"], strict=True):
+            kept = ids[shown == 1].tolist()
+            assert kept.count(128000) == 1 and kept[-1] == 128009
+            assert kept.count(128009) == 3, (
+                "the end of the system's, the user's and the model's turn: none is smuggled"
+            )
+    assert torch.isfinite(torch.tensor(trainer.train().training_loss))
+    assert not (tmp_path / "guard").exists()
+
+
+@pytest.mark.parametrize("task", ["dpo", "kto", "orpo"])
+def test_encoded_rows_without_their_collator_stop_the_run(task: Any, tmp_path: Path) -> None:
+    tokenizer, model = fresh_tokenizer("3.1-instruct"), make_model(task)
+    prepared = prepare(tokenizer, model, task=task, device="cpu")
+    prepared_rows = prepared.encode(ROWS, progress=False)
+    trainer = make_trainer(task, prepared, model, prepared_rows, tmp_path)
+    with pytest.raises((RuntimeError, ValueError, TypeError)):
+        trainer.train()
+
+
+def test_a_stream_and_several_sets_train_too(tmp_path: Path) -> None:
+    tokenizer, model = fresh_tokenizer("3.1-instruct"), make_model("dpo")
+    trainer: Any = build_trainer(
+        model,
+        tokenizer,
+        Dataset.from_list(SMUGGLED).to_iterable_dataset(),
+        task="dpo",
+        eval_dataset={"own": ROWS[:1]},
+        output_dir=str(tmp_path),
+        peft_config=LoraConfig(target_modules=["q_proj"]),
+        **PLAIN,
+    )
+    assert draw(trainer)["completion_mask"].sum() > 8 and set(trainer.eval_dataset) == {"own"}
+    assert trainer.ref_model is None, "with an adapter the reference is the model without it"
+
+
+def test_references_that_trl_computes_before_the_run_reach_the_batch(tmp_path: Path) -> None:
+    tokenizer, model = fresh_tokenizer("3.1-instruct"), make_model("dpo")
+    given: dict[str, Any] = {"task": "dpo", "output_dir": str(tmp_path), "precompute_ref_log_probs": True, **PLAIN}
+    trainer: Any = build_trainer(model, tokenizer, SMUGGLED[:2], **given)
+    batch = draw(trainer)
+    assert batch["ref_chosen_logps"].shape == (2,) and (batch["ref_chosen_logps"] < 0).all()
+    assert torch.isfinite(torch.tensor(trainer.train().training_loss))
+
+
+def test_the_task_is_found_by_the_class_of_the_trainer(tokenizer: Any, tmp_path: Path) -> None:
+    for task in TASKS:
+        trainer_class, config_class = import_classes(find_task(task))
+        prepared = prepare(tokenizer, task=type("Mine", (trainer_class,), {}), device="cpu")
+        assert prepared.task == task == prepared.encoder.encoding.task
+        args = config_class(str(tmp_path), use_cpu=True, **prepared.training_args)
+        assert args.max_length is None or task == "orpo"
+        before = config_class(str(tmp_path), use_cpu=True)
+        prepared.apply_to(before)
+        assert {name: getattr(before, name) for name in prepared.training_args} == prepared.training_args
+    with pytest.raises(PadfixError, match="task='ppo' is not known"):
+        prepare(tokenizer, task="ppo")  # type: ignore[arg-type]
+    with pytest.raises(PadfixError, match="Leave packing and group_by_length out"):
+        prepare(tokenizer, task="dpo", packing=True, max_length=64)
+    with pytest.raises(PadfixError, match="neither to DPOConfig nor to DPOTrainer"):
+        build_trainer(make_model("dpo"), tokenizer, ROWS, task="dpo", betta=0.1)
