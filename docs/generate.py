@@ -1,4 +1,4 @@
-"""Writes docs/checks from the catalogue; `--check` fails where a page is stale."""
+"""Writes docs/checks from the catalog; `--check` fails where a page is stale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages of the checks say what the catalogue says, and the first page finds them."""
+"""The pages of the checks say what the catalog says, and the first page finds them."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def _require_pad_token(facts: Facts) -> None:
 
 
 def _changes_for(facts: Facts, add_bos: bool) -> list[Change]:
-    """Return the safe changes of the catalogue, the requested pad token, and the BOS where `add_bos` is set."""
+    """Return the safe changes of the catalog, the requested pad token, and the BOS where `add_bos` is set."""
     findings = run_checks(facts).findings
     for finding in findings:
         if finding.code == "LOD007":  # text is lost, and no setting corrects the ids

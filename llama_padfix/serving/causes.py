@@ -46,6 +46,7 @@ CAUSES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "encoding": ("SRV010", "the engine makes other ids of the same text"),
         "iterable null": ("SRV007", "null counts as iterable, so that a loop over it is entered"),
         "rewritten source": ("SRV007", "the engine replaces texts in the source of the template"),
+        "comparisons": ("SRV007", "values are compared otherwise, so that the template takes another branch"),
         "white space": ("SRV011", "white space is kept or removed otherwise"),
         "earlier turns": ("SRV012", "the template writes earlier turns otherwise while an answer is generated"),
         "generation prompt": ("SRV012", "the generation prompt is not what stands before the trained answer"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.serving.causes import CAUSES
 from llama_padfix.serving.engines.catalogue import ENGINES, choose_engines, open_engines
 from llama_padfix.serving.engines.tgi import REPLACED
 from llama_padfix.serving.folder import read_served_folder
@@ -163,3 +164,10 @@ def test_an_engine_that_is_missing_names_the_line(folder: Path, monkeypatch: pyt
     engines, missing = open_engines(["minijinja", "tgi", "vllm"], read_served_folder(folder))
     assert [engine.name for engine in engines] == ["vllm"]
     assert missing == dict.fromkeys(("minijinja", "tgi"), 'pip install "llama-padfix[serving]"')
+
+
+def test_the_page_names_every_engine_and_every_cause_of_its_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert [name for name in ENGINES if f"| `{name}` |" not in text] == []
+    table = text.partition("| cause |")[2].partition("| points that differ")[0].splitlines()[2:]
+    assert len(table) > 8 and {line.split("|")[1].strip() for line in table if line} <= set(CAUSES)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Edges: TypeAlias = tuple[LongArray, LongArray]
     """The first position of each row among joined ones, and the position behind its last real one."""
 
-_BLOCK = 1 << 18  # ids labelled at once: with what is made of them they fit into a processor's cache
+_BLOCK = 1 << 18  # ids labeled at once: with what is made of them they fit into a processor's cache
 _WINDOW = 4096  # ids compared in one step of the search for a stop token
 
 

@@ -22,6 +22,8 @@ ENGINES = MappingProxyType(
         "minijinja": "minijinja",
         "mlx-lm": "mlx_lm",
         "ollama": "ollama",
+        "llama.cpp": "llama_cpp",
+        "transformers.js": "transformers_js",
     }
 )
 """Every engine by its name, with its file in this room."""

@@ -147,8 +147,8 @@ def _require_weights(place: str, layer: torch.nn.Module | None) -> None:
         )
     if not weight.is_floating_point():
         raise PadfixError(
-            f"The weights of the {place} are quantised ({dtype_name(weight.dtype)}), so no row of it "
-            "can be set or trained. Keep it out of the quantisation: BitsAndBytesConfig(..., "
+            f"The weights of the {place} are quantized ({dtype_name(weight.dtype)}), so no row of it "
+            "can be set or trained. Keep it out of the quantization: BitsAndBytesConfig(..., "
             "llm_int8_skip_modules=['lm_head', 'embed_tokens'])"
         )
 

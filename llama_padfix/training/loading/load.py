@@ -78,7 +78,7 @@ def load(
     require_rows(tokenizer, plan.config, plan.path)
     load_weights = _load_unsloth if plan.backend == "unsloth" else _load_transformers
     (model, tokenizer), done = load_weights(plan, tokenizer, gradient_checkpointing, seed)
-    with name_path_in_errors(plan.path, "Mend that in generation_config.json."):
+    with name_path_in_errors(plan.path, "Fix that in generation_config.json."):
         patched = patch_tokenizer(tokenizer, model, pad_token=pad_token)
     announce([choice for choice in (replaced, done) if choice is not None], verbose=verbose)
     announce([Choice(change.target, repr(change.after), change.why) for change in patched], verbose=verbose)

@@ -135,7 +135,7 @@ def plan_from_settings(name: str | Path, settings: LoadSettings, /, **keywords: 
     launch = read_launch()
     precision = settings.precision or choose_precision()
     shared = {name: keywords[name] for name in _SHARED if name in keywords}
-    with name_path_in_errors(path, "Mend that in config.json, or copy the one that was saved with the weights."):
+    with name_path_in_errors(path, "Fix that in config.json, or copy the one that was saved with the weights."):
         config = read_config(path, keywords)
     require_length(size, config)
     require_ids(config, path)

@@ -185,7 +185,7 @@ def _read_quantization(requested: Quantization, config: PretrainedConfig) -> tup
     entries = read_quantization_config(config)
     if entries and entries["quant_method"] != "bitsandbytes":
         raise PadfixError(
-            f"The weights are quantised with {entries['quant_method']}, whose layers are not known here. Measure it "
+            f"The weights are quantized with {entries['quant_method']}, whose layers are not known here. Measure it "
             "instead: torch.cuda.max_memory_allocated() after one step."
         )
     if requested == "nf4" or requested == "int8":
