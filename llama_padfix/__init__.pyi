@@ -40,6 +40,7 @@ from llama_padfix.hardware.optimizers import choose_optimizer as choose_optimize
 from llama_padfix.hardware.precision import Precision as Precision
 from llama_padfix.hardware.precision import choose_precision as choose_precision
 from llama_padfix.serving.check_serving import check_serving as check_serving
+from llama_padfix.serving.export.export_for_serving import export_for_serving as export_for_serving
 from llama_padfix.serving.generation.check_stops import check_stops as check_stops
 from llama_padfix.serving.generation.stop_report import StopReport as StopReport
 from llama_padfix.serving.report import ServingReport as ServingReport

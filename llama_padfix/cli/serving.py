@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from llama_padfix import ChatEncoder, PadfixError, check_serving
+from llama_padfix import ChatEncoder, PadfixError, check_serving, export_for_serving
 from llama_padfix.cli.arguments import Commands, add_command, names, positive, status_of
 from llama_padfix.doctor.report_formats import as_github, summarize
 from llama_padfix.encoding.dataset.files import KINDS, open_rows
@@ -21,7 +21,7 @@ def add_parser(commands: Commands) -> None:
         "serving",
         help="compare what serving engines feed with what was trained",
         description="Exit status: 0 the same, 1 differences, 2 could not run. No weight is loaded, no code run.",
-        examples=("serving out train.jsonl", "serving out train.jsonl --engine vllm,tgi --date 2026-11-29"),
+        examples=("serving out train.jsonl", "serving out train.jsonl --engine vllm,tgi --export served"),
     )
     parser.add_argument("folder", metavar="FOLDER", help="what a run saved, with its tokenizer")
     parser.add_argument("data", metavar="DATA", nargs="?", help=f"the rows that were trained: {KINDS}")
@@ -32,6 +32,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--template-kwargs", metavar="JSON", help="arguments of the template in the training")
     parser.add_argument("--format", choices=("text", "json", "github"), default="text", help="of what is printed")
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    parser.add_argument("--export", metavar="OUT", help="write a copy that the engines read alike, and compare it")
     parser.add_argument("--html", metavar="FILE", help="also write a page")
     parser.set_defaults(run=run)
 
@@ -45,9 +46,13 @@ def run(options: argparse.Namespace) -> int:
         encoder = ChatEncoder(
             read_served_folder(options.folder).tokenizer, date=options.date, template_kwargs=kwargs, on_error="drop"
         )
-    report = check_serving(
-        options.folder, rows, engines=options.engine, rows=options.rows, encoder=encoder, url=options.url
-    )
+    settings = {"engines": options.engine, "rows": options.rows, "encoder": encoder}
+    if options.export and options.url:
+        raise PadfixError("--export writes files, and --url asks a server that runs. Run one after the other.")
+    if options.export:
+        report = export_for_serving(options.folder, options.export, rows, **settings)
+    else:
+        report = check_serving(options.folder, rows, url=options.url, **settings)
     if options.html:
         Path(options.html).write_text(report.to_html(), encoding="utf-8", errors="xmlcharrefreplace")
     if options.format == "json":

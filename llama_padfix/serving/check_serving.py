@@ -80,7 +80,7 @@ def check_serving(
         trained.read,
         len(trained.points),
         trained.left_out,
-        "dataset" if dataset is not None else "chats of its own",
+        source="dataset" if dataset is not None else "chats of its own",
     )
 
 

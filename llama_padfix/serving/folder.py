@@ -114,6 +114,8 @@ def read_served_folder(path: str | Path, *, today: bool = False) -> ServedFolder
             "Save the tokenizer as tokenizer.json: PreTrainedTokenizerFast(tokenizer_file=...).save_pretrained(folder)"
         )
     tokenizer, facts = read_folder(folder)
+    if Path(facts.path) != folder:  # the newest checkpoint, where the folder itself holds no run
+        return read_served_folder(facts.path)
     if tokenizer is None:
         raise PadfixError(
             f"The tokenizer in {str(path)!r} does not load ({printable(facts.load_error)}). "

@@ -83,13 +83,24 @@ class ServingReport:
     left_out: Mapping[str, int] = field(default_factory=dict)
     """How many rows have no point, by the reason."""
 
+    changes: tuple[str, ...] = ()
+    """What was changed in the copy that `export_for_serving` wrote, a sentence each."""
+
+    commands: tuple[str, ...] = ()
+    """What files cannot do, as lines for a server's command line or Modelfile."""
+
     source: str = "dataset"
     """Where the rows are from: "dataset", or "chats of its own"."""
 
     def to_dict(self) -> JsonObject:
         """Return the report as values that JSON knows, in the keys of the doctor's and `engines`."""
         levels = [finding.severity for finding in self.findings]
-        notes = [*self._table(), *(f"{count} rows left out: {why}" for why, count in self.left_out.items())]
+        notes = [
+            *self._table(),
+            *(f"changed: {one}" for one in self.changes),
+            *(f"start: {one}" for one in self.commands),
+        ]
+        notes += [f"{count} rows left out: {why}" for why, count in self.left_out.items()]
         return {
             "schema": report_formats.SCHEMA,
             "tool": library_info(),
@@ -99,6 +110,8 @@ class ServingReport:
             "notes": notes,
             "engines": [as_json(engine) for engine in self.engines],
             "points": self.points,
+            "changes": list(self.changes),
+            "commands": list(self.commands),
             "left_out": dict(self.left_out),
             "findings": [_describe(finding) for finding in self.findings],
             "passed": list(self.passed),

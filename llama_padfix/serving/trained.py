@@ -55,6 +55,9 @@ class TrainedRows:
 
     points: list[Point] = field(default_factory=list)
 
+    chats: list[Chat] = field(default_factory=list)
+    """The whole conversations."""
+
     read: int = 0
     """How many rows were read."""
 
@@ -150,6 +153,9 @@ class PointReader:
     def _add(self, found: TrainedRows, waiting: list[tuple[int, Conversation, RenderedChat]]) -> None:
         encoded = self._ids.encode([chat for _, _, chat in waiting], self._renderer({}).tokens if waiting else ())
         for (number, conversation, chat), one in zip(waiting, encoded, strict=True):
+            found.chats.append(
+                self._chat_of(conversation, len(conversation.messages or ()), add_generation_prompt=False)
+            )
             for turn, (start, end) in zip(chat.rendered.turns, one.places, strict=False):
                 found.points.append(
                     Point(

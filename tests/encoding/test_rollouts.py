@@ -69,6 +69,25 @@ def test_a_rollout_of_what_the_template_writes_has_the_ids_and_the_mask_of_the_c
         assert ids[len(rollout.ids) :] == [] or not any(one in second for one in ids[len(rollout.ids) :])
 
 
+WITHOUT_TOOLS = ("cohere", "cohere2", "gemma", "gemma3", "phi3", "phi3_5")
+# It writes no generation prompt behind a tool's result, and a header before the answer in the history.
+OPENS_OTHERWISE = (*OPENS_A_THOUGHT, "diffusion_gemma")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in originals() if p.stem not in (*PARTS_ONLY, *WITHOUT_TOOLS) and not p.stem.startswith(OPENS_OTHERWISE)],
+    ids=lambda path: path.stem,
+)
+def test_a_rollout_with_a_tool_has_the_ids_and_the_mask_of_the_conversation(path: Path) -> None:
+    messages: list[dict[str, Any]] = [*ASK, CALL, RESULT, say("Four."), *GO_ON, say("Six.")]
+    ids, [call, first, second] = sampled_turns(family_encoder(path), messages)
+    turns: list[Any] = [(call, [RESULT]), (first, GO_ON), (second, None)]
+    rollout = join_rollout(family_tokenizer(path), ASK, turns)
+    assert [rollout.ids[start:end] for start, end in rollout.turns] == [call, first, second]
+    assert rollout.ids == ids[: len(rollout.ids)]
+
+
 @pytest.mark.parametrize(
     ("name", "end", "between"),
     [

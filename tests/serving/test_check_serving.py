@@ -250,6 +250,12 @@ def test_a_hostile_folder_is_refused(
         check_serving(tmp_path, ROWS)
 
 
+def test_the_newest_checkpoint_is_read(tmp_path: Path) -> None:
+    save_folder(tmp_path / "checkpoint-2", CHATML, eos="<|im_end|>")
+    save_folder(tmp_path / "checkpoint-10", CHATML, eos="<|end|>")
+    assert check_serving(tmp_path, ROWS, engines=["vllm"]).engines[0].stops == ("<|end|>",)
+
+
 def test_code_beside_a_tokenizer_is_not_run(tmp_path: Path) -> None:
     save_folder(tmp_path, CHATML)
     (tmp_path / "tokenization_evil.py").write_text("raise SystemExit(3)")
