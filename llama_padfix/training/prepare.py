@@ -35,6 +35,7 @@ from llama_padfix.training.tasks import (
     TaskName,
     add_stand_ins,
     arguments_for,
+    find_layout,
     find_task,
     import_classes,
     make_reference,
@@ -262,7 +263,7 @@ def _make_collator(
     """Return what makes batches, and what packing comes to, None where it was not asked for."""
     assert tokenizer.pad_token_id is not None  # the patch has set it
     if task != "sft":
-        return PairCollator(tokenizer.pad_token_id, task, max_length, pad_to_multiple_of), None
+        return PairCollator(tokenizer.pad_token_id, task, max_length, pad_to_multiple_of, find_layout(task)), None
     if not packing:
         return PadCollator(tokenizer.pad_token_id, pad_to_multiple_of), None
     isolation = try_packing(model, tokenizer.pad_token_id)
