@@ -75,10 +75,15 @@ def import_classes(task: TaskName) -> tuple[Any, Any]:  # classes of another lib
     for module in ("trl", *_ALSO_IN):
         try:
             held = trl if module == "trl" else importlib.import_module(module)
-            return getattr(held, trainer), getattr(held, config)
+            return _find_own(getattr(held, trainer)), getattr(held, config)
         except (ImportError, AttributeError):
             continue
     raise PadfixError(f"TRL {trl.__version__} has no {trainer}. Run: pip install -U trl")
+
+
+def _find_own(trainer: type) -> type:
+    """Return the class that takes the arguments: where TRL moved it, the one of the old place passes any on."""
+    return next((kind for kind in trainer.__mro__ if "model" in inspect.signature(kind).parameters), trainer)
 
 
 def arguments_for(task: TaskName, precision: Precision) -> dict[str, object]:

@@ -250,7 +250,8 @@ def test_a_prompt_that_changes_with_the_answer_is_no_shared_prompt() -> None:
 
 
 BROKEN: list[tuple[dict[str, Any], str]] = [
-    ({"chosen": "a"}, "chosen and no rejected"),
+    ({"chosen": "a"}, "rejected is missing, so there is no pair"),
+    ({"chosen": None, "rejected": "a"}, "chosen is null, so there is no pair"),
     ({"prompt": "a", "completion": "b", "label": True}, "task='kto'"),
     ({"chosen": [GOOD], "rejected": [BAD]}, "no column holds the prompt"),
     ({"prompt": [QUESTION, GOOD], "chosen": [GOOD], "rejected": [BAD]}, "prompt ends with a message of the assistant"),
