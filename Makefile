@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 
-.PHONY: demo test lint types types-3.10 types-3.13 unit quick conformance docs package matrix unsloth scale-out bench clean
+.PHONY: demo test lint types types-3.10 types-3.13 unit quick conformance docs package matrix unsloth scale-out chat-layer bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/llama-padfix demo
@@ -21,6 +21,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/codespell llama_padfix docs examples findings README.md CHANGELOG.md CONTRIBUTING.md NOTICE
+	$(BIN)/python -m pytest tests/test_language.py
 
 # Both ends of the supported Python versions, at the same time; docs/dependencies.md says how those between are checked.
 types: $(VENV)/.test
@@ -48,7 +50,7 @@ conformance: export OMP_NUM_THREADS := 1
 conformance: $(VENV)/.test
 	$(BIN)/python -m tests.conformance.grammar.run --rows $(ROWS) --seed $(SEED)
 
-# The pages of the checks, from the catalogue.
+# The pages of the checks, from the catalog.
 docs: $(VENV)/.test
 	$(BIN)/python docs/generate.py
 
@@ -79,6 +81,11 @@ $(VENV)-scale-out/.installed: tests/scale_out/requirements.txt pyproject.toml co
 	$(VENV)-scale-out/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
 		--editable . --requirement $<
 	touch $@
+
+# llama-server's compiled chat layer, which the rules of llama.cpp are recorded from; needs g++ and some minutes.
+chat-layer: $(VENV)/.test
+	$(BIN)/python tests/serving/compiled/build.py $(VENV)/chat-layer
+	$(BIN)/python -m tests.serving.record_llama_cpp $(VENV)/chat-layer/layer
 
 # Other libraries on the same data; a quick look: make bench ROWS=500 ROUNDS=1. WRITE=--write fills docs/performance.md.
 ROWS ?= 20000

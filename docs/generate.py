@@ -1,4 +1,4 @@
-"""Writes docs/checks from the catalogue; `--check` fails where a page is stale."""
+"""Writes docs/checks from the catalog; `--check` fails where a page is stale."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 
 from llama_padfix.doctor.check_pages import index_page, page
 from llama_padfix.doctor.runner import load_checks
+from llama_padfix.serving import faults
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def wanted_files(root: Path = ROOT) -> dict[Path, str]:
     """Every generated file with what it should hold."""
-    checks = load_checks()
+    pages = (*load_checks(), *load_checks(faults))
     folder = root / "docs" / "checks"
-    return {**{folder / f"{check.code}.md": page(check) for check in checks}, folder / "README.md": index_page(checks)}
+    return {**{folder / f"{check.code}.md": page(check) for check in pages}, folder / "README.md": index_page(pages)}
 
 
 def stale_files(root: Path = ROOT) -> list[str]:

@@ -17,7 +17,7 @@ parser.add_argument("--batch", type=int, default=2, help="rows a step and device
 parser.add_argument("--rate", type=float, default=2e-4, help="learning rate")
 options = parser.parse_args()
 
-# Prints every choice with its reason: dtype, quantisation, attention, device, adapters, pad and stop tokens.
+# Prints every choice with its reason: dtype, quantization, attention, device, adapters, pad and stop tokens.
 model, tokenizer = load(options.model, quantization="nf4", lora=True, max_length=options.length)
 
 # Your rows, in any of the usual shapes: messages, ShareGPT, Alpaca, prompt/completion.

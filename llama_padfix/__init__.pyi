@@ -39,8 +39,11 @@ from llama_padfix.hardware.attention import choose_attention as choose_attention
 from llama_padfix.hardware.optimizers import choose_optimizer as choose_optimizer
 from llama_padfix.hardware.precision import Precision as Precision
 from llama_padfix.hardware.precision import choose_precision as choose_precision
+from llama_padfix.serving.check_serving import check_serving as check_serving
+from llama_padfix.serving.export.export_for_serving import export_for_serving as export_for_serving
 from llama_padfix.serving.generation.check_stops import check_stops as check_stops
 from llama_padfix.serving.generation.stop_report import StopReport as StopReport
+from llama_padfix.serving.report import ServingReport as ServingReport
 from llama_padfix.tokens.bos import dedupe_bos as dedupe_bos
 from llama_padfix.training.adapters.added_tokens import add_tokens as add_tokens
 from llama_padfix.training.adapters.lora import find_lora_targets as find_lora_targets

@@ -1,4 +1,4 @@
-"""The pages of the checks say what the catalogue says, and the first page finds them."""
+"""The pages of the checks say what the catalog says, and the first page finds them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from llama_padfix.doctor.check_pages import index_page, page
 from llama_padfix.doctor.runner import load_checks
+from llama_padfix.serving import faults
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "docs" / "generate.py"
@@ -38,7 +39,7 @@ def test_the_docs_are_not_stale() -> None:
 
 def test_what_is_stale_is_found_and_written(copy: Path) -> None:
     generate = generator()
-    checks = load_checks()
+    checks = (*load_checks(), *load_checks(faults))
     assert generate.main(["--check"], copy) == 1
     assert not (copy / "docs" / "checks").exists(), "--check writes nothing"
     assert generate.main([], copy) == 0
@@ -53,7 +54,7 @@ def test_what_is_stale_is_found_and_written(copy: Path) -> None:
 
 
 def test_a_page_has_each_part_of_its_check() -> None:
-    for check in load_checks():
+    for check in (*load_checks(), *load_checks(faults)):
         text = page(check)
         parts = (check.code, check.name, check.severity, *check.needs, check.explanation.strip(), check.bad.strip())
         assert all(part in text for part in (*parts, check.good.strip()))

@@ -1,6 +1,7 @@
 """The command `llama-padfix`: one file a subcommand, each with `add_parser(commands)` and `run(options)`.
 
-`doctor` (with `environment`), `mask`, `explain`, `checks`, `memory`, `demo`; what they share is in `arguments`.
+`doctor` (with `environment`), `serving`, `mask`, `explain`, `checks`, `memory`, `demo`; what they share is in
+`arguments`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from types import ModuleType
 from llama_padfix import PadfixError, __version__
 from llama_padfix.core.text import printable
 
-_SUBCOMMANDS = ("doctor", "mask", "explain", "checks", "memory", "demo")
+_SUBCOMMANDS = ("doctor", "serving", "mask", "explain", "checks", "memory", "demo")
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -63,7 +63,7 @@ def add_parser(commands: Commands) -> None:
         type=positive,
         nargs="?",
         const=20,
-        help="generate answers to so many rows of --data (20) on the CPU, and tell whether they stop",
+        help="generate answers to so many rows of --data (20) on the CPU, and report whether they stop",
     )
     parser.add_argument("--max-new-tokens", metavar="N", type=positive, default=256, help="of an answer (256)")
     parser.set_defaults(run=run)

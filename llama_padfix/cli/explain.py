@@ -8,6 +8,7 @@ from llama_padfix import PadfixError
 from llama_padfix.cli.arguments import Commands, add_command
 from llama_padfix.doctor.check_pages import page
 from llama_padfix.doctor.runner import load_checks
+from llama_padfix.serving import faults
 
 
 def add_parser(commands: Commands) -> None:
@@ -20,7 +21,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the page; return the exit status."""
-    for check in load_checks():
+    for check in (*load_checks(), *load_checks(faults)):
         if options.check.upper() == check.code or options.check == check.name:
             print(page(check), end="")
             return 0

@@ -43,6 +43,15 @@ def converts_weights() -> bool:
     return importlib.util.find_spec("transformers.core_model_loading") is not None
 
 
+def takes_hidden_states() -> bool:
+    """Return whether TRL's SFTTrainer computes the loss from the hidden states of `model.base_model`: TRL 1.16."""
+    try:
+        from trl.trainer import utils
+    except ImportError:
+        return False
+    return hasattr(utils, "add_fused_lm_head")
+
+
 def name_tokenizer_argument(trainer_class: Callable[..., object]) -> str:
     """Return what a trainer class calls its tokenizer: `processing_class`, before transformers 4.46 `tokenizer`."""
     parameters = inspect.signature(trainer_class).parameters

@@ -1,4 +1,4 @@
-"""The catalogue as pages: what `llama-padfix explain` and docs/checks are made of."""
+"""The catalog as pages: what `llama-padfix explain` and docs/checks are made of."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ _FAMILIES: Mapping[str, str] = {
     "TOK": "tokenizers of a run",
     "SAV": "saved folder",
     "PKG": "versions",
+    "SRV": "serving",
 }
 
 
@@ -41,7 +42,7 @@ def page(check: Check) -> str:
 
 
 def table(checks: Sequence[Check]) -> str:
-    """Return the catalogue as a Markdown table; the codes link to their pages."""
+    """Return the catalog as a Markdown table; the codes link to their pages."""
     rows = (f"| [{c.code}]({c.code}.md) | {c.name.replace('-', ' ')} | {c.severity} |\n" for c in checks)
     return "| check | finds | severity |\n|---|---|---|\n" + "".join(rows)
 
@@ -52,7 +53,7 @@ def index_page(checks: Sequence[Check]) -> str:
     for check in checks:
         families.setdefault(check.code[:3], []).append(check)
     intro = (
-        f"# The checks\n\n{len(checks)} checks, made from the catalogue by `make docs`. "
+        f"# The checks\n\n{len(checks)} checks, made from the catalog by `make docs`. "
         "`llama-padfix explain CODE` prints the same pages.\n"
     )
     parts = (f"## {name}: {_FAMILIES.get(name, name)}\n\n{table(some)}" for name, some in families.items() if some)

@@ -34,7 +34,7 @@ def diagnose(
     max_rows: int | None = 1000,
     progress: bool = False,
 ) -> Report:
-    """Return what the catalogue of checks finds in `target`, without changing it.
+    """Return what the catalog of checks finds in `target`, without changing it.
 
     Batches are drawn from a trainer's own dataloaders, or from the one that is given. Put back afterwards are, in what
     the trainer or loader, its samplers, datasets and collator reach: the global random states and each generator of
@@ -71,8 +71,8 @@ def diagnose(
     beside = Beside(tokenizer, model, dataset, optimizer)
     with observe_target(target, beside, max_rows) as observed:
         rows = _show_progress(observed) if progress else observed.rows
-        catalogue, left_out = observed.leave_out(selected)
-        report = run_checks(observed.facts, catalogue, rows=rows, decode=observed.decode, complete=observed.complete)
+        catalog, left_out = observed.leave_out(selected)
+        report = run_checks(observed.facts, catalog, rows=rows, decode=observed.decode, complete=observed.complete)
 
     def look() -> tuple[Facts, Report]:
         again = dataset if isinstance(dataset, str) or hasattr(dataset, "__len__") else None  # a stream is read once
@@ -80,7 +80,7 @@ def diagnose(
             every, rows, complete = seen.leave_out(select_checks())[0], seen.rows, seen.complete
             return seen.facts, run_checks(seen.facts, every, rows=rows, decode=seen.decode, complete=complete)
 
-    fix = _choose_fix(observed, look, [check.code for check in catalogue])
+    fix = _choose_fix(observed, look, [check.code for check in catalog])
     return replace(report, skipped={**report.skipped, **left_out}, apply=fix)
 
 

@@ -144,6 +144,9 @@ class TrainerFacts:
     loss_without_labels: str | None = None
     """The name of an own loss whose code reads no labels, None where it does or cannot be told."""
 
+    tool_suffix: tuple[str, str] | None = None
+    """What is appended behind a tool call in a rollout, and what the template writes, where the two differ."""
+
     dropped: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """By source, how many rows the trainer was given and keeps, where it dropped some."""
 

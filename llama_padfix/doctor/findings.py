@@ -67,7 +67,7 @@ class Plan:
     """Changes that were made and taken back, since another check failed with them; `why` names it."""
 
     left: tuple[str, ...] = ()
-    """What no setting mends, with the line that does, such as rows that are encoded already."""
+    """What no setting fixes, with the line that does, such as rows that are encoded already."""
 
     def __repr__(self) -> str:
         parts = [f"{len(self.changes)} changes"]

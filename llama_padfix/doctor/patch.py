@@ -8,13 +8,14 @@ from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.doctor.findings import Change, Facts, Plan
 from llama_padfix.doctor.fixing.repair import repair_until_stable
 from llama_padfix.doctor.fixing.settings import MODEL_FIELDS, Owners, all_or_nothing, apply_change, merge_changes
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.runner import run_checks
 from llama_padfix.doctor.token_policy import choose_pad_token, explain_candidates
+from llama_padfix.tokens.calls import check_tokenizer
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import ConfiguredModel, TokenizerLike
@@ -113,10 +114,14 @@ def padding_side(tokenizer: TokenizerLike, side: str) -> Iterator[TokenizerLike]
         side: "left" for generation, "right" for training.
 
     Raises:
-        PadfixError: `side` is neither.
+        PadfixError: `side` is neither, or `tokenizer` is none.
     """
     if side not in ("left", "right"):
-        raise PadfixError(f"padding_side got {side!r}; it is 'left' (generation) or 'right' (training).")
+        raise PadfixError(
+            f"padding_side got {describe(side)}; it is 'left' (generation) or 'right' (training). "
+            "Run: with padding_side(tokenizer, 'left'): ..."
+        )
+    check_tokenizer(tokenizer)
     before = tokenizer.padding_side
     tokenizer.padding_side = side
     try:
@@ -142,7 +147,7 @@ def _require_pad_token(facts: Facts) -> None:
 
 
 def _changes_for(facts: Facts, add_bos: bool) -> list[Change]:
-    """Return the safe changes of the catalogue, the requested pad token, and the BOS where `add_bos` is set."""
+    """Return the safe changes of the catalog, the requested pad token, and the BOS where `add_bos` is set."""
     findings = run_checks(facts).findings
     for finding in findings:
         if finding.code == "LOD007":  # text is lost, and no setting corrects the ids

@@ -85,10 +85,10 @@ def heal_folder(
         PadfixError: `out` exists, the tokenizer does not load, or it loads with other ids than its file holds. Nothing
             is written then.
     """
-    source, target = Path(folder), Path(out)
+    target = Path(out)
     if target.exists() or target.is_symlink():
         raise PadfixError(f"{str(out)!r} exists already, and nothing is written over it. Name a new folder.")
-    observed = observe_folder(source)
+    observed = observe_folder(folder)
     source, rows = Path(observed.path), observed.embedding_rows  # the newest checkpoint where there is nothing else
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(target.parent, f".{target.name}-") as scratch:

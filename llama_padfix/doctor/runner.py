@@ -1,4 +1,4 @@
-"""Run the catalogue of checks over rows and facts; a check that is skipped or that raises is listed."""
+"""Run the catalog of checks over rows and facts; a check that is skipped or that raises is listed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FIRST_REASONS = ("folder", "adapter", "tokenizer", "trainer", "model", "rows", 
 
 @lru_cache
 def load_checks(package: ModuleType = checks) -> tuple[Check, ...]:
-    """Return every check of the catalogue, in the order of their codes: a new check is one new file.
+    """Return every check of the catalog, in the order of their codes: a new check is one new file.
 
     Args:
         package: the package whose files each hold one `CHECK`.
@@ -60,23 +60,23 @@ def select_checks(
     Raises:
         PadfixError: an entry fits no check, so that a misspelled code does not pass for a clean report.
     """
-    catalogue = load_checks(package)
+    catalog = load_checks(package)
 
     def fits(check: Check, entries: Sequence[str]) -> bool:
         return any(check.code.startswith(entry.upper()) or check.name == entry for entry in entries)
 
     for entry in [*(select or ()), *(ignore or ())]:
-        if not any(fits(check, [entry]) for check in catalogue):
-            codes = ", ".join(check.code for check in catalogue)
+        if not any(fits(check, [entry]) for check in catalog):
+            codes = ", ".join(check.code for check in catalog)
             raise PadfixError(f"No check is called {entry!r}. The codes are: {codes}.")
     return tuple(
-        check for check in catalogue if (select is None or fits(check, select)) and not fits(check, ignore or ())
+        check for check in catalog if (select is None or fits(check, select)) and not fits(check, ignore or ())
     )
 
 
 def run_checks(
     facts: Facts,
-    catalogue: Sequence[Check] | None = None,
+    catalog: Sequence[Check] | None = None,
     *,
     rows: Iterable[RowFacts] = (),
     decode: Callable[[Sequence[int]], str] = lambda ids: " ".join(map(str, ids)),
@@ -86,12 +86,12 @@ def run_checks(
 
     Args:
         facts: what was observed; `facts.samples` must name the sources of the rows.
-        catalogue: the checks to run, all by default.
+        catalog: the checks to run, all by default.
         rows: encoded rows, read once in constant memory.
         decode: makes text of the ids around a fault.
         complete: adds to the facts what is known only after the rows were read, before checks of facts run.
     """
-    selected = load_checks() if catalogue is None else catalogue
+    selected = load_checks() if catalog is None else catalog
     of_rows = [check for check in selected if check.inspect is not None]
     skipped = _skip_without_needs(facts, selected if complete is None else of_rows)
     hits = _inspect_rows(facts, [check for check in of_rows if check.code not in skipped], rows, decode, skipped)
@@ -130,12 +130,12 @@ def _find_in_facts(check: Check, facts: Facts) -> Iterator[Finding]:
             yield from check.find(replace(facts, data=data))
 
 
-def _skip_without_needs(facts: Facts, catalogue: Sequence[Check]) -> dict[str, str]:
+def _skip_without_needs(facts: Facts, catalog: Sequence[Check]) -> dict[str, str]:
     """Return the checks whose facts are missing, with the reason."""
     present = facts.present | {"labels"} if "rows" in facts.present else facts.present
     missing = {
         check.code: ["rows" if need == "labels" else need for need in check.needs if need not in present]
-        for check in catalogue
+        for check in catalog
     }
     return {code: f"no {_name_reason(needs)} to look at" for code, needs in missing.items() if needs}
 
@@ -211,12 +211,12 @@ def _inspect_rows(
 ) -> _Hits:
     """Read every row once with each check; a check that raises is added to `skipped`."""
     found = _Hits()
-    labelled = False
+    labeled = False
     for row in rows:
         row = undo_shift(mark_padding(row, facts))
         totals = found.totals.get(row.source, SourceTotals())
         found.totals[row.source] = totals.with_row(int(real_part(row).sum()))
-        labelled = labelled or row.labels is not None
+        labeled = labeled or row.labels is not None
         for check in checks_of_rows:
             if check.code in skipped or ("labels" in check.needs and row.labels is None):
                 continue
@@ -232,7 +232,7 @@ def _inspect_rows(
                 if len(tally.evidence) < MAX_EVIDENCE:
                     tally.evidence.append(_show(row, hits[0], decode))
     for check in checks_of_rows:
-        if "labels" in check.needs and not labelled:
+        if "labels" in check.needs and not labeled:
             skipped.setdefault(check.code, NO_LABELS)
     return found
 

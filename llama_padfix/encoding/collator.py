@@ -46,7 +46,7 @@ class PadCollator:
         """Raise `PadfixError` for settings that would only fail, or train wrongly, at the first batch."""
         if not _is_int(self.pad_token_id) or self.pad_token_id < 0:
             raise PadfixError(
-                f"pad_token_id is {self.pad_token_id!r}, and padding needs an id of the vocabulary. "
+                f"pad_token_id is {describe(self.pad_token_id)}, and padding needs an id of the vocabulary. "
                 "Run `prepare(tokenizer)` first: it sets one; then pass tokenizer.pad_token_id."
             )
         step = self.pad_to_multiple_of

@@ -143,6 +143,10 @@ def write_encoding(dataset: Described, encoding: Encoding) -> None:
     Raises:
         PadfixError: `dataset` has no description.
     """
+    if not isinstance(encoding, Encoding):
+        raise PadfixError(
+            f"Got a {type(encoding).__name__} where a record is needed. Pass that of the encoder: encoder.encoding"
+        )
     for part in _parts_of(dataset):
         kept = [line for line in (part.info.description or "").splitlines() if not line.startswith(_MARK)]
         part.info.description = "\n".join([*kept, _MARK + encoding.to_json()])

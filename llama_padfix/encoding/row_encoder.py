@@ -58,7 +58,7 @@ class RowEncoder:
         encoded: list[EncodedRow | PadfixError] = []
         for name, row in read:
             if isinstance(row, RenderedChat):
-                row = self._attempt(name, partial(self._label, row, None if row.escaped else next(together, None)))
+                row = self._attempt(name, partial(self.label, row, None if row.escaped else next(together, None)))
             encoded.append(row)
         return encoded
 
@@ -74,12 +74,12 @@ class RowEncoder:
             completion = self._attempt(name, lambda: self._encode_completion(found))
             if completion is not None:
                 return completion
-        chats = self._choose_renderer(found.template_kwargs)
+        chats = self.choose_renderer(found.template_kwargs)
         _ = chats.template  # outside of the attempt: it always raises
         chat = self._attempt(name, lambda: chats.render(messages, found.tools, found.trained_from, self.settings))
         return chat if isinstance(chat, PadfixError) else replace(chat, notes={**chat.notes, **found.notes})
 
-    def _choose_renderer(self, kwargs: Mapping[str, object]) -> ChatRenderer:
+    def choose_renderer(self, kwargs: Mapping[str, object]) -> ChatRenderer:
         """Return the renderer for rows with these arguments of the template beside those of the settings."""
         if not kwargs:
             return self.chats
@@ -112,7 +112,7 @@ class RowEncoder:
                 return error
             raise PadfixError(f"{name}: {error}" if name else str(error)) from error
 
-    def _label(self, chat: RenderedChat, encoded: EncodedText | None) -> EncodedRow:
+    def label(self, chat: RenderedChat, encoded: EncodedText | None) -> EncodedRow:
         """Label a conversation; it is encoded here where `encoded` is None."""
         text, spans = chat.rendered.text, chat.spans
         if chat.escaped:

@@ -60,7 +60,9 @@ class EncodeSettings:
         require_choice("on_error", self.on_error, OnError)
         require_choice("on_loss", self.on_loss, OnLoss)
         if self.max_length is not None and (not isinstance(self.max_length, int) or self.max_length < 2):
-            raise PadfixError(f"max_length={self.max_length!r}: a row needs at least 2 tokens. Pass an int, or None.")
+            raise PadfixError(
+                f"max_length={describe(self.max_length)}: a row needs at least 2 tokens. Pass an int, or None."
+            )
 
 
 def _require_train_on(train_on: object) -> None:

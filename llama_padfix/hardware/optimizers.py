@@ -8,7 +8,7 @@ import re
 import warnings
 
 from llama_padfix.core.choices import Choice
-from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.hardware.devices import training_device
 
 _PLAIN = "adamw_torch"  # torch's own, in every version of transformers
@@ -37,7 +37,7 @@ def choose_optimizer(wish: str = "adamw_8bit", device: object = None, *, strict:
     if wish not in known:
         close = difflib.get_close_matches(str(wish), known, n=3)
         hint = f"Did you mean {' or '.join(close)}?" if close else f"Known are {', '.join(sorted(known))}."
-        raise PadfixError(f"The installed transformers has no optimiser {wish!r}. {hint}")
+        raise PadfixError(f"The installed transformers has no optimizer {describe(wish)}. {hint}")
     parts = _OF_BITSANDBYTES.fullmatch(wish)
     if parts is None:
         return Choice("optimizer", wish, "as asked")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +65,13 @@ class ServedFolder:
         return self.template_file if self.template_file is not None else self.template_in_config
 
     @property
+    def template_file_name(self) -> str:
+        """The file from which transformers reads the template."""
+        if self.template is None:
+            return "none: the folder has no chat template"
+        return "tokenizer_config.json" if self.template_file is None else "chat_template.jinja"
+
+    @property
     def tokens(self) -> dict[str, str]:
         """The texts of `bos_token`, `eos_token` and the like that a template gets."""
         return {str(name): str(token) for name, token in self.tokenizer.special_tokens_map.items()}
@@ -73,6 +81,11 @@ class ServedFolder:
         held = self.tokenizer_config.get(name)
         text = held.get("content") if isinstance(held, dict) else held
         return self.tokenizer.get_vocab().get(text) if isinstance(text, str) else None
+
+    def name_ids(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Return the tokens of ids as text, an id without a token as its number."""
+        found = self.tokenizer.convert_ids_to_tokens(list(ids))
+        return tuple(str(token) if token is not None else str(i) for token, i in zip(found, ids, strict=True))
 
 
 def read_served_folder(path: str | Path) -> ServedFolder:
@@ -97,6 +110,8 @@ def read_served_folder(path: str | Path) -> ServedFolder:
             "Save the tokenizer as tokenizer.json: PreTrainedTokenizerFast(tokenizer_file=...).save_pretrained(folder)"
         )
     tokenizer, facts = read_folder(folder)
+    if Path(facts.path) != folder:  # the newest checkpoint, where the folder itself holds no run
+        return read_served_folder(facts.path)
     if tokenizer is None:
         raise PadfixError(
             f"The tokenizer in {str(path)!r} does not load ({printable(facts.load_error)}). "

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.core.kinds import refuse
 from llama_padfix.tokens.bos_arrow import dedupe_dataset, dedupe_table
 from llama_padfix.tokens.bos_rows import FILLS, cut_row, dedupe_columns, packed_row
 from llama_padfix.tokens.calls import encode_raw
@@ -63,6 +64,8 @@ def dedupe_bos(
         PadfixError: No BOS is known, padding and BOS cannot be told apart, a pad id is needed and unknown, a column is
             not as long as `input_ids`, or `value` is of another kind.
     """
+    if tokenizer is not None and not hasattr(tokenizer, "bos_token_id"):
+        raise refuse(tokenizer, "tokenizer")
     bos_id = bos_token_id if bos_token_id is not None else getattr(tokenizer, "bos_token_id", None)
     bos_text = bos_token if bos_token is not None else getattr(tokenizer, "bos_token", None)
     pad_id = pad_token_id if pad_token_id is not None else getattr(tokenizer, "pad_token_id", None)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.kinds import refuse
 from llama_padfix.tokens.backend import clone_backend, find_backend
 
 if TYPE_CHECKING:
@@ -21,18 +22,15 @@ def check_tokenizer(tokenizer: object) -> None:
     needed = ("get_vocab", "convert_tokens_to_ids", "apply_chat_template")
     missing = [name for name in needed if not hasattr(tokenizer, name)]
     if missing or not callable(tokenizer):
-        seen = type(tokenizer).__name__
         if hasattr(tokenizer, "tokenizer"):
+            seen = type(tokenizer).__name__
             raise PadfixError(
                 f"Got a {seen}, which is a processor and not a tokenizer. Pass its tokenizer: processor.tokenizer"
             )
-        raise PadfixError(
-            f"Got a {seen} where a Hugging Face tokenizer is needed. "
-            "Load one: tokenizer = transformers.AutoTokenizer.from_pretrained(name)"
-        )
+        raise refuse(tokenizer, "tokenizer")
     if type(getattr(tokenizer, "_tokenizer", None)).__module__.startswith("fastokens"):
         raise PadfixError(
-            "fastokens.patch_transformers() has put another backend into the tokenizer, which tells neither what its "
+            "fastokens.patch_transformers() has put another backend into the tokenizer, which knows neither what its "
             "tokens cover nor which are special. Load it without: fastokens.unpatch_transformers(); tokenizer = "
             "AutoTokenizer.from_pretrained(name). This library uses fastokens for encoding by itself where it agrees."
         )

@@ -68,6 +68,11 @@ def train_with_backoff(trainer: Trainer, **train_arguments: object) -> TrainOutp
             whose weights are then half changed); there are several processes, DeepSpeed or FSDP; or a smaller batch
             would change the rows of an update, as those that GRPO generates for several. The arguments are as before.
     """
+    if not hasattr(trainer, "args"):
+        raise PadfixError(
+            f"Got a {type(trainer).__name__} where a Trainer is needed. "
+            "Build one: train_with_backoff(trainer), trainer = build_trainer(model, tokenizer, dataset)"
+        )
     args = trainer.args
     if getattr(args, "auto_find_batch_size", False):
         raise PadfixError(
@@ -247,7 +252,7 @@ def _require_training_batch(error: BaseException) -> None:
     elif names & {"evaluate", "evaluation_loop", "prediction_step", "predict"}:
         where, fix = "in an evaluation", "Lower per_device_eval_batch_size, or set eval_accumulation_steps=1."
     elif names & {"step", "clip_grad_norm_"}:
-        where, fix = "in the optimiser's update, whose weights may be half changed", _SAVE_MORE
+        where, fix = "in the optimizer's update, whose weights may be half changed", _SAVE_MORE
     else:
         where, fix = "outside of a training batch", _SAVE_MORE
     raise PadfixError(f"Memory ran out {where}: a smaller training batch does not help there. {fix}") from error

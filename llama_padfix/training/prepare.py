@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from llama_padfix.core.compat import divide_once, make_grouping_arguments, name_tokenizer_argument
@@ -21,11 +20,14 @@ from llama_padfix.encoding.collator import PadCollator
 from llama_padfix.encoding.counts import Counts
 from llama_padfix.encoding.dataset.encode import encode_dataset, with_arrays
 from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.encoding.media.choose import choose_encoder
+from llama_padfix.encoding.media.collator import MediaCollator
+from llama_padfix.encoding.media.dataset import encode_media
+from llama_padfix.encoding.media.encoder import MediaEncoder
 from llama_padfix.encoding.packing.collator import PackCollator
 from llama_padfix.encoding.packing.isolation import Isolation, try_packing
 from llama_padfix.encoding.packing.pack import add_lengths, pack_rows
 from llama_padfix.encoding.pairs.collator import PairCollator
-from llama_padfix.encoding.pairs.encoder import PairEncoder
 from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
 from llama_padfix.encoding.sources import column_names
 from llama_padfix.hardware.precision import Precision, choose_precision
@@ -45,6 +47,7 @@ from llama_padfix.training.trainer import (
     apply_arguments,
     make_config,
     require_accumulation,
+    require_base_model,
     split_arguments,
 )
 
@@ -72,8 +75,8 @@ class Prepared:
     """What the checks still find."""
     precision: Precision
     """What the run computes in."""
-    collator: PadCollator | PackCollator | PairCollator
-    """Makes a batch of encoded rows: padded, packed, or of preferences."""
+    collator: PadCollator | PackCollator | PairCollator | MediaCollator
+    """Makes a batch of encoded rows: padded, packed, of preferences, or with what a processor makes of media."""
     encoder: ChatEncoder
     """Turns rows into ids and labels."""
     packing: Isolation | None = None
@@ -128,15 +131,14 @@ class Prepared:
         Raises:
             PadfixError: As `encode_dataset`.
         """
-        rows = encode_dataset(
-            self.encoder,
-            dataset,
-            progress=progress,
-            num_proc=num_proc,
-            cache_dir=cache_dir,
-            max_shard_size=max_shard_size,
-        )
-        return self._arrange(rows, progress)
+        where: Any = {"num_proc": num_proc, "cache_dir": cache_dir, "max_shard_size": max_shard_size}
+        return self._encode(dataset, progress=progress, **where)
+
+    def _encode(self, dataset: Any, *, progress: bool, name: str = "dataset", **where: Any) -> AnyDataset:
+        if isinstance(self.encoder, MediaEncoder):
+            with_media: AnyDataset = encode_media(self.encoder, dataset, progress=progress, name=name, **where)
+            return with_media
+        return self._arrange(encode_dataset(self.encoder, dataset, progress=progress, name=name, **where), progress)
 
     def _arrange(self, rows: AnyDataset, progress: bool) -> AnyDataset:
         if isinstance(self.collator, PackCollator):
@@ -167,8 +169,8 @@ class Prepared:
         apply_arguments(args, wanted, packs=self.packing is not None, max_length=self.encoder.max_length)
 
     def _batch_arguments(self) -> dict[str, object]:
-        if isinstance(self.collator, PackCollator):
-            return {"remove_unused_columns": False}  # the model does not name seq_lengths
+        if isinstance(self.collator, PackCollator | MediaCollator):
+            return {"remove_unused_columns": False}  # the model does not name seq_lengths, or the columns of media
         return make_grouping_arguments() if self.group_by_length else {}
 
     def __str__(self) -> str:
@@ -207,7 +209,7 @@ def prepare(
     is added, no embedding resized, no template edited. Idempotent. Other arguments are `ChatEncoder`'s.
 
     Args:
-        tokenizer, model: What to patch; without a model the tokenizer alone.
+        tokenizer, model: What to patch; without a model the tokenizer alone. For media, a processor: it holds one.
         pad_token, pad_to_multiple_of, device: As for `patch_tokenizer`, `PadCollator`, `choose_precision`.
         packing: Put several documents into a row of `max_length` tokens, where `model` is proven to keep them apart.
         group_by_length: Make batches of rows of like length.
@@ -221,14 +223,14 @@ def prepare(
     """
     task = find_task(task)
     _require_arguments(task, packing, group_by_length, max_length, pad_to_multiple_of)
-    encoder = (ChatEncoder if task == "sft" else partial(PairEncoder, task=task))(
+    make_encoder, tokenizer = choose_encoder(tokenizer, template, task, packing or group_by_length)
+    encoder = make_encoder(
         tokenizer,
         max_length,
         train_on=train_on,
         truncation=truncation,
         on_error=on_error,
         on_loss=on_loss,
-        template=template,
         template_kwargs=template_kwargs,
         keep_reasoning=keep_reasoning,
         special_tokens=special_tokens,
@@ -237,7 +239,7 @@ def prepare(
     )
     precision = choose_precision(device)
     plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token, template_kwargs=encoder.template_kwargs)
-    collator, isolation = _make_collator(tokenizer, model, task, max_length, pad_to_multiple_of, packing)
+    collator, isolation = _make_collator(encoder, model, task, pad_to_multiple_of, packing)
     return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length, task)
 
 
@@ -253,17 +255,17 @@ def _require_arguments(
 
 
 def _make_collator(
-    tokenizer: TokenizerLike,
-    model: ModelLike | None,
-    task: TaskName,
-    max_length: int | None,
-    pad_to_multiple_of: int | None,
-    packing: bool,
-) -> tuple[PadCollator | PackCollator | PairCollator, Isolation | None]:
+    encoder: ChatEncoder, model: ModelLike | None, task: TaskName, pad_to_multiple_of: int | None, packing: bool
+) -> tuple[PadCollator | PackCollator | PairCollator | MediaCollator, Isolation | None]:
     """Return what makes batches, and what packing comes to, None where it was not asked for."""
+    tokenizer = encoder.tokenizer
     assert tokenizer.pad_token_id is not None  # the patch has set it
+    if isinstance(encoder, MediaEncoder):
+        dtype = getattr(model, "dtype", None)  # of a model of transformers
+        return MediaCollator(encoder.processor, tokenizer.pad_token_id, pad_to_multiple_of, dtype), None
     if task != "sft":
-        return PairCollator(tokenizer.pad_token_id, task, max_length, pad_to_multiple_of, find_layout(task)), None
+        layout = find_layout(task)
+        return PairCollator(tokenizer.pad_token_id, task, encoder.max_length, pad_to_multiple_of, layout), None
     if not packing:
         return PadCollator(tokenizer.pad_token_id, pad_to_multiple_of), None
     isolation = try_packing(model, tokenizer.pad_token_id)
@@ -310,6 +312,8 @@ def build_trainer(
     safe = arguments_for(task, choose_precision(prepare_arguments.get("device")))
     args = make_config({"output_dir": "out", **safe, **config}, config_class)
     require_accumulation(args)
+    if task == "sft":
+        require_base_model(model)
 
     prepared = prepare(tokenizer, model, **prepare_arguments)
     shown = not args.disable_tqdm
@@ -333,9 +337,11 @@ def _encode_rows(prepared: Prepared, rows: Any, name: str, shown: bool) -> Any: 
     """Return rows encoded, or as they are where they have ids and labels already; packed where `prepare` packs."""
     columns = set(column_names(rows) or ())
     if not {*prepared.encoder.columns} <= columns:
-        rows = encode_dataset(prepared.encoder, rows, progress=shown, name=name)
-    elif isinstance(rows, (list, tuple)):
+        return prepared._encode(rows, progress=shown, name=name)
+    if isinstance(rows, (list, tuple)):
         from datasets import Dataset
 
         rows = Dataset.from_list(list(rows))
+    if isinstance(prepared.encoder, MediaEncoder):
+        return rows
     return rows if "seq_lengths" in columns else prepared._arrange(rows, shown)

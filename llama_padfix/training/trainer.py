@@ -6,7 +6,12 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-from llama_padfix.core.compat import averages_by_tokens, make_checkpointing_arguments, rename_arguments
+from llama_padfix.core.compat import (
+    averages_by_tokens,
+    make_checkpointing_arguments,
+    rename_arguments,
+    takes_hidden_states,
+)
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.version import import_package
 from llama_padfix.hardware.precision import Precision
@@ -108,6 +113,21 @@ def require_accumulation(args: TrainingArguments) -> None:
             f"gradient_accumulation_steps={steps}: the installed transformers averages each accumulated batch for "
             "itself, so that rows with few trained tokens count for more than in one large batch. Run: "
             "pip install -U 'transformers>=4.46', or pass gradient_accumulation_steps=1 and a larger batch"
+        )
+
+
+def require_base_model(model: object) -> None:
+    """Raise `PadfixError` for a model of which TRL cannot take the hidden states.
+
+    From TRL 1.16 on its SFTTrainer computes the loss from `model.base_model`, which is the model itself where it keeps
+    its decoder under another name.
+    """
+    if takes_hidden_states() and getattr(model, "base_model", None) is model:
+        name = type(model).__name__
+        raise PadfixError(
+            f"{name} has no base model of its own, from which the installed TRL's SFTTrainer takes hidden states, so "
+            "its first step fails. Use transformers.Trainer(model, TrainingArguments(**prepared.trainer_args), "
+            "train_dataset=prepared.encode(rows), data_collator=prepared.collator, processing_class=processor)"
         )
 
 

@@ -196,7 +196,7 @@ def _row_data(row: MaskRow, table: npt.NDArray[np.int64], dtype: str, view: Mask
         "number": row.number,
         "summary": printable(describe_row(row)),
         "share": float(trained.sum() / max((~row.padding | trained).sum(), 1)),
-        "labelled": row.labels is not None,
+        "labeled": row.labels is not None,
         "tokens": base64.b64encode(np.searchsorted(table, row.input_ids).astype(dtype).tobytes()).decode("ascii"),
         "modes": [number for run in runs for number in run],
         "turns": [(at, printable(role)) for at, role in row.turns],

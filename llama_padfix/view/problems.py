@@ -58,14 +58,14 @@ def check_rows(
     raw = [item.number for item in read if item.is_raw]
     if raw:
         facts = replace(facts, data=observe_data(taken.rows, tokenizer, taken.source, places=raw))
-    catalogue = [check for check in load_checks() if {"rows", "labels", "data"} & set(check.needs)]
-    report = run_checks(facts, catalogue, rows=encoded, decode=make_decoder(tokenizer))
-    return CheckedRows(facts, report, {item.number: tuple(_find(item, facts, catalogue, report)) for item in read})
+    catalog = [check for check in load_checks() if {"rows", "labels", "data"} & set(check.needs)]
+    report = run_checks(facts, catalog, rows=encoded, decode=make_decoder(tokenizer))
+    return CheckedRows(facts, report, {item.number: tuple(_find(item, facts, catalog, report)) for item in read})
 
 
-def _find(item: ReadRow, facts: Facts, catalogue: Sequence[Check], report: Report) -> Iterator[Problem]:
+def _find(item: ReadRow, facts: Facts, catalog: Sequence[Check], report: Report) -> Iterator[Problem]:
     """Yield the problems of a row: every hit of the checks of rows, and for raw rows the examples of findings."""
-    inspecting = {check.code for check in catalogue if check.inspect is not None}
+    inspecting = {check.code for check in catalog if check.inspect is not None}
     remarks = set()
     for finding in report.findings:
         for place in () if finding.code in inspecting else finding.evidence:
@@ -78,7 +78,7 @@ def _find(item: ReadRow, facts: Facts, catalogue: Sequence[Check], report: Repor
     if item.facts is None:
         return
     row, found = mark_padding(item.facts, facts), {finding.code for finding in report.findings}
-    for check in catalogue:
+    for check in catalog:
         if check.inspect is None or check.code not in found:
             continue  # a check that found nothing in any row, or that was skipped, has no hit here
         if "labels" in check.needs and row.labels is None:

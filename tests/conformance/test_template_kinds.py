@@ -153,6 +153,10 @@ NO_PROMPT_BUT_A_CLOSER = (
     "{{ 'Turns end in <E>\n.\n' }}{% for m in messages %}{{ '<S>'+m.role+'\n'+m.content }}"
     "{% if not loop.last or add_generation_prompt %}{{ '<E>\n' }}{% endif %}{% endfor %}"
 )
+NO_PROMPT_BUT_A_CLOSER_AND_A_SEPARATOR = (
+    "{% for m in messages %}{{ '' if loop.first else '\n\n' }}{{ '<S>'+m.role+'\n'+m.content }}"
+    "{% if not loop.last or add_generation_prompt %}{{ '\n<E>\n' }}{% endif %}{% endfor %}"
+)
 LEFT_OUT_WHEN_LAST_AND_CLOSED_BY_TEXT = (
     "{% for m in messages %}{% if m.role=='user' or m.content or not loop.last %}"
     "{{ '### '+m.role+':\n'+m.content+'[end]\n' }}{% endif %}{% endfor %}"
@@ -210,6 +214,13 @@ KINDS = {
         "<E>",
         [USER, ANSWER, USER, ANSWER],
         "Turns end in <E>\n.\n<S>user\nHi<E>\n<S>assistant\n«Yes<E>»\n<S>user\nHi<E>\n<S>assistant\n«Yes»",
+    ),
+    "a request for a prompt that only closes, in front of a separator": (
+        NO_PROMPT_BUT_A_CLOSER_AND_A_SEPARATOR,
+        ["<S>", "<E>"],
+        "<E>",
+        [ANSWER, USER, ANSWER, ANSWER],
+        "<S>assistant\n«Yes\n<E>»\n\n\n<S>user\nHi\n<E>\n\n\n<S>assistant\n«Yes\n<E>»\n\n\n<S>assistant\n«Yes»",
     ),
     "an empty answer that text closes, left out when last": (
         LEFT_OUT_WHEN_LAST_AND_CLOSED_BY_TEXT,
@@ -491,6 +502,14 @@ def test_the_end_of_an_empty_question_ends_no_answer_before_it(before: list[dict
     assert show(tokenizer, row).endswith("<S>assistant\n«Yes»<S>user\n<end>\n")
 
 
+RUNS_IN_ONE_TURN = (
+    "{% for m in messages %}{% set c = (m.content or '') | trim %}{% if loop.first or loop.previtem.role != m.role %}"
+    "<S>{{ m.role }}\n{% else %}{{ '\n\n' }}{% endif %}{{ c }}"
+    "{% if loop.last or loop.nextitem.role != m.role %}{{ '<end>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<S>assistant\n{% endif %}"
+)
+
+
 @pytest.mark.parametrize(
     ("template", "rows", "end"),
     [
@@ -513,11 +532,67 @@ def test_the_end_of_an_empty_question_ends_no_answer_before_it(before: list[dict
             ["Hi", "Yes", "Hi", "", "Hi"],
             "« Yes»[INST] Hi [/INST]« »[INST] Hi [/INST]",
         ),
+        (
+            "{{ 'Turns look like <S>assistant\nthis[end]\n.\n' }}{% for m in messages %}{% if m.content or not loop.last %}"
+            "<S>{{ m.role }}\n{{ m.content }}[end]\n{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}<S>assistant\n{% endif %}",
+            ["Hi", "", "Yes"],
+            "<S>assistant\n«[end]\n»<S>assistant\n«Yes[end]\n»",
+        ),
+        (
+            "{{ 'Turns look like <S>assistant\nthis[end]\n.\n' }}{% for m in messages %}{% if m.content or not loop.last %}"
+            "<S>{{ m.role }}\n{{ m.content }}[end]\n{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}<S>assistant\n{% endif %}",
+            ["Hi", "", "Yes", ""],
+            "<S>assistant\n«[end]\n»<S>assistant\n«Yes[end]\n»",
+        ),
+        (
+            "{% for m in messages %}{% if loop.index0 %}{{ '<end>\n' }}{% endif %}{{ '<S>'+m.role+'\n'+m.content }}"
+            "{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '<end>\n\n\n<S>assistant\n\n' }}{% endif %}",
+            ["Hi", "", "Yes"],
+            "<S>assistant\n\n«\n<end>»\n<S>assistant\n«Yes»",
+        ),
+        (RUNS_IN_ONE_TURN.replace("<end>\n", ""), ["Hi", "Yes", ""], "<S>assistant\n«Yes\n\n»"),
+        (RUNS_IN_ONE_TURN.replace("<end>\n", ""), ["Hi", "", " ", "Yes"], "<S>assistant\n«\n\n\n\nYes»"),
+        (RUNS_IN_ONE_TURN, ["Hi", "Yes", " ", "Yes"], "<S>assistant\n«Yes\n\n\n\nYes<end>»\n"),
+        (
+            "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{{ '\n<think>hm</think>' if loop.last else "
+            "'\n<think></think>' }}{% endif %}{{ '\n' + m.content if m.content }}{% endfor %}"
+            "{% if add_generation_prompt %}<assistant>{% endif %}",
+            ["Hi", "", "Hi", "Yes"],
+            "<assistant>«\n<think></think>»<user>\nHi<assistant>«\n<think>hm</think>\nYes»",
+        ),
+        (
+            "{% for m in messages if m.content %}<S>{{ m.role }}\n{{ m.content }}<end>\n{% endfor %}"
+            "{% if add_generation_prompt %}<S>assistant\n{% endif %}",
+            ["Hi", "", "Hi", "Yes"],
+            "<S>user\nHi<end>\n<S>user\nHi<end>\n<S>assistant\n«Yes<end>»\n",
+        ),
+        (
+            "{% for m in messages %}<S>{{ m.role }}\n{{ m.content + '\n' if m.content }}<end>\n{% endfor %}"
+            "{% if add_generation_prompt %}<S>assistant\n{% endif %}",
+            ["Hi", "", "", "Hi", "Yes"],
+            "<S>assistant\n«<end>»\n<S>assistant\n«<end>»\n<S>user\nHi\n<end>\n<S>assistant\n«Yes\n<end>»\n",
+        ),
     ],
-    ids=["closed by text", "the prompt supplies a line break", "nothing closes it"],
+    ids=[
+        "closed by text",
+        "the prompt supplies a line break",
+        "nothing closes it",
+        "in front of another answer",
+        "in front of one that is left out",
+        "a prompt behind a separator supplies a line break",
+        "behind an answer in one turn that nothing closes",
+        "two in front of an answer in one turn",
+        "between two answers in one turn",
+        "a text brings its line break",
+        "left out everywhere",
+        "a text brings the line break that stands in front of it",
+    ],
 )
 def test_an_empty_answer_is_a_turn_as_one_of_a_letter_is(template: str, rows: Sequence[str], end: str) -> None:
-    tokenizer = make_byte_tokenizer(template, ["<S>", "<end>"])
-    messages = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(rows)]
+    tokenizer = make_byte_tokenizer(template, ["<S>"])
+    messages = [{"role": "user" if text == "Hi" else "assistant", "content": text} for text in rows]
     shown = show(tokenizer, ChatEncoder(tokenizer)({"messages": messages}))
     assert shown.endswith(end), shown

@@ -32,7 +32,7 @@ CHATML = (
 )
 
 
-def labelled() -> list[dict[str, Any]]:
+def labeled() -> list[dict[str, Any]]:
     return [{**row, "labels": row["input_ids"]} for row in chats()]
 
 
@@ -41,11 +41,11 @@ def labelled() -> list[dict[str, Any]]:
 
 def test_pck003_packing_without_effect(tmp_path: Path) -> None:
     asked: Any = {"packing": True, "max_length": 256}
-    trainer = sft(labelled(), tmp_path, dataset_kwargs={"skip_prepare_dataset": True}, **asked)
+    trainer = sft(labeled(), tmp_path, dataset_kwargs={"skip_prepare_dataset": True}, **asked)
     assert len(trainer.train_dataset) == len(CHATS), "nothing is packed"
     assert "seq_length=256" in one(trainer, "PCK003").message
     assert not findings(sft(chats(), tmp_path, **asked), "PCK003")
-    packed = pack_dataset(Dataset.from_list(labelled()), seq_length=256)
+    packed = pack_dataset(Dataset.from_list(labeled()), seq_length=256)
     assert len(packed) < len(CHATS)
     trainer = sft(packed, tmp_path, dataset_kwargs={"skip_prepare_dataset": True}, **asked)
     assert not findings(trainer, "PCK003") and not findings(trainer, "PCK004")
@@ -63,7 +63,7 @@ def leak(model: Any, batch: Any) -> float:
 @torch.no_grad()
 def test_pck004_packed_documents_attend(tmp_path: Path) -> None:
     tokenizer, model = parts()
-    batch = DataCollatorWithFlattening()(labelled())
+    batch = DataCollatorWithFlattening()(labeled())
     masked = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
     model.config.use_cache = True
     found = one((tokenizer, model), "PCK004", dataset=batch)
@@ -75,8 +75,8 @@ def test_pck004_packed_documents_attend(tmp_path: Path) -> None:
     assert "attention mask" in one((tokenizer, model), "PCK004", dataset=masked).evidence[0].remark
     assert leak(model, masked) > 1e-3
     with torch.enable_grad():
-        assert not findings(plain(labelled(), tmp_path, data_collator=DataCollatorWithFlattening()), "PCK004")
-        trainer = plain(labelled(), tmp_path, data_collator=DataCollatorWithFlattening(), use_cache=True)
+        assert not findings(plain(labeled(), tmp_path, data_collator=DataCollatorWithFlattening()), "PCK004")
+        trainer = plain(labeled(), tmp_path, data_collator=DataCollatorWithFlattening(), use_cache=True)
         assert one(trainer, "PCK004").rows and not findings(trainer, "PCK001")
 
 
@@ -90,7 +90,7 @@ def test_pck004_packed_documents_attend(tmp_path: Path) -> None:
 )
 def test_each_document_of_a_flattened_batch_is_a_row(given: dict[str, Any], tmp_path: Path) -> None:
     collator = DataCollatorWithFlattening(**given)
-    rows = [{**row, "labels": [*row["input_ids"][:-1], -100]} for row in labelled()]
+    rows = [{**row, "labels": [*row["input_ids"][:-1], -100]} for row in labeled()]
     rows[2]["labels"] = [-100] * len(rows[2]["input_ids"])
     batch = collator(rows)
     tokenizer, model = parts()
@@ -110,7 +110,7 @@ def test_each_document_of_a_flattened_batch_is_a_row(given: dict[str, Any], tmp_
 
 
 def test_each_document_of_a_packed_set_is_a_row(tmp_path: Path) -> None:
-    packed = pack_dataset(Dataset.from_list(labelled()), seq_length=256)
+    packed = pack_dataset(Dataset.from_list(labeled()), seq_length=256)
     trainer = sft(packed, tmp_path, packing=True, max_length=256, dataset_kwargs={"skip_prepare_dataset": True})
     for target, given in ((trainer, {}), (parts()[0], {"dataset": packed})):
         report = diagnose(target, select=["LBL004", "BOS003", "BOS004"], **given)
@@ -162,13 +162,13 @@ def test_trn005_rows_that_the_trainer_dropped(tmp_path: Path) -> None:
         trainer, "LOD010"
     )
     assert not findings(sft(rows, tmp_path, max_length=512), "TRN005")
-    chosen = Dataset.from_list(labelled()).select([3, 1])
+    chosen = Dataset.from_list(labeled()).select([3, 1])
     for ready in (plain(chosen, tmp_path), sft(chosen, tmp_path, dataset_kwargs={"skip_prepare_dataset": True})):
         assert not findings(ready, "TRN005"), "rows that somebody chose were not dropped by the trainer"
 
 
 def test_lod010_an_empty_evaluation_set(tmp_path: Path) -> None:
-    rows = Dataset.from_list(labelled())
+    rows = Dataset.from_list(labeled())
     trainer = plain(rows, tmp_path, eval_dataset=rows.select([]))
     assert "no eval_loss" in one(trainer, "LOD010").message
     assert "eval_loss" not in trainer.evaluate()
@@ -187,8 +187,8 @@ class GeneratingFromPrompts(Trainer):  # type: ignore[misc]
 
 @pytest.mark.parametrize(("kind", "found"), [(Generating, 1), (GeneratingFromPrompts, 0), (Trainer, 0)])
 def test_gen007_a_step_of_ones_own(kind: Any, found: int, tmp_path: Path) -> None:
-    given = {"eval_dataset": Dataset.from_list(labelled()), "data_collator": DataCollatorForSeq2Seq(parts()[0])}
-    assert len(findings(plain(labelled(), tmp_path, kind=kind, **given), "GEN007")) == found
+    given = {"eval_dataset": Dataset.from_list(labeled()), "data_collator": DataCollatorForSeq2Seq(parts()[0])}
+    assert len(findings(plain(labeled(), tmp_path, kind=kind, **given), "GEN007")) == found
 
 
 def test_gen007_rows_with_their_answer_are_given_to_generate(tmp_path: Path) -> None:
@@ -201,18 +201,18 @@ def test_gen007_rows_with_their_answer_are_given_to_generate(tmp_path: Path) -> 
 
     def trainer(rows: Any, collator: Any) -> Any:
         given = {"eval_dataset": Dataset.from_list(rows), "data_collator": collator}
-        return plain(labelled(), tmp_path, kind=Seq2SeqTrainer, args=args, model=model, **given)
+        return plain(labeled(), tmp_path, kind=Seq2SeqTrainer, args=args, model=model, **given)
 
     collator = DataCollatorForSeq2Seq(tokenizer)
-    found = one(trainer(labelled(), collator), "GEN007")
+    found = one(trainer(labeled(), collator), "GEN007")
     assert found.where == "eval batch" and found.evidence[0].remark == "the answer stands in the prompt"
     assert "padding follow the prompt" in one(trainer(prompts, collator), "GEN007").evidence[0].remark
     tokenizer = small_tokenizer()
     patch_tokenizer(tokenizer)
     tokenizer.padding_side = "left"
     assert not findings(trainer(prompts, DataCollatorForSeq2Seq(tokenizer)), "GEN007")
-    given = {"eval_dataset": Dataset.from_list(labelled()), "data_collator": collator}
-    assert not findings(plain(labelled(), tmp_path, **given), "GEN007")
+    given = {"eval_dataset": Dataset.from_list(labeled()), "data_collator": collator}
+    assert not findings(plain(labeled(), tmp_path, **given), "GEN007")
 
 
 # ---- other models

@@ -90,7 +90,7 @@ def encoded_setup(release: str, rows: Any = CHATS, **keywords: Any) -> Setup:
     return Setup(tokenizer, {"model": model, "dataset": dataset})
 
 
-def rendered_then_tokenised(folder: Path) -> Setup:
+def rendered_then_tokenized(folder: Path) -> Setup:
     tokenizer = raw("3.1-instruct", pad_token="<|end_of_text|>")
     return Setup(sft_trainer(tokenizer, tiny(), rendered(tokenizer), folder))
 
@@ -314,7 +314,7 @@ HEADER = "<|start_header_id|>assistant<|end_header_id|>\n\n"
 TRAPS = [
     Trap(
         "BOS003",
-        rendered_then_tokenised,
+        rendered_then_tokenized,
         rendered_then_tokenised_without_automatic_bos,
         7,
         7,
@@ -599,7 +599,7 @@ def test_labels_padded_with_nought() -> None:
 
 
 def test_the_double_bos_is_in_the_ids_and_then_is_not(tmp_path: Path) -> None:
-    before = rendered_then_tokenised(tmp_path).target.train_dataset
+    before = rendered_then_tokenized(tmp_path).target.train_dataset
     after = rendered_then_tokenised_without_automatic_bos(tmp_path).target.train_dataset
     assert [row["input_ids"] for row in before] == [[BOS, *row["input_ids"]] for row in after]
 

@@ -385,7 +385,7 @@ def test_a_model_alone_is_looked_at_and_says_what_is_missing() -> None:
     assert report.notes[0].startswith("No tokenizer was given or found")
 
 
-# ---- fix, and prepare by the same catalogue
+# ---- fix, and prepare by the same catalog
 
 
 @pytest.mark.parametrize("release", ALL)
@@ -445,7 +445,7 @@ def test_manual_changes_are_never_run(parts: Any) -> None:
         diagnose(parts[0]).fix("manual")
 
 
-# ---- the catalogue
+# ---- the catalog
 
 
 NEW = """
@@ -464,7 +464,7 @@ CHECK = Check("ZZZ002", "of-no-use", "note", ("rows",), "Why.", "bad", "good", i
 
 @pytest.fixture
 def with_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The catalogue with two files more: the package's path is all that a check needs."""
+    """The catalog with two files more: the package's path is all that a check needs."""
     import sys
 
     from llama_padfix.doctor.runner import load_checks

@@ -1,4 +1,4 @@
-"""`report.fix()` on a trainer: its copies follow, a second look is taken, and what no setting mends is named."""
+"""`report.fix()` on a trainer: its copies follow, a second look is taken, and what no setting fixes is named."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def test_a_collate_function_of_a_trainer_is_mended_and_put_back(
     assert own.keywords["pad_id"] == tokenizer.pad_token_id == tokenizer.eos_token_id
 
 
-# ---- what no setting mends
+# ---- what no setting fixes
 
 
 def test_rows_that_are_encoded_already_are_named_with_the_call(tokenizer: Any, tmp_path: Path) -> None:

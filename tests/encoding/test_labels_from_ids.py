@@ -99,7 +99,7 @@ def test_every_holder_gets_the_labels_of_the_loop(world: Any, last_only: bool, d
 def test_turns_over_the_edges_of_blocks_get_the_labels_of_the_loop(
     world: Any, block: int, last_only: bool, pads: int
 ) -> None:
-    """Long arrays are labelled block by block: no turn may be lost, cut or made where one ends."""
+    """Long arrays are labeled block by block: no turn may be lost, cut or made where one ends."""
     markers, rows = world
     joined = [token_id for row in rows for token_id in row]
     flat, lengths = numpy.array(joined, dtype=numpy.int32), [len(row) for row in rows]

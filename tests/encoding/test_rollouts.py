@@ -69,6 +69,25 @@ def test_a_rollout_of_what_the_template_writes_has_the_ids_and_the_mask_of_the_c
         assert ids[len(rollout.ids) :] == [] or not any(one in second for one in ids[len(rollout.ids) :])
 
 
+WITHOUT_TOOLS = ("cohere", "cohere2", "gemma", "gemma3", "phi3", "phi3_5")
+# It writes no generation prompt behind a tool's result, and a header before the answer in the history.
+OPENS_OTHERWISE = (*OPENS_A_THOUGHT, "diffusion_gemma")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in originals() if p.stem not in (*PARTS_ONLY, *WITHOUT_TOOLS) and not p.stem.startswith(OPENS_OTHERWISE)],
+    ids=lambda path: path.stem,
+)
+def test_a_rollout_with_a_tool_has_the_ids_and_the_mask_of_the_conversation(path: Path) -> None:
+    messages: list[dict[str, Any]] = [*ASK, CALL, RESULT, say("Four."), *GO_ON, say("Six.")]
+    ids, [call, first, second] = sampled_turns(family_encoder(path), messages)
+    turns: list[Any] = [(call, [RESULT]), (first, GO_ON), (second, None)]
+    rollout = join_rollout(family_tokenizer(path), ASK, turns)
+    assert [rollout.ids[start:end] for start, end in rollout.turns] == [call, first, second]
+    assert rollout.ids == ids[: len(rollout.ids)]
+
+
 @pytest.mark.parametrize(
     ("name", "end", "between"),
     [
@@ -213,6 +232,37 @@ def test_white_space_that_an_end_takes_along_is_not_written_twice() -> None:
     plain = join_rollout(tokenizer, ASK, [([19, end], [{"role": "user", "content": "?"}])])
     assert plain.ids == encode_raw(tokenizer, text)
     assert rollout.mask[:3] == [1, 1, 0]
+
+
+def add(a: int, b: int) -> int:
+    """Add two numbers.
+
+    Args:
+        a: The first.
+        b: The second.
+    """
+    return a + b
+
+
+@pytest.mark.parametrize("name", ["llama3_1", "qwen3"])
+def test_functions_are_tools_and_a_turn_may_have_several_results(name: str) -> None:
+    tokenizer = family(name)
+    prompt = tokenizer.apply_chat_template(ASK, tools=[add], add_generation_prompt=True)
+    ids = encode_raw(
+        tokenizer, tokenizer.apply_chat_template(ASK, tools=[add], add_generation_prompt=True, tokenize=False)
+    )
+    end = tokenizer.eos_token_id if name == "qwen3" else EOT
+    two = join_rollout(tokenizer, ASK, [([20, end], [RESULT, RESULT])], tools=[add])
+    assert two.prompt_ids == ids and join_rollout(tokenizer, prompt, []).ids == ids
+    assert shown(tokenizer, two).count("4<|im_end|>") == 2
+    again = [*ASK, {"role": "assistant", "content": "4"}, RESULT, RESULT]
+    assert (
+        find_retokenized(tokenizer, join_rollout(tokenizer, ASK, [([19, end], None)], tools=[add]), again, tools=[add])
+        is None
+    )
+    one = join_rollout(tokenizer, ASK, [([19, end], GO_ON), ([20, end], GO_ON)], tools=[add])
+    begun = join_rollout(tokenizer, ASK, [([19, end], GO_ON)], tools=[add])
+    assert join_rollout(tokenizer, begun.ids, [([20, end], GO_ON)], tools=[add]).ids == one.ids
 
 
 def test_the_tokenizer_and_the_messages_are_left_as_they_are(tokenizer: Any) -> None:

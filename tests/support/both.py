@@ -20,7 +20,7 @@ Row = Any
 Table: TypeAlias = pyarrow.Table | pyarrow.RecordBatch
 ENGINES = ("tokenizers", "fastokens")
 
-# Halves of control tokens, white space of all kinds, what melts into a header, what joins with its neighbours.
+# Halves of control tokens, white space of all kinds, what melts into a header, what joins with its neighbors.
 CRUMBS: tuple[str, ...] = (
     "<",
     "<|",

@@ -226,7 +226,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "empty": (["<tool>", ""], {}, "everywhere or nowhere"),
     "blank": ([" \n"], {}, "everywhere or nowhere"),
     "half a surrogate pair": (["<\ud83d>"], {}, "surrogate"),
-    "unnormalised": (["<cafe\u0301>"], {}, "usual form NFC"),
+    "unnormalized": (["<cafe\u0301>"], {}, "usual form NFC"),
     "one hides the other": (["<qx", "a<qx"], {}, "takes it apart"),
     "a bad multiple": (TOKENS, {"pad_to_multiple_of": 0}, "positive int"),
     "LoRA on the same matrix": (TOKENS, {"lora": {"target_modules": ["embed_tokens"]}}, "among target_modules"),
@@ -617,7 +617,7 @@ def test_a_model_in_4_bits(tmp_path: Path) -> None:
     everything = BitsAndBytesConfig(**nf4, llm_int8_skip_modules=["nothing"])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", quantization_config=everything)
     assert type(model.lm_head).__name__ == "Linear4bit"
-    with pytest.raises(PadfixError, match=r"output head are quantised \(uint8\)"):
+    with pytest.raises(PadfixError, match=r"output head are quantized \(uint8\)"):
         add_tokens(model, fresh_tokenizer("3.1-instruct"), TOKENS)
 
 

@@ -116,11 +116,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "other vocabulary": (configure(vocab_size=10), "have other shapes"),
     "other family": (configure(model_type="bert"), "are in no file"),
-    "no heads": (configure(num_attention_heads=0), "ZeroDivisionError.*Mend that in config.json"),
-    "heads below 0": (configure(num_attention_heads=-1), "cannot be built.*Mend the field"),
-    "no heads of keys": (configure(num_key_value_heads=0), "cannot be built.*Mend the field"),
+    "no heads": (configure(num_attention_heads=0), "ZeroDivisionError.*Fix that in config.json"),
+    "heads below 0": (configure(num_attention_heads=-1), "cannot be built.*Fix the field"),
+    "no heads of keys": (configure(num_key_value_heads=0), "cannot be built.*Fix the field"),
     "unknown activation": (configure(hidden_act="nope"), "cannot be built .KeyError: 'nope'"),
-    "no number": (configure(hidden_size="64"), "hidden_size.*Mend that in config.json"),
+    "no number": (configure(hidden_size="64"), "hidden_size.*Fix that in config.json"),
     "pad id beyond": (
         configure(pad_token_id=999999),
         r"pad_token_id=999999, and the embedding has 268 rows.*pad_token_id=None",
@@ -141,7 +141,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         configure(architectures=["NoSuchForCausalLM"]),
         r"architectures=\['NoSuchForCausalLM'\], and transformers .* model_type 'llama'.* take the field out",
     ),
-    "unknown family": (configure(model_type="llama9"), "model type `llama9` .*Mend that in config.json"),
+    "unknown family": (configure(model_type="llama9"), "model type `llama9` .*Fix that in config.json"),
     "unknown quantization": (
         configure(quantization_config={"quant_method": "foo", "bits": 4}),
         "quant_method='foo', which transformers does not know .* take quantization_config out",
@@ -180,7 +180,7 @@ def test_a_damaged_folder_is_an_error_that_says_what(
 def test_what_only_loading_shows_is_an_error_of_the_library_too(whole: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "copy"))
     (folder / "generation_config.json").write_text('{"eos_token_id": "x"}')
-    with pytest.raises(PadfixError, match=r"invalid literal.*Mend that in generation_config\.json"):
+    with pytest.raises(PadfixError, match=r"invalid literal.*Fix that in generation_config\.json"):
         load(folder, verbose=False)
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()

@@ -1,4 +1,4 @@
-"""`load`: a patched pair from a folder, every choice with its reason, and a line that mends it when there is none."""
+"""`load`: a patched pair from a folder, every choice with its reason, and a line that fixes it when there is none."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_every_choice_is_printed_with_its_reason(small: Path, capsys: pytest.Cap
     printed = capsys.readouterr().out.splitlines()
     for said in (
         "precision: float32 (cpu: float32 is exact",
-        "quantization: nf4 (as asked: 4-bit NormalFloat, double quantisation",
+        "quantization: nf4 (as asked: 4-bit NormalFloat, double quantization",
         "weights: float32 (",
         "device_map: cpu (",
         "attention: sdpa (no flash_attention_3: it needs an NVIDIA GPU, and this is cpu",

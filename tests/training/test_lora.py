@@ -171,7 +171,7 @@ def test_an_fp16_run_unscales_our_adapters_and_refuses_float16_ones() -> None:
 def test_float32_is_kept_unless_the_run_computes_in_bfloat16() -> None:
     model = attach_lora(make_tiny_llama(hidden_size=16), choose_lora(True, make_tiny_llama(hidden_size=16))[0], FP16)
     trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    for p in model.parameters():  # what TRL does to the adapters of a quantised model
+    for p in model.parameters():  # what TRL does to the adapters of a quantized model
         if p.requires_grad:
             p.data = p.data.bfloat16()
     assert keep_trainable_float32(model, BF16) == ()

@@ -313,7 +313,7 @@ def test_a_checkpoint_that_is_quantised_is_read_as_such() -> None:
     assert found.weights == plain.weights
     assert found.quantization_state == 4 * 73_728 // 64 + 14 * 4 * 16  # a float32 scale a block, a table a layer
     config.quantization_config = {"quant_method": "gptq", "bits": 4}
-    with pytest.raises(PadfixError, match="quantised with gptq"):
+    with pytest.raises(PadfixError, match="quantized with gptq"):
         estimate(config, batch=1, length=16, lora=True)
 
 

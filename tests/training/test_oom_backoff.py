@@ -437,7 +437,7 @@ def test_an_update_out_of_memory_is_told_apart(tmp_path: Path) -> None:
 
     hungry, _ = build(tmp_path)
     hungry.optimizer = Greedy(hungry.model.parameters(), lr=0.1)
-    with pytest.raises(PadfixError, match="in the optimiser's update, whose weights may be half changed"):
+    with pytest.raises(PadfixError, match="in the optimizer's update, whose weights may be half changed"):
         train_with_backoff(hungry)
 
 

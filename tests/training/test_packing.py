@@ -281,3 +281,61 @@ def test_a_config_whose_checks_fail_is_left_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no such schedule"):
         prepared.apply_to(args)
     assert vars(args) == before
+
+
+class MaskedCollator(PackCollator):
+    """Packed batches with a block mask beside the positions, as a caller might build it."""
+
+    form = "float"
+
+    def __call__(self, rows: Any) -> Any:
+        batch = super().__call__(rows)
+        documents = (batch["position_ids"] == 0).cumsum(-1)
+        places = torch.arange(documents.shape[1])
+        seen = (documents[:, :, None] == documents[:, None, :]) & (places[:, None] >= places)
+
+        def write(seen: torch.Tensor) -> torch.Tensor:
+            return seen[:, None] if self.form == "bool" else torch.where(seen, 0.0, -1e9)[:, None]
+
+        near = seen & (places[:, None] - places < WINDOW["sliding_window"])
+        mask = (
+            {"full_attention": write(seen), "sliding_attention": write(near)} if self.form == "dict" else write(seen)
+        )
+        return {**batch, "attention_mask": mask}
+
+
+@of_today
+@pytest.mark.parametrize(
+    ("family", "attention", "settings", "form", "apart"),
+    [
+        ("falcon", "sdpa", {}, "float", True),
+        ("falcon", "eager", {}, "float", True),
+        ("falcon", "eager", {}, "bool", False),  # added to the scores
+        ("mistral", "sdpa", WINDOW, "float", False),  # in place of the window
+        ("gpt_oss", "eager", {**WINDOW, **EXPERTS}, "float", False),
+        ("gpt_oss", "eager", {**WINDOW, **EXPERTS}, "dict", True),
+        ("lfm2", "sdpa", {"layer_types": ["conv", "full_attention"]}, "float", False),
+    ],
+)
+def test_what_a_block_mask_would_keep_apart(
+    family: str, attention: str, settings: dict[str, Any], form: str, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table of docs/packing.md that says why none is built."""
+    monkeypatch.setattr(MaskedCollator, "form", form)
+    difference, leak = isolation.measure_isolation(make_model(family, attention, **settings), MaskedCollator(0))
+    assert (difference < 1e-5 and leak < 1e-6) == apart, (difference, leak)
+
+
+@of_today
+def test_trl_takes_no_mask_for_each_kind_of_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = small_tokenizer()
+    model = make_model("gpt_oss", "eager", vocab_size=len(tokenizer), **WINDOW, **EXPERTS)
+    rows = [{"input_ids": [5, 6, 7, 8], "labels": [-100, 6, -100, 8], "seq_lengths": [2, 2]}] * 4
+    settings: dict[str, Any] = {"max_steps": 1, "report_to": [], "use_cpu": True, "save_strategy": "no"}
+    settings["output_dir"] = str(tmp_path)
+    monkeypatch.setattr(MaskedCollator, "form", "dict")
+    trainer = build_trainer(
+        model, tokenizer, rows, data_collator=MaskedCollator(0), remove_unused_columns=False, **settings
+    )
+    with pytest.raises(AttributeError, match="'dict' object has no attribute"):
+        trainer.train()

@@ -118,7 +118,7 @@ def test_a_quantised_checkpoint_is_loaded_as_it_is_and_not_quantised_again(folde
     assert not any(p.requires_grad for p in model.parameters())
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(PadfixError, match=r"quantised already \(bitsandbytes, 4 bits\).*quantization=None"):
+    with pytest.raises(PadfixError, match=r"quantized already \(bitsandbytes, 4 bits\).*quantization=None"):
         load(tmp_path, quantization="nf4")
     again, _ = load(tmp_path, lora=True, verbose=False)
     assert plan_load(tmp_path).quantized

@@ -1,4 +1,4 @@
-"""What is asked of bitsandbytes is known, possible and not done yet; optimisers are tried before they are named."""
+"""What is asked of bitsandbytes is known, possible and not done yet; optimizers are tried before they are named."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def test_int8_none_and_a_configuration_of_ones_own() -> None:
     [
         ("4bit", "quantization='4bit' is not known.*'nf4' and 'int8'.*Probably: quantization='nf4'"),
         ("fp8", "Probably: quantization='int8'"),
-        (True, "quantization=True is no quantisation.*'nf4'"),
-        (4, "quantization=4 is no quantisation"),
-        ({"load_in_4bit": True}, "is no quantisation"),
+        (True, "quantization=True is no quantization.*'nf4'"),
+        (4, "quantization=4 is no quantization"),
+        ({"load_in_4bit": True}, "is no quantization"),
     ],
 )
 def test_an_unknown_quantisation_is_refused(asked: Any, said: str) -> None:
@@ -51,7 +51,7 @@ def test_an_unknown_quantisation_is_refused(asked: Any, said: str) -> None:
 def test_a_checkpoint_is_not_quantised_twice() -> None:
     config = LlamaConfig(quantization_config=BitsAndBytesConfig(load_in_4bit=True).to_dict())
     assert read_quantization(config) == "bitsandbytes, 4 bits"
-    with pytest.raises(PadfixError, match=r"quantised already \(bitsandbytes, 4 bits\).*quantization=None"):
+    with pytest.raises(PadfixError, match=r"quantized already \(bitsandbytes, 4 bits\).*quantization=None"):
         choose_quantization("nf4", BF16, config)
     assert choose_quantization(None, BF16, config)[1].taken == "bitsandbytes, 4 bits"
     assert read_quantization(LlamaConfig(quantization_config={"quant_method": "gptq", "bits": 4})) == "gptq, 4 bits"
@@ -128,5 +128,5 @@ def test_without_bitsandbytes_or_its_kernel_the_plain_one_is_named(monkeypatch: 
 def test_other_optimisers_are_passed_on_and_unknown_ones_refused() -> None:
     assert choose_optimizer("adamw_torch").taken == "adamw_torch"
     assert choose_optimizer("adafactor").reason == "as asked"
-    with pytest.raises(PadfixError, match=r"no optimiser 'adamw_8bits'. Did you mean adamw_8bit"):
+    with pytest.raises(PadfixError, match=r"no optimizer 'adamw_8bits'. Did you mean adamw_8bit"):
         choose_optimizer("adamw_8bits")

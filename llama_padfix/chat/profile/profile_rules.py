@@ -126,7 +126,7 @@ def _without_closing(prompt: str, closings: Sequence[str]) -> str:
     """
     tails = {closing[at:] for closing in closings for at in range(len(closing))}
     ends = [tail for tail in tails if prompt.startswith(tail)]
-    ends = ends or [prompt for tail in tails if tail.strip() and tail.rstrip() == prompt.rstrip()]
+    ends += [prompt for tail in tails if tail.strip() and tail.rstrip() == prompt.rstrip()]
     rest = prompt[len(max(ends, key=len, default="")) :]
     if ends and not rest.strip():
         return ""  # white space behind the closing token

@@ -2,6 +2,6 @@
 
 `by_origin` is the strategy that `turns` tries second. `spans` finds each message's parts in the traced text: `parts`
 holds what is known of one, `start_rules` and `end_rules` find where its turn begins and ends, `results` an answer of a
-tool inside the turn, `silent` the turn of a message without characters, `lost` who wrote text of lost origin, and
-`spelled` the control tokens that a message only spells. Start: `by_origin.find_by_origin`.
+tool inside the turn, `filled` the place of an empty text, `silent` a message without one, `lost` who wrote text of
+lost origin, and `spelled` the control tokens that a message only spells. Start: `by_origin.find_by_origin`.
 """

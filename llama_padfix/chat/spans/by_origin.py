@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.render import Refusal, Rendered, RenderRequest, Turn, refuse
+from llama_padfix.chat.spans.filled import find_spans_by_letters
 from llama_padfix.chat.spans.lost import place_lost
 from llama_padfix.chat.spans.parts import TracedConversation
-from llama_padfix.chat.spans.spans import find_spans
 from llama_padfix.chat.spans.spelled import find_spelled
 from llama_padfix.chat.trace import Trace, count_equal, read_trace
 from llama_padfix.chat.traced_render import render_traced
 
 if TYPE_CHECKING:
     from llama_padfix.core.errors import PadfixError
-    from llama_padfix.core.types import Messages
+    from llama_padfix.core.types import Message, Messages
 
 _LETTER = "x"
 _RENDERINGS = 4  # of one conversation that are kept: rules ask for those around one message
@@ -48,7 +49,7 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
             raise refusal
         return refusal
     conversation = replace(conversation, whole=whole)
-    spans = find_spans(conversation, request.trained_indices)
+    spans = find_spans_by_letters(conversation, request.trained_indices)
     for span in spans:
         if span.refusal is not None:
             refusal = refuse(span.message, span.refusal, text, span.start)
@@ -75,9 +76,12 @@ def _trace(request: RenderRequest, messages: Messages) -> TracedConversation | N
         trace = follow(count, prompt, blank_message)
         return None if trace is None else place_lost(trace, messages, prefix)
 
-    def fill(index: int) -> TracedConversation | None:
-        letter = [{**message, "content": _LETTER} if n == index else message for n, message in enumerate(messages)]
-        return _trace(request, letter)
+    def fill(indices: Collection[int]) -> TracedConversation | None:
+        given = [_fill(message) if n in indices else message for n, message in enumerate(messages)]
+        filled = _trace(request, given)
+        if filled is None or not request.template.continues:
+            return filled
+        return replace(filled, whole=filled.whole.cut(len(request.text) + len(indices)))
 
     whole = render(len(messages), False)
     if whole is None:
@@ -91,6 +95,13 @@ def _trace(request: RenderRequest, messages: Messages) -> TracedConversation | N
         lambda message: _follow(request, [message]),
         fill,
     )
+
+
+def _fill(message: Message) -> Message:
+    content: object = _LETTER
+    if isinstance(message.get("content"), list):
+        content = [{"type": "text", "text": _LETTER}]
+    return {**message, "content": content}
 
 
 def _follow(request: RenderRequest, messages: Messages, prompt: bool = False) -> Trace | None:

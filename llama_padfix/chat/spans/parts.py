@@ -28,8 +28,8 @@ class TracedConversation:
     render: Render
     start_with: Callable[[Message], Trace | None]
     """Renders a message in place of the conversation, with the same tools."""
-    fill: Callable[[int], TracedConversation | None]
-    """Returns the conversation with a letter as the content of one message."""
+    fill: Callable[[Collection[int]], TracedConversation | None]
+    """Returns the conversation with a letter as the content of these messages."""
 
     @cached_property
     def written(self) -> dict[int, list[int]]:

@@ -18,7 +18,7 @@ from llama_padfix.chat.render import Refusal
 from llama_padfix.chat.spans.end_rules import find_end
 from llama_padfix.chat.spans.parts import Part, TracedConversation
 from llama_padfix.chat.spans.results import find_result_block
-from llama_padfix.chat.spans.silent import find_silent_turn
+from llama_padfix.chat.spans.silent import find_silent_refusal
 from llama_padfix.chat.spans.start_rules import find_resumed, find_start
 from llama_padfix.chat.trace import Trace, pair_in_order
 from llama_padfix.tokens.control import find_control_text
@@ -80,10 +80,6 @@ def _check_authors(whole: Trace, span: AssistantSpan) -> AssistantSpan:
 def _find_message(conversation: TracedConversation, index: int) -> list[AssistantSpan]:
     whole = conversation.whole
     written = conversation.written.get(index, [])
-    if all(whole.content_spans[place][0] == whole.content_spans[place][1] for place in written):
-        filled = _find_filled(conversation, index)
-        if filled is not None:
-            return [filled]
     if not written:
         return _find_silent(conversation, index)
     segments = _find_segments(conversation, index, written)
@@ -111,43 +107,10 @@ def _find_message(conversation: TracedConversation, index: int) -> list[Assistan
     return spans
 
 
-def _find_filled(conversation: TracedConversation, index: int) -> AssistantSpan | None:
-    r"""Return the turn of a message without characters: that of a letter in its place, where all else is the same.
-
-    `[INST] Hi [/INST] x[INST] More [/INST]`
-                      ^^
-    Not beside another answer, with which the template may join it.
-    """
-    beside = {index - 1, index + 1} & {*conversation.assistant_indices}
-    filled = None if conversation.whole.lost or beside else conversation.fill(index)
-    written = filled.written.get(index, []) if filled is not None else []
-    if filled is None or len(written) != 1:
-        return None
-    at, end, _ = filled.whole.content_spans[written[0]]
-    same = filled.whole.text[:at] + filled.whole.text[end:] == conversation.whole.text
-    if not same or filled.whole.scaffold[:at] + filled.whole.scaffold[end:] != conversation.whole.scaffold:
-        return None
-    spans = _find_message(filled, index)
-    if len(spans) != 1 or spans[0].refusal:
-        return None
-    [span] = spans
-    start, profile = span.start, conversation.profile
-    header = start - len(profile.history_header)
-    if profile.prompt.startswith(profile.history_header) and conversation.whole.text.startswith(
-        profile.prompt, header
-    ):
-        start = header + len(profile.prompt)  # a prompt that is longer than the header supplies this too
-    return replace(span, start=start, end=max(start, span.end - (end - at)))
-
-
 def _find_silent(conversation: TracedConversation, index: int) -> list[AssistantSpan]:
-    found = find_silent_turn(conversation, index)
-    if found is None:
-        return []
-    if found is Refusal.SILENT:
-        before = max((end for _, end, origin in conversation.whole.content_spans if origin < index), default=0)
-        return [AssistantSpan(index, before, refusal=found)]
-    return [AssistantSpan(index, *found)]
+    refusal = find_silent_refusal(conversation, index)
+    before = max((end for _, end, origin in conversation.whole.content_spans if origin < index), default=0)
+    return [] if refusal is None else [AssistantSpan(index, before, refusal=refusal)]
 
 
 def _find_segments(

@@ -1,1 +1,1 @@
-"""The catalogue: one trap a file, each a frozen `Check`."""
+"""The catalog: one trap a file, each a frozen `Check`."""

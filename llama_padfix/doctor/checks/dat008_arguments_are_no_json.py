@@ -2,7 +2,7 @@
 
 Most chat templates write arguments that are text as they stand, and all others as JSON (Qwen 3, Mistral, Hermes). A
 cut or misquoted text is then trained as it is, and the model learns to write calls that no program can read. Others
-(Llama 3.1) write the text as a JSON string. Mend the arguments, write them as an object, or drop the rows; they are
+(Llama 3.1) write the text as a JSON string. Fix the arguments, write them as an object, or drop the rows; they are
 counted under `unparsed` when rows are encoded.
 """
 

@@ -37,7 +37,7 @@ def fix_live(changes: Sequence[Change], owners: Owners, look: Look, codes: Colle
     Args:
         changes: what a report proposes, of one safety.
         owners: the objects to change; all their settings are put back where anything raises.
-        look: observes the target and runs the whole catalogue.
+        look: observes the target and runs the whole catalog.
         codes: the checks that were selected.
 
     Returns:

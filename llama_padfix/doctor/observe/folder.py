@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.kinds import require_path
 from llama_padfix.core.text import parse_json
 from llama_padfix.core.weights import find_broken_weights, name_weights, read_shapes
 from llama_padfix.doctor.folder_facts import TOKENIZER_FILES, FolderFacts
@@ -60,7 +61,7 @@ def fetch_folder(name: str | Path) -> Path:
         reason = " ".join(str(error).split())
         raise PadfixError(
             f"{refusal}, and the hub gives none of that name ({type(error).__name__}: {reason}). "
-            "Pass a folder, or check the name, `huggingface-cli login` and HF_HUB_OFFLINE."
+            "Pass a folder, or check the name and HF_HUB_OFFLINE; a gated model needs: hf auth login"
         ) from error
 
 
@@ -121,6 +122,7 @@ def observe_folder(path: str | Path, backend: tokenizers.Tokenizer | None = None
 
 
 def _require_folder(path: str | Path) -> Path:
+    require_path(path, "a folder", "Pass the one that the run saved, output_dir.")
     folder = Path(path)
     if not folder.is_dir():
         rows = f" Rows in a file go beside a tokenizer: diagnose(tokenizer, dataset={str(path)!r})"

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import base_model, dtype_name, read_layer, text_config
+from llama_padfix.core.kinds import refuse
 from llama_padfix.doctor.model_facts import ZERO_NORM, ModelFacts, OptimizerFacts, RowStatistics
 from llama_padfix.doctor.observe.adapter import read_rows_and_stops
 
@@ -40,10 +40,7 @@ def observe_model(model: ConfiguredModel, token_ids: Iterable[int] = ()) -> Mode
         PadfixError: `model` has no `config`.
     """
     if not hasattr(model, "config"):
-        raise PadfixError(
-            f"Got a {type(model).__name__} where a model is needed. "
-            "Load one: model = transformers.AutoModelForCausalLM.from_pretrained(name)"
-        )
+        raise refuse(model, "model")
     config = text_config(model.config)
     generation = getattr(model, "generation_config", None)
     embedding, head = read_layer(model, "get_input_embeddings"), read_layer(model, "get_output_embeddings")

@@ -11,6 +11,7 @@ from llama_padfix.core.hf_objects import base_model, dtype_name, read_layer, tex
 from llama_padfix.doctor.model_facts import ModelFacts
 from llama_padfix.doctor.observe.copies import find_copies
 from llama_padfix.doctor.observe.losses.own_loss import LIBRARIES, find_loss_without_labels, own_loss_of, try_shift
+from llama_padfix.doctor.observe.losses.tool_results import find_wrong_suffix
 from llama_padfix.doctor.observe.model import count_rows
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def observe_parts(trainer: TrainerLike) -> dict[str, Any]:
         "passes_cache_off": _is_of(trainer, "trl."),
         "trained_whole": _count_trained_whole(trainer.model),
         "copies": find_copies(trainer),
+        "tool_suffix": find_wrong_suffix(trainer),
         "reference": _observe_reference(getattr(trainer, "ref_model", None)),
     }
 
@@ -105,7 +107,7 @@ def _returns_loss_of_labels(trainer: TrainerLike) -> bool:
 def _trains_all_by_default(trainer: TrainerLike) -> bool:
     """Return True for TRL's SFTTrainer with its own collator, over rows that it encoded: what is left is all trained.
 
-    It keeps the columns that it encodes but for packs, and a stream tells no columns.
+    It keeps the columns that it encodes but for packs, and a stream names no columns.
     """
     args = trainer.args
     columns = getattr(trainer.train_dataset, "column_names", None)

@@ -76,7 +76,7 @@ def encode_dataset(
         PadfixError: For a bad row, naming it (and `name`, unless it is the default), if the rows are encoded already,
             if no row is left, and for a path or value that is not read, with the call that reads it.
     """
-    _require_package(num_proc)
+    _require_arguments(encoder, num_proc)
     import datasets
 
     dataset = as_sequence(dataset)
@@ -100,12 +100,17 @@ def _stream_error(name: str) -> PadfixError:
     )
 
 
-def _require_package(num_proc: object) -> None:
-    """Raise `PadfixError` where `datasets` is missing, or `num_proc` is no number of processes."""
+def _require_arguments(encoder: object, num_proc: object) -> None:
+    """Raise `PadfixError` where `datasets` is missing, for no encoder, and for a `num_proc` that is no number."""
     try:
         import datasets  # noqa: F401
     except ImportError as error:
         raise PadfixError("Encoding a dataset needs the package datasets. Run: pip install datasets") from error
+    if not hasattr(encoder, "counts"):
+        seen = type(encoder).__name__
+        raise PadfixError(
+            f"Got a {seen} where an encoder is needed. Run: encode_dataset(ChatEncoder(tokenizer), dataset)"
+        )
     if num_proc is not None and (not isinstance(num_proc, int) or isinstance(num_proc, bool) or num_proc < 1):
         raise PadfixError(f"num_proc={num_proc!r}: pass a number of processes, from 1 on, or None.")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.kinds import find_kind
 from llama_padfix.encoding.dataset.files import open_rows
 from llama_padfix.encoding.dataset.row_sequence import FrameRows, IndexedRows, RowSequence, TableRows
 from llama_padfix.encoding.sources import is_indexed, is_iterable, is_table, refuse_encoded
@@ -37,6 +38,10 @@ def as_rows(value: Any) -> Any:  # anything; what is not known here comes back a
         return TableRows(value.read_all())
     if hasattr(value, "to_table") and hasattr(value, "schema"):  # pyarrow.dataset.Dataset
         raise PadfixError(f"A {module} {type(value).__name__} holds no rows in memory. Pass dataset.to_table()")
+    if find_kind(value) in ("model", "tokenizer"):
+        raise PadfixError(
+            f"Got a {type(value).__name__} where rows are needed. Pass a dataset, a list of rows or a path."
+        )
     return value
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
+from llama_padfix.core.kinds import refuse
 from llama_padfix.encoding.collator import PadCollator
 from llama_padfix.encoding.encoded_rows import label_tokens
 from llama_padfix.encoding.masking.labels import find_markers
@@ -66,8 +67,10 @@ class DataCollatorForCompletionOnlyLM:
         pad_to_multiple_of: int | None = None,
         return_tensors: str = "pt",
     ) -> None:
-        if tokenizer is None or not hasattr(tokenizer, "pad_token_id"):
-            raise PadfixError(f"tokenizer={describe(tokenizer)} is no tokenizer. Pass the one that made the rows.")
+        if tokenizer is None:
+            raise PadfixError("tokenizer=None is no tokenizer. Pass the one that made the rows.")
+        if not hasattr(tokenizer, "pad_token_id"):
+            raise refuse(tokenizer, "tokenizer")
         usual = {"mlm": False, "padding_free": False, "return_tensors": "pt", "ignore_index": IGNORE_INDEX}
         given = (mlm, padding_free, return_tensors, ignore_index)
         for name, value in zip(usual, given, strict=True):

@@ -8,7 +8,7 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.masking.labels_from_ids import label_answers
 from llama_padfix.encoding.masking.learned_markers import learn_markers
 from llama_padfix.encoding.masking.turns_in_ids import TurnMarkers
-from llama_padfix.tokens.calls import preserve_backend_state
+from llama_padfix.tokens.calls import check_tokenizer, preserve_backend_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +30,7 @@ def find_markers(tokenizer: TokenizerLike, template_kwargs: Mapping[str, object]
     Raises:
         PadfixError: There is no chat template, its header has no ids of its own, or ids alone do not tell its turns.
     """
+    check_tokenizer(tokenizer)
     with preserve_backend_state(tokenizer):
         return learn_markers(tokenizer, template_kwargs or {})
 
@@ -64,6 +65,10 @@ def mask_labels(
             lengths or a mask do not fit the ids, or ids alone do not tell which tokens of a row are the model's: by
             the markers, a tool's result stands inside its turn, or an answer has no header.
     """
+    if not isinstance(markers, TurnMarkers):
+        raise PadfixError(
+            f"markers is a {type(markers).__name__}. Make them: mask_labels(input_ids, find_markers(tokenizer))"
+        )
     if not markers.header_ids:
         raise PadfixError(
             "The markers have no header_ids, so no turn can be found. Make them: find_markers(tokenizer)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Edges: TypeAlias = tuple[LongArray, LongArray]
     """The first position of each row among joined ones, and the position behind its last real one."""
 
-_BLOCK = 1 << 18  # ids labelled at once: with what is made of them they fit into a processor's cache
+_BLOCK = 1 << 18  # ids labeled at once: with what is made of them they fit into a processor's cache
 _WINDOW = 4096  # ids compared in one step of the search for a stop token
 
 
@@ -51,6 +51,8 @@ def label_answers(
             "Pass numpy.concatenate(rows), or the rows as they are without lengths."
         )
     rows: list[Any] = list(ids)  # ints, or rows of any type
+    if rows and isinstance(rows[0], (str, Mapping)):
+        raise _refuse(ids)
     if not rows or isinstance(rows[0], Integral):
         return _label_lists([rows], [mask], markers, last_only)[0]
     masks: list[Any] = [None] * len(rows) if mask is None else list(mask)  # in the types of masks
@@ -72,6 +74,20 @@ def label_answers(
         labels[:] = made
         return labels
     return made
+
+
+def _refuse(ids: object) -> PadfixError:
+    """Return the error for a text, a dataset, rows or a batch of columns in the place of ids."""
+    seen = f"Got a {type(ids).__name__} where ids are needed."
+    if isinstance(ids, str):
+        return PadfixError(f'{seen} Encode it: mask_labels(tokenizer(text)["input_ids"], markers)')
+    if hasattr(ids, "map"):
+        line = 'dataset.map(lambda row: {"labels": mask_labels(row["input_ids"], markers)})'
+    elif isinstance(ids, Mapping):
+        line = 'mask_labels(batch["input_ids"], markers)'
+    else:
+        line = '[mask_labels(row["input_ids"], markers) for row in rows]'
+    return PadfixError(f"{seen} Run: {line}")
 
 
 def _label_lists(

@@ -78,7 +78,8 @@ def refuse_media(holder: Row, where: str) -> None:
         if not _is_blank(value) and as_list(value) != []:
             raise PadfixError(
                 f"{where} has {name} = {describe(value)}, and only text can be encoded: the answer would be trained "
-                f'without what it is about. Drop such rows: dataset.filter(lambda row: not row["{name}"])'
+                "without what it is about. A model that reads it has a processor: prepare(processor, model); or drop "
+                f'such rows: dataset.filter(lambda row: not row["{name}"])'
             )
 
 

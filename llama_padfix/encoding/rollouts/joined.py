@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.records import short_repr
-from llama_padfix.encoding.rollouts.written import PromptWriter
+from llama_padfix.encoding.rollouts.written import PromptWriter, read_tools
 from llama_padfix.tokens.calls import check_tokenizer, preserve_backend_state
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def join_rollout(
     prompt: Messages | Ids,
     turns: Sequence[RolloutTurn],
     *,
-    tools: Sequence[Tool] | None = None,
+    tools: Sequence[Tool | Callable[..., object]] | None = None,
     template_kwargs: Mapping[str, object] | None = None,
     stop_ids: Collection[int] | int | None = None,
 ) -> Rollout:
@@ -77,11 +77,11 @@ def join_rollout(
 
     Args:
         tokenizer: The tokenizer, which is left as it is.
-        prompt: The ids that the first turn was sampled from, or the messages of the prompt.
+        prompt: The ids that the first turn was sampled from (those of a rollout so far too), or the prompt's messages.
         turns: For each turn the ids that the model sampled, its stop token included and no padding, and what was
             appended behind it: messages (of tools, users, an environment), ids, or None. An assistant's message in
             front of the others is the turn itself, for templates that write parts of it into the tool's result.
-        tools: The tools that the template writes into the prompt.
+        tools: The tools that the template writes into the prompt: schemas, or functions as TRL takes them.
         template_kwargs: The arguments of the chat template.
         stop_ids: More ids at which sampling ended, such as `model.generation_config.eos_token_id`; those of the
             template and the tokenizer's EOS are known.
@@ -91,7 +91,7 @@ def join_rollout(
             out, or padding stands behind a turn.
     """
     check_tokenizer(tokenizer)
-    writer = PromptWriter(tokenizer, dict(template_kwargs or {}), tools)
+    writer = PromptWriter(tokenizer, dict(template_kwargs or {}), read_tools(tools))
     with preserve_backend_state(tokenizer):
         context, prompt_ids = _read_part(prompt)
         if context is not None:
@@ -126,7 +126,7 @@ def _write_behind(
 
 def _read_part(part: Any) -> tuple[list[Any] | None, list[int]]:  # a user's messages or ids
     """Return messages, or else ids."""
-    items = [*part]
+    items = [*(part["input_ids"] if isinstance(part, Mapping) and "input_ids" in part else part)]
     if items and isinstance(items[0], Mapping):
         return items, []
     return None, _read_ids(items)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.records import short_repr
+from llama_padfix.encoding.rollouts.written import read_tools
 from llama_padfix.tokens.calls import apply_template, check_tokenizer, encode_raw, preserve_backend_state
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def find_retokenized(
     rollout: Rollout,
     messages: Messages,
     *,
-    tools: Sequence[Tool] | None = None,
+    tools: Sequence[Tool | Callable[..., object]] | None = None,
     template_kwargs: Mapping[str, object] | None = None,
 ) -> Retokenized | None:
     """Return where a rollout's messages, rendered and encoded, give other ids; None where they give the same.
@@ -61,7 +62,7 @@ def find_retokenized(
         tokenizer: The tokenizer, which is left as it is.
         rollout: What `join_rollout` returned.
         messages: The whole conversation: the prompt, each turn as it was parsed, and what was appended.
-        tools: The tools that the template writes into the prompt.
+        tools: The tools that the template writes into the prompt: schemas, or functions as TRL takes them.
         template_kwargs: The arguments of the chat template.
 
     Raises:
@@ -70,7 +71,7 @@ def find_retokenized(
     check_tokenizer(tokenizer)
     with preserve_backend_state(tokenizer):
         try:
-            text = apply_template(tokenizer, messages, tools=tools, template_kwargs=template_kwargs)
+            text = apply_template(tokenizer, messages, tools=read_tools(tools), template_kwargs=template_kwargs)
         except Exception as error:  # a template is a program of its author: it may raise anything
             raise PadfixError(
                 f"The chat template refuses the conversation: {type(error).__name__}: {error}. Pass all messages in "

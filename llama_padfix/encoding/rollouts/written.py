@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
 _QUESTION = {"role": "user", "content": "Question"}
 # Stand-ins for an answer of which only the ids are known: text, function and id of a call (nine letters for Mistral).
 _STAND_INS = (("Answer", "look", "abcdefghi"), ("Reply", "seek", "ihgfedcba"))
+
+
+def read_tools(tools: Sequence[Tool | Callable[..., object]] | None) -> list[Tool] | None:
+    """Return tools as schemas; functions, which TRL takes, by their signature and docstring."""
+    if tools is None:
+        return None
+    from transformers.utils import get_json_schema
+
+    return [get_json_schema(tool) if callable(tool) else tool for tool in tools]
 
 
 class Written(NamedTuple):
@@ -75,7 +84,14 @@ class PromptWriter:
         if appended and appended[0].get("role") == "assistant":
             found = [self._cut([*first, *appended], len(first))]
         else:
-            found = [self._cut([*first, answer, *appended], len(first)) for answer in _stand_in(appended)]
+            results = [message for message in appended if message.get("role") == "tool"]
+            try:
+                found = [self._cut([*first, answer, *appended], len(first)) for answer in _stand_in(results)]
+            except PadfixError:
+                if not results:
+                    raise
+                # Llama 3.1 takes one call in a turn, and several results behind it
+                found = [self._cut([*first, answer, *appended], len(first)) for answer in _stand_in(())]
         if any(one != found[0] for one in found):
             raise PadfixError(
                 "The chat template writes parts of the model's turn behind it (the name of the function that a tool's "
@@ -111,19 +127,20 @@ class PromptWriter:
         text = apply_template(
             tokenizer, messages, tools=self.tools, add_generation_prompt=True, template_kwargs=template.kwargs
         )
-        end = rendered.turns[-1].end if rendered.turns else 0
+        turn = rendered.turns[-1] if rendered.turns else None
+        start, end, stops = (turn.start, turn.end, turn.stops) if turn is not None else (0, 0, False)
         is_same = text.startswith(rendered.text)
         if not is_same and count_equal(text, rendered.text) < max([end, *(last for _, last in rendered.spelled)]):
             raise PadfixError(
                 "The chat template writes these messages in another way where a generation prompt is asked for, so "
                 "that it cannot be told what stands behind the turn. Pass the ids that were appended."
             )
-        stop = next(
-            (token for _, last, token in find_control_text(text[:end], template.controls) if last == end), None
-        )
-        if not (rendered.turns and rendered.turns[-1].stops):
-            stop = None
-        return self._encode(text, rendered.spelled, end, stop)
+        ends = [
+            token for _, last, token in find_control_text(text[start:end], template.controls) if last == end - start
+        ]
+        # What stands before the turn changes no id behind it.
+        spelled = [(first - start, last - start) for first, last in rendered.spelled if first >= start]
+        return self._encode(text[start:], spelled, end - start, ends[0] if ends and stops else None)
 
     def _encode(
         self, text: str, spelled: Sequence[tuple[int, int]], end: int, stop: str | None
@@ -153,9 +170,8 @@ class PromptWriter:
         )
 
 
-def _stand_in(appended: Messages) -> Iterator[Message]:
-    """Yield answers that differ in all that is not known of the sampled one."""
-    results = [message for message in appended if message.get("role") == "tool"]
+def _stand_in(results: Messages) -> Iterator[Message]:
+    """Yield answers, with a call for each result, that differ in all that is not known of the sampled one."""
     for text, name, call_id in _STAND_INS:
         calls = [
             {

@@ -8,14 +8,22 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.serving.engines.engine import Engine, EngineMissingError
 
 if TYPE_CHECKING:
-    from llama_padfix.serving.engines.engine import Engine
     from llama_padfix.serving.folder import ServedFolder
 
 ENGINES = MappingProxyType(
     {
         "transformers": "transformers",
+        "vllm": "vllm",
+        "sglang": "sglang",
+        "tgi": "tgi",
+        "minijinja": "minijinja",
+        "mlx-lm": "mlx_lm",
+        "ollama": "ollama",
+        "llama.cpp": "llama_cpp",
+        "transformers.js": "transformers_js",
     }
 )
 """Every engine by its name, with its file in this room."""
@@ -36,12 +44,14 @@ def choose_engines(names: Sequence[str] | None) -> tuple[str, ...]:
     return chosen
 
 
-def open_engine(name: str, folder: ServedFolder) -> Engine:
-    """Return an engine with a folder opened.
-
-    Raises:
-        EngineMissingError: what it runs is not installed.
-    """
-    module = importlib.import_module(f"llama_padfix.serving.engines.{ENGINES[name]}")
-    engine: Engine = module.open_engine(folder)
-    return engine
+def open_engines(names: Sequence[str], folder: ServedFolder) -> tuple[list[Engine], dict[str, str]]:
+    """Return the engines with a folder opened, and for those that are not installed the line that installs them."""
+    opened: list[Engine] = []
+    missing: dict[str, str] = {}
+    for name in names:
+        module = importlib.import_module(f"llama_padfix.serving.engines.{ENGINES[name]}")
+        try:
+            opened.append(module.open_engine(folder))
+        except EngineMissingError as error:
+            missing[name] = str(error)
+    return opened, missing

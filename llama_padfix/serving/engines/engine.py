@@ -64,8 +64,8 @@ class Engine:
     encode: Callable[[str], Sequence[int]] | None = field(default=None, repr=False)
     """The ids that it feeds for a rendered text, BOS included; None where they are those of the tokenizer."""
 
-    stops: Stops = Stops()
-    """Where it ends an answer."""
+    stops: Stops | None = None
+    """Where it ends an answer; None for one that renders and does not generate."""
 
     sampling: Mapping[str, object] = field(default_factory=dict)
     """The settings of sampling that it takes from the folder where a request names none."""

@@ -24,7 +24,7 @@ def open_engine(folder: ServedFolder) -> Engine:
         "transformers",
         f"transformers {version('transformers')}, run",
         folder.template,
-        "chat_template.jinja" if folder.template_file is not None else "tokenizer_config.json",
+        folder.template_file_name,
         quirks=(UNPINNED_DATE, NO_ARGUMENTS),
         stops=Stops(as_ids(held.get("eos_token_id")), source=source),
         sampling={name: held[name] for name in _SAMPLING if held.get(name) is not None},

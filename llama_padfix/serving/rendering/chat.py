@@ -18,6 +18,10 @@ class RenderRefusedError(Exception):
     """An engine gives no text for a chat; the message is the engine's own."""
 
 
+class RenderStoppedError(RenderRefusedError):
+    """A template did more than any chat template needs."""
+
+
 @dataclass(frozen=True)
 class Chat:
     """A conversation up to a generation point, as it is given to an engine."""
@@ -63,10 +67,13 @@ class Quirk:
     """A key of `serving.causes.CAUSES`."""
 
     on_chat: Callable[[Chat], Chat] | None = None
-    """Changes what is rendered; it copies what it changes."""
+    """Changes what is rendered: a copy, or the same object where there is nothing to change."""
 
     on_environment: Callable[[jinja2.Environment], None] | None = None
     """Changes filters, tests, globals or settings of a new environment."""
+
+    reads: str = ""
+    """With `on_environment`: a text without which in the template the quirk changes nothing, such as "tojson"."""
 
     on_text: Callable[[str], str] | None = None
     """Changes the rendered text."""

@@ -16,7 +16,7 @@ from jinja2.runtime import Context
 
 from llama_padfix.chat.jinja_environment import ChatEnvironment, Effect, StringPolicy, TreeEditor
 
-MOST_STEPS = 500_000
+MOST_STEPS = 200_000
 """Passes of loops and calls of macros in one rendering."""
 
 LONGEST = 20_000_000

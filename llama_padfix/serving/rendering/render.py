@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from llama_padfix.chat.traced_render import REASONING_KEYS
-from llama_padfix.serving.rendering.chat import Chat, Quirk, RenderRefusedError
+from llama_padfix.serving.rendering.chat import Chat, Quirk, RenderRefusedError, RenderStoppedError
 from llama_padfix.serving.rendering.environment import BoundedEnvironment, LimitExceededError
 
 if TYPE_CHECKING:
@@ -27,27 +27,37 @@ def render_chat(chat: Chat, quirks: Sequence[Quirk] = ()) -> str:
     Raises:
         RenderRefusedError: the template raises, or does more than a chat template needs.
     """
-    for quirk in quirks:
-        if quirk.on_chat is not None:
-            chat = quirk.on_chat(chat)
+    chat, quirks = apply_to_chat(chat, quirks)
     try:
         environment, template = _compile(chat.source, tuple(one for one in quirks if one.on_environment is not None))
         environment.begin()
-        text = str(template.render(_context_of(chat)))
+        text = str(template.render(context_of(chat)))
     except LimitExceededError as error:
-        raise RenderRefusedError(f"The chat template was stopped: {error}.") from None
+        raise RenderStoppedError(f"The chat template was stopped: {error}.") from None
     except RecursionError:
-        raise RenderRefusedError("The chat template was stopped: it calls itself too deeply.") from None
+        raise RenderStoppedError("The chat template was stopped: it calls itself too deeply.") from None
     except jinja2.TemplateSyntaxError as error:
         raise RenderRefusedError(f"line {error.lineno}: {error.message}") from None
     except MemoryError:
-        raise RenderRefusedError("The chat template was stopped: it needs too much memory.") from None
+        raise RenderStoppedError("The chat template was stopped: it needs too much memory.") from None
     except Exception as error:  # a template is a program of its author: it may raise anything
         raise RenderRefusedError(f"{type(error).__name__}: {error}") from None
     for quirk in quirks:
         if quirk.on_text is not None:
             text = quirk.on_text(text)
     return text
+
+
+def apply_to_chat(chat: Chat, quirks: Sequence[Quirk]) -> tuple[Chat, tuple[Quirk, ...]]:
+    """Return a chat as quirks change it before it is rendered, and those quirks that may change its text."""
+    acting = []
+    for quirk in quirks:
+        changed = quirk.on_chat(chat) if quirk.on_chat is not None else chat
+        in_template = quirk.on_environment is not None and quirk.reads in chat.source
+        if changed is not chat or in_template or quirk.on_text is not None:
+            acting.append(quirk)
+        chat = changed
+    return chat, tuple(acting)
 
 
 # `Any`: a jinja2.Template, which is untyped in what it renders.
@@ -66,7 +76,7 @@ def _make_environment(quirks: tuple[Quirk, ...]) -> BoundedEnvironment:
     return environment
 
 
-def _context_of(chat: Chat) -> dict[str, object]:
+def context_of(chat: Chat) -> dict[str, object]:
     """Return what the template reads: messages as transformers gives them, tools, tokens, the clock, arguments."""
     now = datetime.datetime.now()
     moment = now if chat.day is None else datetime.datetime.combine(chat.day, now.time())

@@ -181,7 +181,7 @@ def _add(tokenizer: TokenizerLike, missing: Sequence[AddedToken]) -> dict[str, i
         if token_id is None or token_id in before or (inside.count(token_id) != 1 and not token.single_word):
             raise PadfixError(
                 f"{str(token)!r} was added, and 'a{token}b' is still encoded as {inside}: another token or the "
-                "normaliser takes it apart. Choose a form of its own, such as '<|my_token|>'."
+                "normalizer takes it apart. Choose a form of its own, such as '<|my_token|>'."
             )
         added[str(token)] = token_id
     return added
@@ -278,7 +278,10 @@ def _take_notes(
     notes = []
     if existing:
         named = ", ".join(f"{text!r} ({token_id})" for text, token_id in existing.items())
-        notes.append(f"There already, and left alone: {named}. Were their rows ever trained? find_untrained tells.")
+        notes.append(
+            f"There already, and left alone: {named}. Were their rows ever trained? "
+            "Run: find_untrained(model, tokenizer)"
+        )
     if others:
         notes.append(f"Tokens added before, which had no rows, got theirs too: {', '.join(map(repr, others))}.")
     reserved = [token for token in tokenizer.get_vocab() if "reserved_special_token" in token]

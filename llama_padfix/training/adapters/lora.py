@@ -13,6 +13,7 @@ from llama_padfix.core.choices import Choice
 from llama_padfix.core.compat import enable_checkpointing
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import read_layer, text_config
+from llama_padfix.core.kinds import require_model
 from llama_padfix.hardware.precision import Precision
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def find_lora_targets(model: ModelLike) -> list[str] | str:
     Raises:
         PadfixError: The model has no linear projection in its layers.
     """
+    require_model(model)
     inside, others = [], set()
     stack = _text_stack(model)
     head = read_layer(model, "get_output_embeddings")
@@ -189,6 +191,7 @@ def keep_trainable_float32(model: ModelLike, precision: Precision) -> tuple[str,
     """
     import torch
 
+    require_model(model)
     if precision.bf16:
         return ()
     cast = []

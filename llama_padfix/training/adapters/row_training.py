@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.compat import ties_saved_copies, trains_rows_of_heads, trains_single_rows
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name, read_layer, text_config
+from llama_padfix.core.kinds import find_kind, refuse, require_model
 from llama_padfix.core.version import import_package
 from llama_padfix.training.adapters.lora import choose_lora
 
@@ -111,10 +112,7 @@ def find_matrices(model: ModelLike) -> Matrices:
             f"the model then: model = model.{wrapped}"
         )
     if not hasattr(model, "get_input_embeddings") or not hasattr(model, "config"):
-        raise PadfixError(
-            f"Got a {type(model).__name__} where a model is needed. "
-            "Load one: model = transformers.AutoModelForCausalLM.from_pretrained(name)"
-        )
+        raise refuse(model, "model")
     embedding, head = model.get_input_embeddings(), read_layer(model, "get_output_embeddings")
     if hasattr(model, "peft_config") or any(hasattr(layer, "base_layer") for layer in (embedding, head)):
         raise PadfixError(
@@ -149,8 +147,8 @@ def _require_weights(place: str, layer: torch.nn.Module | None) -> None:
         )
     if not weight.is_floating_point():
         raise PadfixError(
-            f"The weights of the {place} are quantised ({dtype_name(weight.dtype)}), so no row of it "
-            "can be set or trained. Keep it out of the quantisation: BitsAndBytesConfig(..., "
+            f"The weights of the {place} are quantized ({dtype_name(weight.dtype)}), so no row of it "
+            "can be set or trained. Keep it out of the quantization: BitsAndBytesConfig(..., "
             "llm_int8_skip_modules=['lm_head', 'embed_tokens'])"
         )
 
@@ -213,6 +211,11 @@ def train_rows(model: ModelLike, token_ids: Iterable[int], lora: Lora = None) ->
     """
     matrices = find_matrices(model)
     count, width = (int(size) for size in matrices.embedding.weight.shape)
+    if find_kind(token_ids) is not None:
+        raise PadfixError(
+            f"Got a {type(token_ids).__name__} where ids of tokens are needed. "
+            "Pass them: train_rows(model, tokenizer.convert_tokens_to_ids(tokens))"
+        )
     ids = sorted({int(token_id) for token_id in token_ids})
     beyond = [token_id for token_id in ids if not 0 <= token_id < count]
     if beyond:
@@ -311,6 +314,7 @@ def complete_head(model: ModelLike) -> bool:
     Returns:
         True if the bias was missing.
     """
+    require_model(model)
     head = read_layer(model, "get_output_embeddings")
     original = getattr(head, "original_module", None)
     if original is None or hasattr(head, "bias") or getattr(original, "bias", None) is not None:

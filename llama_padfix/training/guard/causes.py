@@ -17,7 +17,7 @@ GUARD_CODES = {
     "GRD006": "batch-out-of-line",
     "GRD007": "optimizer-state-broken",
 }
-"""The causes that only a running guard can find, besides the codes of the catalogue of checks."""
+"""The causes that only a running guard can find, besides the codes of the catalog of checks."""
 
 GROWN = 3.0  # times the weights' norm at most 32 updates earlier: a stable run changes it by a few percent
 

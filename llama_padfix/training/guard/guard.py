@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.hardware.distributed import agree
 from llama_padfix.training.guard.health import (
-    find_broken_weights,
+    has_finite_weights,
     observe_states,
     read_numbers,
     take_norm,
@@ -38,6 +38,7 @@ from llama_padfix.training.guard.root_cause import (
 from llama_padfix.training.guard.rules import (
     Action,
     Update,
+    check_places,
     check_settings,
     find_bad_micro_batch,
     find_faults,
@@ -74,6 +75,7 @@ class Guard:
         spike: float | None = 10.0,
         look_first: bool = True,
     ) -> None:
+        check_places(folder, tokenizer)
         check_settings(action, zero_gradient_steps, spike)
         self.folder, self.action, self.tokenizer = folder, action, tokenizer
         self.zero_gradient_steps, self.spike, self.look_first = zero_gradient_steps, spike, look_first
@@ -115,13 +117,12 @@ class Guard:
         Returns:
             The guard itself.
         """
+        finite = has_finite_weights(model)
         self.detach()
         self._reset()
         self._model, self._passes = model, ForwardPasses(accumulation)
         self._record_weight_norm()
-        [norm] = read_numbers([take_norm(model.parameters())])
-        finite = norm is None or math.isfinite(norm)
-        self._finite_before = finite or not any(find_broken_weights(dict(model.named_parameters())))
+        self._finite_before = finite
         self._history.chance = uniform_loss(model)
         handles = [hook_forward(model, self.on_forward)]
         inner = find_innermost(optimizer)

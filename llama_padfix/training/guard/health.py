@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.hf_objects import dtype_name
+from llama_padfix.core.kinds import require_model
 from llama_padfix.training.guard.incident import PLAIN_TYPES, BrokenWeight, Health, MicroBatch, Overflow
 
 if TYPE_CHECKING:
@@ -125,6 +126,18 @@ def _named_parameters(model: torch.nn.Module | None, optimizer: Optimizer | None
         return dict(model.named_parameters())
     held = [parameter for group in _groups(optimizer) for parameter in group["params"]]
     return {f"parameter {place}": parameter for place, parameter in enumerate(held)}
+
+
+def has_finite_weights(model: torch.nn.Module) -> bool:
+    """Return whether no weight of a model is nan or inf; reads every weight once.
+
+    Raises:
+        PadfixError: It is no model.
+    """
+    require_model(model)
+    [norm] = read_numbers([take_norm(model.parameters())])
+    finite = norm is None or math.isfinite(norm)  # a norm of finite numbers may overflow
+    return finite or not any(find_broken_weights(dict(model.named_parameters())))
 
 
 def find_broken_weights(named: Mapping[str, torch.Tensor]) -> Iterable[BrokenWeight]:

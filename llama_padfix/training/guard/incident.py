@@ -29,7 +29,7 @@ PLAIN_TYPES = (bool, int, float, str, type(None))
 
 @dataclass(frozen=True)
 class Cause:
-    """The most likely cause: a code of the catalogue of checks or of the guard (GRD...), and the fix.
+    """The most likely cause: a code of the catalog of checks or of the guard (GRD...), and the fix.
 
     The field names are keys of `incident.json`, hence `mend`.
     """

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.kinds import require_path
+from llama_padfix.tokens.calls import check_tokenizer
 from llama_padfix.training.guard.batch_report import count_trained
 from llama_padfix.training.guard.incident import Kind, MicroBatch
 
@@ -31,6 +33,14 @@ class Update:
     """The states of the optimizer that hold nan or inf."""
     slopes: Sequence[float | None] = ()
     """The norms of the gradients at the model's outputs; none where they were not watched."""
+
+
+def check_places(folder: object, tokenizer: object) -> None:
+    """Raise `PadfixError` for a folder that is no path, and a tokenizer that is none."""
+    if folder is not None:
+        require_path(folder, "the folder of the evidence", "By name: TrainingGuard(tokenizer=tokenizer)")
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
 
 
 def check_settings(action: str, zero_gradient_steps: int, spike: float | None) -> None:

@@ -13,6 +13,7 @@ from llama_padfix.core.choices import Choice
 from llama_padfix.core.compat import name_dtype_argument
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name
+from llama_padfix.core.kinds import require_path
 from llama_padfix.hardware.attention import choose_attention
 from llama_padfix.hardware.precision import Precision
 from llama_padfix.training.loading.config_fields import require_fields
@@ -48,12 +49,15 @@ class LoadSettings:
     strict: bool
 
 
-def require_known(backend: object, precision: object) -> None:
-    """Raise `PadfixError` for an unknown backend, and for a precision that is no `Precision`."""
+def require_known(name_or_path: object, backend: object, precision: object) -> str:
+    """Return the path; raise `PadfixError` for what is none, an unknown backend, and no `Precision`."""
+    loaded = "A model that is loaded needs no second loading: prepare(tokenizer, model)"
+    require_path(name_or_path, "the name of a model, or a folder,", loaded)
     if backend not in ("transformers", "unsloth"):
         raise PadfixError(f"backend={backend!r} is neither 'transformers' nor 'unsloth'. Usually: leave it out")
     if precision is not None and not isinstance(precision, Precision):
         raise PadfixError(f"precision={describe(precision)} is no Precision. Pass choose_precision(), or None")
+    return str(name_or_path)
 
 
 def choose_kernel(requested: str, dtype: torch.dtype, shape: object, config: object, strict: bool) -> Choice | None:
@@ -101,7 +105,7 @@ def name_path_in_errors(path: str, fix: str = "") -> Iterator[None]:
         if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
             raise
         kind = "" if isinstance(error, (OSError, ValueError, ImportError)) else f"{type(error).__name__}: "
-        line = fix if fix and Path(path).is_dir() else _advise(path)
+        line = fix if fix and Path(path).is_dir() else _advise(path, str(error))
         raise PadfixError(f"{path!r} could not be loaded: {kind}{error} {line}") from error
 
 
@@ -171,7 +175,7 @@ def describe_precision(precision: Precision) -> Choice:
     return Choice("precision", dtype_name(precision.dtype), precision.reason)
 
 
-def _advise(path: str) -> str:
+def _advise(path: str, error: str) -> str:
     """Return the line that fixes a failed load."""
     from huggingface_hub import constants
 
@@ -179,6 +183,8 @@ def _advise(path: str) -> str:
         return "Save it there again: model.save_pretrained(folder); tokenizer.save_pretrained(folder)"
     if path.startswith(("/", ".", "~")) or path.count("/") > 1 or "\\" in path:
         return f"There is no such folder. Pass one that exists (from here: {Path.cwd()}), or a name on the hub."
+    if "gated" in error.lower():
+        return f"Accept the terms on the model's page, then log in: hf auth login; hf download {path} config.json"
     if constants.HF_HUB_OFFLINE:
         return (
             "It is no folder here, and HF_HUB_OFFLINE=1 keeps the hub switched off. "

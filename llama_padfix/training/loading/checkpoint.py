@@ -148,7 +148,7 @@ def build_shape(config: PretrainedConfig, trust_remote_code: bool = False) -> An
         if trust_remote_code:
             return None
         raise PadfixError(
-            f"The model that config.json describes cannot be built ({type(error).__name__}: {error}). Mend the field "
+            f"The model that config.json describes cannot be built ({type(error).__name__}: {error}). Fix the field "
             "that this names, or copy the config.json again that was saved with the weights."
         ) from error
 

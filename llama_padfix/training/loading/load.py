@@ -71,14 +71,14 @@ def load(
     settings = LoadSettings(
         quantization, precision, attention, lora, device_map, backend, max_length, gradient_checkpointing, strict
     )
-    plan = plan_from_settings(str(name_or_path), settings, trust_remote_code=trust_remote_code, **from_pretrained)
+    plan = plan_from_settings(name_or_path, settings, trust_remote_code=trust_remote_code, **from_pretrained)
     announce(plan.choices, verbose=verbose)
     with name_path_in_errors(plan.path):
         tokenizer, replaced = load_tokenizer(plan.path, strict=strict, **plan.tokenizer_arguments)
     require_rows(tokenizer, plan.config, plan.path)
     load_weights = _load_unsloth if plan.backend == "unsloth" else _load_transformers
     (model, tokenizer), done = load_weights(plan, tokenizer, gradient_checkpointing, seed)
-    with name_path_in_errors(plan.path, "Mend that in generation_config.json."):
+    with name_path_in_errors(plan.path, "Fix that in generation_config.json."):
         patched = patch_tokenizer(tokenizer, model, pad_token=pad_token)
     announce([choice for choice in (replaced, done) if choice is not None], verbose=verbose)
     announce([Choice(change.target, repr(change.after), change.why) for change in patched], verbose=verbose)

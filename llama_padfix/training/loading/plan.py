@@ -119,13 +119,13 @@ def plan_load(
     settings = LoadSettings(
         quantization, precision, attention, lora, device_map, backend, max_length, gradient_checkpointing, strict
     )
-    return plan_from_settings(str(name_or_path), settings, trust_remote_code=trust_remote_code, **from_pretrained)
+    return plan_from_settings(name_or_path, settings, trust_remote_code=trust_remote_code, **from_pretrained)
 
 
-def plan_from_settings(path: str, settings: LoadSettings, /, **keywords: Any) -> LoadPlan:  # as `Keywords`
+def plan_from_settings(name: str | Path, settings: LoadSettings, /, **keywords: Any) -> LoadPlan:  # as `Keywords`
     """Return the plan for the keywords of `load`, those of `from_pretrained` among them."""
     backend, size = settings.backend, settings.max_length
-    require_known(backend, settings.precision)
+    path = require_known(name, backend, settings.precision)
     quantization, attention = take_renamed(keywords, settings.quantization, settings.attention)
     torch = import_torch()
     own_dtype = take_dtype(keywords)
@@ -135,7 +135,7 @@ def plan_from_settings(path: str, settings: LoadSettings, /, **keywords: Any) ->
     launch = read_launch()
     precision = settings.precision or choose_precision()
     shared = {name: keywords[name] for name in _SHARED if name in keywords}
-    with name_path_in_errors(path, "Mend that in config.json, or copy the one that was saved with the weights."):
+    with name_path_in_errors(path, "Fix that in config.json, or copy the one that was saved with the weights."):
         config = read_config(path, keywords)
     require_length(size, config)
     require_ids(config, path)

@@ -44,7 +44,7 @@ def choose_quantization(
         return None, Choice("quantization", "none", 'not asked for; quantization="nf4" needs a quarter of the memory')
     if not isinstance(requested, str) and type(requested).__name__ != "BitsAndBytesConfig":
         raise PadfixError(
-            f"quantization={describe(requested)} is no quantisation: pass {' or '.join(map(repr, _KINDS))}, a "
+            f"quantization={describe(requested)} is no quantization: pass {' or '.join(map(repr, _KINDS))}, a "
             'BitsAndBytesConfig, or None. For QLoRA: quantization="nf4"'
         )
     if isinstance(requested, str) and requested not in _KINDS:
@@ -55,7 +55,7 @@ def choose_quantization(
         )
     if held is not None:
         raise PadfixError(
-            f"The checkpoint is quantised already ({held}), and cannot be quantised again. Load it as it is: "
+            f"The checkpoint is quantized already ({held}), and cannot be quantized again. Load it as it is: "
             "quantization=None"
         )
     _require_packages()
@@ -94,7 +94,7 @@ def _make_nf4(dtype: torch.dtype, storage: torch.dtype) -> tuple[BitsAndBytesCon
         bnb_4bit_quant_storage=storage,
     )
     reason = (
-        f"as asked: 4-bit NormalFloat, double quantisation, computes in {dtype_name(dtype)}, stored as "
+        f"as asked: 4-bit NormalFloat, double quantization, computes in {dtype_name(dtype)}, stored as "
         f"{dtype_name(storage)}, which FSDP can shard"
     )
     return made, Choice("quantization", "nf4", reason)
@@ -114,8 +114,8 @@ def read_quantization(config: object) -> str | None:
 def _require_packages() -> None:
     for package, what in (
         ("bitsandbytes", "stores weights in 4 and 8 bits"),
-        ("accelerate", "places quantised weights"),
-        ("peft", "trains quantised weights through adapters"),
+        ("accelerate", "places quantized weights"),
+        ("peft", "trains quantized weights through adapters"),
     ):
         if importlib.util.find_spec(package) is None:
             raise PadfixError(f"The package {package} {what}, and is not installed. Run: pip install {package}")

@@ -165,7 +165,8 @@ def _read_model(model: ModelSource) -> _Found:
             raise PadfixError(
                 f"No configuration could be read from {str(model)!r} ({type(error).__name__}: {error}). "
                 "Pass a folder that holds config.json, a "
-                "name on the hub, or a configuration: transformers.LlamaConfig(...)"
+                "name on the hub (of a gated model after: hf auth login), or a configuration: "
+                "transformers.LlamaConfig(...)"
             ) from error
     if not hasattr(model, "named_parameters") or not isinstance(getattr(model, "config", None), PretrainedConfig):
         raise PadfixError(
@@ -184,7 +185,7 @@ def _read_quantization(requested: Quantization, config: PretrainedConfig) -> tup
     entries = read_quantization_config(config)
     if entries and entries["quant_method"] != "bitsandbytes":
         raise PadfixError(
-            f"The weights are quantised with {entries['quant_method']}, whose layers are not known here. Measure it "
+            f"The weights are quantized with {entries['quant_method']}, whose layers are not known here. Measure it "
             "instead: torch.cuda.max_memory_allocated() after one step."
         )
     if requested == "nf4" or requested == "int8":

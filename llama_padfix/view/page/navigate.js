@@ -23,7 +23,7 @@ const addNavigation = (state) => {
     lines.push(["id", `${data.ids[index]}${special.has(index) ? ", a control token" : ""}${unknown.has(index) ? ", not in the vocabulary" : ""}`]);
     lines.push(["position", count > 1 ? `${pos} to ${pos + count - 1}` : `${pos}`]);
     lines.push(["role", role === "padding" ? "padding" : `${role || "none"} (turn ${turn + 1} of ${row.turns.length})`]);
-    const label = mode & TRAINED ? "trained: the loss asks for it" : row.labelled ? "not trained" : "no label is known";
+    const label = mode & TRAINED ? "trained: the loss asks for it" : row.labeled ? "not trained" : "no label is known";
     lines.push(["state", mode & PADDING ? `padding, ${label}` : label]);
     if (pos in row.differing) lines.push(["label", `${row.differing[pos]}, which is not the id`]);
     for (const { severity, start, end, line } of row.problems) if (start <= pos && pos < end) lines.push([severity, line]);

@@ -1,0 +1,97 @@
+"""`check_serving`: a saved folder and its rows, through every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.serving.comparison import Comparison, compare
+from llama_padfix.serving.engines.catalogue import choose_engines, open_engines
+from llama_padfix.serving.findings import find_faults
+from llama_padfix.serving.folder import ServedFolder, read_served_folder
+from llama_padfix.serving.own_chats import OWN_CHATS
+from llama_padfix.serving.report import EngineSummary, ServingReport
+from llama_padfix.serving.trained import read_trained
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import Rows
+    from llama_padfix.encoding.encoder import ChatEncoder
+    from llama_padfix.serving.engines.engine import Engine
+
+
+def check_serving(
+    folder: str | Path,
+    dataset: Rows | None = None,
+    *,
+    engines: Sequence[str] | None = None,
+    rows: int = 200,
+    encoder: ChatEncoder | None = None,
+) -> ServingReport:
+    """Compare what serving engines feed a model with what it was trained on, and where they stop.
+
+    At each generation point of each row (before each trained answer) the ids that an engine would feed are compared
+    with those that were trained up to there. A server gets the messages and the tools of a row, no arguments of the
+    template and no date, on the day after this one. Nothing in the folder is executed, no weight is read and no
+    network is used.
+
+    Args:
+        folder: The folder that the run saved, with its tokenizer.
+        dataset: The rows that were trained, of any shape that `ChatEncoder` reads; None for the library's own chats.
+        engines: The names of engines; None for all of `llama-padfix serving --help`.
+        rows: The most rows that are read.
+        encoder: The encoder of the training, whose settings hold the date and the arguments of the template; by
+            default `ChatEncoder(tokenizer)` with the tokenizer of the folder.
+
+    Returns:
+        For each engine what differs, with its cause by name, and its stops, template, BOS and sampling.
+
+    Raises:
+        PadfixError: The folder cannot be read, an engine's name is not known, or no row has a point.
+    """
+    if rows < 1:
+        raise PadfixError(f"rows={rows!r} reads nothing. Pass an int above 0.")
+    names = choose_engines(engines)
+    served = read_served_folder(folder)
+    trained = read_trained(served, OWN_CHATS.values() if dataset is None else dataset, rows, encoder)
+    if not trained.points:
+        why = "; ".join(trained.left_out) or "there are no rows"
+        raise PadfixError(f"No row has an answer to compare: {why}. Pass rows of conversations.")
+    with ExitStack() as stack:
+        opened, missing = open_engines(names, served)
+        for engine in opened:
+            if engine.close is not None:
+                stack.callback(engine.close)
+        compared = compare(served, trained.points, opened)
+        findings, passed = find_faults(served, trained, opened, compared)
+    by_name = {one.engine.name: one for one in compared}
+    summaries = {engine.name: _summarize(served, engine, by_name.get(engine.name)) for engine in opened}
+    return ServingReport(
+        tuple(summaries.get(name) or EngineSummary(name, missing=missing[name]) for name in names),
+        findings,
+        passed,
+        trained.read,
+        len(trained.points),
+        trained.left_out,
+        source="dataset" if dataset is not None else "chats of its own",
+    )
+
+
+def _summarize(folder: ServedFolder, engine: Engine, compared: Comparison | None) -> EngineSummary:
+    stops = engine.stops
+    return EngineSummary(
+        engine.name,
+        engine.version,
+        points=compared.points if compared is not None else 0,
+        differing=compared.differing if compared is not None else 0,
+        causes=dict(compared.causes.most_common()) if compared is not None else {},
+        bos=tuple(sorted(compared.bos)) if compared is not None else (),
+        stops=(*folder.name_ids(stops.ids), *stops.texts) if stops is not None else (),
+        stop_ids=stops.ids if stops is not None else (),
+        stop_source=stops.source if stops is not None else "",
+        template_source=engine.template_source,
+        sampling=engine.sampling,
+        notes=engine.notes,
+    )

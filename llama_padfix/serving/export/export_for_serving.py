@@ -1,0 +1,94 @@
+"""`export_for_serving`: a copy of a folder in which files make the difference that files can make."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama_padfix.core.files import scratch_folder
+from llama_padfix.serving.check_serving import check_serving
+from llama_padfix.serving.export.commands import list_commands
+from llama_padfix.serving.export.settings import require_new, set_stops, write_template
+from llama_padfix.serving.export.template import rewrite_template
+from llama_padfix.serving.folder import read_served_folder
+from llama_padfix.serving.own_chats import OWN_CHATS
+from llama_padfix.serving.trained import read_trained
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import Rows
+    from llama_padfix.encoding.encoder import ChatEncoder
+    from llama_padfix.serving.report import ServingReport
+
+_COPIED = ("*.json", "*.jinja", "*.model", "*.txt")
+_LINKED = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+
+
+def export_for_serving(
+    folder: str | Path,
+    out: str | Path,
+    dataset: Rows | None = None,
+    *,
+    engines: Sequence[str] | None = None,
+    rows: int = 200,
+    encoder: ChatEncoder | None = None,
+) -> ServingReport:
+    """Write a copy of a folder that serving engines read as the training did, and compare it.
+
+    The template is written into both places that engines read, with the date and the arguments of the training in it;
+    constructs that engines lack are rewritten, each only where every row and every own chat renders to the same text.
+    The ids with which trained turns end go into every file of stops. Weights are linked where the file system can,
+    else copied. What files cannot do is in `ServingReport.commands`.
+
+    Args:
+        folder: The folder that the run saved.
+        out: The folder to write, which must not exist; it is written whole or not at all.
+        dataset: The rows that were trained; None for the library's own chats.
+        engines: The names of engines to compare the copy with; None for all.
+        rows: The most rows that are read.
+        encoder: The encoder of the training; by default `ChatEncoder(tokenizer)`, which pins the date of today.
+
+    Returns:
+        The comparison of the copy, with `changes` and `commands`.
+
+    Raises:
+        PadfixError: `out` exists, or what `check_serving` raises. Nothing is written then.
+    """
+    target = Path(out)
+    require_new(target)
+    served = read_served_folder(folder)
+    given = [*islice(dataset, rows)] if dataset is not None else []
+    trained = read_trained(served, chain(given, OWN_CHATS.values()), len(given) + len(OWN_CHATS), encoder)
+    own = read_trained(served, given or OWN_CHATS.values(), max(len(given), len(OWN_CHATS)), encoder)
+    chats = [*trained.chats, *(point.chat for point in trained.points)]
+    source, changes = rewrite_template(chats)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(target.parent, f".{target.name}-") as scratch:
+        _copy(Path(served.path), scratch)
+        write_template(scratch, source)
+        changes += ["the template is in chat_template.jinja and in tokenizer_config.json"]
+        changes += set_stops(scratch, served, own.ends, source)
+        report = check_serving(scratch, given or None, engines=engines, rows=rows, encoder=encoder)
+        copied = read_served_folder(scratch)
+        commands = tuple(list_commands(report, copied, own.ends, chats[0].kwargs))
+        scratch.rename(target)
+    return replace(report, changes=tuple(changes), commands=commands)
+
+
+def _copy(folder: Path, scratch: Path) -> None:
+    """Copy the settings of a folder, and link its weights where that can be done."""
+    for file in _files(folder, _COPIED):
+        shutil.copyfile(file, scratch / file.name)
+    for file in _files(folder, _LINKED):
+        try:
+            os.link(file.resolve(), scratch / file.name)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(file, scratch / file.name)
+
+
+def _files(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
+    yield from sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})

@@ -1,0 +1,65 @@
+"""Changes of a folder's JSON files: one template in both places, one end of turns, and all stops in each file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_padfix.core.errors import PadfixError
+
+if TYPE_CHECKING:
+    from llama_padfix.core.types import JsonObject
+    from llama_padfix.serving.folder import ServedFolder
+
+TEMPLATE_FILE = "chat_template.jinja"
+
+
+def require_new(target: Path) -> None:
+    """Raise `PadfixError` if a folder to write exists."""
+    if target.exists() or target.is_symlink():
+        raise PadfixError(f"{str(target)!r} exists already, and nothing is written over it. Name a new folder.")
+
+
+def write_template(folder: Path, source: str) -> None:
+    """Write the template into both files."""
+    (folder / TEMPLATE_FILE).write_text(source, encoding="utf-8")
+    _edit(folder / "tokenizer_config.json", {"chat_template": source})
+
+
+def set_stops(folder: Path, served: ServedFolder, ends: Mapping[int, int], source: str) -> Iterator[str]:
+    """Write the ids with which trained turns end into every file of stops; yield what was changed, a sentence each.
+
+    Args:
+        folder: The copy.
+        served: What was read of the original.
+        ends: The ids with which trained turns end, with the number of turns.
+        source: The template that is saved.
+    """
+    if not ends:
+        return
+    listed = [*_as_list(served.generation_config.get("eos_token_id")), *sorted(ends, key=lambda end: -ends[end])]
+    ids = list(dict.fromkeys(listed))
+    if ids != _as_list(served.generation_config.get("eos_token_id")):
+        _edit(folder / "generation_config.json", {"eos_token_id": ids})
+        yield f"generation_config.json: eos_token_id = {ids}"
+    if (folder / "config.json").is_file() and ids != _as_list(served.config.get("eos_token_id")):
+        _edit(folder / "config.json", {"eos_token_id": ids})
+        yield f"config.json: eos_token_id = {ids}"
+    own = served.id_of("eos_token")
+    if own not in ends and "eos_token" not in source:  # a template that writes it would write another text
+        [token] = served.name_ids([max(ends, key=lambda end: ends[end])])
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            if (folder / name).is_file():
+                _edit(folder / name, {"eos_token": token})
+        yield f"tokenizer_config.json: eos_token = {token}, with which trained turns end"
+
+
+def _as_list(held: Any) -> list[int]:  # what a config holds
+    return [held] if isinstance(held, int) else [one for one in held or () if isinstance(one, int)]
+
+
+def _edit(path: Path, entries: JsonObject) -> None:
+    held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps({**held, **entries}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,191 @@
+"""What was trained: each generation point of each row, with the text and ids up to there, and where answers end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from llama_padfix.chat.traced_render import source_of
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.encoding.chat_rows import ChatRenderer
+from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.encoding.row_formats import Conversation, read_row
+from llama_padfix.serving.chat_ids import ChatIds
+from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError, RenderStoppedError
+from llama_padfix.serving.rendering.render import render_chat
+
+if TYPE_CHECKING:
+    from llama_padfix.encoding.chat_rows import RenderedChat
+    from llama_padfix.serving.folder import ServedFolder
+
+_TOGETHER = 256  # rows whose texts are encoded in one call
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in a row where the model begins to generate."""
+
+    row: int
+    """The number of the row."""
+
+    turn: int
+    """The index of the message that is generated."""
+
+    chat: Chat
+    """The conversation up to there, as the training renders it."""
+
+    text: str
+    """The trained text up to there."""
+
+    ids: tuple[int, ...] = field(repr=False)
+    """The trained ids up to there."""
+
+    answer: str = field(default="", repr=False)
+    """The trained text of the answer."""
+
+    row_ids: Sequence[int] = field(default=(), repr=False)
+    """The ids of the row."""
+
+
+@dataclass
+class TrainedRows:
+    """The points of rows, and what was seen of their answers."""
+
+    points: list[Point] = field(default_factory=list)
+
+    chats: list[Chat] = field(default_factory=list)
+    """The whole conversations."""
+
+    read: int = 0
+    """How many rows were read."""
+
+    left_out: dict[str, int] = field(default_factory=dict)
+    """How many rows have no point, by the reason."""
+
+    ends: dict[int, int] = field(default_factory=dict)
+    """The ids with which trained turns end, with the number of turns."""
+
+    inside: dict[int, list[int]] = field(default_factory=dict)
+    """Ids inside of trained turns, with the numbers of the rows."""
+
+
+@dataclass
+class PointReader:
+    """Reads the points of rows as an encoder encodes them."""
+
+    folder: ServedFolder
+    encoder: ChatEncoder
+
+    def __post_init__(self) -> None:
+        self._renderers: dict[str, ChatRenderer] = {}
+        self._ids = ChatIds(self.encoder.tokenizer)
+
+    def read(self, rows: Iterable[object], limit: int) -> TrainedRows:
+        """Return the points of the first rows.
+
+        Args:
+            rows: Rows of any shape that the encoder reads.
+            limit: The most rows that are read.
+
+        Raises:
+            PadfixError: the folder has no chat template, or one that does not end.
+        """
+        found = TrainedRows()
+        waiting: list[tuple[int, Conversation, RenderedChat]] = []
+        for number, row in enumerate(islice(rows, limit)):
+            found.read += 1
+            try:
+                waiting.append((number, *self._render(row)))
+            except RenderStoppedError as error:
+                raise PadfixError(
+                    f"row {number}: {error} Look at what wrote the template before it is used."
+                ) from None
+            except (PadfixError, RecursionError) as error:
+                reason = str(error).partition(". ")[0] or "it is nested too deeply"
+                found.left_out[reason] = found.left_out.get(reason, 0) + 1
+            if len(waiting) == _TOGETHER:
+                self._add(found, waiting)
+                waiting = []
+        self._add(found, waiting)
+        return found
+
+    def _renderer(self, kwargs: Mapping[str, Any]) -> ChatRenderer:
+        key = repr(sorted(kwargs.items()))
+        if key not in self._renderers:
+            given = {**self.encoder.template_kwargs, **kwargs}
+            self._renderers[key] = ChatRenderer(self.encoder.tokenizer, given)
+        return self._renderers[key]
+
+    def _render(self, row: object) -> tuple[Conversation, RenderedChat]:
+        conversation = read_row(row)
+        if conversation.messages is None:
+            raise PadfixError("the row is plain text, which no server renders")
+        renderer = self._renderer(conversation.template_kwargs)
+        chat = self._chat_of(conversation, len(conversation.messages), add_generation_prompt=False)
+        try:
+            render_chat(chat)  # within limits: the library's own renderings have none
+        except RenderStoppedError:
+            raise
+        except RenderRefusedError as error:
+            raise PadfixError(f"the chat template refuses the row: {error}") from None
+        settings = self.encoder.settings
+        return conversation, renderer.render(
+            conversation.messages, conversation.tools, conversation.trained_from, settings
+        )
+
+    def _chat_of(self, conversation: Conversation, end: int, *, add_generation_prompt: bool = True) -> Chat:
+        """Return the conversation up to a message, with the arguments and the template of the training."""
+        kwargs = {**self.encoder.template_kwargs, **conversation.template_kwargs}
+        source = source_of(self.encoder.tokenizer, conversation.tools, kwargs)
+        messages = (conversation.messages or [])[:end]
+        return Chat(
+            messages,
+            conversation.tools,
+            kwargs,
+            source,
+            self.folder.tokens,
+            self.folder.day,
+            add_generation_prompt=add_generation_prompt,
+        )
+
+    def _add(self, found: TrainedRows, waiting: list[tuple[int, Conversation, RenderedChat]]) -> None:
+        encoded = self._ids.encode([chat for _, _, chat in waiting], self._renderer({}).tokens if waiting else ())
+        for (number, conversation, chat), one in zip(waiting, encoded, strict=True):
+            found.chats.append(
+                self._chat_of(conversation, len(conversation.messages or ()), add_generation_prompt=False)
+            )
+            for turn, (start, end) in zip(chat.rendered.turns, one.places, strict=False):
+                found.points.append(
+                    Point(
+                        number,
+                        turn.message,
+                        self._chat_of(conversation, turn.message),
+                        chat.rendered.text[: turn.start],
+                        tuple(one.ids[:start]),
+                        chat.rendered.text[turn.start : turn.end],
+                        one.ids,
+                    )
+                )
+                answer = one.ids[start:end]
+                if turn.stops and answer:
+                    found.ends[answer[-1]] = found.ends.get(answer[-1], 0) + 1
+                for token_id in set(answer[:-1] if turn.stops else answer):
+                    rows = found.inside.setdefault(token_id, [])
+                    if not rows or rows[-1] != number:
+                        rows.append(number)
+
+
+def read_trained(
+    folder: ServedFolder, rows: Iterable[object], limit: int, encoder: ChatEncoder | None = None
+) -> TrainedRows:
+    """Return the generation points of rows as they were trained.
+
+    Args:
+        folder: The folder, whose tokenizer renders and encodes where no encoder is given.
+        rows: Rows of any shape that the encoder reads.
+        limit: The most rows that are read.
+        encoder: The encoder of the training; by default `ChatEncoder(tokenizer)`.
+    """
+    return PointReader(folder, encoder or ChatEncoder(folder.tokenizer)).read(rows, limit)
