@@ -16,10 +16,20 @@ import pytest
 import torch
 
 from llama_padfix import PadfixError, prepare
+from llama_padfix.encoding.media.parts import read_media_row
 from llama_padfix.encoding.media.processor import MediaReader
 from llama_padfix.training.prepare import Prepared
 from tests.support.conversations import say, trained_runs
-from tests.support.processors import STOPS, WITH_PIL, WITH_TORCHVISION, make_image, make_processor
+from tests.support.processors import (
+    ENCODED_WITH_PIL,
+    ENCODED_WITH_TORCHVISION,
+    LEADS,
+    STOPS,
+    WITH_PIL,
+    WITH_TORCHVISION,
+    make_image,
+    make_processor,
+)
 
 FAMILIES = (*WITH_PIL, *WITH_TORCHVISION)
 Row = dict[str, Any]
@@ -53,7 +63,7 @@ def ready(family: str, **settings: Any) -> tuple[Any, Prepared]:
     return processor, prepare(processor, device="cpu", **settings)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *ENCODED_WITH_PIL, *ENCODED_WITH_TORCHVISION])
 def test_ids_labels_and_batches_are_those_of_the_processor_and_of_the_text(family: str) -> None:
     processor, prepared = ready(family)
     rng = random.Random(7)
@@ -61,7 +71,9 @@ def test_ids_labels_and_batches_are_those_of_the_processor_and_of_the_text(famil
     encoded = prepared.encode(list(rows), progress=False)
     decode = processor.tokenizer.decode
     for row, said in zip(encoded, answers, strict=True):
-        assert [decode(run) for run in trained_runs(row["labels"].tolist())] == [a + STOPS[family] for a in said]
+        assert [decode(run) for run in trained_runs(row["labels"].tolist())] == [
+            LEADS.get(family, "") + answer + STOPS[family] for answer in said
+        ]
     batch = prepared.collator([encoded[place] for place in range(len(encoded))])
     as_text = [[_as_template_reads(message, family) for message in row["messages"]] for row in rows]
     own = processor.apply_chat_template(
@@ -279,3 +291,10 @@ def test_a_sound_comes_at_the_rate_of_the_processor() -> None:
     ):
         with pytest.raises(PadfixError, match=words):
             prepared.encode([{**good, "audio": value}], progress=False)
+
+
+def test_an_empty_text_part_stays() -> None:
+    found, media = read_media_row(ask({"type": "image", "image": make_image()}, text("")))
+    assert found.messages is not None
+    assert found.messages[0]["content"] == [{"type": "image"}, text("")]
+    assert len(media) == 1

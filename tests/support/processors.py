@@ -40,6 +40,13 @@ _AUDIO = (
     "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+_LLAVA = (
+    "{% for m in messages %}{{ m.role.upper() + ': ' }}"
+    "{% for part in m.content | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in m.content | selectattr('type', 'equalto', 'text') %}{{ part.text + ' ' }}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+_IDEFICS = ("<image>", "<fake_token_around_image>", "<global-img>")
 _QWEN = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _TEXT = {
     "hidden_size": 32,
@@ -52,6 +59,10 @@ _TEXT = {
 _VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 WITH_PIL = ("gemma3", "mllama")
+ENCODED_WITH_PIL = ("llava", "llava_next", "idefics3")  # which are not trained here
+ENCODED_WITH_TORCHVISION = ("gemma4",)
+LEADS = dict.fromkeys(ENCODED_WITH_PIL, " ")
+"""What an answer begins with, by family."""
 WITH_TORCHVISION = ("qwen2_5_vl", "qwen3_vl", "pixtral", "llama4")
 STOPS = {
     "gemma3": "<end_of_turn>",
@@ -61,7 +72,12 @@ STOPS = {
     "pixtral": "</s>",
     "llama4": "<|eot|>",
     "qwen2_audio": "<|im_end|>",
+    "llava": " ",
+    "llava_next": "</s>",
+    "idefics3": "<end_of_utterance>",
+    "gemma4": "<turn|>",
 }
+"""What an answer ends with, by family."""
 
 
 def make_image(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
@@ -71,7 +87,7 @@ def make_image(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
 
 def make_processor(family: str) -> Any:
     """A processor of the family, with small pictures; the test is skipped where it needs torchvision."""
-    if family in WITH_TORCHVISION:
+    if family in WITH_TORCHVISION + ENCODED_WITH_TORCHVISION:
         pytest.importorskip("torchvision")
     return _MAKERS[family]()
 
@@ -143,6 +159,46 @@ def _make_qwen2_audio() -> Any:
     return transformers.Qwen2AudioProcessor(sounds, _tokenizer(_AUDIO, special, "<|im_end|>"), chat_template=_AUDIO)
 
 
+def _make_llava() -> Any:
+    tokenizer = _tokenizer(_LLAVA, ("<image>",), "</s>", "<s>")
+    size = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+    settings = {"patch_size": 7, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    pictures = _pil("CLIPImageProcessor")(**size)
+    return transformers.LlavaProcessor(pictures, tokenizer, chat_template=_LLAVA, **settings)
+
+
+def _make_llava_next() -> Any:
+    template = read(FOLDER / "llava_next.jinja")
+    tokenizer = _tokenizer(template, ("<image>", "[INST]", "[/INST]"), "</s>", "<s>")
+    size = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+    pictures = _pil("LlavaNextImageProcessor")(**size, image_grid_pinpoints=[[28, 56], [56, 28], [56, 56]])
+    settings = {"patch_size": 7, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+    return transformers.LlavaNextProcessor(pictures, tokenizer, chat_template=template, **settings)
+
+
+def _make_idefics3() -> Any:
+    template = read(FOLDER / "idefics3.jinja")
+    tiles = tuple(f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5))
+    tokenizer = _tokenizer(template, _IDEFICS + tiles, "<end_of_utterance>", "<|begin_of_text|>")
+    names = dict(zip(("image_token", "fake_image_token", "global_image_token"), _IDEFICS, strict=True))
+    edges = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
+    pictures = _pil("Idefics3ImageProcessor")(**edges)
+    return transformers.Idefics3Processor(
+        pictures, _named(tokenizer, **names), image_seq_len=4, chat_template=template
+    )
+
+
+def _make_gemma4() -> Any:
+    template = read(FOLDER / "gemma4_v5.jinja")
+    names = {"image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>", "video_token": "<|video|>"}
+    names |= {"audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"}
+    special = ("<|turn>", "<|channel>", "<channel|>", "<|think|>", *names.values())
+    tokenizer = _named(_tokenizer(template, special, "<turn|>", "<bos>"), **names)
+    parts = (transformers.Gemma4AudioFeatureExtractor(), transformers.Gemma4ImageProcessor(), tokenizer)
+    videos = transformers.Gemma4VideoProcessor()
+    return transformers.Gemma4Processor(*parts, videos, chat_template=template, image_seq_length=70)
+
+
 _MAKERS: dict[str, Callable[[], Any]] = {
     "gemma3": _make_gemma3,
     "mllama": _make_mllama,
@@ -151,6 +207,10 @@ _MAKERS: dict[str, Callable[[], Any]] = {
     "pixtral": _make_pixtral,
     "llama4": _make_llama4,
     "qwen2_audio": _make_qwen2_audio,
+    "llava": _make_llava,
+    "llava_next": _make_llava_next,
+    "idefics3": _make_idefics3,
+    "gemma4": _make_gemma4,
 }
 
 

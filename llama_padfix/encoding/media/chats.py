@@ -137,8 +137,8 @@ class ChatsWithMedia:
             place = next((at for at, (one, two) in enumerate(zip(own, ids, strict=False)) if one != two), len(ids))
             raise PadfixError(
                 f"{self.reader.name} itself makes other ids of the row, from token {place} on: "
-                f"{own[place : place + 4]}, not {list(ids[place : place + 4])}. Train this model on text: "
-                "prepare(processor.tokenizer, model)"
+                f"{own[place : place + 4]}, not {list(ids[place : place + 4])}. Update transformers, "
+                "or train this model on text: prepare(processor.tokenizer, model)"
             )
 
 

@@ -169,11 +169,13 @@ def _split(content: object, marks: Mapping[str, Medium], spelled: Mapping[str, s
     """Yield the texts and media of a message's content, in order."""
     for part in [content] if isinstance(content, str) else as_list(content) or ():
         text = part["text"] if isinstance(part, Mapping) else part
+        pieces = re.split(f"({'|'.join(spelled)})", text) if spelled else [text]
         if text in marks:
             yield marks[text]
-            continue
-        pieces = re.split(f"({'|'.join(spelled)})", text) if spelled else [text]
-        yield from (Medium(spelled[piece], None, "") if piece in spelled else piece for piece in pieces if piece)
+        elif len(pieces) == 1:
+            yield text  # an empty one too, around which a template may write a space
+        else:
+            yield from (Medium(spelled[piece], None, "") if piece in spelled else piece for piece in pieces if piece)
 
 
 def _text(text: str) -> MessageDict:

@@ -37,7 +37,7 @@ class MediaReader:
         self.tokens = {
             kind: str(token)
             for kind in KINDS
-            if (token := getattr(processor, f"{kind}_token", None)) is not None
+            if (token := _find_token(processor, kind)) is not None
             and getattr(processor, _PARTS[kind], None) is not None
         }
         """The text that the chat template writes for a medium, by kind."""
@@ -91,10 +91,14 @@ class MediaReader:
             PadfixError: A medium needs another number of tokens than the row holds.
         """
 
-        def give(texts: Sequence[str]) -> Mapping[str, object]:
+        def give(texts: Sequence[str]) -> Any:  # a BatchEncoding
+            from transformers import BatchEncoding
+
             for row, text in enumerate(texts):
                 self._compare(ids[row], text, row)
-            return {"input_ids": ids.tolist(), "attention_mask": mask.tolist()}
+            # Some processors (Idefics 3) ask where the text that they wrote out stands.
+            places = self._tokenize(texts).encodings
+            return BatchEncoding({"input_ids": ids.tolist(), "attention_mask": mask.tolist()}, encoding=places)
 
         skeletons = ["".join(self.name_token(medium) for medium in row) for row in media]
         outputs = dict(self._call(give, skeletons, media))
@@ -148,6 +152,13 @@ class MediaReader:
         return outputs
 
 
+def _find_token(processor: Any, kind: str) -> object:  # a processor; a text, or an AddedToken
+    """Return what stands for a medium in a rendered text."""
+    if kind == "image" and hasattr(processor, "full_image_sequence"):
+        return processor.boi_token  # of Gemma 3, whose `image_token` is another one before transformers 5
+    return getattr(processor, f"{kind}_token", None)
+
+
 class _StandIn:
     """A tokenizer in whose place a function is called; everything else is the tokenizer's."""
 
@@ -155,9 +166,8 @@ class _StandIn:
         self._tokenizer, self._tokenize = tokenizer, tokenize
 
     def __call__(self, text: str | Sequence[str], *_: object, **settings: object) -> Any:  # a BatchEncoding
-        from transformers import BatchEncoding
-
-        return BatchEncoding(dict(self._tokenize([text] if isinstance(text, str) else text)))
+        found = self._tokenize([text] if isinstance(text, str) else text)
+        return found.convert_to_tensors(settings.get("return_tensors"))
 
     def __getattr__(self, name: str) -> Any:  # of any type
         if name.startswith("__"):
