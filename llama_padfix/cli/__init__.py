@@ -1,7 +1,7 @@
 """The command `llama-padfix`: one file a subcommand, each with `add_parser(commands)` and `run(options)`.
 
-`doctor` (with `environment`), `serving`, `mask`, `explain`, `checks`, `memory`, `demo`; what they share is in
-`arguments`.
+`doctor` (with `environment` and `config`), `serving`, `mask`, `explain`, `checks`, `memory`, `demo`; what they share
+is in `arguments`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix import PadfixError, Report, diagnose, heal_folder
 from llama_padfix.cli.arguments import Commands, add_command, names, positive, row_count, status_of
-from llama_padfix.cli.environment import check_environment
+from llama_padfix.cli.config import check_without_folder
 from llama_padfix.core.text import printable
 from llama_padfix.doctor.observe.folder import fetch_folder
 from llama_padfix.doctor.report_formats import as_github, as_text, print_rich, summarize
@@ -36,14 +36,16 @@ def add_parser(commands: Commands) -> None:
             "doctor out --data train.jsonl",
             "doctor out --fix fixed",
             "doctor out --data held_back.jsonl --generate",
+            "doctor config.yaml train.py --format github",
             "doctor --environment",
         ),
     )
     parser.add_argument(
-        "target",
-        metavar="MODEL_OR_FOLDER",
-        nargs="?",
-        help="what a run saved, or a name on the hub",
+        "targets",
+        metavar="FOLDER_OR_CONFIG",
+        nargs="*",
+        help="what a run saved, or a name on the hub; or configs of Axolotl, LLaMA-Factory or ms-swift (.yaml) and "
+        "training scripts (.py), which are read and not run",
     )
     parser.add_argument(
         "--environment", action="store_true", help="look at the installed versions, and at nothing else"
@@ -71,9 +73,14 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Check the target; return the exit status."""
-    if options.environment:
-        return check_environment(options)
-    if options.target is None:
+    status = check_without_folder(options)
+    if status is not None:
+        return status
+    if len(options.targets) > 1:
+        raise PadfixError(
+            "Several folders are named, and one is looked at. Name one, or several configs (.yaml, .py)."
+        )
+    if not options.targets:
         raise PadfixError(
             "Nothing is named to look at. llama-padfix doctor FOLDER, or: llama-padfix doctor --environment"
         )
@@ -85,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     if options.fix and Path(options.fix).exists():
         raise PadfixError(f"{options.fix!r} exists already, and nothing is written over it. Name a new folder.")
     rows = open_rows(options.data) if options.data else None
-    folder = fetch_folder(options.target)
+    folder = fetch_folder(options.targets[0])
     chosen = {"select": options.select, "ignore": options.ignore}
     settings = {**chosen, "max_rows": options.max_rows, "dataset": rows}
     report = diagnose(folder, progress=sys.stderr.isatty(), **settings)

@@ -16,11 +16,12 @@ from llama_padfix.doctor.runner import run_checks, select_checks
 
 def check_environment(options: argparse.Namespace) -> int:
     """Print the installed versions and the combinations known to break; return the exit status."""
-    given = ("target", "data", "html", "fix", "unsafe", "select", "ignore")
+    given = ("targets", "data", "html", "fix", "unsafe", "select", "ignore")
     named = [name for name in given if getattr(options, name)]
     if named:
+        seen = named[0].removesuffix("s")
         raise PadfixError(
-            f"--environment looks at the installed versions alone, so {named[0]} has no meaning beside it. "
+            f"--environment looks at the installed versions alone, so {seen} has no meaning beside it. "
             "Run: llama-padfix doctor --environment"
         )
     environment = observe_environment()

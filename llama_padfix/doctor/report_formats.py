@@ -106,10 +106,10 @@ def as_github(document: JsonObject) -> str:
     """Return workflow commands that GitHub shows as annotations, and the summary as a plain line."""
     lines = []
     for finding in document["findings"]:
-        title = _escape_command(f"{finding['code']} {finding['name']}", in_property=True)
+        title = escape_command(f"{finding['code']} {finding['name']}", in_property=True)
         details = [finding["message"], *_details(finding)]
         command = _COMMANDS[finding["severity"]]
-        lines.append(f"::{command} title={title}::{_escape_command(chr(10).join(details))}")
+        lines.append(f"::{command} title={title}::{escape_command(chr(10).join(details))}")
     return "\n".join([*lines, *list_read(document), *list_skipped(document), summarize(document)])
 
 
@@ -190,7 +190,7 @@ def list_read(document: JsonObject) -> list[str]:
     return [describe_verdict(document), *map(describe_sample, document["samples"]), *map(printable, document["notes"])]
 
 
-def _escape_command(text: str, in_property: bool = False) -> str:
+def escape_command(text: str, in_property: bool = False) -> str:
     """Escape as GitHub's own toolkit does (actions/toolkit, command.ts); the rest of what is not printable too."""
     lines = "\n".join(printable(line) for line in text.split("\n"))
     for character in "%\r\n:," if in_property else "%\r\n":

@@ -88,8 +88,12 @@ class ServedFolder:
         return tuple(str(token) if token is not None else str(i) for token, i in zip(found, ids, strict=True))
 
 
-def read_served_folder(path: str | Path) -> ServedFolder:
+def read_served_folder(path: str | Path, *, today: bool = False) -> ServedFolder:
     """Return a folder as engines read it. No weight is read, and nothing of the folder is executed.
+
+    Args:
+        path: The folder.
+        today: Whether it is served today, by a server that runs.
 
     Raises:
         PadfixError: there is no such folder, a file is larger than its kind ever is, the tokenizer does not load, or
@@ -124,6 +128,7 @@ def read_served_folder(path: str | Path) -> ServedFolder:
         config=dict(facts.config),
         generation_config=dict(facts.generation_config),
         template_file=facts.chat_template,
+        **({"day": datetime.date.today()} if today else {}),
     )
 
 

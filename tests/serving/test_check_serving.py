@@ -261,3 +261,33 @@ def test_code_beside_a_tokenizer_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "tokenization_evil.py").write_text("raise SystemExit(3)")
     with pytest.raises(PadfixError, match="nothing in a folder is executed"):
         check_serving(tmp_path, ROWS)
+
+
+def test_an_older_transformers_reads_one_key_of_a_thought(tmp_path: Path) -> None:
+    from llama_padfix.chat.traced_render import aliases_reasoning
+
+    source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.thinking }}{{ m.content }}<|im_end|>{% endfor %}"
+    source += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    save_folder(tmp_path, source, eos="<|im_end|>")
+    row = chat("Hi", "Hello.", "And?", "So.")
+    row["messages"][1]["reasoning_content"] = "A greeting."
+    report = check_serving(tmp_path, [row], engines=["transformers", "transformers-5.20", "vllm"])
+    expected = {"transformers-5.20": {"thought key": 1}, "vllm": {"thought key": 1}}
+    assert causes(report) == (expected if aliases_reasoning() else {})
+
+
+@pytest.mark.parametrize("rows", [{"train": ROWS}, "rows.jsonl"])
+def test_what_holds_no_rows_is_refused(whole: Path, rows: Any) -> None:
+    with pytest.raises(PadfixError, match="where rows are needed"):
+        check_serving(whole, rows)
+
+
+def test_real_rows_of_llama_in_every_engine(tmp_path: Path, make_tokenizer: Any) -> None:
+    tokenizer = make_tokenizer("3.2-instruct")
+    tokenizer.save_pretrained(tmp_path)
+    encoder = ChatEncoder(tokenizer, date="2024-07-26")
+    report = check_serving(tmp_path, ROWS, engines=RULES, encoder=encoder)
+    assert causes(report) == {name: {"date": 3} for name in RULES}
+    assert {engine.name: engine.bos for engine in report.engines} == dict.fromkeys(RULES, (1,))
+    sglang = next(engine for engine in report.engines if engine.name == "sglang")
+    assert set(sglang.stops) == {"<|eot_id|>", "<|eom_id|>"}

@@ -22,7 +22,7 @@ def open_engine(folder: ServedFolder) -> Engine:
         held, source = folder.config, "config.json"
     return Engine(
         "transformers",
-        f"transformers {version('transformers')}, run",
+        f"transformers {version('transformers')}: its own rendering",
         folder.template,
         folder.template_file_name,
         quirks=(UNPINNED_DATE, NO_ARGUMENTS),
