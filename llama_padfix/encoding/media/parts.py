@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from llama_padfix.core.types import MessageDict
 
 _COLUMNS = (*CONVERSATION_COLUMNS, "prompt", "completion")
+TEXT_COLUMNS = (*_COLUMNS, "text")
+"""The columns of text that TRL's trainers read too."""
 _MARK = "\U0010fffdllama-padfix medium %d\U0010fffc"  # the text that stands for a part while the row is read
 _TYPES = {name: kind for kind in KINDS for name in (kind, f"{kind}_url", f"input_{kind}")}
 _KEYS = ("path", "url", "base64", "data")  # of a part, beside its kind and type
@@ -53,7 +55,7 @@ def read_media_row(row: object) -> tuple[Conversation, list[Medium]]:
 
 def holds_messages(row: Mapping[str, object]) -> bool:
     """Return True for a row that has messages, and not the media alone."""
-    return any(row.get(name) is not None for name in (*_COLUMNS, "instruction"))
+    return any(row.get(name) is not None for name in (*TEXT_COLUMNS, "instruction"))
 
 
 def read_column(columns: Mapping[str, Any], kind: str) -> list[Medium]:  # columns of any values
@@ -68,7 +70,7 @@ def read_column(columns: Mapping[str, Any], kind: str) -> list[Medium]:  # colum
         return []
     value = columns[names[0]]
     one = not isinstance(value, list | tuple) or (names[0] == kind != "image" and not _holds_media(value))
-    return [Medium(kind, item, f"{kind} {place}") for place, item in enumerate([value] if one else value)]
+    return [Medium(kind, item, f"{kind} {place}", True) for place, item in enumerate([value] if one else value)]
 
 
 def _holds_media(values: Sequence[object]) -> bool:
