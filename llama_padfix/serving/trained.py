@@ -97,6 +97,11 @@ class PointReader:
                 f"Got a {type(rows).__name__} where rows are needed. Pass a list of rows or one split of a dataset: "
                 'check_serving(folder, dataset["train"])'
             )
+        if not (self.encoder.tokenizer.chat_template or self.encoder.template_kwargs.get("chat_template")):
+            raise PadfixError(
+                "The folder has no chat template, so no server can render a conversation. Save it with the tokenizer: "
+                "tokenizer.chat_template = AutoTokenizer.from_pretrained(instruct_model).chat_template"
+            )
         found = TrainedRows()
         waiting: list[tuple[int, Conversation, RenderedChat]] = []
         for number, row in enumerate(islice(rows, limit)):

@@ -155,7 +155,7 @@ def test_white_space_json_and_numbers_in_minijinja(tmp_path: Path) -> None:
     assert found == {"white space": 1, "escaped JSON": 1, "numbers": 1}
 
 
-@pytest.mark.parametrize("path", originals()[::4], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", originals()[::6], ids=lambda path: path.stem)
 def test_every_difference_of_a_template_has_a_name(tmp_path: Path, path: Path) -> None:
     report = check_serving(save_folder(tmp_path, path.read_text(encoding="utf-8")))
     assert report.points > 1
@@ -291,3 +291,18 @@ def test_real_rows_of_llama_in_every_engine(tmp_path: Path, make_tokenizer: Any)
     assert {engine.name: engine.bos for engine in report.engines} == dict.fromkeys(RULES, (1,))
     sglang = next(engine for engine in report.engines if engine.name == "sglang")
     assert set(sglang.stops) == {"<|eot_id|>", "<|eom_id|>"}
+
+
+def test_a_folder_without_a_template_is_refused_with_the_line(tmp_path: Path) -> None:
+    save_folder(tmp_path, CHATML, everywhere=False)
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(PadfixError, match="no chat template, so no server"):
+        check_serving(tmp_path, ROWS)
+
+
+@pytest.mark.parametrize("held", ["x", {"a": 1}, [None, "1"], 10**9, True, -3])
+def test_stops_that_are_no_ids_are_left_out(tmp_path: Path, held: Any) -> None:
+    entry = {"eos_token_id": held}
+    save_folder(tmp_path, CHATML, eos="<|im_end|>", generation=entry, config=entry)
+    report = check_serving(tmp_path, ROWS[:1], engines=[*RULES, "ollama"])
+    assert codes(report) == ["SRV003"] and report.points == 1
