@@ -19,8 +19,9 @@ def check_environment(options: argparse.Namespace) -> int:
     given = ("targets", "data", "html", "fix", "unsafe", "select", "ignore")
     named = [name for name in given if getattr(options, name)]
     if named:
+        seen = named[0].removesuffix("s")
         raise PadfixError(
-            f"--environment looks at the installed versions alone, so {named[0]} has no meaning beside it. "
+            f"--environment looks at the installed versions alone, so {seen} has no meaning beside it. "
             "Run: llama-padfix doctor --environment"
         )
     environment = observe_environment()

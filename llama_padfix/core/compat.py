@@ -11,7 +11,7 @@ import importlib.util
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama_padfix.core.errors import PadfixError
 
@@ -171,6 +171,23 @@ def divide_once(trainer: TrainerLike) -> bool:
     if twice:
         trainer.accelerator.gradient_accumulation_steps = 1
     return twice
+
+
+BatchLayout = Literal["joined", "named", "apart"]
+"""How a batch holds answers: in one block, in columns for each answer, or with the prompts for themselves."""
+
+
+def find_batch_layout(trainer_class: type) -> BatchLayout:
+    """Return how the batches of a preference trainer of TRL hold answers, by the columns that its source names.
+
+    "joined": one block of rows with a mask of what is trained (TRL 1.x). "named": columns for each answer with labels
+    (ORPO, DPO to TRL 0.11, KTO and reward models of that time). "apart": prompts and answers for themselves (DPO of
+    TRL 0.12 to 0.29), where each token of an answer is trained.
+    """
+    source = inspect.getsource(trainer_class)
+    if any(f'"{name}"' in source for name in ("chosen_labels", "completion_labels", "input_ids_chosen")):
+        return "named"
+    return "apart" if '"prompt_input_ids"' in source else "joined"
 
 
 @functools.cache

@@ -37,6 +37,7 @@ from llama_padfix.training.tasks import (
     TaskName,
     add_stand_ins,
     arguments_for,
+    find_layout,
     find_task,
     import_classes,
     make_reference,
@@ -263,7 +264,8 @@ def _make_collator(
         dtype = getattr(model, "dtype", None)  # of a model of transformers
         return MediaCollator(encoder.processor, tokenizer.pad_token_id, pad_to_multiple_of, dtype), None
     if task != "sft":
-        return PairCollator(tokenizer.pad_token_id, task, encoder.max_length, pad_to_multiple_of), None
+        layout = find_layout(task)
+        return PairCollator(tokenizer.pad_token_id, task, encoder.max_length, pad_to_multiple_of, layout), None
     if not packing:
         return PadCollator(tokenizer.pad_token_id, pad_to_multiple_of), None
     isolation = try_packing(model, tokenizer.pad_token_id)

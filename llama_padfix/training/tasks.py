@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from llama_padfix.core.compat import BatchLayout, find_batch_layout
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.encoding.dataset.open_rows import map_splits
 from llama_padfix.training.trainer import import_trl, sft_arguments_for
@@ -30,26 +32,20 @@ _ALSO_IN = ("trl.experimental.orpo", "trl.experimental.kto")
 
 # TRL tokenizes rows of these tasks whatever they hold. What it makes of these is empty, and takes no time. The ids are
 # in other columns, which `PairCollator` reads; without it the first batch has no token, and the model raises.
-_EMPTY = {
-    "prompt": [{"role": "user", "content": ""}],
-    "answer": [{"role": "assistant", "content": ""}],
-    "chat_template_kwargs": {"chat_template": "{# encoded rows: pass data_collator=prepared.collator #}"},
-}
+_NOTHING = [{"role": "user", "content": ""}]
+_EMPTY = [{"role": "assistant", "content": ""}]
+_TEMPLATE = {"chat_template_kwargs": {"chat_template": "{# encoded rows: pass data_collator=prepared.collator #}"}}
 _STAND_INS: Mapping[str, Mapping[str, object]] = {
-    "dpo": {
-        "prompt": _EMPTY["prompt"],
-        "chosen": _EMPTY["answer"],
-        "rejected": _EMPTY["answer"],
-        "chat_template_kwargs": _EMPTY["chat_template_kwargs"],
-    },
-    "kto": {
-        "prompt": _EMPTY["prompt"],
-        "completion": _EMPTY["answer"],
-        "chat_template_kwargs": _EMPTY["chat_template_kwargs"],
-    },
-    # Of texts ORPO makes a BOS and an end; with its own collator the null that it takes for a number raises.
-    "orpo": {"prompt": "", "chosen": "", "rejected": "", "pass_prepared_collator_logps": None},
+    "dpo": {"prompt": _NOTHING, "chosen": _EMPTY, "rejected": _EMPTY, **_TEMPLATE},
+    "kto": {"prompt": _NOTHING, "completion": _EMPTY, **_TEMPLATE},
 }
+# Where TRL takes texts only, it makes a BOS and an end of them; its own collator then raises at the null that it takes
+# for a number.
+_TEXTS: Mapping[str, Mapping[str, object]] = {
+    "kto": {"prompt": ".", "completion": " a", "pass_prepared_collator_logps": None},  # it looks for tokens of both
+    "reward": {"input_ids_chosen": [], "input_ids_rejected": []},  # names by which it knows encoded rows
+}
+_PAIR_OF_TEXTS = {"prompt": "", "chosen": "", "rejected": "", "pass_prepared_collator_logps": None}
 
 
 def find_task(task: object) -> TaskName:
@@ -79,10 +75,15 @@ def import_classes(task: TaskName) -> tuple[Any, Any]:  # classes of another lib
     for module in ("trl", *_ALSO_IN):
         try:
             held = trl if module == "trl" else importlib.import_module(module)
-            return getattr(held, trainer), getattr(held, config)
+            return _find_own(getattr(held, trainer)), getattr(held, config)
         except (ImportError, AttributeError):
             continue
     raise PadfixError(f"TRL {trl.__version__} has no {trainer}. Run: pip install -U trl")
+
+
+def _find_own(trainer: type) -> type:
+    """Return the class that takes the arguments: where TRL moved it, the one of the old place passes any on."""
+    return next((kind for kind in trainer.__mro__ if "model" in inspect.signature(kind).parameters), trainer)
 
 
 def arguments_for(task: TaskName, precision: Precision) -> dict[str, object]:
@@ -98,17 +99,34 @@ def trainer_arguments_for(task: TaskName, precision: Precision) -> dict[str, obj
     arguments = safe_arguments_for(precision)
     if task != "sft":
         del arguments["label_names"]  # batches of preferences have no labels of tokens
-    if task in _STAND_INS:
-        arguments["remove_unused_columns"] = False
+        arguments["remove_unused_columns"] = False  # the ids are in columns that TRL does not name
     return arguments
+
+
+def find_layout(task: TaskName) -> BatchLayout:
+    """Return how the installed trainer of a task takes its batches; that of TRL 1.x where there is none."""
+    try:
+        return find_batch_layout(import_classes(task)[0])
+    except PadfixError:
+        return "named" if task == "orpo" else "joined"
+
+
+def _choose_stand_ins(task: TaskName) -> Mapping[str, object]:
+    if task == "sft":
+        return {}
+    layout = find_layout(task)
+    if layout == "joined":
+        known = task != "reward" or '"chosen_ids"' in inspect.getsource(import_classes(task)[0])
+        return _STAND_INS.get(task, {}) if known else {"chosen_input_ids": [], "rejected_input_ids": []}
+    return _TEXTS.get(task, _PAIR_OF_TEXTS)
 
 
 def add_stand_ins(task: TaskName, rows: Any) -> Any:  # an encoded dataset, or a mapping of them
     """Return encoded rows with the columns without which TRL's trainer of this task refuses them."""
-    values = _STAND_INS.get(task)
+    values = _choose_stand_ins(task)
     if isinstance(rows, Mapping):
         return map_splits(rows, lambda _, split: add_stand_ins(task, split))
-    if values is None or set(values) <= set(rows.column_names or ()):
+    if set(values) <= set(rows.column_names or ()):
         return rows
     import datasets
     import numpy as np

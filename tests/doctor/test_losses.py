@@ -158,6 +158,12 @@ PAIR = {"prompt": ASK, "chosen": TWO, "rejected": NONE}
         {"chosen": ASK + TWO, "rejected": ASK + NONE},
         {"prompt": "1+1?", "chosen": " two", "rejected": " no idea"},
         {"chosen": "1+1? two", "rejected": "1+1? no idea"},
+        {"conversations": [{"from": "human", "value": "1+1?"}], "chosen": TWO[0], "rejected": NONE[0]},
+        {"prompt": "1+1?", "chosen": ASK + TWO, "rejected": ASK + NONE, "messages": ASK + TWO},
+        {
+            "instruction": "1+1?",
+            "completions": [{"response": "two", "overall_score": 9}, {"response": "no", "score": 1}],
+        },
         {"prompt": ASK, "completion": TWO, "label": True},
         {"prompt": ASK, "completion": NONE, "label": False},
         {"prompt": "1+1?", "completion": " no idea", "label": False},

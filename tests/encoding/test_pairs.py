@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 
 from llama_padfix import IGNORE_INDEX, Counts, PadfixError, PairCollator, PairEncoder, encode_dataset, read_encoding
+from llama_padfix.doctor.observe.rows import rows_of_batch
 from tests.conftest import fresh_tokenizer
 
 BOS, EOT, TEXT_END = 128000, 128009, 128001
@@ -250,7 +251,8 @@ def test_a_prompt_that_changes_with_the_answer_is_no_shared_prompt() -> None:
 
 
 BROKEN: list[tuple[dict[str, Any], str]] = [
-    ({"chosen": "a"}, "chosen and no rejected"),
+    ({"chosen": "a"}, "rejected is missing, so there is no pair"),
+    ({"chosen": None, "rejected": "a"}, "chosen is null, so there is no pair"),
     ({"prompt": "a", "completion": "b", "label": True}, "task='kto'"),
     ({"chosen": [GOOD], "rejected": [BAD]}, "no column holds the prompt"),
     ({"prompt": [QUESTION, GOOD], "chosen": [GOOD], "rejected": [BAD]}, "prompt ends with a message of the assistant"),
@@ -376,3 +378,48 @@ def test_each_side_of_a_batch_trains_its_answer_alone(pairs: PairEncoder) -> Non
     with pytest.raises(PadfixError, match="task='sft' is not known"):
         PairEncoder(pairs.tokenizer, task="sft")  # type: ignore[arg-type]
     assert Counts(dropped_tied=1).remarkable
+
+
+def _end_of(part: Any) -> int:
+    return len(part.input_ids) if part.attention_mask is None else int((part.attention_mask != 0).sum())
+
+
+@pytest.mark.parametrize("layout", ["joined", "named", "apart"])
+def test_every_layout_of_a_batch_holds_the_same_answers(layout: Any, pairs: PairEncoder) -> None:
+    rows = [pairs(SHAPES["text"]), pairs({"prompt": "Hi", "chosen": "Hello there!", "rejected": "?"})]
+    found = rows_of_batch(PairCollator(TEXT_END, layout=layout)(rows), "batch", blocks=())
+    shown = [(part.source, part.input_ids[: _end_of(part)].tolist(), part.labels) for part in found]
+    expected = [(f"batch, {name}", row[f"input_ids_{name}"]) for row in rows for name in ("chosen", "rejected")]
+    assert [(source, ids) for source, ids, _ in shown] == expected
+    trained = [decode(pairs.tokenizer, labels.tolist()) for _, _, labels in shown if labels is not None]
+    assert trained == ["Tea.<|eot_id|>", "No idea.<|eot_id|>", "Hello there!<|eot_id|>", "?<|eot_id|>"]
+
+
+def test_a_layout_that_cannot_hide_a_part_of_an_answer_refuses_it(pairs: PairEncoder) -> None:
+    more = [QUESTION, GOOD]
+    row = pairs({"prompt": [QUESTION], "chosen": [GOOD, *more], "rejected": [BAD, *more]})
+    with pytest.raises(PadfixError, match="An answer has several turns"):
+        PairCollator(TEXT_END, layout="apart")([row])
+    mask = PairCollator(TEXT_END)([row])["completion_mask"][0].tolist()
+    assert mask == [int(label != IGNORE_INDEX) for label in row["labels_chosen"]] + [0] * (
+        len(mask) - len(row["labels_chosen"])
+    )
+
+
+def test_each_judged_answer_stands_behind_another_prompt_too(shared_tokenizer: Any) -> None:
+    encoder = PairEncoder(shared_tokenizer, task="kto")
+    judged = [{"prompt": f"{at}?", "completion": "abc"[at], "label": at == 1} for at in range(3)]
+    columns = encoder.encode_rows(judged)[0]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    layouts: tuple[tuple[Any, str], ...] = (("joined", "KL_"), ("named", "KL_completion_"))
+    for layout, name in layouts:
+        batch = PairCollator(TEXT_END, "kto", layout=layout)(rows)
+        ends = [
+            shared_tokenizer.decode(row).partition("user<|end_header_id|>\n\n")[2] for row in batch[f"{name}input_ids"]
+        ]
+        answers = [end.partition("assistant<|end_header_id|>\n\n")[2][0] for end in ends]
+        assert [end[0] for end in ends] == ["0", "1", "2"] and answers == ["c", "a", "b"]
+        assert [*batch["label"]] == [False, True, False]
+    assert decode(shared_tokenizer, batch["KL_completion_labels"][0].tolist()) == "c<|eot_id|>"
+    short = PairCollator(TEXT_END, "kto", max_length=len(rows[0]["input_ids"]) - 1)(rows)
+    assert short["KL_input_ids"].shape[1] == short["input_ids"].shape[1] - 1

@@ -68,8 +68,9 @@ def read_answers(row: object, *, judged: bool = False) -> Answers:
     if all(name in columns for name in PAIR):
         return _read_pair(columns)
     if one := next((name for name in PAIR if name in columns), None):
+        other = PAIR[one == "chosen"]
         raise PadfixError(
-            f"the row has {one} and no {PAIR[one == 'chosen']}, so there is no pair to compare; drop it: "
+            f"{other} is {'null' if other in row else 'missing'}, so there is no pair to compare; drop the row: "
             'dataset.filter(lambda row: row["chosen"] is not None and row["rejected"] is not None)'
         )
     if judged and any(name in columns for name in VERDICTS):
@@ -150,7 +151,7 @@ def _role_of(message: Mapping[str, Any]) -> str:
 
 def _join(prompt: Any, chosen: Any, rejected: Any) -> tuple[Row, Row]:  # texts or messages
     """Return the rows of two answers behind one prompt, or of two texts that hold theirs."""
-    if not isinstance(chosen, str) and _begins_with_answer(chosen) != _begins_with_answer(rejected):
+    if not isinstance(chosen, str) and len({_role_of(chosen[0]), _role_of(rejected[0])} - {""}) > 1:
         raise PadfixError(
             "one of chosen and rejected begins with the model's turn, and the other does not. Write both as answers, "
             "or both as whole conversations"

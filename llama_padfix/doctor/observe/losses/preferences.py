@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.encoding.pairs.ranking import find_ranked
+from llama_padfix.encoding.pairs.shapes import PAIR, VERDICTS, read_answers
 from llama_padfix.encoding.reading.json_values import as_list
 from llama_padfix.encoding.row_formats import CONVERSATION_COLUMNS, Conversation, read_row
 
@@ -14,51 +16,45 @@ if TYPE_CHECKING:
 
     from llama_padfix.core.types import Row
 
-_PAIR = ("chosen", "rejected")
-_OTHERS = ("prompt", "completion", "output", "text", *CONVERSATION_COLUMNS)  # which trainers of pairs do not read
-_VERDICTS = ("label", "kto_tag")  # KTO: whether the answer is a good one
+
+_PLAIN = ("completion", "output", "text", *CONVERSATION_COLUMNS)  # rows with one of these hold one answer, or none
 
 
 def read_conversations(row: object, row_number: int) -> tuple[str, list[Conversation], object]:
     """Read a row of any shape.
 
     Returns:
-        The shape, the conversations of the row (two of a pair), and the row that is encoded for it: of a pair the one
-        with the longer answer, so that it counts once.
+        The shape, the conversations of the row (two of a pair, or of scored answers the best and the worst), and the
+        row that is encoded for it: of a pair the one with the longer answer, so that it counts once.
 
     Raises:
         PadfixError: the row cannot be read.
     """
-    if _holds_pair(row):
-        parts = _split_pair(row)
-        read = [_read_answer(name, row[name], part, row_number) for name, part in parts.items()]
-        return "preference", read, max(parts.values(), key=lambda part: len(str(part)))
-    if isinstance(row, Mapping) and any(row.get(name) in (0, 1) for name in _VERDICTS):
-        row = {name: value for name, value in row.items() if name not in _VERDICTS}
+    if _holds_answers(row):
+        try:
+            rows = read_answers(row).rows
+        except PadfixError as error:
+            raise PadfixError(f"row {row_number}: {error}") from None
+        read = [_read_answer(name, answer, row_number) for name, answer in zip(PAIR, rows, strict=True)]
+        return "preference", read, max(rows, key=lambda answer: len(str(answer)))
+    if isinstance(row, Mapping) and any(row.get(name) in (0, 1) for name in VERDICTS):
+        row = {name: value for name, value in row.items() if name not in VERDICTS}
         return "preference", [read_row(row, row_number=row_number)], row
     conversation = read_row(row, row_number=row_number)
     return conversation.shape, [conversation], row
 
 
-def _holds_pair(row: object) -> TypeGuard[Row]:
-    """Return True for a row with the answers of a pair, one of which may be null."""
-    if not isinstance(row, Mapping) or not all(name in row for name in _PAIR):
+def _holds_answers(row: object) -> TypeGuard[Row]:
+    """Return True for a row with the answers of a pair, one of which may be null, or with several scored answers."""
+    if not isinstance(row, Mapping):
         return False
-    answers = [row[name] for name in _PAIR if row[name] is not None]
-    return bool(answers) and all(isinstance(answer, str) or as_list(answer) is not None for answer in answers)
+    held = [row[name] for name in PAIR if row.get(name) is not None]
+    if not held or not all(name in row for name in PAIR):
+        return find_ranked(row) is not None and all(row.get(name) is None for name in _PLAIN)
+    return all(isinstance(answer, (str, Mapping)) or as_list(answer) is not None for answer in held)
 
 
-def _split_pair(row: Row) -> dict[str, Row]:
-    """Return a pair's rows by the columns of their answers: a prompt with a completion, a text, or messages."""
-    rest = {name: value for name, value in row.items() if name not in (*_PAIR, *_OTHERS)}
-    if row.get("prompt") is not None:
-        return {name: {**rest, "prompt": row["prompt"], "completion": row[name]} for name in _PAIR}
-    return {name: {**rest, "text" if isinstance(row[name], str) else "messages": row[name]} for name in _PAIR}
-
-
-def _read_answer(name: str, answer: object, row: Row, row_number: int) -> Conversation:
-    if answer is None:
-        raise PadfixError(f"row {row_number}: {name} is null, so there is no pair to compare; drop the row.")
+def _read_answer(name: str, row: Row, row_number: int) -> Conversation:
     try:
         return read_row(row)
     except PadfixError as error:
