@@ -12,6 +12,7 @@ from llama_padfix import ChatEncoder
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.tokens.engine import Engine
+from tests.support.byte_tokenizer import make_byte_tokenizer
 from tests.support.conversations import Message
 from tests.support.families import FOLDER, family_tokenizer
 
@@ -83,6 +84,21 @@ def test_a_prompt_that_hangs_on_the_messages_is_rendered_once_a_turn(stem: str, 
         renderings.clear()
         render_turns(template, chat(turns), None, allow_loss=True)
         assert renderings["all"] <= turns + 4
+
+
+def test_an_empty_answer_that_is_left_out_costs_the_others_no_rendering_each(renderings: Counter[str]) -> None:
+    """The texts that can be filled with a letter are found by halves."""
+    source = (
+        "{% for m in messages %}{% if m.content or not loop.last %}<S>{{ m.role }}\n{{ m.content }}<E>\n{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}<S>assistant\n{% endif %}"
+    )
+    template = read_template(make_byte_tokenizer(("<S>",), "<E>", template=source))
+    for turns in TURNS:
+        renderings.clear()
+        messages = [one for _ in range(turns) for one in (said("user", "Hi"), said("assistant", ""))]
+        rendered = render_turns(template, messages, None, allow_loss=True)
+        assert len(rendered.turns) == turns - 1
+        assert renderings["all"] <= 30, turns
 
 
 def test_rows_are_encoded_in_one_call_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:

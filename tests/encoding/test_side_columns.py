@@ -246,7 +246,7 @@ def test_the_keys_of_messages_that_nothing_reads_are_named_once(as_table: bool) 
     """Those that the template names (`ipython`), and those of a tool's answer, are none of them."""
     weighed = [{**CHAT[0], "note": None, "ipython": "x"}, {**CHAT[1], "loss_weight": 0.0, "weight": 1, "note": None}]
     answered = [
-        {"role": "tool", "content": "1", "call": "c"},
+        {"role": "tool", "content": "1", "took": 3},
         {"role": "assistant", "content": "A", "loss_weight": 1.0},
     ]
     rows = [{"messages": CHAT}, {"messages": weighed}, {"messages": [*CHAT, *answered]}]
