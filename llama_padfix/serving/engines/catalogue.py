@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ENGINES = MappingProxyType(
     {
         "transformers": "transformers",
+        "transformers-5.20": "transformers_before",
         "vllm": "vllm",
         "sglang": "sglang",
         "tgi": "tgi",
