@@ -46,7 +46,7 @@ def render_traced(
         trace({key: value for key, value in message.items() if value is not None}, index, _PLAIN_KEYS)
         for index, message in enumerate(messages)
     ]
-    if any(key in message for message in given for key in REASONING_KEYS) and _aliases_reasoning():
+    if any(key in message for message in given for key in REASONING_KEYS) and aliases_reasoning():
         given = [_alias_reasoning(message) for message in given]
     clock = {"strftime_now": lambda pattern: datetime.now().strftime(pattern)} if gives_clock(tokenizer) else {}
     context = {**clock, **tokenizer.special_tokens_map, **(kwargs or {})}
@@ -71,7 +71,8 @@ def _trace_tools(tools: Sequence[Tool]) -> list[Any]:
 
 
 @functools.cache
-def _aliases_reasoning() -> bool:
+def aliases_reasoning() -> bool:
+    """Return True if a thought is given to templates under each of its names (transformers 5.21)."""
     from transformers.utils import chat_template_utils
 
     return hasattr(chat_template_utils, "_alias_reasoning_fields")

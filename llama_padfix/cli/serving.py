@@ -26,6 +26,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="what a run saved, with its tokenizer")
     parser.add_argument("data", metavar="DATA", nargs="?", help=f"the rows that were trained: {KINDS}")
     parser.add_argument("--engine", metavar="E,..", type=names, help=f"only these of {', '.join(ENGINES)}")
+    parser.add_argument("--url", metavar="URL", help="a llama-server or vLLM that runs: the ids that it really feeds")
     parser.add_argument("--rows", metavar="N", type=positive, default=200, help="the most rows to read (200)")
     parser.add_argument("--date", metavar="DATE", help="the date that the training pinned, such as 2026-11-29")
     parser.add_argument("--template-kwargs", metavar="JSON", help="arguments of the template in the training")
@@ -46,10 +47,12 @@ def run(options: argparse.Namespace) -> int:
             read_served_folder(options.folder).tokenizer, date=options.date, template_kwargs=kwargs, on_error="drop"
         )
     settings = {"engines": options.engine, "rows": options.rows, "encoder": encoder}
+    if options.export and options.url:
+        raise PadfixError("--export writes files, and --url asks a server that runs. Run one after the other.")
     if options.export:
         report = export_for_serving(options.folder, options.export, rows, **settings)
     else:
-        report = check_serving(options.folder, rows, **settings)
+        report = check_serving(options.folder, rows, url=options.url, **settings)
     if options.html:
         Path(options.html).write_text(report.to_html(), encoding="utf-8", errors="xmlcharrefreplace")
     if options.format == "json":

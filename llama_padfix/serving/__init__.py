@@ -4,6 +4,6 @@
 or of `own_chats`, and `chat_ids` their ids. `comparison` compares ids at each point, `causes` names why they differ,
 `stops` compares where an engine ends an answer. `findings` and `report` are what comes out; `faults/` holds a page for
 each code. `rendering/` renders a chat as an engine does: the jinja2 of transformers with quirks, each of which has the
-name of a cause. `engines/` has one file an engine, and `export/` writes a copy for them. `generation/` generates on
-held-back prompts and tells whether the answers end.
+name of a cause. `engines/` has one file an engine, `live/` asks a server that runs, and `export/` writes a copy
+for them. `generation/` generates on held-back prompts and tells whether the answers end.
 """

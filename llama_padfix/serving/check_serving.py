@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.serving.comparison import Comparison, compare
-from llama_padfix.serving.engines.catalogue import choose_engines, open_engines
+from llama_padfix.serving.engines.catalogue import choose_engines, open_engines, open_live
 from llama_padfix.serving.findings import find_faults
 from llama_padfix.serving.folder import ServedFolder, read_served_folder
 from llama_padfix.serving.own_chats import OWN_CHATS
@@ -29,13 +29,14 @@ def check_serving(
     engines: Sequence[str] | None = None,
     rows: int = 200,
     encoder: ChatEncoder | None = None,
+    url: str | None = None,
 ) -> ServingReport:
     """Compare what serving engines feed a model with what it was trained on, and where they stop.
 
     At each generation point of each row (before each trained answer) the ids that an engine would feed are compared
     with those that were trained up to there. A server gets the messages and the tools of a row, no arguments of the
     template and no date, on the day after this one. Nothing in the folder is executed, no weight is read and no
-    network is used.
+    network is used but for `url`.
 
     Args:
         folder: The folder that the run saved, with its tokenizer.
@@ -44,6 +45,8 @@ def check_serving(
         rows: The most rows that are read.
         encoder: The encoder of the training, whose settings hold the date and the arguments of the template; by
             default `ChatEncoder(tokenizer)` with the tokenizer of the folder.
+        url: The address of a llama-server or vLLM that serves the folder: the ids that it really feeds, today, and a
+            few answers that it generates. Without `engines` nothing else is compared then.
 
     Returns:
         For each engine what differs, with its cause by name, and its stops, template, BOS and sampling.
@@ -53,20 +56,22 @@ def check_serving(
     """
     if rows < 1:
         raise PadfixError(f"rows={rows!r} reads nothing. Pass an int above 0.")
-    names = choose_engines(engines)
-    served = read_served_folder(folder)
+    names = choose_engines(engines) if engines is not None or url is None else ()
+    served = read_served_folder(folder, today=url is not None)
     trained = read_trained(served, OWN_CHATS.values() if dataset is None else dataset, rows, encoder)
     if not trained.points:
         why = "; ".join(trained.left_out) or "there are no rows"
         raise PadfixError(f"No row has an answer to compare: {why}. Pass rows of conversations.")
     with ExitStack() as stack:
         opened, missing = open_engines(names, served)
+        opened += [] if url is None else [open_live(url, served, [point.chat for point in trained.points])]
         for engine in opened:
             if engine.close is not None:
                 stack.callback(engine.close)
         compared = compare(served, trained.points, opened)
         findings, passed = find_faults(served, trained, opened, compared)
     by_name = {one.engine.name: one for one in compared}
+    names = (*names, *(engine.name for engine in opened if engine.name not in names))
     summaries = {engine.name: _summarize(served, engine, by_name.get(engine.name)) for engine in opened}
     return ServingReport(
         tuple(summaries.get(name) or EngineSummary(name, missing=missing[name]) for name in names),

@@ -84,12 +84,17 @@ class ServedFolder:
 
     def name_ids(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Return the tokens of ids as text, an id without a token as its number."""
-        found = self.tokenizer.convert_ids_to_tokens(list(ids))
-        return tuple(str(token) if token is not None else str(i) for token, i in zip(found, ids, strict=True))
+        known = [i for i in ids if type(i) is int and 0 <= i < len(self.tokenizer)]  # files may hold anything
+        tokens = dict(zip(known, self.tokenizer.convert_ids_to_tokens(known), strict=True))
+        return tuple(str(tokens.get(i) if type(i) is int and tokens.get(i) is not None else i) for i in ids)
 
 
-def read_served_folder(path: str | Path) -> ServedFolder:
+def read_served_folder(path: str | Path, *, today: bool = False) -> ServedFolder:
     """Return a folder as engines read it. No weight is read, and nothing of the folder is executed.
+
+    Args:
+        path: The folder.
+        today: Whether it is served today, by a server that runs.
 
     Raises:
         PadfixError: there is no such folder, a file is larger than its kind ever is, the tokenizer does not load, or
@@ -124,6 +129,7 @@ def read_served_folder(path: str | Path) -> ServedFolder:
         config=dict(facts.config),
         generation_config=dict(facts.generation_config),
         template_file=facts.chat_template,
+        **({"day": datetime.date.today()} if today else {}),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.chat.traced_render import source_of
+from llama_padfix.chat.traced_render import aliases_reasoning, source_of
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.chat_rows import ChatRenderer
 from llama_padfix.encoding.encoder import ChatEncoder
@@ -92,6 +92,16 @@ class PointReader:
         Raises:
             PadfixError: the folder has no chat template, or one that does not end.
         """
+        if isinstance(rows, (Mapping, str)):
+            raise PadfixError(
+                f"Got a {type(rows).__name__} where rows are needed. Pass a list of rows or one split of a dataset: "
+                'check_serving(folder, dataset["train"])'
+            )
+        if not (self.encoder.tokenizer.chat_template or self.encoder.template_kwargs.get("chat_template")):
+            raise PadfixError(
+                "The folder has no chat template, so no server can render a conversation. Save it with the tokenizer: "
+                "tokenizer.chat_template = AutoTokenizer.from_pretrained(instruct_model).chat_template"
+            )
         found = TrainedRows()
         waiting: list[tuple[int, Conversation, RenderedChat]] = []
         for number, row in enumerate(islice(rows, limit)):
@@ -148,6 +158,7 @@ class PointReader:
             self.folder.tokens,
             self.folder.day,
             add_generation_prompt=add_generation_prompt,
+            aliases_thoughts=aliases_reasoning(),
         )
 
     def _add(self, found: TrainedRows, waiting: list[tuple[int, Conversation, RenderedChat]]) -> None:

@@ -143,6 +143,7 @@ def forms() -> dict[str, Row]:
     plain = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": answer}]
     return {
         "part": ask({"type": "image", "image": image}, question),
+        "Qwen": ask({"image": image}, {"text": "What?"}),
         "filled by Arrow": ask({"type": "image", "image": image, "text": None}, {**question, "image": None}),
         "bytes": ask({"type": "image", "image": {"bytes": buffer.getvalue(), "path": None}}, question),
         "OpenAI": ask({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}}, question),
@@ -181,6 +182,9 @@ REFUSED = {
             {"role": "assistant", "content": [{"type": "image", "image": make_image()}]},
         ]
     },
+    "spells the private mark": ask(
+        {"type": "image", "image": make_image()}, text("\U0010fffdllama-padfix medium 0\U0010fffc")
+    ),
     "plain text and media": {"text": "A text", "image": make_image()},
     "no assistant message": {"messages": [{"role": "user", "content": [{"type": "image", "image": make_image()}]}]},
 }
@@ -197,7 +201,7 @@ def test_a_row_that_cannot_be_right_is_refused_and_dropped_on_request(words: str
     assert dropping.counts.dropped == 1
 
 
-def test_datasets_keep_their_columns_and_their_order() -> None:
+def test_datasets_keep_their_columns_and_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, prepared = ready("gemma3", on_error="drop")
     rows = [ask({"type": "image"}, answer=[text("A cat.")]) | {"images": [make_image()], "id": n} for n in range(5)]
     rows[2]["messages"] = rows[2]["messages"][:1]  # nobody answers
@@ -208,6 +212,14 @@ def test_datasets_keep_their_columns_and_their_order() -> None:
     encoded = parts["train"]
     assert encoded.with_format(None)["id"][:] == [number for number in held["id"] if number != 2]
     assert prepared.counts.dropped_untrained in (1, 2)
+    assert "messages" not in encoded.column_names  # of which TRL would make ids and labels of its own
+    inside = datasets.Dataset.from_list([{"messages": ask({"type": "image", "path": "cat.png"})["messages"][:1]}])
+    make_image().save(tmp_path / "cat.png")
+    monkeypatch.chdir(tmp_path)
+    answered = inside.map(lambda row: {"messages": [*row["messages"], {"role": "assistant", "content": [text("A")]}]})
+    kept = prepared.encode(answered, progress=False)
+    assert "messages" in kept.column_names
+    assert prepared.collator([kept[0]])["pixel_values"].shape == (1, 3, 28, 28)
     batch = prepared.collator([encoded[place] for place in range(4)])
     assert batch["pixel_values"].shape == (4, 3, 28, 28)
     streamed = list(prepared.encode(held.to_iterable_dataset()))

@@ -155,7 +155,7 @@ def test_white_space_json_and_numbers_in_minijinja(tmp_path: Path) -> None:
     assert found == {"white space": 1, "escaped JSON": 1, "numbers": 1}
 
 
-@pytest.mark.parametrize("path", originals()[::4], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", originals()[::6], ids=lambda path: path.stem)
 def test_every_difference_of_a_template_has_a_name(tmp_path: Path, path: Path) -> None:
     report = check_serving(save_folder(tmp_path, path.read_text(encoding="utf-8")))
     assert report.points > 1
@@ -261,3 +261,48 @@ def test_code_beside_a_tokenizer_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "tokenization_evil.py").write_text("raise SystemExit(3)")
     with pytest.raises(PadfixError, match="nothing in a folder is executed"):
         check_serving(tmp_path, ROWS)
+
+
+def test_an_older_transformers_reads_one_key_of_a_thought(tmp_path: Path) -> None:
+    from llama_padfix.chat.traced_render import aliases_reasoning
+
+    source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.thinking }}{{ m.content }}<|im_end|>{% endfor %}"
+    source += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    save_folder(tmp_path, source, eos="<|im_end|>")
+    row = chat("Hi", "Hello.", "And?", "So.")
+    row["messages"][1]["reasoning_content"] = "A greeting."
+    report = check_serving(tmp_path, [row], engines=["transformers", "transformers-5.20", "vllm"])
+    expected = {"transformers-5.20": {"thought key": 1}, "vllm": {"thought key": 1}}
+    assert causes(report) == (expected if aliases_reasoning() else {})
+
+
+@pytest.mark.parametrize("rows", [{"train": ROWS}, "rows.jsonl"])
+def test_what_holds_no_rows_is_refused(whole: Path, rows: Any) -> None:
+    with pytest.raises(PadfixError, match="where rows are needed"):
+        check_serving(whole, rows)
+
+
+def test_real_rows_of_llama_in_every_engine(tmp_path: Path, make_tokenizer: Any) -> None:
+    tokenizer = make_tokenizer("3.2-instruct")
+    tokenizer.save_pretrained(tmp_path)
+    encoder = ChatEncoder(tokenizer, date="2024-07-26")
+    report = check_serving(tmp_path, ROWS, engines=RULES, encoder=encoder)
+    assert causes(report) == {name: {"date": 3} for name in RULES}
+    assert {engine.name: engine.bos for engine in report.engines} == dict.fromkeys(RULES, (1,))
+    sglang = next(engine for engine in report.engines if engine.name == "sglang")
+    assert set(sglang.stops) == {"<|eot_id|>", "<|eom_id|>"}
+
+
+def test_a_folder_without_a_template_is_refused_with_the_line(tmp_path: Path) -> None:
+    save_folder(tmp_path, CHATML, everywhere=False)
+    (tmp_path / "chat_template.jinja").unlink()
+    with pytest.raises(PadfixError, match="no chat template, so no server"):
+        check_serving(tmp_path, ROWS)
+
+
+@pytest.mark.parametrize("held", ["x", {"a": 1}, [None, "1"], 10**9, True, -3])
+def test_stops_that_are_no_ids_are_left_out(tmp_path: Path, held: Any) -> None:
+    entry = {"eos_token_id": held}
+    save_folder(tmp_path, CHATML, eos="<|im_end|>", generation=entry, config=entry)
+    report = check_serving(tmp_path, ROWS[:1], engines=[*RULES, "ollama"])
+    assert codes(report) == ["SRV003"] and report.points == 1

@@ -48,8 +48,9 @@ def encode_media(
 
     Returns:
         A `Dataset`, `DatasetDict` or `IterableDataset` for one of these: the rows that are kept, with int32 columns
-        `input_ids`, `labels` and `media_counts` (images, videos, sounds) beside their own. No image is copied. Else a
-        `Dataset` of these three and of the media: paths stay paths, and an image in memory is stored as a PNG.
+        `input_ids`, `labels` and `media_counts` (images, videos, sounds) beside their own. No image is copied. Text
+        columns of a `Dataset` go where all media stand in columns. Else a `Dataset` of these three and of the media:
+        paths stay paths, and an image in memory is stored as a PNG.
 
     Raises:
         PadfixError: For a bad row, naming it, if the rows are encoded already, or if no row is left.
@@ -73,7 +74,7 @@ def encode_media(
     if isinstance(dataset, datasets.Dataset):
         return _encode_dataset(encoder, dataset, progress, name)
     rows: Any = dataset  # a sequence
-    return _show(_write(encoder, rows, progress, name))
+    return _show(_write(encoder, rows, progress, name)[0])
 
 
 def _encode(encoder: MediaEncoder, rows: Any, progress: bool, name: str) -> Iterator[MediaRow | None]:
@@ -124,33 +125,37 @@ def _encode_dataset(encoder: MediaEncoder, dataset: datasets.Dataset, progress: 
         )
     dataset = dataset.with_format(None)
     kept: list[bool] = []
-    beside = _write(encoder, _Stored(dataset), progress, name, kept)
-    whole = datasets.concatenate_datasets([dataset, beside], axis=1)
+    beside, needs_text = _write(encoder, _Stored(dataset), progress, name, kept)
+    if not needs_text:  # with messages beside the media, TRL would make ids and labels of its own
+        dataset = dataset.remove_columns([column for column in encoder.text_columns if column in dataset.column_names])
+    whole = datasets.concatenate_datasets([dataset, beside], axis=1) if dataset.column_names else beside
     return _show(whole if all(kept) else whole.select(np.flatnonzero(kept)))
 
 
 def _write(
     encoder: MediaEncoder, rows: Any, progress: bool, name: str, kept: list[bool] | None = None
-) -> datasets.Dataset:
+) -> tuple[datasets.Dataset, bool]:
     """Return rows encoded, from a file that is deleted with the process, with their media.
 
-    With `kept`, every row leaves a place, media stay where they are, and which rows are kept is appended.
+    With `kept`, every row leaves a place, media stay where they are, and which rows are kept is appended. Beside,
+    whether any medium stands in a message.
     """
     import datasets
     from datasets.arrow_writer import ArrowWriter
 
     kinds = encoder.kinds if kept is None else ()
-    path = str(name_temporary_file())
+    path, in_messages = str(name_temporary_file()), False
     with ArrowWriter(path=path, features=make_features(MEDIA_COLUMNS, kinds)) as writer:
         for row in _encode(encoder, rows, progress, name):
             if kept is not None:
                 kept.append(row is not None)
             elif row is None:
                 continue
+            in_messages = in_messages or any(not medium.in_column for medium in (row.media if row else ()))
             stored = {f"{kind}s": [m.store() for m in row.media if m.kind == kind] for kind in kinds} if row else {}
             writer.write({**_arrays(row), **stored})
         writer.finalize()
-    return datasets.Dataset.from_file(path)
+    return datasets.Dataset.from_file(path), in_messages
 
 
 def _show(dataset: datasets.Dataset) -> datasets.Dataset:

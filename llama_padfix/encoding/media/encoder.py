@@ -12,7 +12,7 @@ from llama_padfix.encoding.encoded_rows import EncodedRow, fit_row
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.loss_selection import UntrainedError
 from llama_padfix.encoding.media.chats import ChatsWithMedia, MediaChat, MediaRow
-from llama_padfix.encoding.media.parts import read_media_row
+from llama_padfix.encoding.media.parts import TEXT_COLUMNS, read_media_row
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +54,9 @@ class MediaEncoder(ChatEncoder):
     def __getstate__(self) -> dict[str, object]:
         """Leave out what was counted and learned."""
         return {**super().__getstate__(), "_chats": ChatsWithMedia(self.processor)}
+
+    text_columns = TEXT_COLUMNS
+    """The columns of text that an encoded dataset may lose."""
 
     @property
     def kinds(self) -> tuple[str, ...]:

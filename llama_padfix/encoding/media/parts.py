@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from llama_padfix.core.types import MessageDict
 
 _COLUMNS = (*CONVERSATION_COLUMNS, "prompt", "completion")
+TEXT_COLUMNS = (*_COLUMNS, "text")
+"""The columns of text that TRL's trainers read too."""
 _MARK = "\U0010fffdllama-padfix medium %d\U0010fffc"  # the text that stands for a part while the row is read
 _TYPES = {name: kind for kind in KINDS for name in (kind, f"{kind}_url", f"input_{kind}")}
 _KEYS = ("path", "url", "base64", "data")  # of a part, beside its kind and type
@@ -53,7 +55,7 @@ def read_media_row(row: object) -> tuple[Conversation, list[Medium]]:
 
 def holds_messages(row: Mapping[str, object]) -> bool:
     """Return True for a row that has messages, and not the media alone."""
-    return any(row.get(name) is not None for name in (*_COLUMNS, "instruction"))
+    return any(row.get(name) is not None for name in (*TEXT_COLUMNS, "instruction"))
 
 
 def read_column(columns: Mapping[str, Any], kind: str) -> list[Medium]:  # columns of any values
@@ -68,7 +70,7 @@ def read_column(columns: Mapping[str, Any], kind: str) -> list[Medium]:  # colum
         return []
     value = columns[names[0]]
     one = not isinstance(value, list | tuple) or (names[0] == kind != "image" and not _holds_media(value))
-    return [Medium(kind, item, f"{kind} {place}") for place, item in enumerate([value] if one else value)]
+    return [Medium(kind, item, f"{kind} {place}", True) for place, item in enumerate([value] if one else value)]
 
 
 def _holds_media(values: Sequence[object]) -> bool:
@@ -95,7 +97,7 @@ def _mark_parts(entry: object, given: list[Medium]) -> object:
         if kind:
             given.append(Medium(kind, _find_value(part, kind), f"{kind} {len(given)}"))
             part = {"type": "text", "text": _MARK % (len(given) - 1)}
-        elif isinstance(part, Mapping) and part.get("type") == "text":
+        elif isinstance(part, Mapping) and part.get("type", "text") in ("text", None):
             part = {"type": "text", "text": part.get("text")}  # without what Arrow filled in
         marked.append(part)
     return {**entry, key: marked}
@@ -131,6 +133,8 @@ def _place(
         places += found
         written = [{"type": part.kind} if isinstance(part, Medium) else _text(part) for part in parts]
         placed.append({**message, "content": written} if found else message)
+    if sum(any(medium is one for one in given) for _, medium in places) != len(given):
+        raise PadfixError("a message spells the private mark of llama-padfix for a medium. Remove the mark")
     for kind in wanting - {medium.kind for _, medium in places if medium.value is None}:
         first = next((at for at, message in enumerate(placed) if message["role"] == "user"), None)
         if first is not None and not any(medium.kind == kind for _, medium in places):

@@ -36,6 +36,8 @@ class Medium:
     """As the row holds it: a path, an image, bytes, an array."""
     where: str
     """What an error calls it."""
+    in_column: bool = False
+    """Whether it stands in a column of its own, and not in a message."""
 
     def open_image(self) -> Image:
         """Return an image of PIL that need not be decoded yet."""

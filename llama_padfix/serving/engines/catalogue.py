@@ -12,10 +12,12 @@ from llama_padfix.serving.engines.engine import Engine, EngineMissingError
 
 if TYPE_CHECKING:
     from llama_padfix.serving.folder import ServedFolder
+    from llama_padfix.serving.rendering.chat import Chat
 
 ENGINES = MappingProxyType(
     {
         "transformers": "transformers",
+        "transformers-5.20": "transformers_before",
         "vllm": "vllm",
         "sglang": "sglang",
         "tgi": "tgi",
@@ -55,3 +57,10 @@ def open_engines(names: Sequence[str], folder: ServedFolder) -> tuple[list[Engin
         except EngineMissingError as error:
             missing[name] = str(error)
     return opened, missing
+
+
+def open_live(url: str, folder: ServedFolder, chats: Sequence[Chat]) -> Engine:
+    """Return a server that runs; `serving.live.open_server` says how."""
+    module = importlib.import_module("llama_padfix.serving.live.open_server")
+    engine: Engine = module.open_server(url, folder, chats)
+    return engine

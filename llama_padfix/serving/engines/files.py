@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llama_padfix.doctor.token_policy import as_ids
 from llama_padfix.serving.engines.engine import Stops
 
 if TYPE_CHECKING:
@@ -15,9 +14,16 @@ if TYPE_CHECKING:
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
+# `Any`: what a file holds under `eos_token_id`.
+def ids_of(held: Any) -> tuple[int, ...]:
+    """Return one id or several as a tuple; what is no id is left out."""
+    several = held if isinstance(held, list) else [held]
+    return tuple(one for one in several if type(one) is int)
+
+
 def tokenizer_eos(folder: ServedFolder) -> tuple[int, ...]:
     """Return the id of the `eos_token` of tokenizer_config.json."""
-    return as_ids(folder.id_of("eos_token"))
+    return ids_of(folder.id_of("eos_token"))
 
 
 def config_eos(folder: ServedFolder) -> tuple[int, ...]:
@@ -25,12 +31,12 @@ def config_eos(folder: ServedFolder) -> tuple[int, ...]:
     held = folder.config.get("eos_token_id")
     if held is None and isinstance(folder.config.get("text_config"), dict):
         held = folder.config["text_config"].get("eos_token_id")
-    return as_ids(held)
+    return ids_of(held)
 
 
 def generation_eos(folder: ServedFolder) -> tuple[int, ...]:
     """Return the ids of `eos_token_id` in generation_config.json."""
-    return as_ids(folder.generation_config.get("eos_token_id"))
+    return ids_of(folder.generation_config.get("eos_token_id"))
 
 
 def merge(*parts: Iterable[int], source: str, texts: tuple[str, ...] = ()) -> Stops:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from llama_padfix.doctor.token_policy import as_ids
 from llama_padfix.serving.engines.engine import Engine, Stops
+from llama_padfix.serving.engines.files import ids_of
 from llama_padfix.serving.rendering.quirks import NO_ARGUMENTS, UNPINNED_DATE
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ def open_engine(folder: ServedFolder) -> Engine:
         held, source = folder.config, "config.json"
     return Engine(
         "transformers",
-        f"transformers {version('transformers')}, run",
+        f"transformers {version('transformers')}: its own rendering",
         folder.template,
         folder.template_file_name,
         quirks=(UNPINNED_DATE, NO_ARGUMENTS),
-        stops=Stops(as_ids(held.get("eos_token_id")), source=source),
+        stops=Stops(ids_of(held.get("eos_token_id")), source=source),
         sampling={name: held[name] for name in _SAMPLING if held.get(name) is not None},
     )

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.doctor.token_policy import as_ids
 from llama_padfix.serving.engines.engine import Engine, Stops
+from llama_padfix.serving.engines.files import ids_of
 from llama_padfix.serving.engines.javascript.bridge import BridgeError, NodeBridge, open_bridge
 from llama_padfix.serving.engines.javascript.quirks import QUIRKS
 from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError
@@ -51,7 +51,7 @@ def open_engine(folder: ServedFolder) -> Engine:
             quirks=(*REQUEST, *QUIRKS),
             run=client.render,
             encode=client.encode,
-            stops=Stops(as_ids(held.get("eos_token_id")), source="generation_config.json over config.json"),
+            stops=Stops(ids_of(held.get("eos_token_id")), source="generation_config.json over config.json"),
             sampling={name: held[name] for name in _SAMPLING if held.get(name) is not None},
             close=bridge.close,
         )

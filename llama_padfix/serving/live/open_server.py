@@ -1,0 +1,73 @@
+"""A running server as an engine: its ids against the trained ones, its stops seen by generating."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from llama_padfix.serving.engines.catalogue import open_engines
+from llama_padfix.serving.live.http import Server, ServerError
+from llama_padfix.serving.live.servers import find_model, find_server, request_of
+
+if TYPE_CHECKING:
+    from llama_padfix.serving.engines.engine import Engine
+    from llama_padfix.serving.folder import ServedFolder
+    from llama_padfix.serving.rendering.chat import Chat
+
+ASKED, LONGEST = 4, 256
+"""How many answers are generated, and the most tokens of each."""
+
+
+def open_server(url: str, folder: ServedFolder, chats: Sequence[Chat]) -> Engine:
+    """Return the server at an address, whose rules then only name causes.
+
+    Args:
+        url: Its address.
+        folder: The folder that it serves.
+        chats: Chats to generate answers to, greedily: a few of them, spread over all.
+
+    Raises:
+        PadfixError: There is no server, or none that tells the ids of its prompts.
+    """
+    server, live = find_server(url, lambda ids: folder.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+    [rules], _ = open_engines([live.kind], folder)
+    if rules.close is not None:
+        rules.close()
+    own = live.template
+    return replace(
+        rules,
+        name=f"{live.kind} at {server.url}",
+        version=live.version,
+        template=own if own is not None else rules.template,
+        template_source="what the server holds" if own is not None else rules.template_source,
+        run=live.render,
+        encode=live.encode,
+        refusals=(),
+        close=None,
+        notes=(*_see_stops(server, chats),),
+    )
+
+
+def _see_stops(server: Server, chats: Sequence[Chat]) -> Iterator[str]:
+    """Generate answers, and tell how many end by themselves and at what."""
+    step = max(len(chats) // ASKED, 1)
+    settings = {"model": find_model(server)[1], "max_tokens": LONGEST, "temperature": 0}
+    ends, asked, error = Counter[str](), 0, ""
+    for chat in chats[::step][:ASKED]:
+        try:
+            answer = server.ask("/v1/chat/completions", {**request_of(chat), **settings})
+            choice = answer["choices"][0]
+            asked += 1
+            if choice.get("finish_reason") in ("stop", "tool_calls"):
+                reason = choice.get("stop_reason")  # of vLLM: None for its EOS
+                ends["its end of text" if reason is None else str(reason)] += 1
+        except ServerError as refused:
+            error = str(refused)
+        except (KeyError, IndexError, TypeError, AttributeError):
+            error = "an answer without a choice"
+    where = f" ({', '.join(f'{end} {count}' for end, count in ends.most_common())})" if ends else ""
+    yield f"{sum(ends.values())} of {asked} answers end by themselves within {LONGEST} tokens{where}"
+    if error:
+        yield f"an answer could not be generated: {error}"

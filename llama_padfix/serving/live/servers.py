@@ -1,0 +1,135 @@
+"""llama-server and vLLM: how each tells the prompt that it makes of a chat, and where it ends an answer.
+
+Read: tools/server/README.md and server-context.cpp of llama.cpp 0.5.0 (`/props`, `/apply-template`, `/tokenize`);
+entrypoints/openai/chat_completion/protocol.py of vLLM 0.33 (`return_token_ids`, `prompt_token_ids`, `stop_reason`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.serving.live.http import Server, ServerError
+from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError
+from llama_padfix.serving.rendering.quirks import KEEPS_NULLS, NO_ARGUMENTS, UNPINNED_DATE
+from llama_padfix.serving.rendering.render import apply_to_chat
+
+
+def find_server(url: str, decode: Any) -> tuple[Server, LlamaServer | VllmServer]:  # what makes text of ids
+    """Return the server at an address, by the owner that its list of models names.
+
+    Raises:
+        PadfixError: it is none of those that tell the ids of a prompt, or does not answer.
+    """
+    server = Server(url)
+    owner, model = find_model(server)
+    if owner == "llamacpp":
+        return server, LlamaServer(server, _ask_props(server))
+    if owner == "vllm":
+        return server, VllmServer(server, model, decode)
+    raise PadfixError(
+        f"{server.url} is a server of {owner!r}, and prompt ids are known of llama-server (/apply-template) and vLLM "
+        "(return_token_ids). Compare by rules: check_serving(folder, rows, engines=[...])"
+    )
+
+
+def find_model(server: Server) -> tuple[str, str]:
+    """Return the owner and the name of the first model that a server lists."""
+    try:
+        first = server.ask("/v1/models")["data"][0]
+        return str(first.get("owned_by")), str(first["id"])
+    except (ServerError, KeyError, IndexError, TypeError, AttributeError):
+        return "nobody", ""
+
+
+def _ask_props(server: Server) -> Mapping[str, Any]:
+    try:
+        props = server.ask("/props")
+    except ServerError:
+        return {}
+    return props if isinstance(props, Mapping) else {}
+
+
+def request_of(chat: Chat) -> dict[str, Any]:
+    """Return the request that a client makes of a chat: messages and tools."""
+    chat, _ = apply_to_chat(chat, (UNPINNED_DATE, NO_ARGUMENTS, KEEPS_NULLS))
+    tools = {"tools": list(chat.tools)} if chat.tools else {}
+    return {"messages": [dict(message) for message in chat.messages], **tools}
+
+
+@dataclass
+class LlamaServer:
+    """llama.cpp's own server; `kind` is the engine whose rules name the causes."""
+
+    server: Server
+    props: Mapping[str, Any] = field(repr=False)
+    kind: str = "llama.cpp"
+
+    @property
+    def version(self) -> str:
+        """What `/props` says of the build."""
+        return f"llama-server {self.props.get('build_info') or 'of an unknown build'}, live"
+
+    @property
+    def template(self) -> str | None:
+        """The template that `/props` shows."""
+        held = self.props.get("chat_template")
+        return held if isinstance(held, str) and held else None
+
+    def render(self, chat: Chat) -> str:
+        """Return what `/apply-template` gives."""
+        return str(_ask(self.server, "/apply-template", request_of(chat)).get("prompt"))
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Return what `/tokenize` gives, with the settings with which a chat is encoded."""
+        question = {"content": text, "add_special": True, "parse_special": True}
+        return [int(token_id) for token_id in _ask(self.server, "/tokenize", question)["tokens"]]
+
+
+@dataclass
+class VllmServer:
+    """vLLM's server: it tells ids and no text, so the text is that of the ids."""
+
+    server: Server
+    model: str
+    decode: Any = field(repr=False)  # what makes text of ids
+    kind: str = "vllm"
+    template: str | None = None
+    _last: tuple[str, list[int]] = ("", [])
+
+    @property
+    def version(self) -> str:
+        """What `/version` says."""
+        try:
+            return f"vLLM {self.server.ask('/version')['version']}, live"
+        except (ServerError, KeyError, TypeError):
+            return "vLLM of an unknown version, live"
+
+    def render(self, chat: Chat) -> str:
+        """Return the text of the ids that the server feeds."""
+        more = {"model": self.model, "max_tokens": 1, "temperature": 0, "return_token_ids": True}
+        ids = _ask(self.server, "/v1/chat/completions", {**request_of(chat), **more}).get("prompt_token_ids")
+        if not isinstance(ids, list):
+            raise PadfixError(
+                f"{self.server.url} gives no prompt_token_ids, which vLLM 0.10.2 and newer does. Update vLLM."
+            )
+        self._last = self.decode(ids), [int(token_id) for token_id in ids]
+        return self._last[0]
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Return the ids that were fed."""
+        return self._last[1] if text == self._last[0] else ()
+
+
+def _ask(server: Server, path: str, question: object) -> Mapping[str, Any]:
+    try:
+        answer = server.ask(path, question)
+    except ServerError as error:
+        if error.status in (401, 403, 404):
+            raise PadfixError(f"{server.url}{path} is not to be had ({error}).") from None
+        raise RenderRefusedError(str(error)) from None
+    if not isinstance(answer, Mapping):
+        raise PadfixError(f"{server.url}{path} answers with a {type(answer).__name__}, and no object.")
+    return answer

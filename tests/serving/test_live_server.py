@@ -1,0 +1,204 @@
+"""A server that runs, on the loopback: llama-server's and vLLM's protocols as their sources have them."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama_padfix import PadfixError, check_serving, cli
+from llama_padfix.serving.engines.llama_cpp import QUIRKS
+from llama_padfix.serving.folder import read_served_folder
+from llama_padfix.serving.live.http import KEY_VARIABLE, Server, ServerError
+from llama_padfix.serving.rendering.chat import Chat
+from llama_padfix.serving.rendering.render import render_chat
+from tests.support.small_llama import shared_small, small_tokenizer
+
+ROWS = [
+    {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes"}]}
+    for text in ("Hi?", "And?", "\u00a0So?")
+]
+Answer = Callable[[str, dict[str, Any]], object]
+
+
+class RefusalError(Exception):
+    """What a fake server answers with an error status."""
+
+    def __init__(self, status: int, body: object) -> None:
+        super().__init__(status)
+        self.status, self.body = status, body
+
+
+@contextmanager
+def serving(answer: Answer) -> Iterator[str]:
+    """Run a server on the loopback whose answers are JSON, and yield its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._reply({})
+
+        def do_POST(self) -> None:
+            self._reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def _reply(self, question: dict[str, Any]) -> None:
+            status = 200
+            try:
+                body = answer(self.path, {**question, "key": self.headers.get("Authorization")})
+            except RefusalError as refusal:
+                status, body = refusal.status, refusal.body
+            text = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "http://127.0.0.1:9/")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *given: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("served")
+    small_tokenizer(template=shared_small().chat_template).save_pretrained(str(place))
+    return place
+
+
+def models(owner: str) -> dict[str, Any]:
+    return {"object": "list", "data": [{"id": "tiny", "object": "model", "owned_by": owner}]}
+
+
+def chat_of(question: dict[str, Any]) -> Chat:
+    tokenizer = shared_small()
+    tokens = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+    return Chat(question["messages"], question.get("tools"), source=tokenizer.chat_template, tokens=tokens)
+
+
+def llama_server(path: str, question: dict[str, Any]) -> object:
+    tokenizer = shared_small()
+    if path == "/v1/models":
+        return models("llamacpp")
+    if path == "/props":
+        return {"build_info": "b9999-abc", "chat_template": tokenizer.chat_template}
+    if path == "/apply-template":
+        return {"prompt": render_chat(chat_of(question), QUIRKS)}
+    if path == "/tokenize":
+        assert question["add_special"] and question["parse_special"]
+        return {"tokens": tokenizer(question["content"], add_special_tokens=False)["input_ids"]}
+    if path == "/v1/chat/completions":
+        assert question["temperature"] == 0 and question["max_tokens"] == 256
+        ended = "So" not in question["messages"][0]["content"]
+        return {"choices": [{"index": 0, "message": {}, "finish_reason": "stop" if ended else "length"}]}
+    raise RefusalError(404, {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}})
+
+
+def test_the_prompts_of_llama_server_are_compared_and_its_stops_seen(folder: Path) -> None:
+    with serving(llama_server) as url:
+        report = check_serving(folder, ROWS, url=f"{url}/v1")
+    [engine] = report.engines
+    assert engine.name == f"llama.cpp at {url}" and engine.version == "llama-server b9999-abc, live"
+    assert engine.points == 3 and engine.causes == {"date": 3, "white space": 1}
+    assert engine.notes == ("2 of 3 answers end by themselves within 256 tokens (its end of text 2)",)
+    assert engine.template_source == "what the server holds"
+    assert "SRV001" in {finding.code for finding in report.findings}
+
+
+def make_vllm(ids_of: Callable[[list[int]], object]) -> Answer:
+    def vllm(path: str, question: dict[str, Any]) -> object:
+        if path == "/v1/models":
+            return models("vllm")
+        if path == "/version":
+            return {"version": "0.33.1"}
+        assert path == "/v1/chat/completions" and question["model"] == "tiny"
+        messages = question["messages"]
+        if "And" in messages[0]["content"] and not question.get("return_token_ids"):
+            raise RefusalError(400, {"error": {"message": "too long", "type": "BadRequestError", "code": 400}})
+        text = render_chat(chat_of(question))
+        ids = shared_small()(text, add_special_tokens=False)["input_ids"]
+        choice = {"index": 0, "message": {}, "finish_reason": "stop", "stop_reason": 261, "token_ids": [1]}
+        return {"choices": [choice], "prompt_token_ids": ids_of(ids)}
+
+    return vllm
+
+
+def test_the_ids_of_vllm_are_the_trained_ones_or_named(folder: Path) -> None:
+    with serving(make_vllm(lambda ids: ids)) as url:
+        report = check_serving(folder, ROWS, url=url, engines=["transformers"])
+    by_rules, live = report.engines
+    assert by_rules.name == "transformers" and live.version == "vLLM 0.33.1, live"
+    assert live.points == 3 and live.differing == 0 and live.bos == (1,)
+    assert (
+        live.notes[0] == "2 of 2 answers end by themselves within 256 tokens (261 2)" and "too long" in live.notes[1]
+    )
+
+    with serving(make_vllm(lambda ids: [ids[0], *ids])) as url:
+        [live] = check_serving(folder, ROWS, url=url).engines
+    assert live.differing == 3 and live.bos == (2,)
+    with serving(make_vllm(lambda ids: None)) as url, pytest.raises(PadfixError, match="no prompt_token_ids"):
+        check_serving(folder, ROWS, url=url)
+
+
+def test_a_day_is_that_of_today(folder: Path) -> None:
+    assert read_served_folder(folder).day > datetime.date.today()
+    seen = []
+
+    def noting(path: str, question: dict[str, Any]) -> object:
+        seen.append(path)
+        return llama_server(path, question)
+
+    with serving(noting) as url:
+        report = check_serving(folder, ROWS[:1], url=url)
+    assert "unknown" not in report.engines[0].causes and set(seen) <= {
+        *("/v1/models", "/props", "/apply-template", "/tokenize", "/v1/chat/completions")
+    }
+
+
+def test_servers_that_tell_no_ids_or_are_none_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PadfixError, match="no address of a server"):
+        check_serving(folder, ROWS, url="file:///etc/passwd")
+    with pytest.raises(PadfixError, match="does not answer"):
+        check_serving(folder, ROWS, url="http://127.0.0.1:9")
+    with serving(lambda path, question: models("sglang")) as url, pytest.raises(PadfixError, match="'sglang'"):
+        check_serving(folder, ROWS, url=url)
+    with serving(lambda path, question: [1]) as url, pytest.raises(PadfixError, match="'nobody'"):
+        check_serving(folder, ROWS, url=url)
+    with serving(lambda path, question: b"<html>") as url, pytest.raises(PadfixError, match="no JSON"):
+        check_serving(folder, ROWS, url=url)
+
+    def strict(path: str, question: dict[str, Any]) -> object:
+        if question["key"] != "Bearer secret":
+            raise RefusalError(401, {"error": "Invalid API Key"})
+        raise RefusalError(302, {})
+
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with serving(strict) as url:
+        with pytest.raises(ServerError, match="Invalid API Key"):
+            Server(url).ask("/v1/models")
+        monkeypatch.setenv(KEY_VARIABLE, "secret")
+        with pytest.raises(ServerError, match="HTTP 302"):  # no other address is asked
+            Server(url).ask("/v1/models")
+
+
+def test_the_command_asks_a_server(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text("\n".join(map(json.dumps, ROWS)))
+    with serving(llama_server) as url:
+        assert cli.main(["serving", str(folder), str(data), "--url", url]) == 1
+    assert "2 of 3 answers end by themselves" in capsys.readouterr().out
