@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 
+from llama_padfix import __version__
 from tests.support.code_blocks import require_lines, run_commands, run_page
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-TEXTS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXTS = [
+    README,
+    *(ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "llms.txt")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 _LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -72,6 +77,13 @@ def test_the_readme_has_the_words_that_people_search_for() -> None:
 def test_every_link_leads_to_a_file(page: Path) -> None:
     links = [link for link, _ in _LINK.findall(page.read_text(encoding="utf-8")) if link and "://" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_citation_names_this_version_and_license() -> None:
+    import yaml
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (__version__, "Apache-2.0")
 
 
 def test_a_block_that_prints_something_else_is_found(tmp_path: Path) -> None:

@@ -140,6 +140,8 @@ def test_a_planted_violation_breaks_the_contract(tmp_path: Path, file: str, line
     with planted.open("a") as out:
         out.write(f"\n{line}\n")
     script = Path(sys.executable).with_name("lint-imports")
+    if not script.exists():
+        pytest.skip("import-linter is not installed, as on Python 3.10")
     done = subprocess.run(
         [script, "--no-cache", "--no-logo"], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -50,6 +50,8 @@ class ChatTemplate:
     """Those of ordinary added tokens that steer the model (`<tool_call>`), which only an assistant may write."""
     quiet_kwargs: Mapping[str, bool] = field(default_factory=dict)
     """The argument that moves an empty thought into the generation prompt, if the template has one."""
+    source: str = field(default="", repr=False)
+    """Its sources, without and with tools."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,9 @@ def read_template(tokenizer: TokenizerLike, kwargs: Mapping[str, Any] | None = N
         )
     source = read_sources(tokenizer, kwargs)
     tags, quiet_kwargs = find_tags(tokenizer, source), find_quiet_kwargs(tokenizer, source, kwargs)
-    return ChatTemplate(tokenizer, profile, tuple(special_ids(tokenizer)), kwargs, continues, tags, quiet_kwargs)
+    return ChatTemplate(
+        tokenizer, profile, tuple(special_ids(tokenizer)), kwargs, continues, tags, quiet_kwargs, source
+    )
 
 
 def render_turns(

@@ -20,8 +20,14 @@ from llama_padfix.encoding.batch.cross_check import (
     make_table,
 )
 from llama_padfix.encoding.reading.json_columns import decode_rows
-from llama_padfix.encoding.reading.side_columns import MEDIA_MARKS, find_unread, find_unread_columns
-from llama_padfix.encoding.row_formats import SHAPES
+from llama_padfix.encoding.reading.side_columns import (
+    MEDIA_MARKS,
+    find_unread,
+    find_unread_columns,
+    find_unread_fields,
+    find_unread_keys,
+)
+from llama_padfix.encoding.row_formats import CONVERSATION_COLUMNS, SHAPES
 from llama_padfix.tokens.calls import preserve_backend_state
 from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine
 
@@ -83,7 +89,7 @@ class Learned:
         """Encode rows with their numbers; see `Rows`. With `strict` raise `FastPathMismatch` once it is `doubtful`."""
         together = Rows(functools.partial(_choose, rows), numbers, of_batch)
         batch = self._encode(together, functools.partial(read_chat_rows, rows), strict)
-        return _name_unread(batch, find_unread(rows, SHAPES))
+        return _name_unread(batch, find_unread(rows, SHAPES) + find_unread_keys(rows, *self._keys_in))
 
     def encode_table(
         self, table: pa.Table, first_row: int, carry: Sequence[str], strict: bool
@@ -101,10 +107,12 @@ class Learned:
             if decoded is None:
                 rows = Rows(functools.partial(_take_rows, part), numbers)
                 batch = self._encode(rows, functools.partial(read_chat_table, part), strict)
+                unread = find_unread_fields(part, *self._keys_in)
             else:
                 rows = Rows(functools.partial(_choose, decoded), numbers)
                 batch = self._encode(rows, functools.partial(read_chat_rows, decoded), strict)
-            batch = _name_unread(batch, find_unread_columns(part, SHAPES, carry))
+                unread = find_unread_keys(decoded, *self._keys_in)
+            batch = _name_unread(batch, find_unread_columns(part, SHAPES, carry) + unread)
             parts.append((make_table(batch, part.select(list(carry))), batch))
         return parts
 
@@ -126,6 +134,12 @@ class Learned:
             if strict and self.doubtful:
                 raise FastPathMismatch("a fast path proved wrong, so what it encoded before may be wrong too")
             return batch or encode_row_by_row(self.row_encoder, rows)
+
+    @functools.cached_property
+    def _keys_in(self) -> tuple[Sequence[str], str]:
+        """The columns of messages, and the source of the chat template that reads their keys."""
+        template = self.row_encoder.chats.find_template()
+        return CONVERSATION_COLUMNS, template.source if template is not None else ""
 
     def _find_words(self) -> Words:
         forbidden = self.batch_encoder.forbidden if self.batch_encoder is not None else ()

@@ -143,6 +143,7 @@ def forms() -> dict[str, Row]:
     plain = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": answer}]
     return {
         "part": ask({"type": "image", "image": image}, question),
+        "Qwen": ask({"image": image}, {"text": "What?"}),
         "filled by Arrow": ask({"type": "image", "image": image, "text": None}, {**question, "image": None}),
         "bytes": ask({"type": "image", "image": {"bytes": buffer.getvalue(), "path": None}}, question),
         "OpenAI": ask({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}}, question),
@@ -181,6 +182,9 @@ REFUSED = {
             {"role": "assistant", "content": [{"type": "image", "image": make_image()}]},
         ]
     },
+    "spells the private mark": ask(
+        {"type": "image", "image": make_image()}, text("\U0010fffdllama-padfix medium 0\U0010fffc")
+    ),
     "plain text and media": {"text": "A text", "image": make_image()},
     "no assistant message": {"messages": [{"role": "user", "content": [{"type": "image", "image": make_image()}]}]},
 }

@@ -241,6 +241,24 @@ def test_a_table_names_the_columns_that_are_not_read_and_not_carried() -> None:
     assert encoder.counts.unread_columns == ("id",)
 
 
+@pytest.mark.parametrize("as_table", [False, True])
+def test_the_keys_of_messages_that_nothing_reads_are_named_once(as_table: bool) -> None:
+    """Those that the template names (`ipython`), and those of a tool's answer, are none of them."""
+    weighed = [{**CHAT[0], "note": None, "ipython": "x"}, {**CHAT[1], "loss_weight": 0.0, "weight": 1, "note": None}]
+    answered = [
+        {"role": "tool", "content": "1", "call": "c"},
+        {"role": "assistant", "content": "A", "loss_weight": 1.0},
+    ]
+    rows = [{"messages": CHAT}, {"messages": weighed}, {"messages": [*CHAT, *answered]}]
+    encoder = ChatEncoder(shared("3.1-instruct"))
+    if as_table:
+        encoder.encode_table(pyarrow.Table.from_pylist(rows))
+    else:
+        encoder.encode_rows(rows)
+    assert encoder.counts.kept == 3 and encoder.counts.unread_columns == ("messages[].loss_weight",)
+    assert "not read: messages[].loss_weight" in str(encoder.counts)
+
+
 def test_the_names_are_kept_with_a_cached_dataset(tmp_path: Any) -> None:
     from llama_padfix import encode_dataset
 

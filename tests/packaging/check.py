@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = ("train", "qlora", "fast", "cli", "demo", "all")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 ELSEWHERE = {"unsloth", "test"}  # with versions of its own; what `make test` installs
 
 # What a user sees who installed nothing but the wheel: each missing package gives one line that says what to type.
@@ -59,7 +60,7 @@ for ask, package in (
     try:
         ask()
     except PadfixError as error:
-        assert f"pip install {package}" in str(error) or "pip install 'llama-padfix[" in str(error), error
+        assert f"pip install {package}" in str(error) or 'pip install \"llama-padfix[' in str(error), error
     else:
         raise AssertionError(f"nothing said that {package} is missing")
 print("used alone")
@@ -92,12 +93,24 @@ def main() -> None:
         run(*pip, "--constraint", str(ROOT / "constraints.txt"), str(wheel))
         print(run(python, "-c", ALONE, cwd=folder).strip())
         resolve = (*pip, "--dry-run", "--constraint", str(ROOT / "constraints.txt"))
+        resolve_everywhere(folder)
         with ThreadPoolExecutor(2) as pool:
             for extra, _ in zip(EXTRAS, pool.map(lambda e: run(*resolve, f"{wheel}[{e}]"), EXTRAS), strict=True):
                 print(f"extra {extra}: can be installed alone")
         if options.unsloth:  # without the constraints, whose transformers, trl and datasets are too new for it
             run(*pip, "--dry-run", f"{wheel}[unsloth]")
             print("extra unsloth: can be installed alone")
+
+
+def resolve_everywhere(folder: Path) -> None:
+    """Resolve what `make demo` and `make test` install, with the versions of the constraints, on each Python."""
+    for python in PYTHONS:
+        for extra in ("demo", "test"):
+            listed = ("--quiet", "--extra", extra, "--constraint", str(ROOT / "constraints.txt"))
+            out = str(folder / f"{python}-{extra}.txt")
+            uv = (sys.executable, "-m", "uv", "pip", "compile", str(ROOT / "pyproject.toml"))
+            run(*uv, *listed, "--python-version", python, "--output-file", out)
+        print(f"Python {python}: the extras demo and test resolve")
 
 
 def require_files(wheel: Path, sdist: Path) -> None:
@@ -114,7 +127,8 @@ def require_files(wheel: Path, sdist: Path) -> None:
     missing += [] if any(name.startswith("llama_padfix/data/") for name in held) else ["llama_padfix/data/"]
     with tarfile.open(sdist) as archive:
         sources = {name.partition("/")[2] for name in archive.getnames()}
-    missing += [name for name in ("LICENSE", "NOTICE", "Makefile", "constraints.txt") if name not in sources]
+    beside = ("LICENSE", "NOTICE", "SECURITY.md", "CITATION.cff", "llms.txt", "Makefile", "constraints.txt")
+    missing += [name for name in beside if name not in sources]
     if missing:
         sys.exit(f"missing from the package: {', '.join(missing)}")
     print(f"{wheel.name}: {len(held)} files; {sdist.name}: {len(sources)} files")

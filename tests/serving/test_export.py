@@ -91,7 +91,7 @@ def test_rows_of_different_arguments_are_refused_and_nothing_is_written(tmp_path
 
 
 @needs_minijinja
-@pytest.mark.parametrize("name", ["qwen3_training", "llama3_training", "gptoss", "glm4moe"])
+@pytest.mark.parametrize("name", ["qwen3_training", "llama3_training", "glm4moe"])
 def test_a_copy_renders_where_the_original_does_not(tmp_path: Path, name: str) -> None:
     folder = save_folder(tmp_path / "a", read_template(name))
     engines = ["minijinja", "tgi"]

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from llama_padfix.serving.causes import CAUSES
 from llama_padfix.serving.engines.javascript.bridge import FOLDER_VARIABLE
-from llama_padfix.serving.engines.llama_cpp import QUIRKS, find_stops, open_engine
+from llama_padfix.serving.engines.llama_cpp import QUIRKS, open_engine
 from llama_padfix.serving.engines.llamacpp.run_vocabulary import NODE_LLAMA
+from llama_padfix.serving.engines.llamacpp.special_tokens import find_bos, find_stops
 from llama_padfix.serving.engines.llamacpp.values import show_float, write_float
 from llama_padfix.serving.engines.llamacpp.vocabulary import PATTERNS, find_pre_tokenizer
 from llama_padfix.serving.folder import ServedFolder, read_served_folder
@@ -76,9 +78,25 @@ def test_the_template_in_the_config_goes_before_the_file(tmp_path: Path, monkeyp
     folder = save_folder(tmp_path, small_tokenizer(template="new"), chat_template="old")
     engine = open_engine(folder)
     assert (engine.template, engine.template_source) == ("old", "tokenizer_config.json")
-    assert engine.encode is None and "install node" in engine.notes[-1] and "read, not run" in engine.version
+    assert "install node" in engine.notes[-1] and "read, not run" in engine.version
     assert engine.run is not None
     assert engine.run(Chat([{"role": "user", "content": "Hi"}], source="{{ messages[0].content }}")) == "Hi"
+
+
+def test_a_prompt_gets_one_bos_where_the_file_or_its_kind_asks_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    tokenizer = small_tokenizer(template="{{ messages[0].content }}")  # its post-processor adds a BOS
+    bos = tokenizer.bos_token_id
+    engine = open_engine(save_folder(tmp_path / "adds", tokenizer))
+    assert engine.encode is not None
+    ids = tokenizer("Hi", add_special_tokens=False)["input_ids"]
+    assert engine.encode("Hi") == [bos, *ids] == engine.encode(f"{tokenizer.bos_token}Hi")
+    assert find_bos(save_folder(tmp_path / "says not", tokenizer, add_bos_token=False)) is None
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("$A", "$A $B", [])
+    assert find_bos(save_folder(tmp_path / "none", tokenizer)) is None
+    assert find_bos(save_folder(tmp_path / "says so", tokenizer, add_bos_token=True)) == bos
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def _mark_parts(entry: object, given: list[Medium]) -> object:
         if kind:
             given.append(Medium(kind, _find_value(part, kind), f"{kind} {len(given)}"))
             part = {"type": "text", "text": _MARK % (len(given) - 1)}
-        elif isinstance(part, Mapping) and part.get("type") == "text":
+        elif isinstance(part, Mapping) and part.get("type", "text") in ("text", None):
             part = {"type": "text", "text": part.get("text")}  # without what Arrow filled in
         marked.append(part)
     return {**entry, key: marked}
@@ -133,6 +133,8 @@ def _place(
         places += found
         written = [{"type": part.kind} if isinstance(part, Medium) else _text(part) for part in parts]
         placed.append({**message, "content": written} if found else message)
+    if sum(any(medium is one for one in given) for _, medium in places) != len(given):
+        raise PadfixError("a message spells the private mark of llama-padfix for a medium. Remove the mark")
     for kind in wanting - {medium.kind for _, medium in places if medium.value is None}:
         first = next((at for at, message in enumerate(placed) if message["role"] == "user"), None)
         if first is not None and not any(medium.kind == kind for _, medium in places):

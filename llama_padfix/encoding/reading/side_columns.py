@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.messages import content_texts
+from llama_padfix.chat.traced_render import REASONING_KEYS
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.encoding.loss_selection import TRAINING_KEYS
 from llama_padfix.encoding.reading.json_values import as_list, parse_if_json, seen, strip_nulls
 
 if TYPE_CHECKING:
@@ -37,6 +40,12 @@ _OF_THE_CALL = frozenset((*_RENDERING, *_ENCODING, "tokenizer_kwargs"))
 
 SIDE_COLUMNS = frozenset((*SYSTEM, *TOOLS, *MEDIA, *_PAIR, *_VERDICTS, TEMPLATE_KWARGS))
 """A row in which one of these is not null is no plain conversation."""
+
+_OF_LOSS = (*TRAINING_KEYS, "train_detail", "training_detail")  # of which some are refused
+_OF_MESSAGES = ("role", "content", "from", "value", "tool_calls", "function_call", "tool_call_id", *REASONING_KEYS)
+_MESSAGE_KEYS = frozenset((*_OF_MESSAGES, *_OF_LOSS, *MEDIA))
+_SAMPLE = 64  # rows whose keys are looked at: to look at all takes a tenth of the time of encoding them
+_ANSWERS_OF_TOOLS = ("tool", "function", "ipython", "observation")
 
 ALPACA_COLUMNS = ("input", "history")
 """The columns that are read beside those that make the shape `alpaca`."""
@@ -183,6 +192,59 @@ def find_unread(rows: Iterable[object], shapes: Mapping[str, tuple[tuple[str, ..
                 if not (missing or name in read or name in found or _is_read(name, value, shape)):
                     found[str(name)] = None
     return tuple(found)
+
+
+def find_unread_keys(rows: Sequence[object], columns: Sequence[str], source: str) -> tuple[str, ...]:
+    """Return the keys of messages that have a value and that nothing reads, as `messages[].note`.
+
+    Those of a tool's answer are not looked at.
+
+    Args:
+        rows: Rows, or bare lists of messages; of many, some are looked at.
+        columns: The columns that hold messages, in order of precedence.
+        source: The source of the chat template, which reads the keys that it names.
+    """
+    found: dict[str, None] = {}
+    known = set(_MESSAGE_KEYS)
+    for row in rows[:: max(len(rows) // _SAMPLE, 1)]:
+        name, messages = columns[0], row
+        if isinstance(row, Mapping):
+            name = next((one for one in columns if row.get(one) is not None), name)
+            messages = row.get(name)
+        for message in messages if isinstance(messages, list) else ():
+            if type(message) is dict and len(message) > 2 and not message.keys() <= known:
+                for key in message.keys() - known:
+                    if _is_blank(message[key]) or message.get("role", message.get("from")) in _ANSWERS_OF_TOOLS:
+                        continue
+                    known.add(key)
+                    if not _names(source, key):
+                        found[f"{name}[].{key}"] = None
+    return tuple(found)
+
+
+def find_unread_fields(table: pa.Table, columns: Sequence[str], source: str) -> tuple[str, ...]:
+    """Return what `find_unread_keys` does, for the rows of a table."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    name = next((one for one in columns if one in table.column_names), columns[0])
+    kind = table.schema.field(name).type if name in table.column_names else pa.null()
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(kind.value_type):
+        return ()
+    keys = [field.name for field in kind.value_type]
+    unread = [key for key in keys if key not in _MESSAGE_KEYS and not _names(source, key)]
+    if not unread:
+        return ()
+    messages = pc.list_flatten(table[name])
+    role = next((key for key in ("role", "from") if key in keys), None)
+    if role is not None:
+        of_tools = pc.is_in(pc.struct_field(messages, [role]), pa.array(_ANSWERS_OF_TOOLS))
+        messages = messages.filter(pc.invert(of_tools))
+    return tuple(f"{name}[].{key}" for key in unread if pc.any(pc.is_valid(pc.struct_field(messages, [key]))).as_py())
+
+
+def _names(source: str, key: object) -> bool:
+    return re.search(rf"\b{re.escape(str(key))}\b", source) is not None
 
 
 def _is_read(name: str, value: object, shape: str) -> bool:

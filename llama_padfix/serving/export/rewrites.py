@@ -18,7 +18,7 @@ from llama_padfix.chat.jinja_environment import PLAIN, environment_for, parse_te
 _GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 _CLOCK_CALL = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 _DEFAULT_DATE = re.compile(r"set\s+date_string\s*=\s*(['\"])(.*?)\1")
-_ASCII = re.compile(r"tojson\(\s*ensure_ascii\s*=\s*[Ff]alse\s*(?:,\s*)?")
+_ASCII = re.compile(r"tojson\(\s*ensure_ascii\s*=\s*(?i:false)\s*(?:,\s*)?")
 _ITERABLE = re.compile(r"((?:[A-Za-z_]\w*)(?:\.\w+|\[[^\[\]]+\])*) is (not )?iterable")
 _OF_ITS_OWN = ("chat_template", "date_string")  # these have ways of their own
 _CLOCK_LINE = re.compile(r"\A\{% macro strftime_now\(format\) %\}.*?\{% endmacro %\}\n", re.DOTALL)

@@ -72,7 +72,7 @@ class Server:
         except (OSError, ValueError) as error:
             reason = printable(getattr(error, "reason", error))
             raise PadfixError(
-                f"{self.url} does not answer ({reason}). Start the server, or mend its address."
+                f"{self.url} does not answer ({reason}). Start the server, or fix its address."
             ) from None
         try:
             if len(text) > _LARGEST:
