@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tokenizers.processors import TemplateProcessing
 
+from llama_padfix.demo import reference
 from llama_padfix.serving.causes import CAUSES
 from llama_padfix.serving.engines.javascript.bridge import FOLDER_VARIABLE
 from llama_padfix.serving.engines.llama_cpp import QUIRKS, open_engine
@@ -37,7 +38,7 @@ _NODE_PACKAGE = Path(os.environ.get(FOLDER_VARIABLE, "/nowhere"), "node_modules"
 
 def test_rules_give_the_texts_that_the_compiled_layer_gave() -> None:
     wrong, seen = [], 0
-    for name, chat in pairs():
+    for name, chat in pairs(RECORDED["texts"]):
         recorded = RECORDED["texts"].get(name)
         assert recorded is not None, f"{name} is new. Run: python -m tests.serving.record_llama_cpp LAYER"
         text = render_chat(replace(chat, day=DAY), QUIRKS)
@@ -123,9 +124,11 @@ def test_requests_that_the_server_refuses_are_refused(
 
 
 def test_a_pre_tokenizer_is_named_by_its_regex_or_not_at_all() -> None:
-    document = json.loads(fresh_tokenizer("3.1-instruct").backend_tokenizer.to_str())
+    split = {"type": "Split", "pattern": {"Regex": reference._PATTERN}}
+    splitter: dict[str, Any] = {"type": "Sequence", "pretokenizers": [split, {"type": "ByteLevel"}]}
+    document: dict[str, Any] = {"model": {"type": "BPE"}, "pre_tokenizer": splitter}
     assert find_pre_tokenizer(document) == "llama-bpe" and len(set(PATTERNS.values())) == len(PATTERNS)
-    document["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] += "|x"
+    split["pattern"] = {"Regex": f"{reference._PATTERN}|x"}
     assert find_pre_tokenizer(document) is None
     assert find_pre_tokenizer({"model": {"type": "Unigram"}, "pre_tokenizer": None}) is None
 
@@ -154,6 +157,6 @@ def test_llama_cpps_own_tokenizer_gives_the_ids_and_the_rules_its_stops(tmp_path
 def test_the_compiled_layer_still_gives_the_recorded_texts() -> None:
     today = datetime.date.today()
     with Layer(os.environ[LAYER]) as layer:
-        for name, chat in list(pairs())[::10]:
+        for name, chat in list(pairs(RECORDED["texts"]))[::10]:
             given = short_hash(without_dates(layer.render(chat)["prompt"], today))
             assert given == RECORDED["texts"][name], name
