@@ -70,7 +70,7 @@ def test_demo_without_its_packages_says_what_to_install(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert cli.main(["demo"]) == 2
-    assert "pip install 'llama-padfix[demo]'" in capsys.readouterr().err
+    assert 'pip install "llama-padfix[demo]"' in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     """Train both models and print the table; return the exit status."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise PadfixError(f"The demo needs {', '.join(missing)}. Run: pip install 'llama-padfix[demo]'")
+        raise PadfixError(f'The demo needs {", ".join(missing)}. Run: pip install "llama-padfix[demo]"')
     if options.steps is None:
         print("This takes about 70 seconds on 2 CPU cores, and needs no network.", flush=True)
     os.environ["HF_HUB_OFFLINE"] = "1"  # set before transformers is imported: the demo needs no network

@@ -182,13 +182,13 @@ def _find_vocabulary() -> Path:
         if importlib.util.find_spec(package) is None:
             raise PadfixError(
                 f"The package {package} is not installed, and the real Llama 3 vocabulary is built with it. "
-                "Run: pip install 'llama-padfix[demo]'"
+                'Run: pip install "llama-padfix[demo]"'
             )
     package_spec = importlib.util.find_spec("llama_models")
     assert package_spec is not None and package_spec.origin is not None  # found in the loop above
     path = Path(package_spec.origin).parent / "llama3" / "tokenizer.model"
     if not path.is_file():
         raise PadfixError(
-            f"llama-models is installed but {path.name} is not in it. Run: pip install 'llama-models>=0.3'"
+            f'llama-models is installed but {path.name} is not in it. Run: pip install "llama-models>=0.3"'
         )
     return path

@@ -74,13 +74,16 @@ def is_encoded(rows: Any) -> bool:  # whatever holds rows
     return "input_ids" in (names or ())
 
 
+_ENCODED = ("input_ids", "input_ids_chosen", "chosen_ids")  # of rows, and of pairs
+
+
 def refuse_encoded(rows: object, name: str) -> None:
-    """Raise `PadfixError` for a dataset, table or batch of columns that holds `input_ids`."""
+    """Raise `PadfixError` for a dataset, table or batch of columns that holds encoded rows."""
     columns: Iterable[object] = rows if isinstance(rows, Mapping) else column_names(rows) or ()
-    if "input_ids" in columns:
+    if held := next((column for column in _ENCODED if column in columns), None):
         raise PadfixError(
-            f"The {name} has a column input_ids, so it is encoded already. Train on it as it is, or encode the rows "
-            'that it was made from; dataset.remove_columns("input_ids") keeps only those.'
+            f"The {name} has a column {held}, so it is encoded already. Train on it as it is, or encode the rows "
+            f'that it was made from; dataset.remove_columns("{held}") keeps only those.'
         )
 
 

@@ -126,7 +126,7 @@ def _import_fastokens() -> type[_Native]:
             missing = "The installed fastokens is too old: it has no encode_batch_flat"
         except ImportError as error:
             missing = f"The engine fastokens cannot be imported ({error})"
-    raise PadfixError(f"{missing}. Run: pip install -U 'llama-padfix[fast]', or use engine='tokenizers'")
+    raise PadfixError(f'{missing}. Run: pip install -U "llama-padfix[fast]", or use engine="tokenizers"')
 
 
 def _read_source(backend: tokenizers.Tokenizer) -> str:

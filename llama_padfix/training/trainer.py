@@ -181,4 +181,4 @@ def apply_arguments(
 
 def import_trl() -> ModuleType:
     """Return the package trl, or raise `PadfixError` with the line that installs it."""
-    return import_package("trl", "This needs TRL. Run: pip install 'llama-padfix[train]'")
+    return import_package("trl", 'This needs TRL. Run: pip install "llama-padfix[train]"')

@@ -105,7 +105,7 @@ def test_errors_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PadfixError, match=r"Unknown release '4'\. The known ones are: 3-base"):
         build_tokenizer("4")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(PadfixError, match=r"llama_models is not installed.*pip install 'llama-padfix\[demo\]'"):
+    with pytest.raises(PadfixError, match=r'llama_models is not installed.*pip install "llama-padfix\[demo\]"'):
         build_tokenizer("3-base")
 
 

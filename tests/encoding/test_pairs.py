@@ -101,6 +101,8 @@ SHAPES: dict[str, dict[str, Any]] = {
         ],
     },
     "ranks": {"prompt": "Tea or coffee?", "responses": ["No idea.", "Tea.", "Coffee."], "ranks": [3, 1, 2]},
+    "scores as text": {"prompt": "Tea or coffee?", "responses": ["No idea.", "Tea."], "scores": ["9", "10"]},
+    "prompt as one message": {"prompt": QUESTION, "chosen": GOOD, "rejected": BAD},
     "nulls": {"prompt": "Tea or coffee?", "chosen": "Tea.", "rejected": "No idea.", "messages": None, "label": None},
 }
 
@@ -232,6 +234,12 @@ def test_a_pair_becomes_equal_where_both_sides_lose_what_differs(shared_tokenize
         PairEncoder(shared_tokenizer, max_length=100, truncation="error").encode_rows([row])
 
 
+def test_a_prompt_that_whole_conversations_hold_is_not_written_twice(pairs: PairEncoder) -> None:
+    """Their system message stands before it."""
+    whole = {name: [say("system", "Be brief."), QUESTION, end] for name, end in (("chosen", GOOD), ("rejected", BAD))}
+    assert pairs({"prompt": [QUESTION], **whole}) == pairs(whole)
+
+
 def test_texts_of_pairs_are_not_split(shared_tokenizer: Any) -> None:
     encoder = PairEncoder(shared_tokenizer, max_length=20)
     _, counts = encoder.encode_rows([{"chosen": "word " * 50 + "a", "rejected": "word " * 50 + "b"}] * 2)
@@ -267,6 +275,20 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a", "chosen": 1, "rejected": 2}, "neither a text nor a list"),
     ({"prompt": "a", "chosen": "b", "rejected": "c", "image": "x.png"}, "only text can be encoded"),
     ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "big"}, "no number"),
+    ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": float("inf")}, "no number"),
+    ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 10**400}, "no number"),
+    ({"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": "3", "score_rejected": "9.5"}, "better one"),
+    ({"prompt": "a", "completions": ["b", "c"], "scores": 3}, "scores is 3: "),
+    ({"prompt": "a", "completions": ["b", None], "scores": [1, 2]}, "an answer of completions is NoneType"),
+    ({"prompt": None, "chosen": "b", "rejected": "b c"}, "prompt is null"),
+    ({"question": None, "chosen": "b", "rejected": "b c"}, "question is null"),
+    ({"system": "Be brief.", "chosen": "b", "rejected": "b c"}, "system is 'Be brief.'"),
+    ({"input": "a", "chosen": "yes", "rejected": "no"}, "begin with other characters"),
+    ({"prompt": ["a"], "chosen": "b", "rejected": "c"}, r"prompt\[0\] is str 'a'"),
+    (
+        {"prompt": [say("user", "Hi")], "chosen": [QUESTION, GOOD], "rejected": [QUESTION, BAD]},
+        "which one is the prompt",
+    ),
 ]
 
 
@@ -277,6 +299,23 @@ def test_a_row_of_which_the_pair_is_not_certain_is_refused(
     with pytest.raises(PadfixError, match=message) as told:
         pairs.encode_rows([SHAPES["text"], row])
     assert str(told.value).startswith("row 1: ")
+
+
+def test_what_is_no_row_is_no_batch_either(pairs: PairEncoder) -> None:
+    for wrong in (None, 5, "text"):
+        with pytest.raises(PadfixError, match="expected a mapping of columns"):
+            pairs(wrong)
+        with pytest.raises(PadfixError, match="A batch is a sequence of rows"):
+            PairCollator(TEXT_END)(wrong if wrong != "text" else {"text": 1})  # type: ignore[arg-type]
+    with pytest.raises(PadfixError, match="no trained token"):
+        PairCollator(TEXT_END, "kto")([{"input_ids": [1, 2], "labels": [IGNORE_INDEX] * 2, "label": True}])
+
+
+@pytest.mark.parametrize("task", ["dpo", "reward", "kto", "orpo"])
+def test_encoded_pairs_are_not_encoded_again(task: Any, shared_tokenizer: Any) -> None:
+    rows = encode_dataset(PairEncoder(shared_tokenizer, task=task), [SHAPES["text"]], progress=False)
+    with pytest.raises(PadfixError, match="encoded already"):
+        encode_dataset(PairEncoder(shared_tokenizer, task=task), rows, progress=False)
 
 
 # ---- KTO and reward models

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,44 @@ def test_padding_behind_a_turn_is_refused(tokenizer: Any, pad: int, ids: list[in
 def test_what_cannot_be_told_is_refused(name: str, turns: Any, message: str) -> None:
     with pytest.raises(PadfixError, match=message):
         join_rollout(family(name), ASK, turns)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no turns": ({"turns": None}, "turns of a rollout are pairs"),
+    "ids in the place of turns": ({"turns": [13347, 11]}, "turns of a rollout are pairs"),
+    "a turn alone": ({"turns": [[13347]]}, "turns of a rollout are pairs"),
+    "a turn of three": ({"turns": [([13347], None, 1)]}, "turns of a rollout are pairs"),
+    "no prompt": ({"prompt": None}, "neither messages nor the ids"),
+    "labels": ({"turns": [([13347, -100], None)]}, "neither messages nor the ids"),
+    "messages and more": (
+        {"turns": [([13347], [{"role": "user", "content": "Hi"}, 5])]},
+        "neither messages nor the ids",
+    ),
+    "stops as text": ({"stop_ids": "<|eom_id|>"}, "stop_ids is '<|eom_id|>', no ids"),
+    "a stop that is none": ({"stop_ids": [None]}, "no ids"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_part_of_a_rollout_gets_the_line_that_helps(name: str, tokenizer: Any) -> None:
+    given, message = WRONG[name]
+    with pytest.raises(PadfixError, match=re.escape(message)):
+        join_rollout(tokenizer, **{"prompt": [1], "turns": [([13347], None)], **given})
+
+
+def test_stops_may_be_any_array_of_ids(tokenizer: Any) -> None:
+    result = [{"role": "user", "content": "Go on."}]
+    expected = join_rollout(tokenizer, [1], [([13347, 25], result)], stop_ids=25)
+    for stops in ([25], (np.int64(25),), torch.tensor([25]), torch.tensor(25)):
+        assert join_rollout(tokenizer, [1], [([13347, 25], result)], stop_ids=stops) == expected  # type: ignore[arg-type]
+    assert expected.completion_ids[2] != 128009, "the template's stop stands behind no other"
+
+
+def test_values_that_are_not_by_turn_are_refused(tokenizer: Any) -> None:
+    rollout = join_rollout(tokenizer, [1], [([13347], None)])
+    for wrong in (None, [0.5], [None]):
+        with pytest.raises(PadfixError, match="a list for each turn"):
+            rollout.spread(wrong)  # type: ignore[arg-type]
 
 
 def test_white_space_that_an_end_takes_along_is_not_written_twice() -> None:

@@ -60,7 +60,7 @@ for ask, package in (
     try:
         ask()
     except PadfixError as error:
-        assert f"pip install {package}" in str(error) or "pip install 'llama-padfix[" in str(error), error
+        assert f"pip install {package}" in str(error) or 'pip install \"llama-padfix[' in str(error), error
     else:
         raise AssertionError(f"nothing said that {package} is missing")
 print("used alone")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +77,21 @@ def sources() -> dict[str, str]:
     return {path.stem: path.read_text(encoding="utf-8") for path in paths}
 
 
-def pairs() -> Iterator[tuple[str, Chat]]:
-    """Yield each template with each chat that jinja2 renders, under a name that holds what both are made of."""
+def pairs(known: Container[str] = ()) -> Iterator[tuple[str, Chat]]:
+    """Yield each template with each chat that jinja2 renders, under a name that holds what both are made of.
+
+    Those of `known` names are not rendered.
+    """
     for template, source in sources().items():
         for name, given in CHATS.items():
             chat = Chat(given["messages"], given.get("tools"), source=source, tokens=TOKENS)
+            key = f"{template}/{name}/{short_hash(source + repr(given))}"
             try:
-                render_chat(chat)
+                if key not in known:
+                    render_chat(chat)
+                yield key, chat
             except RenderRefusedError:
                 continue
-            yield f"{template}/{name}/{short_hash(source + repr(given))}", chat
 
 
 def short_hash(text: str) -> str:

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
+from llama_padfix.demo import reference
 from llama_padfix.serving.causes import CAUSES
 from llama_padfix.serving.engines.javascript.bridge import FOLDER_VARIABLE
-from llama_padfix.serving.engines.llama_cpp import QUIRKS, find_stops, open_engine
+from llama_padfix.serving.engines.llama_cpp import QUIRKS, open_engine
 from llama_padfix.serving.engines.llamacpp.run_vocabulary import NODE_LLAMA
+from llama_padfix.serving.engines.llamacpp.special_tokens import find_bos, find_stops
 from llama_padfix.serving.engines.llamacpp.values import show_float, write_float
 from llama_padfix.serving.engines.llamacpp.vocabulary import PATTERNS, find_pre_tokenizer
 from llama_padfix.serving.folder import ServedFolder, read_served_folder
@@ -35,7 +38,7 @@ _NODE_PACKAGE = Path(os.environ.get(FOLDER_VARIABLE, "/nowhere"), "node_modules"
 
 def test_rules_give_the_texts_that_the_compiled_layer_gave() -> None:
     wrong, seen = [], 0
-    for name, chat in pairs():
+    for name, chat in pairs(RECORDED["texts"]):
         recorded = RECORDED["texts"].get(name)
         assert recorded is not None, f"{name} is new. Run: python -m tests.serving.record_llama_cpp LAYER"
         text = render_chat(replace(chat, day=DAY), QUIRKS)
@@ -76,9 +79,25 @@ def test_the_template_in_the_config_goes_before_the_file(tmp_path: Path, monkeyp
     folder = save_folder(tmp_path, small_tokenizer(template="new"), chat_template="old")
     engine = open_engine(folder)
     assert (engine.template, engine.template_source) == ("old", "tokenizer_config.json")
-    assert engine.encode is None and "install node" in engine.notes[-1] and "read, not run" in engine.version
+    assert "install node" in engine.notes[-1] and "read, not run" in engine.version
     assert engine.run is not None
     assert engine.run(Chat([{"role": "user", "content": "Hi"}], source="{{ messages[0].content }}")) == "Hi"
+
+
+def test_a_prompt_gets_one_bos_where_the_file_or_its_kind_asks_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    tokenizer = small_tokenizer(template="{{ messages[0].content }}")  # its post-processor adds a BOS
+    bos = tokenizer.bos_token_id
+    engine = open_engine(save_folder(tmp_path / "adds", tokenizer))
+    assert engine.encode is not None
+    ids = tokenizer("Hi", add_special_tokens=False)["input_ids"]
+    assert engine.encode("Hi") == [bos, *ids] == engine.encode(f"{tokenizer.bos_token}Hi")
+    assert find_bos(save_folder(tmp_path / "says not", tokenizer, add_bos_token=False)) is None
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("$A", "$A $B", [])
+    assert find_bos(save_folder(tmp_path / "none", tokenizer)) is None
+    assert find_bos(save_folder(tmp_path / "says so", tokenizer, add_bos_token=True)) == bos
 
 
 @pytest.mark.parametrize(
@@ -105,9 +124,11 @@ def test_requests_that_the_server_refuses_are_refused(
 
 
 def test_a_pre_tokenizer_is_named_by_its_regex_or_not_at_all() -> None:
-    document = json.loads(fresh_tokenizer("3.1-instruct").backend_tokenizer.to_str())
+    split = {"type": "Split", "pattern": {"Regex": reference._PATTERN}}
+    splitter: dict[str, Any] = {"type": "Sequence", "pretokenizers": [split, {"type": "ByteLevel"}]}
+    document: dict[str, Any] = {"model": {"type": "BPE"}, "pre_tokenizer": splitter}
     assert find_pre_tokenizer(document) == "llama-bpe" and len(set(PATTERNS.values())) == len(PATTERNS)
-    document["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] += "|x"
+    split["pattern"] = {"Regex": f"{reference._PATTERN}|x"}
     assert find_pre_tokenizer(document) is None
     assert find_pre_tokenizer({"model": {"type": "Unigram"}, "pre_tokenizer": None}) is None
 
@@ -136,6 +157,6 @@ def test_llama_cpps_own_tokenizer_gives_the_ids_and_the_rules_its_stops(tmp_path
 def test_the_compiled_layer_still_gives_the_recorded_texts() -> None:
     today = datetime.date.today()
     with Layer(os.environ[LAYER]) as layer:
-        for name, chat in list(pairs())[::10]:
+        for name, chat in list(pairs(RECORDED["texts"]))[::10]:
             given = short_hash(without_dates(layer.render(chat)["prompt"], today))
             assert given == RECORDED["texts"][name], name

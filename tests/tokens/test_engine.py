@@ -325,7 +325,7 @@ def test_tokenizers_never_imports_the_fast_engine() -> None:
 def test_a_missing_package_is_named_and_auto_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fastokens", None)
     tokenizer = make_small()
-    with pytest.raises(PadfixError, match=r"not installed\. Run: pip install -U 'llama-padfix\[fast\]'"):
+    with pytest.raises(PadfixError, match=r'not installed\. Run: pip install -U "llama-padfix\[fast\]"'):
         choose_engine(tokenizer, "fastokens")
     engine = choose_engine(tokenizer, characters=10**9)
     assert rows(engine.encode(data()[:3])) == reference(tokenizer, data()[:3])

@@ -73,23 +73,25 @@ def test_trl_trains_on_raw_rows(family: str, tmp_path: Path) -> None:
     assert trainer.processing_class is processor
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, "qwen2_audio"])
 def test_a_plain_trainer_trains_on_encoded_rows(family: str, tmp_path: Path) -> None:
     processor = make_processor(family)
     model = make_vision_model(family, processor)
+    rows = make_sounds() if family == "qwen2_audio" else make_rows()
     prepared = prepare(processor, model)
     trainer = transformers.Trainer(
         model,
         transformers.TrainingArguments(**settings(tmp_path), **prepared.trainer_args),
-        train_dataset=prepared.encode(make_rows(), progress=False),
+        train_dataset=prepared.encode(rows, progress=False),
         data_collator=prepared.collator,
         processing_class=processor,
         callbacks=[TrainingGuard()],
     )
-    tower = next(value for name, value in model.named_parameters() if "vision" in name or "visual" in name)
+    towers = ("vision", "visual", "audio")
+    tower = next(value for name, value in model.named_parameters() if any(part in name for part in towers))
     before = tower.detach().clone()
     assert torch.isfinite(torch.tensor(trainer.train().training_loss))
-    assert not torch.equal(before, tower)  # the pictures reached the loss
+    assert not torch.equal(before, tower)  # the pictures or sounds reached the loss
     assert not [finding for finding in diagnose(trainer).findings if finding.severity != "note"]
 
 

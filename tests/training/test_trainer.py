@@ -195,7 +195,7 @@ def test_missing_trl_gives_the_line_that_installs_it(
     tokenizer, model = untouched
     before = state(tokenizer, model)
     monkeypatch.setitem(sys.modules, "trl", None)
-    with pytest.raises(PadfixError, match=r"^This needs TRL\. Run: pip install 'llama-padfix\[train\]'$"):
+    with pytest.raises(PadfixError, match=r'^This needs TRL\. Run: pip install "llama-padfix\[train\]"$'):
         build_trainer(model, tokenizer, [SHAPES["messages"]])
     assert state(tokenizer, model) == before
 

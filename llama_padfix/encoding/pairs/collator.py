@@ -141,6 +141,10 @@ class PairCollator:
 
 
 def _require_columns(rows: Sequence[Row], columns: Sequence[str]) -> None:
+    if isinstance(rows, Mapping) or not isinstance(rows, Sequence):
+        raise PadfixError(
+            f"A batch is a sequence of rows, and this is a {type(rows).__name__}. Pass a list: collator([row])."
+        )
     for place, row in enumerate(rows):
         missing = [name for name in columns if not isinstance(row, Mapping) or row.get(name) is None]
         if missing:
@@ -162,4 +166,7 @@ def _exchange(row: Mapping[str, Any], other: Mapping[str, Any], max_length: int 
 
 
 def _find_answer(labels: Sequence[int]) -> int:
-    return next(at for at, label in enumerate(labels) if label != IGNORE_INDEX)
+    start = next((at for at, label in enumerate(labels) if label != IGNORE_INDEX), None)
+    if start is None:
+        raise PadfixError("A row has no trained token, so there is no answer to judge. PairEncoder makes no such row")
+    return start

@@ -82,12 +82,13 @@ class PairEncoder(ChatEncoder):
         if hasattr(rows, "schema"):
             return self.encode_table(rows, indices if isinstance(indices, int) else next(iter(indices or ()), 0))
         batch = rows_of(rows) if isinstance(rows, Mapping) and _is_batch(rows) else rows
-        if not isinstance(batch, Mapping):
+        if isinstance(batch, Iterable) and not isinstance(batch, (Mapping, str)):
             return self.encode_rows(batch, 0 if indices is None else indices)[0]
         columns, counts = self._encode_answers([batch], [None if indices is None else _first(indices)], False)
         if len(columns[self.columns[0]]) != 1:
             raise PadfixError(
-                f"The row becomes {len(columns[self.columns[0]])} rows ({counts}). Pass it in a list: encoder([row])"
+                f"The row becomes {len(columns[self.columns[0]])} rows ({counts}). Pass it in a list: encoder([row]); "
+                "in a dataset: dataset.map(encoder, batched=True, remove_columns=dataset.column_names)"
             )
         return {name: column[0] for name, column in columns.items()}
 

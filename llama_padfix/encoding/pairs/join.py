@@ -40,7 +40,7 @@ def find_lost(side: Side) -> dict[str, str]:
         return next(({kind: notes[kind]} for kind in LOST if kind in notes), {"dropped_untrained": ""})
     if "empty" in notes:
         return {"dropped_empty": notes["empty"]}
-    return {}
+    return {"dropped_empty": ""} if side.start == len(side.labels) else {}
 
 
 def compare(chosen: Side, rejected: Side) -> dict[str, str]:
@@ -48,8 +48,6 @@ def compare(chosen: Side, rejected: Side) -> dict[str, str]:
     for name, side in (("chosen", chosen), ("rejected", rejected)):
         if lost := find_lost(side):
             return {kind: f"{name}: {detail}" if detail else name for kind, detail in lost.items()}
-        if side.start == len(side.labels):
-            return {"dropped_empty": name}
     if list(chosen.input_ids) == list(rejected.input_ids):
         return {"dropped_equal": ""}
     start = chosen.start

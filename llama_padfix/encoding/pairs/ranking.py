@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,15 +48,17 @@ def rank_answers(columns: Row, name: str) -> Ranked:
         scores, where = as_list(columns[beside]), beside
     else:
         scores, where = [_score_of(entry) for entry in entries], f"{name}[...]['overall_score']"
-    if scores is None or len(scores) != len(entries) or len(entries) < 2 or not all(map(_is_number, scores)):
+    numbers = [number for number in map(read_number, scores or ()) if number is not None]
+    if scores is None or not len(numbers) == len(scores) == len(entries) > 1:
+        shown = describe(scores if beside is None else columns[beside])
         raise PadfixError(
-            f"{name} holds {len(entries)} answers, and {where} is {describe(scores)}: a pair is made of two answers "
+            f"{name} holds {len(entries)} answers, and {where} is {shown}: a pair is made of two answers "
             "or more, with one number for each. Write the scores into a column scores"
         )
     sign = -1 if beside in _RANKS else 1
-    order = sorted(range(len(entries)), key=lambda place: -sign * scores[place])  # of equal ones the first
+    order = sorted(range(len(entries)), key=lambda place: -sign * numbers[place])  # of equal ones the first
     best, worst = order[0], order[-1]
-    tie = f"{where} {scores[best]} for all" if scores[best] == scores[worst] else ""
+    tie = f"{where} {scores[best]} for all" if numbers[best] == numbers[worst] else ""
     read = frozenset((name, *((beside,) if beside else ())))
     return Ranked(_answer_of(entries[best], name), _answer_of(entries[worst], name), tie, read)
 
@@ -69,28 +72,37 @@ def find_tie(columns: Row) -> tuple[str, tuple[str, ...]]:
     tie, read = "", list[str]()
     for pattern in _PAIR_SCORES:
         names = [pattern.format(name) for name in ("chosen", "rejected")]
-        scores: list[Any] = [columns.get(name) for name in names]
-        if not all(map(_is_number, scores)):
+        scores = [columns.get(name) for name in names]
+        better, worse = map(read_number, scores)
+        if better is None or worse is None:
             continue
         read += names
-        if scores[0] < scores[1]:
+        if better < worse:
             raise PadfixError(
                 f"{names[0]} is {scores[0]} and {names[1]} {scores[1]}: the rejected answer is the better one. "
                 "Exchange the two, or drop the row"
             )
-        if scores[0] == scores[1]:
+        if better == worse:
             tie = f"{names[0]} and {names[1]} {scores[0]}"
     return tie, tuple(read)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+def read_number(value: Any) -> float | None:  # of a user's column
+    """Return a finite number, also one of numpy or one that a CSV file left as text; None for anything else."""
+    held = value.item() if getattr(value, "shape", None) == () else value
+    if isinstance(held, bool) or not isinstance(held, (int, float, str)):
+        return None
+    try:
+        number = float(held)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _score_of(entry: object) -> object:
     if not isinstance(entry, Mapping):
         return None
-    return next((entry[key] for key in _SCORE_KEYS if _is_number(entry.get(key))), None)
+    return next((entry[key] for key in _SCORE_KEYS if read_number(entry.get(key)) is not None), None)
 
 
 def _answer_of(entry: object, name: str) -> Any:  # a text, or messages
@@ -101,4 +113,6 @@ def _answer_of(entry: object, name: str) -> Any:  # a text, or messages
                 f"an answer of {name} is {seen(entry)}, without a text. Give it one of: {', '.join(_TEXT_KEYS)}"
             )
         return text
+    if not isinstance(entry, (str, Mapping)) and not as_list(entry):
+        raise PadfixError(f"an answer of {name} is {seen(entry)}, neither a text nor messages; drop the row")
     return entry

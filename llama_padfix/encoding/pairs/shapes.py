@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.records import short_repr
-from llama_padfix.encoding.pairs.ranking import find_ranked, find_tie, rank_answers
+from llama_padfix.encoding.pairs.ranking import find_ranked, find_tie, rank_answers, read_number
 from llama_padfix.encoding.reading.json_values import as_list, seen
 from llama_padfix.encoding.reading.side_columns import SIDE_COLUMNS
 from llama_padfix.encoding.row_formats import CONVERSATION_COLUMNS, ROLES, read_row
@@ -66,7 +66,7 @@ def read_answers(row: object, *, judged: bool = False) -> Answers:
     row = {name: None if isinstance(value, float) and value != value else value for name, value in row.items()}
     columns = {name: value for name, value in row.items() if value is not None}
     if all(name in columns for name in PAIR):
-        return _read_pair(columns)
+        return _read_pair(row)
     if one := next((name for name in PAIR if name in columns), None):
         other = PAIR[one == "chosen"]
         raise PadfixError(
@@ -89,7 +89,8 @@ def read_answers(row: object, *, judged: bool = False) -> Answers:
     )
 
 
-def _read_pair(columns: Row) -> Answers:
+def _read_pair(row: Row) -> Answers:
+    columns = {name: value for name, value in row.items() if value is not None}
     side = {name: columns[name] for name in _SIDE if name in columns}
     chosen, rejected = (_read_answer(name, columns[name]) for name in PAIR)
     if isinstance(chosen, str) != isinstance(rejected, str):
@@ -98,18 +99,22 @@ def _read_pair(columns: Row) -> Answers:
             "both as lists of messages"
         )
     names, prompt = _find_prompt(columns, chosen)
+    if prompt is None and isinstance(chosen, str) and isinstance(rejected, str):
+        _require_prompt_inside(row, chosen, rejected)
     if any(isinstance(answer, str) or _begins_with_answer(answer) for answer in (chosen, rejected)):
         pair = _join(prompt, chosen, rejected)
     else:
         pair = _split_conversations(prompt, chosen, rejected, side)
-    margin = columns.get("margin", 0.0)
-    if isinstance(margin, bool) or not isinstance(margin, (int, float)):
-        raise PadfixError(f"margin is {describe(margin)}, no number. Write by how much the chosen answer is better")
+    margin = read_number(columns.get("margin", 0.0))
+    if margin is None:
+        raise PadfixError(
+            f"margin is {describe(columns['margin'])}, no number. Write by how much the chosen answer is better"
+        )
     tie, scores = find_tie(columns)
     return Answers(
         rows=tuple({**side, **answer} for answer in pair),
         labels=(True, False),
-        margin=float(margin),
+        margin=margin,
         tie=tie,
         read=frozenset((*PAIR, *names, *side, *scores, "margin")),
     )
@@ -125,6 +130,24 @@ def _read_answer(name: str, value: object) -> str | list[Any]:
     return messages
 
 
+def _require_prompt_inside(row: Row, chosen: str, rejected: str) -> None:
+    """Raise `PadfixError` unless two texts may hold the prompt that no column holds."""
+    empty = next((name for name in (*PROMPTS, *CONVERSATION_COLUMNS) if name in row), None)
+    beside = next((name for name in ("system", "tools") if row.get(name)), None)
+    if empty is not None:
+        why = f"{empty} is null"
+    elif beside is not None:
+        why = f"{beside} is {describe(row[beside])}, which no text takes up"
+    elif chosen and rejected and chosen[0] != rejected[0]:
+        why = "they begin with other characters"
+    else:
+        return
+    raise PadfixError(
+        f"chosen and rejected are texts, no column holds the prompt before them, and {why}. Drop the row, or name the "
+        f"column of the prompt: dataset.rename_column(name, {PROMPTS[0]!r})"
+    )
+
+
 def _find_prompt(columns: Row, answer: str | list[Any]) -> tuple[tuple[str, ...], Any]:  # text, messages, or None
     """Return the columns that hold the prompt, and the prompt; None where it is a part of the answers."""
     if isinstance(columns.get("instruction"), str) and not any(name in columns for name in PROMPTS[:3]):
@@ -132,7 +155,8 @@ def _find_prompt(columns: Row, answer: str | list[Any]) -> tuple[tuple[str, ...]
         messages = read_row({**{name: columns[name] for name in names}, "output": ""}).messages or []
         return names, messages[0]["content"] if len(messages) == 2 else messages[:-1]
     if name := next((name for name in PROMPTS if name in columns), None):
-        return (name,), columns[name]
+        prompt = columns[name]
+        return (name,), [prompt] if isinstance(prompt, Mapping) and {"role", "from"} & set(prompt) else prompt
     held = next((name for name in CONVERSATION_COLUMNS if name in columns), None)
     if held is None or (not isinstance(answer, str) and not _begins_with_answer(answer)):
         return (), None  # `messages` beside whole conversations repeats one of them
@@ -144,8 +168,8 @@ def _begins_with_answer(messages: Sequence[Mapping[str, Any]]) -> bool:
     return _role_of(messages[0]) == "assistant"
 
 
-def _role_of(message: Mapping[str, Any]) -> str:
-    role = message.get("role") or message.get("from")
+def _role_of(message: object) -> str:
+    role = message.get("role") or message.get("from") if isinstance(message, Mapping) else None
     return ROLES.get(role.lower(), "") if isinstance(role, str) else ""
 
 
@@ -178,7 +202,13 @@ def _split_conversations(prompt: Any, chosen: Any, rejected: Any, side: Row) -> 
     messages = as_list(prompt)
     if messages:
         begin = _read_conversation("prompt", messages, side)
-        if not all(one[: len(begin)] == begin for one in read):
+        if not all(_holds(one, begin) for one in read):
+            if begin[-1]["role"] == "user":
+                raise PadfixError(
+                    f"prompt ends with {describe(begin[-1]['content'])}, chosen and rejected are whole conversations, "
+                    "and do not hold it: it is not known which one is the prompt. Where they hold all of it: "
+                    'dataset.remove_columns("prompt")'
+                )
             chosen, rejected = [*messages, *chosen], [*messages, *rejected]
             read = [
                 _read_conversation(name, value, side) for name, value in zip(PAIR, (chosen, rejected), strict=True)
@@ -202,6 +232,11 @@ def _split_conversations(prompt: Any, chosen: Any, rejected: Any, side: Row) -> 
     end -= added
     first, second = ({"prompt": whole[:end], "completion": whole[end:]} for whole in (chosen, rejected))
     return first, second
+
+
+def _holds(messages: list[MessageDict], part: list[MessageDict]) -> bool:
+    """Return True where a conversation holds these messages, one behind the other."""
+    return any(messages[at : at + len(part)] == part for at in range(len(messages)))
 
 
 def _read_conversation(name: str, messages: list[Any], side: Row) -> list[MessageDict]:

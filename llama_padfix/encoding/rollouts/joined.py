@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.records import short_repr
 from llama_padfix.encoding.rollouts.written import PromptWriter, read_tools
 from llama_padfix.tokens.calls import check_tokenizer, preserve_backend_state
@@ -53,7 +53,11 @@ class Rollout:
         Raises:
             PadfixError: The values are not those of the turns.
         """
-        lengths, expected = [len(own) for own in values], [end - start for start, end in self.turns]
+        expected = [end - start for start, end in self.turns]
+        try:
+            lengths = [len(own) for own in values]
+        except TypeError:
+            raise PadfixError("The values are no list with a list for each turn. Pass [[0.1, 0.2], [0.3]]") from None
         if lengths != expected:
             raise PadfixError(f"The turns have {expected} sampled ids, and {lengths} values were given.")
         rest = (value for own in values for value in own)
@@ -99,8 +103,8 @@ def join_rollout(
         completion_ids: list[int] = []
         mask: list[int] = []
         spans = []
-        ends = writer.stop_ids.union([stop_ids] if isinstance(stop_ids, int) else stop_ids or ())
-        for number, (sampled, appended) in enumerate(turns, 1):
+        ends = writer.stop_ids.union(_read_stops(stop_ids))
+        for number, (sampled, appended) in enumerate(_read_turns(turns), 1):
             own = _read_ids(sampled)
             _require_unpadded(own, tokenizer.pad_token_id, ends, number)
             start = len(prompt_ids) + len(completion_ids)
@@ -126,19 +130,54 @@ def _write_behind(
 
 def _read_part(part: Any) -> tuple[list[Any] | None, list[int]]:  # a user's messages or ids
     """Return messages, or else ids."""
-    items = [*(part["input_ids"] if isinstance(part, Mapping) and "input_ids" in part else part)]
-    if items and isinstance(items[0], Mapping):
+    held = part["input_ids"] if isinstance(part, Mapping) and "input_ids" in part else part
+    items = [*held] if isinstance(held, Iterable) else held
+    if isinstance(items, list) and items and all(isinstance(item, Mapping) for item in items):
         return items, []
     return None, _read_ids(items)
 
 
+def _read_turns(turns: Any) -> list[tuple[Any, Any]]:  # a user's turns
+    """Return turns as pairs.
+
+    Raises:
+        PadfixError: They are none.
+    """
+    held = [*turns] if isinstance(turns, Iterable) else [turns]
+    if not all(isinstance(turn, list | tuple) and len(turn) == 2 for turn in held):
+        raise PadfixError(
+            "The turns of a rollout are pairs of what the model sampled and what was appended behind it, or None. "
+            "Pass [(sampled_ids, messages), (sampled_ids, None)]"
+        )
+    return [(sampled, appended) for sampled, appended in held]
+
+
+def _read_stops(stop_ids: Any) -> list[int]:  # a user's ids
+    """Return the ids at which sampling ended.
+
+    Raises:
+        PadfixError: They are no ids: a stop that is not known would be written a second time.
+    """
+    held = stop_ids.tolist() if hasattr(stop_ids, "tolist") else stop_ids
+    try:
+        return [] if held is None else _read_ids(held if isinstance(held, Iterable) else [held])
+    except PadfixError:
+        raise PadfixError(
+            f"stop_ids is {describe(stop_ids)}, no ids. Pass ints: tokenizer.convert_tokens_to_ids(tokens), or "
+            "model.generation_config.eos_token_id"
+        ) from None
+
+
 def _read_ids(items: Iterable[Any]) -> list[int]:  # of whatever array
     try:
-        return [operator.index(item) for item in items]
+        ids = [operator.index(item) for item in items]
+        if min(ids, default=0) < 0:  # a label of -100 is no token
+            raise ValueError
+        return ids
     except (TypeError, ValueError):
         raise PadfixError(
-            "A part of a rollout is neither messages nor the ids of one row. Pass a flat list of ints or a list of "
-            "dicts; text that was appended as it is: tokenizer(text, add_special_tokens=False).input_ids"
+            "A part of a rollout is neither messages nor the ids of one row. Pass a flat list of ints from 0 on or "
+            "a list of dicts; text that was appended as it is: tokenizer(text, add_special_tokens=False).input_ids"
         ) from None
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from llama_padfix.serving.engines.engine import Engine, EngineMissingError, Stops
-from llama_padfix.serving.engines.files import config_eos, describe_rules, tokenizer_eos
+from llama_padfix.serving.engines.files import describe_rules
 from llama_padfix.serving.engines.llamacpp import messages, specialized, values
 from llama_padfix.serving.engines.llamacpp.run_vocabulary import GgufMissingError, open_vocabulary
+from llama_padfix.serving.engines.llamacpp.special_tokens import encode_with_bos, find_bos, find_stops
 from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError
 from llama_padfix.serving.rendering.quirks import NO_ALIAS, NO_ARGUMENTS, UNPINNED_DATE
 from llama_padfix.serving.rendering.render import render_chat
@@ -16,19 +18,6 @@ if TYPE_CHECKING:
     from llama_padfix.serving.folder import ServedFolder
 
 READ_AT = "0.5.0"
-ENDS = (
-    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>"),
-    *("<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>"),
-    *("<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~["),
-)
-"""Tokens that end generation by their text: `special_eog_ids` in src/llama-vocab.cpp."""
-
-FILL_IN = (
-    *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
-    *("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"),
-)
-"""Tokens of the family that fills in code, which end generation too."""
-
 QUIRKS = (
     UNPINNED_DATE,
     NO_ARGUMENTS,
@@ -46,9 +35,6 @@ QUIRKS = (
     values.PRINTED,
 )
 """In the order in which they apply."""
-
-
-_CONTROL = {"<|end|>": ({"<|return|>", "<|call|>"}, {"<|calls|>", "<|flush|>"})}
 
 
 def open_engine(folder: ServedFolder) -> Engine:
@@ -74,7 +60,7 @@ def open_engine(folder: ServedFolder) -> Engine:
         QUIRKS,
         run=_render,
         refusals=(("Failed to parse messages", "message keys"),),
-        encode=None if vocabulary is None else vocabulary.encode,
+        encode=partial(encode_with_bos, folder, find_bos(folder)) if vocabulary is None else vocabulary.encode,
         stops=Stops(stops, source="the EOS of tokenizer_config.json, and tokens by their text"),
         notes=(
             "the GGUF file keeps one EOS and no sampling; generation_config.json is not read",
@@ -82,15 +68,6 @@ def open_engine(folder: ServedFolder) -> Engine:
         ),
         close=None if vocabulary is None else vocabulary.close,
     )
-
-
-def find_stops(folder: ServedFolder) -> tuple[int, ...]:
-    """Return the ids that end generation by the rules of src/llama-vocab.cpp."""
-    eos = tokenizer_eos(folder) or (config_eos(folder) if len(config_eos(folder)) == 1 else ())
-    vocabulary = folder.tokenizer.get_vocab()
-    named = [token for token in (*ENDS, *FILL_IN) if token in vocabulary]
-    left_out = {token for token, groups in _CONTROL.items() if any(group <= {*named} for group in groups)}
-    return tuple(sorted({*eos, *(vocabulary[token] for token in named if token not in left_out)}))
 
 
 def _render(chat: Chat) -> str:

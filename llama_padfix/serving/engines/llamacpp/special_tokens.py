@@ -1,0 +1,60 @@
+"""Where llama.cpp stops and whether it adds a BOS, by the rules of src/llama-vocab.cpp at 0.5.0 and gguf 0.19.0."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from llama_padfix.serving.engines.files import config_eos, tokenizer_eos
+from llama_padfix.serving.engines.llamacpp.vocabulary import find_pre_tokenizer
+from llama_padfix.tokens.calls import encode_raw
+
+if TYPE_CHECKING:
+    from llama_padfix.serving.folder import ServedFolder
+
+ENDS = (
+    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>"),
+    *("<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>"),
+    *("<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~["),
+)
+"""Tokens that end generation by their text: `special_eog_ids` in src/llama-vocab.cpp."""
+
+FILL_IN = (
+    *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
+    *("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"),
+)
+"""Tokens of the family that fills in code, which end generation too."""
+
+_WITH_BOS = ("llama-bpe", "tekken")
+_CONTROL = {"<|end|>": ({"<|return|>", "<|call|>"}, {"<|calls|>", "<|flush|>"})}
+
+
+def find_stops(folder: ServedFolder) -> tuple[int, ...]:
+    """Return the ids that end generation by the rules of src/llama-vocab.cpp."""
+    eos = tokenizer_eos(folder) or (config_eos(folder) if len(config_eos(folder)) == 1 else ())
+    vocabulary = folder.tokenizer.get_vocab()
+    named = [token for token in (*ENDS, *FILL_IN) if token in vocabulary]
+    left_out = {token for token, groups in _CONTROL.items() if any(group <= {*named} for group in groups)}
+    return tuple(sorted({*eos, *(vocabulary[token] for token in named if token not in left_out)}))
+
+
+def find_bos(folder: ServedFolder) -> int | None:
+    """Return the BOS that llama.cpp puts in front of a prompt that has none; None where it puts none.
+
+    gguf/vocab.py takes `add_bos_token` of tokenizer_config.json, else what the post-processor of tokenizer.json adds;
+    src/llama-vocab.cpp adds one for the pre-tokenizers of Llama 3 and tekken where the file says nothing.
+    """
+    bos_id, written = folder.tokenizer.bos_token_id, folder.tokenizer_config.get("add_bos_token")
+    if bos_id is None or written is False:
+        return None
+    adds = written is True or folder.tokenizer("x")["input_ids"][:1] == [bos_id]
+    backend = getattr(folder.tokenizer, "backend_tokenizer", None)
+    if not adds and backend is not None:
+        adds = find_pre_tokenizer(json.loads(backend.to_str())) in _WITH_BOS
+    return bos_id if adds else None
+
+
+def encode_with_bos(folder: ServedFolder, bos_id: int | None, text: str) -> list[int]:
+    """Return the ids of a rendered prompt, with the BOS in front where it begins with none."""
+    ids = encode_raw(folder.tokenizer, text)
+    return ids if bos_id is None or ids[:1] == [bos_id] else [bos_id, *ids]
