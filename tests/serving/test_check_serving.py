@@ -317,18 +317,19 @@ def test_the_line_of_a_missing_stop_names_the_tokens_of_the_folder(chatml: Path)
 
 
 def test_arguments_of_another_kind_get_the_line_that_helps(whole: Path, tmp_path: Path) -> None:
-    for folder, given, line in (
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
         (None, {}, "output_dir"),
         (whole, {"dataset": 5}, "where rows are needed"),
         (whole, {"rows": "5"}, "rows='5' reads nothing"),
         (whole, {"rows": 2.5}, "rows=2.5 reads nothing"),
         (whole, {"encoder": whole}, "where an encoder is needed"),
-    ):
+    ]
+    for folder, given, line in wrong:
         for call in (check_serving, functools.partial(export_for_serving, out=tmp_path / "copy")):
             with pytest.raises(PadfixError, match=line):
-                call(folder, **{"dataset": ROWS, **given})  # type: ignore[operator]
+                call(folder, **{"dataset": ROWS, **given})
     with pytest.raises(PadfixError, match="where rows are needed"):
-        export_for_serving(whole, tmp_path / "copy", {"train": ROWS})  # type: ignore[arg-type]
+        export_for_serving(whole, tmp_path / "copy", {"train": ROWS})
 
 
 def test_named_templates_without_a_default_are_refused(tmp_path: Path) -> None:
