@@ -54,8 +54,6 @@ def check_serving(
     Raises:
         PadfixError: The folder cannot be read, an engine's name is not known, or no row has a point.
     """
-    if rows < 1:
-        raise PadfixError(f"rows={rows!r} reads nothing. Pass an int above 0.")
     names = choose_engines(engines) if engines is not None or url is None else ()
     served = read_served_folder(folder, today=url is not None)
     trained = read_trained(served, OWN_CHATS.values() if dataset is None else dataset, rows, encoder)

@@ -12,6 +12,7 @@ from llama_padfix.doctor.runner import load_checks
 from llama_padfix.serving import faults
 from llama_padfix.serving.causes import CAUSES
 from llama_padfix.serving.comparison import SHOWN, Comparison, Difference
+from llama_padfix.serving.engines.files import generation_eos
 from llama_padfix.serving.stops import find_inside, find_missing
 
 if TYPE_CHECKING:
@@ -46,11 +47,21 @@ def _find_stops(
     checks: dict[str, Check], folder: ServedFolder, trained: TrainedRows, engines: Sequence[Engine]
 ) -> Iterator[Finding]:
     for message, turns in find_missing(folder, engines, trained):
-        yield replace(checks["SRV003"].found(message), count=turns, seen=trained.read)
+        yield replace(
+            checks["SRV003"].found(message), count=turns, seen=trained.read, advice=_set_stops(folder, trained)
+        )
     for message, rows in find_inside(folder, engines, trained):
         found = checks["SRV004"].found(message)
         evidence = tuple(Evidence(row, 0, 0, "") for row in rows[:SHOWN])
         yield replace(found, rows=len(rows), seen=trained.read, count=len(rows), evidence=evidence)
+
+
+def _set_stops(folder: ServedFolder, trained: TrainedRows) -> str:
+    """Return the lines that set the stops of the trained turns; the EOS is the end of most of them."""
+    most = max(trained.ends, key=lambda end: trained.ends[end])
+    [eos] = folder.name_ids([most])
+    ids = sorted({*generation_eos(folder), *trained.ends})
+    return f"tokenizer.eos_token = {eos!r}; model.generation_config.eos_token_id = {ids}"
 
 
 def _find_causes(checks: dict[str, Check], comparisons: Sequence[Comparison], read: int) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.kinds import require_path
 from llama_padfix.core.text import parse_json, printable
 from llama_padfix.doctor.observe.folder import read_folder
 
@@ -100,6 +101,7 @@ def read_served_folder(path: str | Path, *, today: bool = False) -> ServedFolder
         PadfixError: there is no such folder, a file is larger than its kind ever is, the tokenizer does not load, or
             it needs code of its own.
     """
+    require_path(path, "a folder", "Pass the folder that the run saved, output_dir.")
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise PadfixError(f"{str(path)!r} is not a folder. Pass the folder that the run saved, output_dir.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,11 @@ class PointReader:
     encoder: ChatEncoder
 
     def __post_init__(self) -> None:
+        if not isinstance(self.encoder, ChatEncoder):
+            raise PadfixError(
+                f"Got a {type(self.encoder).__name__} where an encoder is needed. Pass that of the training: "
+                "encoder=prepared.encoder"
+            )
         self._renderers: dict[str, ChatRenderer] = {}
         self._ids = ChatIds(self.encoder.tokenizer)
 
@@ -92,11 +97,6 @@ class PointReader:
         Raises:
             PadfixError: the folder has no chat template, or one that does not end.
         """
-        if isinstance(rows, (Mapping, str)):
-            raise PadfixError(
-                f"Got a {type(rows).__name__} where rows are needed. Pass a list of rows or one split of a dataset: "
-                'check_serving(folder, dataset["train"])'
-            )
         if not (self.encoder.tokenizer.chat_template or self.encoder.template_kwargs.get("chat_template")):
             raise PadfixError(
                 "The folder has no chat template, so no server can render a conversation. Save it with the tokenizer: "
@@ -104,7 +104,7 @@ class PointReader:
             )
         found = TrainedRows()
         waiting: list[tuple[int, Conversation, RenderedChat]] = []
-        for number, row in enumerate(islice(rows, limit)):
+        for number, row in enumerate(take_rows(rows, limit)):
             found.read += 1
             try:
                 waiting.append((number, *self._render(row)))
@@ -148,7 +148,10 @@ class PointReader:
     def _chat_of(self, conversation: Conversation, end: int, *, add_generation_prompt: bool = True) -> Chat:
         """Return the conversation up to a message, with the arguments and the template of the training."""
         kwargs = {**self.encoder.template_kwargs, **conversation.template_kwargs}
-        source = source_of(self.encoder.tokenizer, conversation.tools, kwargs)
+        try:
+            source = source_of(self.encoder.tokenizer, conversation.tools, kwargs)
+        except ValueError as error:  # several templates with names, and none is "default"
+            raise PadfixError(f"the tokenizer has no template for the row: {error}") from None
         messages = (conversation.messages or [])[:end]
         return Chat(
             messages,
@@ -186,6 +189,22 @@ class PointReader:
                     rows = found.inside.setdefault(token_id, [])
                     if not rows or rows[-1] != number:
                         rows.append(number)
+
+
+def take_rows(rows: Iterable[object], limit: int) -> Iterator[object]:
+    """Return the first rows.
+
+    Raises:
+        PadfixError: These are no rows, or `limit` is no number of them.
+    """
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise PadfixError(f"rows={limit!r} reads nothing. Pass an int above 0.")
+    if isinstance(rows, (Mapping, str)) or not isinstance(rows, Iterable):
+        raise PadfixError(
+            f"Got a {type(rows).__name__} where rows are needed. Pass a list of rows or one split of a dataset: "
+            'check_serving(folder, dataset["train"])'
+        )
+    return islice(rows, limit)
 
 
 def read_trained(

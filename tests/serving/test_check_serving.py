@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import importlib.util
 import json
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llama_padfix import ChatEncoder, PadfixError, check_serving
+from llama_padfix import ChatEncoder, PadfixError, check_serving, export_for_serving
 from llama_padfix.cli import main
 from llama_padfix.serving.causes import CAUSES, UNKNOWN
 from llama_padfix.serving.folder import read_served_folder
@@ -306,3 +307,36 @@ def test_stops_that_are_no_ids_are_left_out(tmp_path: Path, held: Any) -> None:
     save_folder(tmp_path, CHATML, eos="<|im_end|>", generation=entry, config=entry)
     report = check_serving(tmp_path, ROWS[:1], engines=[*RULES, "ollama"])
     assert codes(report) == ["SRV003"] and report.points == 1
+
+
+def test_the_line_of_a_missing_stop_names_the_tokens_of_the_folder(chatml: Path) -> None:
+    [found] = (one for one in check_serving(chatml, ROWS, engines=["transformers"]).findings if one.code == "SRV003")
+    end = read_served_folder(chatml).tokenizer.convert_tokens_to_ids("<|im_end|>")
+    expected = f"tokenizer.eos_token = '<|im_end|>'; model.generation_config.eos_token_id = [{end}]"
+    assert found.advice == expected
+
+
+def test_arguments_of_another_kind_get_the_line_that_helps(whole: Path, tmp_path: Path) -> None:
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        (None, {}, "output_dir"),
+        (whole, {"dataset": 5}, "where rows are needed"),
+        (whole, {"rows": "5"}, "rows='5' reads nothing"),
+        (whole, {"rows": 2.5}, "rows=2.5 reads nothing"),
+        (whole, {"encoder": whole}, "where an encoder is needed"),
+    ]
+    for folder, given, line in wrong:
+        for call in (check_serving, functools.partial(export_for_serving, out=tmp_path / "copy")):
+            with pytest.raises(PadfixError, match=line):
+                call(folder, **{"dataset": ROWS, **given})
+    with pytest.raises(PadfixError, match="where rows are needed"):
+        export_for_serving(whole, tmp_path / "copy", {"train": ROWS})
+
+
+def test_named_templates_without_a_default_are_refused(tmp_path: Path) -> None:
+    folder = save_folder(tmp_path, CHATML, everywhere=False)
+    (folder / "chat_template.jinja").unlink()
+    held = json.loads((folder / "tokenizer_config.json").read_text())
+    held["chat_template"] = [{"name": "rag", "template": CHATML}, {"name": "other", "template": CHATML}]
+    (folder / "tokenizer_config.json").write_text(json.dumps(held))
+    with pytest.raises(PadfixError, match="no template for the row"):
+        check_serving(folder, ROWS)

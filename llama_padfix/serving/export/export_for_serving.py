@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from llama_padfix.serving.export.settings import require_new, set_stops, write_t
 from llama_padfix.serving.export.template import rewrite_template
 from llama_padfix.serving.folder import read_served_folder
 from llama_padfix.serving.own_chats import OWN_CHATS
-from llama_padfix.serving.trained import read_trained
+from llama_padfix.serving.trained import read_trained, take_rows
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import Rows
@@ -61,7 +61,7 @@ def export_for_serving(
     target = Path(out)
     require_new(target)
     served = read_served_folder(folder)
-    given = [*islice(dataset, rows)] if dataset is not None else []
+    given = [*take_rows(dataset, rows)] if dataset is not None else []
     trained = read_trained(served, chain(given, OWN_CHATS.values()), len(given) + len(OWN_CHATS), encoder)
     own = read_trained(served, given or OWN_CHATS.values(), max(len(given), len(OWN_CHATS)), encoder)
     chats = [*trained.chats, *(point.chat for point in trained.points)]
