@@ -179,7 +179,19 @@ THOUGHT_BEHIND_WORDS_LIKE_A_TURN = (
     "{% if add_generation_prompt and messages[-1].role=='user' %}<assistant>{% endif %}"
 )
 
+WORDS_THAT_HOLD_THE_NAME_OF_A_CALL = (
+    "Turns look like <T>assistant<H>this.\n{% for m in messages %}{{ '' if loop.first else '\n\n' }}<T>{{ m.role }}<H>"
+    "{% if m.content %}{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '\n\n<T>assistant<H>' }}{% endif %}"
+)
+
 KINDS = {
+    "a header behind words that hold the name of a probed call": (
+        WORDS_THAT_HOLD_THE_NAME_OF_A_CALL,
+        ["<T>", "<H>"],
+        "<E>",
+        [USER, ANSWER, ANSWER],
+        "Turns look like <T>assistant<H>this.\n<T>user<H>Hi\n\n<T>assistant<H>«Yes»\n\n<T>assistant<H>«Yes»",
+    ),
     "an empty answer behind a closed one": (
         CLOSED_EARLY_WITHOUT_A_HEADER,
         ["[Q]", "[/Q]", "<E>", "<K>"],

@@ -82,7 +82,7 @@ def trace_probes(tokenizer: TokenizerLike, kwargs: Mapping[str, object], as_part
     first, second, third = probe_messages(3, as_parts=as_parts)
     call: Message = {"role": "assistant", "content": "", "tool_calls": [CALL]}
     called = _trace(tokenizer, [first, call], kwargs)
-    if called is not None and not (_is_once(called, 1) and _CALLED in called.text):
+    if called is not None and not (_is_once(called, 1) and _writes_call(called)):
         called = None
     result: Message = {"role": "tool", "name": _CALLED, "tool_call_id": CALL["id"], "content": _RESULT}
     called_again = called_then_asked = None
@@ -116,6 +116,11 @@ def _trace(
         return read_trace(render_traced(tokenizer, messages, None, kwargs, prompt))
     except Exception:  # a template is a program of its author: it may raise anything
         return None
+
+
+def _writes_call(trace: Trace) -> bool:
+    """Return True if the name of the call stands where a message wrote it: the template's own words may hold it."""
+    return any(_CALLED in trace.text[start:end] for start, end, origin in trace.content_spans if origin != 0)
 
 
 def _is_once(trace: Trace, count: int) -> bool:
