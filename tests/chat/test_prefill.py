@@ -31,6 +31,15 @@ def test_the_continuation_is_trained_without_a_stop_token(encoder: ChatEncoder) 
     assert encoder.counts.unstopped == 1
 
 
+@pytest.mark.parametrize("before", [[USER, ANSWER], [USER, ANSWER, USER]])
+def test_nothing_of_an_empty_message_that_is_left_open_is_trained(before: list[dict[str, Any]]) -> None:
+    template = CHATML.replace("m.content", "m.content | trim")
+    tokenizer = make_byte_tokenizer(["<S>", "<E>"], "<E>", template=template)
+    encoder = ChatEncoder(tokenizer, template_kwargs={"continue_final_message": True})
+    row = encoder([*before, {**ANSWER, "content": ""}])
+    assert show(tokenizer, row) == show(tokenizer, encoder([*before, OPEN])).replace("\n«The sky is»", "")
+
+
 def test_the_ids_are_those_of_the_tokenizer_in_a_batch_too(encoder: ChatEncoder) -> None:
     tokenizer: Any = encoder.tokenizer
     chats = [[USER, OPEN], [USER, ANSWER, USER, OPEN]] * 3

@@ -12,6 +12,8 @@ def find_silent_refusal(conversation: TracedConversation, index: int) -> Refusal
     until = conversation.render(index + 1, False)
     if conversation.whole.lost or until is None or (index and asked is None):
         return Refusal.SILENT
+    if len(conversation.whole.text) < len(until.text) and index == len(conversation.roles) - 1:
+        return None  # an empty message that is left open: the conversation is cut in front of its end
     if asked is None or not until.text.startswith(asked.text):
         return Refusal.SILENT
     added = until.text[len(asked.text) :]
