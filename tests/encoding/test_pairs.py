@@ -343,6 +343,8 @@ def test_judged_answers_keep_their_verdict(shared_tokenizer: Any) -> None:
     assert sorted(prompts) == sorted("001122334455") and all(one != two for one, two in pairwise(prompts))
     for row, message in (
         ({"prompt": "a", "completion": "b", "label": "good"}, "neither true nor false"),
+        ({"prompt": "a", "completion": "b", "label": "good"}, r"dataset\.map\(lambda row: \{\"label\": row"),
+        ({"prompt": "a", "completion": "b", "kto_tag": None}, "kto_tag is null"),
         ({"prompt": "a", "completion": "b"}, r"prompt \+ completion \+ label|completion \+ label"),
         ({"messages": [QUESTION], "label": True}, "does not end with an answer"),
         ({"completion": "b", "label": True}, "no prompt before it"),

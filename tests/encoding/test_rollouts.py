@@ -244,6 +244,11 @@ def test_what_is_no_part_of_a_rollout_gets_the_line_that_helps(name: str, tokeni
         join_rollout(tokenizer, **{"prompt": [1], "turns": [([13347], None)], **given})
 
 
+def test_ids_in_the_place_of_a_rollout_get_the_line_that_makes_one(tokenizer: Any) -> None:
+    with pytest.raises(PadfixError, match=r"Make one: join_rollout\("):
+        find_retokenized(tokenizer, [1, 2], ASK)  # type: ignore[arg-type]
+
+
 def test_stops_may_be_any_array_of_ids(tokenizer: Any) -> None:
     result = [{"role": "user", "content": "Go on."}]
     expected = join_rollout(tokenizer, [1], [([13347, 25], result)], stop_ids=25)

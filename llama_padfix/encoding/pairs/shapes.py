@@ -80,6 +80,12 @@ def read_answers(row: object, *, judged: bool = False) -> Answers:
         prompt = {name: value for name, value in columns.items() if name != "margin"}
         pair = _read_pair({**prompt, "chosen": answers.best, "rejected": answers.worst})
         return Answers(rows=pair.rows, labels=pair.labels, tie=answers.tie, read=pair.read | answers.read)
+    empty = next((name for name in VERDICTS if judged and name in row), None)
+    if empty is not None:
+        raise PadfixError(
+            f"{empty} is null, so the answer is not judged. Drop the row: "
+            f'dataset.filter(lambda row: row["{empty}"] is not None)'
+        )
     found = ", ".join(map(str, row)) or "none"
     kto = ", or prompt + completion + label" if judged else ""
     other = ", which is for task='kto'" if not judged and any(name in columns for name in VERDICTS) else ""
@@ -252,7 +258,10 @@ def _read_verdict(columns: Row) -> Answers:
     value: Any = columns[name]
     verdict = value.tolist() if hasattr(value, "tolist") else value  # a number of numpy
     if verdict not in (0, 1) or isinstance(verdict, str):
-        raise PadfixError(f"{name} is {describe(value)}, neither true nor false. Write true for a good answer")
+        raise PadfixError(
+            f"{name} is {describe(value)}, neither true nor false. Write true for a good "
+            f'answer: dataset.map(lambda row: {{"{name}": row["{name}"] == "good"}})'
+        )
     side = {column: columns[column] for column in _SIDE if column in columns}
     answer = next((column for column in ("completion", "output") if column in columns), None)
     held = next((column for column in CONVERSATION_COLUMNS if column in columns), None)

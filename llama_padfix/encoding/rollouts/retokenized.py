@@ -66,9 +66,14 @@ def find_retokenized(
         template_kwargs: The arguments of the chat template.
 
     Raises:
-        PadfixError: The template refuses the conversation.
+        PadfixError: The template refuses the conversation, or `rollout` is none.
     """
     check_tokenizer(tokenizer)
+    if not hasattr(rollout, "ids"):
+        raise PadfixError(
+            f"Got a {type(rollout).__name__} where a rollout is needed. Make one: "
+            "join_rollout(tokenizer, prompt, [(completion_ids, None)])"
+        )
     with preserve_backend_state(tokenizer):
         try:
             text = apply_template(tokenizer, messages, tools=read_tools(tools), template_kwargs=template_kwargs)
