@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.compat import BatchLayout
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
+from llama_padfix.core.records import short_repr
 from llama_padfix.encoding.collator import PadCollator
 from llama_padfix.encoding.pairs.encoder import COLUMNS, PairTask
 from llama_padfix.encoding.settings import require_choice
@@ -44,6 +45,8 @@ class PairCollator:
     max_length: int | None = None
     pad_to_multiple_of: int | None = None
     layout: BatchLayout = "joined"
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         """Raise `PadfixError` for settings that would only fail at the first batch."""
