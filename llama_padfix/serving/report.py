@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.records import as_json, describe_record, short_repr
+from llama_padfix.core.records import as_json, describe_record
 from llama_padfix.core.text import printable
 from llama_padfix.core.version import library_info
 from llama_padfix.doctor import report_formats, report_html
@@ -91,8 +91,6 @@ class ServingReport:
 
     source: str = "dataset"
     """Where the rows are from: "dataset", or "chats of its own"."""
-
-    __repr__ = short_repr
 
     def to_dict(self) -> JsonObject:
         """Return the report as values that JSON knows, in the keys of the doctor's and `engines`."""
