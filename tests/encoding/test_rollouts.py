@@ -252,8 +252,9 @@ def test_ids_in_the_place_of_a_rollout_get_the_line_that_makes_one(tokenizer: An
 def test_stops_may_be_any_array_of_ids(tokenizer: Any) -> None:
     result = [{"role": "user", "content": "Go on."}]
     expected = join_rollout(tokenizer, [1], [([13347, 25], result)], stop_ids=25)
-    for stops in ([25], (np.int64(25),), torch.tensor([25]), torch.tensor(25)):
-        assert join_rollout(tokenizer, [1], [([13347, 25], result)], stop_ids=stops) == expected  # type: ignore[arg-type]
+    arrays: list[Any] = [[25], (np.int64(25),), torch.tensor([25]), torch.tensor(25)]
+    for stops in arrays:
+        assert join_rollout(tokenizer, [1], [([13347, 25], result)], stop_ids=stops) == expected
     assert expected.completion_ids[2] != 128009, "the template's stop stands behind no other"
 
 
