@@ -228,19 +228,24 @@ def find_unread_fields(table: pa.Table, columns: Sequence[str], source: str) -> 
     import pyarrow.compute as pc
 
     name = next((one for one in columns if one in table.column_names), columns[0])
-    kind = table.schema.field(name).type if name in table.column_names else pa.null()
+    places = table.schema.get_all_field_indices(name)
+    if not places:
+        return ()
+    column = table.column(places[-1])  # of several columns of a name a row has the last one
+    kind = column.type
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(kind.value_type):
         return ()
     keys = [field.name for field in kind.value_type]
     unread = [key for key in keys if key not in _MESSAGE_KEYS and not _names(source, key)]
     if not unread:
         return ()
-    messages = pc.list_flatten(table[name])
+    messages = pc.list_flatten(column)
     role = next((key for key in ("role", "from") if key in keys), None)
     if role is not None:
-        of_tools = pc.is_in(pc.struct_field(messages, [role]), pa.array(_ANSWERS_OF_TOOLS))
+        of_tools = pc.is_in(pc.struct_field(messages, [keys.index(role)]), pa.array(_ANSWERS_OF_TOOLS))
         messages = messages.filter(pc.invert(of_tools))
-    return tuple(f"{name}[].{key}" for key in unread if pc.any(pc.is_valid(pc.struct_field(messages, [key]))).as_py())
+    filled = [key for key in unread if pc.any(pc.is_valid(pc.struct_field(messages, [keys.index(key)]))).as_py()]
+    return tuple(f"{name}[].{key}" for key in filled)
 
 
 def _names(source: str, key: object) -> bool:
