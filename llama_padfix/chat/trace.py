@@ -142,7 +142,7 @@ def find_header_end(prompt: str, gap: str) -> int | None:
 
 
 def count_equal(one: Sequence[object], other: Sequence[object]) -> int:
-    """Return how many characters, or texts, two sequences begin with in common."""
+    """Return how many characters, ids or texts two sequences begin with in common."""
     length = min(len(one), len(other))
     return next((at for at in range(length) if one[at] != other[at]), length)
 

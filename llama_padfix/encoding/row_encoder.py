@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeVar
@@ -54,7 +54,7 @@ class RowEncoder:
         chats = [row for _, row in read if isinstance(row, RenderedChat)]
         if any(chat.escaped for chat in chats):
             _ = self._text_backend  # outside of the attempts: it always raises
-        together = iter(self.spans.encode_all([(one.rendered.text, one.spans) for one in chats if not one.escaped]))
+        together = self._encode_together(chats)
         encoded: list[EncodedRow | PadfixError] = []
         for name, row in read:
             if isinstance(row, RenderedChat):
@@ -112,12 +112,25 @@ class RowEncoder:
                 return error
             raise PadfixError(f"{name}: {error}" if name else str(error)) from error
 
-    def label(self, chat: RenderedChat, encoded: EncodedText | None) -> EncodedRow:
-        """Label a conversation; it is encoded here where `encoded` is None."""
+    def encode_chats(self, chats: Sequence[RenderedChat]) -> list[EncodedText]:
+        """Return the ids of rendered conversations, with the places of their trained turns."""
+        together = self._encode_together(chats)
+        return [self._encode_chat(chat, None if chat.escaped else next(together, None)) for chat in chats]
+
+    def _encode_together(self, chats: Sequence[RenderedChat]) -> Iterator[EncodedText]:
+        """Encode the conversations without escaped tokens in one call of the tokenizer."""
+        plain = [(chat.rendered.text, chat.spans) for chat in chats if not chat.escaped]
+        return iter(self.spans.encode_all(plain))
+
+    def _encode_chat(self, chat: RenderedChat, encoded: EncodedText | None) -> EncodedText:
         text, spans = chat.rendered.text, chat.spans
         if chat.escaped:
-            encoded = encode_around(self.tokenizer, text, chat.escaped, self.chats.tokens, self._text_backend, spans)
-        ids, places, ends = encoded or self.spans.encode(text, spans)
+            return encode_around(self.tokenizer, text, chat.escaped, self.chats.tokens, self._text_backend, spans)
+        return encoded or self.spans.encode(text, spans)
+
+    def label(self, chat: RenderedChat, encoded: EncodedText | None) -> EncodedRow:
+        """Label a conversation; it is encoded here where `encoded` is None."""
+        ids, places, ends = self._encode_chat(chat, encoded)
         labels = label_tokens(ids, places)
         if places and places[0][0] == 0:  # position 0 is never trained
             places = [(1, max(places[0][1], 1)), *places[1:]]

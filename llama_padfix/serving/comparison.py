@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from llama_padfix.chat.trace import count_equal
 from llama_padfix.serving.causes import Explainer
 from llama_padfix.serving.rendering.chat import RenderRefusedError
 from llama_padfix.tokens.calls import count_leading, tokenize_raw
@@ -173,9 +174,6 @@ def _draw(trained: str, served: str | RenderRefusedError) -> tuple[str, str]:
     """Return both texts around their first difference."""
     if isinstance(served, RenderRefusedError):
         return trained[-_CONTEXT:], str(served)[:200]
-    place = next(
-        (at for at, (one, other) in enumerate(zip(trained, served, strict=False)) if one != other),
-        min(len(trained), len(served)),
-    )
+    place = count_equal(trained, served)
     start = max(place - _CONTEXT // 2, 0)
     return trained[start : place + _CONTEXT], served[start : place + _CONTEXT]

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.chat.traced_render import aliases_reasoning, source_of
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.chat_rows import ChatRenderer
 from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.encoding.row_encoder import RowEncoder
 from llama_padfix.encoding.row_formats import Conversation, read_row
-from llama_padfix.serving.chat_ids import ChatIds
 from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError, RenderStoppedError
 from llama_padfix.serving.rendering.render import render_chat
 
@@ -84,8 +83,7 @@ class PointReader:
                 f"Got a {type(self.encoder).__name__} where an encoder is needed. Pass that of the training: "
                 "encoder=prepared.encoder"
             )
-        self._renderers: dict[str, ChatRenderer] = {}
-        self._ids = ChatIds(self.encoder.tokenizer)
+        self._rows = RowEncoder(self.encoder.tokenizer, self.encoder.settings, self.encoder.text_end_id)
 
     def read(self, rows: Iterable[object], limit: int) -> TrainedRows:
         """Return the points of the first rows.
@@ -121,18 +119,11 @@ class PointReader:
         self._add(found, waiting)
         return found
 
-    def _renderer(self, kwargs: Mapping[str, Any]) -> ChatRenderer:
-        key = repr(sorted(kwargs.items()))
-        if key not in self._renderers:
-            given = {**self.encoder.template_kwargs, **kwargs}
-            self._renderers[key] = ChatRenderer(self.encoder.tokenizer, given)
-        return self._renderers[key]
-
     def _render(self, row: object) -> tuple[Conversation, RenderedChat]:
         conversation = read_row(row)
         if conversation.messages is None:
             raise PadfixError("the row is plain text, which no server renders")
-        renderer = self._renderer(conversation.template_kwargs)
+        renderer = self._rows.choose_renderer(conversation.template_kwargs)
         chat = self._chat_of(conversation, len(conversation.messages), add_generation_prompt=False)
         try:
             render_chat(chat)  # within limits: the library's own renderings have none
@@ -165,7 +156,7 @@ class PointReader:
         )
 
     def _add(self, found: TrainedRows, waiting: list[tuple[int, Conversation, RenderedChat]]) -> None:
-        encoded = self._ids.encode([chat for _, _, chat in waiting], self._renderer({}).tokens if waiting else ())
+        encoded = self._rows.encode_chats([chat for _, _, chat in waiting])
         for (number, conversation, chat), one in zip(waiting, encoded, strict=True):
             found.chats.append(
                 self._chat_of(conversation, len(conversation.messages or ()), add_generation_prompt=False)

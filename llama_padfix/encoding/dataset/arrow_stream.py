@@ -139,9 +139,9 @@ def make_schema(columns: Sequence[str]) -> pa.Schema:
     """Return the Arrow types of columns of encoded rows, as `make_features` does, with nothing else."""
     import pyarrow
 
-    kinds = {"bool": pyarrow.bool_(), "float64": pyarrow.float64()}
     ids = pyarrow.list_(pyarrow.int32())
-    return pyarrow.schema([(name, kinds[SINGLE[name]] if name in SINGLE else ids) for name in columns])
+    kinds = {name: pyarrow.type_for_alias(kind) for name, kind in SINGLE.items()}
+    return pyarrow.schema([(name, kinds.get(name, ids)) for name in columns])
 
 
 def _encode_schema(path: Path | None, columns: Sequence[str]) -> bytes:

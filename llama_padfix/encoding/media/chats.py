@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from llama_padfix.chat.trace import count_equal
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.encoding.encoded_rows import EncodedRow, find_cuts
 from llama_padfix.encoding.media.forms import ContentForms
@@ -59,6 +60,7 @@ class ChatsWithMedia:
         self.reader = MediaReader(processor)
         self._compared = 0
         self._forms: tuple[RowEncoder, ContentForms] | None = None
+        self._additions: tuple[RowEncoder, list[int]] | None = None
 
     def encode(self, rows: RowEncoder, found: Conversation, media: Sequence[Medium]) -> MediaChat:
         """Return a row with its placeholders written out, and where each medium ends."""
@@ -70,7 +72,7 @@ class ChatsWithMedia:
         whole, ends = self._write_out(chat, media)
         row = rows.label(whole, None)
         bos = self.reader.processor.tokenizer.bos_token
-        row = row if bos and whole.rendered.text.startswith(bos) else _put_before(self._find_additions(), row)
+        row = row if bos and whole.rendered.text.startswith(bos) else _put_before(self._find_additions(rows), row)
         if media and not chat.escaped and self._is_next():
             self._compare(chat.rendered.text, media, row.input_ids)
         turns = whole.rendered.turns
@@ -81,8 +83,13 @@ class ChatsWithMedia:
             self._forms = rows, ContentForms(rows.tokenizer, rows.settings.template_kwargs)
         return self._forms[1]
 
-    def _find_additions(self) -> list[int]:
+    def _find_additions(self, rows: RowEncoder) -> list[int]:
         """What the tokenizer itself puts before a text that the chat template begins without a BOS."""
+        if self._additions is None or self._additions[0] is not rows:
+            self._additions = rows, self._read_additions()
+        return self._additions[1]
+
+    def _read_additions(self) -> list[int]:
         plain = self.reader.processor.tokenizer("a", add_special_tokens=False)["input_ids"]
         whole = [int(token) for token in self.reader.processor.tokenizer("a")["input_ids"]]
         added = whole[: len(whole) - len(plain)]
@@ -98,8 +105,9 @@ class ChatsWithMedia:
         rendered = chat.rendered
         pattern = "|".join(re.escape(token) for token in sorted(self.reader.tokens.values(), key=len, reverse=True))
         spelled = {at for start, end in rendered.spelled for at in range(start, end)}
-        found = [match for match in re.finditer(pattern, rendered.text) if match.start() not in spelled]
-        if len(found) < len(list(re.finditer(pattern, rendered.text))) and len(chat.escaped) < len(rendered.spelled):
+        written = [*re.finditer(pattern, rendered.text)]
+        found = [match for match in written if match.start() not in spelled]
+        if len(found) < len(written) and len(chat.escaped) < len(rendered.spelled):
             raise PadfixError(
                 "a message spells the placeholder of a medium, and special_tokens lets control tokens stay: it would "
                 "stand for a medium that is not there. Encode it as text: special_tokens='escape'"
@@ -134,7 +142,7 @@ class ChatsWithMedia:
     def _compare(self, text: str, media: Sequence[Medium], ids: Sequence[int]) -> None:
         own = self.reader.encode(text, media)
         if own != list(ids):
-            place = next((at for at, (one, two) in enumerate(zip(own, ids, strict=False)) if one != two), len(ids))
+            place = count_equal(own, ids)
             raise PadfixError(
                 f"{self.reader.name} itself makes other ids of the row, from token {place} on: "
                 f"{own[place : place + 4]}, not {list(ids[place : place + 4])}. Update transformers, "

@@ -74,10 +74,8 @@ class PairCollator:
         """
         _require_columns(rows, COLUMNS[self.task])
         batch: dict[str, Any] = getattr(self, f"_collate_{self.task}")(rows)
-        import torch
-
-        given: Any = {name: [float(row[name]) for row in rows] for name in _REFERENCES if name in rows[0]}  # type: ignore[arg-type]
-        return {**batch, **{name: torch.tensor(held) for name, held in given.items()}}
+        given = [name for name in _REFERENCES if name in rows[0]]
+        return {**batch, **{name: _to_tensor(rows, name) for name in given}}
 
     def _collate_dpo(self, rows: Sequence[Row]) -> dict[str, Any]:
         if self.layout == "named":
@@ -90,10 +88,8 @@ class PairCollator:
         return {**self._name("chosen", _take(rows, "_chosen")), **self._name("rejected", _take(rows, "_rejected"))}
 
     def _collate_reward(self, rows: Sequence[Row]) -> dict[str, Any]:
-        import torch
-
         ids = {name: [{"input_ids": row[f"{name}_ids"]} for row in rows] for name in ("chosen", "rejected")}
-        batch: dict[str, Any] = {"margin": torch.tensor([float(row["margin"]) for row in rows])}  # type: ignore[arg-type]
+        batch: dict[str, Any] = {"margin": _to_tensor(rows, "margin")}
         if self.layout == "joined":
             padded = self._pad([*ids["chosen"], *ids["rejected"]])
             return {**batch, **{name: padded[name] for name in ("input_ids", "attention_mask")}}
@@ -155,6 +151,13 @@ def _require_columns(rows: Sequence[Row], columns: Sequence[str]) -> None:
                 f"Row {place} has no {missing[0]}. Encode the rows with the same task, and let the trainer keep their "
                 "columns (remove_unused_columns=False): DPOConfig(**prepared.training_args)"
             )
+
+
+def _to_tensor(rows: Sequence[Mapping[str, Any]], name: str) -> torch.Tensor:  # rows with columns of any kind
+    """Return a column of numbers as a float tensor of shape (len(rows),)."""
+    import torch
+
+    return torch.tensor([float(row[name]) for row in rows])
 
 
 def _take(rows: Sequence[Row], suffix: str) -> list[dict[str, Any]]:  # ids of any kind

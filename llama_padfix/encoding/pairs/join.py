@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from llama_padfix.chat.trace import count_equal
 from llama_padfix.core.errors import IGNORE_INDEX
 
 LOST = ("dropped_invalid", "dropped_untrained", "dropped_too_long")
@@ -52,7 +53,7 @@ def compare(chosen: Side, rejected: Side) -> dict[str, str]:
         return {"dropped_equal": ""}
     start = chosen.start
     if start != rejected.start or chosen.input_ids[:start] != rejected.input_ids[:start]:
-        return {"dropped_prompts": f"they differ from token {_count_common(chosen, rejected)} on"}
+        return {"dropped_prompts": f"they differ from token {count_equal(chosen.input_ids, rejected.input_ids)} on"}
     return {}
 
 
@@ -61,7 +62,7 @@ def part_texts(chosen: Side, rejected: Side) -> tuple[Side, Side]:
 
     Of rendered chats that is the whole turn; of plain texts, which have no turns, the first token that differs.
     """
-    common = _count_common(chosen, rejected)
+    common = count_equal(chosen.input_ids, rejected.input_ids)
     return _train_from(chosen, common), _train_from(rejected, common)
 
 
@@ -83,12 +84,6 @@ def _runs(labels: Sequence[int]) -> Iterator[tuple[int, int]]:
         elif label == IGNORE_INDEX and first is not None:
             yield first, at
             first = None
-
-
-def _count_common(chosen: Side, rejected: Side) -> int:
-    pairs = zip(chosen.input_ids, rejected.input_ids, strict=False)
-    shorter = min(len(chosen.input_ids), len(rejected.input_ids))
-    return next((at for at, (one, two) in enumerate(pairs) if one != two), shorter)
 
 
 def merge_notes(sides: Mapping[str, Side]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llama_padfix.chat.trace import count_equal
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.records import short_repr
 from llama_padfix.encoding.pairs.ranking import find_ranked, find_tie, rank_answers, read_number
@@ -220,8 +221,7 @@ def _split_conversations(prompt: Any, chosen: Any, rejected: Any, side: Row) -> 
                 _read_conversation(name, value, side) for name, value in zip(PAIR, (chosen, rejected), strict=True)
             ]
     ours, theirs = read
-    end = next((at for at, (one, two) in enumerate(zip(ours, theirs, strict=False)) if one != two), None)
-    end = min(len(ours), len(theirs)) - 1 if end is None else end
+    end = min(count_equal(ours, theirs), len(ours) - 1, len(theirs) - 1)
     added = len(ours) - len(chosen)  # a system turn of a column
     while end > added and not ours[end]["role"] == theirs[end]["role"] == "assistant":
         end -= 1

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llama_padfix.chat.trace import count_equal
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.records import short_repr
 from llama_padfix.encoding.rollouts.written import read_tools
@@ -84,8 +85,7 @@ def find_retokenized(
             ) from error
         again = encode_raw(tokenizer, text)
         ids = rollout.ids
-        pairs = zip(ids, again, strict=False)
-        position = next((place for place, (one, two) in enumerate(pairs) if one != two), min(len(ids), len(again)))
+        position = count_equal(ids, again)
         if position == len(ids):
             return None
         rest, rest_again = _decode(tokenizer, ids[position:]), _decode(tokenizer, again[position:])
