@@ -154,8 +154,8 @@ def _fill(
     for index, medium in places:
         if messages[index]["role"] == "assistant":
             raise PadfixError(
-                f"message {index} is the assistant's and holds {_name(medium.kind)}, which no model here makes, so"
-                "  that it can be neither trained nor left out. Move it into a question, or drop the row"
+                f"message {index} is the assistant's and holds {_name(medium.kind)}, which no model here makes, so "
+                "that it can be neither trained nor left out. Move it into a question, or drop the row"
             )
     for kind in KINDS:
         empty = sum(medium.kind == kind and medium.value is None for _, medium in places)

@@ -90,7 +90,7 @@ def _cut_answer(number: int, ids: Sequence[int], labels: Sequence[int], *, encod
 
 
 def _add_answer(row: object, *, has_template: bool) -> object:
-    """Return the row, with an answer where it ends with somebody else's message."""
+    """Return the row, with an answer where it ends with a message of another role than the model's."""
     answer = {"role": "assistant", "content": _ANSWER}
     if isinstance(row, str):
         return {"messages": [{"role": "user", "content": row}, answer]} if has_template else _complete(row)
