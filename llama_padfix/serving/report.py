@@ -89,6 +89,9 @@ class ServingReport:
     commands: tuple[str, ...] = ()
     """What files cannot do, as lines for a server's command line or Modelfile."""
 
+    beyond_files: tuple[str, ...] = ()
+    """The differences that the copy keeps, with why and what to do, a line for each engine and cause."""
+
     source: str = "dataset"
     """Where the rows are from: "dataset", or "chats of its own"."""
 
@@ -99,6 +102,7 @@ class ServingReport:
             *self._table(),
             *(f"changed: {one}" for one in self.changes),
             *(f"start: {one}" for one in self.commands),
+            *(f"beyond files: {one}" for one in self.beyond_files),
         ]
         notes += [f"{count} rows left out: {why}" for why, count in self.left_out.items()]
         return {
@@ -112,6 +116,7 @@ class ServingReport:
             "points": self.points,
             "changes": list(self.changes),
             "commands": list(self.commands),
+            "beyond_files": list(self.beyond_files),
             "left_out": dict(self.left_out),
             "findings": [_describe(finding) for finding in self.findings],
             "passed": list(self.passed),

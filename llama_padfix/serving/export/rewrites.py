@@ -1,6 +1,7 @@
 """Changes of a chat template's source after which more engines render it, and transformers renders the same text.
 
-None of them is trusted: each is kept only where `proof` shows that no text changes.
+None of them is trusted: each is kept only where `proof` shows that no text changes, and that no engine renders more of
+them otherwise.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jinja2.meta
 
 from llama_padfix.chat.dates import find_date
 from llama_padfix.chat.jinja_environment import PLAIN, environment_for, parse_template
+from llama_padfix.serving.export.json_macro import write_as_macro
 
 _GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 _CLOCK_CALL = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
@@ -95,10 +97,11 @@ def spell_out_space(source: str) -> str:
     return "".join(pieces)
 
 
-REWRITES: Mapping[str, Callable[[str], str]] = {
-    "the training tag {% generation %} is a condition that always holds": strip_generation,
-    "ensure_ascii=false, the default, is left away": drop_ascii,
-    "null is said not to be iterable": test_null,
-    "white space around blocks is removed in the source": spell_out_space,
-}
-"""Every change by what is said of it, in the order in which they are tried."""
+REWRITES: Sequence[tuple[str, Callable[[str], str], bool]] = (
+    ("the training tag {% generation %} is a condition that always holds", strip_generation, False),
+    ("ensure_ascii=false, the default, is left away", drop_ascii, False),
+    ("null is said not to be iterable", test_null, False),
+    ("white space around blocks is removed in the source", spell_out_space, False),
+    ("JSON is written by a macro, the same in each engine", write_as_macro, True),
+)
+"""Every change, in the order in which they are tried: what is said of it, and whether an engine has to need it."""
