@@ -89,11 +89,11 @@ class ServingReport:
     commands: tuple[str, ...] = ()
     """What files cannot do, as lines for a server's command line or Modelfile."""
 
-    beyond_files: tuple[str, ...] = ()
-    """The differences that the copy keeps, with why and what to do, a line for each engine and cause."""
-
     source: str = "dataset"
     """Where the rows are from: "dataset", or "chats of its own"."""
+
+    beyond_files: tuple[str, ...] = ()
+    """The differences that the copy keeps, with why and what to do, a line for each engine and cause."""
 
     def to_dict(self) -> JsonObject:
         """Return the report as values that JSON knows, in the keys of the doctor's and `engines`."""

@@ -14,7 +14,7 @@ from llama_padfix.core.files import scratch_folder
 from llama_padfix.serving.check_serving import check_serving
 from llama_padfix.serving.engines.catalogue import choose_engines, open_engines
 from llama_padfix.serving.export.beyond_files import list_beyond, list_commands
-from llama_padfix.serving.export.settings import require_new, set_stops, write_template
+from llama_padfix.serving.export.settings import fix_files, require_new, write_template
 from llama_padfix.serving.export.template import rewrite_template
 from llama_padfix.serving.export.training import read_training
 from llama_padfix.serving.folder import read_served_folder
@@ -66,20 +66,23 @@ def export_for_serving(
     names = choose_engines(engines)
     served = read_served_folder(folder)
     training = read_training(served, dataset, rows, encoder)
+    ends = training.trained.ends
+    eos = served.tokens.get("eos_token") if ends and served.id_of("eos_token") not in ends else None
     with ExitStack() as stack:
         opened, _ = open_engines(names, served)
         stack.callback(_close, opened)
-        saved = rewrite_template(training.chats, training.more, opened)
+        saved = rewrite_template(training.chats, training.more, opened, eos)
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(target.parent, f".{target.name}-") as scratch:
         _copy(Path(served.path), scratch)
         write_template(scratch, saved.source)
         changes = [*saved.changes, "the template is in chat_template.jinja and in tokenizer_config.json"]
-        changes += set_stops(scratch, served, training.trained.ends, saved.source)
+        fixed, left = fix_files(scratch, served, training.trained, saved.source)
         report = check_serving(scratch, training.rows or None, engines=names, rows=rows, encoder=training.encoder)
-        commands = tuple(list_commands(report, read_served_folder(scratch), training.trained.ends, saved))
+        commands = tuple(list_commands(report, read_served_folder(scratch), ends, saved))
         scratch.rename(target)
-    return replace(report, changes=tuple(changes), commands=commands, beyond_files=tuple(list_beyond(report)))
+    beyond_files = (*list_beyond(report), *left)
+    return replace(report, changes=(*changes, *fixed), commands=commands, beyond_files=beyond_files)
 
 
 def _close(engines: Sequence[Engine]) -> None:

@@ -22,6 +22,7 @@ _CLOCK_CALL = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 _DEFAULT_DATE = re.compile(r"set\s+date_string\s*=\s*(['\"])(.*?)\1")
 _ASCII = re.compile(r"tojson\(\s*ensure_ascii\s*=\s*(?i:false)\s*(?:,\s*)?")
 _ITERABLE = re.compile(r"((?:[A-Za-z_]\w*)(?:\.\w+|\[[^\[\]]+\])*) is (not )?iterable")
+_SET_EOS = "{% set eos_token = "
 _OF_ITS_OWN = ("chat_template", "date_string")  # these have ways of their own
 _CLOCK_LINE = re.compile(r"\A\{% macro strftime_now\(format\) %\}.*?\{% endmacro %\}\n", re.DOTALL)
 
@@ -50,6 +51,16 @@ def pin_arguments(source: str, kwargs: Mapping[str, object]) -> str:
     head = f"{{% set date_string = {_literal(date)} %}}" if date is not None else ""
     head += "".join(f"{{% set {key} = {key} | default({_literal(value)}) %}}" for key, value in named.items())
     return head + source
+
+
+def pin_eos(source: str, token: str) -> str:
+    """Write the EOS of the training into a template that prints it, so that the tokenizer may have another."""
+    return f"{_SET_EOS}{_literal(token)} %}}{source}"
+
+
+def holds_eos(source: str) -> bool:
+    """Return True if a template sets `eos_token` by itself."""
+    return _SET_EOS in source
 
 
 def _stop_clock(source: str, date: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.serving.export.proof import Expected, Judge, expect_texts, writes_the_same
-from llama_padfix.serving.export.rewrites import REWRITES, pin_arguments
+from llama_padfix.serving.export.rewrites import REWRITES, pin_arguments, pin_eos
 
 if TYPE_CHECKING:
     from llama_padfix.serving.engines.engine import Engine
@@ -40,7 +40,7 @@ class SavedTemplate:
 
 
 def rewrite_template(
-    chats: Sequence[Chat], more: Sequence[Chat] = (), engines: Sequence[Engine] = ()
+    chats: Sequence[Chat], more: Sequence[Chat] = (), engines: Sequence[Engine] = (), eos: str | None = None
 ) -> SavedTemplate:
     """Return the template to save.
 
@@ -48,6 +48,8 @@ def rewrite_template(
         chats: Whole conversations and conversations up to each point, as the training rendered them.
         more: Others on which it is proven, with the arguments of most of the training.
         engines: What has to render no more of them otherwise than before.
+
+        eos: The EOS of the training, where the copy gets another one.
 
     Raises:
         PadfixError: there is none, or one file cannot hold the templates of all.
@@ -63,6 +65,11 @@ def rewrite_template(
         )
     source, arguments, expected = _pin(original, expected)
     changes = ["the template holds the date and the arguments of the training"] if source != original else []
+    if eos is not None and "eos_token" in source:
+        pinned = pin_eos(source, eos)
+        if writes_the_same(pinned, [replace(one, chat=_without_eos(one.chat)) for one in expected]):
+            source = pinned
+            changes.append(f"the template holds the EOS that it prints, {eos}")
     judge = Judge(engines, expected)
     counts = judge.count(source)
     for said, rewrite, has_to_help in REWRITES:
@@ -84,6 +91,10 @@ def _find_switch(source: str, expected: Sequence[Expected]) -> bool | None:
         if writes_the_same(source, asked):
             return value
     return None
+
+
+def _without_eos(chat: Chat) -> Chat:
+    return replace(chat, tokens={name: text for name, text in chat.tokens.items() if name != "eos_token"})
 
 
 def _pin(source: str, expected: Sequence[Expected]) -> tuple[str, _Arguments, list[Expected]]:
