@@ -46,8 +46,8 @@ def check_serving(
         rows: The most rows that are read.
         encoder: The encoder of the training, whose settings hold the date and the arguments of the template; by
             default `ChatEncoder(tokenizer)` with the tokenizer of the folder.
-        url: The address of a llama-server or vLLM that serves the folder: the ids that it really feeds, today, and a
-            few answers that it generates. Without `engines` nothing else is compared then.
+        url: The address of a llama-server, vLLM or SGLang that serves the folder: the ids that it really feeds, today,
+            and a few answers that it generates. Without `engines` nothing else is compared then.
 
     Returns:
         For each engine what differs, with its cause by name, and its stops, template, BOS and sampling.
