@@ -31,6 +31,7 @@ from llama_padfix.encoding.pairs.collator import PairCollator
 from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
 from llama_padfix.encoding.sources import column_names
 from llama_padfix.hardware.precision import Precision, choose_precision
+from llama_padfix.serving.before_training.rows_check import RowsCheck
 from llama_padfix.training.adapters.lora import keep_trainable_float32
 from llama_padfix.training.adapters.row_training import complete_head
 from llama_padfix.training.tasks import (
@@ -41,6 +42,7 @@ from llama_padfix.training.tasks import (
     find_task,
     import_classes,
     make_reference,
+    require_arguments,
     trainer_arguments_for,
 )
 from llama_padfix.training.trainer import (
@@ -85,6 +87,8 @@ class Prepared:
     """Whether a batch is made of rows of like length."""
     task: TaskName = "sft"
     """What the rows are for: the trainer of TRL that takes them."""
+    serving: RowsCheck | None = None
+    """Compares rows with what the engines of `serve_with` feed; its `report` holds what was found."""
 
     __repr__ = short_repr
 
@@ -138,6 +142,8 @@ class Prepared:
         if isinstance(self.encoder, MediaEncoder):
             with_media: AnyDataset = encode_media(self.encoder, dataset, progress=progress, name=name, **where)
             return with_media
+        if self.serving is not None:
+            dataset = self.serving.look_at(dataset, name)
         return self._arrange(encode_dataset(self.encoder, dataset, progress=progress, name=name, **where), progress)
 
     def _arrange(self, rows: AnyDataset, progress: bool) -> AnyDataset:
@@ -202,6 +208,7 @@ def prepare(
     group_by_length: bool = False,
     task: TaskName | type = "sft",
     device: object = None,
+    serve_with: str | Sequence[str] = (),
 ) -> Prepared:
     """Patch a tokenizer and its model in place, and return what a training script needs from there on.
 
@@ -214,6 +221,8 @@ def prepare(
         packing: Put several documents into a row of `max_length` tokens, where `model` is proven to keep them apart.
         group_by_length: Make batches of rows of like length.
         task: What rows are for: "sft", or preferences for "dpo", "kto", "reward" or "orpo"; or the trainer's class.
+        serve_with: Names of engines as for `check_serving`. `encode` logs, once, which of the first 200 rows they
+            feed otherwise than they are trained, why, and what would help.
 
     Returns:
         The plan of what was changed, the report, the precision, the encoder and the collator.
@@ -222,7 +231,7 @@ def prepare(
         PadfixError: Something cannot be done; everything is as it was.
     """
     task = find_task(task)
-    _require_arguments(task, packing, group_by_length, max_length, pad_to_multiple_of)
+    require_arguments(task, packing, group_by_length, max_length, pad_to_multiple_of)
     make_encoder, tokenizer = choose_encoder(tokenizer, template, task, packing or group_by_length)
     encoder = make_encoder(
         tokenizer,
@@ -237,21 +246,11 @@ def prepare(
         allowed_tokens=allowed_tokens,
         date=date,
     )
+    serving = RowsCheck(encoder, serve_with) if serve_with else None
     precision = choose_precision(device)
     plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token, template_kwargs=encoder.template_kwargs)
     collator, isolation = _make_collator(encoder, model, task, pad_to_multiple_of, packing)
-    return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length, task)
-
-
-def _require_arguments(
-    task: TaskName, packing: bool, group_by_length: bool, max_length: int | None, pad_to_multiple_of: int | None
-) -> None:
-    """Raise `PadfixError` for what would only fail after something is patched."""
-    if task != "sft" and (packing or group_by_length):
-        raise PadfixError(f"task={task!r}: preferences are padded as they come. Leave packing and group_by_length out")
-    PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)
-    if packing and max_length is None:
-        raise PadfixError("packing=True fills rows of max_length tokens, and max_length is None. Pass max_length=2048")
+    return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length, task, serving)
 
 
 def _make_collator(
