@@ -218,11 +218,9 @@ def prepare(
     Args:
         tokenizer, model: What to patch; without a model the tokenizer alone. For media, a processor: it holds one.
         pad_token, pad_to_multiple_of, device: As for `patch_tokenizer`, `PadCollator`, `choose_precision`.
-        packing: Put several documents into a row of `max_length` tokens, where `model` is proven to keep them apart.
-        group_by_length: Make batches of rows of like length.
+        packing, group_by_length: Rows of several documents where `model` keeps them apart; batches of like length.
         task: What rows are for: "sft", or preferences for "dpo", "kto", "reward" or "orpo"; or the trainer's class.
-        serve_with: Names of engines as for `check_serving`. `encode` logs, once, which of the first 200 rows they
-            feed otherwise than they are trained, why, and what would help.
+        serve_with: Engines of `check_serving`: `encode` logs which rows they feed otherwise than they are trained.
 
     Returns:
         The plan of what was changed, the report, the precision, the encoder and the collator.
@@ -230,8 +228,7 @@ def prepare(
     Raises:
         PadfixError: Something cannot be done; everything is as it was.
     """
-    task = find_task(task)
-    require_arguments(task, packing, group_by_length, max_length, pad_to_multiple_of)
+    task = require_arguments(task, packing, group_by_length, max_length, pad_to_multiple_of)
     make_encoder, tokenizer = choose_encoder(tokenizer, template, task, packing or group_by_length)
     encoder = make_encoder(
         tokenizer,
@@ -246,8 +243,7 @@ def prepare(
         allowed_tokens=allowed_tokens,
         date=date,
     )
-    serving = RowsCheck(encoder, serve_with) if serve_with else None
-    precision = choose_precision(device)
+    precision, serving = choose_precision(device), RowsCheck(encoder, serve_with) if serve_with else None
     plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token, template_kwargs=encoder.template_kwargs)
     collator, isolation = _make_collator(encoder, model, task, pad_to_multiple_of, packing)
     return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length, task, serving)
