@@ -205,12 +205,12 @@ def prepare(
 ) -> Prepared:
     """Patch a tokenizer and its model in place, and return what a training script needs from there on.
 
-    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy, as `template` needs them; no token
-    is added, no embedding resized, no template edited. Idempotent. Other arguments are `ChatEncoder`'s.
+    Pad token, stop list, EOS, padding side and automatic BOS are set as `template` needs them; nothing else changes.
+    Idempotent. Other arguments are those of `ChatEncoder`, `patch_tokenizer`, `PadCollator` and `choose_precision`.
 
     Args:
-        tokenizer, model: What to patch; without a model the tokenizer alone. For media, a processor: it holds one.
-        pad_token, pad_to_multiple_of, device: As for `patch_tokenizer`, `PadCollator`, `choose_precision`.
+        tokenizer: What to patch. For media a processor, which holds one.
+        model: What to patch with it, or None.
         packing: Put several documents into a row of `max_length` tokens, where `model` is proven to keep them apart.
         group_by_length: Make batches of rows of like length.
         task: What rows are for: "sft", or preferences for "dpo", "kto", "reward" or "orpo"; or the trainer's class.
