@@ -28,6 +28,7 @@ from llama_padfix.encoding.packing.collator import PackCollator
 from llama_padfix.encoding.packing.isolation import Isolation, try_packing
 from llama_padfix.encoding.packing.pack import add_lengths, pack_rows
 from llama_padfix.encoding.pairs.collator import PairCollator
+from llama_padfix.encoding.pairs.encoder import PairEncoder
 from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
 from llama_padfix.encoding.sources import column_names
 from llama_padfix.hardware.precision import Precision, choose_precision
@@ -39,6 +40,7 @@ from llama_padfix.training.tasks import (
     arguments_for,
     find_layout,
     find_task,
+    find_unmasked,
     import_classes,
     make_reference,
     trainer_arguments_for,
@@ -263,9 +265,9 @@ def _make_collator(
     if isinstance(encoder, MediaEncoder):
         dtype = getattr(model, "dtype", None)  # of a model of transformers
         return MediaCollator(encoder.processor, tokenizer.pad_token_id, pad_to_multiple_of, dtype), None
-    if task != "sft":
-        layout = find_layout(task)
-        return PairCollator(tokenizer.pad_token_id, task, encoder.max_length, pad_to_multiple_of, layout), None
+    if isinstance(encoder, PairEncoder):
+        layout, encoder.without_mask = find_layout(task), find_unmasked(task)
+        return PairCollator(tokenizer.pad_token_id, encoder.task, encoder.max_length, pad_to_multiple_of, layout), None
     if not packing:
         return PadCollator(tokenizer.pad_token_id, pad_to_multiple_of), None
     isolation = try_packing(model, tokenizer.pad_token_id)
