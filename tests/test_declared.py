@@ -51,7 +51,9 @@ def imported(path: Path) -> set[str]:
             called = node.func
             name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
             modules += [str(node.args[0].value)] if name in _BY_NAME else []
-    tops = {module.partition(".")[0] for module in modules} - {"llama_padfix", "__main__"} - set(sys.stdlib_module_names)
+    tops = (
+        {module.partition(".")[0] for module in modules} - {"llama_padfix", "__main__"} - set(sys.stdlib_module_names)
+    )
     return {DISTRIBUTIONS.get(top, top) for top in tops}
 
 

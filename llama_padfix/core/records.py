@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +24,18 @@ def short_repr(record: Any) -> str:  # any dataclass
 
     It is assigned in the class: `__repr__ = short_repr`.
     """
-    shown = []
+    shown = [f"{name}={_SHORT.repr(value)}" for name, value in list_fields(record)]
+    text = f"{type(record).__name__}({', '.join(shown)})"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]}...)"
+
+
+def list_fields(record: Any) -> Iterator[tuple[str, object]]:  # any dataclass
+    """Yield the fields that a `repr` shows and that are not at their default."""
     for field in fields(record):
         value = getattr(record, field.name)
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         if field.repr and (default is MISSING or not _is_same(value, default)):
-            shown.append(f"{field.name}={_SHORT.repr(value)}")
-    text = f"{type(record).__name__}({', '.join(shown)})"
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]}...)"
+            yield field.name, value
 
 
 def _is_same(value: object, default: object) -> bool:

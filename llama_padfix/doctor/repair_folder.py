@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.files import scratch_folder
+from llama_padfix.core.html import record_html
 from llama_padfix.core.records import short_repr
 from llama_padfix.doctor.diagnose import diagnose
 from llama_padfix.doctor.findings import Change, Plan, Report
@@ -51,6 +52,7 @@ class RepairedFolder:
     left: Report
 
     __repr__ = short_repr
+    _repr_html_ = record_html
 
     def __str__(self) -> str:
         return (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from llama_padfix.core.html import html_block, html_lines, html_table, record_html
 from llama_padfix.core.records import short_repr
 from llama_padfix.core.text import printable
 
@@ -56,6 +57,7 @@ class CountedRow:
     of_batch: bool = False
 
     __repr__ = short_repr
+    _repr_html_ = record_html
 
     @property
     def name(self) -> str:
@@ -160,15 +162,26 @@ class Counts:
         return sum(count for name, count in vars(self).items() if name.startswith("dropped_"))
 
     def __str__(self) -> str:
-        parts = [f"{self.rows} rows: {self.kept} kept"]
-        counted = [f"{count} {text}" for kind, text in _KINDS.items() if (count := getattr(self, kind))]
-        parts += [part.replace("{pieces}", str(self.pieces)) for part in counted]
+        parts = [f"{self.rows} rows: {self.kept} kept", *(f"{count} {text}" for count, text in self._list_kinds())]
         parts += [f"columns that are not read: {', '.join(map(printable, self.unread_columns))}"] * bool(
             self.unread_columns
         )
-        share = self.trained_tokens / self.tokens if self.tokens else 0.0
-        parts.append(f"{self.tokens} tokens, {self.trained_tokens} trained ({share:.0%})")
-        return "; ".join(parts)
+        return "; ".join([*parts, f"{self.tokens} tokens, {self.trained_tokens} trained ({self._share():.0%})"])
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[object, str]] = [(self.rows, "rows"), (self.kept, "kept"), *self._list_kinds()]
+        rows += [(self.tokens, "tokens of the kept rows"), (self.trained_tokens, f"trained ({self._share():.0%})")]
+        named = [*self.name_rows(), *(f"column that is not read: {name}" for name in self.unread_columns)]
+        return html_block(html_table((), rows, "Counts") + html_lines(named))
+
+    def _list_kinds(self) -> Iterator[tuple[int, str]]:
+        """Yield each kind of row that was counted: how many, and what became of them."""
+        for kind, text in _KINDS.items():
+            if count := getattr(self, kind):
+                yield count, text.replace("{pieces}", str(self.pieces))
+
+    def _share(self) -> float:
+        return self.trained_tokens / self.tokens if self.tokens else 0.0
 
     def name_rows(self) -> list[str]:
         """Return one line for each kind of row that is named in `examples`: its first rows, and what was seen."""

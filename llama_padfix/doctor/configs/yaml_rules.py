@@ -1,9 +1,9 @@
 """What the keywords of a config show; what depends on a value that is not in the file is not reported.
 
 Keywords and defaults were read in Axolotl 0.18.0 (`src/axolotl/utils/schemas/config.py`, `enums.py`; `eot_tokens` in
-`prompt_strategies/chat_template.py`), LLaMA-Factory 0.9.6.dev0 (`src/llamafactory/hparams/data_args.py`, `parser.py`) and
-ms-swift 4.6.0.dev0 (`swift/arguments/sft_args.py`, `base_args/template_args.py`). What those tools check by themselves
-in that version may go unnoticed in an older one, so it is reported too.
+`prompt_strategies/chat_template.py`), LLaMA-Factory 0.9.6.dev0 (`src/llamafactory/hparams/data_args.py`,
+`parser.py`) and ms-swift 4.6.0.dev0 (`swift/arguments/sft_args.py`, `base_args/template_args.py`). What those tools
+check by themselves in that version may go unnoticed in an older one, so it is reported too.
 """
 
 from __future__ import annotations
@@ -103,7 +103,10 @@ def _packing(config: Config) -> Iterator[Fault]:
     else:
         apart = config.text("attn_impl").startswith("flash") or any(each in config.settings for each in _MEGATRON)
         fix = "attn_impl: flash_attn"
-        message = "packing is on without flash attention: ms-swift 4 ends with an error, and older ones do not check it."
+        message = (
+            "packing is on without flash attention, which keeps the documents of a packed row apart: ms-swift 4.6 "
+            "ends with an error."
+        )
     if not apart:
         yield Fault("PCK002", "warning", message, fix, config.settings[name].place)
 
