@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.html import html_block, html_lines, html_table, record_html
-from llama_padfix.core.records import as_json, describe_record, short_repr
+from llama_padfix.core.html import html_block, html_lines, html_table
+from llama_padfix.core.records import as_json, describe_record, record_html, short_repr
 from llama_padfix.core.version import library_info
 from llama_padfix.doctor import report_formats, report_html
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.dates import find_date
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.html import record_html
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.core.version import library_info
 from llama_padfix.encoding.settings import EncodeSettings
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name
-from llama_padfix.core.html import record_html
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llama_padfix.core.compat import divide_once, make_grouping_arguments, name_tokenizer_argument
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.html import record_html
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.doctor.findings import Plan, Report
 from llama_padfix.doctor.patch import patch_and_observe
 from llama_padfix.doctor.runner import run_checks

@@ -13,7 +13,8 @@ import pytest
 
 import llama_padfix
 from llama_padfix import Change, Choice, CountedRow, Counts, Incident, MemoryEstimate, Plan, StopReport
-from llama_padfix.core.html import html_bar, html_block, html_table, record_html
+from llama_padfix.core.html import html_bar, html_block, html_table
+from llama_padfix.core.records import record_html
 from llama_padfix.doctor.findings import Report
 from llama_padfix.doctor.generation.answers import GeneratedAnswer
 from llama_padfix.training.guard.incident import Cause
@@ -104,8 +105,7 @@ def test_nothing_in_a_record_acts(record: Any) -> None:
 def test_counts_are_a_table_with_the_rows_by_name() -> None:
     counts = Counts(rows=3, kept=2, dropped_untrained=1, tokens=10, trained_tokens=5, unread_columns=("id",))
     assert shown(counts) == (
-        "Counts3rows2kept1dropped without one trained token10tokens of the kept rows5trained (50%)"
-        "column that is not read: id"
+        "Counts3rows: 2 kept1dropped without one trained tokencolumnsthat are not read: id10tokens, 5 trained (50%)"
     )
 
 

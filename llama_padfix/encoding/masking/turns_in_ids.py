@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from llama_padfix.core.html import record_html
+from llama_padfix.core.records import record_html
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.html import record_html
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 
 if TYPE_CHECKING:
     import torch

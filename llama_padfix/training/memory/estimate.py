@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name, text_config
-from llama_padfix.core.html import html_bar, html_block, html_lines, html_table, record_html
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.html import html_bar, html_block, html_lines, html_table
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.training.memory.fake_model import build_model
 from llama_padfix.training.memory.step import trace_step
 from llama_padfix.training.memory.step_plan import StepPlan, StepShape, plan_step
