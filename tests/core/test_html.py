@@ -90,7 +90,7 @@ def test_a_record_shows_what_is_not_at_its_default_in_lines() -> None:
         Plan((Change(HOSTILE, HOSTILE, HOSTILE, HOSTILE),), left=(HOSTILE,)),
         CountedRow(3, "escaped", HOSTILE),
         Counts(rows=2, kept=2, escaped=1, examples=(CountedRow(1, "escaped", HOSTILE),), unread_columns=(HOSTILE,)),
-        Incident("nan", 3, HOSTILE, Cause("GRD001", "a", HOSTILE, HOSTILE), folder=HOSTILE),
+        Incident("zero-loss", 3, HOSTILE, Cause("GRD001", "a", HOSTILE, HOSTILE), folder=HOSTILE),
         StopReport(
             (GeneratedAnswer(0, 5, 4, 4, None, False, None, tail=HOSTILE),), {1: HOSTILE}, Report(), {7: HOSTILE}
         ),

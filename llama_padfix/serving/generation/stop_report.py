@@ -59,21 +59,18 @@ class StopReport:
         return str(self.report)
 
     def _repr_html_(self) -> str:
-        names: dict[int | None, str] = {**self.stops, None: "a stop string"}
         rows = [
-            (
-                one.prompt,
-                one.new_tokens,
-                names.get(one.stopped_at, "?") if one.ended else "-",
-                one.miss or "",
-                one.tail,
-            )
-            for one in self.answers[:_MOST]
+            (one.prompt, one.new_tokens, self._name_end(one), one.miss or "", one.tail) for one in self.answers[:_MOST]
         ]
         table = html_table(("prompt", "tokens", "stopped at", "why not", "the answer ends with"), rows)
         more = [f"and {len(self.answers) - _MOST} more answers"] * (len(self.answers) > _MOST)
         more += [f"prompt {number} was left out: {why}" for number, why in self.left_out.items()]
         return html_block(table + html_lines(more)) + self.report._repr_html_()
+
+    def _name_end(self, answer: GeneratedAnswer) -> str:
+        if not answer.ended:
+            return "-"
+        return "a stop string" if answer.stopped_at is None else self.stops.get(answer.stopped_at, "?")
 
     def to_dict(self) -> JsonObject:
         """Return the doctor's dict with every answer in it, under "generated"."""
