@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llama_padfix.core.compat import divide_once, make_grouping_arguments, name_tokenizer_argument
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.doctor.findings import Plan, Report
 from llama_padfix.doctor.patch import patch_and_observe
 from llama_padfix.doctor.runner import run_checks
@@ -180,7 +180,8 @@ class Prepared:
         return "\n".join(str(part) for part in parts if part is not None)
 
     def _repr_html_(self) -> str:
-        return self.plan._repr_html_() + self.report._repr_html_()
+        packing = record_html(self.packing) if self.packing is not None else ""
+        return self.plan._repr_html_() + self.precision._repr_html_() + packing + self.report._repr_html_()
 
 
 def prepare(
