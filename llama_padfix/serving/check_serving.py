@@ -35,7 +35,8 @@ def check_serving(
 
     At each generation point of each row (before each trained answer) the ids that an engine would feed are compared
     with those that were trained up to there. A server gets the messages and the tools of a row, no arguments of the
-    template and no date, on the day after this one. Nothing in the folder is executed, no weight is read and no
+    template and no date, on the day after this one. Of a preference the point before the chosen answer is compared, of
+    a prompt without an answer the one behind it. Nothing in the folder is executed, no weight is read and no
     network is used but for `url`.
 
     Args:
@@ -45,8 +46,8 @@ def check_serving(
         rows: The most rows that are read.
         encoder: The encoder of the training, whose settings hold the date and the arguments of the template; by
             default `ChatEncoder(tokenizer)` with the tokenizer of the folder.
-        url: The address of a llama-server or vLLM that serves the folder: the ids that it really feeds, today, and a
-            few answers that it generates. Without `engines` nothing else is compared then.
+        url: The address of a llama-server, vLLM or SGLang that serves the folder: the ids that it really feeds, today,
+            and a few answers that it generates. Without `engines` nothing else is compared then.
 
     Returns:
         For each engine what differs, with its cause by name, and its stops, template, BOS and sampling.
@@ -78,6 +79,7 @@ def check_serving(
         trained.read,
         len(trained.points),
         trained.left_out,
+        trained.kinds,
         source="dataset" if dataset is not None else "chats of its own",
     )
 

@@ -12,6 +12,7 @@ from llama_padfix.core.text import printable
 from llama_padfix.core.version import library_info
 from llama_padfix.doctor import report_formats, report_html
 from llama_padfix.doctor.findings import Finding
+from llama_padfix.serving.row_kinds import KINDS, RowKind
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject
@@ -83,6 +84,9 @@ class ServingReport:
     left_out: Mapping[str, int] = field(default_factory=dict)
     """How many rows have no point, by the reason."""
 
+    kinds: Mapping[RowKind, int] = field(default_factory=dict)
+    """How many of the rows that were read are a "conversation", a "preference" or a "prompt"."""
+
     changes: tuple[str, ...] = ()
     """What was changed in the copy that `export_for_serving` wrote, a sentence each."""
 
@@ -100,6 +104,8 @@ class ServingReport:
             *(f"changed: {one}" for one in self.changes),
             *(f"start: {one}" for one in self.commands),
         ]
+        if set(self.kinds) - {"conversation"}:
+            notes += [f"{count} rows are {KINDS[kind]}" for kind, count in self.kinds.items()]
         notes += [f"{count} rows left out: {why}" for why, count in self.left_out.items()]
         return {
             "schema": report_formats.SCHEMA,
@@ -113,6 +119,7 @@ class ServingReport:
             "changes": list(self.changes),
             "commands": list(self.commands),
             "left_out": dict(self.left_out),
+            "kinds": dict(self.kinds),
             "findings": [_describe(finding) for finding in self.findings],
             "passed": list(self.passed),
             "skipped": {},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llama_padfix.core.compat import divide_once, make_grouping_arguments, name_tokenizer_argument
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.doctor.findings import Plan, Report
 from llama_padfix.doctor.patch import patch_and_observe
 from llama_padfix.doctor.runner import run_checks
@@ -28,6 +28,7 @@ from llama_padfix.encoding.packing.collator import PackCollator
 from llama_padfix.encoding.packing.isolation import Isolation, try_packing
 from llama_padfix.encoding.packing.pack import add_lengths, pack_rows
 from llama_padfix.encoding.pairs.collator import PairCollator
+from llama_padfix.encoding.pairs.encoder import PairEncoder
 from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
 from llama_padfix.encoding.sources import column_names
 from llama_padfix.hardware.precision import Precision, choose_precision
@@ -39,6 +40,7 @@ from llama_padfix.training.tasks import (
     arguments_for,
     find_layout,
     find_task,
+    find_unmasked,
     import_classes,
     make_reference,
     trainer_arguments_for,
@@ -178,7 +180,8 @@ class Prepared:
         return "\n".join(str(part) for part in parts if part is not None)
 
     def _repr_html_(self) -> str:
-        return self.plan._repr_html_() + self.report._repr_html_()
+        packing = record_html(self.packing) if self.packing is not None else ""
+        return self.plan._repr_html_() + self.precision._repr_html_() + packing + self.report._repr_html_()
 
 
 def prepare(
@@ -263,9 +266,9 @@ def _make_collator(
     if isinstance(encoder, MediaEncoder):
         dtype = getattr(model, "dtype", None)  # of a model of transformers
         return MediaCollator(encoder.processor, tokenizer.pad_token_id, pad_to_multiple_of, dtype), None
-    if task != "sft":
-        layout = find_layout(task)
-        return PairCollator(tokenizer.pad_token_id, task, encoder.max_length, pad_to_multiple_of, layout), None
+    if isinstance(encoder, PairEncoder):
+        layout, encoder.without_mask = find_layout(task), find_unmasked(task)
+        return PairCollator(tokenizer.pad_token_id, encoder.task, encoder.max_length, pad_to_multiple_of, layout), None
     if not packing:
         return PadCollator(tokenizer.pad_token_id, pad_to_multiple_of), None
     isolation = try_packing(model, tokenizer.pad_token_id)
