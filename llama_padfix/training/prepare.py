@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llama_padfix.core.compat import divide_once, make_grouping_arguments, name_tokenizer_argument
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.doctor.findings import Plan, Report
 from llama_padfix.doctor.patch import patch_and_observe
 from llama_padfix.doctor.runner import run_checks
@@ -28,6 +28,7 @@ from llama_padfix.encoding.packing.collator import PackCollator
 from llama_padfix.encoding.packing.isolation import Isolation, try_packing
 from llama_padfix.encoding.packing.pack import add_lengths, pack_rows
 from llama_padfix.encoding.pairs.collator import PairCollator
+from llama_padfix.encoding.pairs.encoder import PairEncoder
 from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
 from llama_padfix.encoding.sources import column_names
 from llama_padfix.hardware.precision import Precision, choose_precision
@@ -40,6 +41,7 @@ from llama_padfix.training.tasks import (
     arguments_for,
     find_layout,
     find_task,
+    find_unmasked,
     import_classes,
     make_reference,
     require_arguments,
@@ -184,7 +186,8 @@ class Prepared:
         return "\n".join(str(part) for part in parts if part is not None)
 
     def _repr_html_(self) -> str:
-        return self.plan._repr_html_() + self.report._repr_html_()
+        packing = record_html(self.packing) if self.packing is not None else ""
+        return self.plan._repr_html_() + self.precision._repr_html_() + packing + self.report._repr_html_()
 
 
 def prepare(
@@ -212,13 +215,14 @@ def prepare(
 ) -> Prepared:
     """Patch a tokenizer and its model in place, and return what a training script needs from there on.
 
-    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy, as `template` needs them; no token
-    is added, no embedding resized, no template edited. Idempotent. Other arguments are `ChatEncoder`'s.
+    Pad token, stop list, EOS, padding side and automatic BOS are set as `template` needs them; nothing else changes.
+    Idempotent. Other arguments are those of `ChatEncoder`, `patch_tokenizer`, `PadCollator` and `choose_precision`.
 
     Args:
-        tokenizer, model: What to patch; without a model the tokenizer alone. For media, a processor: it holds one.
-        pad_token, pad_to_multiple_of, device: As for `patch_tokenizer`, `PadCollator`, `choose_precision`.
-        packing, group_by_length: Rows of several documents where `model` keeps them apart; batches of like length.
+        tokenizer: What to patch. For media a processor, which holds one.
+        model: What to patch with it, or None.
+        packing: Put several documents into a row of `max_length` tokens, where `model` is proven to keep them apart.
+        group_by_length: Make batches of rows of like length.
         task: What rows are for: "sft", or preferences for "dpo", "kto", "reward" or "orpo"; or the trainer's class.
         serve_with: Engines of `check_serving`: `encode` logs which rows they feed otherwise than they are trained.
 
@@ -230,20 +234,19 @@ def prepare(
     """
     task = require_arguments(task, packing, group_by_length, max_length, pad_to_multiple_of)
     make_encoder, tokenizer = choose_encoder(tokenizer, template, task, packing or group_by_length)
+    of_turns = {"train_on": train_on, "truncation": truncation, "on_error": on_error, "on_loss": on_loss}
     encoder = make_encoder(
         tokenizer,
         max_length,
-        train_on=train_on,
-        truncation=truncation,
-        on_error=on_error,
-        on_loss=on_loss,
         template_kwargs=template_kwargs,
         keep_reasoning=keep_reasoning,
         special_tokens=special_tokens,
         allowed_tokens=allowed_tokens,
         date=date,
+        **of_turns,
     )
-    precision, serving = choose_precision(device), RowsCheck(encoder, serve_with) if serve_with else None
+    serving = RowsCheck(encoder, serve_with) if serve_with else None
+    precision = choose_precision(device)
     plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token, template_kwargs=encoder.template_kwargs)
     collator, isolation = _make_collator(encoder, model, task, pad_to_multiple_of, packing)
     return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length, task, serving)
@@ -258,9 +261,9 @@ def _make_collator(
     if isinstance(encoder, MediaEncoder):
         dtype = getattr(model, "dtype", None)  # of a model of transformers
         return MediaCollator(encoder.processor, tokenizer.pad_token_id, pad_to_multiple_of, dtype), None
-    if task != "sft":
-        layout = find_layout(task)
-        return PairCollator(tokenizer.pad_token_id, task, encoder.max_length, pad_to_multiple_of, layout), None
+    if isinstance(encoder, PairEncoder):
+        layout, encoder.without_mask = find_layout(task), find_unmasked(task)
+        return PairCollator(tokenizer.pad_token_id, encoder.task, encoder.max_length, pad_to_multiple_of, layout), None
     if not packing:
         return PadCollator(tokenizer.pad_token_id, pad_to_multiple_of), None
     isolation = try_packing(model, tokenizer.pad_token_id)

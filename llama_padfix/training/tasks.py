@@ -125,6 +125,13 @@ def find_layout(task: TaskName) -> BatchLayout:
         return "named" if task == "orpo" else "joined"
 
 
+def find_unmasked(task: TaskName) -> str:
+    """Return the trainer and its version where that trains every token behind the prompt; "" for any other."""
+    if task != "dpo" or find_layout(task) != "apart":
+        return ""
+    return f"DPOTrainer of TRL {import_trl().__version__}"
+
+
 def _choose_stand_ins(task: TaskName) -> Mapping[str, object]:
     if task == "sft":
         return {}
