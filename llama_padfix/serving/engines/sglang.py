@@ -2,8 +2,8 @@
 
 Read: srt/entrypoints/openai/serving_chat.py and protocol.py, srt/parser/jinja_template_utils.py (messages, tools),
 srt/configs/model_config.py, srt/utils/hf_transformers/common.py (stops, sampling). What the first three make of a
-request is compared with the rules in `tests/serving/test_python_engines.py`. A request that fails is rendered again with
-the bare functions as tools there, which is not done here.
+request is compared with the rules in `tests/serving/test_python_engines.py`. A request that fails is rendered again
+there with the bare functions as tools, which is not done here.
 """
 
 from __future__ import annotations
