@@ -1,7 +1,8 @@
 """Print the CPU seconds that `dedupe_bos` takes for a million rows: python benchmarks/bos.py [ROWS].
 
 Each row has about 100 tokens and starts with two BOS: input_ids and labels are int32, attention_mask int8. ROWS are
-measured (300,000 by default; 50,000 as lists) and counted as a million. A dataset is read from its file, and the cut one is written.
+measured (300,000 by default; 50,000 as lists) and counted as a million. A dataset is read from its file, and the cut
+one is written.
 """
 
 from __future__ import annotations
