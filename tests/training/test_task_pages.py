@@ -45,6 +45,7 @@ def make_names(task: str, folder: Path) -> dict[str, Any]:
         processor = support.make_processor("gemma3")
         return {"model": support.make_vision_model("gemma3", processor), "processor": processor}
     tokenizer = make_byte_tokenizer(CONTROLS, "<|eot_id|>", bos="<|begin_of_text|>", template=TEMPLATE)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     model = make_tiny_llama(hidden_size=16, num_hidden_layers=1, vocab_size=len(tokenizer), **ids)
     model.generation_config.update(**ids)
@@ -65,13 +66,15 @@ def test_a_page_trains_from_raw_rows_clean_and_with_a_silent_guard(
     text = text.replace('output_dir="out"', f'output_dir="out", {small}')
     if hasattr(trl, "GRPOTrainer"):
         text = text.replace("processing_class=", name_tokenizer_argument(trl.GRPOTrainer) + "=")
-    (tmp_path / page.name).write_text(text.replace("trainer.train()", "result = trainer.train()"))
+    text = text.replace("trainer.train()", "result = trainer.train()")
+    text = text.replace("diagnose(trainer)", "report = diagnose(trainer)\nreport")
+    (tmp_path / page.name).write_text(text)
     names = make_names(task, tmp_path)
     assert run_page(tmp_path / page.name, names) == 2
     assert torch.isfinite(torch.tensor(names["result"].training_loss))
     assert not (tmp_path / "out" / "guard").exists()
-    report = diagnose(names["trainer"])
-    report.raise_for_errors(require=() if task == "grpo" else ("rows",))  # its rows are sampled in the run
+    report = names["report"] if task != "grpo" else diagnose(names["trainer"])  # whose rows are sampled in the run
+    report.raise_for_errors(require=("rows",) if task != "grpo" else ())
     assert [str(finding) for finding in report.findings if finding.code != "PKG001"] == []
     if task in PREFERENCES:
         require_whole_answers(next(iter(names["trainer"].get_train_dataloader())))
