@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import TOO_DEEP, PadfixError, describe
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.encoding.reading.json_values import as_list, may_be_filled, seen, strip_nulls
 from llama_padfix.encoding.reading.side_columns import (
     ALPACA_COLUMNS,
@@ -91,6 +91,7 @@ class Conversation:
     """The paths of null keys in arguments and schemas that Arrow may have filled in, and that were left out."""
 
     __repr__ = short_repr
+    _repr_html_ = record_html
 
     @property
     def needs_template(self) -> bool:
