@@ -41,7 +41,7 @@ BEYOND: Mapping[str, str] = MappingProxyType(
         "BOS": "the server adds a BOS by itself, or none",
         "spelled control token": "a message spells a control token: remove such texts before they are sent",
         "token edge": "the prompt ends inside of a token",
-        "encoding": "the engine makes other ids of the same text",
+        "encoding": "the engine reads no flags of added tokens and no normalizer: send texts in the form NFC",
     }
 )
 """Each cause that a copy may keep, with why and what to do. Others are gone in a copy."""
