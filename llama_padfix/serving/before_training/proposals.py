@@ -70,7 +70,7 @@ def propose(
 def _propose_template(folder: ServedFolder, read: TrainedRows, engine: Engine, best: Proposal) -> Iterator[Proposal]:
     """Yield the template of the export, which writes every trained text, if fewer points differ with it."""
     try:
-        saved = rewrite_template([*read.chats, *(point.chat for point in read.points)], engines=[engine])
+        saved = rewrite_template([*read.chats, *(point.chat for point in read.points)])
     except PadfixError:  # rows with different templates
         return
     if saved.requests:  # rows with different arguments
