@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.symbolic import trim
+from llama_padfix.chat.symbolic_slots import trim
 from llama_padfix.encoding.batch.chat_columns import Chats
 from llama_padfix.encoding.batch.render_plan import RenderPlan, Segment
 from llama_padfix.encoding.chat_rows import describe_empty

@@ -13,7 +13,8 @@ from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.symbolic import Slot, TemplateBranched, render_symbolic, trim
+from llama_padfix.chat.symbolic import render_symbolic
+from llama_padfix.chat.symbolic_slots import Slot, TemplateBranched, trim
 from llama_padfix.chat.traced_render import source_of
 from llama_padfix.chat.turns import finds_by_prompt, has_plain_roles, render_turns
 from llama_padfix.core.compat import gives_clock
@@ -129,7 +130,7 @@ def learn_render_plan(
 
 def _is_each_once(written: _Literals, roles: Sequence[str]) -> bool:
     """Return True if no text is written twice, and each answer is written."""
-    messages = [slot.message for slot in written.slots]
+    messages = [slot.place for slot in written.slots]
     answers = {index for index, role in enumerate(roles) if role == "assistant"}
     return len(messages) == len({*messages}) and answers <= {*messages}
 
@@ -167,7 +168,7 @@ def _cut(written: _Literals, tokens: CutTokens) -> list[Segment] | None:
         is_last = slot is written.slots[-1]
         if end is None or tokens.may_complete(before, literal[: end or None], is_between=end == 0 and not is_last):
             return None  # a text could begin or end with the rest of a control token
-        segments.append(Segment(slot.message, before, literal[:end], slot.operations, closed=end > 0))
+        segments.append(Segment(slot.place, before, literal[:end], slot.operations, closed=end > 0))
         before = literal[end:]
     return [*segments, Segment(None, before, "")] if before else segments
 
@@ -265,7 +266,7 @@ def _read_headers(
     profile = template.profile
     if not (finds_by_prompt(profile) and has_plain_roles(profile, roles)):
         return None
-    if [slot.message for slot in written.slots] != [*range(len(roles))]:
+    if [slot.place for slot in written.slots] != [*range(len(roles))]:
         return None
     controls = find_control_text(profile.prompt, template.controls)
     if _count_prompts(profile.prompt, controls[0][1], controls[-1][0], written.literals) != roles.count("assistant"):
