@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from llama_padfix.chat.render import ChatTemplate
+from llama_padfix.chat.symbolic import render_symbolic
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.encoding.batch import render_plan
 from llama_padfix.encoding.batch.cut_tokens import read_cut_tokens
 from llama_padfix.encoding.batch.separable import parts_at_controls
 from llama_padfix.encoding.encoder import ChatEncoder
+from llama_padfix.tokens.engine import Engine
 from tests.support.both import assert_same, count_plain, encode_all, make_hard_rows, talk
 from tests.support.byte_tokenizer import make_byte_tokenizer
 
@@ -85,6 +88,46 @@ def test_orders_beyond_what_is_remembered_are_learned_anew(monkeypatch: pytest.M
     rows = make_irregular(12)
     first, second = encode_all(encoder, rows), encode_all(encoder, rows)
     assert first.labels == second.labels and count_plain(encoder) == 2 * len(rows)
+
+
+PARTS = "{% for m in messages %}<S>{{ m.role }}\n{% if m.content is string %}{{ m.content | trim }}{% else %}"
+PARTS += "{% for part in m.content %}{{ part.text | trim }}{% endfor %}{% endif %}<E>\n{% endfor %}"
+PARTS += "{% if add_generation_prompt %}<S>assistant\n{% endif %}"
+
+
+def add_name(message: dict[str, Any]) -> dict[str, Any]:
+    return message | ({"name": "Ann"} if message["role"] == "user" else {})
+
+
+def write_in_parts(message: dict[str, Any]) -> dict[str, Any]:
+    return message | {"content": [{"type": "text", "text": message["content"]}]}
+
+
+@pytest.mark.parametrize("shape", [add_name, write_in_parts])
+def test_conversations_that_begin_alike_are_compared_with_plain_ones_once(
+    shape: Callable[[dict[str, Any]], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = make_byte_tokenizer(("<S>", "<E>"), "<E>", template=PARTS)
+    rows = [{"messages": [*map(shape, talk(*(f" t{row} {n}\n" for n in range(2 * row + 2))))]} for row in range(6)]
+    written, calls = list[int](), list[int]()
+    encode = Engine.encode
+
+    def count(source: str, messages: Any, *settings: Any) -> Any:
+        written.append(len(messages))
+        return render_symbolic(source, messages, *settings)
+
+    def count_calls(engine: Engine, texts: Any) -> Any:
+        calls.append(len(texts))
+        return encode(engine, texts)
+
+    monkeypatch.setattr("llama_padfix.encoding.batch.alike.render_symbolic", count)
+    monkeypatch.setattr(Engine, "encode", count_calls)
+    encoder = ChatEncoder(tokenizer)
+    encode_all(encoder, rows * 3)
+    assert count_plain(encoder) == 3 * len(rows)
+    assert len(written) == 2 * 2 * 12  # of the longest one's beginnings, each with the prompt and without, and plain
+    assert len(calls) <= 4  # what all plans write is encoded in one
+    assert_same(tokenizer, rows)
 
 
 # Tokens

@@ -6,6 +6,7 @@ of the plain conversation holds for the other one too.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.symbolic import make_unseen_text, render_symbolic
@@ -30,21 +31,39 @@ def are_plain(shells: Messages) -> bool:
     return all(shell.keys() == _PLAIN for shell in shells)
 
 
-def is_rendered_alike(template: ChatTemplate, shells: Messages) -> bool:
-    """Return True if these messages are rendered, and their turns found, as those of their roles and texts alone.
+@dataclass
+class Likeness:
+    """What is known of a template's conversations with more than roles and texts."""
 
-    `shells` are the messages without their texts, as in `Reading`.
-    """
-    if any(key in shell for shell in shells for key in REASONING_KEYS):  # which stand for one another
-        return False
-    plain = [{"role": shell["role"]} for shell in shells]
-    for end in range(1, len(shells) + 1):
-        for prompt in (False, True):
-            written = [_render(template, some[:end], prompt) for some in (shells, plain)]
-            if written[0] is None or written[0] != written[1]:
+    template: ChatTemplate
+    known: dict[tuple[str, ...], bool] = field(default_factory=dict)
+    """By the beginning of a conversation, whether it is written as that of its roles; many begin alike."""
+
+    def holds(self, shells: Messages) -> bool:
+        """Return True if these messages are rendered, and their turns found, as those of their roles and texts alone.
+
+        `shells` are the messages without their texts, as in `Reading`.
+        """
+        if any(key in shell for shell in shells for key in REASONING_KEYS):  # which stand for one another
+            return False
+        plain = [{"role": shell["role"]} for shell in shells]
+        shown = tuple(map(repr, shells))  # they hold nothing but texts, numbers, lists and mappings
+        for end in range(1, len(shells) + 1):
+            if shown[:end] not in self.known:
+                self.known[shown[:end]] = _is_written_alike(self.template, shells[:end], plain[:end])
+            if not self.known[shown[:end]]:
                 return False
-    found = [_find_turns(template, some) for some in (shells, plain)]
-    return found[0] is not None and found[0] == found[1]
+        found = [_find_turns(self.template, some) for some in (shells, plain)]
+        return found[0] is not None and found[0] == found[1]
+
+
+def _is_written_alike(template: ChatTemplate, shells: Messages, plain: Messages) -> bool:
+    """Return True if the template writes the same around the texts of both, with its prompt and without."""
+    for prompt in (False, True):
+        written = _render(template, shells, prompt)
+        if written is None or written != _render(template, plain, prompt):
+            return False
+    return True
 
 
 def _render(template: ChatTemplate, shells: Messages, prompt: bool) -> object:

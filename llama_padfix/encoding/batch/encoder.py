@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llama_padfix.encoding.batch.alike import are_plain, is_rendered_alike
+from llama_padfix.encoding.batch.alike import Likeness, are_plain
 from llama_padfix.encoding.batch.flat_rows import Bulk, FlatRows, label_and_cut
 from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, Tabulator, write_chats
 from llama_padfix.encoding.batch.render_plan import KnownOrders, RenderPlan, learn_render_plan
@@ -29,6 +29,7 @@ _MOST = 1000  # sequences of roles that are learned with probes, at some millise
 _OFTEN, _ALONE, _PAYS = 3, 32, 20  # of fewer rows, only so many are, and one more for so many rows encoded here
 _KEPT = 20_000  # sequences of roles that are remembered, at some kilobytes each
 
+_Key = tuple[tuple[str, ...], tuple[int, ...]]  # roles, and the trained messages
 Encode = Callable[[Sequence[str]], "tuple[IdArray, LongArray]"]
 
 
@@ -47,9 +48,10 @@ class BatchEncoder:
     """By reading; None where conversations depend on more than their roles."""
     plans: dict[tuple[str, ...], RenderPlan | None] = field(default_factory=dict)
     """By roles, which several readings may share."""
-    tables_of_roles: dict[tuple[tuple[str, ...], tuple[int, ...]], SegmentTable | None] = field(default_factory=dict)
+    tables_of_roles: dict[_Key, SegmentTable | None] = field(default_factory=dict)
     """By roles and trained messages."""
     known: KnownOrders = field(init=False)
+    likeness: Likeness = field(init=False)
     tabulator: Tabulator = field(init=False)
     rows: int = 0
     """Rows encoded so far."""
@@ -58,6 +60,7 @@ class BatchEncoder:
 
     def __post_init__(self) -> None:
         self.known = KnownOrders(self.template)
+        self.likeness = Likeness(self.template)
         self.tabulator = Tabulator(self.template, self.encode)
 
     def learn(self, chats: Chats) -> bool:
@@ -65,18 +68,22 @@ class BatchEncoder:
         before = len(self.forbidden)
         if len(self.tables) > _KEPT:
             self.tables, self.plans, self.tables_of_roles, self.tabulator.arrays = {}, {}, {}, PlanArrays()
+            self.likeness.known.clear()
+        found: dict[Reading, _Key | None] = {}
         for reading, count in Counter(chats.readings).most_common():
             if reading is None or reading in self.tables:
                 continue
             chosen = reading.choose(self.train_on)
             if chosen is None:
-                self.tables[reading] = None
+                found[reading] = None
                 continue
             messages, trained = chosen[0], tuple(chosen[1])
             roles = tuple(str(message["role"]) for message in messages)
             is_known = roles in self.plans and (self.plans[roles] is None or are_plain(messages))
             if is_known or self._is_worth(count):
-                self.tables[reading] = self._make_table(messages, roles, trained)
+                found[reading] = (roles, trained) if self._is_planned(messages, roles) else None
+        self._tabulate([*dict.fromkeys(found.values())])
+        self.tables |= {reading: key and self.tables_of_roles[key] for reading, key in found.items()}
         return len(self.forbidden) > before
 
     def _is_worth(self, count: int) -> bool:
@@ -84,22 +91,23 @@ class BatchEncoder:
         paid = self.known.probed < _ALONE + self.rows // _PAYS
         return paid or (count >= _OFTEN and self.known.probed < _MOST)
 
-    def _make_table(self, messages: Messages, roles: tuple[str, ...], trained: tuple[int, ...]) -> SegmentTable | None:
+    def _is_planned(self, messages: Messages, roles: tuple[str, ...]) -> bool:
+        """Return True if there is a plan for these roles, by which these messages are rendered too."""
         if roles not in self.plans:
             self.plans[roles] = learn_render_plan(self.template, roles, self.known)
-        plan = self.plans[roles]
-        if plan is None:
-            return None
-        if not are_plain(messages):
-            self.known.probed += 1
-            if not is_rendered_alike(self.template, messages):
-                return None
-        if (roles, trained) not in self.tables_of_roles:
-            table = self.tabulator.tabulate(plan, trained)
+        if self.plans[roles] is None or are_plain(messages):
+            return self.plans[roles] is not None
+        self.known.probed += 1
+        return self.likeness.holds(messages)
+
+    def _tabulate(self, keys: Sequence[_Key | None]) -> None:
+        """Lay out the plans of some roles and trained messages, all of them with few calls of the engine."""
+        new = [(key, plan) for key in keys if key and key not in self.tables_of_roles and (plan := self.plans[key[0]])]
+        tables = self.tabulator.tabulate([(plan, trained) for (_, trained), plan in new])
+        for (key, plan), table in zip(new, tables, strict=True):
+            self.tables_of_roles[key] = table
             if table is not None:
                 self.forbidden += sorted(plan.forbidden_substrings - set(self.forbidden))
-            self.tables_of_roles[roles, trained] = table
-        return self.tables_of_roles[roles, trained]
 
     def _find_notes(self, chats: Chats, rows: Sequence[int]) -> dict[int, Mapping[str, str]]:
         """Return the notes on rows that this encoder encoded, without those on rows that were cut; {} as a rule."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llama_padfix.chat.symbolic_slots import trim
 from llama_padfix.encoding.batch.chat_columns import Chats
@@ -65,6 +65,14 @@ class PlanArrays:
         return len(self.bounds) - 2
 
 
+class _Layout(NamedTuple):
+    """What a plan writes: in turn with texts; cut behind each control token, with a word for each text; headers."""
+
+    written: tuple[str, ...]
+    parts: list[str]
+    headers: list[str]
+
+
 @dataclass
 class Tabulator:
     """Lays render plans out as tables, and keeps what it encodes for that."""
@@ -103,12 +111,21 @@ class Tabulator:
         places = np.flatnonzero(ids >= self.lowest)
         return places[self.is_added[np.minimum(ids[places] - self.lowest, len(self.is_added) - 1)]]
 
-    def tabulate(self, plan: RenderPlan, trained: Collection[int]) -> SegmentTable | None:
-        """Lay a plan out for some trained messages; None where the tokens that it writes do not part its segments."""
+    def tabulate(self, plans: Sequence[tuple[RenderPlan, Collection[int]]]) -> list[SegmentTable | None]:
+        """Lay plans out, each for some trained messages; None where what it writes does not part its segments.
+
+        All that they write is encoded in one call of the engine.
+        """
+        layouts = [_lay_out(plan) for plan, _ in plans]
+        wholes = max(_CHECKED + 1 - len(self.arrays.bounds), 0)
+        texts = [text for layout in layouts for text in (*layout.parts, *layout.headers)]
+        self._encode_new([*texts, *("".join(layout.parts) for layout in layouts[:wholes])])
+        return [self._make_table(*plan, layout) for plan, layout in zip(plans, layouts, strict=True)]
+
+    def _make_table(self, plan: RenderPlan, trained: Collection[int], layout: _Layout) -> SegmentTable | None:
         filled = [segment for segment in plan.segments if segment.message is not None]
-        closing = "".join(segment.before for segment in plan.segments if segment.message is None)
         headers = self._place_headers(plan)
-        tokens = self._find_tokens(filled, closing)
+        tokens = self._find_tokens(filled, layout.parts)
         if tokens is None or (headers[0] >= 0 and not len(self.headers[headers[0]])):
             return None  # position 0 is never trained: something must stand in front of an answer
         headers = [
@@ -117,15 +134,12 @@ class Tabulator:
         ]
         empty = [message for message in plan.empty_thoughts if message in trained]
         notes = {"empty_reasoning": describe_empty(empty[0], self.template.quiet_kwargs)} if empty else {}
-        afters = ["", *(segment.after for segment in filled)]
-        befores = [*(segment.before for segment in filled), closing]
-        literals = [after + before for after, before in zip(afters, befores, strict=True)]
         messages = tuple(segment.message for segment in filled if segment.message is not None)
         operations = tuple(segment.operations for segment in filled)
         trims = all(chars is None or chars.isspace() for made in operations for _, chars in made)
         return SegmentTable(
             number=self.arrays.add(headers[: len(filled)], *tokens),
-            parts=tuple(part for literal in literals for part in (literal, ""))[:-1],
+            parts=layout.written,
             messages=messages,
             operations=operations,
             in_message_order=messages == tuple(range(len(messages))) and trims,
@@ -133,17 +147,10 @@ class Tabulator:
             is_lossy=bool(plan.losses),
         )
 
-    def _find_tokens(self, filled: Sequence[Segment], closing: str) -> tuple[list[int], list[int]] | None:
+    def _find_tokens(self, filled: Sequence[Segment], parts: Sequence[str]) -> tuple[list[int], list[int]] | None:
         """Return the number of control tokens and tags up to the end of each segment, and these tokens; None if the
         ids of a segment do not end with one.
         """
-        parts = [""]
-        for segment in filled:
-            parts[-1] += segment.before + _WORD + segment.after
-            parts += [""] if segment.closed else []
-        parts[-1] += closing
-        whole = ["".join(parts)] if len(self.arrays.bounds) <= _CHECKED else []
-        self._encode_new([*parts, *whole])
         tokens: list[int] = []
         counts = [0]
         for place, part in enumerate(parts):
@@ -152,8 +159,10 @@ class Tabulator:
                 return None
             tokens += found
             counts.append(len(tokens))
-        if any(self._read_tokens(text)[0] != tokens for text in whole):
-            return None
+        if len(self.arrays.bounds) <= _CHECKED:
+            self._encode_new([whole := "".join(parts)])
+            if self._read_tokens(whole)[0] != tokens:
+                return None
         closed = [*accumulate((segment.closed for segment in filled), initial=0)][1:]
         return [counts[number] for number in closed], tokens
 
@@ -167,8 +176,7 @@ class Tabulator:
 
     def _place_headers(self, plan: RenderPlan) -> list[int]:
         """Return the place of each segment's header in `headers`, -1 where it has none."""
-        texts = [None if one.header is None else one.before[: one.header] for one in plan.segments]
-        self._encode_new([text for text in texts if text is not None])
+        texts = [_find_header(segment) for segment in plan.segments]
         for text in texts:
             if text is not None and text not in self._places:
                 self._places[text] = len(self.headers)
@@ -182,6 +190,25 @@ class Tabulator:
             ends = lengths.cumsum().tolist()
             starts = [0, *ends[:-1]]
             self._ids |= {text: ids[start:end] for text, start, end in zip(new, starts, ends, strict=True)}
+
+
+def _lay_out(plan: RenderPlan) -> _Layout:
+    filled = [segment for segment in plan.segments if segment.message is not None]
+    closing = "".join(segment.before for segment in plan.segments if segment.message is None)
+    parts = [""]
+    for segment in filled:
+        parts[-1] += segment.before + _WORD + segment.after
+        parts += [""] if segment.closed else []
+    parts[-1] += closing
+    afters = ["", *(segment.after for segment in filled)]
+    befores = [*(segment.before for segment in filled), closing]
+    literals = [after + before for after, before in zip(afters, befores, strict=True)]
+    written = tuple(part for literal in literals for part in (literal, ""))[:-1]
+    return _Layout(written, parts, [header for one in plan.segments if (header := _find_header(one)) is not None])
+
+
+def _find_header(segment: Segment) -> str | None:
+    return None if segment.header is None else segment.before[: segment.header]
 
 
 def write_chats(chats: Chats, tables: Sequence[SegmentTable | None]) -> tuple[list[str], list[int]]:
