@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,15 +39,19 @@ class JsonForm(NamedTuple):
     is_object: bool
 
 
+Operations = tuple[tuple[str, "str | JsonForm | None"], ...]
+"""What is done to a text, in order: a trimming method with its argument, or `tojson` with its form."""
+
+
 @dataclass(frozen=True)
 class Slot:
     """Where a value stands: its place among those of the row, and what is done to it, in order.
 
-    That is a trimming method with its argument, or `tojson` with its form. An object is given as compact JSON text.
+    An object is given as compact JSON text.
     """
 
     place: int
-    operations: tuple[tuple[str, str | JsonForm | None], ...] = ()
+    operations: Operations = ()
 
     @property
     def is_json(self) -> bool:
@@ -55,7 +59,7 @@ class Slot:
         return any(isinstance(argument, JsonForm) for _, argument in self.operations)
 
 
-def trim(text: str, operations: Iterable[tuple[str, str | JsonForm | None]]) -> str:
+def trim(text: str, operations: Operations) -> str:
     """Return a text as the operations of its slot leave it."""
     for method, argument in operations:
         if not isinstance(argument, JsonForm):

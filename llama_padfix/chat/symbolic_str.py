@@ -164,7 +164,7 @@ def write_unknown_json(
 
 
 def _write_unknown(value: Unknown, form: JsonForm) -> str:
-    slot = value._slot if isinstance(value, (SymbolicStr, SymbolicMapping)) else None
-    if slot is None:
+    if not isinstance(value, (SymbolicStr, SymbolicMapping)) or value._slot is None:
         raise TemplateBranched("the filter tojson")
-    return value._run.make(Slot(slot.place, (*slot.operations, ("tojson", form))))
+    run: Run = value._run
+    return run.make(Slot(value._slot.place, (*value._slot.operations, ("tojson", form))))

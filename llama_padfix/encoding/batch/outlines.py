@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.chat.symbolic_slots import Hole
 from llama_padfix.chat.traced_render import REASONING_KEYS
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.batch.outlined_calls import outline_calls, outline_tools
+from llama_padfix.encoding.batch.shapes.outlined_calls import outline_calls, outline_tools
 from llama_padfix.encoding.loss_selection import choose_turns
 from llama_padfix.encoding.reading.side_columns import TEMPLATE_KWARGS, TOOLS
 from llama_padfix.encoding.row_formats import CONTENT_KEYS, READ_COLUMNS, Conversation, read_row
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from llama_padfix.encoding.settings import TrainOn
 
     Outline: TypeAlias = Any
-    """A nested tuple: the type `str` stands for a text, `dict` for an object that is written as JSON; `(list, ...)` and
-    `(dict, key, item, ...)` hold others."""
+    """A nested tuple: the type `str` stands for a text, `dict` for an object that is written as JSON; `(list, ...)`
+    and `(dict, key, item, ...)` hold others."""
 
 _SPOKEN = frozenset({"role", "from", "type", *TOOLS, TEMPLATE_KWARGS})
 """The keys whose texts are read for what they say."""
@@ -52,9 +52,11 @@ class Reading:
     """What reading makes of all rows of one outline.
 
     `messages` are without their texts: `content` is missing, or a text part that lacks its `text`; None for a row of
-    plain text. Where a row has tools, calls or thoughts, they hold a `Hole` for each text and object, and so do `tools`:
-    what is written then depends on more than their roles (`by_shape`). `contents` says of what each message's text is joined: texts of the row by their places, and texts that
+    plain text. `contents` says of what each message's text is joined: texts of the row by their places, and texts that
     reading writes itself. `is_text` is a prompt and its answer as texts, which may be a rendered chat.
+
+    What is written of a row with tools, calls or thoughts depends on its shape (`by_shape`): `messages` and `tools`
+    then hold a `Hole` for each text and object, and `contents` are those of the row.
     """
 
     messages: tuple[MessageDict, ...] | None

@@ -1,7 +1,7 @@
 """The outline of tools and calls: each call's arguments, and each tool's schema, is one object written as JSON.
 
-See `outlines`. An object that reading may change (a null that Arrow may have filled in, a value that JSON does not know)
-has no outline, and its row is read one by one.
+See `outlines`. An object that reading may change has no outline, and its row is read one by one: one that holds a
+null, which Arrow may have filled in, or a value that JSON does not know.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _read_tools(text: str) -> list[str | None] | None:
     return [_write_tool(tool) for tool in tools] if type(tools) is list else None
 
 
-def _write_tool(tool: object) -> str | None:
+def _write_tool(tool: Any) -> str | None:  # of any type
     try:
         key = marshal.dumps(tool, 2)  # tells 1 from "1" and True, and knows no class but those of JSON
     except ValueError:
@@ -118,7 +118,7 @@ def _is_whole(value: Any) -> bool:  # of any type
     """Return True for a value of the types of JSON that holds no null."""
     kind = type(value)
     if kind is dict:
-        return all([type(key) is str and (type(item) is str or _is_whole(item)) for key, item in value.items()])
+        return all(type(key) is str and (type(item) is str or _is_whole(item)) for key, item in value.items())
     if kind is list:
-        return all([type(item) is str or _is_whole(item) for item in value])
+        return all(type(item) is str or _is_whole(item) for item in value)
     return kind in (str, int, float, bool)

@@ -1,0 +1,208 @@
+"""How conversations of one shape are written: with tools, calls and thoughts, whatever these say.
+
+The template runs once with a hole for each text, each call's arguments and each tool's schema. It must write each at
+most once, and something of each message. Two probes of the shape then show the turns: `render_turns` finds them by who
+wrote each character, and the characters of each hole must be those of its message. With nothing lost, nothing spelled
+and no stop token inside a turn, all that it looks at is the same in every conversation of the shape.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from llama_padfix.chat.symbolic import render_with_holes
+from llama_padfix.chat.symbolic_slots import Hole, fill_holes, find_holes
+from llama_padfix.chat.traced_render import alias_reasoning
+from llama_padfix.chat.traced_str import TOOLS
+from llama_padfix.chat.turns import render_turns
+from llama_padfix.core.errors import PadfixError
+from llama_padfix.encoding.batch.render_plan import (
+    PROBES,
+    KnownOrders,
+    Literals,
+    RenderPlan,
+    Segment,
+    cut,
+    keeps_opening,
+    render_literals,
+    write,
+)
+from llama_padfix.encoding.chat_rows import SPEAK_OF_THOUGHTS, collect_row_notes
+from llama_padfix.tokens.control import find_control_text, rewrites_text
+
+if TYPE_CHECKING:
+    from llama_padfix.chat.render import ChatTemplate, Rendered
+    from llama_padfix.core.types import MessageDict
+
+_MOST_PREFIXES = 40  # messages of a conversation of which each prefix is rendered
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Messages and tools with holes, and the trained messages."""
+
+    template: ChatTemplate
+    messages: Sequence[MessageDict]
+    tools: list[Hole] | None
+    trained: Sequence[int]
+
+    @cached_property
+    def assistants(self) -> list[int]:
+        """The messages of the assistant."""
+        return [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
+
+    @cached_property
+    def owners(self) -> dict[int, int]:
+        """The message of each hole, by its place; `TOOLS` for the schema of a tool."""
+        owners = {hole.place: index for index, message in enumerate(self.messages) for hole in find_holes(message)}
+        return {**owners, **{hole.place: TOOLS for hole in self.tools or ()}}
+
+    def render(self, count: int | None = None, prompt: bool = False) -> Literals | None:
+        """Return what the template writes around the holes of the first `count` messages."""
+        messages = alias_reasoning(self.messages[:count])
+
+        def render(source: str, context: Mapping[str, object], clock: bool) -> Literals:
+            return Literals(*render_with_holes(source, messages, self.tools, context, clock))
+
+        return render_literals(self.template, render, prompt, self.tools)
+
+    def probe(self, number: int) -> tuple[list[MessageDict], list[Any] | None, dict[int, str]]:
+        """Return a conversation of this shape, its tools, and its texts by their places."""
+        values: dict[int, object] = {}
+
+        def fill(hole: Hole) -> object:
+            text = PROBES[(hole.place + number) % 2].format(hole.place)
+            values[hole.place] = {f"probe_{hole.place}": text, "name": [number, text]} if hole.is_object else text
+            return values[hole.place]
+
+        messages, tools = fill_holes(list(self.messages), fill), fill_holes(self.tools, fill)
+        texts = {
+            place: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for place, value in values.items()
+        }
+        return messages, tools, texts
+
+
+def learn_shape_plan(shape: Shape, known: KnownOrders) -> RenderPlan | None:
+    """Return how conversations of a shape are written; None where that depends on more than the shape."""
+    known.probed += 1
+    if not shape.template.profile.is_traced:
+        return None
+    written = shape.render()
+    if written is None:
+        return None
+    places = [slot.place for slot in written.slots]
+    written_messages = {shape.owners[place] for place in places}
+    if len(places) != len({*places}) or not written_messages >= {*range(len(shape.messages))}:
+        return None
+    segments = cut(written, known.tokens)
+    if segments is None:
+        return None
+    segments = [replace(one, message=None if one.place is None else shape.owners[one.place]) for one in segments]
+    found, again = (_find_turns(shape, segments, number) for number in range(2))
+    if found is None or found != again:
+        return None
+    planned, notes = found
+    forbidden = _find_forbidden(shape, written, planned)
+    if forbidden is None:
+        return None
+    forbidden |= written.forbidden_substrings | {*known.tokens.hidden}
+    forbidden |= SPEAK_OF_THOUGHTS if notes else frozenset()
+    return RenderPlan(tuple(planned), forbidden, notes=notes)
+
+
+def _find_turns(shape: Shape, segments: Sequence[Segment], number: int) -> tuple[list[Segment], dict[str, str]] | None:
+    """Return the segments with the header of each turn, and the notes on a row; None where a probe shows no such."""
+    messages, tools, texts = shape.probe(number)
+    try:
+        rendered = render_turns(shape.template, messages, tools, allow_loss=True)
+    except PadfixError:
+        return None
+    notes = collect_row_notes(rendered, messages, shape.trained, (), shape.template.quiet_kwargs)
+    if rendered.spelled or rendered.losses or notes.keys() - {"empty_reasoning"}:
+        return None
+    parts = [write(one, "" if one.place is None else texts[one.place]) for one in segments]
+    ends = [*accumulate(map(len, parts), initial=0)]
+    inner = [
+        (at + len(one.before), end - len(one.after)) for one, at, end in zip(segments, ends, ends[1:], strict=False)
+    ]
+    if rendered.text != "".join(parts) or not _are_owned(rendered, segments, inner):
+        return None
+    turns = {turn.message: turn for turn in rendered.turns}
+    if len(turns) != len(rendered.turns) or sorted(turns) != shape.assistants:
+        return None
+    planned: list[Segment] = []
+    for place, segment in enumerate(segments):
+        turn = None if segment.message is None else turns.get(segment.message)
+        if turn is None or segment.place is None:
+            planned.append(segment)
+        elif place and segments[place - 1].message == segment.message:
+            gap = segments[place - 1].after + segment.before
+            if find_control_text(gap, shape.template.profile.stops):
+                return None
+            planned.append(replace(segment, goes_on=True))
+        else:
+            header = turn.start - ends[place]
+            is_parted = not place or segments[place - 1].closed
+            if not (is_parted and turn.start > 0 and 0 <= header <= len(segment.before)):
+                return None
+            planned.append(replace(segment, header=header))
+        is_last = place + 1 == len(segments) or segments[place + 1].message != segment.message
+        if turn is not None and is_last and not (segment.closed and turn.end == ends[place + 1]):
+            return None
+    heads = [one.message for one in planned if one.header is not None and one.message is not None]
+    return (planned, notes) if sorted(heads) == shape.assistants else None
+
+
+def _are_owned(rendered: Rendered, segments: Sequence[Segment], places: Sequence[tuple[int, int]]) -> bool:
+    """Return True if the characters of each hole are known to be those of its message, or of the tools."""
+    spans = [span for span in rendered.content_spans or () if span[0] < span[1]]
+    return all(
+        any(left <= start and end <= right and origin == segment.message for left, right, origin in _at(spans, start))
+        for segment, (start, end) in zip(segments, places, strict=True)
+        if segment.place is not None
+    )
+
+
+def _at(spans: Sequence[tuple[int, int, int]], place: int) -> Sequence[tuple[int, int, int]]:
+    """Return the one span that may hold a place."""
+    found = bisect_right(spans, place, key=itemgetter(0))
+    return spans[max(found - 1, 0) : found]
+
+
+def _find_forbidden(shape: Shape, written: Literals, planned: Sequence[Segment]) -> frozenset[str] | None:
+    """Return what texts must lack so that each turn begins where the prompt ends; None where a text can move one.
+
+    A constant prompt stands once in front of each turn. Else the conversation up to a turn, with a prompt, must be
+    written as the whole is.
+    """
+    template, profile, forbidden = shape.template, shape.template.profile, set[str]()
+    is_rewritten = rewrites_text(template.tokenizer)
+    for place, segment in enumerate(planned):
+        if segment.header is None or segment.message is None:
+            continue
+        literal = written.literals[place]
+        opening = literal[: len(literal) - len(segment.before) + segment.header]
+        if is_rewritten and not keeps_opening(template, opening):
+            return None
+        if segment.header == len(segment.before):  # a name could spell an empty thought there
+            forbidden |= SPEAK_OF_THOUGHTS
+        is_constant = profile.prompt_is_constant and profile.prompt and profile.ending
+        if is_constant and literal.count(profile.prompt) == 1 and opening.endswith(profile.prompt):
+            continue
+        if not 0 < segment.message < _MOST_PREFIXES or (profile.ignores_prompt and not profile.added_prompt):
+            return None
+        prompted, answered = shape.render(segment.message, True), shape.render(segment.message + 1)
+        if prompted is None or answered is None or prompted.literals[-1] != opening:
+            return None
+        if prompted.literals[:-1] != written.literals[:place] or prompted.slots != written.slots[:place]:
+            return None
+        forbidden |= prompted.forbidden_substrings | answered.forbidden_substrings
+    return frozenset(forbidden)
