@@ -6,6 +6,7 @@ holds. A `SymbolicMapping` stands for any such object: it can be written and tes
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -67,8 +68,13 @@ def trim(text: str, operations: Operations) -> str:
         elif not argument.is_object:
             text = to_json(text, indent=argument.indent, separators=argument.separators)
         elif argument.indent is not None or argument.separators is not None:
-            text = to_json(json.loads(text), indent=argument.indent, separators=argument.separators)
+            text = _rewrite(text, argument)
     return text
+
+
+@functools.lru_cache(maxsize=1024)  # tools are the same in many rows
+def _rewrite(text: str, form: JsonForm) -> str:
+    return to_json(json.loads(text), indent=form.indent, separators=form.separators)
 
 
 class Unknown:

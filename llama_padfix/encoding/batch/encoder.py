@@ -81,7 +81,7 @@ class BatchEncoder:
             messages, trained = chosen[0], tuple(chosen[1])
             if reading.by_shape:
                 if self._is_worth(count):
-                    shape = Shape(self.template, messages, reading.tools, trained)
+                    shape = Shape(self.template, messages, reading.tools, trained, reading.written_arguments)
                     self.plans[reading] = learn_shape_plan(shape, self.known)
                     found[reading] = (reading, trained) if self.plans[reading] is not None else None
                 continue

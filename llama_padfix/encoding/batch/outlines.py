@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from llama_padfix.chat.messages import called_functions
 from llama_padfix.chat.symbolic_slots import Hole
 from llama_padfix.chat.traced_render import REASONING_KEYS
 from llama_padfix.core.errors import PadfixError
@@ -74,6 +75,13 @@ class Reading:
         keys = {(*sorted(message), type(message.get("content"))) for message in self.messages or ()}
         joins = {len(parts) for parts in self.contents}
         return frozenset(keys), frozenset(joins), self._keeps_order, self.trained_from > 0, self.is_text
+
+    @cached_property
+    def written_arguments(self) -> tuple[int, ...]:
+        """The places of the arguments of calls that are JSON text."""
+        functions = [function for message in self.messages or () for function in called_functions(message)]
+        found = [function.get("arguments") for function in functions] if self.by_shape else []
+        return tuple(one.place for one in found if isinstance(one, Hole) and not one.is_object)
 
     def choose(self, train_on: TrainOn) -> tuple[list[MessageDict], list[int]] | None:
         """Return the messages as a template gets them, and the trained ones; None where none is trained."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import marshal
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -80,8 +81,11 @@ def _outline_call(call: object, texts: list[str]) -> tuple[Any, ...] | None:
                     return None
                 texts.append(written)
                 made += (key, dict)
-            elif item is None or (kind is dict and not item):
+            elif item is None or (kind is dict and not item) or (kind is str and not item.strip()):
                 made += (key, (dict,))
+            elif kind is str and _is_plain_json(item):
+                texts.append(item)
+                made += (key, str)
             else:
                 return None
         elif kind is str:
@@ -102,6 +106,20 @@ def _outline_call(call: object, texts: list[str]) -> tuple[Any, ...] | None:
         else:
             return None
     return tuple(made)
+
+
+def _is_plain_json(text: str) -> bool:
+    r"""Return True for JSON text without `\u`: reading counts the other, and half of a letter may look lost."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return "\\u" not in text
+
+
+def are_quoted(arguments: Sequence[str], texts: str) -> bool:
+    """Return True if arguments that are JSON text may also stand in the texts of their row as a JSON string."""
+    return any(json.dumps(text, ensure_ascii=ascii) in texts for text in arguments for ascii in (False, True))
 
 
 def _write(value: object) -> str | None:

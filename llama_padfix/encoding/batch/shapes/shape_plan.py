@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -52,6 +52,8 @@ class Shape:
     messages: Sequence[MessageDict]
     tools: list[Hole] | None
     trained: Sequence[int]
+    written_arguments: Collection[int] = ()
+    """The places of arguments that are JSON text."""
 
     @cached_property
     def assistants(self) -> list[int]:
@@ -79,7 +81,9 @@ class Shape:
 
         def fill(hole: Hole) -> object:
             text = PROBES[(hole.place + number) % 2].format(hole.place)
-            values[hole.place] = {f"probe_{hole.place}": text, "name": [number, text]} if hole.is_object else text
+            made = {f"probe_{hole.place}": text, "name": [number, text]}
+            is_json = hole.place in self.written_arguments
+            values[hole.place] = made if hole.is_object else json.dumps(made) if is_json else text
             return values[hole.place]
 
         messages, tools = fill_holes(list(self.messages), fill), fill_holes(self.tools, fill)
@@ -103,8 +107,9 @@ def learn_shape_plan(shape: Shape, known: KnownOrders) -> RenderPlan | None:
     if len(places) != len({*places}) or not written_messages >= {*range(len(shape.messages))}:
         return None
     segments = cut(written, known.tokens)
-    if segments is None:
-        return None
+    pairs = zip(written.slots, written.literals, strict=False)
+    if segments is None or any(one.place in shape.written_arguments and text.endswith('"') for one, text in pairs):
+        return None  # in quotes, some arguments are a JSON string, and are counted
     segments = [replace(one, message=None if one.place is None else shape.owners[one.place]) for one in segments]
     found, again = (_find_turns(shape, segments, number) for number in range(2))
     if found is None or found != again:
