@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 
-.PHONY: demo test lint types types-3.10 types-3.13 unit quick conformance docs package matrix unsloth scale-out chat-layer bench clean
+.PHONY: demo test lint types types-3.10 types-3.13 unit quick conformance docs site package matrix unsloth scale-out chat-layer bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/llama-padfix demo
@@ -53,6 +53,20 @@ conformance: $(VENV)/.test
 # The pages of the checks, from the catalog.
 docs: $(VENV)/.test
 	$(BIN)/python docs/generate.py
+
+# The site in build/site, from the pages and the docstrings; a warning is an error, and so is a link that leads nowhere.
+# It reads the package as text, so its environment has neither torch nor the package.
+site: export NO_MKDOCS_2_WARNING := 1
+site: $(VENV)-site/.installed
+	$(VENV)-site/bin/python docs/site/stage.py build
+	$(VENV)-site/bin/mkdocs build --strict --config-file build/mkdocs.yml
+	! grep -rlE '<(script|img|link)[^>]+(src|href)="?(https?:)?//' build/site --include='*.html' # nothing from elsewhere
+	@echo "Open build/site/index.html, or with search: $(PYTHON) -m http.server --directory build/site"
+
+$(VENV)-site/.installed: docs/site/requirements.txt
+	test -x $(VENV)-site/bin/python || $(PYTHON) -m venv $(VENV)-site
+	$(VENV)-site/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --requirement $<
+	touch $@
 
 # Builds sdist and wheel, checks both, and uses the wheel in an environment that has nothing else.
 package: $(VENV)/.test
@@ -108,4 +122,4 @@ $(VENV)/.test: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-unsloth $(VENV)-scale-out $(VENV)-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist out
+	rm -rf $(VENV) $(VENV)-unsloth $(VENV)-scale-out $(VENV)-bench $(VENV)-site .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist out

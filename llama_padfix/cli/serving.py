@@ -26,7 +26,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="what a run saved, with its tokenizer")
     parser.add_argument("data", metavar="DATA", nargs="?", help=f"the rows that were trained: {KINDS}")
     parser.add_argument("--engine", metavar="E,..", type=names, help=f"only these of {', '.join(ENGINES)}")
-    parser.add_argument("--url", metavar="URL", help="a llama-server or vLLM that runs: the ids that it really feeds")
+    parser.add_argument(
+        "--url", metavar="URL", help="a llama-server, vLLM or SGLang that runs: the ids that it really feeds"
+    )
     parser.add_argument("--rows", metavar="N", type=positive, default=200, help="the most rows to read (200)")
     parser.add_argument("--date", metavar="DATE", help="the date that the training pinned, such as 2026-11-29")
     parser.add_argument("--template-kwargs", metavar="JSON", help="arguments of the template in the training")

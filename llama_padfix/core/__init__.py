@@ -1,5 +1,5 @@
 """What every room needs and no library does: the error type, printable text, decisions with their reason, versions.
 
 Imports nothing heavy and knows nothing of chats. Reading order: `errors`, `text`, `files`, `weights`, `types`,
-`records`, `kinds`, `choices`, `compat`, `hf_objects`, `version`. Start: `errors.PadfixError`.
+`html`, `records`, `kinds`, `choices`, `compat`, `hf_objects`, `version`. Start: `errors.PadfixError`.
 """

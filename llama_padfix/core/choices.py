@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from llama_padfix.core.html import html_block, html_table
 from llama_padfix.core.records import short_repr
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,12 @@ class Choice:
         return f"{self.about}: {self.taken} ({self.reason})"
 
     def _repr_html_(self) -> str:
-        about, taken, reason = (html.escape(part) for part in (self.about, self.taken, self.reason))
-        return f"<p><b>{about}</b>: <code>{taken}</code> {reason}</p>"
+        return choices_html((self,))
+
+
+def choices_html(choices: Iterable[Choice]) -> str:
+    """Return choices as a table for a notebook."""
+    return html_block(html_table(("about", "taken", "reason"), ((c.about, c.taken, c.reason) for c in choices)))
 
 
 def announce(choices: Iterable[Choice], *, verbose: bool = True) -> None:

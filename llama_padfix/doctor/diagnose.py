@@ -46,8 +46,8 @@ def diagnose(
     state inside of compiled extensions, and the order of a set where hashes collide.
 
     Args:
-        target: a tokenizer, a (tokenizer, model) pair, a model, a trainer, a `DataLoader`, an encoded dataset or a
-            mapping of splits, a collated batch or a list of them, a saved folder, or a .gguf file.
+        target: a tokenizer or processor, a (tokenizer, model) pair, a model, a trainer, a `DataLoader`, an encoded
+            dataset or a mapping of splits, a collated batch or a list of them, a saved folder, or a .gguf file.
         tokenizer: the tokenizer of a target that has none. Without it a trainer's or loader's parts are searched.
         model: the model of a tokenizer, or the one that a loop trains.
         dataset: rows beside a tokenizer, model or folder: encoded, raw, a mapping of splits, a batch, a `DataLoader`;

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.records import as_json, describe_record, short_repr
+from llama_padfix.core.html import html_block, html_lines, html_table
+from llama_padfix.core.records import as_json, describe_record, record_html, short_repr
 from llama_padfix.core.version import library_info
 from llama_padfix.doctor import report_formats, report_html
 from llama_padfix.doctor.facts import Facts, RowFacts, SampleFacts
@@ -52,6 +52,7 @@ class Change:
     """The check that found it."""
 
     __repr__ = short_repr
+    _repr_html_ = record_html
 
     def __str__(self) -> str:
         return f"{self.target}: {self.before!r} -> {self.after!r}  ({self.why})"
@@ -95,8 +96,8 @@ class Plan:
         header = ("setting", "before", "after", "why", "check")
         given = (("taken back: " * (c in self.taken_back), c) for c in (*self.changes, *self.taken_back))
         rows = [(back + c.target, repr(c.before), repr(c.after), c.why, c.code) for back, c in given]
-        table = report_html.html_table(header, rows) if rows else "<p>Nothing to change.</p>"
-        return table + "".join(f"<p>left: {html.escape(line)}</p>" for line in self.left)
+        table = html_table(header, rows) if rows else "<p>Nothing to change.</p>"
+        return html_block(table + html_lines(f"left: {line}" for line in self.left))
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ class Finding:
     """The good example of the check, which is the fix where no change is."""
 
     __repr__ = short_repr
+    _repr_html_ = record_html
 
     def __str__(self) -> str:
         return f"{self.severity} {self.code} {self.name}: {self.message}"

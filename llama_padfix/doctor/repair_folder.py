@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.files import scratch_folder
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.doctor.diagnose import diagnose
 from llama_padfix.doctor.findings import Change, Plan, Report
 from llama_padfix.doctor.fixing.repair import repair_until_stable
@@ -51,6 +51,7 @@ class RepairedFolder:
     left: Report
 
     __repr__ = short_repr
+    _repr_html_ = record_html
 
     def __str__(self) -> str:
         return (

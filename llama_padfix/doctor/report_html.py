@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.text import printable
+from llama_padfix.core.html import escape, html_table
 from llama_padfix.doctor.report_formats import fold_codes, list_read, list_skipped, summarize
 
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ _STYLE = """
 .padfix .note { border-color: #1769aa; }
 .padfix table { border-collapse: collapse; }
 .padfix td, .padfix th { border: 1px solid #8886; padding: .2rem .5rem; text-align: left; }
-.padfix code, .padfix td { overflow-wrap: anywhere; } .padfix code { white-space: pre-wrap; }
+.padfix td { overflow-wrap: break-word; } .padfix code { overflow-wrap: anywhere; white-space: pre-wrap; }
 .padfix mark { background: #3fb95044; color: inherit; border-bottom: 2px solid #2da44e; }
 """
 _PAGE_STYLE = """
@@ -33,7 +31,7 @@ body { margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }
 
 def as_html(document: JsonObject) -> str:
     """Return a page that stands alone: no script, no address, every character of a finding escaped."""
-    made_by = _static(f"{document['tool']['name']} {document['tool']['version']}")
+    made_by = escape(f"{document['tool']['name']} {document['tool']['version']}")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
@@ -45,11 +43,11 @@ def as_html(document: JsonObject) -> str:
 def as_notebook(document: JsonObject) -> str:
     """Return what the page holds, for a notebook: the style names no element outside of it."""
     lines = list_read(document)
-    skipped = "".join(f"<li>{_static(line)}</li>" for line in list_skipped(document))
-    passed = _static(fold_codes(document["passed"]) or "none")
+    skipped = "".join(f"<li>{escape(line)}</li>" for line in list_skipped(document))
+    passed = escape(fold_codes(document["passed"]) or "none")
     return (
-        f'<div class="padfix"><style>{_STYLE}</style><p><strong>{_static(summarize(document))}</strong></p>'
-        + "".join(f"<p>{_static(line)}</p>" for line in lines)
+        f'<div class="padfix"><style>{_STYLE}</style><p><strong>{escape(summarize(document))}</strong></p>'
+        + "".join(f"<p>{escape(line)}</p>" for line in lines)
         + "".join(map(_article, document["findings"]))
         + f"<details><summary>{len(document['passed'])} passed</summary>{passed}</details>"
         + f"<details><summary>{len(document['skipped'])} skipped</summary><ul>{skipped}</ul></details></div>"
@@ -59,32 +57,20 @@ def as_notebook(document: JsonObject) -> str:
 def _article(finding: JsonObject) -> str:
     places = "".join(
         f"<tr><td>{place['row']}</td><td>{place['start']}:{place['end']}</td>"
-        f"<td><code>{_draw(place)}</code></td><td>{_static(place['remark'])}</td></tr>"
+        f"<td><code>{_draw(place)}</code></td><td>{escape(place['remark'])}</td></tr>"
         for place in finding["evidence"]
     )
     changes = [[change[column] for column in _CHANGE_COLUMNS] for change in finding["changes"]]
     return (
-        f'<article class="{finding["severity"]}"><h2>{finding["severity"]} {_static(finding["code"])} '
-        f"{_static(finding['name'])}</h2><p>{_static(finding['message'])}</p>"
+        f'<article class="{finding["severity"]}"><h2>{finding["severity"]} {escape(finding["code"])} '
+        f"{escape(finding['name'])}</h2><p>{escape(finding['message'])}</p>"
         + (f"<table><tr><th>row</th><th>tokens</th><th>text</th><th></th></tr>{places}</table>" if places else "")
         + (html_table(_CHANGE_COLUMNS, changes) if changes else "")
-        + f"<p>fix: <code>{_static(finding['fix'])}</code></p><p>page: {_static(finding['page'])}</p></article>"
+        + f"<p>fix: <code>{escape(finding['fix'])}</code></p><p>page: {escape(finding['page'])}</p></article>"
     )
 
 
 def _draw(place: JsonObject) -> str:
     """Return the tokens of a row as the viewer draws them: what is trained is marked."""
     parts = place["runs"] or [(place["text"], False)]
-    return "".join(f"<mark>{_static(text)}</mark>" if trained else _static(text) for text, trained in parts)
-
-
-def _static(text: object) -> str:
-    return html.escape(printable(text))
-
-
-def html_table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    """Return a table whose cells are escaped; an empty header is left out."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    cells = ("".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows)
-    body = "".join(f"<tr>{row}</tr>" for row in cells)
-    return f"<table>{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table>"
+    return "".join(f"<mark>{escape(text)}</mark>" if trained else escape(text) for text, trained in parts)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.html import html_block, html_lines, html_table
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.core.text import printable
 
 _EXAMPLES = 5  # rows named of each kind, however many there are
@@ -56,6 +57,7 @@ class CountedRow:
     of_batch: bool = False
 
     __repr__ = short_repr
+    _repr_html_ = record_html
 
     @property
     def name(self) -> str:
@@ -160,15 +162,20 @@ class Counts:
         return sum(count for name, count in vars(self).items() if name.startswith("dropped_"))
 
     def __str__(self) -> str:
+        return "; ".join(self._list_parts())
+
+    def _repr_html_(self) -> str:
+        rows = (part.partition(" ")[::2] for part in self._list_parts())
+        return html_block(html_table((), rows, "Counts") + html_lines(self.name_rows()))
+
+    def _list_parts(self) -> list[str]:
         parts = [f"{self.rows} rows: {self.kept} kept"]
         counted = [f"{count} {text}" for kind, text in _KINDS.items() if (count := getattr(self, kind))]
         parts += [part.replace("{pieces}", str(self.pieces)) for part in counted]
-        parts += [f"columns that are not read: {', '.join(map(printable, self.unread_columns))}"] * bool(
-            self.unread_columns
-        )
+        unread = ", ".join(map(printable, self.unread_columns))
+        parts += [f"columns that are not read: {unread}"] * bool(unread)
         share = self.trained_tokens / self.tokens if self.tokens else 0.0
-        parts.append(f"{self.tokens} tokens, {self.trained_tokens} trained ({share:.0%})")
-        return "; ".join(parts)
+        return [*parts, f"{self.tokens} tokens, {self.trained_tokens} trained ({share:.0%})"]
 
     def name_rows(self) -> list[str]:
         """Return one line for each kind of row that is named in `examples`: its first rows, and what was seen."""

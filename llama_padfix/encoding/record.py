@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.dates import find_date
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.core.version import library_info
 from llama_padfix.encoding.settings import EncodeSettings
 
@@ -48,6 +48,7 @@ class Encoding(EncodeSettings):
     """Settings that cannot be written as JSON, such as a callable `train_on`; `arguments` needs them again."""
 
     __repr__ = short_repr
+    _repr_html_ = record_html
 
     def __post_init__(self) -> None:
         """Check nothing: a record may hold the name of a callable, and settings of a later version."""

@@ -10,13 +10,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import TOO_DEEP, PadfixError, describe
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.encoding.reading.json_values import as_list, may_be_filled, seen, strip_nulls
 from llama_padfix.encoding.reading.side_columns import (
     ALPACA_COLUMNS,
+    PASS_PROCESSOR,
     SIDE_COLUMNS,
     add_system,
     find_media_mark,
+    is_medium,
     read_system,
     read_template_kwargs,
     refuse_media,
@@ -89,6 +91,7 @@ class Conversation:
     """The paths of null keys in arguments and schemas that Arrow may have filled in, and that were left out."""
 
     __repr__ = short_repr
+    _repr_html_ = record_html
 
     @property
     def needs_template(self) -> bool:
@@ -300,9 +303,11 @@ def _check_content(content: object, where: str, key: str) -> None:
     for part in content if isinstance(content, list) and content else [content]:
         text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
         if not isinstance(text, str):
+            fix = ': pass a string or [{"type": "text", "text": "..."}]'
+            fix = f". {PASS_PROCESSOR}" if is_medium(part) else fix
             raise PadfixError(
                 f"{where} has {key} that is neither a string nor a list of text parts: {seen(part)}; "
-                'only text can be encoded: pass a string or [{"type": "text", "text": "..."}].'
+                f"only text can be encoded{fix}."
             )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -245,6 +245,7 @@ class Precision:
     reason: str
 
     __repr__ = short_repr
+    _repr_html_ = record_html
 
     def __str__(self) -> str:
         return f"{dtype_name(self.dtype)}: {self.reason}"

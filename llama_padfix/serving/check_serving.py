@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from llama_padfix.core.types import Rows
     from llama_padfix.encoding.encoder import ChatEncoder
     from llama_padfix.serving.engines.engine import Engine
+    from llama_padfix.serving.trained import TrainedRows
 
 
 def check_serving(
@@ -35,7 +37,8 @@ def check_serving(
 
     At each generation point of each row (before each trained answer) the ids that an engine would feed are compared
     with those that were trained up to there. A server gets the messages and the tools of a row, no arguments of the
-    template and no date, on the day after this one. Nothing in the folder is executed, no weight is read and no
+    template and no date, on the day after this one. Of a preference the point before the chosen answer is compared, of
+    a prompt without an answer the one behind it. Nothing in the folder is executed, no weight is read and no
     network is used but for `url`.
 
     Args:
@@ -45,8 +48,8 @@ def check_serving(
         rows: The most rows that are read.
         encoder: The encoder of the training, whose settings hold the date and the arguments of the template; by
             default `ChatEncoder(tokenizer)` with the tokenizer of the folder.
-        url: The address of a llama-server or vLLM that serves the folder: the ids that it really feeds, today, and a
-            few answers that it generates. Without `engines` nothing else is compared then.
+        url: The address of a llama-server, vLLM or SGLang that serves the folder: the ids that it really feeds, today,
+            and a few answers that it generates. Without `engines` nothing else is compared then.
 
     Returns:
         For each engine what differs, with its cause by name, and its stops, template, BOS and sampling.
@@ -66,20 +69,23 @@ def check_serving(
         for engine in opened:
             if engine.close is not None:
                 stack.callback(engine.close)
-        compared = compare(served, trained.points, opened)
-        findings, passed = find_faults(served, trained, opened, compared)
-    by_name = {one.engine.name: one for one in compared}
+        report, _ = compare_engines(served, trained, opened)
+    by_name = {one.name: one for one in report.engines}
     names = (*names, *(engine.name for engine in opened if engine.name not in names))
-    summaries = {engine.name: _summarize(served, engine, by_name.get(engine.name)) for engine in opened}
-    return ServingReport(
-        tuple(summaries.get(name) or EngineSummary(name, missing=missing[name]) for name in names),
-        findings,
-        passed,
-        trained.read,
-        len(trained.points),
-        trained.left_out,
-        source="dataset" if dataset is not None else "chats of its own",
-    )
+    summaries = tuple(by_name.get(name) or EngineSummary(name, missing=missing[name]) for name in names)
+    return replace(report, engines=summaries, source="dataset" if dataset is not None else "chats of its own")
+
+
+def compare_engines(
+    folder: ServedFolder, trained: TrainedRows, engines: Sequence[Engine]
+) -> tuple[ServingReport, list[Comparison]]:
+    """Return the report on open engines, and what was counted of those whose prompts can be compared."""
+    compared = compare(folder, trained.points, engines)
+    findings, passed = find_faults(folder, trained, engines, compared)
+    by_name = {one.engine.name: one for one in compared}
+    summaries = tuple(_summarize(folder, engine, by_name.get(engine.name)) for engine in engines)
+    left_out, kinds = trained.left_out, trained.kinds
+    return ServingReport(summaries, findings, passed, trained.read, len(trained.points), left_out, kinds), compared
 
 
 def _summarize(folder: ServedFolder, engine: Engine, compared: Comparison | None) -> EngineSummary:

@@ -11,12 +11,14 @@ from llama_padfix.chat.traced_render import aliases_reasoning, source_of
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.row_encoder import RowEncoder
-from llama_padfix.encoding.row_formats import Conversation, read_row
 from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError, RenderStoppedError
 from llama_padfix.serving.rendering.render import render_chat
+from llama_padfix.serving.row_kinds import RowKind, read_served_row
+from llama_padfix.tokens.calls import encode_raw
 
 if TYPE_CHECKING:
     from llama_padfix.encoding.chat_rows import RenderedChat
+    from llama_padfix.encoding.row_formats import Conversation
     from llama_padfix.serving.folder import ServedFolder
 
 _TOGETHER = 256  # rows whose texts are encoded in one call
@@ -59,6 +61,9 @@ class TrainedRows:
 
     read: int = 0
     """How many rows were read."""
+
+    kinds: dict[RowKind, int] = field(default_factory=dict)
+    """How many of the rows that were read are of each kind (`row_kinds.KINDS`)."""
 
     left_out: dict[str, int] = field(default_factory=dict)
     """How many rows have no point, by the reason."""
@@ -105,7 +110,7 @@ class PointReader:
         for number, row in enumerate(take_rows(rows, limit)):
             found.read += 1
             try:
-                waiting.append((number, *self._render(row)))
+                self._read_row(found, waiting, number, row)
             except RenderStoppedError as error:
                 raise PadfixError(
                     f"row {number}: {error} Look at what wrote the template before it is used."
@@ -117,12 +122,39 @@ class PointReader:
                 self._add(found, waiting)
                 waiting = []
         self._add(found, waiting)
+        found.points.sort(key=lambda point: (point.row, point.turn))
         return found
 
-    def _render(self, row: object) -> tuple[Conversation, RenderedChat]:
-        conversation = read_row(row)
+    def _read_row(
+        self,
+        found: TrainedRows,
+        waiting: list[tuple[int, Conversation, RenderedChat]],
+        number: int,
+        row: object,
+    ) -> None:
+        conversation, kind = read_served_row(row)
         if conversation.messages is None:
             raise PadfixError("the row is plain text, which no server renders")
+        if kind == "prompt":
+            found.points.append(self._point_of_prompt(number, conversation))
+        else:
+            waiting.append((number, conversation, self._render(conversation)))
+        found.kinds[kind] = found.kinds.get(kind, 0) + 1
+
+    def _point_of_prompt(self, number: int, conversation: Conversation) -> Point:
+        """Return the only point of a prompt without an answer: behind the generation prompt."""
+        turn = len(conversation.messages or ())
+        chat = self._chat_of(conversation, turn)
+        try:
+            text = render_chat(chat)
+        except RenderStoppedError:
+            raise
+        except RenderRefusedError as error:
+            raise PadfixError(f"the chat template refuses the row: {error}") from None
+        return Point(number, turn, chat, text, tuple(encode_raw(self.encoder.tokenizer, text)))
+
+    def _render(self, conversation: Conversation) -> RenderedChat:
+        assert conversation.messages is not None  # `_read_row` refuses plain text
         renderer = self._rows.choose_renderer(conversation.template_kwargs)
         chat = self._chat_of(conversation, len(conversation.messages), add_generation_prompt=False)
         try:
@@ -132,9 +164,7 @@ class PointReader:
         except RenderRefusedError as error:
             raise PadfixError(f"the chat template refuses the row: {error}") from None
         settings = self.encoder.settings
-        return conversation, renderer.render(
-            conversation.messages, conversation.tools, conversation.trained_from, settings
-        )
+        return renderer.render(conversation.messages, conversation.tools, conversation.trained_from, settings)
 
     def _chat_of(self, conversation: Conversation, end: int, *, add_generation_prompt: bool = True) -> Chat:
         """Return the conversation up to a message, with the arguments and the template of the training."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llama_padfix.core.compat import divide_once, make_grouping_arguments, name_tokenizer_argument
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.doctor.findings import Plan, Report
 from llama_padfix.doctor.patch import patch_and_observe
 from llama_padfix.doctor.runner import run_checks
@@ -28,9 +28,11 @@ from llama_padfix.encoding.packing.collator import PackCollator
 from llama_padfix.encoding.packing.isolation import Isolation, try_packing
 from llama_padfix.encoding.packing.pack import add_lengths, pack_rows
 from llama_padfix.encoding.pairs.collator import PairCollator
+from llama_padfix.encoding.pairs.encoder import PairEncoder
 from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
 from llama_padfix.encoding.sources import column_names
 from llama_padfix.hardware.precision import Precision, choose_precision
+from llama_padfix.serving.before_training.rows_check import RowsCheck
 from llama_padfix.training.adapters.lora import keep_trainable_float32
 from llama_padfix.training.adapters.row_training import complete_head
 from llama_padfix.training.tasks import (
@@ -39,8 +41,10 @@ from llama_padfix.training.tasks import (
     arguments_for,
     find_layout,
     find_task,
+    find_unmasked,
     import_classes,
     make_reference,
+    require_arguments,
     trainer_arguments_for,
 )
 from llama_padfix.training.trainer import (
@@ -85,6 +89,8 @@ class Prepared:
     """Whether a batch is made of rows of like length."""
     task: TaskName = "sft"
     """What the rows are for: the trainer of TRL that takes them."""
+    serving: RowsCheck | None = None
+    """Compares rows with what the engines of `serve_with` feed; its `report` holds what was found."""
 
     __repr__ = short_repr
 
@@ -138,6 +144,8 @@ class Prepared:
         if isinstance(self.encoder, MediaEncoder):
             with_media: AnyDataset = encode_media(self.encoder, dataset, progress=progress, name=name, **where)
             return with_media
+        if self.serving is not None:
+            dataset = self.serving.look_at(dataset, name)
         return self._arrange(encode_dataset(self.encoder, dataset, progress=progress, name=name, **where), progress)
 
     def _arrange(self, rows: AnyDataset, progress: bool) -> AnyDataset:
@@ -178,7 +186,8 @@ class Prepared:
         return "\n".join(str(part) for part in parts if part is not None)
 
     def _repr_html_(self) -> str:
-        return self.plan._repr_html_() + self.report._repr_html_()
+        packing = record_html(self.packing) if self.packing is not None else ""
+        return self.plan._repr_html_() + self.precision._repr_html_() + packing + self.report._repr_html_()
 
 
 def prepare(
@@ -202,18 +211,20 @@ def prepare(
     group_by_length: bool = False,
     task: TaskName | type = "sft",
     device: object = None,
+    serve_with: str | Sequence[str] = (),
 ) -> Prepared:
     """Patch a tokenizer and its model in place, and return what a training script needs from there on.
 
-    Pad token, stop list, EOS, padding side and automatic BOS are set by the policy, as `template` needs them; no token
-    is added, no embedding resized, no template edited. Idempotent. Other arguments are `ChatEncoder`'s.
+    Pad token, stop list, EOS, padding side and automatic BOS are set as `template` needs them; nothing else changes.
+    Idempotent. Other arguments are those of `ChatEncoder`, `patch_tokenizer`, `PadCollator` and `choose_precision`.
 
     Args:
-        tokenizer, model: What to patch; without a model the tokenizer alone. For media, a processor: it holds one.
-        pad_token, pad_to_multiple_of, device: As for `patch_tokenizer`, `PadCollator`, `choose_precision`.
+        tokenizer: What to patch. For media a processor, which holds one.
+        model: What to patch with it, or None.
         packing: Put several documents into a row of `max_length` tokens, where `model` is proven to keep them apart.
         group_by_length: Make batches of rows of like length.
         task: What rows are for: "sft", or preferences for "dpo", "kto", "reward" or "orpo"; or the trainer's class.
+        serve_with: Engines of `check_serving`: `encode` logs which rows they feed otherwise than they are trained.
 
     Returns:
         The plan of what was changed, the report, the precision, the encoder and the collator.
@@ -221,37 +232,24 @@ def prepare(
     Raises:
         PadfixError: Something cannot be done; everything is as it was.
     """
-    task = find_task(task)
-    _require_arguments(task, packing, group_by_length, max_length, pad_to_multiple_of)
+    task = require_arguments(task, packing, group_by_length, max_length, pad_to_multiple_of)
     make_encoder, tokenizer = choose_encoder(tokenizer, template, task, packing or group_by_length)
+    of_turns = {"train_on": train_on, "truncation": truncation, "on_error": on_error, "on_loss": on_loss}
     encoder = make_encoder(
         tokenizer,
         max_length,
-        train_on=train_on,
-        truncation=truncation,
-        on_error=on_error,
-        on_loss=on_loss,
         template_kwargs=template_kwargs,
         keep_reasoning=keep_reasoning,
         special_tokens=special_tokens,
         allowed_tokens=allowed_tokens,
         date=date,
+        **of_turns,
     )
+    serving = RowsCheck(encoder, serve_with) if serve_with else None
     precision = choose_precision(device)
     plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token, template_kwargs=encoder.template_kwargs)
     collator, isolation = _make_collator(encoder, model, task, pad_to_multiple_of, packing)
-    return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length, task)
-
-
-def _require_arguments(
-    task: TaskName, packing: bool, group_by_length: bool, max_length: int | None, pad_to_multiple_of: int | None
-) -> None:
-    """Raise `PadfixError` for what would only fail after something is patched."""
-    if task != "sft" and (packing or group_by_length):
-        raise PadfixError(f"task={task!r}: preferences are padded as they come. Leave packing and group_by_length out")
-    PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)
-    if packing and max_length is None:
-        raise PadfixError("packing=True fills rows of max_length tokens, and max_length is None. Pass max_length=2048")
+    return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length, task, serving)
 
 
 def _make_collator(
@@ -263,9 +261,9 @@ def _make_collator(
     if isinstance(encoder, MediaEncoder):
         dtype = getattr(model, "dtype", None)  # of a model of transformers
         return MediaCollator(encoder.processor, tokenizer.pad_token_id, pad_to_multiple_of, dtype), None
-    if task != "sft":
-        layout = find_layout(task)
-        return PairCollator(tokenizer.pad_token_id, task, encoder.max_length, pad_to_multiple_of, layout), None
+    if isinstance(encoder, PairEncoder):
+        layout, encoder.without_mask = find_layout(task), find_unmasked(task)
+        return PairCollator(tokenizer.pad_token_id, encoder.task, encoder.max_length, pad_to_multiple_of, layout), None
     if not packing:
         return PadCollator(tokenizer.pad_token_id, pad_to_multiple_of), None
     isolation = try_packing(model, tokenizer.pad_token_id)

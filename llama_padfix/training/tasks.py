@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llama_padfix.core.compat import BatchLayout, find_batch_layout
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.encoding.collator import PadCollator
 from llama_padfix.encoding.dataset.open_rows import map_splits
 from llama_padfix.training.trainer import import_trl, sft_arguments_for
 from llama_padfix.training.trainer import trainer_arguments_for as safe_arguments_for
@@ -64,6 +65,19 @@ def find_task(task: object) -> TaskName:
     )
 
 
+def require_arguments(
+    task: object, packing: bool, group_by_length: bool, max_length: int | None, pad_to_multiple_of: int | None
+) -> TaskName:
+    """Return the name of the task; raise `PadfixError` for what would only fail after something is patched."""
+    name = find_task(task)
+    if name != "sft" and (packing or group_by_length):
+        raise PadfixError(f"task={name!r}: preferences are padded as they come. Leave packing and group_by_length out")
+    PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)
+    if packing and max_length is None:
+        raise PadfixError("packing=True fills rows of max_length tokens, and max_length is None. Pass max_length=2048")
+    return name
+
+
 def import_classes(task: TaskName) -> tuple[Any, Any]:  # classes of another library
     """Return TRL's trainer and its config for a task.
 
@@ -109,6 +123,13 @@ def find_layout(task: TaskName) -> BatchLayout:
         return find_batch_layout(import_classes(task)[0])
     except PadfixError:
         return "named" if task == "orpo" else "joined"
+
+
+def find_unmasked(task: TaskName) -> str:
+    """Return the trainer and its version where that trains every token behind the prompt; "" for any other."""
+    if task != "dpo" or find_layout(task) != "apart":
+        return ""
+    return f"DPOTrainer of TRL {import_trl().__version__}"
 
 
 def _choose_stand_ins(task: TaskName) -> Mapping[str, object]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_padfix.encoding.dataset.open_rows import as_rows
+from llama_padfix.encoding.media.choose import choose_encoder, split_processor
 from llama_padfix.tokens.calls import check_tokenizer, preserve_backend_state
 from llama_padfix.view.document import MaskDocument, make_rows
 from llama_padfix.view.html import as_notebook, as_page, save_page
@@ -80,7 +81,7 @@ def view_mask(
     Args:
         rows: A dataset, a list or stream of rows, one collated batch, a loader of batches, one row or one
             conversation; a path, a frame or an Arrow table as for `encode_dataset`.
-        tokenizer: Of the rows; also learns the roles from its chat template.
+        tokenizer: Of the rows; also learns the roles from its chat template. For raw rows with media, a processor.
         row_numbers: Which rows to show, from 0; the first `max_rows` if None.
         max_rows: The most rows to show, above 0.
         encoder: Encodes raw rows; `ChatEncoder(tokenizer)` if None.
@@ -91,10 +92,13 @@ def view_mask(
         PadfixError: `rows` holds no rows or not those of `row_numbers`, or they are raw and the tokenizer has no chat
             template.
     """
+    tokenizer, processor = split_processor(tokenizer)
+    if processor is not None and encoder is None:
+        encoder = choose_encoder(processor, None, "sft", False)[0](tokenizer)
     check_tokenizer(tokenizer)
     taken = take_rows(as_rows(rows), row_numbers, max_rows)
     with preserve_backend_state(tokenizer):
         read = read_rows(taken, tokenizer, encoder)
-        checked = check_rows(taken, read, tokenizer, model)
+        checked = check_rows(taken, read, tokenizer, model, processor)
         drawn, pieces = make_rows(read, checked, tokenizer)
     return MaskView(drawn, pieces, checked.report, taken.source, taken.total, title)

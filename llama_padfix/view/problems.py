@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llama_padfix.doctor.check_helpers import mark_padding
 from llama_padfix.doctor.facts import Facts, SampleFacts
@@ -46,7 +46,11 @@ class CheckedRows:
 
 
 def check_rows(
-    taken: TakenRows, read: Sequence[ReadRow], tokenizer: TokenizerLike, model: ConfiguredModel | None
+    taken: TakenRows,
+    read: Sequence[ReadRow],
+    tokenizer: TokenizerLike,
+    model: ConfiguredModel | None,
+    processor: Any = None,  # transformers.ProcessorMixin
 ) -> CheckedRows:
     """Run every check of rows, encoded or raw, and keep what each finds in each row."""
     facts = replace(observe_tokenizer(tokenizer, model, with_markers=True), environment=observe_environment())
@@ -57,7 +61,7 @@ def check_rows(
         facts = replace(facts, samples=(sample,))
     raw = [item.number for item in read if item.is_raw]
     if raw:
-        facts = replace(facts, data=observe_data(taken.rows, tokenizer, taken.source, places=raw))
+        facts = replace(facts, data=observe_data(taken.rows, tokenizer, taken.source, places=raw, processor=processor))
     catalog = [check for check in load_checks() if {"rows", "labels", "data"} & set(check.needs)]
     report = run_checks(facts, catalog, rows=encoded, decode=make_decoder(tokenizer))
     return CheckedRows(facts, report, {item.number: tuple(_find(item, facts, catalog, report)) for item in read})

@@ -57,3 +57,5 @@ seen["linear"] = sorted({type(module).__name__ for name, module in model.named_m
 seen["sum"] = sum(p.double().sum().item() for p in model.parameters() if p.requires_grad)
 Path(out).mkdir(exist_ok=True)
 (Path(out) / f"seen-{seen['rank']}.json").write_text(json.dumps(seen), encoding="utf-8")
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()  # gloo's threads end here, not while the interpreter goes down

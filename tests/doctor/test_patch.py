@@ -28,6 +28,7 @@ BOS, TEXT_END, EOT = 128000, 128001, 128009
 PADS = {"3-base": 128002, "3.1-base": 128004, **dict.fromkeys(INSTRUCT, TEXT_END)}
 STOPS = {release: {TEXT_END, EOT} if release.startswith("3-") else {TEXT_END, 128008, EOT} for release in ALL}
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+DATE = {"date_string": "26 Jul 2024"}  # a template of Llama 3.2 prints the day, and a run may cross midnight
 REPLY = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}<|eot_id|>{% endfor %}"
 
 
@@ -82,7 +83,11 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Patched
 
         tokenizer, model = fresh_tokenizer(release), make_tiny_llama(release, hidden_size=16)
         weights = {name: value.clone() for name, value in model.state_dict().items()}
-        text = tokenizer.apply_chat_template(CHAT, tokenize=False) if release in INSTRUCT else "<|begin_of_text|>Once"
+        text = (
+            tokenizer.apply_chat_template(CHAT, tokenize=False, **DATE)
+            if release in INSTRUCT
+            else "<|begin_of_text|>Once"
+        )
         vocabulary, ids_before = tokenizer.get_vocab(), encode_all(tokenizer, text)
         before = settings_of(tokenizer, model), tokenizer.backend_tokenizer.to_str()
         foreseen = plan_patch(tokenizer, model)
@@ -139,7 +144,7 @@ def test_rendered_text_gets_one_bos(release: str, patched: Callable[[str], Patch
     doubled = release != "3-instruct-early"
     assert count_bos(case.ids_before[0]) == 1 + doubled, "the trap is there before the patch"
     for tokenizer, _ in case.both:
-        wanted = tokenizer.apply_chat_template(CHAT, tokenize=True, return_dict=False)
+        wanted = tokenizer.apply_chat_template(CHAT, tokenize=True, return_dict=False, **DATE)
         assert count_bos(wanted) == 1
         assert wanted[0] == BOS
         assert tokenizer(case.text)["input_ids"] == wanted

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS = ("train", "qlora", "fast", "cli", "serving", "demo", "all")
+EXTRAS = ("train", "pictures", "qlora", "fast", "cli", "serving", "demo", "all")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 ELSEWHERE = {"unsloth", "test"}  # with versions of its own; what `make test` installs
 

@@ -1,4 +1,4 @@
-"""A server that runs, on the loopback: llama-server's and vLLM's protocols as their sources have them."""
+"""A server that runs, on the loopback: the protocols of llama-server, vLLM and SGLang as their sources have them."""
 
 from __future__ import annotations
 
@@ -120,38 +120,47 @@ def test_the_prompts_of_llama_server_are_compared_and_its_stops_seen(folder: Pat
     assert "SRV001" in {finding.code for finding in report.findings}
 
 
-def make_vllm(ids_of: Callable[[list[int]], object]) -> Answer:
-    def vllm(path: str, question: dict[str, Any]) -> object:
+def make_id_server(kind: str, ids_of: Callable[[list[int]], object]) -> Answer:
+    """vLLM tells the ids of the answer, SGLang those of each choice; both only where a request asks for them."""
+    switch = {"vllm": "return_token_ids", "sglang": "return_prompt_token_ids"}[kind]
+
+    def answer(path: str, question: dict[str, Any]) -> object:
         if path == "/v1/models":
-            return models("vllm")
-        if path == "/version":
+            return models(kind)
+        if path == {"vllm": "/version", "sglang": "/get_server_info"}[kind]:
             return {"version": "0.33.1"}
+        if path == "/server_info":  # of a newer SGLang
+            raise RefusalError(404, {"detail": "Not Found"})
         assert path == "/v1/chat/completions" and question["model"] == "tiny"
-        messages = question["messages"]
-        if "And" in messages[0]["content"] and not question.get("return_token_ids"):
+        messages, asked = question["messages"], question.get(switch)
+        if "And" in messages[0]["content"] and not asked:
             raise RefusalError(400, {"error": {"message": "too long", "type": "BadRequestError", "code": 400}})
         text = render_chat(chat_of(question))
-        ids = shared_small()(text, add_special_tokens=False)["input_ids"]
-        choice = {"index": 0, "message": {}, "finish_reason": "stop", "stop_reason": 261, "token_ids": [1]}
-        return {"choices": [choice], "prompt_token_ids": ids_of(ids)}
+        ids = {"prompt_token_ids": ids_of(shared_small()(text, add_special_tokens=False)["input_ids"])}
+        choice = {"index": 0, "message": {}, "finish_reason": "stop"}
+        if kind == "vllm":
+            choice = {**choice, "stop_reason": 261, "token_ids": [1]}
+            return {"choices": [choice], **ids}
+        return {"choices": [{**choice, "matched_stop": 261, **(ids if asked else {})}]}
 
-    return vllm
+    return answer
 
 
-def test_the_ids_of_vllm_are_the_trained_ones_or_named(folder: Path) -> None:
-    with serving(make_vllm(lambda ids: ids)) as url:
+@pytest.mark.parametrize(("kind", "name"), [("vllm", "vLLM"), ("sglang", "SGLang")])
+def test_the_ids_of_a_server_are_the_trained_ones_or_named(folder: Path, kind: str, name: str) -> None:
+    with serving(make_id_server(kind, lambda ids: ids)) as url:
         report = check_serving(folder, ROWS, url=url, engines=["transformers"])
     by_rules, live = report.engines
-    assert by_rules.name == "transformers" and live.version == "vLLM 0.33.1, live"
-    assert live.points == 3 and live.differing == 0 and live.bos == (1,)
-    assert (
-        live.notes[0] == "2 of 2 answers end by themselves within 256 tokens (261 2)" and "too long" in live.notes[1]
-    )
+    assert by_rules.name == "transformers" and live.version == f"{name} 0.33.1, live"
+    assert live.name == f"{kind} at {url}" and live.points == 3 and live.differing == 0 and live.bos == (1,)
+    end = shared_small().convert_ids_to_tokens(261)
+    assert live.notes[0] == f"2 of 2 answers end by themselves within 256 tokens ({end} 2)"
+    assert "too long" in live.notes[1]
 
-    with serving(make_vllm(lambda ids: [ids[0], *ids])) as url:
+    with serving(make_id_server(kind, lambda ids: [ids[0], *ids])) as url:
         [live] = check_serving(folder, ROWS, url=url).engines
     assert live.differing == 3 and live.bos == (2,)
-    with serving(make_vllm(lambda ids: None)) as url, pytest.raises(PadfixError, match="no prompt_token_ids"):
+    with serving(make_id_server(kind, lambda ids: None)) as url, pytest.raises(PadfixError, match=f"Update {name}"):
         check_serving(folder, ROWS, url=url)
 
 
@@ -175,7 +184,7 @@ def test_servers_that_tell_no_ids_or_are_none_are_refused(folder: Path, monkeypa
         check_serving(folder, ROWS, url="file:///etc/passwd")
     with pytest.raises(PadfixError, match="does not answer"):
         check_serving(folder, ROWS, url="http://127.0.0.1:9")
-    with serving(lambda path, question: models("sglang")) as url, pytest.raises(PadfixError, match="'sglang'"):
+    with serving(lambda path, question: models("library")) as url, pytest.raises(PadfixError, match="'library'"):
         check_serving(folder, ROWS, url=url)
     with serving(lambda path, question: [1]) as url, pytest.raises(PadfixError, match="'nobody'"):
         check_serving(folder, ROWS, url=url)

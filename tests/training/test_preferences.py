@@ -16,6 +16,7 @@ from transformers import LlamaForSequenceClassification
 from llama_padfix import PadfixError, TrainingGuard, build_trainer, diagnose, prepare
 from llama_padfix.core.compat import name_tokenizer_argument
 from llama_padfix.demo.reference import make_tiny_llama
+from llama_padfix.training import tasks
 from llama_padfix.training.tasks import find_layout, find_task, import_classes
 from tests.conftest import fresh_tokenizer
 
@@ -120,6 +121,29 @@ def test_the_page_trains_from_raw_rows_clean_and_with_a_silent_guard(task: str, 
             )
     assert torch.isfinite(torch.tensor(trainer.train().training_loss))
     assert not (tmp_path / "guard").exists()
+
+
+def test_an_answer_of_several_turns_is_refused_at_encoding_where_trl_takes_no_mask(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [say("assistant", "yes"), say("user", "sure?"), say("assistant", "yes")]
+    rows = [*ROWS[:1], {**ROWS[1], "chosen": turns}, {**ROWS[2], "rejected": turns}]
+    if find_layout("dpo") == "joined":
+        assert len(prepare(tokenizer, task="dpo", device="cpu").encode(rows, progress=False)) == 3
+        monkeypatch.setattr(tasks, "find_layout", lambda task: "apart")
+        monkeypatch.setattr(trl, "__version__", "0.24.0")
+    elif find_layout("dpo") == "named":
+        assert len(prepare(tokenizer, task="dpo", device="cpu").encode(rows, progress=False)) == 3
+        return
+    trainer = f"DPOTrainer of TRL {trl.__version__}"
+    words = rf"^row 1: the chosen answer has several turns, and {trainer} trains every.*pip install -U \"trl>=1\""
+    with pytest.raises(PadfixError, match=words):
+        prepare(tokenizer, task="dpo", device="cpu").encode(rows, progress=False)
+    with pytest.raises(PadfixError, match=words):
+        build_trainer(make_model("dpo"), tokenizer, rows, task="dpo", output_dir=str(tmp_path), **PLAIN)
+    dropping = prepare(tokenizer, task="dpo", on_error="drop", device="cpu")
+    assert len(dropping.encode(rows, progress=False)) == 1 and dropping.counts.dropped_invalid == 2
+    assert len(prepare(tokenizer, task="orpo", device="cpu").encode(rows, progress=False)) == 3, "it has labels"
 
 
 @pytest.mark.parametrize("task", ["dpo", "kto", "orpo"])

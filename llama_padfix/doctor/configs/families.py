@@ -63,6 +63,9 @@ FAMILIES = (
 )
 """Families whose weights are published in bfloat16."""
 
+TURN_ENDS = frozenset(family.turn_end for family in FAMILIES if family.turn_end != family.base_eos)
+"""Tokens that end turns and never a text."""
+
 TEMPLATE_FAMILY: Mapping[str, Family] = {template: family for family in FAMILIES for template in family.templates}
 
 

@@ -53,6 +53,9 @@ def _flatten(node: Any, prefix: str) -> Iterator[tuple[str, Setting]]:  # nodes 
         elif value.id == "sequence":
             texts = [item.value for item in value.value if item.id == "scalar"]
             yield name, Setting(texts, _place(key.start_mark, key.end_mark))
+            for index, item in enumerate(value.value):
+                if item.id == "mapping":
+                    yield from _flatten(item, f"{name}[{index}].")
         else:
             yield name, Setting(_scalar(value), _place(start, end))
 

@@ -35,7 +35,7 @@ class Config:
 
     tool: Tool
     settings: Mapping[str, Setting] = field(repr=False)
-    """By name; those of a nested mapping as `special_tokens.pad_token`."""
+    """By name; those of a nested mapping as `special_tokens.pad_token`, of a list's as `datasets[0].type`."""
 
     def value(self, name: str) -> object:
         """Return the value of a keyword, None where it is not set."""

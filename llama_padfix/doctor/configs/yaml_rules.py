@@ -1,10 +1,16 @@
-"""What the keywords of a config show; what depends on a value that is not in the file is not reported."""
+"""What the keywords of a config show; what depends on a value that is not in the file is not reported.
+
+Keywords and defaults were read in Axolotl 0.18.0 (`src/axolotl/utils/schemas/config.py`, `enums.py`; `eot_tokens` in
+`prompt_strategies/chat_template.py`), LLaMA-Factory 0.9.6.dev0 (`src/llamafactory/hparams/data_args.py`,
+`parser.py`) and ms-swift 4.6.0.dev0 (`swift/arguments/sft_args.py`, `base_args/template_args.py`). What those tools
+check by themselves in that version may go unnoticed in an older one, so it is reported too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from llama_padfix.doctor.configs.families import TEMPLATE_FAMILY, Family, find_eos, find_family
+from llama_padfix.doctor.configs.families import TEMPLATE_FAMILY, TURN_ENDS, Family, find_eos, find_family
 from llama_padfix.doctor.configs.settings import Config, Fault
 
 _MODEL: Mapping[str, str] = {"axolotl": "base_model", "llama-factory": "model_name_or_path", "ms-swift": "model"}
@@ -13,10 +19,22 @@ _TEMPLATE: Mapping[str, str] = {"axolotl": "chat_template", "llama-factory": "te
 _LENGTH: Mapping[str, tuple[str, int]] = {"axolotl": ("sequence_len", 512), "llama-factory": ("cutoff_len", 2048)}
 _OWN_TEMPLATE: Mapping[str, str] = {
     "axolotl": "chat_template: tokenizer_default",
-    "llama-factory": "template: {}",
+    "llama-factory": "template: {}  # or the name that LLaMA-Factory lists for this model",
     "ms-swift": "leave template out: it is chosen by the model",
 }
-_ISOLATING = ("flash_attention", "sdp_attention", "xformers_attention", "flex_attention", "sage_attention")
+# Axolotl's keywords before `attn_implementation`, which are still read (`LEGACY_ATTN_FLAG_TO_IMPL`). Each isolates
+# documents, and so does each value of `attn_implementation` but fp8 (`attn_decontaminates_packing`).
+_ISOLATING = (
+    "flash_attention",
+    "sdp_attention",
+    "xformers_attention",
+    "flex_attention",
+    "sage_attention",
+    "eager_attention",
+    "gemma4_hybrid_attn_impl",
+)
+# Megatron-SWIFT's own keywords; it keeps the documents of a row apart with any attention.
+_MEGATRON = ("micro_batch_size", "global_batch_size", "attention_backend")
 
 
 def find_faults(config: Config) -> Iterator[Fault]:
@@ -40,7 +58,8 @@ def find_faults(config: Config) -> Iterator[Fault]:
 def _pad_is_end(config: Config, known: Family | None) -> Iterator[Fault]:
     setting = config.settings.get("special_tokens.pad_token")
     # The EOS of a base model ends a text and never a turn: padding with it hides nothing.
-    turn_end = known.turn_end if known is not None else config.text("special_tokens.eos_token")
+    eos = config.text("special_tokens.eos_token")
+    turn_end = known.turn_end if known is not None else eos if eos in TURN_ENDS else ""
     if setting is not None and setting.value and setting.value == turn_end:
         yield Fault(
             "PAD002",
@@ -54,7 +73,9 @@ def _pad_is_end(config: Config, known: Family | None) -> Iterator[Fault]:
 
 def _end_not_trained(config: Config, model: str, family: Family, template: Family) -> Iterator[Fault]:
     eos = config.text("special_tokens.eos_token") or find_eos(model, family)
-    if "eot_tokens" in config.settings or template.turn_end == eos:
+    types = [setting.value for name, setting in config.settings.items() if name.endswith("].type")]
+    by_template = "chat_template" in types and not config.value("rl")  # other types mask otherwise
+    if "eot_tokens" in config.settings or template.turn_end == eos or not by_template:
         return
     yield Fault(
         "LBL002",
@@ -70,23 +91,24 @@ def _packing(config: Config) -> Iterator[Fault]:
     name = "sample_packing" if config.tool == "axolotl" else "packing"
     if config.value(name) is not True or config.value("stage") == "pt":
         return
-    attention = config.text("attn_implementation" if config.tool == "axolotl" else "attn_impl")
+    message = (
+        f"{name} is on, and nothing here keeps the documents of a packed row apart: each attends to those before it."
+    )
     if config.tool == "axolotl":
-        apart = bool(attention) or any(config.value(each) is True for each in _ISOLATING)
-        fix = "flash_attention: true"
+        attention = config.text("attn_implementation")
+        apart = attention not in ("", "fp8") or any(config.value(each) is True for each in _ISOLATING)
+        fix = "attn_implementation: flash_attention_2"
     elif config.tool == "llama-factory":
         apart, fix = config.value("neat_packing") is True, "neat_packing: true"
     else:
-        apart, fix = attention.startswith("flash"), "attn_impl: flash_attn"
-    if not apart:
-        yield Fault(
-            "PCK002",
-            "warning",
-            f"{name} is on, and nothing here keeps the documents of a packed row apart: each attends to those before "
-            "it.",
-            fix,
-            config.settings[name].place,
+        apart = config.text("attn_impl").startswith("flash") or any(each in config.settings for each in _MEGATRON)
+        fix = "attn_impl: flash_attn"
+        message = (
+            "packing is on without flash attention, which keeps the documents of a packed row apart: ms-swift 4.6 "
+            "ends with an error."
         )
+    if not apart:
+        yield Fault("PCK002", "warning", message, fix, config.settings[name].place)
 
 
 def _half_precision(config: Config, family: Family) -> Iterator[Fault]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.facts import DataFacts
 from llama_padfix.doctor.findings import MAX_EVIDENCE
-from llama_padfix.doctor.observe.losses.preferences import read_conversations
+from llama_padfix.doctor.observe.raw_rows import RawRows
 from llama_padfix.encoding.dataset.row_sequence import read_or_error
 from llama_padfix.encoding.masking.rendered_text import observe_marks
 from llama_padfix.tokens.control import find_control_text, special_ids
@@ -31,6 +31,7 @@ def observe_data(
     *,
     places: Sequence[int] | None = None,
     max_rows: int | None = None,
+    processor: Any = None,  # transformers.ProcessorMixin
 ) -> DataFacts:
     """Read raw rows in constant memory, and encode them with the library's encoder.
 
@@ -40,6 +41,7 @@ def observe_data(
         source: what the rows are called in findings.
         places: the numbers of the rows to read; all without them.
         max_rows: how many rows to read at most, where `places` is None.
+        processor: holds the tokenizer, and reads the rows' media; without it a row with media is unreadable.
     """
     total = len(rows) if hasattr(rows, "__len__") else None
     if places is None and total is not None:
@@ -49,7 +51,7 @@ def observe_data(
         numbered = islice(enumerate(rows), max_rows)
     else:
         numbered = ((place, read_or_error(rows, place)) for place in places)
-    seen = _Tally(tokenizer)
+    seen = _Tally(tokenizer, processor)
     while batch := list(islice(numbered, _BATCH)):
         seen.add(batch)
     return seen.facts(source, total)
@@ -58,15 +60,13 @@ def observe_data(
 class _Tally:
     """What has been found so far: the first rows of each kind, and counts of all."""
 
-    def __init__(self, tokenizer: TokenizerLike | None) -> None:
-        from llama_padfix.encoding.encoder import ChatEncoder  # half of the package, for raw rows alone
-
+    def __init__(self, tokenizer: TokenizerLike | None, processor: Any) -> None:
         longest = getattr(tokenizer, "model_max_length", None)
         self.max_length = int(longest) if longest is not None and 2 <= longest < _NO_LIMIT else None
-        self.encoder = ChatEncoder(tokenizer, self.max_length, on_error="drop") if tokenizer is not None else None
+        self.raw = RawRows(tokenizer, processor, self.max_length)
+        self.encoder = self.raw.encoder
         self.controls = tuple(special_ids(tokenizer)) if tokenizer is not None else ()
         self.bos = getattr(tokenizer, "bos_token", None)
-        self.has_template = bool(getattr(tokenizer, "chat_template", None))
         self.marks = observe_marks(tokenizer, {}) if tokenizer is not None else None
         self.rows = 0
         self.shapes: Counter[str] = Counter()
@@ -75,13 +75,14 @@ class _Tally:
 
     def facts(self, source: str, total: int | None) -> DataFacts:
         """Return what was found as facts."""
+        unread = self._find_examples("dropped_invalid") if self.raw.unread_media else ()
         return DataFacts(
             source=source,
             seen=self.rows,
             total=total,
             shapes=dict(self.shapes),
-            unreadable=tuple(self.examples["unreadable"]),
-            unreadable_count=self.counts["unreadable"],
+            unreadable=tuple(sorted([*self.examples["unreadable"], *unread])[:MAX_EVIDENCE]),
+            unreadable_count=self.counts["unreadable"] + self.raw.unread_media,
             unanswered=tuple(self.examples["unanswered"]),
             unanswered_count=self.counts["unanswered"],
             spelled=tuple(self.examples["spelled"]),
@@ -115,17 +116,16 @@ class _Tally:
             try:
                 if isinstance(row, PadfixError):
                     raise row
-                shape, read, encoded = read_conversations(row, number)
+                shape, read, encoded = self.raw.read(row, number)
             except PadfixError as error:
                 self._keep("unreadable", number, str(error).removeprefix(f"row {number}: "))
                 continue
             self.shapes[shape] += 1
-            if self._has_answer(number, read[0]) and (self.has_template or not read[0].needs_template):
+            if self._has_answer(number, read[0]) and (self.raw.has_template or not read[0].needs_template):
                 encodable.append((number, encoded))
             with suppress(RecursionError):  # the encoder drops such a row
                 self._find_controls(number, read, shape)
-        if self.encoder is not None and encodable:
-            self.encoder.encode_rows([row for _, row in encodable], [number for number, _ in encodable])
+        self.raw.encode(encodable)
 
     def _has_answer(self, number: int, conversation: Conversation) -> bool:
         if conversation.messages is None:

@@ -24,7 +24,12 @@ _SEED = 0  # the same rows are sampled every time
 
 
 def observe_dataset(
-    facts: Facts, dataset: object, tokenizer: TokenizerLike | None, max_rows: int | None, source: str = "dataset"
+    facts: Facts,
+    dataset: object,
+    tokenizer: TokenizerLike | None,
+    max_rows: int | None,
+    source: str = "dataset",
+    processor: Any = None,  # transformers.ProcessorMixin
 ) -> tuple[Facts, Iterable[RowFacts]]:
     """Return the facts with those of a dataset, and the encoded rows that the checks are to read.
 
@@ -36,6 +41,7 @@ def observe_dataset(
         tokenizer: encodes raw rows.
         max_rows: how many rows are read at most; None for all.
         source: what the rows are called in findings.
+        processor: what reads the media of raw rows; without it they are text.
     """
     if dataset is None:
         return facts, ()
@@ -50,7 +56,7 @@ def observe_dataset(
     if "input_ids" in names:
         rows = rows_of_dataset(dataset, source, places, max_rows, documents=True)
         return replace(facts, samples=(*facts.samples, sample)), rows
-    data = observe_data(dataset, tokenizer, source, places=places, max_rows=max_rows)
+    data = observe_data(dataset, tokenizer, source, places=places, max_rows=max_rows, processor=processor)
     if facts.data is None:
         return replace(facts, data=data), ()
     return replace(facts, more_data=(*facts.more_data, data)), ()

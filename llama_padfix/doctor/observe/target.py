@@ -42,7 +42,7 @@ def observe_target(target: object, beside: Beside, max_rows: int | None = 1000) 
         )
     rows = [each for value in (target, beside.dataset) for each in (splits_of(value) or {"": value}).values()]
     with preserve_state(*rows):
-        observation = _observe(target, replace(beside, model=_unwrap(beside.model)), max_rows)
+        observation = _observe(target, replace(beside.open_processor(), model=_unwrap(beside.model)), max_rows)
         yield replace(observation, facts=replace(observation.facts, environment=observe_environment()))
 
 
@@ -57,6 +57,8 @@ def _observe(target: Any, beside: Beside, max_rows: int | None) -> Observation: 
         if kind in given or (kind != "tokenizer" and getattr(beside, kind) is not None):
             raise PadfixError(f"Got two of a kind: a {type(part).__name__} beside another {kind}. Pass one of them.")
         given[kind] = value
+        if kind == "tokenizer" and value is not part:
+            given["processor"] = part
     if beside.optimizer is not None and given.get("model", beside.model) is None:
         raise PadfixError("optimizer= was given without its model. Pass both: diagnose(..., model=..., optimizer=...)")
     return observe_given(given.pop("tokenizer", None), replace(beside, **given), max_rows)

@@ -120,6 +120,7 @@ def _hash_all(encoder: ChatEncoder, dataset: datasets.Dataset | Sequence[object]
     else:
         rows, columns = dataset._fingerprint, dataset.format["columns"]
     parts = [_FORMAT, CHUNK_ROWS, record, unrecorded, described, versions, rows, columns]
+    parts += filter(None, [getattr(encoder, "without_mask", "")])  # for which rows of several turns are refused
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

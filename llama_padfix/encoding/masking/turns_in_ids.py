@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from llama_padfix.core.records import record_html
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
@@ -50,6 +52,8 @@ class TurnMarkers:
     closed: bool = False
     alternating: bool = False
     forgeable: bool = False
+
+    _repr_html_ = record_html
 
 
 class Turn(NamedTuple):

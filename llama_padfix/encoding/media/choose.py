@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
 
 
+def split_processor(value: Any) -> tuple[TokenizerLike, Any]:  # a tokenizer or a processor; the latter or None
+    """Return the tokenizer of a processor and the processor; of a tokenizer that, and None."""
+    return (value.tokenizer, value) if is_processor(value) else (value, None)
+
+
 def choose_encoder(
     value: TokenizerLike, template: str | None, task: Any, rearranges: bool
 ) -> tuple[Callable[..., ChatEncoder], TokenizerLike]:

@@ -117,8 +117,9 @@ class PairCollator:
             prompts, answers = ([{"input_ids": half[side]} for half in halves] for side in (0, 1))
             if any(IGNORE_INDEX in [*row["labels"]][at:] for row, at in zip(own, starts, strict=True)):
                 raise PadfixError(
-                    "An answer has several turns, and DPO of the installed TRL trains each token behind the prompt, "
-                    "the user's too. Run: pip install -U trl, or end the answers with their first turn"
+                    "An answer has several turns, and DPO of TRL 0.12 to 0.29 trains every token behind the prompt, "
+                    'the user\'s too. Run: pip install -U "trl>=1", or encode the rows with that version: '
+                    "prepare(tokenizer, model, task='dpo', on_error='drop').encode(rows)"
                 )
             left = PadCollator(self.pad_token_id, padding_side="left")(prompts)
             for part, padded in (("prompt", left), (name, self._pad(answers))):

@@ -10,7 +10,7 @@ from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.encoding.counts import Counts, count_rows
 from llama_padfix.encoding.dataset.arrow_stream import make_schema
 from llama_padfix.encoding.encoder import ChatEncoder
-from llama_padfix.encoding.pairs.join import Side, compare, find_lost, merge_notes, part_texts
+from llama_padfix.encoding.pairs.join import Side, compare, find_gap, find_lost, merge_notes, part_texts
 from llama_padfix.encoding.pairs.shapes import Answers, read_answers
 from llama_padfix.encoding.settings import require_choice
 from llama_padfix.encoding.sources import rows_of
@@ -67,6 +67,11 @@ class PairEncoder(ChatEncoder):
         super().__init__(tokenizer, max_length, **settings)
         self.task = task
         self.columns = COLUMNS[task]
+        self.without_mask = ""
+
+    without_mask: str
+    """The trainer that trains every token behind the prompt, for which an answer of several turns is refused; "" for
+    none. `prepare` finds it."""
 
     @property
     def encoding(self) -> Encoding:
@@ -127,6 +132,8 @@ class PairEncoder(ChatEncoder):
                     continue
                 own = [next(sides) for _ in one.rows]
                 tokens, trained, notes = self._add(kept, one, own)
+                if self.on_error == "raise" and (fault := notes.get("dropped_invalid")):
+                    raise PadfixError(fault if number is None else f"row {number}: {fault}")
                 counted.append((number, tokens, trained, notes))
             counts = replace(count_rows(counted), unread_columns=_find_unread(rows, read))
             self.counts = self.counts + counts
@@ -151,6 +158,8 @@ class PairEncoder(ChatEncoder):
             lost = {"dropped_tied": one.tie} if one.tie else compare(*sides)
         else:
             lost = find_lost(sides[0])
+        if self.without_mask and not lost:
+            lost = find_gap(dict(zip(_NAMED, sides, strict=False)), self.without_mask)
         if lost:
             return 0, 0, lost
         notes = merge_notes(dict(zip(_NAMED if len(sides) == 2 else ("",), sides, strict=True)))

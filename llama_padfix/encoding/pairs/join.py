@@ -57,6 +57,18 @@ def compare(chosen: Side, rejected: Side) -> dict[str, str]:
     return {}
 
 
+def find_gap(sides: Mapping[str, Side], trainer: str) -> dict[str, str]:
+    """Return why a trainer that trains every token behind the prompt cannot take the answers, as `find_lost` does."""
+    for name, side in sides.items():
+        if IGNORE_INDEX in side.labels[side.start : side.end]:
+            return {
+                "dropped_invalid": f"the {name} answer has several turns, and {trainer} trains every token behind the "
+                "prompt, the user's and a tool's too. Run: pip install -U \"trl>=1\"; or drop such rows: "
+                "on_error='drop'"
+            }
+    return {}
+
+
 def part_texts(chosen: Side, rejected: Side) -> tuple[Side, Side]:
     """Return two texts that hold their prompts, trained from the answers in which they differ.
 

@@ -26,6 +26,10 @@ TOOLS = ("tools", "functions")
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 MEDIA_MARKS = ("<image>", "<video>", "<audio>")
 """What stands in a text for an image, a video or a sound that is read with it."""
+PASS_PROCESSOR = (
+    "The model's processor reads it: pass that in the tokenizer's place, as in prepare(processor, model) or "
+    "diagnose(processor, dataset=rows)"
+)
 
 _PAIR = ("chosen", "rejected")
 _VERDICTS = ("label", "kto_tag")  # of KTO rows: in TRL and ms-swift, and in LLaMA-Factory
@@ -87,9 +91,17 @@ def refuse_media(holder: Row, where: str) -> None:
         if not _is_blank(value) and as_list(value) != []:
             raise PadfixError(
                 f"{where} has {name} = {describe(value)}, and only text can be encoded: the answer would be trained "
-                "without what it is about. A model that reads it has a processor: prepare(processor, model); or drop "
-                f'such rows: dataset.filter(lambda row: not row["{name}"])'
+                f"without what it is about. {PASS_PROCESSOR}; or drop such rows: "
+                f'dataset.filter(lambda row: not row["{name}"])'
             )
+
+
+def is_medium(part: object) -> bool:
+    """Return True for a part of a message that is an image, a video or a sound."""
+    if not isinstance(part, Mapping):
+        return False
+    kind = str(part.get("type") or next((name for name in MEDIA if part.get(name) is not None), ""))
+    return kind.removeprefix("input_").removesuffix("_url") in MEDIA
 
 
 def find_media_mark(messages: Sequence[MessageDict]) -> str:

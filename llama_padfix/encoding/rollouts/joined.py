@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.encoding.rollouts.written import PromptWriter, read_tools
 from llama_padfix.tokens.calls import check_tokenizer, preserve_backend_state
 
@@ -37,6 +37,7 @@ class Rollout:
     """Where each sampled turn begins and ends in `ids`: the action ranges of OpenRLHF."""
 
     __repr__ = short_repr
+    _repr_html_ = record_html
 
     @property
     def ids(self) -> list[int]:

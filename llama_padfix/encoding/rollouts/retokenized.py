@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.chat.trace import count_equal
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.encoding.rollouts.written import read_tools
 from llama_padfix.tokens.calls import apply_template, check_tokenizer, encode_raw, preserve_backend_state
 
@@ -37,6 +37,7 @@ class Retokenized:
     """The tokens around the place, as both have them."""
 
     __repr__ = short_repr
+    _repr_html_ = record_html
 
     def __str__(self) -> str:
         why = "the same text in other tokens" if self.same_text else "another text"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from llama_padfix.core.html import html_block, html_lines, html_table
 from llama_padfix.core.records import as_json, short_repr
 from llama_padfix.doctor.findings import Finding, Report
 from llama_padfix.doctor.generation.answers import GeneratedAnswer
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 CODE = "GEN009"
 """The check that reads the answers."""
+_MOST = 20  # answers in a notebook's table
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,20 @@ class StopReport:
 
     def __str__(self) -> str:
         return str(self.report)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (one.prompt, one.new_tokens, self._name_end(one), one.miss or "", one.tail) for one in self.answers[:_MOST]
+        ]
+        table = html_table(("prompt", "tokens", "stopped at", "why not", "the answer ends with"), rows)
+        more = [f"and {len(self.answers) - _MOST} more answers"] * (len(self.answers) > _MOST)
+        more += [f"prompt {number} was left out: {why}" for number, why in self.left_out.items()]
+        return html_block(table + html_lines(more)) + self.report._repr_html_()
+
+    def _name_end(self, answer: GeneratedAnswer) -> str:
+        if not answer.ended:
+            return "-"
+        return "a stop string" if answer.stopped_at is None else self.stops.get(answer.stopped_at, "?")
 
     def to_dict(self) -> JsonObject:
         """Return the doctor's dict with every answer in it, under "generated"."""

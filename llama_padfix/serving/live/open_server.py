@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from llama_padfix.core.text import printable
 from llama_padfix.serving.engines.catalogue import open_engines
 from llama_padfix.serving.live.http import Server, ServerError
 from llama_padfix.serving.live.servers import find_model, find_server, request_of
@@ -46,11 +47,11 @@ def open_server(url: str, folder: ServedFolder, chats: Sequence[Chat]) -> Engine
         encode=live.encode,
         refusals=(),
         close=None,
-        notes=(*_see_stops(server, chats),),
+        notes=(*_see_stops(server, chats, folder),),
     )
 
 
-def _see_stops(server: Server, chats: Sequence[Chat]) -> Iterator[str]:
+def _see_stops(server: Server, chats: Sequence[Chat], folder: ServedFolder) -> Iterator[str]:
     """Generate answers, and tell how many end by themselves and at what."""
     step = max(len(chats) // ASKED, 1)
     settings = {"model": find_model(server)[1], "max_tokens": LONGEST, "temperature": 0}
@@ -61,8 +62,7 @@ def _see_stops(server: Server, chats: Sequence[Chat]) -> Iterator[str]:
             choice = answer["choices"][0]
             asked += 1
             if choice.get("finish_reason") in ("stop", "tool_calls"):
-                reason = choice.get("stop_reason")  # of vLLM: None for its EOS
-                ends["its end of text" if reason is None else str(reason)] += 1
+                ends[_name_end(choice.get("stop_reason", choice.get("matched_stop")), folder)] += 1
         except ServerError as refused:
             error = str(refused)
         except (KeyError, IndexError, TypeError, AttributeError):
@@ -71,3 +71,10 @@ def _see_stops(server: Server, chats: Sequence[Chat]) -> Iterator[str]:
     yield f"{sum(ends.values())} of {asked} answers end by themselves within {LONGEST} tokens{where}"
     if error:
         yield f"an answer could not be generated: {error}"
+
+
+def _name_end(reason: object, folder: ServedFolder) -> str:
+    """Return what ended an answer: vLLM's `stop_reason` (null for its EOS), or SGLang's `matched_stop`."""
+    if reason is None:
+        return "its end of text"
+    return printable(folder.name_ids([reason])[0] if type(reason) is int else reason)

@@ -1,13 +1,16 @@
-"""llama-server and vLLM: how each tells the prompt that it makes of a chat, and where it ends an answer.
+"""llama-server, vLLM and SGLang: how each tells the prompt that it makes of a chat, and where it ends an answer.
 
 Read: tools/server/README.md and server-context.cpp of llama.cpp 0.5.0 (`/props`, `/apply-template`, `/tokenize`);
-entrypoints/openai/chat_completion/protocol.py of vLLM 0.33 (`return_token_ids`, `prompt_token_ids`, `stop_reason`).
+entrypoints/openai/chat_completion/protocol.py of vLLM 0.33 (`return_token_ids`, `prompt_token_ids`, `stop_reason`);
+srt/entrypoints/openai/protocol.py and serving_chat.py, srt/entrypoints/http_server.py of SGLang 0.5.23
+(`return_prompt_token_ids`, `prompt_token_ids` of a choice, `matched_stop`, `/server_info`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from llama_padfix.core.errors import PadfixError
@@ -17,7 +20,7 @@ from llama_padfix.serving.rendering.quirks import KEEPS_NULLS, NO_ARGUMENTS, UNP
 from llama_padfix.serving.rendering.render import apply_to_chat
 
 
-def find_server(url: str, decode: Any) -> tuple[Server, LlamaServer | VllmServer]:  # what makes text of ids
+def find_server(url: str, decode: Any) -> tuple[Server, LlamaServer | IdServer]:  # what makes text of ids
     """Return the server at an address, by the owner that its list of models names.
 
     Raises:
@@ -27,11 +30,12 @@ def find_server(url: str, decode: Any) -> tuple[Server, LlamaServer | VllmServer
     owner, model = find_model(server)
     if owner == "llamacpp":
         return server, LlamaServer(server, _ask_props(server))
-    if owner == "vllm":
-        return server, VllmServer(server, model, decode)
+    if owner in PROTOCOLS:
+        return server, IdServer(server, model, decode, owner)
     raise PadfixError(
-        f"{server.url} is a server of {owner!r}, and prompt ids are known of llama-server (/apply-template) and vLLM "
-        "(return_token_ids). Compare by rules: check_serving(folder, rows, engines=[...])"
+        f"{server.url} is a server of {owner!r}, and prompt ids are known of llama-server (/apply-template), vLLM "
+        "(return_token_ids) and SGLang (return_prompt_token_ids). Compare by rules: "
+        "check_serving(folder, rows, engines=[...])"
     )
 
 
@@ -88,39 +92,80 @@ class LlamaServer:
         return [int(token_id) for token_id in _ask(self.server, "/tokenize", question)["tokens"]]
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """How a server that tells ids is asked."""
+
+    name: str
+    """Its name in a report."""
+
+    since: str
+    """A release that tells the ids of a prompt, as all newer ones do."""
+
+    switch: str
+    """The key of a request that asks for them."""
+
+    versions: tuple[str, ...]
+    """Where it tells its version: the path of this release, then those of older ones."""
+
+
+PROTOCOLS = MappingProxyType(
+    {
+        "vllm": Protocol("vLLM", "0.10.2", "return_token_ids", ("/version",)),
+        "sglang": Protocol("SGLang", "0.5.23", "return_prompt_token_ids", ("/server_info", "/get_server_info")),
+    }
+)
+"""By the owner that a list of models names, which is the engine whose rules name the causes."""
+
+
 @dataclass
-class VllmServer:
-    """vLLM's server: it tells ids and no text, so the text is that of the ids."""
+class IdServer:
+    """A server that tells ids and no text, so the text is that of the ids."""
 
     server: Server
     model: str
     decode: Any = field(repr=False)  # what makes text of ids
-    kind: str = "vllm"
+    kind: str
     template: str | None = None
     _last: tuple[str, list[int]] = ("", [])
 
     @property
     def version(self) -> str:
-        """What `/version` says."""
-        try:
-            return f"vLLM {self.server.ask('/version')['version']}, live"
-        except (ServerError, KeyError, TypeError):
-            return "vLLM of an unknown version, live"
+        """What the server says of itself."""
+        told = PROTOCOLS[self.kind]
+        for path in told.versions:
+            try:
+                return f"{told.name} {self.server.ask(path)['version']}, live"
+            except (ServerError, KeyError, TypeError):
+                continue
+        return f"{told.name} of an unknown version, live"
 
     def render(self, chat: Chat) -> str:
         """Return the text of the ids that the server feeds."""
-        more = {"model": self.model, "max_tokens": 1, "temperature": 0, "return_token_ids": True}
-        ids = _ask(self.server, "/v1/chat/completions", {**request_of(chat), **more}).get("prompt_token_ids")
-        if not isinstance(ids, list):
+        told = PROTOCOLS[self.kind]
+        more = {"model": self.model, "max_tokens": 1, "temperature": 0, told.switch: True}
+        ids = _find_ids(_ask(self.server, "/v1/chat/completions", {**request_of(chat), **more}))
+        if ids is None:
             raise PadfixError(
-                f"{self.server.url} gives no prompt_token_ids, which vLLM 0.10.2 and newer does. Update vLLM."
+                f"{self.server.url} gives no prompt_token_ids, which {told.name} {told.since} and newer does. "
+                f"Update {told.name}."
             )
-        self._last = self.decode(ids), [int(token_id) for token_id in ids]
+        self._last = self.decode(ids), ids
         return self._last[0]
 
     def encode(self, text: str) -> Sequence[int]:
         """Return the ids that were fed."""
         return self._last[1] if text == self._last[0] else ()
+
+
+def _find_ids(answer: Mapping[str, Any]) -> list[int] | None:
+    """Return the ids of the prompt: vLLM tells them of the answer, SGLang of each choice."""
+    choices = answer.get("choices")
+    for place in (answer, *(choices if isinstance(choices, list) else ())):
+        ids = place.get("prompt_token_ids") if isinstance(place, Mapping) else None
+        if isinstance(ids, list):
+            return [int(token_id) for token_id in ids]
+    return None
 
 
 def _ask(server: Server, path: str, question: object) -> Mapping[str, Any]:

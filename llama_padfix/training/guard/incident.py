@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.records import record_html, short_repr
 
 if TYPE_CHECKING:
     import torch
@@ -153,6 +153,7 @@ class Incident:
     """Why there is no evidence."""
 
     __repr__ = short_repr
+    _repr_html_ = record_html
 
     def __str__(self) -> str:
         kept = f"The evidence is in {self.folder}" if self.folder else self.remark

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.core.choices import Choice
+from llama_padfix.core.choices import Choice, choices_html
 from llama_padfix.hardware.devices import choose_device_map, read_launch
 from llama_padfix.hardware.precision import Precision, choose_precision, import_torch
 from llama_padfix.training.adapters.lora import choose_lora
@@ -86,7 +86,7 @@ class LoadPlan:
         return "\n".join(str(choice) for choice in self.choices)
 
     def _repr_html_(self) -> str:
-        return "".join(choice._repr_html_() for choice in self.choices)
+        return choices_html(self.choices)
 
 
 def plan_load(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.hf_objects import dtype_name, text_config
-from llama_padfix.core.records import short_repr
+from llama_padfix.core.html import html_bar, html_block, html_lines, html_table
+from llama_padfix.core.records import record_html, short_repr
 from llama_padfix.training.memory.fake_model import build_model
 from llama_padfix.training.memory.step import trace_step
 from llama_padfix.training.memory.step_plan import StepPlan, StepShape, plan_step
@@ -65,6 +66,7 @@ class MemoryAdvice:
     """What else saves memory."""
 
     __repr__ = short_repr
+    _repr_html_ = record_html
 
     def __str__(self) -> str:
         fits = (
@@ -168,6 +170,9 @@ class MemoryEstimate:
     def __str__(self) -> str:
         return "\n".join(_draw(self))
 
+    def _repr_html_(self) -> str:
+        return _draw_html(self)
+
 
 def estimate_memory(
     model: ModelSource,
@@ -270,23 +275,44 @@ def _name_savings(estimate: MemoryEstimate) -> tuple[str, ...]:
 
 
 def _draw(estimate: MemoryEstimate) -> Iterator[str]:
-    plan, peak = estimate.plan, max(estimate.peak_bytes, 1)
-    kind = getattr(plan.config, "model_type", "model")
+    peak, shares = max(estimate.peak_bytes, 1), _list_shares(estimate)
+    yield _head(estimate)
+    for size, category in shares:
+        share = f"{size / _GIB:>8.2f} GiB {100 * size / peak:>4.0f} %"
+        yield f"  {_LETTERS[category]}  {_MEANING[category]:<27}{share}"
+    yield f"  |{_fill([(size, _LETTERS[category]) for size, category in shares], peak)}|"
+    yield from (f"  {line}" for line in _remarks(estimate))
+
+
+def _draw_html(estimate: MemoryEstimate) -> str:
+    peak = max(estimate.peak_bytes, 1)
+    rows = [
+        (_MEANING[category], f"{size / _GIB:.2f} GiB", f"{100 * size / peak:.0f} %", html_bar(size / peak))
+        for size, category in _list_shares(estimate)
+    ]
+    table = html_table(("at the peak", "GiB", "share", ""), rows, _head(estimate))
+    return html_block(table + html_lines(_remarks(estimate)))
+
+
+def _head(estimate: MemoryEstimate) -> str:
+    plan = estimate.plan
     traits = [plan.quantization or dtype_name(plan.dtype)]
     traits += ["LoRA"] * (plan.lora is not None) + ["checkpointing"] * plan.gradient_checkpointing
-    yield (
-        f"{kind}, {' + '.join(traits)}, {plan.optimizer}, batch {plan.batch} x {plan.length} tokens: "
-        f"{estimate.peak_gib:.2f} GiB at the peak ({estimate.phase})"
+    return (
+        f"{getattr(plan.config, 'model_type', 'model')}, {' + '.join(traits)}, {plan.optimizer}, "
+        f"batch {plan.batch} x {plan.length} tokens: {estimate.peak_gib:.2f} GiB at the peak ({estimate.phase})"
     )
-    shares = sorted(((getattr(estimate, c), c) for c in CATEGORIES), reverse=True)
-    for size, category in shares:
-        if size:
-            share = f"{size / _GIB:>8.2f} GiB {100 * size / peak:>4.0f} %"
-            yield f"  {_LETTERS[category]}  {_MEANING[category]:<27}{share}"
-    yield f"  |{_fill([(size, _LETTERS[category]) for size, category in shares], peak)}|"
+
+
+def _list_shares(estimate: MemoryEstimate) -> list[tuple[int, str]]:
+    """Return the categories that take something, the largest first."""
+    return sorted(((size, name) for name in CATEGORIES if (size := getattr(estimate, name))), reverse=True)
+
+
+def _remarks(estimate: MemoryEstimate) -> Iterator[str]:
     if estimate.paged:
-        yield f"  and {estimate.paged / _GIB:.2f} GiB of optimizer state in paged memory"
-    yield f"  assumed: {'; '.join(estimate.assumed)}"
+        yield f"and {estimate.paged / _GIB:.2f} GiB of optimizer state in paged memory"
+    yield f"assumed: {'; '.join(estimate.assumed)}"
 
 
 def _fill(shares: list[tuple[int, str]], peak: int) -> str:

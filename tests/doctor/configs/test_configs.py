@@ -93,6 +93,28 @@ CASES: dict[str, tuple[str, list[tuple[str, int, str]]]] = {
     "a derivative": (CHATML.replace("meta-llama/Llama-3.1-8B", "someone/Llama-3-tuned"), []),
     "packed without isolation": (AXOLOTL + "sample_packing: true\n", [("PCK002", 8, "true")]),
     "packed apart": (AXOLOTL + "sample_packing: true\nflash_attention: true\n", []),
+    "packed apart, by its present keyword": (AXOLOTL + "sample_packing: true\nattn_implementation: sdpa\n", []),
+    "packed apart, by a kernel": (AXOLOTL + "sample_packing: true\nattn_implementation: kernels-community/x\n", []),
+    "packed with the one that does not": (
+        AXOLOTL + "sample_packing: true\nattn_implementation: fp8\n",
+        [("PCK002", 8, "true")],
+    ),
+    "ends of rows that no template writes": (BASE.replace("type: chat_template", "type: alpaca"), []),
+    "ends of preferences": (BASE + "rl: dpo\n", []),
+    "another dataset by the template": (
+        BASE.replace("  - path: train", "  - path: a.jsonl\n    type: alpaca\n  - path: train"),
+        [("LBL002", 2, "llama3")],
+    ),
+    "an unknown model whose text ends with its pad": (
+        "base_model: someone/base\nadapter: lora\nsequence_len: 99\n"
+        'special_tokens:\n  pad_token: "<|endoftext|>"\n  eos_token: "<|endoftext|>"\n',
+        [],
+    ),
+    "an unknown model whose turns do": (
+        "base_model: someone/chat\nadapter: lora\nsequence_len: 99\n"
+        'special_tokens:\n  pad_token: "<|im_end|>"\n  eos_token: "<|im_end|>"\n',
+        [("PAD002", 5, '"<|im_end|>"')],
+    ),
     "half precision": (AXOLOTL.replace("bf16", "fp16"), [("PRC003", 7, "true")]),
     "default length": (
         AXOLOTL.replace("sequence_len: 4096\n", ""),
@@ -108,6 +130,7 @@ CASES: dict[str, tuple[str, list[tuple[str, int, str]]]] = {
     ),
     "swift, packed": (SWIFT + "packing: true\n", [("PCK002", 5, "true")]),
     "swift, packed apart": (SWIFT + "packing: true\nattn_impl: flash_attn\n", []),
+    "swift, packed by Megatron": (SWIFT + "packing: true\nmicro_batch_size: 1\nattention_backend: flash\n", []),
     "swift, another template": (SWIFT + "template: llama3\n", [("TPL009", 5, "llama3")]),
     "swift, half precision": (SWIFT + "torch_dtype: float16\n", [("PRC003", 5, "float16")]),
 }
@@ -117,6 +140,114 @@ CASES: dict[str, tuple[str, list[tuple[str, int, str]]]] = {
 def test_a_fault_of_a_config_is_found_at_its_place(tmp_path: Path, name: str) -> None:
     text, expected = CASES[name]
     assert faults(tmp_path, text) == expected
+
+
+# Configs in the form of the tools' own examples (`examples/` of each, at the versions that `yaml_rules` names).
+EXAMPLES: dict[str, tuple[str, list[str]]] = {
+    "axolotl, examples/llama-3/lora-1b.yml": (
+        """\
+base_model: NousResearch/Llama-3.2-1B
+# Automatically upload checkpoint and final model to HF
+# hub_model_id: username/custom_model_name
+datasets:
+  - path: teknium/GPT4-LLM-Cleaned
+    type: alpaca
+val_set_size: 0.1
+output_dir: ./outputs/lora-out
+adapter: lora
+lora_model_dir:
+sequence_len: 2048
+sample_packing: true
+eval_sample_packing: true
+lora_target_modules:
+  - gate_proj
+  - down_proj
+wandb_project:
+gradient_accumulation_steps: 2
+micro_batch_size: 2
+optimizer: adamw_8bit
+bf16: auto
+tf32: false
+attn_implementation: flash_attention_2
+special_tokens:
+  pad_token: "<|end_of_text|>"
+""",
+        [],
+    ),
+    "axolotl, examples/phi/lora-3.5.yaml": (
+        """\
+base_model: microsoft/Phi-3.5-mini-instruct
+load_in_8bit: true
+chat_template: phi_3
+datasets:
+  - path: fozziethebeat/alpaca_messages_2k_test
+    type: chat_template
+sequence_len: 4096
+sample_packing: false
+adapter: lora
+micro_batch_size: 4
+bfloat16: true
+attn_implementation: eager
+""",
+        ["LBL002"],
+    ),
+    "llama-factory, examples/train_lora/qwen3_lora_sft.yaml": (
+        """\
+### model
+model_name_or_path: Qwen/Qwen3-4B-Instruct-2507
+trust_remote_code: true
+### method
+stage: sft
+do_train: true
+finetuning_type: lora
+lora_target: all
+### dataset
+dataset: identity,alpaca_en_demo
+template: qwen3_nothink
+cutoff_len: 2048
+packing: true
+### train
+per_device_train_batch_size: 1
+bf16: true
+""",
+        ["PCK002"],
+    ),
+    "ms-swift, examples/yaml/megatron/sft.yaml": (
+        """\
+ENV:
+  PYTORCH_CUDA_ALLOC_CONF: 'expandable_segments:True'
+model: "Qwen/Qwen3.5-35B-A3B"
+tuner_type: lora
+dataset:
+  - 'swift/self-cognition#500'
+padding_free: true
+packing: true
+micro_batch_size: 1
+attention_backend: flash
+""",
+        [],
+    ),
+    "ms-swift, examples/yaml/deepspeed/sft.yaml": (
+        """\
+# model args
+model: Qwen/Qwen2.5-7B-Instruct
+torch_dtype: bfloat16
+tuner_type: lora
+dataset:
+  - 'AI-ModelScope/alpaca-gpt4-data-zh#500'
+max_length: 2048
+deepspeed: zero2
+""",
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_tools_own_examples(tmp_path: Path, name: str) -> None:
+    text, expected = EXAMPLES[name]
+    assert [code for code, _, _ in faults(tmp_path, text)] == expected
+    assert check_file(tmp_path / "config.yaml").tool == name.partition(",")[0]
 
 
 PAD_LINE = "tokenizer.pad_token = tokenizer.eos_token"

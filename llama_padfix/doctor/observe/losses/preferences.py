@@ -30,7 +30,7 @@ def read_conversations(row: object, row_number: int) -> tuple[str, list[Conversa
     Raises:
         PadfixError: the row cannot be read.
     """
-    if _holds_answers(row):
+    if holds_answers(row):
         try:
             rows = read_answers(row).rows
         except PadfixError as error:
@@ -44,7 +44,7 @@ def read_conversations(row: object, row_number: int) -> tuple[str, list[Conversa
     return conversation.shape, [conversation], row
 
 
-def _holds_answers(row: object) -> TypeGuard[Row]:
+def holds_answers(row: object) -> TypeGuard[Row]:
     """Return True for a row with the answers of a pair, one of which may be null, or with several scored answers."""
     if not isinstance(row, Mapping):
         return False

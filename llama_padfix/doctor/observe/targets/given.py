@@ -43,13 +43,17 @@ def observe_given(tokenizer: TokenizerLike | None, beside: Beside, max_rows: int
             if not _is_encoded(part):
                 refuse_unencoded(part)
     facts = known.add_to(observe_pair(known.tokenizer, model, beside.optimizer))
-    facts, rows, complete = observe_parts(facts, parts, known.tokenizer, max_rows)
+    facts, rows, complete = observe_parts(facts, parts, known.tokenizer, max_rows, beside.processor)
     loaders = {name.replace(" batch", ""): part for name, part in parts.items() if is_loader(part)}
     return Observation(facts, rows, complete, known.tokenizer, model, collators=loaders).with_held_ids()
 
 
 def observe_parts(
-    facts: Facts, parts: Mapping[str, object], tokenizer: TokenizerLike | None, max_rows: int | None
+    facts: Facts,
+    parts: Mapping[str, object],
+    tokenizer: TokenizerLike | None,
+    max_rows: int | None,
+    processor: Any = None,  # as in `Beside`
 ) -> tuple[Facts, Iterable[RowFacts], _Complete | None]:
     """Return the facts with those of rows and dataloaders by name, the rows to read, and what completes the facts."""
     rows: list[Iterable[RowFacts]] = []
@@ -58,7 +62,7 @@ def observe_parts(
         if is_loader(part):
             sources.append(loader_source(part, name))
         else:
-            facts, read = observe_dataset(facts, part, tokenizer, max_rows, name)
+            facts, read = observe_dataset(facts, part, tokenizer, max_rows, name, processor)
             rows.append(read)
     if not sources:
         return facts, chain(*rows), None

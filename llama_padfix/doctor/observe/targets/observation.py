@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llama_padfix.doctor.facts import Facts, RowFacts
 from llama_padfix.doctor.observe.targets.held_ids import add_held_ids
 from llama_padfix.doctor.observe.tokenizer import make_decoder
+from llama_padfix.encoding.media.processor import is_processor
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import ConfiguredModel, TokenizerLike, TrainerLike
@@ -23,6 +24,14 @@ class Beside:
     model: ConfiguredModel | None = None
     dataset: object = None
     optimizer: Any = None  # one of torch, or what wraps one
+    processor: Any = None  # transformers.ProcessorMixin
+    """What holds the tokenizer and reads the media of raw rows; None where a tokenizer was given alone."""
+
+    def open_processor(self) -> Beside:
+        """Return the same with the tokenizer that a processor in its place holds."""
+        if not is_processor(found := self.tokenizer):
+            return self
+        return replace(self, tokenizer=found.tokenizer, processor=found)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,9 @@ def observe_saved(path: str, beside: Beside, max_rows: int | None) -> Observatio
     known = choose_tokenizer(own, ("tokenizer=", beside.tokenizer))
     model = saved_model(folder)
     facts = known.add_to(replace(observe_pair(known.tokenizer, model), folder=folder, notes=tuple(_explain(folder))))
-    facts, rows, complete = observe_parts(facts, name_parts(beside.dataset), known.tokenizer, max_rows)
+    facts, rows, complete = observe_parts(
+        facts, name_parts(beside.dataset), known.tokenizer, max_rows, beside.processor
+    )
     return Observation(facts, rows, complete, known.tokenizer, model, saved_as="folder")
 
 
