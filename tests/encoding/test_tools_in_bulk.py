@@ -196,7 +196,16 @@ def test_arguments_as_json_text_are_counted_as_one_by_one() -> None:
     body = "{{ f.name }} {{ f.arguments }}"
     for look in (body, '{{ f.name }} "{{ f.arguments }}"', "{{ f.name }}{{ f.arguments | tojson }}"):
         rows = [ask(number) for number in range(8)]
-        said = ('{"a": 1}', "{}", '{"a": "\\ud83d\\ude00"}', "no JSON", '{"a": "x"}', '{"b": "x"}', '"{}"', '[1, "{}"]')
+        said = (
+            '{"a": 1}',
+            "{}",
+            '{"a": "\\ud83d\\ude00"}',
+            "none",
+            '{"a": "x"}',
+            '{"b": "x"}',
+            '"{}"',
+            '[1, "{}"]',
+        )
         for row, text in zip(rows, said, strict=True):
             row["messages"][1]["tool_calls"][0]["function"]["arguments"] = text
         rows[4]["messages"][0]["content"] = json.dumps(said[4])
@@ -208,7 +217,11 @@ def test_arguments_as_json_text_are_counted_as_one_by_one() -> None:
 def test_many_calls_are_rendered_as_often_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
     renderings: list[int] = []
     render = jinja2.Template.render
-    counted = lambda *args, **kwargs: renderings.append(1) or render(*args, **kwargs)  # noqa: E731
+
+    def counted(*args: Any, **kwargs: Any) -> str:
+        renderings.append(1)
+        return render(*args, **kwargs)
+
     monkeypatch.setattr(jinja2.Template, "render", counted)
     found = []
     for calls in (40, 80, 160):

@@ -16,7 +16,8 @@ from llama_padfix.encoding.batch.flat_rows import Bulk, FlatRows, label_and_cut
 from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, Tabulator, write_chats
 from llama_padfix.encoding.batch.render_plan import KnownOrders, RenderPlan, learn_render_plan
 from llama_padfix.encoding.batch.separable import parts_at_controls
-from llama_padfix.encoding.batch.shapes.shape_plan import Shape, learn_shape_plan
+from llama_padfix.encoding.batch.shapes.shape import Shape
+from llama_padfix.encoding.batch.shapes.shape_plan import learn_shape_plan
 from llama_padfix.tokens.control import special_ids
 
 if TYPE_CHECKING:

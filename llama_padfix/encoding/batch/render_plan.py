@@ -7,19 +7,18 @@ where the same template renders probes alike, with the turns that `render_turns`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.chat.symbolic import render_symbolic
-from llama_padfix.chat.symbolic_slots import Operations, Slot, TemplateBranched, trim
-from llama_padfix.chat.traced_render import source_of
+from llama_padfix.chat.symbolic_slots import Operations, trim
 from llama_padfix.chat.turns import finds_by_prompt, has_plain_roles, render_turns
-from llama_padfix.core.compat import gives_clock
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cut_tokens import CutTokens, read_cut_tokens
+from llama_padfix.encoding.batch.literals import Literals, render_literals
 from llama_padfix.encoding.chat_rows import SPEAK_OF_THOUGHTS, collect_row_notes
 from llama_padfix.tokens.control import find_control_text, rewrites_text
 
@@ -139,15 +138,6 @@ def _is_each_once(written: Literals, roles: Sequence[str]) -> bool:
     return len(messages) == len({*messages}) and answers <= {*messages}
 
 
-@dataclass(frozen=True)
-class Literals:
-    """What a template writes around texts: one literal more than slots."""
-
-    literals: tuple[str, ...]
-    slots: tuple[Slot, ...]
-    forbidden_substrings: frozenset[str]
-
-
 def _render_literals(template: ChatTemplate, roles: Sequence[str], prompt: bool = False) -> Literals | None:
     """Return the literals around symbolic texts; None if the template branches on a text, or raises."""
 
@@ -156,26 +146,6 @@ def _render_literals(template: ChatTemplate, roles: Sequence[str], prompt: bool 
         return Literals(*render_symbolic(source, messages, {**context, "tools": None}, clock))
 
     return render_literals(template, render, prompt)
-
-
-def render_literals(
-    template: ChatTemplate,
-    render: Callable[[str, Mapping[str, object], bool], Literals],
-    prompt: bool,
-    tools: Sequence[Any] | None = None,  # of which the tokenizer only asks whether there are some
-) -> Literals | None:
-    """Return what `render` returns of the template's source, its variables, and whether it is given the clock.
-
-    None if that branches on a text, or raises, or if what is written has no ids.
-    """
-    kwargs = dict(template.kwargs)
-    context = {**template.tokenizer.special_tokens_map, **kwargs, "documents": None, "add_generation_prompt": prompt}
-    try:
-        written = render(source_of(template.tokenizer, tools, kwargs), context, gives_clock(template.tokenizer))
-        "".join((*written.literals, *written.forbidden_substrings)).encode()  # half of a surrogate pair has no ids
-    except (TemplateBranched, Exception):  # a template is a user's program: it may raise anything
-        return None
-    return written
 
 
 def cut(written: Literals, tokens: CutTokens) -> list[Segment] | None:
