@@ -56,7 +56,13 @@ def test_prepare_and_encode_go_down(tokenizer: Any, make_model: Callable[..., An
     model = make_model(hidden_size=8)
     rooms, climbs = follow(lambda: prepare(tokenizer, model).encode(CHATS, progress=False))
     assert not climbs
-    assert rooms[0] == "training" and {"doctor", "encoding", "chat", "tokens"} < set(rooms) and "view" not in rooms
+    assert rooms[0] == "training" and {"doctor", "encoding", "chat", "tokens"} < set(rooms)
+    assert not {"view", "serving"} & set(rooms)
+
+
+def test_serving_is_asked_by_training_and_asks_down(tokenizer: Any) -> None:
+    rooms, climbs = follow(lambda: prepare(tokenizer, serve_with="vllm").encode(CHATS[:2], progress=False))
+    assert not any("-> training/" in climb for climb in climbs) and "serving" in rooms
 
 
 def test_diagnose_goes_down(tokenizer: Any, make_model: Callable[..., Any], tmp_path: Path) -> None:

@@ -5,5 +5,6 @@ of any of the `row_kinds`, or of `own_chats`. `comparison` compares ids at each 
 `stops` compares where an engine ends an answer. `findings` and `report` are what comes out; `faults/` holds a page for
 each code. `rendering/` renders a chat as an engine does: the jinja2 of transformers with quirks, each of which has the
 name of a cause. `engines/` has one file an engine, `live/` asks a server that runs, and `export/` writes a copy
-for them. `generation/` generates on held-back prompts and tells whether the answers end.
+for them. `before_training/` compares rows that are not trained yet. `generation/` generates on held-back prompts and
+tells whether the answers end.
 """

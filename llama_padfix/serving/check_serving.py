@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from llama_padfix.core.types import Rows
     from llama_padfix.encoding.encoder import ChatEncoder
     from llama_padfix.serving.engines.engine import Engine
+    from llama_padfix.serving.trained import TrainedRows
 
 
 def check_serving(
@@ -67,21 +69,23 @@ def check_serving(
         for engine in opened:
             if engine.close is not None:
                 stack.callback(engine.close)
-        compared = compare(served, trained.points, opened)
-        findings, passed = find_faults(served, trained, opened, compared)
-    by_name = {one.engine.name: one for one in compared}
+        report, _ = compare_engines(served, trained, opened)
+    by_name = {one.name: one for one in report.engines}
     names = (*names, *(engine.name for engine in opened if engine.name not in names))
-    summaries = {engine.name: _summarize(served, engine, by_name.get(engine.name)) for engine in opened}
-    return ServingReport(
-        tuple(summaries.get(name) or EngineSummary(name, missing=missing[name]) for name in names),
-        findings,
-        passed,
-        trained.read,
-        len(trained.points),
-        trained.left_out,
-        trained.kinds,
-        source="dataset" if dataset is not None else "chats of its own",
-    )
+    summaries = tuple(by_name.get(name) or EngineSummary(name, missing=missing[name]) for name in names)
+    return replace(report, engines=summaries, source="dataset" if dataset is not None else "chats of its own")
+
+
+def compare_engines(
+    folder: ServedFolder, trained: TrainedRows, engines: Sequence[Engine]
+) -> tuple[ServingReport, list[Comparison]]:
+    """Return the report on open engines, and what was counted of those whose prompts can be compared."""
+    compared = compare(folder, trained.points, engines)
+    findings, passed = find_faults(folder, trained, engines, compared)
+    by_name = {one.engine.name: one for one in compared}
+    summaries = tuple(_summarize(folder, engine, by_name.get(engine.name)) for engine in engines)
+    left_out, kinds = trained.left_out, trained.kinds
+    return ServingReport(summaries, findings, passed, trained.read, len(trained.points), left_out, kinds), compared
 
 
 def _summarize(folder: ServedFolder, engine: Engine, compared: Comparison | None) -> EngineSummary:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llama_padfix.chat.traced_render import source_of
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.kinds import require_path
 from llama_padfix.core.text import parse_json, printable
@@ -48,8 +49,11 @@ class ServedFolder:
     template_file: str | None = field(default=None, repr=False)
     """The text of chat_template.jinja."""
 
-    day: datetime.date = field(default_factory=lambda: datetime.date.today() + datetime.timedelta(days=1))
+    day: datetime.date = field(default_factory=lambda: _serving_day(today=False))
     """The day of serving: one after the training, so that a date that is not pinned shows."""
+
+    saved: bool = True
+    """Whether there are files; False for a tokenizer in memory, see `as_served`."""
 
     @property
     def template_in_config(self) -> str | None:
@@ -118,7 +122,7 @@ def read_served_folder(path: str | Path, *, today: bool = False) -> ServedFolder
         )
     tokenizer, facts = read_folder(folder)
     if Path(facts.path) != folder:  # the newest checkpoint, where the folder itself holds no run
-        return read_served_folder(facts.path)
+        return read_served_folder(facts.path, today=today)
     if tokenizer is None:
         raise PadfixError(
             f"The tokenizer in {str(path)!r} does not load ({printable(facts.load_error)}). "
@@ -131,8 +135,33 @@ def read_served_folder(path: str | Path, *, today: bool = False) -> ServedFolder
         config=dict(facts.config),
         generation_config=dict(facts.generation_config),
         template_file=facts.chat_template,
-        **({"day": datetime.date.today()} if today else {}),
+        day=_serving_day(today=today),
     )
+
+
+def _serving_day(*, today: bool) -> datetime.date:
+    return datetime.date.today() + datetime.timedelta(days=0 if today else 1)
+
+
+def as_served(tokenizer: TokenizerLike) -> ServedFolder:
+    """Return a tokenizer in memory as engines read it once it is saved, with its template in each place.
+
+    Raises:
+        PadfixError: it has no chat template, or none for chats without a name.
+    """
+    try:
+        source = source_of(tokenizer, None) if tokenizer.chat_template else None
+    except ValueError:  # several with names, and none is "default"
+        source = None
+    if source is None:
+        raise PadfixError(
+            "The tokenizer has no chat template, so no server can render a conversation. Give it the one of the "
+            "training: tokenizer.chat_template = source"
+        )
+    tokens = {str(name): str(token) for name, token in tokenizer.special_tokens_map.items()}
+    adds_bos = getattr(tokenizer, "init_kwargs", {}).get("add_bos_token")
+    held = {**tokens, "chat_template": source} | ({} if adds_bos is None else {"add_bos_token": adds_bos})
+    return ServedFolder(Path("tokenizer in memory"), tokenizer, held, template_file=source, saved=False)
 
 
 def _read_object(file: Path) -> JsonObject:

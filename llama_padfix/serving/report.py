@@ -63,6 +63,41 @@ class EngineSummary:
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """What would make an engine feed the rows as they are trained, tried on the first of them."""
+
+    engine: str
+    """The engine."""
+
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    """Arguments of `prepare` to train with."""
+
+    template: str = field(default="", repr=False)
+    """A chat template to train with and to save, which writes the trained texts; empty for the tokenizer's own."""
+
+    changes: tuple[str, ...] = ()
+    """What that template does otherwise, a sentence each."""
+
+    points: int = 0
+    """Generation points on which it was tried."""
+
+    differing: int = 0
+    """How many of these differ now."""
+
+    left: int = 0
+    """How many would differ then."""
+
+    def __str__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        steps = [f"prepare(..., {given})"] if given else []
+        if self.template:
+            what = "; ".join(self.changes) or "the template of the training"
+            steps.append(f"tokenizer.chat_template = proposal.template ({what})")
+        counted = f"{self.left} of {self.points} points differ, {self.differing} without"
+        return printable(f"{self.engine}: with {' and '.join(steps)} {counted}")
+
+
+@dataclass(frozen=True)
 class ServingReport:
     """What engines do with a folder, against what was trained. `to_dict`, `to_json` and `to_html` hold all of it."""
 
@@ -93,6 +128,9 @@ class ServingReport:
     commands: tuple[str, ...] = ()
     """What files cannot do, as lines for a server's command line or Modelfile."""
 
+    proposals: tuple[Proposal, ...] = ()
+    """What would make rows the same that are not trained yet, from `prepare(..., serve_with=...)`."""
+
     source: str = "dataset"
     """Where the rows are from: "dataset", or "chats of its own"."""
 
@@ -103,6 +141,7 @@ class ServingReport:
             *self._table(),
             *(f"changed: {one}" for one in self.changes),
             *(f"start: {one}" for one in self.commands),
+            *(f"proposed: {one}" for one in self.proposals),
         ]
         if set(self.kinds) - {"conversation"}:
             notes += [f"{count} rows are {KINDS[kind]}" for kind, count in self.kinds.items()]
@@ -118,6 +157,7 @@ class ServingReport:
             "points": self.points,
             "changes": list(self.changes),
             "commands": list(self.commands),
+            "proposals": [{**describe_record(one), "said": str(one)} for one in self.proposals],
             "left_out": dict(self.left_out),
             "kinds": dict(self.kinds),
             "findings": [_describe(finding) for finding in self.findings],

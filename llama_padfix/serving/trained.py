@@ -11,7 +11,6 @@ from llama_padfix.chat.traced_render import aliases_reasoning, source_of
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.row_encoder import RowEncoder
-from llama_padfix.encoding.row_formats import Conversation
 from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError, RenderStoppedError
 from llama_padfix.serving.rendering.render import render_chat
 from llama_padfix.serving.row_kinds import RowKind, read_served_row
@@ -19,6 +18,7 @@ from llama_padfix.tokens.calls import encode_raw
 
 if TYPE_CHECKING:
     from llama_padfix.encoding.chat_rows import RenderedChat
+    from llama_padfix.encoding.row_formats import Conversation
     from llama_padfix.serving.folder import ServedFolder
 
 _TOGETHER = 256  # rows whose texts are encoded in one call

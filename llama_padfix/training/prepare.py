@@ -32,6 +32,7 @@ from llama_padfix.encoding.pairs.encoder import PairEncoder
 from llama_padfix.encoding.settings import OnError, OnLoss, SpecialTokens, TrainOn, Truncation
 from llama_padfix.encoding.sources import column_names
 from llama_padfix.hardware.precision import Precision, choose_precision
+from llama_padfix.serving.before_training.rows_check import RowsCheck
 from llama_padfix.training.adapters.lora import keep_trainable_float32
 from llama_padfix.training.adapters.row_training import complete_head
 from llama_padfix.training.tasks import (
@@ -43,6 +44,7 @@ from llama_padfix.training.tasks import (
     find_unmasked,
     import_classes,
     make_reference,
+    require_arguments,
     trainer_arguments_for,
 )
 from llama_padfix.training.trainer import (
@@ -87,6 +89,8 @@ class Prepared:
     """Whether a batch is made of rows of like length."""
     task: TaskName = "sft"
     """What the rows are for: the trainer of TRL that takes them."""
+    serving: RowsCheck | None = None
+    """Compares rows with what the engines of `serve_with` feed; its `report` holds what was found."""
 
     __repr__ = short_repr
 
@@ -140,6 +144,8 @@ class Prepared:
         if isinstance(self.encoder, MediaEncoder):
             with_media: AnyDataset = encode_media(self.encoder, dataset, progress=progress, name=name, **where)
             return with_media
+        if self.serving is not None:
+            dataset = self.serving.look_at(dataset, name)
         return self._arrange(encode_dataset(self.encoder, dataset, progress=progress, name=name, **where), progress)
 
     def _arrange(self, rows: AnyDataset, progress: bool) -> AnyDataset:
@@ -205,6 +211,7 @@ def prepare(
     group_by_length: bool = False,
     task: TaskName | type = "sft",
     device: object = None,
+    serve_with: str | Sequence[str] = (),
 ) -> Prepared:
     """Patch a tokenizer and its model in place, and return what a training script needs from there on.
 
@@ -217,6 +224,7 @@ def prepare(
         packing: Put several documents into a row of `max_length` tokens, where `model` is proven to keep them apart.
         group_by_length: Make batches of rows of like length.
         task: What rows are for: "sft", or preferences for "dpo", "kto", "reward" or "orpo"; or the trainer's class.
+        serve_with: Engines of `check_serving`: `encode` logs which rows they feed otherwise than they are trained.
 
     Returns:
         The plan of what was changed, the report, the precision, the encoder and the collator.
@@ -224,37 +232,24 @@ def prepare(
     Raises:
         PadfixError: Something cannot be done; everything is as it was.
     """
-    task = find_task(task)
-    _require_arguments(task, packing, group_by_length, max_length, pad_to_multiple_of)
+    task = require_arguments(task, packing, group_by_length, max_length, pad_to_multiple_of)
     make_encoder, tokenizer = choose_encoder(tokenizer, template, task, packing or group_by_length)
+    of_turns = {"train_on": train_on, "truncation": truncation, "on_error": on_error, "on_loss": on_loss}
     encoder = make_encoder(
         tokenizer,
         max_length,
-        train_on=train_on,
-        truncation=truncation,
-        on_error=on_error,
-        on_loss=on_loss,
         template_kwargs=template_kwargs,
         keep_reasoning=keep_reasoning,
         special_tokens=special_tokens,
         allowed_tokens=allowed_tokens,
         date=date,
+        **of_turns,
     )
+    serving = RowsCheck(encoder, serve_with) if serve_with else None
     precision = choose_precision(device)
     plan, facts = patch_and_observe(tokenizer, model, pad_token=pad_token, template_kwargs=encoder.template_kwargs)
     collator, isolation = _make_collator(encoder, model, task, pad_to_multiple_of, packing)
-    return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length, task)
-
-
-def _require_arguments(
-    task: TaskName, packing: bool, group_by_length: bool, max_length: int | None, pad_to_multiple_of: int | None
-) -> None:
-    """Raise `PadfixError` for what would only fail after something is patched."""
-    if task != "sft" and (packing or group_by_length):
-        raise PadfixError(f"task={task!r}: preferences are padded as they come. Leave packing and group_by_length out")
-    PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)
-    if packing and max_length is None:
-        raise PadfixError("packing=True fills rows of max_length tokens, and max_length is None. Pass max_length=2048")
+    return Prepared(plan, run_checks(facts), precision, collator, encoder, isolation, group_by_length, task, serving)
 
 
 def _make_collator(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llama_padfix.core.compat import BatchLayout, find_batch_layout
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.encoding.collator import PadCollator
 from llama_padfix.encoding.dataset.open_rows import map_splits
 from llama_padfix.training.trainer import import_trl, sft_arguments_for
 from llama_padfix.training.trainer import trainer_arguments_for as safe_arguments_for
@@ -62,6 +63,19 @@ def find_task(task: object) -> TaskName:
         f"task={describe(task)} is not known. Use one of: {', '.join(map(repr, get_args(TaskName)))}, or the class of "
         "such a trainer: task=DPOTrainer"
     )
+
+
+def require_arguments(
+    task: object, packing: bool, group_by_length: bool, max_length: int | None, pad_to_multiple_of: int | None
+) -> TaskName:
+    """Return the name of the task; raise `PadfixError` for what would only fail after something is patched."""
+    name = find_task(task)
+    if name != "sft" and (packing or group_by_length):
+        raise PadfixError(f"task={name!r}: preferences are padded as they come. Leave packing and group_by_length out")
+    PadCollator(0, pad_to_multiple_of=pad_to_multiple_of)
+    if packing and max_length is None:
+        raise PadfixError("packing=True fills rows of max_length tokens, and max_length is None. Pass max_length=2048")
+    return name
 
 
 def import_classes(task: TaskName) -> tuple[Any, Any]:  # classes of another library

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.encoding.sources import is_iterable
 from llama_padfix.serving.engines.engine import Engine, EngineMissingError
 
 if TYPE_CHECKING:
@@ -31,19 +32,24 @@ ENGINES = MappingProxyType(
 """Every engine by its name, with its file in this room."""
 
 
-def choose_engines(names: Sequence[str] | None) -> tuple[str, ...]:
+def choose_engines(names: str | Sequence[str] | None, argument: str = "engines") -> tuple[str, ...]:
     """Return the names of engines, each once; all where None is given.
+
+    Args:
+        names: A name, or several.
+        argument: What the error calls them.
 
     Raises:
         PadfixError: a name is not known, or there is none.
     """
-    if isinstance(names, str):
-        names = [names]
-    chosen = tuple(dict.fromkeys(ENGINES if names is None else names))
+    given: object = names
+    chosen = list(ENGINES if given is None else given if is_iterable(given) else [given])
     for name in chosen or ("",):
-        if name not in ENGINES:
-            raise PadfixError(f"engines names {describe(name)}, which is not known. Choose of: {', '.join(ENGINES)}")
-    return chosen
+        if not isinstance(name, str) or name not in ENGINES:
+            raise PadfixError(
+                f"{argument} names {describe(name)}, which is not known. Choose of: {', '.join(ENGINES)}"
+            )
+    return tuple(dict.fromkeys(chosen))
 
 
 def open_engines(names: Sequence[str], folder: ServedFolder) -> tuple[list[Engine], dict[str, str]]:

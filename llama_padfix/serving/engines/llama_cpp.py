@@ -47,6 +47,8 @@ def open_engine(folder: ServedFolder) -> Engine:
     in_config = folder.template_in_config
     vocabulary, how, ran = None, describe_rules("llama.cpp", READ_AT), ""
     try:
+        if not folder.saved:
+            raise GgufMissingError("save the tokenizer, and check the folder")
         vocabulary = open_vocabulary(folder.path)
         how, ran = f"{how}; ids and stops by {vocabulary.version}, run", ""
     except (EngineMissingError, GgufMissingError) as error:

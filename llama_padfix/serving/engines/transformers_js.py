@@ -50,7 +50,7 @@ def open_engine(folder: ServedFolder) -> Engine:
             source,
             quirks=(*REQUEST, *QUIRKS),
             run=client.render,
-            encode=client.encode,
+            encode=client.encode if folder.saved else None,
             stops=Stops(ids_of(held.get("eos_token_id")), source="generation_config.json over config.json"),
             sampling={name: held[name] for name in _SAMPLING if held.get(name) is not None},
             close=bridge.close,

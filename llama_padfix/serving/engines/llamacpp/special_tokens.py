@@ -49,8 +49,10 @@ def find_bos(folder: ServedFolder) -> int | None:
         return None
     adds = written is True or folder.tokenizer("x")["input_ids"][:1] == [bos_id]
     backend = getattr(folder.tokenizer, "backend_tokenizer", None)
-    if not adds and backend is not None:
-        adds = find_pre_tokenizer(json.loads(backend.to_str())) in _WITH_BOS
+    if not adds and backend is not None and backend.pre_tokenizer is not None:
+        splitter = json.loads(backend.pre_tokenizer.__getstate__())  # as in tokenizer.json, without the vocabulary
+        model = {"type": type(backend.model).__name__}
+        adds = find_pre_tokenizer({"model": model, "pre_tokenizer": splitter}) in _WITH_BOS
     return bos_id if adds else None
 
 
