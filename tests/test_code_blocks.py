@@ -29,6 +29,7 @@ ELSEWHERE = {
     "tests/test_first_hour.py": ("README.md", "docs/symptoms/*.md", "docs/migrate/*.md"),
     "tests/test_pages.py": ("docs/labels.md", "docs/design.md", "docs/rollouts.md", "docs/preference.md"),
     "tests/training/test_added_tokens.py": ("docs/embeddings.md",),
+    "tests/training/test_task_pages.py": ("docs/tasks/*.md",),
     "tests/training/test_pictures.py": ("docs/pictures.md",),
 }
 # Blocks that are shown and not run, by page.
@@ -39,6 +40,7 @@ SHOWN = {
     "docs/doctor.md": "what diagnose takes, and a finding of a run with 64 rows",
     "docs/loading.md": "choices on a T4",
     "docs/memory.md": "what `python benchmarks/memory.py 8b` prints in 11 seconds",
+    "docs/serving.md": "what a check of rows prints; tests/serving/test_serve_with.py compares such text",
     "docs/view.md": "tests/view/test_mask_view.py compares it",
 }
 # Blocks that need what is not here, by their first line.
@@ -67,7 +69,7 @@ def test_every_block_has_a_language_and_runs_or_is_listed() -> None:
                 assert name(page) in ELSEWHERE["tests/test_pages.py"], f"{place}: nothing runs it"
             shown[name(page)] += block.language == "txt"
     assert {page for page, count in shown.items() if count} == set(SHOWN)
-    assert shown.total() == 8
+    assert shown.total() == 9
 
 
 EXTRAS = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.optional-dependencies]")[2]
@@ -127,10 +129,9 @@ def make_names(page: str) -> dict[str, Any]:
             TrainingGuard("out/guard").watch(torch.tensor(torch.nan), batch=batches[0], step=12)
     elif page == "encoding":  # processes that each import torch are tried elsewhere
         names["prepared"] = SimpleNamespace(encode=lambda rows, num_proc=1: prepared.encode(rows))
-    elif page in {"loading", "memory", "serving", "preference"}:
-        names["name"] = "meta-llama/Llama-3.1-8B-Instruct"  # a folder that stands for the model of the page
+    elif page in {"loading", "memory", "serving"}:
         model.config.max_position_embeddings = 4096
-        for folder in (names["name"], "out"):
+        for folder in ("meta-llama/Llama-3.1-8B-Instruct", "out"):  # stands for the model of the page
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     elif page == "stops":
