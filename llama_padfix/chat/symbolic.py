@@ -68,7 +68,7 @@ def render_symbolic(
         Exception: Whatever a template raises.
     """
     run = Run()
-    given = [_put(run.make(Slot(index)), message) for index, message in enumerate(messages)]
+    given = [_put(run.make(Slot(index), filled=True), message) for index, message in enumerate(messages)]
     return _render(source, run, {**context, "messages": given}, clock)
 
 
@@ -87,7 +87,8 @@ def _render(
     extra: dict[str, object] = {"strftime_now": _refuse_clock} if clock else {}
     parts = PATTERN.split(str.__str__(compile_template(source, _SYMBOLIC).render({**extra, **context})))
     literals = tuple(parts[::2])
-    if any(char in literal for literal in literals for char in (OPEN, CLOSE)):
+    written = "".join(literals)
+    if OPEN in written or CLOSE in written:
         raise TemplateBranched("a rewriting")
     return literals, tuple(run.slots[int(number)] for number in parts[1::2]), frozenset(run.lacks)
 
@@ -157,6 +158,8 @@ class _SymbolicPolicy(StringPolicy):
     def on_filter(self, name: str, effect: Effect, function: Function) -> Function:
         @functools.wraps(function)  # which keeps the mark that jinja2 passes its context first
         def guarded(*args: object, **kwargs: object) -> object:
+            if effect is Effect.TRIMS and not kwargs and len(args) == 1 and type(args[0]) is SymbolicStr:
+                return function(args[0])
             if effect is Effect.REWRITES:
                 args = tuple(list(value) if isinstance(value, Iterator) else value for value in args)
             given = [value for value in (*args, *kwargs.values()) if not isinstance(value, _CONTEXTS)]

@@ -44,8 +44,7 @@ Operations = tuple[tuple[str, "str | JsonForm | None"], ...]
 """What is done to a text, in order: a trimming method with its argument, or `tojson` with its form."""
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """Where a value stands: its place among those of the row, and what is done to it, in order.
 
     An object is given as compact JSON text.

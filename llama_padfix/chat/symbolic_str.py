@@ -32,17 +32,15 @@ class Run:
     slots: list[Slot] = field(default_factory=list)
     lacks: set[str] = field(default_factory=set)
 
-    def make(self, slot: Slot) -> SymbolicStr:
+    def make(self, slot: Slot, filled: bool) -> SymbolicStr:
+        made = SymbolicStr(_MARK % len(self.slots))
+        made._run, made._slot, made._filled = self, slot, filled
         self.slots.append(slot)
-        made = SymbolicStr(_MARK % (len(self.slots) - 1))
-        made._run, made._slot = self, slot
-        # A text that is not blank stays so when white space is trimmed; it may consist of other characters.
-        made._filled = slot.is_json or all(chars is None or not str(chars).strip() for _, chars in slot.operations)
         return made
 
     def fill(self, hole: Hole) -> object:
         slot = Slot(hole.place)
-        return SymbolicMapping(self, slot) if hole.is_object else self.make(slot)
+        return SymbolicMapping(self, slot) if hole.is_object else self.make(slot, filled=True)
 
 
 class SymbolicStr(Unknown, str):
@@ -65,10 +63,14 @@ class SymbolicStr(Unknown, str):
         raise TemplateBranched("truth")
 
     def __add__(self, other: object) -> str:
-        return join(self._run, (self, other)) if isinstance(other, str) else NotImplemented
+        if not isinstance(other, str):
+            return NotImplemented
+        return _wrap(self._run, str.__add__(self, other), self._filled or _is_filled(other))
 
     def __radd__(self, other: object) -> str:
-        return join(self._run, (other, self)) if isinstance(other, str) else NotImplemented
+        if not isinstance(other, str):
+            return NotImplemented
+        return _wrap(self._run, str.__add__(other, self), self._filled or _is_filled(other))
 
     def __contains__(self, words: object) -> bool:
         return self._lacks(words)
@@ -112,7 +114,9 @@ class SymbolicStr(Unknown, str):
     def _trim(self, method: str, chars: str | None) -> str:
         if self._slot is None or (chars is not None and type(chars) is not str):
             raise TemplateBranched(method)
-        return self._run.make(Slot(self._slot.place, (*self._slot.operations, (method, chars))))
+        slot = Slot(self._slot.place, (*self._slot.operations, (method, chars)))
+        # A text that is not blank stays so when white space is trimmed; it may consist of other characters.
+        return self._run.make(slot, self._filled and (chars is None or not chars.strip()))
 
     def _lacks(self, words: object, *place: object) -> bool:
         """Return False: the text holds no such substring, which becomes a condition."""
@@ -142,10 +146,17 @@ for _name in {*dir(str), "__iter__", "__rmod__", "__html__"} - _KEPT:
 
 def join(run: Run, pieces: Sequence[str]) -> SymbolicStr:
     """Return a text that is joined of others, of which one is unknown."""
-    made = SymbolicStr("".join(pieces))
-    made._run, made._slot = run, None
-    made._filled = any(piece._filled if isinstance(piece, SymbolicStr) else str.__len__(piece) for piece in pieces)
+    return _wrap(run, "".join(pieces), any(map(_is_filled, pieces)))
+
+
+def _wrap(run: Run, text: str, filled: bool) -> SymbolicStr:
+    made = SymbolicStr(text)
+    made._run, made._slot, made._filled = run, None, filled
     return made
+
+
+def _is_filled(piece: str) -> bool:
+    return piece._filled if isinstance(piece, SymbolicStr) else str.__len__(piece) > 0
 
 
 def write_unknown_json(
@@ -167,4 +178,4 @@ def _write_unknown(value: Unknown, form: JsonForm) -> str:
     if not isinstance(value, (SymbolicStr, SymbolicMapping)) or value._slot is None:
         raise TemplateBranched("the filter tojson")
     run: Run = value._run
-    return run.make(Slot(value._slot.place, (*value._slot.operations, ("tojson", form))))
+    return run.make(Slot(value._slot.place, (*value._slot.operations, ("tojson", form))), filled=True)

@@ -43,6 +43,7 @@ CORE: tuple[str, ...] = (
     "training/test_packing.py",
     "training/test_preferences.py",
     "training/test_prepare.py",
+    "training/test_task_pages.py",
     "training/test_trainer.py",
     "training/test_training_runs.py",
     "training/test_loading.py",
