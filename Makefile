@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 
-.PHONY: demo test lint types types-3.10 types-3.13 unit quick conformance docs site notebooks core findings package matrix unsloth scale-out chat-layer bench clean
+.PHONY: demo test lint types types-3.10 types-3.13 unit quick conformance docs site notebooks core findings package matrix unsloth scale-out chat-layer python-engines bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/llama-padfix demo
@@ -115,6 +115,10 @@ $(VENV)-scale-out/.installed: tests/scale_out/requirements.txt pyproject.toml co
 chat-layer: $(VENV)/.test
 	$(BIN)/python tests/serving/compiled/build.py $(VENV)/chat-layer
 	$(BIN)/python -m tests.serving.record_llama_cpp $(VENV)/chat-layer/layer
+
+# vLLM's, SGLang's and mlx-lm's own code from a request to a prompt, which their rules are recorded from; 400 MB.
+python-engines: $(VENV)/.test
+	$(BIN)/python -m tests.serving.record_python $(VENV)/python-engines
 
 # Other libraries on the same data; a quick look: make bench ROWS=500 ROUNDS=1. WRITE=--write fills docs/performance.md.
 ROWS ?= 20000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,3 +131,82 @@ def test_a_gated_model_gets_the_line_that_helps(monkeypatch: pytest.MonkeyPatch)
     for call in (lambda: p.load(NAME), lambda: p.plan_load(NAME), lambda: p.estimate_memory(NAME)):
         with pytest.raises(p.PadfixError, match=r"gated[\s\S]*hf auth login"):
             call()
+
+
+def saved(folder: Path, tokenizer: Any) -> Path:
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+# `Any`: what is passed is of a wrong type.
+check_serving: Any = p.check_serving
+export: Any = p.export_for_serving
+check_stops: Any = p.check_stops
+prepare: Any = p.prepare
+
+FOLDER = r"where a folder is needed\. Pass the folder that the run saved"
+SERVING: dict[str, tuple[Callable[..., object], str]] = {
+    "check_serving, the tokenizer": (lambda m, t, d, f, o: check_serving(t, d), FOLDER),
+    "check_serving, the model": (lambda m, t, d, f, o: check_serving(m, d), FOLDER),
+    "check_serving, turned around": (lambda m, t, d, f, o: check_serving(d, f), FOLDER),
+    "check_serving, a name": (lambda m, t, d, f, o: check_serving(NAME, d), "is not a folder"),
+    "check_serving, a file": (lambda m, t, d, f, o: check_serving(f / "tokenizer.json", d), "is not a folder"),
+    "check_serving, no rows": (lambda m, t, d, f, o: check_serving(f, t), "where rows are needed"),
+    "check_serving, a path": (lambda m, t, d, f, o: check_serving(f, "rows.jsonl"), "where rows are needed"),
+    "check_serving, bytes": (lambda m, t, d, f, o: check_serving(f, b"rows"), "where rows are needed"),
+    "check_serving, encoded rows": (
+        lambda m, t, d, f, o: check_serving(f, p.encode_dataset(p.ChatEncoder(t), d, progress=False)),
+        "encoded already",
+    ),
+    "check_serving, encoder": (lambda m, t, d, f, o: check_serving(f, d, encoder=t), r"encoder=prepared\.encoder"),
+    "check_serving, engines": (lambda m, t, d, f, o: check_serving(f, d, engines=m), r"Choose of: transformers,"),
+    "check_serving, number": (lambda m, t, d, f, o: check_serving(f, d, engines=[5]), r"Choose of: transformers,"),
+    "check_serving, rows": (lambda m, t, d, f, o: check_serving(f, d, rows=d), "Pass an int above 0"),
+    "check_serving, url": (lambda m, t, d, f, o: check_serving(f, d, url=5), "http://127.0.0.1:8080"),
+    "check_serving, no url": (lambda m, t, d, f, o: check_serving(f, d, url="http://[::1"), "http://127.0.0.1"),
+    "export, the tokenizer": (lambda m, t, d, f, o: export(t, o, d), FOLDER),
+    "export, a name": (lambda m, t, d, f, o: export(NAME, o, d), "is not a folder"),
+    "export, turned around": (
+        lambda m, t, d, f, o: export(f, d, o),
+        "a folder to write is needed",
+    ),
+    "export, no folder": (lambda m, t, d, f, o: export(f, None, d), "a folder to write is needed"),
+    "export, in a file": (lambda m, t, d, f, o: export(f, f / "config.json" / "x", d), "in no folder"),
+    "export, a zero byte": (lambda m, t, d, f, o: export(f, "a\0b", d), "in no folder"),
+    "export, itself": (lambda m, t, d, f, o: export(f, f, d), "exists already"),
+    "export, no rows": (lambda m, t, d, f, o: export(f, o, m), "where rows are needed"),
+    "export, engines": (lambda m, t, d, f, o: export(f, o, d, engines=t), r"Choose of: transformers,"),
+    "export, encoder": (lambda m, t, d, f, o: export(f, o, d, encoder=m), r"encoder=prepared\.encoder"),
+    "check_stops, turned around": (lambda m, t, d, f, o: check_stops(t, m), LOAD_MODEL),
+    "check_stops, a dataset": (lambda m, t, d, f, o: check_stops(d, t), LOAD_MODEL),
+    "check_stops, a name": (lambda m, t, d, f, o: check_stops(NAME, t), rf"Load it: model = .*'{NAME}'"),
+    "check_stops, a tokenizer's name": (lambda m, t, d, f, o: check_stops(m, NAME), r"Load it: tokenizer = "),
+    "check_stops, two models": (lambda m, t, d, f, o: check_stops(m, m), LOAD_TOKENIZER),
+    "check_stops, no prompts": (lambda m, t, d, f, o: check_stops(m, t, t), "where prompts are needed"),
+    "check_stops, a number": (lambda m, t, d, f, o: check_stops(m, t, 5), "where prompts are needed"),
+    "check_stops, splits": (lambda m, t, d, f, o: check_stops(m, t, {"test": d}), r'dataset\["test"\]'),
+    "check_stops, one text": (lambda m, t, d, f, o: check_stops(m, t, "Hi"), r"tokenizer, \[prompt\]"),
+    "check_stops, one chat": (lambda m, t, d, f, o: check_stops(m, t, d[0]["messages"]), r"tokenizer, \[prompt\]"),
+    "check_stops, encoding": (
+        lambda m, t, d, f, o: check_stops(m, t, d, encoding=p.ChatEncoder(t)),
+        r"encoder\.encoding",
+    ),
+    "check_stops, true": (lambda m, t, d, f, o: check_stops(m, t, d, max_new_tokens=True), "Pass an int"),
+    "prepare, serve_with": (lambda m, t, d, f, o: prepare(t, serve_with=m), r"Choose of: transformers,"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = saved(tmp_path_factory.mktemp("saved"), parts()[1])
+    (path / "config.json").write_text("{}")
+    return path
+
+
+@pytest.mark.parametrize("name", SERVING)
+def test_what_is_given_to_serving_in_a_wrong_place(name: str, folder: Path, tmp_path: Path) -> None:
+    call, line = SERVING[name]
+    with pytest.raises(p.PadfixError, match=line) as caught:
+        call(*parts(), folder, tmp_path / "out")
+    assert len(str(caught.value)) < 500, "an object is not printed whole"
+    assert list(tmp_path.iterdir()) == [], "nothing is written"

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from llama_padfix.core.types import IntArray, LongArray
 
-    Flags = NDArray[Any]  # of bool
 
 _BATCH_ROWS = 10_000  # of a dataset, read and cut at once
 
@@ -91,7 +90,7 @@ def dedupe_dataset(dataset: datasets.Dataset, bos: int, pad: int | None) -> data
         if name in FILLS and getattr(feature, "length", -1) >= 0:
             features[name] = replace(feature, length=-1)
     cut = dataset.with_format("arrow").map(
-        partial(dedupe_table, bos=bos, pad=pad),
+        partial(_dedupe_batch, bos=bos, pad=pad),
         batched=True,
         batch_size=_BATCH_ROWS,
         writer_batch_size=_BATCH_ROWS,
@@ -101,6 +100,11 @@ def dedupe_dataset(dataset: datasets.Dataset, bos: int, pad: int | None) -> data
     shown = dataset.format
     kwargs = shown["format_kwargs"]
     return cut.with_format(shown["type"], shown["columns"], shown["output_all_columns"], **kwargs)
+
+
+def _dedupe_batch(table: pa.Table, bos: int, pad: int | None) -> pa.Table:
+    """Return the rows of one batch, cut together however many chunks of the file they come from."""
+    return dedupe_table(table.combine_chunks(), bos, pad)
 
 
 def _find_surplus(batch: pa.RecordBatch, bos: int, pad: int | None, first_row: int) -> _Surplus:
@@ -118,33 +122,43 @@ def _find_surplus(batch: pa.RecordBatch, bos: int, pad: int | None, first_row: i
     if masks is not None:
         masked = batch.column("attention_mask").is_valid().to_numpy(zero_copy_only=False)
         _require_same_lengths("attention_mask", masks, ids, np.flatnonzero(masked), first_row)
-        real = _to_numbers(masks.values, 0) != 0
-        found.append(_find_runs(np.flatnonzero(masked), ids, flat, bos, real, masks.starts))
+        shown = _Shown(_to_numbers(masks.values, 0), 0, masks.starts)
+        found.append(_find_runs(np.flatnonzero(masked), ids, flat, bos, shown))
     if masks is None or not masked.all():
-        real = None if pad is None or pad == bos else flat != pad
-        found.append(_find_runs(np.flatnonzero(~masked), ids, flat, bos, real, ids.starts))
+        without = None if pad is None or pad == bos else _Shown(flat, pad, ids.starts)
+        found.append(_find_runs(np.flatnonzero(~masked), ids, flat, bos, without))
         if pad == bos and len(found[-1][0]):
             raise pad_is_bos(int(found[-1][2][0]) + 1, bos)
+    if len(found) == 1:
+        return _Surplus(*found[0])
     rows, starts, counts = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.argsort(rows)
     return _Surplus(rows[order], starts[order], counts[order])
 
 
+class _Shown(NamedTuple):
+    """Which positions hold a token: those at which `values` is not `padding`; those of a row begin at its `starts`."""
+
+    values: IntArray
+    padding: int
+    starts: LongArray
+
+
 def _find_runs(
-    rows: LongArray, ids: _Lists, flat: IntArray, bos: int, real: Flags | None, real_starts: LongArray
+    rows: LongArray, ids: _Lists, flat: IntArray, bos: int, shown: _Shown | None
 ) -> tuple[LongArray, LongArray, LongArray]:
     """Return those of `rows` that have too many BOS, where their real tokens start, and how many are too many.
 
-    `real` says for each position from `real_starts` on whether it is a token; None where all are.
+    Without `shown` all positions hold a token. It is looked at where rows begin, and whole only if one has padding.
     """
     import numpy as np
 
     rows = rows[ids.lengths[rows] > 1]
     starts = np.zeros(len(rows), np.int64)
-    if real is not None and not (heads := real[real_starts[rows]]).all():
+    if shown is not None and not (heads := shown.values[shown.starts[rows]] != shown.padding).all():
         padded = rows[~heads]
-        places = np.append(np.flatnonzero(real), np.iinfo(np.int64).max)
-        first = places[np.searchsorted(places, real_starts[padded])] - real_starts[padded]
+        places = np.append(np.flatnonzero(shown.values != shown.padding), np.iinfo(np.int64).max)
+        first = places[np.searchsorted(places, shown.starts[padded])] - shown.starts[padded]
         starts[~heads] = np.minimum(first, ids.lengths[padded])
     counts = np.zeros(len(rows), np.int64)
     running = np.flatnonzero(starts < ids.lengths[rows])
@@ -154,8 +168,8 @@ def _find_runs(
         running = running[starts[running] + step < ids.lengths[rows[running]]]
         place, row = starts[running] + step, rows[running]
         same = flat[ids.starts[row] + place] == bos
-        if real is not None:
-            same &= real[real_starts[row] + place]
+        if shown is not None and shown.values is not flat:  # a BOS is no padding
+            same &= shown.values[shown.starts[row] + place] != shown.padding
         running = running[same]
         counts[running] += 1
         step += 1
@@ -181,17 +195,20 @@ def _cut(
     lists = _read_lists(batch, name) if name in FILLS else None
     if lists is None or not has_value.any():
         return column
-    rows, starts, counts = (part[has_value] for part in surplus)
-    ids = _read_lists(batch, "input_ids")
+    if not has_value.all():
+        surplus = _Surplus(*(part[has_value] for part in surplus))
+    rows, starts, counts = surplus
+    ids = lists if name == "input_ids" else _read_lists(batch, "input_ids")
     assert ids is not None  # they were cut
     _require_same_lengths(name, lists, ids, rows, first_row)
     places = starts + 1 if name != "position_ids" else _find_ends_of_count(lists, rows, starts, counts)
     key = places.tobytes() + lists.lengths.tobytes()
     if key not in kept:
         begins = np.cumsum(lists.lengths) - lists.lengths
-        keep = np.ones(int(lists.lengths.sum()), bool)
-        keep[np.repeat(begins[rows] + places, counts) + _count_up(counts)] = False
-        kept[key] = _as_arrow(keep)
+        out = begins[rows] + places
+        if len(rows) and counts.max() > 1:
+            out = np.repeat(out, counts) + _count_up(counts)
+        kept[key] = _make_flags(int(lists.lengths.sum()), out, at_places=False)
     values = _join(lists).filter(kept[key])
     lengths = lists.lengths.copy()
     lengths[rows] -= counts
@@ -259,16 +276,14 @@ def _make_lists(column: pa.Array, values: pa.Array, lengths: LongArray) -> pa.Ar
 
 def _write_ignored(values: pa.Array, places: LongArray) -> pa.Array:
     """Return labels with -100 at these places."""
-    import numpy as np
     import pyarrow
     import pyarrow.compute
 
     if not values.null_count and (_to_numbers(values, 0)[places] == IGNORE_INDEX).all():
         return values
-    ignored = np.zeros(len(values), bool)
-    ignored[places] = True
+    ignored = _make_flags(len(values), places, at_places=True)
     try:
-        return pyarrow.compute.replace_with_mask(values, _as_arrow(ignored), pyarrow.scalar(IGNORE_INDEX, values.type))
+        return pyarrow.compute.replace_with_mask(values, ignored, pyarrow.scalar(IGNORE_INDEX, values.type))
     except (pyarrow.ArrowInvalid, OverflowError) as error:
         raise PadfixError(
             f"labels hold {values.type}, which has no {IGNORE_INDEX} for the BOS that stays. Make them int64 first."
@@ -312,6 +327,18 @@ def _count_up(lengths: LongArray) -> LongArray:
     import numpy as np
 
     return np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+def _make_flags(count: int, places: LongArray, *, at_places: bool) -> pa.Array:
+    """Return so many flags, `at_places` there and its opposite elsewhere; written as bits, which no byte a flag is."""
+    import numpy as np
+    import pyarrow
+
+    bits = np.zeros((count + 7) // 8, np.uint8)
+    np.bitwise_or.at(bits, places >> 3, np.left_shift(1, places & 7).astype(np.uint8))
+    return pyarrow.Array.from_buffers(
+        pyarrow.bool_(), count, [None, pyarrow.py_buffer(bits if at_places else np.invert(bits, out=bits))]
+    )
 
 
 def _as_arrow(array: NDArray[Any]) -> pa.Array:

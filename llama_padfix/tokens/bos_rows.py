@@ -31,6 +31,9 @@ class _Run(NamedTuple):
     """How many BOS are too many."""
 
 
+_DOUBLED = _Run(0, 1)  # which is what most cut rows are
+
+
 def dedupe_columns(columns: Columns, bos: int, pad: int | None) -> Columns:
     """Return the columns, cut; the same objects where no row has a BOS too many."""
     ids = columns["input_ids"]
@@ -112,8 +115,11 @@ def _cut_rows(columns: Columns, bos: int, pad: int | None) -> Columns | None:
     ids, masks = columns["input_ids"], columns.get("attention_mask")
     if masks is not None:
         _require_same_lengths("attention_mask", masks, ids)
-    runs = {}
+    runs, is_clear = {}, pad != bos or masks is not None
     for row in _find_doubtful(ids, masks, bos, pad):
+        if is_clear and _is_doubled(ids[row], None if masks is None else masks[row], bos):
+            runs[row] = _DOUBLED
+            continue
         run = _find_run(_to_list(ids[row]), None if masks is None else _to_list(masks[row]), bos, pad)
         if run.surplus:
             runs[row] = run
@@ -123,8 +129,13 @@ def _cut_rows(columns: Columns, bos: int, pad: int | None) -> Columns | None:
     for name, column in columns.items():
         _require_same_lengths(name, column, ids)
         rows = list(column)
+        is_head_cut = name not in ("labels", "position_ids")  # from the second id on it is
         for row, run in runs.items():
-            rows[row] = _cut_vector(name, rows[row], run)
+            if run is _DOUBLED and is_head_cut and type(whole := rows[row]) is list:
+                rows[row] = cut = whole[1:]
+                cut[0] = whole[0]
+            else:
+                rows[row] = _cut_vector(name, rows[row], run)
         done[name] = tuple(rows) if isinstance(column, tuple) else rows
     return done
 
@@ -143,6 +154,13 @@ def _find_doubtful(ids: Column, masks: Column, bos: int, pad: int | None) -> lis
         for place, row in enumerate(ids)
         if len(row) > 1 and ((row[0] == bos and row[1] == bos) or (padding != bos and row[0] == padding))
     ]
+
+
+def _is_doubled(row: Column, mask: Column, bos: int) -> bool:
+    """Return True for a list that starts with two BOS and no third, and a list of a mask that shows both."""
+    if type(row) is not list or row[0] != bos or row[1] != bos or (len(row) > 2 and row[2] == bos):
+        return False
+    return mask is None or bool(type(mask) is list and mask[0] and mask[1])
 
 
 def _find_run(row: list[int], mask: list[int] | None, bos: int, pad: int | None) -> _Run:
@@ -167,7 +185,8 @@ def _cut_vector(name: str, column: Column, run: _Run) -> Column:
     start, surplus = run
     at = start + 1 if name != "position_ids" else _end_of_count(column, run)
     if type(column) is list or not _is_array(column):
-        cut = [*column[:at], *column[at + surplus :]]
+        cut = list(column[surplus:])
+        cut[:at] = column[:at]
     else:
         cut = column[[*range(at), *range(at + surplus, len(column))]]
     if name == "labels":

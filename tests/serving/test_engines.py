@@ -64,7 +64,7 @@ def test_stops_come_from_the_files_that_an_engine_reads(folder: Path, name: str,
     [
         ("transformers", {"<|a|>"}),
         ("vllm", {"<|im_end|>", "<|a|>"}),
-        ("mlx-lm", {"<|a|>"}),
+        ("mlx-lm", {"<|im_end|>", "<|a|>"}),
         ("ollama", {"<|im_end|>"}),
         pytest.param("tgi", {"<|im_end|>"}, marks=needs_minijinja),
     ],
@@ -78,7 +78,8 @@ def test_stops_without_a_generation_config(folder: Path, tmp_path: Path, name: s
 
 def test_an_eos_of_0_is_not_seen_by_mlx(tmp_path: Path) -> None:
     made = save_folder(tmp_path, CHATML, eos="<|im_end|>", config={"eos_token_id": 7}, generation={"eos_token_id": 0})
-    assert open_one("mlx-lm", made).stops.ids == (7,)
+    end = read_served_folder(made).tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert open_one("mlx-lm", made).stops.ids == (end, 7)
 
 
 def test_sampling_is_taken_whatever_do_sample_says(folder: Path) -> None:
@@ -115,8 +116,8 @@ def test_vllm_types_messages_and_tools(folder: Path) -> None:
 def test_sglang_types_messages_and_tools(folder: Path) -> None:
     seen, tools = show("sglang", folder, {"role": "assistant", "content": None, "tool_calls": [CALL]}, [TOOL])
     assert '"index": null' in seen and '"arguments": {"at": 1}' in seen and '"content": ""' in seen
-    assert tools.startswith('[{"type": "function", "function": {"description": null, "name": "look"')
-    assert tools.endswith('"strict": true}, "defer_loading": null}]')
+    assert tools.startswith('[{"type": "function", "function": {"parameters": {"type": "object"}, "name": "look"')
+    assert tools.endswith('"strict": true, "description": null}, "defer_loading": null}]')
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert '"content": "a b"' in show("sglang", folder, {"role": "user", "content": parts, "name": "Ann"})[0]
 

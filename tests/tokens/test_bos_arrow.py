@@ -8,10 +8,12 @@ from typing import Any
 import numpy
 import pyarrow as pa
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.tokens import bos_arrow
 from llama_padfix.tokens.bos import dedupe_bos
 
 BOS, PAD = 1, 0
@@ -171,3 +173,30 @@ def test_rows_of_arrays_are_cut_as_lists_are() -> None:
     found = dedupe_bos([row, plain], bos_token_id=BOS)
     assert {name: value.tolist() for name, value in found[0].items()} == {"input_ids": [BOS, 5], "labels": [-100, 3]}
     assert found[1] is plain
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.booleans(), st.sampled_from([PAD, None]))
+def test_columns_of_lists_give_what_each_row_gives(data: Any, masked: bool, pad: int | None) -> None:
+    made = data.draw(st.lists(rows(masked), min_size=1, max_size=6))
+    names = [name for name in made[0] if name != "note" and all(row[name] is not None for row in made)]
+    columns = dedupe_bos({name: [row[name] for row in made] for name in names}, bos_token_id=BOS, pad_token_id=pad)
+    for place, row in enumerate(made):
+        expected = alone({name: row[name] for name in names}, pad)
+        assert {name: columns[name][place] for name in names} == expected
+
+
+def test_a_dataset_of_many_chunks_is_cut_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    find = bos_arrow._find_surplus
+
+    def count(batch: pa.RecordBatch, *settings: Any) -> Any:
+        batches.append(batch.num_rows)
+        return find(batch, *settings)
+
+    chunk = pa.table({"input_ids": [[BOS, BOS, 5], [BOS, 6]], "labels": [[BOS, BOS, 5], [-100, 6]]})
+    dataset = Dataset(pa.concat_tables([chunk] * 30))
+    monkeypatch.setattr(bos_arrow, "_find_surplus", count)
+    cut = dedupe_bos(dataset, bos_token_id=BOS, pad_token_id=PAD)
+    assert cut[:2] == {"input_ids": [[BOS, 5], [BOS, 6]], "labels": [[-100, 5], [-100, 6]]}
+    assert batches[-1] == len(dataset)  # before it stands the look for a row that needs a cut

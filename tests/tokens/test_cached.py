@@ -13,6 +13,7 @@ import pytest
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens import verification as proofs
+from llama_padfix.tokens.cached import boundaries as bounds
 from llama_padfix.tokens.cached import encoder as cached_engine
 from llama_padfix.tokens.cached.boundaries import find_boundaries
 from llama_padfix.tokens.cached.encoder import CachedEncoder
@@ -310,3 +311,20 @@ def test_words_of_a_vocabulary_without_patterns_are_cut_exactly(monkeypatch: pyt
     assert {char for char, cut in cuts.items() if not cut} == beside & set(cuts) - {"\u2581"}
     with pytest.raises(PadfixError, match="does not know each byte"):
         choose_engine(make_sentencepiece(byte_fallback=False), "cached")
+
+
+def test_sets_of_classes_hold_what_the_pattern_engine_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    match = bounds._match
+
+    def count(atom: str, characters: str) -> Any:
+        asked.append(atom)
+        return match(atom, characters)
+
+    atoms = [r"\S", r"\p{L}", r"[\r\n]", r"[^\s\p{L}\p{N}]", r"[^\r\n\p{L}]"]
+    characters = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x10000)]))
+    monkeypatch.setattr(bounds, "_match", count)
+    for atom, held in zip(atoms, bounds._find_held(atoms), strict=True):
+        found = match(atom, characters)
+        assert (held[:0xD800] == found[:0xD800]).all() and (held[0xE000:] == found[0xD800:]).all()
+    assert sorted(asked) == [r"\p{L}", r"\p{N}", r"\s"]

@@ -50,9 +50,15 @@ def sampling_of(folder: ServedFolder, names: Iterable[str] = SAMPLING) -> dict[s
     return {name: held[name] for name in names if held.get(name) is not None}
 
 
-def describe_rules(package: str, read_at: str) -> str:
-    """Return what stands behind an engine by rules, with the installed version where it is another one."""
-    rules = f"rules of {package} {read_at}: read, not run"
+def describe_rules(package: str, read_at: str, proof: str = "read, not run") -> str:
+    """Return what stands behind an engine by rules, with the installed version where it is another one.
+
+    Args:
+        package: The package that the engine comes in.
+        read_at: The beginning of the version whose sources were read.
+        proof: What the rules were compared with.
+    """
+    rules = f"rules of {package} {read_at}: {proof}"
     try:
         installed = version(package)
     except PackageNotFoundError:

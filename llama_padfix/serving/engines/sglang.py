@@ -1,11 +1,14 @@
 """SGLang by the rules of its sources at 0.5.23: the jinja2 of transformers, after its own reading of the messages.
 
 Read: srt/entrypoints/openai/serving_chat.py and protocol.py, srt/parser/jinja_template_utils.py (messages, tools),
-srt/configs/model_config.py, srt/utils/hf_transformers/common.py (stops, sampling).
+srt/configs/model_config.py, srt/utils/hf_transformers/common.py (stops, sampling). What the first three make of a
+request is compared with the rules in `tests/serving/test_python_engines.py`. A request that fails is rendered again
+there with the bare functions as tools, which is not done here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.serving.engines.engine import Engine
@@ -23,8 +26,6 @@ from llama_padfix.serving.rendering.messages import (
     change_messages,
     change_tools,
     join_parts,
-    keep_keys,
-    order_function,
     parse_arguments,
 )
 from llama_padfix.serving.rendering.quirks import NO_ALIAS, NO_ARGUMENTS, UNPINNED_DATE
@@ -37,15 +38,19 @@ READ_AT = "0.5.23"
 NAMED_STOPS = ("<|eom_id|>", "<|content_model_end_sampling|>", "<|ifm|im_end|>")
 """Tokens at which it stops wherever the vocabulary has them."""
 
-_KEYS = ("role", "content", "tool_call_id", "name", "reasoning_content", "tool_calls", "tools")
+_TOOL_KEYS = ("description", "name", "parameters", "strict", "defer_loading")
+_KEYS = ("role", "content", "tool_call_id", "name", "phase", "reasoning_content", "tool_calls", "tools", "prefix")
 
 
 def _keep_known(message: Message) -> MessageDict:
-    if message.get("role") == "user":
-        return keep_keys(message, ("role", "content"))
-    kept = {key: message[key] for key in _KEYS if key in message}
-    calls = kept.get("tool_calls")
-    return {**kept, "tool_calls": [*map(_type_call, calls)]} if isinstance(calls, list) else kept
+    """Return a message as the typed request dumps it, without keys that hold null."""
+    keys = ("role", "content") if message.get("role") == "user" else _KEYS
+    kept = {key: message.get(key) for key in keys if key == "content" or message.get(key) is not None}
+    for key, change in (("tool_calls", _type_call), ("tools", _type_tool)):
+        held = kept.get(key)
+        if isinstance(held, list):
+            kept[key] = [*map(change, held)]
+    return kept
 
 
 def _type_call(call: Any) -> Any:  # a call of a user's row
@@ -55,29 +60,42 @@ def _type_call(call: Any) -> Any:  # a call of a user's row
     return {"id": call.get("id"), "index": call.get("index"), "type": call.get("type", "function"), "function": typed}
 
 
-def _as_text(message: Message) -> MessageDict:
-    content = message.get("content")
-    return {**message, "content": "" if content is None else join_parts(content, " ")}
-
-
-def _as_parts(message: Message) -> MessageDict:
-    if message.get("role") == "tool":
-        return _as_text(message)
-    return {**message, "content": ""} if message.get("content") is None else dict(message)
-
-
-_TEXT, _PARTS = change_messages(_as_text), change_messages(_as_parts)
+def _type_tool(tool: Any) -> Any:  # a tool's schema
+    """Return a tool as the typed request dumps it: known keys in the order in which they were sent, then others."""
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping):
+        return tool
+    deferred = tool.get("defer_loading")
+    sent = {key: value for key, value in function.items() if key in _TOOL_KEYS}
+    typed = {key: value for key, value in sent.items() if value is not None or key not in ("strict", "defer_loading")}
+    missing = {key: None for key in ("description", "parameters") if key not in typed}
+    later = {"defer_loading": deferred} if deferred is not None and "defer_loading" not in typed else {}
+    return {"type": tool.get("type", "function"), "function": {**typed, **missing, **later}, "defer_loading": deferred}
 
 
 def _read_content(chat: Chat) -> Chat:
     return _PARTS(chat) if reads_parts_as_sglang(chat.source) else _TEXT(chat)
 
 
-def _type_tool(tool: Any) -> Any:  # a tool's schema
-    defaults = {"description": None, "name": None, "parameters": None, "strict": False}
-    typed = order_function(tool, tuple(defaults), defaults)
-    return {**typed, "defer_loading": None} if typed is not tool else tool
+def _as_text(message: Message) -> MessageDict:
+    content = message.get("content")
+    return {**message, "content": "" if content is None else join_parts(content, " ")}
 
+
+def _as_parts(message: Message) -> MessageDict:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return _as_text(message)
+    parts = [part if not _is_text(part) else {"type": "text", "text": part.get("text")} for part in content]
+    others = {key: value for key, value in message.items() if key != "content"}
+    return {**others, "content": join_parts(content, " ") if message.get("role") == "tool" else parts}
+
+
+def _is_text(part: object) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "text"
+
+
+_TEXT, _PARTS = change_messages(_as_text), change_messages(_as_parts)
 
 QUIRKS = (
     UNPINNED_DATE,
@@ -96,7 +114,7 @@ def open_engine(folder: ServedFolder) -> Engine:
     named = [vocabulary[token] for token in NAMED_STOPS if token in vocabulary]
     return Engine(
         "sglang",
-        describe_rules("sglang", READ_AT),
+        describe_rules("sglang", READ_AT, "prompts as its own code makes them; stops read, not run"),
         folder.template,
         folder.template_file_name,
         QUIRKS,

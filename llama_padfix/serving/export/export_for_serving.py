@@ -58,8 +58,7 @@ def export_for_serving(
     Raises:
         PadfixError: `out` exists, or what `check_serving` raises. Nothing is written then.
     """
-    target = Path(out)
-    require_new(target)
+    target = require_new(out)
     served = read_served_folder(folder)
     given = [*take_rows(dataset, rows)] if dataset is not None else []
     trained = read_trained(served, chain(given, OWN_CHATS.values()), len(given) + len(OWN_CHATS), encoder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 from jinja2 import nodes
@@ -13,7 +14,10 @@ _MEDIA = ("image", "audio", "video", "vision")
 
 @lru_cache(maxsize=64)
 def reads_parts(source: str) -> bool:
-    """Return True if a template loops over the content of a message, as vLLM finds it (renderers/hf.py, 0.33)."""
+    """Return True if a template loops over the content of a message, as vLLM finds it (renderers/hf.py, 0.33).
+
+    The content may reach the loop as an argument of a macro; outside of macros a loop over `content` counts.
+    """
     try:
         tree = parse_template(source)
         loops = list(tree.find_all(nodes.For))
@@ -21,7 +25,15 @@ def reads_parts(source: str) -> bool:
         single = {
             loop.target.name for loop in loops if isinstance(loop.target, nodes.Name) and _is_of(loop.iter, lists)
         }
-        return any(_is_content_of(loop.iter, single) for loop in loops)
+        in_macros: dict[nodes.For, set[str]] = {}
+        for macro in tree.find_all(nodes.Macro):
+            given = _content_parameters(tree, macro, single)
+            in_macros |= dict.fromkeys(macro.find_all(nodes.For), given)
+        return any(
+            _is_content_of(loop.iter, single)
+            or (isinstance(loop.iter, nodes.Name) and loop.iter.name in in_macros.get(loop, {"content"}))
+            for loop in loops
+        )
     except Exception:  # a template that jinja2 does not read
         return False
 
@@ -39,14 +51,33 @@ def reads_parts_as_sglang(source: str) -> bool:
 
 
 def _names_of(tree: nodes.Template, first: str) -> set[str]:
-    """Return the names that hold a value or a part of it, by following assignments."""
+    """Return the names that hold a value or a part of it, by following assignments; "ns.rest" in a namespace."""
     names = {first}
-    assignments = [one for one in tree.find_all(nodes.Assign) if isinstance(one.target, nodes.Name)]
+    assignments = list(tree.find_all(nodes.Assign))
     while True:
-        more = {one.target.name for one in assignments if _is_of(one.node, names)} - names  # type: ignore[attr-defined]
+        more = {name for one in assignments for name in _assigned_names(one, names)} - names
         if not more:
             return names
         names |= more
+
+
+def _assigned_names(assignment: nodes.Assign, names: set[str]) -> Iterator[str]:
+    target, value = assignment.target, assignment.node
+    if _is_of(value, names) and isinstance(target, (nodes.Name, nodes.NSRef)):
+        yield target.name if isinstance(target, nodes.Name) else f"{target.name}.{target.attr}"
+    if isinstance(target, nodes.Name) and isinstance(value, nodes.Call) and _dotted(value.node) == "namespace":
+        yield from (f"{target.name}.{given.key}" for given in value.kwargs if _is_of(given.value, names))
+
+
+def _content_parameters(tree: nodes.Template, macro: nodes.Macro, messages: set[str]) -> set[str]:
+    """Return the parameters of a macro that get the content of a message somewhere."""
+    given = set()
+    for call in tree.find_all(nodes.Call):
+        if isinstance(call.node, nodes.Name) and call.node.name == macro.name:
+            named = [(parameter.name, value) for parameter, value in zip(macro.args, call.args, strict=False)]
+            named += [(keyword.key, keyword.value) for keyword in call.kwargs]
+            given |= {name for name, value in named if _is_content_of(value, messages)}
+    return given & {parameter.name for parameter in macro.args}
 
 
 def _strip(node: nodes.Node | None) -> nodes.Node | None:
@@ -59,8 +90,15 @@ def _strip(node: nodes.Node | None) -> nodes.Node | None:
 
 
 def _is_of(node: nodes.Node | None, names: set[str]) -> bool:
-    bare = _strip(node)
-    return isinstance(bare, nodes.Name) and bare.ctx == "load" and bare.name in names
+    return _dotted(_strip(node)) in names
+
+
+def _dotted(node: nodes.Node | None) -> str | None:
+    """Return a name that is read, or one with its attributes such as "ns.rest"; None for anything else."""
+    if isinstance(node, nodes.Getattr):
+        base = _dotted(node.node)
+        return None if base is None else f"{base}.{node.attr}"
+    return node.name if isinstance(node, nodes.Name) and node.ctx == "load" else None
 
 
 def _is_content_of(node: nodes.Node | None, names: set[str]) -> bool:

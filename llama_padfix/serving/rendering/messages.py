@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,6 @@ def _same(one: object, other: object) -> bool:
     return type(one) is type(other) and one == other
 
 
-def keep_keys(message: Message, keys: Iterable[str]) -> MessageDict:
-    """Return a message with some of its keys, in its own order."""
-    wanted = set(keys)
-    return {key: value for key, value in message.items() if key in wanted}
-
-
 def join_parts(content: object, separator: str) -> object:
     """Return parts of text as one text; any other content as it is."""
     if not isinstance(content, list):
@@ -47,12 +41,13 @@ def join_parts(content: object, separator: str) -> object:
     return separator.join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
 
 
-def parse_arguments(message: Message, *, fallback: object = None) -> MessageDict:
+def parse_arguments(message: Message, *, fallback: object = None, only_objects: bool = True) -> MessageDict:
     """Return a message whose calls have their arguments as objects.
 
     Args:
         message: The message.
         fallback: What stands for a text that is no JSON object; None to keep the text.
+        only_objects: Whether other JSON than an object counts as none.
     """
     calls = message.get("tool_calls")
     if not isinstance(calls, list):
@@ -61,30 +56,25 @@ def parse_arguments(message: Message, *, fallback: object = None) -> MessageDict
     for call in calls:
         function = call.get("function") if isinstance(call, Mapping) else None
         if isinstance(function, Mapping) and isinstance(function.get("arguments"), str):
-            call = {**call, "function": {**function, "arguments": _parse(function["arguments"], fallback)}}
+            call = {
+                **call,
+                "function": {**function, "arguments": _parse(function["arguments"], fallback, only_objects)},
+            }
         parsed.append(call)
     return {**message, "tool_calls": parsed}
 
 
-def _parse(text: str, fallback: object) -> object:
+def _parse(text: str, fallback: object, only_objects: bool) -> object:
     try:
         held = json.loads(text)
+        if isinstance(held, dict) or not only_objects:
+            return held
     except ValueError:
-        held = None
-    return held if isinstance(held, dict) else text if fallback is None else fallback
+        pass
+    return text if fallback is None else fallback
 
 
 # `Any`: a tool's schema.
-def order_function(tool: Any, keys: Iterable[str], defaults: Mapping[str, object]) -> Any:
-    """Return a tool as a typed request holds it: keys of its function in one order, missing ones with a default."""
-    function = tool.get("function") if isinstance(tool, Mapping) else None
-    if not isinstance(function, Mapping):
-        return tool
-    ordered = {key: function.get(key, defaults.get(key)) for key in keys if key in function or key in defaults}
-    ordered |= {key: value for key, value in function.items() if key not in ordered}
-    return {"type": tool.get("type", "function"), "function": ordered}
-
-
 def change_tools(change: Callable[[Any], Any]) -> Callable[[Chat], Chat]:  # `Any`: a tool's schema
     """Return the part of a quirk that changes each tool."""
 

@@ -44,9 +44,11 @@ class AddedTokens:
                 raise UnreadPatternError("an added token overlaps a special one that is text")
             self._text = frozenset(name.encode() for name in special)
 
-    def find(self, text: bytes) -> Iterator[tuple[int, int]]:
-        """Yield the (start, end) bytes of each added token, in no order."""
-        return self._find(text, 0, len(text), self._patterns)
+    def find(self, text: bytes) -> list[tuple[int, int]]:
+        """Return the (start, end) bytes of each added token, in no order."""
+        if len(self._patterns) == 1 and not self._text:
+            return [match.span() for match in self._patterns[0].finditer(text)]
+        return [*self._find(text, 0, len(text), self._patterns)]
 
     def _find(
         self, text: bytes, start: int, end: int, patterns: Sequence[re.Pattern[bytes]]

@@ -195,8 +195,16 @@ def _find_runs(backend: tokenizers.Tokenizer, by_class: BoolArray, numbers: Mapp
     return np.stack([space, line])
 
 
+_ITEM = re.compile(r"\\p\{\w+\}|\\[srn]")
+_ITEMS = re.compile(rf"(\[\^?)((?:{_ITEM.pattern})+)\]")
+_LINE_BREAKS = {r"\r": 0x0D, r"\n": 0x0A}
+
+
 def _find_held(atoms: Sequence[str]) -> BoolArray:
-    """Return for each atom which characters up to U+FFFF it matches, by the pattern engine of `tokenizers` itself."""
+    """Return for each atom which characters up to U+FFFF it matches, by the pattern engine of `tokenizers` itself.
+
+    Sets of classes are joined, or taken from all characters, of what the engine finds for their items.
+    """
     import numpy as np
 
     characters = "".join(map(chr, [*range(0xD800), *range(0xE000, _CHARACTERS)]))
@@ -204,11 +212,25 @@ def _find_held(atoms: Sequence[str]) -> BoolArray:
     literals = [atom for atom in atoms if len(atom.removeprefix("(?i:").removesuffix(")")) == 1]
     few = np.flatnonzero(_match("|".join(literals), characters) if literals else held[0])  # one call for many
     some = "".join(characters[place] for place in few)
+    known: dict[str, BoolArray] = {}
+
+    def find(atom: str) -> BoolArray:
+        if atom not in known:
+            items = _ITEMS.fullmatch(atom)
+            if items is not None:
+                joined = np.any([find(item) for item in _ITEM.findall(items.group(2))], axis=0)
+                known[atom] = ~joined if items.group(1) == "[^" else joined
+            elif atom in _LINE_BREAKS:
+                known[atom] = np.arange(len(characters)) == _LINE_BREAKS[atom]
+            else:
+                known[atom] = ~find(r"\s") if atom == r"\S" else _match(atom, characters)
+        return known[atom]
+
     for row, atom in zip(held, atoms, strict=True):
         if atom in literals:
             row[few] = _match(atom, some)
         else:
-            row[:] = _match(atom, characters)
+            row[:] = find(atom)
     return np.insert(held, [0xD800] * 0x800, False, axis=1)
 
 

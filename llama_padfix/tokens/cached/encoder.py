@@ -225,7 +225,7 @@ class CachedEncoder:
         inner = None
         if not data.isascii():
             units = np.frombuffer(data, np.uint8)
-            high = np.flatnonzero(units & 128)
+            high = np.flatnonzero(units > 127)
             points = np.frombuffer(units[high].tobytes().decode().encode("utf-32-le"), "<u4")
             of_points = self._boundaries.classes[np.minimum(points, 0xFFFF)]
             of_points[points > 0xFFFF] = 0
@@ -244,7 +244,7 @@ class CachedEncoder:
             cuts[lasts] &= ~STOP & 0xFF
             begins = bool(self._forced[classes[0]] & RUN) and not (firsts < 0).any()
             self._cut_runs(cuts, data, begins)
-        starts = np.flatnonzero(cuts & CUT)  # the ends, less one
+        starts = np.flatnonzero((cuts & CUT).view(bool))  # the ends, less one
         starts[1:] = starts[:-1] + 1
         starts[0] = 0
         return starts
@@ -255,24 +255,24 @@ class CachedEncoder:
         """Remove the cuts within added tokens; return the places before their first bytes, and their last ones."""
         import numpy as np
 
-        edges: list[tuple[int, int]] = []
-        find = self._added.find
-        for text, end in zip(encoded, text_ends.tolist(), strict=True):
-            start = end - len(text)
-            for first, last in find(text):
-                cuts[start + first : start + last - 1] = 0
-                edges.append((start + first - 1, start + last - 1))
-        firsts, lasts = np.array(edges, np.int64).reshape(-1, 2).T
+        found = [self._added.find(text) for text in encoded]
+        edges = np.array([edge for spans in found for span in spans for edge in span], np.int64).reshape(-1, 2)
+        sizes = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        edges += np.repeat(text_ends - sizes, [*map(len, found)])[:, None]
+        firsts, lasts = (edges - 1).T
+        lengths = lasts - firsts - 1  # of what is cleared: all of a token but its last byte
+        within = np.arange(int(lengths.sum())) - np.repeat(lengths.cumsum() - lengths, lengths)
+        cuts[within + np.repeat(firsts + 1, lengths)] = 0
         return firsts, lasts
 
     def _cut_runs(self, cuts: ByteArray, data: bytes, begins: bool) -> None:
         """Cut runs of white space behind a line break, and before their last character; one begins the text or not."""
         import numpy as np
 
-        starts = np.flatnonzero(cuts & RUN) + 1
+        starts = np.flatnonzero((cuts & RUN) > 0) + 1
         if begins:
             starts = np.append(0, starts)
-        ends = np.flatnonzero(cuts & (WORD + STOP))
+        ends = np.flatnonzero((cuts & (WORD + STOP)) > 0)
         before_word = (cuts[ends] & WORD) > 0
         starts, ends = starts[before_word], ends[before_word]
         before = np.where(starts > 0, cuts[starts - 1], CUT)
