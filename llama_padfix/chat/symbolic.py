@@ -13,7 +13,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 import jinja2
 import jinja2.ext
@@ -35,8 +35,7 @@ class TemplateBranched(BaseException):
     """What a template writes depends on more of a text; no `Exception`, so that nothing in jinja2 catches it."""
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """Where a message's text stands: its message, and the trimming methods with their argument, in order."""
 
     message: int
@@ -57,12 +56,10 @@ class _Run:
     slots: list[Slot] = field(default_factory=list)
     lacks: set[str] = field(default_factory=set)
 
-    def make(self, slot: Slot) -> SymbolicStr:
+    def make(self, slot: Slot, filled: bool) -> SymbolicStr:
+        made = SymbolicStr(_MARK % len(self.slots))
+        made._run, made._slot, made._filled = self, slot, filled
         self.slots.append(slot)
-        made = SymbolicStr(_MARK % (len(self.slots) - 1))
-        made._run, made._slot = self, slot
-        # A text that is not blank stays so when white space is trimmed; it may consist of other characters.
-        made._filled = all(chars is None or not chars.strip() for _, chars in slot.operations)
         return made
 
 
@@ -86,10 +83,14 @@ class SymbolicStr(str):
         raise TemplateBranched("truth")
 
     def __add__(self, other: object) -> str:
-        return _join(self._run, (self, other)) if isinstance(other, str) else NotImplemented
+        if not isinstance(other, str):
+            return NotImplemented
+        return _wrap(self._run, str.__add__(self, other), self._filled or _is_filled(other))
 
     def __radd__(self, other: object) -> str:
-        return _join(self._run, (other, self)) if isinstance(other, str) else NotImplemented
+        if not isinstance(other, str):
+            return NotImplemented
+        return _wrap(self._run, str.__add__(other, self), self._filled or _is_filled(other))
 
     def __contains__(self, words: object) -> bool:
         return self._lacks(words)
@@ -133,7 +134,9 @@ class SymbolicStr(str):
     def _trim(self, method: str, chars: str | None) -> str:
         if self._slot is None or (chars is not None and type(chars) is not str):
             raise TemplateBranched(method)
-        return self._run.make(Slot(self._slot.message, (*self._slot.operations, (method, chars))))
+        slot = Slot(self._slot.message, (*self._slot.operations, (method, chars)))
+        # A text that is not blank stays so when white space is trimmed; it may consist of other characters.
+        return self._run.make(slot, self._filled and (chars is None or not chars.strip()))
 
     def _lacks(self, words: object, *place: object) -> bool:
         """Return False: the text holds no such substring, which becomes a condition."""
@@ -162,10 +165,17 @@ for _name in {*dir(str), "__iter__", "__rmod__", "__html__"} - _KEPT:
 
 
 def _join(run: _Run, pieces: Sequence[str]) -> SymbolicStr:
-    made = SymbolicStr("".join(pieces))
-    made._run, made._slot = run, None
-    made._filled = any(piece._filled if isinstance(piece, SymbolicStr) else str.__len__(piece) for piece in pieces)
+    return _wrap(run, "".join(pieces), any(map(_is_filled, pieces)))
+
+
+def _wrap(run: _Run, text: str, filled: bool) -> SymbolicStr:
+    made = SymbolicStr(text)
+    made._run, made._slot, made._filled = run, None, filled
     return made
+
+
+def _is_filled(piece: str) -> bool:
+    return piece._filled if isinstance(piece, SymbolicStr) else str.__len__(piece) > 0
 
 
 def make_unseen_text() -> SymbolicStr:
@@ -203,11 +213,12 @@ def render_symbolic(
     """
     template = compile_template(source, _SYMBOLIC)
     run = _Run()
-    given = [_put(run.make(Slot(index)), message) for index, message in enumerate(messages)]
+    given = [_put(run.make(Slot(index), filled=True), message) for index, message in enumerate(messages)]
     extra = {"strftime_now": _refuse_clock} if clock else {}
     parts = _PATTERN.split(str.__str__(template.render({**extra, **context, "messages": given})))
     literals = tuple(parts[::2])
-    if any(char in literal for literal in literals for char in (_OPEN, _CLOSE)):
+    written = "".join(literals)
+    if _OPEN in written or _CLOSE in written:
         raise TemplateBranched("a rewriting")
     return literals, tuple(run.slots[int(number)] for number in parts[1::2]), frozenset(run.lacks)
 
@@ -277,6 +288,8 @@ class _SymbolicPolicy(StringPolicy):
     def on_filter(self, name: str, effect: Effect, function: Function) -> Function:
         @functools.wraps(function)  # which keeps the mark that jinja2 passes its context first
         def guarded(*args: object, **kwargs: object) -> object:
+            if effect is Effect.TRIMS and not kwargs and len(args) == 1 and type(args[0]) is SymbolicStr:
+                return function(args[0])
             if effect is Effect.REWRITES:
                 args = tuple(list(value) if isinstance(value, Iterator) else value for value in args)
             given = [value for value in (*args, *kwargs.values()) if not isinstance(value, _CONTEXTS)]

@@ -8,7 +8,7 @@ where the same template renders probes alike, with the turns that `render_turns`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -48,6 +48,10 @@ class Segment:
     header: int | None = None
     closed: bool = True
 
+    def open(self, header: int) -> Segment:
+        """Return this segment with a header."""
+        return Segment(self.message, self.before, self.after, self.operations, header, self.closed)
+
 
 @dataclass(frozen=True)
 class RenderPlan:
@@ -77,6 +81,8 @@ class KnownOrders:
     """For how many of them they could not."""
     differs: bool = False
     """Whether a probe showed other headers than were read."""
+    prompts: dict[str, int] = field(default_factory=dict)
+    """How often the generation prompt stands in what is written around texts, by that; see `_count_in`."""
 
     @cached_property
     def tokens(self) -> CutTokens:
@@ -106,7 +112,7 @@ def learn_render_plan(
     segments = _cut(written, known.tokens)
     if segments is None:
         return None
-    found = _read_headers(template, roles, written, segments)
+    found = _read_headers(known, roles, written, segments)
     if found is None:
         known.probed += 1
     if found is None or known.must_probe():
@@ -120,8 +126,7 @@ def learn_render_plan(
     if forbidden is None:
         return None
     placed = (
-        segment if header is None else replace(segment, header=header)
-        for segment, header in zip(segments, headers, strict=True)
+        segment if header is None else segment.open(header) for segment, header in zip(segments, headers, strict=True)
     )
     forbidden |= SPEAK_OF_THOUGHTS if empty else frozenset()
     return RenderPlan(tuple(placed), written.forbidden_substrings | forbidden | {*known.tokens.hidden}, empty, losses)
@@ -172,17 +177,29 @@ def _cut(written: _Literals, tokens: CutTokens) -> list[Segment] | None:
     return [*segments, Segment(None, before, "")] if before else segments
 
 
-def _count_prompts(prompt: str, first_end: int, last_start: int, literals: Sequence[str]) -> int:
-    """Return how often a prompt stands in a text, whatever stands between its literals; -1 where that varies.
-
-    A prompt's control tokens, of which the first ends at `first_end` and the last begins at `last_start`, are written
-    by literals alone.
+def _count_prompts(known: KnownOrders, literals: Sequence[str]) -> int:
+    """Return how often the generation prompt stands in a text, whatever stands between its literals; -1 where that
+    varies.
     """
-    beginnings = tuple(prompt[:end] for end in range(first_end, len(prompt)))
-    rests = tuple(prompt[start:] for start in range(1, last_start + 1))
-    if any(one.endswith(beginnings) or one.startswith(rests) or (one in prompt and one != prompt) for one in literals):
+    for literal in literals:
+        if literal not in known.prompts:
+            known.prompts[literal] = _count_in(known.template, literal)
+    counts = [known.prompts[literal] for literal in literals]
+    return -1 if -1 in counts else sum(counts)
+
+
+def _count_in(template: ChatTemplate, literal: str) -> int:
+    """Return how often the prompt stands in a literal; -1 where it could stand there in part, or be a part of it.
+
+    The control tokens of a prompt are written by literals alone.
+    """
+    prompt = template.profile.prompt
+    controls = find_control_text(prompt, template.controls)
+    beginnings = tuple(prompt[:end] for end in range(controls[0][1], len(prompt)))
+    rests = tuple(prompt[start:] for start in range(1, controls[-1][0] + 1))
+    if literal.endswith(beginnings) or literal.startswith(rests) or (literal in prompt and literal != prompt):
         return -1
-    return sum(literal.count(prompt) for literal in literals)
+    return literal.count(prompt)
 
 
 def _find_forbidden(
@@ -255,20 +272,19 @@ def _keeps_opening(template: ChatTemplate, opening: str) -> bool:
 
 
 def _read_headers(
-    template: ChatTemplate, roles: Sequence[str], written: _Literals, segments: Sequence[Segment]
+    known: KnownOrders, roles: Sequence[str], written: _Literals, segments: Sequence[Segment]
 ) -> _Headers | None:
     """Return what `_find_headers` does, read off what is written around the texts, whatever these are.
 
     None where the generation prompt may depend on the conversation, or does not stand in front of each answer and
     nowhere else: `render_turns` then looks for turns in other ways.
     """
-    profile = template.profile
+    profile = known.template.profile
     if not (finds_by_prompt(profile) and has_plain_roles(profile, roles)):
         return None
     if [slot.message for slot in written.slots] != [*range(len(roles))]:
         return None
-    controls = find_control_text(profile.prompt, template.controls)
-    if _count_prompts(profile.prompt, controls[0][1], controls[-1][0], written.literals) != roles.count("assistant"):
+    if _count_prompts(known, written.literals) != roles.count("assistant"):
         return None
     headers: list[int | None] = []
     for segment, literal in zip(segments, written.literals, strict=False):
