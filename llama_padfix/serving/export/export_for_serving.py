@@ -61,8 +61,7 @@ def export_for_serving(
     Raises:
         PadfixError: `out` exists, or what `check_serving` raises. Nothing is written then.
     """
-    target = Path(out)
-    require_new(target)
+    target = require_new(out)
     names = choose_engines(engines)
     served = read_served_folder(folder)
     training = read_training(served, dataset, rows, encoder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.kinds import require_path
 from llama_padfix.serving.engines.llamacpp.special_tokens import find_bos
 from llama_padfix.serving.export.rewrites import holds_eos
 from llama_padfix.serving.export.tokens import clear_flags, drop_beyond
@@ -20,10 +21,15 @@ if TYPE_CHECKING:
 TEMPLATE_FILE = "chat_template.jinja"
 
 
-def require_new(target: Path) -> None:
-    """Raise `PadfixError` if a folder to write exists."""
+def require_new(out: object) -> Path:
+    """Return the folder to write; raise `PadfixError` if this is no path, one that exists, or one in no folder."""
+    require_path(out, "a folder to write", 'Name a new one: export_for_serving(folder, "served", rows)')
+    target = Path(str(out))
+    if "\0" in str(out) or any(parent.exists() and not parent.is_dir() for parent in target.parents):
+        raise PadfixError(f"{str(out)!r} is in no folder, so nothing can be written there. Name a new folder.")
     if target.exists() or target.is_symlink():
-        raise PadfixError(f"{str(target)!r} exists already, and nothing is written over it. Name a new folder.")
+        raise PadfixError(f"{str(out)!r} exists already, and nothing is written over it. Name a new folder.")
+    return target
 
 
 def write_template(folder: Path, source: str) -> None:
