@@ -166,7 +166,12 @@ def test_names_that_are_paths_and_code_do_nothing(folder: Path) -> None:
 
 def test_nobody_is_asked_whether_code_may_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
-    monkeypatch.setattr("builtins.input", lambda *given: [asked.append(given), "y"][1])
+
+    def answer(*given: object) -> str:
+        asked.append(given)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", answer)
     (folder / "tokenizer_config.json").unlink()
     (folder / "evil.py").write_text("raise SystemExit(3)")
     auto_map = {"AutoTokenizer": ["evil.E", None], "AutoConfig": "evil.C"}
