@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 
-.PHONY: demo test lint types types-3.10 types-3.13 unit quick conformance docs site package matrix unsloth pictures scale-out chat-layer python-engines bench clean
+.PHONY: demo test lint types types-3.10 types-3.13 unit quick conformance docs site notebooks core findings package matrix unsloth pictures scale-out chat-layer python-engines bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/llama-padfix demo
@@ -35,6 +35,12 @@ types-3.10 types-3.13: types-%: $(VENV)/.test
 unit: export OMP_NUM_THREADS := 1
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# The rooms that the others rest on, on another Python: make core PYTHON=python3.13 VENV=.venv-3.13
+core: export OMP_NUM_THREADS := 1
+core: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" \
+		tests/tokens tests/chat tests/core tests/demo tests/test_declared.py tests/test_import.py
 
 # The tests of one room without those that are marked slow: make quick ROOM=chat
 ROOM ?= tokens
@@ -67,6 +73,15 @@ $(VENV)-site/.installed: docs/site/requirements.txt
 	test -x $(VENV)-site/bin/python || $(PYTHON) -m venv $(VENV)-site
 	$(VENV)-site/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --requirement $<
 	touch $@
+
+# The outputs of the notebooks, from a run: about 40 seconds of CPU time.
+notebooks: $(VENV)/.test
+	$(BIN)/python examples/notebooks/execute.py
+
+# Every script of findings/, which installs what it shows; says which no longer holds. make findings ONLY='trl_*'
+ONLY ?=
+findings:
+	$(PYTHON) findings/run.py $(ONLY)
 
 # Builds sdist and wheel, checks both, and uses the wheel in an environment that has nothing else.
 package: $(VENV)/.test
