@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
@@ -56,9 +55,7 @@ def dedupe_table(table: pa.Table | pa.RecordBatch, bos: int, pad: int | None) ->
             f"The table has the columns {describe(table.schema.names)} but no input_ids, so there is nothing to cut. "
             'Pass the tokenized rows, or the texts: dedupe_bos(table["text"].to_pylist(), tokenizer).'
         )
-    batches = [table]
-    if isinstance(table, pyarrow.Table):  # few rows are cut together, however many chunks they come in
-        batches = (table.combine_chunks() if table.num_rows <= _BATCH_ROWS else table).to_batches()
+    batches = table.to_batches() if isinstance(table, pyarrow.Table) else [table]
     first_row, cut = 0, []
     for batch in batches:
         surplus = _find_surplus(batch, bos, pad, first_row)
@@ -92,7 +89,7 @@ def dedupe_dataset(dataset: datasets.Dataset, bos: int, pad: int | None) -> data
         if name in FILLS and getattr(feature, "length", -1) >= 0:
             features[name] = replace(feature, length=-1)
     cut = dataset.with_format("arrow").map(
-        partial(dedupe_table, bos=bos, pad=pad),
+        lambda batch: dedupe_table(batch.combine_chunks(), bos, pad),  # however many chunks it comes in
         batched=True,
         batch_size=_BATCH_ROWS,
         writer_batch_size=_BATCH_ROWS,
