@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from llama_padfix.core.files import scratch_folder
 from llama_padfix.serving.check_serving import check_serving
 from llama_padfix.serving.engines.catalogue import choose_engines, open_engines
 from llama_padfix.serving.export.beyond_files import list_beyond, list_commands
-from llama_padfix.serving.export.settings import fix_files, require_new, write_template
+from llama_padfix.serving.export.settings import find_files, fix_files, require_new, write_template
 from llama_padfix.serving.export.template import rewrite_template
 from llama_padfix.serving.export.training import read_training
 from llama_padfix.serving.folder import read_served_folder
@@ -92,14 +92,10 @@ def _close(engines: Sequence[Engine]) -> None:
 
 def _copy(folder: Path, scratch: Path) -> None:
     """Copy the settings of a folder, and link its weights where that can be done."""
-    for file in _files(folder, _COPIED):
+    for file in find_files(folder, _COPIED):
         shutil.copyfile(file, scratch / file.name)
-    for file in _files(folder, _LINKED):
+    for file in find_files(folder, _LINKED):
         try:
             os.link(file.resolve(), scratch / file.name)
         except OSError:  # another file system, or one without links
             shutil.copyfile(file, scratch / file.name)
-
-
-def _files(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
-    yield from sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
