@@ -24,7 +24,6 @@ TRAINING_KEYS: Mapping[str, bool] = MappingProxyType(
 """
 
 _PARTS = ("train_detail", "training_detail")  # Axolotl's, which train parts of a message
-_PLAIN = {"role", "content"}
 _ONLY_BOOL = ("train", "training", "masked")
 
 
@@ -55,8 +54,6 @@ def choose_turns(messages: Messages, train_on: TrainOn, trained_from: int = 0) -
 
 def _counts(message: Message, index: int) -> bool:
     """Return False for a message that says it is not trained, such as `train: false` or `weight: 0`."""
-    if message.keys() <= _PLAIN:  # as most are
-        return True
     said: dict[str, bool] = {}
     for key, trains in TRAINING_KEYS.items():
         value = message.get(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,22 @@ def require_new(out: object) -> Path:
     if target.exists() or target.is_symlink():
         raise PadfixError(f"{str(out)!r} exists already, and nothing is written over it. Name a new folder.")
     return target
+
+
+def find_files(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
+    """Yield the files of some names.
+
+    Raises:
+        PadfixError: One is a link out of the folder, and not into the cache of the hub.
+    """
+    inside = (folder.resolve(), folder.resolve().parents[1] / "blobs")
+    for file in sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}):
+        if not any(part in file.resolve().parents for part in inside):
+            raise PadfixError(
+                f"{file.name} is a link to a file outside of the folder, which is not copied. Where it is meant: "
+                f"cp -rL {folder.name} whole"
+            )
+        yield file
 
 
 def write_template(folder: Path, source: str) -> None:
@@ -63,7 +79,8 @@ def set_stops(folder: Path, served: ServedFolder, ends: Mapping[int, int], sourc
 
 
 def _as_list(held: Any) -> list[int]:  # what a config holds
-    return [held] if isinstance(held, int) else [one for one in held or () if isinstance(one, int)]
+    several = held if isinstance(held, list) else [held]
+    return [one for one in several if isinstance(one, int)]
 
 
 def _edit(path: Path, entries: JsonObject) -> None:
