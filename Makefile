@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 
-.PHONY: demo test lint types types-3.10 types-3.13 unit quick conformance docs site package matrix unsloth scale-out chat-layer llama-server python-engines bench clean
+.PHONY: demo test lint types types-3.10 types-3.13 unit quick conformance docs site notebooks core findings package matrix unsloth pictures scale-out chat-layer llama-server python-engines bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/llama-padfix demo
@@ -35,6 +35,12 @@ types-3.10 types-3.13: types-%: $(VENV)/.test
 unit: export OMP_NUM_THREADS := 1
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# The rooms that the others rest on, on another Python: make core PYTHON=python3.13 VENV=.venv-3.13
+core: export OMP_NUM_THREADS := 1
+core: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" \
+		tests/tokens tests/chat tests/core tests/demo tests/test_declared.py tests/test_import.py
 
 # The tests of one room without those that are marked slow: make quick ROOM=chat
 ROOM ?= tokens
@@ -68,6 +74,15 @@ $(VENV)-site/.installed: docs/site/requirements.txt
 	$(VENV)-site/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --requirement $<
 	touch $@
 
+# The outputs of the notebooks, from a run: about 40 seconds of CPU time.
+notebooks: $(VENV)/.test
+	$(BIN)/python examples/notebooks/execute.py
+
+# Every script of findings/, which installs what it shows; says which no longer holds. make findings ONLY='trl_*'
+ONLY ?=
+findings:
+	$(PYTHON) findings/run.py $(ONLY)
+
 # Builds sdist and wheel, checks both, and uses the wheel in an environment that has nothing else.
 package: $(VENV)/.test
 	$(BIN)/python tests/packaging/check.py
@@ -84,6 +99,21 @@ unsloth: $(VENV)-unsloth/.installed
 $(VENV)-unsloth/.installed: tests/unsloth/requirements.txt
 	test -x $(VENV)-unsloth/bin/python || $(PYTHON) -m venv $(VENV)-unsloth
 	$(VENV)-unsloth/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --requirement $<
+	touch $@
+
+# The processors that need torchvision. It lies in a layer over the environment of the tests and takes no torch along: what
+# these processors use of it is Python, so that one wheel of 8 MB serves torch with and without CUDA.
+pictures: export OMP_NUM_THREADS := 1
+pictures: $(VENV)-pictures/.installed
+	PYTHONPATH=. $(VENV)-pictures/bin/python -m pytest -p tests.support.torchvision_ops -rs \
+		tests/encoding/test_media.py tests/training/test_pictures.py
+
+PICTURES = "import pathlib, sys, sysconfig; folder = pathlib.Path(sysconfig.get_path('purelib')); \
+	(folder / 'tests.pth').write_text(str(pathlib.Path(sys.argv[1]).resolve() / folder.relative_to(sys.prefix)))"
+$(VENV)-pictures/.installed: $(VENV)/.test tests/support/torchvision.txt
+	test -x $(VENV)-pictures/bin/python || $(BIN)/python -m venv --without-pip $(VENV)-pictures
+	$(VENV)-pictures/bin/python -c $(PICTURES) $(VENV)
+	$(PIP) --python $(VENV)-pictures/bin/python install --quiet --no-deps --requirement tests/support/torchvision.txt
 	touch $@
 
 # Ray and Spark (which needs Java 17 or newer) have an environment of their own.
@@ -131,4 +161,4 @@ $(VENV)/.test: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-unsloth $(VENV)-scale-out $(VENV)-bench $(VENV)-site .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist out
+	rm -rf $(VENV) $(VENV)-unsloth $(VENV)-pictures $(VENV)-scale-out $(VENV)-bench $(VENV)-site .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist out

@@ -94,3 +94,21 @@ def test_without_an_extra_it_does_what_it_says() -> None:
     code = check.ALONE.replace(begins, f"sys.modules.update(dict.fromkeys({hidden!r}))\n{begins}", 1)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.stdout.endswith("used alone\n"), done.stderr
+
+
+def test_each_template_of_meta_has_its_license_in_the_expression() -> None:
+    licenses: Any = pytest.importorskip("packaging.licenses")
+    expression = PROJECT["license"]
+    assert licenses.canonicalize_license_expression(expression) == expression
+    folder, notice = SOURCE / "demo" / "templates", (ROOT / "NOTICE").read_text(encoding="utf-8")
+    assert sorted(path.name for path in folder.glob("*.jinja")) == [
+        "llama3_1.jinja",
+        "llama3_2.jinja",
+        "llama3_early.jinja",
+    ]
+    held = {path for each in PROJECT["license-files"] for path in ROOT.glob(each)}
+    for version in ("3", "3.1", "3.2"):
+        path = folder / f"LICENSE-llama{version.replace('.', '_')}.txt"
+        assert "COMMUNITY LICENSE AGREEMENT" in path.read_text(encoding="utf-8") and path in held
+        assert f"LicenseRef-Llama-{version}-Community" in expression
+        assert f"Llama {version} Community License" in notice and path.name in notice

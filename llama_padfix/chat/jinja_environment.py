@@ -180,7 +180,9 @@ class ChatEnvironment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
-    def getitem(self, obj: object, argument: object) -> object:
+    def getitem(self, obj: Any, argument: Any) -> object:  # Any: of whatever a template looks at
+        if type(obj) is dict and type(argument) is str and argument in obj:
+            return obj[argument]
         return super().getitem(obj, self.policy.on_key(argument))
 
     def call(__self, __context: Context, __obj: Function, *args: object, **kwargs: object) -> object:  # noqa: N805

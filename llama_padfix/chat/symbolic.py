@@ -6,171 +6,37 @@ lack. Anything else (its length, a comparison with the unknown, a filter that re
 completes has followed the only path that the template can take for texts that are not blank and lack those substrings.
 """
 
-# ruff: noqa: D102 - the methods are those of str
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, SupportsIndex
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import jinja2
 import jinja2.ext
 from jinja2 import nodes, runtime, utils
 
 from llama_padfix.chat.jinja_environment import Effect, StringPolicy, TreeEditor, compile_template, raise_exception
+from llama_padfix.chat.symbolic_slots import (
+    CLOSE,
+    OPEN,
+    Hole,
+    Slot,
+    SymbolicMapping,
+    TemplateBranched,
+    Unknown,
+    fill_holes,
+)
+from llama_padfix.chat.symbolic_str import PATTERN, Run, SymbolicStr, join, write_unknown_json
 
 if TYPE_CHECKING:
     from llama_padfix.chat.jinja_environment import Function
     from llama_padfix.core.types import Message, Messages
 
-_OPEN, _CLOSE = "\ue000", "\ue001"
-# White space at both ends, letters of both cases and what HTML and JSON escape: a rewriting shows.
-_MARK = f"\n {_OPEN}aZ<&>'\"\\%d{_CLOSE} \n"
-_PATTERN = re.compile(re.escape(_MARK).replace("%d", r"(\d+)"))
-
-
-class TemplateBranched(BaseException):
-    """What a template writes depends on more of a text; no `Exception`, so that nothing in jinja2 catches it."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a message's text stands: its message, and the trimming methods with their argument, in order."""
-
-    message: int
-    operations: tuple[tuple[str, str | None], ...] = ()
-
-
-def trim(text: str, operations: Iterable[tuple[str, str | None]]) -> str:
-    """Return a text as the operations of its slot leave it."""
-    for method, chars in operations:
-        text = getattr(text, method)(chars)
-    return text
-
-
-@dataclass
-class _Run:
-    """What is learned while a template runs: the slots by number, and the substrings that the texts must lack."""
-
-    slots: list[Slot] = field(default_factory=list)
-    lacks: set[str] = field(default_factory=set)
-
-    def make(self, slot: Slot) -> SymbolicStr:
-        self.slots.append(slot)
-        made = SymbolicStr(_MARK % (len(self.slots) - 1))
-        made._run, made._slot = self, slot
-        # A text that is not blank stays so when white space is trimmed; it may consist of other characters.
-        made._filled = all(chars is None or not chars.strip() for _, chars in slot.operations)
-        return made
-
-
-class SymbolicStr(str):
-    """A text whose characters are unknown; without a slot, one that was joined from such and others."""
-
-    __slots__ = ("_filled", "_run", "_slot")
-    _run: _Run
-    _slot: Slot | None
-    _filled: bool
-
-    def __str__(self) -> str:
-        return self
-
-    def __repr__(self) -> str:
-        raise TemplateBranched("repr")
-
-    def __bool__(self) -> bool:
-        if self._filled:  # what is learned here is used for texts that are not blank
-            return True
-        raise TemplateBranched("truth")
-
-    def __add__(self, other: object) -> str:
-        return _join(self._run, (self, other)) if isinstance(other, str) else NotImplemented
-
-    def __radd__(self, other: object) -> str:
-        return _join(self._run, (other, self)) if isinstance(other, str) else NotImplemented
-
-    def __contains__(self, words: object) -> bool:
-        return self._lacks(words)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, str):
-            return False
-        return self._lacks(other) if isinstance(other, SymbolicStr) or other else not self
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __hash__(self) -> int:
-        raise TemplateBranched("hash")
-
-    def strip(self, chars: str | None = None) -> str:
-        return self._trim("strip", chars)
-
-    def lstrip(self, chars: str | None = None) -> str:
-        return self._trim("lstrip", chars)
-
-    def rstrip(self, chars: str | None = None) -> str:
-        return self._trim("rstrip", chars)
-
-    def startswith(self, words: object, *place: object) -> bool:
-        return self._lacks(words, *place)
-
-    def endswith(self, words: object, *place: object) -> bool:
-        return self._lacks(words, *place)
-
-    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
-        self._lacks(sep, *_but_numbers(maxsplit))
-        return [self]
-
-    rsplit = split
-
-    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> str:
-        self._lacks(old, *_but_numbers(count))
-        return self
-
-    def _trim(self, method: str, chars: str | None) -> str:
-        if self._slot is None or (chars is not None and type(chars) is not str):
-            raise TemplateBranched(method)
-        return self._run.make(Slot(self._slot.message, (*self._slot.operations, (method, chars))))
-
-    def _lacks(self, words: object, *place: object) -> bool:
-        """Return False: the text holds no such substring, which becomes a condition."""
-        if self._slot is None or type(words) is not str or not words or place:
-            raise TemplateBranched("a search")
-        self._run.lacks.add(words)
-        return False
-
-
-def _but_numbers(*values: object) -> list[object]:
-    return [value for value in values if type(value) is not int]
-
-
-def _forbid(name: str) -> Callable[..., object]:
-    def method(self: SymbolicStr, *args: object, **kwargs: object) -> object:
-        raise TemplateBranched(name)
-
-    return method
-
-
-_KEPT = {"__new__", "__init__", "__class__", "__getattribute__", "__setattr__", "__delattr__", "__dir__", "__doc__"}
-_KEPT |= {"__init_subclass__", "__subclasshook__", "__sizeof__", *vars(SymbolicStr)}
-# Every other method of str, one that a later Python brings included. Python and markupsafe look up the last three.
-for _name in {*dir(str), "__iter__", "__rmod__", "__html__"} - _KEPT:
-    setattr(SymbolicStr, _name, _forbid(_name))
-
-
-def _join(run: _Run, pieces: Sequence[str]) -> SymbolicStr:
-    made = SymbolicStr("".join(pieces))
-    made._run, made._slot = run, None
-    made._filled = any(piece._filled if isinstance(piece, SymbolicStr) else str.__len__(piece) for piece in pieces)
-    return made
-
 
 def make_unseen_text() -> SymbolicStr:
     """Return a text of which a template may ask the type, and whether it is empty: no run that does more completes."""
-    made = _join(_Run(), (_OPEN, _CLOSE))
+    made = join(Run(), (OPEN, CLOSE))
     made._filled = True
     return made
 
@@ -201,13 +67,28 @@ def render_symbolic(
         TemplateBranched: What is written depends on more of a text, or on the clock.
         Exception: Whatever a template raises.
     """
-    template = compile_template(source, _SYMBOLIC)
-    run = _Run()
-    given = [_put(run.make(Slot(index)), message) for index, message in enumerate(messages)]
-    extra = {"strftime_now": _refuse_clock} if clock else {}
-    parts = _PATTERN.split(str.__str__(template.render({**extra, **context, "messages": given})))
+    run = Run()
+    given = [_put(run.make(Slot(index), filled=True), message) for index, message in enumerate(messages)]
+    return _render(source, run, {**context, "messages": given}, clock)
+
+
+def render_with_holes(
+    source: str, messages: Messages, tools: list[Hole] | None, context: Mapping[str, object], clock: bool = True
+) -> tuple[tuple[str, ...], tuple[Slot, ...], frozenset[str]]:
+    """Do what `render_symbolic` does with messages and tools in which holes stand for texts and objects."""
+    run = Run()
+    given = {"messages": fill_holes(list(messages), run.fill), "tools": fill_holes(tools, run.fill)}
+    return _render(source, run, {**context, **given}, clock)
+
+
+def _render(
+    source: str, run: Run, context: Mapping[str, object], clock: bool
+) -> tuple[tuple[str, ...], tuple[Slot, ...], frozenset[str]]:
+    extra: dict[str, object] = {"strftime_now": _refuse_clock} if clock else {}
+    parts = PATTERN.split(str.__str__(compile_template(source, _SYMBOLIC).render({**extra, **context})))
     literals = tuple(parts[::2])
-    if any(char in literal for literal in literals for char in (_OPEN, _CLOSE)):
+    written = "".join(literals)
+    if OPEN in written or CLOSE in written:
         raise TemplateBranched("a rewriting")
     return literals, tuple(run.slots[int(number)] for number in parts[1::2]), frozenset(run.lacks)
 
@@ -247,7 +128,7 @@ class _SymbolicPolicy(StringPolicy):
     def on_join(self, pieces: Iterable[object]) -> str:
         texts = [str(self.on_print(piece)) for piece in pieces]
         run = next((text._run for text in texts if isinstance(text, SymbolicStr)), None)
-        return "".join(texts) if run is None else _join(run, texts)
+        return "".join(texts) if run is None else join(run, texts)
 
     def on_print(self, value: object) -> object:
         if not isinstance(value, str) and _holds(value):  # an unknown object may be printed otherwise the next time
@@ -277,9 +158,13 @@ class _SymbolicPolicy(StringPolicy):
     def on_filter(self, name: str, effect: Effect, function: Function) -> Function:
         @functools.wraps(function)  # which keeps the mark that jinja2 passes its context first
         def guarded(*args: object, **kwargs: object) -> object:
+            if effect is Effect.TRIMS and not kwargs and len(args) == 1 and type(args[0]) is SymbolicStr:
+                return function(args[0])
             if effect is Effect.REWRITES:
                 args = tuple(list(value) if isinstance(value, Iterator) else value for value in args)
             given = [value for value in (*args, *kwargs.values()) if not isinstance(value, _CONTEXTS)]
+            if name == "tojson" and _holds(args[0]):
+                return write_unknown_json(*args, **kwargs)  # type: ignore[arg-type]  # as the filter takes them
             if effect is Effect.ITEMS:
                 refused = any(isinstance(value, SymbolicStr) for value in given)
             elif effect is Effect.TRIMS:
@@ -298,10 +183,13 @@ class _SymbolicPolicy(StringPolicy):
             if name == "in":
                 if isinstance(args[0], SymbolicStr) and isinstance(args[1], str):
                     raise TemplateBranched("a search for a text")
-            elif any(isinstance(value, SymbolicStr) for value in (*args, *kwargs.values())):
+            elif any(isinstance(value, Unknown) for value in (*args, *kwargs.values())):
                 if name not in _TYPE_TESTS:
                     raise TemplateBranched(f"the test {name}")
-                args = tuple("text" if isinstance(value, SymbolicStr) else value for value in args)
+                args = tuple(
+                    value if not isinstance(value, Unknown) else "text" if isinstance(value, str) else {"a": "text"}
+                    for value in args
+                )
             return function(*args, **kwargs)
 
         return guarded
@@ -318,7 +206,9 @@ def _reads_context(function: Function) -> bool:
 def _holds(value: object) -> bool:
     """Return True if a value is a symbolic text, holds one, or may hold one."""
     if isinstance(value, str):
-        return isinstance(value, SymbolicStr) or _OPEN in value
+        return isinstance(value, SymbolicStr) or OPEN in value
+    if isinstance(value, SymbolicMapping):
+        return True
     if isinstance(value, Mapping):
         return any(_holds(key) or _holds(one) for key, one in value.items())
     if isinstance(value, (list, tuple)):

@@ -46,8 +46,7 @@ def render_traced(
         trace({key: value for key, value in message.items() if value is not None}, index, _PLAIN_KEYS)
         for index, message in enumerate(messages)
     ]
-    if any(key in message for message in given for key in REASONING_KEYS) and aliases_reasoning():
-        given = [_alias_reasoning(message) for message in given]
+    given = alias_reasoning(given)
     clock = {"strftime_now": lambda pattern: datetime.now().strftime(pattern)} if gives_clock(tokenizer) else {}
     context = {**clock, **tokenizer.special_tokens_map, **(kwargs or {})}
     context.update(
@@ -76,6 +75,12 @@ def aliases_reasoning() -> bool:
     from transformers.utils import chat_template_utils
 
     return hasattr(chat_template_utils, "_alias_reasoning_fields")
+
+
+def alias_reasoning(messages: Messages) -> list[Message]:
+    """Return messages with each thought under the names under which templates are given it."""
+    has_thoughts = any(key in message for message in messages for key in REASONING_KEYS) and aliases_reasoning()
+    return [_alias_reasoning(message) if has_thoughts else message for message in messages]
 
 
 def _alias_reasoning(message: Message) -> Message:

@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # characters that an ASCII terminal cannot print
-    parser = argparse.ArgumentParser(prog="llama-padfix", description="Make chat models fine-tune right.")
+    parser = argparse.ArgumentParser(
+        prog="llama-padfix", description="Find and fix what makes the fine-tuning of chat models go wrong."
+    )
     parser.add_argument("--version", action="version", version=f"llama-padfix {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     given = sys.argv[1:] if arguments is None else arguments

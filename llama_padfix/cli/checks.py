@@ -13,7 +13,7 @@ from llama_padfix.doctor.runner import load_checks
 def add_parser(commands: Commands) -> None:
     """Add the subcommand."""
     parser = add_command(commands, "checks", help="list the checks", examples=("checks", "checks --json"))
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 

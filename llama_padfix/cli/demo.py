@@ -18,7 +18,7 @@ def add_parser(commands: Commands) -> None:
     """Add the subcommand."""
     text = "train a tiny Llama the usual way and the prepared way, and compare"
     parser = add_command(commands, "demo", help=text, examples=("demo", "demo --steps 20"))
-    parser.add_argument("--steps", type=positive, default=None, help="training steps of each run")
+    parser.add_argument("--steps", type=positive, default=None, help="updates of each run (110)")
     parser.set_defaults(run=run)
 
 

@@ -29,7 +29,7 @@ def add_parser(commands: Commands) -> None:
     parser = add_command(
         commands,
         "doctor",
-        help="say what is wrong with a saved folder or GGUF file and its data",
+        help="say what is wrong with a saved folder, a GGUF file, a config or a script, and with the data",
         description="Exit status: 0 nothing above a note, 1 findings, 2 could not run. No weight is loaded "
         "without --generate.",
         examples=(
@@ -51,14 +51,22 @@ def add_parser(commands: Commands) -> None:
         "--environment", action="store_true", help="look at the installed versions, and at nothing else"
     )
     parser.add_argument("--data", metavar="FILE", help=f"rows, encoded or not: {KINDS}")
-    parser.add_argument("--format", choices=("text", "json", "github"), default="text", help="of what is printed")
+    parser.add_argument(
+        "--format", choices=("text", "json", "github"), default="text", help="the form of what is printed (text)"
+    )
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
-    parser.add_argument("--html", metavar="FILE", help="also write a page")
-    parser.add_argument("--select", metavar="C,..", type=names, help="only these codes, beginnings or names")
-    parser.add_argument("--ignore", metavar="C,..", type=names, help="all but these")
+    parser.add_argument("--html", metavar="FILE", help="also write the report as a page")
+    parser.add_argument(
+        "--select", metavar="C,..", type=names, help="only the checks of these codes, beginnings of codes, or names"
+    )
+    parser.add_argument("--ignore", metavar="C,..", type=names, help="all checks but these")
     parser.add_argument("--max-rows", metavar="N", type=row_count, default=1000, help="rows to sample, or all (1000)")
     parser.add_argument("--fix", metavar="OUT", help="write a repaired copy of the settings into a new folder")
-    parser.add_argument("--unsafe", action="store_true", help="with --fix: also change the class, ids, a template")
+    parser.add_argument(
+        "--unsafe",
+        action="store_true",
+        help="with --fix: also change the tokenizer's class, ids, or the chat template",
+    )
     parser.add_argument(
         "--generate",
         metavar="N",
@@ -67,7 +75,13 @@ def add_parser(commands: Commands) -> None:
         const=20,
         help="generate answers to so many rows of --data (20) on the CPU, and report whether they stop",
     )
-    parser.add_argument("--max-new-tokens", metavar="N", type=positive, default=256, help="of an answer (256)")
+    parser.add_argument(
+        "--max-new-tokens",
+        metavar="N",
+        type=positive,
+        default=256,
+        help="with --generate: the most tokens of an answer (256)",
+    )
     parser.set_defaults(run=run)
 
 

@@ -15,7 +15,7 @@ def add_parser(commands: Commands) -> None:
     """Add the subcommand."""
     examples = ("explain PAD002", "explain double-bos")
     parser = add_command(commands, "explain", help="print the page of a check", examples=examples)
-    parser.add_argument("check", metavar="CODE|NAME")
+    parser.add_argument("check", metavar="CODE|NAME", help="a code such as PAD002, or its name")
     parser.set_defaults(run=run)
 
 

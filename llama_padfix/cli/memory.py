@@ -21,19 +21,37 @@ def add_parser(commands: Commands) -> None:
         examples=("memory meta-llama/Llama-3.1-8B --quantization nf4 --gpu 24", "memory out --lora 32 --batch 4"),
     )
     parser.add_argument("model", metavar="MODEL", help="a name on the hub, or a folder with config.json")
-    parser.add_argument("--batch", metavar="N", type=positive, default=1, help="rows at once (1)")
-    parser.add_argument("--length", metavar="N", type=positive, default=2048, help="tokens a row (2048)")
-    parser.add_argument("--accumulation", metavar="N", type=positive, default=1, help="batches an update (1)")
+    parser.add_argument("--batch", metavar="N", type=positive, default=1, help="rows of a micro-batch (1)")
+    parser.add_argument(
+        "--length", metavar="N", type=positive, default=2048, help="tokens of a row: the max_length of the run (2048)"
+    )
+    parser.add_argument("--accumulation", metavar="N", type=positive, default=1, help="micro-batches an update (1)")
     parser.add_argument("--quantization", choices=("nf4", "int8"), help="of the frozen weights; implies --lora")
     parser.add_argument(
         "--lora", metavar="R", type=positive, nargs="?", const=16, help="train adapters of this rank (16)"
     )
-    parser.add_argument("--precision", choices=("bf16", "fp16", "fp32"), help="(bf16, or what the GPU here computes)")
-    parser.add_argument("--no-checkpointing", action="store_true", help="keep all activations")
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw_torch_fused", help="(adamw_torch_fused)")
-    parser.add_argument("--attention", choices=("sdpa", "eager", "flash_attention_2"), default="sdpa", help="(sdpa)")
+    parser.add_argument(
+        "--precision",
+        choices=("bf16", "fp16", "fp32"),
+        help="what the run computes in (bf16, or what the GPU here computes)",
+    )
+    parser.add_argument(
+        "--no-checkpointing", action="store_true", help="keep all activations, without gradient checkpointing"
+    )
+    parser.add_argument(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default="adamw_torch_fused",
+        help="the optimizer by its name in TrainingArguments (adamw_torch_fused)",
+    )
+    parser.add_argument(
+        "--attention",
+        choices=("sdpa", "eager", "flash_attention_2"),
+        default="sdpa",
+        help="the attention kernel (sdpa)",
+    )
     parser.add_argument("--gpu", metavar="GIB", type=size, help="the GPU's memory: say what fits into it")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 

@@ -32,10 +32,12 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--rows", metavar="N", type=positive, default=200, help="the most rows to read (200)")
     parser.add_argument("--date", metavar="DATE", help="the date that the training pinned, such as 2026-11-29")
     parser.add_argument("--template-kwargs", metavar="JSON", help="arguments of the template in the training")
-    parser.add_argument("--format", choices=("text", "json", "github"), default="text", help="of what is printed")
+    parser.add_argument(
+        "--format", choices=("text", "json", "github"), default="text", help="the form of what is printed (text)"
+    )
     parser.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
     parser.add_argument("--export", metavar="OUT", help="write a copy that the engines read alike, and compare it")
-    parser.add_argument("--html", metavar="FILE", help="also write a page")
+    parser.add_argument("--html", metavar="FILE", help="also write the report as a page")
     parser.set_defaults(run=run)
 
 

@@ -18,9 +18,10 @@ TOO_DEEP = (
 
 
 def describe(value: object, limit: int = 80) -> str:
-    """Return a short `repr` of a user's value for an error message."""
+    """Return a short `repr` of a user's value, in one line, for an error message."""
     try:
         text = repr(value)
     except RecursionError:
         text = f"a {type(value).__name__} that is nested too deeply to be shown"
+    text = " ".join(text.split()) if "\n" in text else text
     return text if len(text) <= limit else text[: limit - 3] + "..."

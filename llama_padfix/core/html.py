@@ -7,14 +7,15 @@ from collections.abc import Iterable, Sequence
 
 from llama_padfix.core.text import printable
 
+# A class twice outweighs Jupyter's own rule, which aligns every cell to the right.
 _STYLE = """
 .padfix-record { font: 14px/1.5 system-ui, sans-serif; margin: .4rem 0; overflow-x: auto; }
 .padfix-record table { border-collapse: collapse; margin: .2rem 0; }
 .padfix-record caption { text-align: left; font-weight: 600; white-space: nowrap; }
-.padfix-record td, .padfix-record th { border: 1px solid #8886; padding: .15rem .5rem; text-align: left;
+.padfix-record.padfix-record :is(td, th) { border: 1px solid #8886; padding: .15rem .5rem; text-align: left;
   vertical-align: top; overflow-wrap: break-word; max-width: 46rem; }
 .padfix-record p { margin: .2rem 0; }
-.padfix-record .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.padfix-record.padfix-record .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .padfix-record .bar { display: inline-block; height: .7em; background: #4c8bf5; }
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.errors import PadfixError, describe
 
 _LOADERS: Mapping[str, str] = {
     "tokenizer": "tokenizer = transformers.AutoTokenizer.from_pretrained({})",
@@ -57,3 +57,9 @@ def require_path(value: object, what: str, line: str) -> None:
     """
     if not isinstance(value, (str, os.PathLike)):
         raise PadfixError(f"Got a {type(value).__name__} where {what} is needed. {line}")
+
+
+def require_max_length(value: object) -> None:
+    """Raise `PadfixError` unless a value is the most tokens of a row: an int of at least 2, or None for any."""
+    if value is not None and (not isinstance(value, int) or value < 2):
+        raise PadfixError(f"max_length={describe(value)}: a row needs at least 2 tokens. Pass an int, or None.")

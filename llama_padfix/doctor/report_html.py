@@ -19,7 +19,7 @@ _STYLE = """
 .padfix .error { border-color: #c62828; } .padfix .warning { border-color: #ef9400; }
 .padfix .note { border-color: #1769aa; }
 .padfix table { border-collapse: collapse; }
-.padfix td, .padfix th { border: 1px solid #8886; padding: .2rem .5rem; text-align: left; }
+.padfix.padfix :is(td, th) { border: 1px solid #8886; padding: .2rem .5rem; text-align: left; }
 .padfix td { overflow-wrap: break-word; } .padfix code { overflow-wrap: anywhere; white-space: pre-wrap; }
 .padfix mark { background: #3fb95044; color: inherit; border-bottom: 2px solid #2da44e; }
 """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from llama_padfix.chat.dates import pin_date
 from llama_padfix.chat.losses.keep import keep_reasoning
 from llama_padfix.core.errors import PadfixError, describe
+from llama_padfix.core.kinds import require_max_length
 from llama_padfix.tokens.calls import check_tokenizer
 from llama_padfix.tokens.control import special_ids, text_end_id
 
@@ -59,10 +60,7 @@ class EncodeSettings:
         require_choice("truncation", self.truncation, Truncation)
         require_choice("on_error", self.on_error, OnError)
         require_choice("on_loss", self.on_loss, OnLoss)
-        if self.max_length is not None and (not isinstance(self.max_length, int) or self.max_length < 2):
-            raise PadfixError(
-                f"max_length={describe(self.max_length)}: a row needs at least 2 tokens. Pass an int, or None."
-            )
+        require_max_length(self.max_length)
 
 
 def _require_train_on(train_on: object) -> None:

@@ -13,18 +13,10 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.kinds import require_path
 from llama_padfix.core.text import parse_json, printable
 from llama_padfix.doctor.observe.folder import read_folder
+from llama_padfix.serving.folder_limits import require_ending_templates, require_small_files
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject, TokenizerLike
-
-_LIMITS = {
-    "tokenizer.json": 512,
-    "tokenizer_config.json": 64,
-    "config.json": 16,
-    "generation_config.json": 4,
-    "chat_template.jinja": 4,
-}
-"""Megabytes beyond which a file is not read."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +101,7 @@ def read_served_folder(path: str | Path, *, today: bool = False) -> ServedFolder
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise PadfixError(f"{str(path)!r} is not a folder. Pass the folder that the run saved, output_dir.")
-    for name, megabytes in _LIMITS.items():
-        file = folder / name
-        if file.is_file() and file.stat().st_size > megabytes * 2**20:
-            size = file.stat().st_size // 2**20
-            raise PadfixError(f"{name} has {size} MB, and none needs more than {megabytes}. Check where it is from.")
+    require_small_files(folder)
     tokenizer_config = _read_object(folder / "tokenizer_config.json")
     if tokenizer_config.get("auto_map") or any(folder.glob("tokenization_*.py")):
         raise PadfixError(
@@ -128,7 +116,7 @@ def read_served_folder(path: str | Path, *, today: bool = False) -> ServedFolder
             f"The tokenizer in {str(path)!r} does not load ({printable(facts.load_error)}). "
             "Save it beside the model: tokenizer.save_pretrained(folder)"
         )
-    return ServedFolder(
+    served = ServedFolder(
         folder,
         tokenizer,
         tokenizer_config,
@@ -137,6 +125,8 @@ def read_served_folder(path: str | Path, *, today: bool = False) -> ServedFolder
         template_file=facts.chat_template,
         day=_serving_day(today=today),
     )
+    require_ending_templates(folder, served.tokens, tokenizer.chat_template, served.template_in_config)
+    return served
 
 
 def _serving_day(*, today: bool) -> datetime.date:

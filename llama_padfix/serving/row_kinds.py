@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Literal
@@ -10,6 +10,7 @@ from typing import Literal
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.pairs.shapes import read_answers
 from llama_padfix.encoding.row_formats import Conversation, read_row
+from llama_padfix.encoding.sources import refuse_encoded
 
 RowKind = Literal["conversation", "preference", "prompt"]
 
@@ -21,6 +22,16 @@ KINDS: Mapping[RowKind, str] = MappingProxyType(
     }
 )
 """What is compared of each kind of row."""
+
+
+def require_rows(rows: object) -> None:
+    """Raise `PadfixError` unless this can be read row by row, and is not encoded."""
+    if isinstance(rows, (Mapping, str, bytes)) or not isinstance(rows, Iterable):
+        raise PadfixError(
+            f"Got a {type(rows).__name__} where rows are needed. Pass a list of rows or one split of a dataset: "
+            'check_serving(folder, dataset["train"])'
+        )
+    refuse_encoded(rows, "dataset")
 
 
 def read_served_row(row: object) -> tuple[Conversation, RowKind]:

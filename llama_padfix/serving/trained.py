@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.row_encoder import RowEncoder
 from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError, RenderStoppedError
 from llama_padfix.serving.rendering.render import render_chat
-from llama_padfix.serving.row_kinds import RowKind, read_served_row
+from llama_padfix.serving.row_kinds import RowKind, read_served_row, require_rows
 from llama_padfix.tokens.calls import encode_raw
 
 if TYPE_CHECKING:
@@ -220,11 +220,7 @@ def take_rows(rows: Iterable[object], limit: int) -> Iterator[object]:
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise PadfixError(f"rows={limit!r} reads nothing. Pass an int above 0.")
-    if isinstance(rows, (Mapping, str)) or not isinstance(rows, Iterable):
-        raise PadfixError(
-            f"Got a {type(rows).__name__} where rows are needed. Pass a list of rows or one split of a dataset: "
-            'check_serving(folder, dataset["train"])'
-        )
+    require_rows(rows)
     return islice(rows, limit)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
@@ -90,7 +89,7 @@ def dedupe_dataset(dataset: datasets.Dataset, bos: int, pad: int | None) -> data
         if name in FILLS and getattr(feature, "length", -1) >= 0:
             features[name] = replace(feature, length=-1)
     cut = dataset.with_format("arrow").map(
-        partial(_dedupe_batch, bos=bos, pad=pad),
+        lambda batch: dedupe_table(batch.combine_chunks(), bos, pad),  # however many chunks it comes in
         batched=True,
         batch_size=_BATCH_ROWS,
         writer_batch_size=_BATCH_ROWS,
@@ -100,11 +99,6 @@ def dedupe_dataset(dataset: datasets.Dataset, bos: int, pad: int | None) -> data
     shown = dataset.format
     kwargs = shown["format_kwargs"]
     return cut.with_format(shown["type"], shown["columns"], shown["output_all_columns"], **kwargs)
-
-
-def _dedupe_batch(table: pa.Table, bos: int, pad: int | None) -> pa.Table:
-    """Return the rows of one batch, cut together however many chunks of the file they come from."""
-    return dedupe_table(table.combine_chunks(), bos, pad)
 
 
 def _find_surplus(batch: pa.RecordBatch, bos: int, pad: int | None, first_row: int) -> _Surplus:
@@ -129,8 +123,6 @@ def _find_surplus(batch: pa.RecordBatch, bos: int, pad: int | None, first_row: i
         found.append(_find_runs(np.flatnonzero(~masked), ids, flat, bos, without))
         if pad == bos and len(found[-1][0]):
             raise pad_is_bos(int(found[-1][2][0]) + 1, bos)
-    if len(found) == 1:
-        return _Surplus(*found[0])
     rows, starts, counts = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.argsort(rows)
     return _Surplus(rows[order], starts[order], counts[order])
@@ -195,9 +187,7 @@ def _cut(
     lists = _read_lists(batch, name) if name in FILLS else None
     if lists is None or not has_value.any():
         return column
-    if not has_value.all():
-        surplus = _Surplus(*(part[has_value] for part in surplus))
-    rows, starts, counts = surplus
+    rows, starts, counts = (part[has_value] for part in surplus)
     ids = lists if name == "input_ids" else _read_lists(batch, "input_ids")
     assert ids is not None  # they were cut
     _require_same_lengths(name, lists, ids, rows, first_row)
@@ -205,9 +195,7 @@ def _cut(
     key = places.tobytes() + lists.lengths.tobytes()
     if key not in kept:
         begins = np.cumsum(lists.lengths) - lists.lengths
-        out = begins[rows] + places
-        if len(rows) and counts.max() > 1:
-            out = np.repeat(out, counts) + _count_up(counts)
+        out = np.repeat(begins[rows] + places, counts) + _count_up(counts)
         kept[key] = _make_flags(int(lists.lengths.sum()), out, at_places=False)
     values = _join(lists).filter(kept[key])
     lengths = lists.lengths.copy()
@@ -336,9 +324,8 @@ def _make_flags(count: int, places: LongArray, *, at_places: bool) -> pa.Array:
 
     bits = np.zeros((count + 7) // 8, np.uint8)
     np.bitwise_or.at(bits, places >> 3, np.left_shift(1, places & 7).astype(np.uint8))
-    return pyarrow.Array.from_buffers(
-        pyarrow.bool_(), count, [None, pyarrow.py_buffer(bits if at_places else np.invert(bits, out=bits))]
-    )
+    buffer = pyarrow.py_buffer(bits if at_places else np.invert(bits, out=bits))
+    return pyarrow.Array.from_buffers(pyarrow.bool_(), count, [None, buffer])
 
 
 def _as_arrow(array: NDArray[Any]) -> pa.Array:

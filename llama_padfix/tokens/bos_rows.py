@@ -31,7 +31,7 @@ class _Run(NamedTuple):
     """How many BOS are too many."""
 
 
-_DOUBLED = _Run(0, 1)  # which is what most cut rows are
+_DOUBLED, _MOVED = _Run(0, 1), ("labels", "position_ids")  # most cut rows; columns that are not only cut
 
 
 def dedupe_columns(columns: Columns, bos: int, pad: int | None) -> Columns:
@@ -117,10 +117,9 @@ def _cut_rows(columns: Columns, bos: int, pad: int | None) -> Columns | None:
         _require_same_lengths("attention_mask", masks, ids)
     runs, is_clear = {}, pad != bos or masks is not None
     for row in _find_doubtful(ids, masks, bos, pad):
-        if is_clear and _is_doubled(ids[row], None if masks is None else masks[row], bos):
-            runs[row] = _DOUBLED
-            continue
-        run = _find_run(_to_list(ids[row]), None if masks is None else _to_list(masks[row]), bos, pad)
+        mask = None if masks is None else masks[row]
+        is_doubled = is_clear and _is_doubled(ids[row], mask, bos)
+        run = _DOUBLED if is_doubled else _find_run(_to_list(ids[row]), _to_list(mask), bos, pad)
         if run.surplus:
             runs[row] = run
     if not runs:
@@ -129,11 +128,9 @@ def _cut_rows(columns: Columns, bos: int, pad: int | None) -> Columns | None:
     for name, column in columns.items():
         _require_same_lengths(name, column, ids)
         rows = list(column)
-        is_head_cut = name not in ("labels", "position_ids")  # from the second id on it is
         for row, run in runs.items():
-            if run is _DOUBLED and is_head_cut and type(whole := rows[row]) is list:
-                rows[row] = cut = whole[1:]
-                cut[0] = whole[0]
+            if run is _DOUBLED and name not in _MOVED and type(whole := rows[row]) is list:
+                rows[row] = whole[:1] + whole[2:]
             else:
                 rows[row] = _cut_vector(name, rows[row], run)
         done[name] = tuple(rows) if isinstance(column, tuple) else rows

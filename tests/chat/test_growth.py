@@ -29,6 +29,11 @@ LINEAR = "qwen3 qwen3_training qwen3_5_think qwen3_5_nothink nemotron_3_nano lla
 EACH = "gemma4_v2 glm4moe gptoss deepseek_r1_distill"
 
 
+def installed(stems: str) -> list[str]:
+    """Those of some templates that the installed TRL has: on Python 3.10 it is an older one."""
+    return [stem for stem in stems.split() if (FOLDER / f"{stem}.jinja").exists()]
+
+
 def said(role: str, text: str) -> Message:
     return {"role": role, "content": text}
 
@@ -66,7 +71,7 @@ def renderings(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
-@pytest.mark.parametrize("stem", LINEAR.split())
+@pytest.mark.parametrize("stem", installed(LINEAR))
 @pytest.mark.parametrize("make", [agent, chat])
 def test_a_row_is_rendered_twice_however_many_turns_it_has(stem: str, make: Any, renderings: Counter[str]) -> None:
     template = read_template(family_tokenizer(FOLDER / f"{stem}.jinja"))
@@ -77,7 +82,7 @@ def test_a_row_is_rendered_twice_however_many_turns_it_has(stem: str, make: Any,
         assert renderings["all"] <= 2, turns
 
 
-@pytest.mark.parametrize("stem", EACH.split())
+@pytest.mark.parametrize("stem", installed(EACH))
 def test_a_prompt_that_hangs_on_the_messages_is_rendered_once_a_turn(stem: str, renderings: Counter[str]) -> None:
     template = read_template(family_tokenizer(FOLDER / f"{stem}.jinja"))
     for turns in TURNS[:1]:

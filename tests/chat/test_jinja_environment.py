@@ -12,7 +12,8 @@ from jinja2 import Environment
 from jinja2.sandbox import SandboxedEnvironment
 
 from llama_padfix.chat.jinja_environment import FILTERS, Effect, StringPolicy, compile_template
-from llama_padfix.chat.symbolic import TemplateBranched, render_symbolic
+from llama_padfix.chat.symbolic import render_symbolic
+from llama_padfix.chat.symbolic_slots import TemplateBranched
 
 
 class Recorder(StringPolicy):

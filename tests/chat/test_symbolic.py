@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jinja2 import Environment, TemplateSyntaxError
 
-from llama_padfix.chat.symbolic import TemplateBranched, render_symbolic
+from llama_padfix.chat.symbolic import render_symbolic
+from llama_padfix.chat.symbolic_slots import TemplateBranched, trim
 from tests.support.conversations import shared
 
 REFUSED = (
@@ -85,11 +86,6 @@ REFUSED = (
     "{{ c.casefold() }}",
     "{{ c | replace('y', 'n') }}",
     "{{ c.replace('', '-') }}",
-    "{{ c | tojson }}",
-    "{{ m | tojson }}",
-    "{{ messages | tojson }}",
-    "{{ {'a': [c]} | tojson }}",
-    "{{ m.values() | list | tojson }}",
     "{{ c | e }}",
     "{{ c | escape }}",
     "{{ c | forceescape }}",
@@ -206,6 +202,11 @@ REFUSED = (
     "{{ strftime_now(c) }}{{ c }}",
 )
 LEARNED = (
+    "{{ c | tojson }}",
+    "{{ m.values() | list | tojson }}",
+    "{{ {'a': [c]} | tojson }}",
+    "{{ messages | tojson }}",
+    "{{ m | tojson }}",
     "{{ [c, 'no'].count('yes') }}{{ c }}",
     "{% set k = joiner(c) %}{{ k() }}{{ k() }}",
     "{{ range(3) | join }}{{ c }}",
@@ -333,10 +334,7 @@ def learn(source: str) -> Any:
 def fill(literals: tuple[str, ...], slots: Any, texts: list[str]) -> str:
     said = []
     for slot in slots:
-        text = texts[slot.message]
-        for method, chars in slot.operations:
-            text = getattr(text, method)(chars)
-        said.append(text)
+        said.append(trim(texts[slot.place], slot.operations))
     return literals[0] + "".join(text + literal for text, literal in zip(said, literals[1:], strict=True))
 
 

@@ -68,7 +68,7 @@ FAULTS: dict[str, list[Fault]] = {
         Fault(
             "3.1-instruct",
             lambda tokenizer, model: tokenizer.add_tokens([f"<t{i}>" for i in range(7)]),
-            ("has 128256 rows", "'<t0>' (128256)", "'<t4>' (128260) and 2 more", "resize_token_embeddings"),
+            ("has 128256 rows", "'<t0>' (128256)", "'<t4>' (128260) and 2 more"),
             heals=False,
             adds_tokens=True,
         )

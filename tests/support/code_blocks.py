@@ -1,19 +1,22 @@
 """Runs the code blocks of a Markdown page as a reader would: one after another, in one session.
 
 `python` is run, and `diff` as the file is after it. `text` is what the block before it prints, `...` for what is left
-out. `console` holds commands after `$ `, each followed by what it prints. Blocks of any other language are not run.
+out. `console` holds commands after `$ `, each followed by what it prints. `sh` holds commands that are only read.
+Blocks of any other language are not run; `tests/test_code_blocks.py` lists them.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llama_padfix import cli
 from llama_padfix.cli import main
 
 RUN = {"python", "diff", "text", "console"}
@@ -34,8 +37,11 @@ def find_blocks(page: str) -> Iterator[Block]:
         yield Block(fence[1], fence[2], page.count("\n", 0, fence.start()) + 1)
 
 
-def run_page(path: Path, names: dict[str, Any] | None = None) -> int:
-    """Run the blocks of a page in the working directory; return how many ran. Raises what a block raises."""
+def run_page(path: Path, names: dict[str, Any] | None = None, left_out: Collection[str] = ()) -> int:
+    """Run the blocks of a page in the working directory; return how many ran. Raises what a block raises.
+
+    A block that begins with a line of `left_out` is compiled only.
+    """
     names = {"__name__": "__page__"} if names is None else names
     printed, ran = "", 0
     for block in find_blocks(path.read_text(encoding="utf-8")):
@@ -50,9 +56,9 @@ def run_page(path: Path, names: dict[str, Any] | None = None) -> int:
         else:
             code = block.text if block.language == "python" else take_new_side(block.text)
             # As many lines down as in the page, so that a traceback names the page's line.
-            printed = capture(
-                lambda code=code, block=block: exec(compile("\n" * block.line + code, path, "exec"), names)
-            )
+            compiled = compile("\n" * block.line + code, path, "exec")
+            if code.partition("\n")[0] not in left_out:
+                printed = capture(lambda compiled=compiled: exec(compiled, names))
     return ran
 
 
@@ -67,6 +73,23 @@ def run_commands(text: str, place: str) -> None:
         printed = capture(lambda arguments=arguments, statuses=statuses: statuses.append(main(arguments)))
         assert statuses == [int(remark or 0)], f"{place}: {command}: exit status {statuses}\n{printed}"
         require_lines(expected, printed, place)
+
+
+def read_commands(text: str) -> Iterator[list[str]]:
+    """Yield each command of a `sh` block as its words, without the remark behind it."""
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            yield words
+
+
+def parse_command(words: Sequence[str]) -> None:
+    """Have the command line read a command without running it. Raises SystemExit for what it does not know."""
+    parser = argparse.ArgumentParser(prog=words[0])
+    commands = parser.add_subparsers(required=True)
+    for name in cli._SUBCOMMANDS:
+        getattr(cli, name).add_parser(commands)
+    parser.parse_args(words[1:])
 
 
 def capture(work: Any) -> str:

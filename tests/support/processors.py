@@ -34,6 +34,13 @@ _PIXTRAL = (
     "{% else %}{{- '[IMG]' }}{% endif %}{% endfor %}{% endif %}{{- '[/INST]' }}"
     "{% elif m.role == 'assistant' %}{{- m.content + eos_token }}{% endif %}{% endfor %}"
 )
+_GEMMA3 = (
+    "{{- bos_token }}{% for m in messages %}{{- '<start_of_turn>' + m.role.replace('assistant', 'model') + '\n' }}"
+    "{% if m.content is string %}{{- m.content | trim }}{% else %}{% for part in m.content %}"
+    "{% if part.type == 'image' %}{{- '<start_of_image>' }}{% else %}{{- part.text | trim }}{% endif %}{% endfor %}"
+    "{% endif %}{{- '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{- '<start_of_turn>model\n' }}{% endif %}"
+)  # where the installed TRL ships none
 _AUDIO = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
     "{% for part in m.content %}{% if part.type == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>\n"
@@ -110,7 +117,8 @@ def _named(tokenizer: Any, **tokens: str) -> Any:
 
 def _make_gemma3() -> Any:
     special = ("<start_of_turn>", "<start_of_image>", "<end_of_image>", "<image_soft_token>")
-    tokenizer = _tokenizer(read(FOLDER / "gemma3.jinja"), special, "<end_of_turn>", "<bos>")
+    shipped = FOLDER / "gemma3.jinja"
+    tokenizer = _tokenizer(read(shipped) if shipped.exists() else _GEMMA3, special, "<end_of_turn>", "<bos>")
     _named(tokenizer, image_token="<image_soft_token>", boi_token="<start_of_image>", eoi_token="<end_of_image>")
     pictures = _pil("Gemma3ImageProcessor")(size={"height": 28, "width": 28})
     return transformers.Gemma3Processor(pictures, tokenizer, chat_template=tokenizer.chat_template, image_seq_length=4)
@@ -225,7 +233,7 @@ def make_vision_model(family: str, processor: Any) -> Any:
             text_config=text | {"head_dim": 16},
             vision_config=_VISION | {"image_size": 28, "patch_size": 7, "vision_use_head": False},
             mm_tokens_per_image=4,
-            image_token_id=token("<image_soft_token>"),
+            image_token_index=token("<image_soft_token>"),
             boi_token_index=token("<start_of_image>"),
             eoi_token_index=token("<end_of_image>"),
         )
@@ -234,8 +242,10 @@ def make_vision_model(family: str, processor: Any) -> Any:
         grids = [[rows, columns] for rows in range(1, 5) for columns in range(1, 5) if rows * columns <= 4]
         vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "attention_heads": 2}
         vision |= {"num_global_layers": 1, "image_size": 28, "patch_size": 14, "vision_output_dim": 32}
+        # transformers 4 takes no null there.
+        rope = {} if hasattr(transformers, "MllamaImageProcessorPil") else {"rope_scaling": {"rope_type": "default"}}
         config = transformers.MllamaConfig(
-            text_config=text | {"cross_attention_layers": [1]},
+            text_config=text | {"cross_attention_layers": [1], **rope},
             vision_config=vision | {"intermediate_layers_indices": [0], "supported_aspect_ratios": grids},
             image_token_index=token("<|image|>"),
         )

@@ -213,7 +213,7 @@ def test_max_length_is_the_tokenizers_and_is_within_the_models_positions(small: 
         ({"device_map": "gpu"}, "device_map='gpu' is no device"),
         ({"backend": "jax"}, "backend='jax' is neither 'transformers' nor 'unsloth'"),
         ({"precision": "bf16"}, r"precision='bf16' is no Precision. Pass choose_precision\(\)"),
-        ({"max_length": 0}, "max_length=0 is no number of tokens"),
+        ({"max_length": 0}, "max_length=0: a row needs at least 2 tokens"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_a_weight_is_read(

@@ -1,8 +1,9 @@
 """EMB001: the tokenizer has ids that the embedding has no row for.
 
 `tokenizer.add_tokens(...)` without `model.resize_token_embeddings(...)` gives ids without a row: IndexError on a CPU,
-a device-side assert some steps later on a GPU. Padding needs no new token. `add_tokens(model, tokenizer, tokens)` of
-this library gives new tokens rows, and returns the configuration that trains them.
+a device-side assert some steps later on a GPU. `add_tokens(model, tokenizer, tokens)` of this library gives new tokens
+rows, and returns the configuration that trains them. Padding needs no new token: load the tokenizer again, and
+`prepare(tokenizer, model)` takes one that the vocabulary has.
 """
 
 from llama_padfix.doctor.findings import Check, Facts, Findings
@@ -17,8 +18,7 @@ def _find(facts: Facts) -> Findings:
         named = ", ".join(f"{token!r} ({token_id})" for token_id, token in beyond[:5])
         more = f" and {len(beyond) - 5} more" if len(beyond) > 5 else ""
         yield CHECK.found(
-            f"The embedding has {rows} rows, but the tokenizer knows {named}{more}: IndexError at the first use. "
-            "Run: model.resize_token_embeddings(len(tokenizer))"
+            f"The embedding has {rows} rows, but the tokenizer knows {named}{more}: IndexError at the first use."
         )
 
 
@@ -30,6 +30,6 @@ CHECK = Check(
     traps=(13,),
     doc=__doc__,
     bad='tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # id 128256, the embedding has 128256 rows',
-    good="tokenizer = AutoTokenizer.from_pretrained(name); prepare(tokenizer, model)  # no new token",
+    good="model.resize_token_embeddings(len(tokenizer))  # to pad alone, load it again: prepare() adds none",
     find=_find,
 )

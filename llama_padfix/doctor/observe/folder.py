@@ -154,7 +154,9 @@ def load_folder(folder: FolderFacts) -> tuple[TokenizerLike | None, FolderFacts]
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: TokenizerLike = AutoTokenizer.from_pretrained(folder.path, local_files_only=True)
+        tokenizer: TokenizerLike = AutoTokenizer.from_pretrained(
+            folder.path, local_files_only=True, trust_remote_code=False
+        )
         loaded_ids = encode_probe(tokenizer)
     except Exception as error:  # whatever a broken file makes transformers raise
         return None, replace(folder, load_error=f"{type(error).__name__}: {error}")

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.chat.symbolic import TemplateBranched, make_unseen_text, render_symbolic
+from llama_padfix.chat.symbolic import make_unseen_text, render_symbolic
+from llama_padfix.chat.symbolic_slots import TemplateBranched
 from llama_padfix.chat.traced_render import REASONING_KEYS, source_of
 from llama_padfix.chat.turns import render_turns
 from llama_padfix.core.compat import gives_clock

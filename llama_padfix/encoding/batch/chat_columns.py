@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.text import is_unicode
 from llama_padfix.encoding.batch.outlines import Reading, outline, read_outline, read_plain
+from llama_padfix.encoding.batch.shapes.outlined_calls import are_quoted
 from llama_padfix.encoding.reading.side_columns import SIDE_COLUMNS
 from llama_padfix.encoding.row_formats import CONTENT_KEYS, CONVERSATION_COLUMNS, READ_COLUMNS
 
@@ -85,6 +86,8 @@ def _holds_only_text(texts: Sequence[str], reading: Reading, words: Words) -> bo
         return False
     if reading.messages is None:
         return True
+    if reading.written_arguments and are_quoted([texts[place] for place in reading.written_arguments], joined):
+        return False
     is_marked = reading.is_text and words.in_completions and words.in_completions in joined
     return not is_marked and not any(word in joined for word in words.anywhere)
 

@@ -16,6 +16,8 @@ from llama_padfix.encoding.batch.flat_rows import Bulk, FlatRows, label_and_cut
 from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, Tabulator, write_chats
 from llama_padfix.encoding.batch.render_plan import KnownOrders, RenderPlan, learn_render_plan
 from llama_padfix.encoding.batch.separable import parts_at_controls
+from llama_padfix.encoding.batch.shapes.shape import Shape
+from llama_padfix.encoding.batch.shapes.shape_plan import learn_shape_plan
 from llama_padfix.tokens.control import special_ids
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ _MOST = 1000  # sequences of roles that are learned with probes, at some millise
 _OFTEN, _ALONE, _PAYS = 3, 32, 20  # of fewer rows, only so many are, and one more for so many rows encoded here
 _KEPT = 20_000  # sequences of roles that are remembered, at some kilobytes each
 
-_Key = tuple[tuple[str, ...], tuple[int, ...]]  # roles, and the trained messages
+_Key = tuple["tuple[str, ...] | Reading", tuple[int, ...]]  # roles or shape, and the trained messages
 Encode = Callable[[Sequence[str]], "tuple[IdArray, LongArray]"]
 
 
@@ -46,10 +48,10 @@ class BatchEncoder:
     """Substrings that the template searches for, so that no plain conversation may hold one."""
     tables: dict[Reading, SegmentTable | None] = field(default_factory=dict)
     """By reading; None where conversations depend on more than their roles."""
-    plans: dict[tuple[str, ...], RenderPlan | None] = field(default_factory=dict)
-    """By roles, which several readings may share."""
+    plans: dict[tuple[str, ...] | Reading, RenderPlan | None] = field(default_factory=dict)
+    """By roles, which several readings may share, or by the shape of one."""
     tables_of_roles: dict[_Key, SegmentTable | None] = field(default_factory=dict)
-    """By roles and trained messages."""
+    """By roles or shape, and trained messages."""
     known: KnownOrders = field(init=False)
     likeness: Likeness = field(init=False)
     tabulator: Tabulator = field(init=False)
@@ -78,6 +80,12 @@ class BatchEncoder:
                 found[reading] = None
                 continue
             messages, trained = chosen[0], tuple(chosen[1])
+            if reading.by_shape:
+                if self._is_worth(count):
+                    shape = Shape(self.template, messages, reading.tools, trained, reading.written_arguments)
+                    self.plans[reading] = learn_shape_plan(shape, self.known)
+                    found[reading] = (reading, trained) if self.plans[reading] is not None else None
+                continue
             roles = tuple(str(message["role"]) for message in messages)
             is_known = roles in self.plans and (self.plans[roles] is None or are_plain(messages))
             if is_known or self._is_worth(count):

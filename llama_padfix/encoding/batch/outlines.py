@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from llama_padfix.chat.messages import called_functions
+from llama_padfix.chat.symbolic_slots import Hole
+from llama_padfix.chat.traced_render import REASONING_KEYS
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.encoding.batch.shapes.outlined_calls import outline_calls, outline_tools
 from llama_padfix.encoding.loss_selection import choose_turns
 from llama_padfix.encoding.reading.side_columns import TEMPLATE_KWARGS, TOOLS
 from llama_padfix.encoding.row_formats import CONTENT_KEYS, READ_COLUMNS, Conversation, read_row
@@ -25,17 +29,19 @@ if TYPE_CHECKING:
     from llama_padfix.encoding.settings import TrainOn
 
     Outline: TypeAlias = Any
-    """A nested tuple: the type `str` stands for a text, `(list, ...)` and `(dict, key, item, ...)` hold others."""
+    """A nested tuple: the type `str` stands for a text, `dict` for an object that is written as JSON; `(list, ...)`
+    and `(dict, key, item, ...)` hold others."""
 
 _SPOKEN = frozenset({"role", "from", "type", *TOOLS, TEMPLATE_KWARGS})
 """The keys whose texts are read for what they say."""
 
 _CALLS = frozenset({"tool_calls", "function_call"})
-"""Keys with which no conversation is plain, unless they are empty."""
+"""Keys of calls: `read_calls` reads the first, and the other is read one by one unless it is empty."""
 
 _MARK = "\ue000%d\ue001"
 _MARKS = re.compile("\ue000(\\d+)\ue001")
 _NUMBERS = (bool, int, float)
+_SHAPING = frozenset({"tool_calls", *REASONING_KEYS})
 
 
 class _OddError(Exception):
@@ -49,19 +55,33 @@ class Reading:
     `messages` are without their texts: `content` is missing, or a text part that lacks its `text`; None for a row of
     plain text. `contents` says of what each message's text is joined: texts of the row by their places, and texts that
     reading writes itself. `is_text` is a prompt and its answer as texts, which may be a rendered chat.
+
+    What is written of a row with tools, calls or thoughts depends on its shape (`by_shape`): `messages` and `tools`
+    then hold a `Hole` for each text and object, and `contents` are those of the row.
     """
 
     messages: tuple[MessageDict, ...] | None
     contents: tuple[tuple[int | str, ...], ...]
     trained_from: int = 0
     is_text: bool = False
+    tools: list[Hole] | None = None
+    by_shape: bool = False
 
     @cached_property
     def kind(self) -> Hashable:
         """What rows share that reading changes in the same way; the order and number of messages is no part of it."""
+        if self.by_shape:
+            return self
         keys = {(*sorted(message), type(message.get("content"))) for message in self.messages or ()}
         joins = {len(parts) for parts in self.contents}
         return frozenset(keys), frozenset(joins), self._keeps_order, self.trained_from > 0, self.is_text
+
+    @cached_property
+    def written_arguments(self) -> tuple[int, ...]:
+        """The places of the arguments of calls that are JSON text."""
+        functions = [function for message in self.messages or () for function in called_functions(message)]
+        found = [function.get("arguments") for function in functions] if self.by_shape else []
+        return tuple(one.place for one in found if isinstance(one, Hole) and not one.is_object)
 
     def choose(self, train_on: TrainOn) -> tuple[list[MessageDict], list[int]] | None:
         """Return the messages as a template gets them, and the trained ones; None where none is trained."""
@@ -91,7 +111,8 @@ def outline(row: object) -> tuple[Outline, list[str]] | None:
         for name in row:
             value = row[name] if name in READ_COLUMNS else None
             if value is not None and not (type(value) is float and value != value):  # pandas fills in nan
-                made += (name, _outline(value, name in _SPOKEN, texts))
+                written = outline_tools(value, texts) if name == "tools" and value else None
+                made += (name, _outline(value, name in _SPOKEN, texts) if written is None else written)
     except (_OddError, RecursionError):
         return None
     return tuple(made), texts
@@ -129,7 +150,10 @@ def _outline_dict(value: dict[Any, Any], texts: list[str]) -> Outline:
             else:
                 made += (key, item)
         elif key in _CALLS and item is not None and not (type(item) is list and not item):
-            raise _OddError
+            found = outline_calls(item, texts) if key == "tool_calls" else None
+            if found is None:
+                raise _OddError
+            made += (key, found)
         else:
             made += (key, _outline(item, False, texts))
     return tuple(made)
@@ -139,6 +163,8 @@ def _rebuild(outlined: Outline, marks: Iterator[str]) -> Any:  # of any type
     """Return a value of this outline, with marks for its texts."""
     if outlined is str:
         return next(marks)
+    if outlined is dict:
+        return {next(marks): 0}
     if type(outlined) is not tuple:
         return outlined
     kind, *inner = outlined
@@ -157,11 +183,37 @@ def read_outline(outlined: Outline) -> Reading | None:
         found = read_row(_rebuild(outlined, marks))
     except (PadfixError, RecursionError):
         return None
-    if found.tools is not None or found.template_kwargs or found.left_out:
+    if found.template_kwargs or found.left_out:
         return None
     if found.text is not None:
         return Reading(None, (_split(found.text),))
-    return _read_messages(found)
+    messages = found.messages or []
+    if found.tools is None and not any(key in message for message in messages for key in _SHAPING):
+        return _read_messages(found)
+    count = next(marks)[1:-1]
+    try:
+        shells, tools = tuple(_dig(messages)), _dig(found.tools)
+    except _OddError:
+        return None
+    places = tuple((place,) for place in range(int(count)))
+    return Reading(shells, places, found.trained_from, found.texts is not None, tools, by_shape=True)
+
+
+def _dig(value: object) -> Any:  # of the same type
+    """Return a value with holes in place of the marks of texts and objects."""
+    if isinstance(value, str):
+        if "\ue000" not in value:
+            return value
+        mark = _MARKS.fullmatch(value)
+        if mark is None:  # a text that reading joined of several
+            raise _OddError
+        return Hole(int(mark[1]))
+    if isinstance(value, dict):
+        key = next(iter(value), None)
+        if isinstance(key, str) and _MARKS.fullmatch(key):
+            return Hole(int(key[1:-1]), is_object=True)
+        return {key: _dig(item) for key, item in value.items()}
+    return [_dig(item) for item in value] if isinstance(value, list) else value
 
 
 def _read_messages(found: Conversation) -> Reading | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
-from llama_padfix.chat.symbolic import trim
+from llama_padfix.chat.symbolic_slots import Operations, trim
 from llama_padfix.encoding.batch.chat_columns import Chats
 from llama_padfix.encoding.batch.render_plan import RenderPlan, Segment
 from llama_padfix.encoding.chat_rows import describe_empty
@@ -23,18 +23,18 @@ _CHECKED = 8  # tables whose tokens are compared with those of a whole conversat
 
 @dataclass(frozen=True)
 class SegmentTable:
-    """How conversations of one sequence of roles are written: literals and texts in turn.
+    """How conversations of one sequence of roles, or of one shape, are written: literals and texts in turn.
 
-    `parts` holds the literals at its even places. The texts are those of `messages`, in this order, each trimmed by
-    its `operations`. With `in_message_order`, texts without white space at their ends are written as they come.
+    `parts` holds the literals at its even places. The texts are those at `places` of a row, in this order, each
+    trimmed by its `operations`. With `in_order`, texts without white space at their ends are written as they come.
     `number` is the table's place in `PlanArrays`, `notes` are those on each of its rows (see `EncodedRow`).
     """
 
     number: int
     parts: tuple[str, ...]
-    messages: tuple[int, ...]
-    operations: tuple[tuple[tuple[str, str | None], ...], ...]
-    in_message_order: bool
+    places: tuple[int, ...]
+    operations: tuple[Operations, ...]
+    in_order: bool
     notes: Mapping[str, str]
     is_lossy: bool = False
     """Whether the template leaves a message out."""
@@ -123,7 +123,7 @@ class Tabulator:
         return [self._make_table(*plan, layout) for plan, layout in zip(plans, layouts, strict=True)]
 
     def _make_table(self, plan: RenderPlan, trained: Collection[int], layout: _Layout) -> SegmentTable | None:
-        filled = [segment for segment in plan.segments if segment.message is not None]
+        filled = [segment for segment in plan.segments if segment.place is not None]
         headers = self._place_headers(plan)
         tokens = self._find_tokens(filled, layout.parts)
         if tokens is None or (headers[0] >= 0 and not len(self.headers[headers[0]])):
@@ -134,16 +134,16 @@ class Tabulator:
         ]
         empty = [message for message in plan.empty_thoughts if message in trained]
         notes = {"empty_reasoning": describe_empty(empty[0], self.template.quiet_kwargs)} if empty else {}
-        messages = tuple(segment.message for segment in filled if segment.message is not None)
+        places = tuple(segment.place for segment in filled if segment.place is not None)
         operations = tuple(segment.operations for segment in filled)
-        trims = all(chars is None or chars.isspace() for made in operations for _, chars in made)
+        trims = all(chars is None or str(chars).isspace() for made in operations for _, chars in made)
         return SegmentTable(
-            number=self.arrays.add(headers[: len(filled)], *tokens),
+            number=self.arrays.add(*_join_turns(filled, headers, tokens[0]), tokens[1]),
             parts=layout.written,
-            messages=messages,
+            places=places,
             operations=operations,
-            in_message_order=messages == tuple(range(len(messages))) and trims,
-            notes={**notes, **plan.losses},
+            in_order=places == tuple(range(len(places))) and trims,
+            notes={**notes, **plan.losses, **plan.notes},
             is_lossy=bool(plan.losses),
         )
 
@@ -193,8 +193,8 @@ class Tabulator:
 
 
 def _lay_out(plan: RenderPlan) -> _Layout:
-    filled = [segment for segment in plan.segments if segment.message is not None]
-    closing = "".join(segment.before for segment in plan.segments if segment.message is None)
+    filled = [segment for segment in plan.segments if segment.place is not None]
+    closing = "".join(segment.before for segment in plan.segments if segment.place is None)
     parts = [""]
     for segment in filled:
         parts[-1] += segment.before + _WORD + segment.after
@@ -205,6 +205,17 @@ def _lay_out(plan: RenderPlan) -> _Layout:
     literals = [after + before for after, before in zip(afters, befores, strict=True)]
     written = tuple(part for literal in literals for part in (literal, ""))[:-1]
     return _Layout(written, parts, [header for one in plan.segments if (header := _find_header(one)) is not None])
+
+
+def _join_turns(filled: Sequence[Segment], headers: Sequence[int], ends: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return the header and the end of each segment, those of one turn as one."""
+    joined: list[tuple[int, int]] = []
+    for segment, header, end in zip(filled, headers, ends, strict=False):
+        if segment.goes_on:
+            joined[-1] = joined[-1][0], end
+        else:
+            joined.append((header, end))
+    return [header for header, _ in joined], [end for _, end in joined]
 
 
 def _find_header(segment: Segment) -> str | None:
@@ -221,7 +232,7 @@ def write_chats(chats: Chats, tables: Sequence[SegmentTable | None]) -> tuple[li
             continue
         parts = list(table.parts)
         contents = texts[bounds[row] : bounds[row + 1]]
-        trimmed = _trim(table, contents) if has_outer_whitespace or not table.in_message_order else contents
+        trimmed = _trim(table, contents) if has_outer_whitespace or not table.in_order else contents
         if trimmed is None:
             continue
         parts[1::2] = trimmed
@@ -235,7 +246,7 @@ def _trim(table: SegmentTable, contents: Sequence[str]) -> list[str] | None:
     if any(not text or text.isspace() for text in contents):
         return None
     trimmed = []
-    for place, operations in zip(table.messages, table.operations, strict=True):
+    for place, operations in zip(table.places, table.operations, strict=True):
         text = trim(contents[place], operations)
         if not text or text.isspace():
             return None

@@ -8,17 +8,17 @@ where the same template renders probes alike, with the turns that `render_turns`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from llama_padfix.chat.symbolic import Slot, TemplateBranched, render_symbolic, trim
-from llama_padfix.chat.traced_render import source_of
+from llama_padfix.chat.symbolic import render_symbolic
+from llama_padfix.chat.symbolic_slots import Operations, trim
 from llama_padfix.chat.turns import finds_by_prompt, has_plain_roles, render_turns
-from llama_padfix.core.compat import gives_clock
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cut_tokens import CutTokens, read_cut_tokens
+from llama_padfix.encoding.batch.literals import Literals, render_literals
 from llama_padfix.encoding.chat_rows import SPEAK_OF_THOUGHTS, collect_row_notes
 from llama_padfix.tokens.control import find_control_text, rewrites_text
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from llama_padfix.chat.render import ChatTemplate
 
 # Contents of probes: of two lengths, with white space around that some templates trim.
-_PROBES = ("Probe {} asks", " \nAn answer {}, with\n\nlines\t ")
-_LOSSES = ("lost_message", "lossy")  # the notes on a message that a template leaves out
+PROBES = ("Probe {} asks", " \nAn answer {}, with\n\nlines\t ")
+LOSSES = ("lost_message", "lossy")  # the notes on a message that a template leaves out
 _PROBED = 8  # orders of roles for which probes confirm what is read off what the template writes
 
 
@@ -35,18 +35,25 @@ _PROBED = 8  # orders of roles for which probes confirm what is read off what th
 class Segment:
     """A part of a rendered conversation that holds one message's text, up to the control token or tag behind it.
 
-    The message's text is trimmed by `operations`, and stands between `before` and `after`; `message` is None where
-    the segment holds none, behind the last answer. The model must produce what is behind the first `header` characters
-    of `before`, to the end of the segment; nothing where that is None. A segment that is not `closed` ends with its
-    text: what follows has no control token before the next text, and is the next segment's.
+    The message's text, that at `place` among the row's, is trimmed by `operations`, and stands between `before` and
+    `after`; `place` is None where the segment holds none, behind the last answer, and `message` also where it holds a
+    tool. The model must produce what is behind the first `header` characters of `before`, to the end of the segment;
+    nothing where that is None. A segment that is not `closed` ends with its text: what follows has no control token
+    before the next text, and is the next segment's. One that `goes_on` holds the next text of the turn before it.
     """
 
     message: int | None
     before: str
     after: str
-    operations: tuple[tuple[str, str | None], ...] = ()
+    operations: Operations = ()
     header: int | None = None
     closed: bool = True
+    place: int | None = None
+    goes_on: bool = False
+
+    def open(self, header: int) -> Segment:
+        """Return this segment with a header."""
+        return Segment(self.message, self.before, self.after, self.operations, header, self.closed, self.place)
 
 
 @dataclass(frozen=True)
@@ -54,13 +61,14 @@ class RenderPlan:
     """The segments of a conversation, in order, and the substrings that no message may hold.
 
     `empty_thoughts` are the answers into which the template writes an empty thought, as messages, and `losses` the
-    notes on messages that it leaves out.
+    notes on messages that it leaves out; `notes` are others on each row.
     """
 
     segments: tuple[Segment, ...]
     forbidden_substrings: frozenset[str]
     empty_thoughts: tuple[int, ...] = ()
     losses: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 _Headers = tuple[list["int | None"], tuple[int, ...], dict[str, str]]
@@ -77,6 +85,8 @@ class KnownOrders:
     """For how many of them they could not."""
     differs: bool = False
     """Whether a probe showed other headers than were read."""
+    prompts: dict[str, int] = field(default_factory=dict)
+    """How often the generation prompt stands in what is written around texts, by that; see `_count_in`."""
 
     @cached_property
     def tokens(self) -> CutTokens:
@@ -103,10 +113,10 @@ def learn_render_plan(
     written = _render_literals(template, roles)
     if written is None or not _is_each_once(written, roles):
         return None
-    segments = _cut(written, known.tokens)
+    segments = cut(written, known.tokens)
     if segments is None:
         return None
-    found = _read_headers(template, roles, written, segments)
+    found = _read_headers(known, roles, written, segments)
     if found is None:
         known.probed += 1
     if found is None or known.must_probe():
@@ -120,45 +130,30 @@ def learn_render_plan(
     if forbidden is None:
         return None
     placed = (
-        segment if header is None else replace(segment, header=header)
-        for segment, header in zip(segments, headers, strict=True)
+        segment if header is None else segment.open(header) for segment, header in zip(segments, headers, strict=True)
     )
     forbidden |= SPEAK_OF_THOUGHTS if empty else frozenset()
     return RenderPlan(tuple(placed), written.forbidden_substrings | forbidden | {*known.tokens.hidden}, empty, losses)
 
 
-def _is_each_once(written: _Literals, roles: Sequence[str]) -> bool:
+def _is_each_once(written: Literals, roles: Sequence[str]) -> bool:
     """Return True if no text is written twice, and each answer is written."""
-    messages = [slot.message for slot in written.slots]
+    messages = [slot.place for slot in written.slots]
     answers = {index for index, role in enumerate(roles) if role == "assistant"}
     return len(messages) == len({*messages}) and answers <= {*messages}
 
 
-@dataclass(frozen=True)
-class _Literals:
-    """What a template writes around texts: one literal more than slots."""
-
-    literals: tuple[str, ...]
-    slots: tuple[Slot, ...]
-    forbidden_substrings: frozenset[str]
-
-
-def _render_literals(template: ChatTemplate, roles: Sequence[str], prompt: bool = False) -> _Literals | None:
+def _render_literals(template: ChatTemplate, roles: Sequence[str], prompt: bool = False) -> Literals | None:
     """Return the literals around symbolic texts; None if the template branches on a text, or raises."""
-    kwargs = dict(template.kwargs)
-    context = {**template.tokenizer.special_tokens_map, **kwargs, "tools": None, "documents": None}
-    messages = [{"role": role} for role in roles]
-    context["add_generation_prompt"] = prompt
-    try:
-        source = source_of(template.tokenizer, None, kwargs)
-        written = _Literals(*render_symbolic(source, messages, context, gives_clock(template.tokenizer)))
-        "".join((*written.literals, *written.forbidden_substrings)).encode()  # half of a surrogate pair has no ids
-    except (TemplateBranched, Exception):  # a template is a user's program: it may raise anything
-        return None
-    return written
+
+    def render(source: str, context: Mapping[str, object], clock: bool) -> Literals:
+        messages = [{"role": role} for role in roles]
+        return Literals(*render_symbolic(source, messages, {**context, "tools": None}, clock))
+
+    return render_literals(template, render, prompt)
 
 
-def _cut(written: _Literals, tokens: CutTokens) -> list[Segment] | None:
+def cut(written: Literals, tokens: CutTokens) -> list[Segment] | None:
     """Return the segments: each literal behind a text is cut behind its first control token, or else its first tag."""
     segments = []
     before = written.literals[0]
@@ -167,28 +162,41 @@ def _cut(written: _Literals, tokens: CutTokens) -> list[Segment] | None:
         is_last = slot is written.slots[-1]
         if end is None or tokens.may_complete(before, literal[: end or None], is_between=end == 0 and not is_last):
             return None  # a text could begin or end with the rest of a control token
-        segments.append(Segment(slot.message, before, literal[:end], slot.operations, closed=end > 0))
+        text = Segment(slot.place, before, literal[:end], slot.operations, closed=end > 0, place=slot.place)
+        segments.append(text)
         before = literal[end:]
     return [*segments, Segment(None, before, "")] if before else segments
 
 
-def _count_prompts(prompt: str, first_end: int, last_start: int, literals: Sequence[str]) -> int:
-    """Return how often a prompt stands in a text, whatever stands between its literals; -1 where that varies.
-
-    A prompt's control tokens, of which the first ends at `first_end` and the last begins at `last_start`, are written
-    by literals alone.
+def _count_prompts(known: KnownOrders, literals: Sequence[str]) -> int:
+    """Return how often the generation prompt stands in a text, whatever stands between its literals; -1 where that
+    varies.
     """
-    beginnings = tuple(prompt[:end] for end in range(first_end, len(prompt)))
-    rests = tuple(prompt[start:] for start in range(1, last_start + 1))
-    if any(one.endswith(beginnings) or one.startswith(rests) or (one in prompt and one != prompt) for one in literals):
+    for literal in literals:
+        if literal not in known.prompts:
+            known.prompts[literal] = _count_in(known.template, literal)
+    counts = [known.prompts[literal] for literal in literals]
+    return -1 if -1 in counts else sum(counts)
+
+
+def _count_in(template: ChatTemplate, literal: str) -> int:
+    """Return how often the prompt stands in a literal; -1 where it could stand there in part, or be a part of it.
+
+    The control tokens of a prompt are written by literals alone.
+    """
+    prompt = template.profile.prompt
+    controls = find_control_text(prompt, template.controls)
+    beginnings = tuple(prompt[:end] for end in range(controls[0][1], len(prompt)))
+    rests = tuple(prompt[start:] for start in range(1, controls[-1][0] + 1))
+    if literal.endswith(beginnings) or literal.startswith(rests) or (literal in prompt and literal != prompt):
         return -1
-    return sum(literal.count(prompt) for literal in literals)
+    return literal.count(prompt)
 
 
 def _find_forbidden(
     template: ChatTemplate,
     roles: Sequence[str],
-    written: _Literals,
+    written: Literals,
     segments: Sequence[Segment],
     headers: Sequence[int | None],
 ) -> frozenset[str] | None:
@@ -207,7 +215,7 @@ def _find_forbidden(
             continue
         literal = written.literals[place]
         opening = literal[: len(literal) - len(segment.before) + header]
-        if rewrites_text(template.tokenizer) and not _keeps_opening(template, opening):
+        if rewrites_text(template.tokenizer) and not keeps_opening(template, opening):
             return None
         is_constant = profile.prompt_is_constant and profile.prompt and profile.ending
         if is_constant and literal.count(profile.prompt) == 1 and opening.endswith(profile.prompt):
@@ -230,7 +238,7 @@ def _find_forbidden(
     return frozenset(forbidden)
 
 
-def _agree_before(prompted: _Literals, written: _Literals, place: int) -> bool:
+def _agree_before(prompted: Literals, written: Literals, place: int) -> bool:
     """Return True if a conversation up to a turn is how the whole of it begins for any text, or for none."""
     if prompted.literals[:-1] == written.literals[:place]:
         return prompted.slots == written.slots[:place]
@@ -248,27 +256,26 @@ def _find_supplied(template: ChatTemplate, prompt: str, opening: str) -> str:
     return rest if rest.endswith(">") and not find_control_text(rest, template.controls) else ""
 
 
-def _keeps_opening(template: ChatTemplate, opening: str) -> bool:
+def keeps_opening(template: ChatTemplate, opening: str) -> bool:
     """Return True if no normalizer changes what stands behind the last control token in front of an answer."""
     found = find_control_text(opening, template.controls)
     return opening[found[-1][1] if found else 0 :].isascii()
 
 
 def _read_headers(
-    template: ChatTemplate, roles: Sequence[str], written: _Literals, segments: Sequence[Segment]
+    known: KnownOrders, roles: Sequence[str], written: Literals, segments: Sequence[Segment]
 ) -> _Headers | None:
     """Return what `_find_headers` does, read off what is written around the texts, whatever these are.
 
     None where the generation prompt may depend on the conversation, or does not stand in front of each answer and
     nowhere else: `render_turns` then looks for turns in other ways.
     """
-    profile = template.profile
+    profile = known.template.profile
     if not (finds_by_prompt(profile) and has_plain_roles(profile, roles)):
         return None
-    if [slot.message for slot in written.slots] != [*range(len(roles))]:
+    if [slot.place for slot in written.slots] != [*range(len(roles))]:
         return None
-    controls = find_control_text(profile.prompt, template.controls)
-    if _count_prompts(profile.prompt, controls[0][1], controls[-1][0], written.literals) != roles.count("assistant"):
+    if _count_prompts(known, written.literals) != roles.count("assistant"):
         return None
     headers: list[int | None] = []
     for segment, literal in zip(segments, written.literals, strict=False):
@@ -289,16 +296,16 @@ def _find_headers(
 
     None where a probe shows no such.
     """
-    contents = [_PROBES[(index + number) % 2].format(index) for index in range(len(roles))]
+    contents = [PROBES[(index + number) % 2].format(index) for index in range(len(roles))]
     messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=True)]
     try:
         rendered = render_turns(template, messages, allow_loss=True)
     except PadfixError:
         return None
     assistants = [index for index, role in enumerate(roles) if role == "assistant"]
-    texts = [write(segment, "" if segment.message is None else contents[segment.message]) for segment in segments]
+    texts = [write(segment, "" if segment.place is None else contents[segment.place]) for segment in segments]
     notes = {index: collect_row_notes(rendered, messages, [index], (), {}) for index in assistants}
-    losses = {kind: detail for found in notes.values() for kind, detail in found.items() if kind in _LOSSES}
+    losses = {kind: detail for found in notes.values() for kind, detail in found.items() if kind in LOSSES}
     if rendered.text != "".join(texts) or rendered.spelled or {*chain(*notes.values())} - {"empty_reasoning", *losses}:
         return None
     is_lossy = len(roles) > sum(segment.message is not None for segment in segments)

@@ -60,7 +60,8 @@ def encode_media(
     if (num_proc, cache_dir, max_shard_size) != (None, None, None):
         raise PadfixError(
             "Rows with media are encoded in this process, beside their own columns, and nothing is cached. Leave "
-            "num_proc, cache_dir and max_shard_size out"
+            "num_proc, cache_dir and max_shard_size out. To encode once, keep the dataset: "
+            "prepared.encode(dataset).save_to_disk(folder), and train on datasets.load_from_disk(folder)"
         )
     dataset = as_sequence(dataset)
     if isinstance(dataset, Mapping):

@@ -145,9 +145,14 @@ class MediaReader:
             raise
         except Exception as error:  # a processor is a program of its model's maker: it may raise anything
             kinds = " and ".join(dict.fromkeys(medium.kind for row in media for medium in row)) or "text"
+            fix = "Check one by hand: processor(text=processor.image_token, images=[image])"
+            if any(media) and not all(media):
+                fix = (
+                    "Rows without media stand beside rows with some, which older versions refuse. Run: pip install -U "
+                    "transformers, or leave one kind out: dataset.filter(lambda row: row['images'])"
+                )
             raise PadfixError(
-                f"{self.name} refuses the row's {kinds}: {type(error).__name__}: {error}. Check one by hand: "
-                "processor(text=processor.image_token, images=[image])"
+                f"{self.name} refuses the row's {kinds}: {type(error).__name__}: {error}. {fix}"
             ) from error
         return outputs
 

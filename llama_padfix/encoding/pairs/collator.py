@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.compat import BatchLayout
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
+from llama_padfix.core.kinds import require_max_length
 from llama_padfix.core.records import short_repr
 from llama_padfix.encoding.collator import PadCollator
 from llama_padfix.encoding.pairs.encoder import COLUMNS, PairTask
@@ -52,6 +53,7 @@ class PairCollator:
         """Raise `PadfixError` for settings that would only fail at the first batch."""
         require_choice("task", self.task, PairTask)
         require_choice("layout", self.layout, BatchLayout)
+        require_max_length(self.max_length)
         PadCollator(self.pad_token_id, self.pad_to_multiple_of)
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:  # tensors; of KTO "named" also a list of verdicts

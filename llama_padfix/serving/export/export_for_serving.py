@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from llama_padfix.core.files import scratch_folder
 from llama_padfix.serving.check_serving import check_serving
 from llama_padfix.serving.export.commands import list_commands
-from llama_padfix.serving.export.settings import require_new, set_stops, write_template
+from llama_padfix.serving.export.settings import find_files, require_new, set_stops, write_template
 from llama_padfix.serving.export.template import rewrite_template
 from llama_padfix.serving.folder import read_served_folder
 from llama_padfix.serving.own_chats import OWN_CHATS
@@ -58,8 +58,7 @@ def export_for_serving(
     Raises:
         PadfixError: `out` exists, or what `check_serving` raises. Nothing is written then.
     """
-    target = Path(out)
-    require_new(target)
+    target = require_new(out)
     served = read_served_folder(folder)
     given = [*take_rows(dataset, rows)] if dataset is not None else []
     trained = read_trained(served, chain(given, OWN_CHATS.values()), len(given) + len(OWN_CHATS), encoder)
@@ -81,14 +80,10 @@ def export_for_serving(
 
 def _copy(folder: Path, scratch: Path) -> None:
     """Copy the settings of a folder, and link its weights where that can be done."""
-    for file in _files(folder, _COPIED):
+    for file in find_files(folder, _COPIED):
         shutil.copyfile(file, scratch / file.name)
-    for file in _files(folder, _LINKED):
+    for file in find_files(folder, _LINKED):
         try:
             os.link(file.resolve(), scratch / file.name)
         except OSError:  # another file system, or one without links
             shutil.copyfile(file, scratch / file.name)
-
-
-def _files(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
-    yield from sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.kinds import require_path
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject
@@ -16,10 +17,31 @@ if TYPE_CHECKING:
 TEMPLATE_FILE = "chat_template.jinja"
 
 
-def require_new(target: Path) -> None:
-    """Raise `PadfixError` if a folder to write exists."""
+def require_new(out: object) -> Path:
+    """Return the folder to write; raise `PadfixError` if this is no path, one that exists, or one in no folder."""
+    require_path(out, "a folder to write", 'Name a new one: export_for_serving(folder, "served", rows)')
+    target = Path(str(out))
+    if "\0" in str(out) or any(parent.exists() and not parent.is_dir() for parent in target.parents):
+        raise PadfixError(f"{str(out)!r} is in no folder, so nothing can be written there. Name a new folder.")
     if target.exists() or target.is_symlink():
-        raise PadfixError(f"{str(target)!r} exists already, and nothing is written over it. Name a new folder.")
+        raise PadfixError(f"{str(out)!r} exists already, and nothing is written over it. Name a new folder.")
+    return target
+
+
+def find_files(folder: Path, patterns: Sequence[str]) -> Iterator[Path]:
+    """Yield the files of some names.
+
+    Raises:
+        PadfixError: One is a link out of the folder, and not into the cache of the hub.
+    """
+    inside = (folder.resolve(), folder.resolve().parents[1] / "blobs")
+    for file in sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()}):
+        if not any(part in file.resolve().parents for part in inside):
+            raise PadfixError(
+                f"{file.name} is a link to a file outside of the folder, which is not copied. Where it is meant: "
+                f"cp -rL {folder.name} whole"
+            )
+        yield file
 
 
 def write_template(folder: Path, source: str) -> None:
@@ -57,7 +79,8 @@ def set_stops(folder: Path, served: ServedFolder, ends: Mapping[int, int], sourc
 
 
 def _as_list(held: Any) -> list[int]:  # what a config holds
-    return [held] if isinstance(held, int) else [one for one in held or () if isinstance(one, int)]
+    several = held if isinstance(held, list) else [held]
+    return [one for one in several if isinstance(one, int)]
 
 
 def _edit(path: Path, entries: JsonObject) -> None:

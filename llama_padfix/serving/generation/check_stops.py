@@ -11,9 +11,9 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.doctor.observe.tokenizer import observe_tokenizer
 from llama_padfix.doctor.runner import run_checks, select_checks
 from llama_padfix.encoding.record import Encoding, hash_template
-from llama_padfix.serving.generation.greedy import evaluating, find_limit, generate_greedily
+from llama_padfix.serving.generation.greedy import evaluating, find_limit, generate_greedily, require_generating
 from llama_padfix.serving.generation.read_answer import find_ends, read_answer
-from llama_padfix.serving.generation.stop_prompts import find_record, make_prompts
+from llama_padfix.serving.generation.stop_prompts import find_record, make_prompts, require_prompts
 from llama_padfix.serving.generation.stop_report import CODE, StopReport, say_stopped
 
 if TYPE_CHECKING:
@@ -52,14 +52,15 @@ def check_stops(
     Raises:
         PadfixError: No row gives a prompt, `max_new_tokens` is none, or the model cannot generate.
     """
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+    require_generating(model)
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise PadfixError(f"max_new_tokens={max_new_tokens!r}: an answer has at least one token. Pass an int.")
-    if not callable(getattr(model, "generate", None)):
+    rows = QUESTIONS if prompts is None else require_prompts(prompts)
+    if not isinstance(encoding, Encoding | None):
         raise PadfixError(
-            f"A {type(model).__name__} does not generate. Pass a causal language model: "
-            "check_stops(model, tokenizer, prompts)"
+            f"Got a {type(encoding).__name__} where the record of an encoding is needed. Pass encoder.encoding, or "
+            "read_encoding(dataset)"
         )
-    rows = QUESTIONS if prompts is None else prompts
     encoding = find_record(rows) if encoding is None else encoding
     made, left_out = make_prompts(tokenizer, rows, encoding)
     limits = {prompt.number: find_limit(model, len(prompt.input_ids), max_new_tokens) for prompt in made}

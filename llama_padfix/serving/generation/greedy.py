@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import base_model, text_config
+from llama_padfix.core.kinds import require_model
 from llama_padfix.doctor.generation.answers import NearestEnd
 
 if TYPE_CHECKING:
@@ -108,6 +109,16 @@ def generate_greedily(
     finally:
         hook.remove()
     return made[0, len(ids) :].tolist(), watch.nearest
+
+
+def require_generating(model: object) -> None:
+    """Raise `PadfixError` for what is no model, or one that does not generate."""
+    require_model(model)
+    if not callable(getattr(model, "generate", None)):
+        raise PadfixError(
+            f"A {type(model).__name__} does not generate. Pass a causal language model: "
+            "check_stops(model, tokenizer, prompts)"
+        )
 
 
 def find_limit(model: object, prompt_tokens: int, wanted: int) -> int:

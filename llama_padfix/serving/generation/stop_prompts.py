@@ -11,7 +11,7 @@ from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 from llama_padfix.encoding.encoder import ChatEncoder
 from llama_padfix.encoding.record import read_encoding
 from llama_padfix.encoding.row_formats import read_row
-from llama_padfix.encoding.sources import is_encoded_row
+from llama_padfix.encoding.sources import is_conversation, is_encoded_row
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
@@ -42,6 +42,24 @@ def find_record(rows: Any) -> Encoding | None:  # rows of any kind
     with suppress(PadfixError):
         return read_encoding(rows)
     return None
+
+
+def require_prompts(prompts: object) -> Iterable[object]:
+    """Return prompts.
+
+    Raises:
+        PadfixError: These are none, or one that does not stand in a list.
+    """
+    if isinstance(prompts, str) or (isinstance(prompts, list) and is_conversation(prompts)):
+        raise PadfixError(
+            "This is one prompt, and several are read. Pass a list: check_stops(model, tokenizer, [prompt])"
+        )
+    if not isinstance(prompts, Iterable) or isinstance(prompts, (Mapping, bytes)):
+        raise PadfixError(
+            f"Got a {type(prompts).__name__} where prompts are needed. Pass a list of texts, of messages or of rows: "
+            'check_stops(model, tokenizer, dataset["test"])'
+        )
+    return prompts
 
 
 def make_prompts(

@@ -9,7 +9,7 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
-from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.text import parse_json, printable
 
 KEY_VARIABLE = "LLAMA_PADFIX_API_KEY"
@@ -45,9 +45,12 @@ class Server:
     """
 
     def __init__(self, url: str, *, seconds: float = 120.0) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url if isinstance(url, str) else "")
+        except ValueError:  # a bracket of an address of six numbers that does not close
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise PadfixError(f"url={url!r} is no address of a server. Pass one such as http://127.0.0.1:8080")
+            raise PadfixError(f"url={describe(url)} is no address of a server. Pass one such as http://127.0.0.1:8080")
         self.url = url.rstrip("/").removesuffix("/v1")
         self._seconds = seconds
         self._opener = urllib.request.build_opener(_NoRedirects())

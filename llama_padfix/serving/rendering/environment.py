@@ -27,6 +27,10 @@ MOST_ITEMS = 1_000_000
 
 _STEP = "_padfix_step"  # also a name in compiled code
 _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "indent"})
+_BOUNDED = _PADDING | {"replace", "format", "format_map", "wordwrap"}
+_COUNTED = frozenset({"batch", "slice", "tojson"})  # filters of any value, with a number of items or blanks
+_FIELD = re.compile(r"\{[^{}]*:([^{}]*)\}")
+_NESTED_FIELD = re.compile(r"\{[^{}]*:[^{}]*\{")
 
 
 class LimitExceededError(Exception):
@@ -68,16 +72,26 @@ class _Bounded(StringPolicy):
             _require_small(getattr(function, "__name__", ""), held, args)
         return function, args
 
+    def on_format(self, string: str, name: str, function: Callable[..., str]) -> Callable[..., str]:
+        def bounded(*args: object, **kwargs: object) -> str:
+            _require_small(name, string, (*args, *kwargs.values()))
+            return function(*args, **kwargs)
+
+        return bounded
+
     def on_filter(self, name: str, effect: Effect, function: Callable[..., object]) -> Callable[..., object]:
         if name == "sum":
             return _flatten
-        if name not in _PADDING and name != "replace":
+        if name not in _BOUNDED | _COUNTED:
             return function
         places = 1 if not hasattr(function, "jinja_pass_arg") else 2
 
         def bounded(*args: object, **kwargs: object) -> object:
-            text = args[places - 1] if len(args) >= places else ""
-            _require_small(name, str(text), (*args[places:], *kwargs.values()))
+            given = (*args[places:], *kwargs.values())
+            if name in _COUNTED:
+                _require(max((value for value in given if isinstance(value, int)), default=0), MOST_ITEMS)
+            else:
+                _require_small(name, str(args[places - 1] if len(args) >= places else ""), given)
             return function(*args, **kwargs)
 
         bounded.__dict__.update(getattr(function, "__dict__", {}))
@@ -108,6 +122,12 @@ def _require_small(name: str, text: str, args: Iterable[object]) -> None:
     if name in _PADDING:
         widths = [value for value in given if isinstance(value, int)]
         _require(max(widths, default=0) * (text.count("\t") + text.count("\n") + 1 if name[0] in "ei" else 1))
+    elif name in ("format", "format_map"):
+        held = re.findall(r"\d+", " ".join(_FIELD.findall(text)))
+        held += [str(value) for value in given] if _NESTED_FIELD.search(text) else []
+        _require(10 ** max(map(len, held), default=0))
+    elif name == "wordwrap":
+        _require(len(text) * max((len(value) for value in given if isinstance(value, str)), default=1))
     elif name == "replace" and len(given) > 1:
         old, new = str(given[0]), str(given[1])
         _require((text.count(old) if old else len(text) + 1) * len(new) + len(text))

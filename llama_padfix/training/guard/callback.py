@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.training.guard.guard import Guard
+from llama_padfix.training.guard.resumed import find_unloaded
 from llama_padfix.training.guard.rules import Update
 
 if TYPE_CHECKING:
@@ -51,18 +52,27 @@ class _Callback(Guard):
     def on_train_begin(
         self,
         args: TrainingArguments,
-        state: object,
+        state: TrainerState,
         control: object,
         model: torch.nn.Module,
         optimizer: torch.optim.Optimizer | None = None,
         **kwargs: object,
     ) -> None:
-        """Hook onto the model and the optimizer; hooks of a run that ended in an error are removed."""
+        """Hook onto the model and the optimizer; hooks of a run that ended in an error are removed.
+
+        Raises:
+            PadfixError: A resumed run holds the weights that its model came with, and not those of its checkpoint.
+        """
         if self.action == "skip" and getattr(args, "deepspeed", None):
             raise PadfixError("DeepSpeed makes its updates itself, so that none can be skipped. Pass action='raise'")
+        unloaded = find_unloaded(model, args, state) if state.global_step else ""
+        if unloaded and self.action != "warn":
+            raise PadfixError(unloaded)
         accumulation = args.gradient_accumulation_steps * max(1, getattr(args, "n_gpu", 1))
         self.attach(model, optimizer, accumulation=accumulation)
         self._makes_updates = True
+        if unloaded:
+            self._tell("%s", unloaded)
         self._tell_of_narrow_adapters(model, args)
         self._parent = Path(self.folder if self.folder is not None else Path(args.output_dir) / "guard")
         if self.tokenizer is None:

@@ -12,6 +12,7 @@ from typing import Any
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.files import scratch_folder
 from llama_padfix.core.hf_objects import dtype_name
+from llama_padfix.core.kinds import require_path
 from llama_padfix.core.version import installed_versions
 from llama_padfix.training.guard.incident import Health, Incident, MicroBatch
 
@@ -81,6 +82,7 @@ def load_batch(folder: str | Path, micro_batch: int | None = None) -> dict[str, 
     """
     from safetensors.torch import load_file
 
+    require_path(folder, "the folder of an incident", "Name the folder that the guard's message ends with.")
     try:
         incident = json.loads((Path(folder) / "incident.json").read_text(encoding="utf-8"))
         place = incident["micro_batch"] if micro_batch is None else micro_batch

@@ -11,6 +11,7 @@ from llama_padfix.core.choices import Choice
 from llama_padfix.core.compat import converts_weights, reads_paired_merges
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.hf_objects import dtype_name, read_quantization_config, text_config
+from llama_padfix.core.kinds import require_max_length
 from llama_padfix.core.text import parse_json
 from llama_padfix.core.weights import find_broken_weights, name_weights, read_tensors
 from llama_padfix.doctor.observe.folder import clear_padding_and_truncation, encode_probe, encode_with_file
@@ -113,11 +114,10 @@ def require_rows(tokenizer: TokenizerLike, config: PretrainedConfig, path: str) 
 
 
 def require_length(max_length: int | None, config: PretrainedConfig) -> None:
-    """Raise `PadfixError` for a length below 1, or beyond the positions that the model was trained with."""
+    """Raise `PadfixError` for what is no length, or one beyond the positions that the model was trained with."""
+    require_max_length(max_length)
     if max_length is None:
         return
-    if isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1:
-        raise PadfixError(f"max_length={max_length!r} is no number of tokens. Pass one such as max_length=2048")
     text = text_config(config)
     positions = getattr(text, "max_position_embeddings", None)
     if not isinstance(positions, int) or max_length <= positions:

@@ -51,7 +51,7 @@ def load(
         lora: None, True, a `peft.LoraConfig`, or its fields.
         device_map: Under torchrun and accelerate "auto" means the process's own device.
         backend: "transformers", or "unsloth", which loads the weights and attaches the adapter by its own functions.
-        max_length: The longest row to train on, at most the model's positions; the tokenizer's `model_max_length`.
+        max_length: Most tokens of a row, at most the model's positions; it becomes the tokenizer's `model_max_length`.
         gradient_checkpointing: Compute activations again in the backward pass: less memory, more time.
         strict: Raise where a setting cannot be met, rather than fall back.
         pad_token: As for `patch_tokenizer`, which patches tokenizer and model.
