@@ -133,7 +133,7 @@ chat-layer: $(VENV)/.test
 
 # A real llama-server for tests/serving/test_llama_server.py; needs cmake, g++ and 5 to 20 minutes.
 llama-server: $(VENV)/.test
-	$(BIN)/python tests/serving/compiled/build_server.py $(VENV)/llama-server
+	$(BIN)/python -m tests.serving.compiled.build_server $(VENV)/llama-server
 	LLAMA_PADFIX_LLAMA_SERVER=$(VENV)/llama-server/build/bin/llama-server $(BIN)/python -m pytest tests/serving/test_llama_server.py
 
 # vLLM's, SGLang's and mlx-lm's own code from a request to a prompt, which their rules are recorded from; 400 MB.

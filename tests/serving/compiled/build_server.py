@@ -1,6 +1,6 @@
 """Builds llama-server from the source package of llama-cpp-python: `make llama-server`.
 
-    python tests/serving/compiled/build_server.py FOLDER
+    python -m tests.serving.compiled.build_server FOLDER
 
 Needs cmake, g++ and the package index; 5 to 20 minutes, as speed of the program does not matter. Writes
 FOLDER/build/bin/llama-server, for `LLAMA_PADFIX_LLAMA_SERVER=... pytest -m slow tests/serving/test_llama_server.py`.
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from build import unpack
+from tests.serving.compiled.build import unpack
 
 _SWITCHES = {
     "CMAKE_BUILD_TYPE": "Release",
