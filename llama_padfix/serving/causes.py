@@ -32,6 +32,7 @@ CAUSES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "key order": ("SRV006", "keys of an object are written in another order"),
         "printed values": ("SRV006", "a list, an object or null is printed in another form"),
         "does not run": ("SRV007", "the engine does not run the template"),
+        "filter operand": ("SRV007", "a filter for texts gets a list or null, which the engine refuses"),
         "refused": ("SRV012", "the template refuses the conversation up to here"),
         "BOS": ("SRV008", "another number of BOS tokens"),
         "thought key": ("SRV009", "a thought stands under another key than the one that the template reads"),
@@ -129,7 +130,9 @@ class Explainer:
         if expected != trained:
             is_prompt = expected.startswith(trained) or trained.startswith(expected)
             causes.append("generation prompt" if is_prompt else "earlier turns")
-        steps: list[tuple[str, Chat, tuple[Quirk, ...]]] = [("date", self._unpinned, ()), ("template", chat, ())]
+        steps: list[tuple[str, Chat, tuple[Quirk, ...]]] = []
+        if _differ(self.render(chat, ()), expected):  # a template that is rewritten may still write the same
+            steps = [("date", self._unpinned, ()), ("template", chat, ())]
         steps += [(quirk.cause, chat, acting[: place + 1]) for place, quirk in enumerate(acting)]
         last: str | RenderRefusedError = expected
         for cause, given, quirks in steps:
@@ -137,7 +140,8 @@ class Explainer:
             if _differ(text, last):
                 causes.append(cause)
             last = text
-        if _differ(last, served):
+        is_lenient = bool(causes) and isinstance(last, RenderRefusedError)  # what a cause made of it
+        if _differ(last, served) and not is_lenient:
             causes.append(_name_rest(engine, last, served))
         return tuple(dict.fromkeys(causes)) or (UNKNOWN,)
 

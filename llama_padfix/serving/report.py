@@ -134,6 +134,9 @@ class ServingReport:
     source: str = "dataset"
     """Where the rows are from: "dataset", or "chats of its own"."""
 
+    beyond_files: tuple[str, ...] = ()
+    """The differences that the copy keeps, with why and what to do, a line for each engine and cause."""
+
     def to_dict(self) -> JsonObject:
         """Return the report as values that JSON knows, in the keys of the doctor's and `engines`."""
         levels = [finding.severity for finding in self.findings]
@@ -141,6 +144,7 @@ class ServingReport:
             *self._table(),
             *(f"changed: {one}" for one in self.changes),
             *(f"start: {one}" for one in self.commands),
+            *(f"beyond files: {one}" for one in self.beyond_files),
             *(f"proposed: {one}" for one in self.proposals),
         ]
         if set(self.kinds) - {"conversation"}:
@@ -157,6 +161,7 @@ class ServingReport:
             "points": self.points,
             "changes": list(self.changes),
             "commands": list(self.commands),
+            "beyond_files": list(self.beyond_files),
             "proposals": [{**describe_record(one), "said": str(one)} for one in self.proposals],
             "left_out": dict(self.left_out),
             "kinds": dict(self.kinds),

@@ -71,12 +71,16 @@ class Recorder(StringPolicy):
         return wrapped
 
 
+class Key(str):
+    """A string that is more than characters, as those are about which a policy decides."""
+
+
 def require(relied_on: str, source: str, decision: str) -> None:
     """Fail unless rendering a template leaves the decision to the policy."""
     broken = f"jinja2 {version('jinja2')} breaks what jinja_environment relies on: {relied_on}"
     policy = Recorder()
     try:
-        compile_template(source, policy).render(x="X", pairs={"X": 1}, show=lambda caller: caller())
+        compile_template(source, policy).render(x="X", key=Key("X"), pairs={"X": 1}, show=lambda caller: caller())
     except Exception as error:
         pytest.fail(f"{broken}: {type(error).__name__}: {error}")
     assert decision in policy.seen, broken
@@ -95,7 +99,7 @@ def require(relied_on: str, source: str, decision: str) -> None:
         ("and for a constant", "{{ 7 }}", "print 7"),
         ("Extension.call_method calls a tag's method", "{% generation %}-{{ x }}{% endgeneration %}", "generation -X"),
         ("call_binop is called for the operators of intercepted_binops", "{{ '%s' % x }}", "% %s X"),
-        ("getitem is called for a variable key", "{{ pairs[x] }}", "key X"),
+        ("getitem is called for a variable key", "{{ pairs[key] }}", "key X"),
         ("call is called for a method", "{{ x.strip('-') }}", "call strip -"),
         ("and for a global function", "{{ dict(a=x) }}", "call dict a"),
         ("filters holds what is called", "{{ x | upper }}", "filter upper X"),

@@ -17,7 +17,8 @@ from tests.support.families import originals
 from tests.support.served import save_folder
 
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
-BEGIN, END = "<!-- table: python -m tests.serving.table --write -->\n", "<!-- end of table -->\n"
+MARK = "python -m tests.serving.table --write"
+END = "<!-- end of table -->\n"
 
 
 def compare_all() -> list[ServingReport]:
@@ -55,6 +56,14 @@ def make_table(reports: list[ServingReport]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write_into(mark: str, table: str) -> None:
+    """Write a table into the page, behind the comment that names its command."""
+    begin = f"<!-- table: {mark} -->\n"
+    before, found, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    assert found, f"{PAGE.name} has no place for the table of {mark}"
+    PAGE.write_text(f"{before}{begin}\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the table, or write it into the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -62,8 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     table = make_table(compare_all())
     if options.write:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        write_into(MARK, table)
     else:
         sys.stdout.write(table)
     return 0

@@ -20,6 +20,7 @@ from llama_padfix.serving.export.rewrites import (
 from llama_padfix.serving.export.rewrites import (
     test_null as spell_null,
 )
+from llama_padfix.serving.export.template import rewrite_template
 from llama_padfix.serving.folder import read_served_folder
 from llama_padfix.serving.rendering.chat import Chat
 from llama_padfix.serving.rendering.render import render_chat
@@ -79,13 +80,32 @@ def test_the_template_of_the_training_is_what_is_saved(tmp_path: Path) -> None:
     assert causes(report) == {} and "Somebody" in str(read_served_folder(tmp_path / "b").template)
 
 
-def test_rows_of_different_arguments_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+def test_arguments_of_other_rows_are_left_to_their_requests(tmp_path: Path) -> None:
     source = "{{ tone | default('plain') }}" + read_template("qwen2_5")
     folder = save_folder(tmp_path / "a", source, eos="<|im_end|>")
-    rows = [ROWS[0], {**ROWS[0], "chat_template_kwargs": {"tone": "kind"}}]
-    with pytest.raises(PadfixError, match="different arguments"):
-        export_for_serving(folder, tmp_path / "b", rows)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+    dry, kind = ({**ROWS[0], "chat_template_kwargs": {"tone": tone}} for tone in ("dry", "kind"))
+    report = export_for_serving(folder, tmp_path / "b", [dry, dry, kind], engines=["vllm"])
+    assert 'default("dry")' in str(read_served_folder(tmp_path / "b").template), "those of most rows"
+    assert causes(report) == {"vllm": {"arguments": 1}}
+    assert [line for line in report.beyond_files if line.startswith("vllm: arguments, 1 of 3 points")]
+    assert 'requests like 1 rows: "chat_template_kwargs": {"tone": "kind"}' in report.commands
+    mixed = export_for_serving(folder, tmp_path / "c", [dry, dry, ROWS[0]], engines=["vllm"])
+    assert str(read_served_folder(tmp_path / "c").template).startswith("{{ tone"), "no request can say: without a tone"
+    assert 'requests like 2 rows: "chat_template_kwargs": {"tone": "dry"}' in mixed.commands
+
+
+def test_dates_of_rows_are_left_to_their_requests(tmp_path: Path) -> None:
+    folder = save_folder(tmp_path / "a", read_template("llama3_1"), config={"eos_token_id": 1})
+    rows = [{**ROWS[0], "chat_template_kwargs": {"date_string": date}} for date in ("1 May 2024", "2 May 2024")]
+    report = export_for_serving(folder, tmp_path / "b", rows, engines=["vllm"])
+    assert sum("date_string" in command for command in report.commands) == 2
+
+
+def test_rows_of_different_templates_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    chats = [Chat(ROWS[0]["messages"], source=read_template(name)) for name in ("qwen2_5", "qwen3")]
+    with pytest.raises(PadfixError, match="different templates"):
+        rewrite_template(chats)
+    folder = save_folder(tmp_path / "a", read_template("qwen2_5"), eos="<|im_end|>")
     with pytest.raises(PadfixError, match="exists already"):
         export_for_serving(folder, folder, ROWS)
 

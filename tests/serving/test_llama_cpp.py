@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
 from llama_padfix.demo import reference
@@ -19,12 +20,13 @@ from llama_padfix.serving.causes import CAUSES
 from llama_padfix.serving.engines.javascript.bridge import FOLDER_VARIABLE
 from llama_padfix.serving.engines.llama_cpp import QUIRKS, open_engine
 from llama_padfix.serving.engines.llamacpp.run_vocabulary import NODE_LLAMA
-from llama_padfix.serving.engines.llamacpp.special_tokens import find_bos, find_stops
+from llama_padfix.serving.engines.llamacpp.special_tokens import find_bos, find_stops, open_encoder
 from llama_padfix.serving.engines.llamacpp.values import show_float, write_float
 from llama_padfix.serving.engines.llamacpp.vocabulary import PATTERNS, find_pre_tokenizer
 from llama_padfix.serving.folder import ServedFolder, read_served_folder
 from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError
 from llama_padfix.serving.rendering.render import render_chat
+from llama_padfix.tokens.calls import copy_tokenizer
 from tests.conftest import fresh_tokenizer
 from tests.serving.engine_chats import pairs, short_hash
 from tests.serving.record_javascript import DAY
@@ -100,6 +102,39 @@ def test_a_prompt_gets_one_bos_where_the_file_or_its_kind_asks_for_one(
     assert find_bos(save_folder(tmp_path / "says so", tokenizer, add_bos_token=True)) == bos
 
 
+def add_flagged(tokenizer: Any) -> Any:
+    """Return a tokenizer with added tokens that have flags."""
+    flagged = [AddedToken("<|x|>", lstrip=True, rstrip=True, special=True, normalized=False)]
+    flagged.append(AddedToken("<|w|>", single_word=True, special=True, normalized=False))
+    tokenizer.add_special_tokens({"additional_special_tokens": flagged})
+    tokenizer.add_tokens([AddedToken("<think>", rstrip=True, normalized=True)])
+    return tokenizer
+
+
+FLAGGED = (
+    "a <|x|> b",
+    "a\n<|x|>\n\nb",
+    "x<|w|>y",
+    "<|w|>",
+    "<think> \n hi",
+    "e\u0301 caf\u00e9",
+    "  <|x|>  <|eot_id|>",
+)
+
+
+def test_flags_of_added_tokens_and_normalizers_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    tokenizer = small_tokenizer(template="{{ messages[0].content }}")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing("$A", "$A $B", [])
+    plain = copy_tokenizer(tokenizer)
+    plain.add_special_tokens({"additional_special_tokens": ["<|x|>", "<|w|>"]})
+    engine = open_engine(save_folder(tmp_path, add_flagged(tokenizer), add_bos_token=False))
+    assert engine.encode is not None
+    for text in FLAGGED[:4]:
+        assert engine.encode(text) == plain(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer("a <|x|> b", add_special_tokens=False)["input_ids"] != engine.encode("a <|x|> b")
+
+
 @pytest.mark.parametrize(
     ("message", "why"),
     [
@@ -148,6 +183,13 @@ def test_llama_cpps_own_tokenizer_gives_the_ids_and_the_rules_its_stops(tmp_path
             ids = folder.tokenizer(text, add_special_tokens=False)["input_ids"]
             assert engine.encode(text) == [128000, *ids]
             assert engine.encode(f"<|begin_of_text|>{text}") == [128000, *ids]
+    finally:
+        engine.close()
+    flagged = save_folder(tmp_path / "flagged", add_flagged(fresh_tokenizer("3.1-instruct")))
+    engine, by_rules = open_engine(flagged), open_encoder(flagged)
+    assert engine.encode is not None and engine.close is not None
+    try:
+        assert [engine.encode(text) for text in FLAGGED] == [by_rules(text) for text in FLAGGED]
     finally:
         engine.close()
 

@@ -70,12 +70,14 @@ def propose(
 def _propose_template(folder: ServedFolder, read: TrainedRows, engine: Engine, best: Proposal) -> Iterator[Proposal]:
     """Yield the template of the export, which writes every trained text, if fewer points differ with it."""
     try:
-        source, changes = rewrite_template([*read.chats, *(point.chat for point in read.points)])
-    except PadfixError:  # rows with different arguments
+        saved = rewrite_template([*read.chats, *(point.chat for point in read.points)])
+    except PadfixError:  # rows with different templates
         return
-    left = _count(folder, read, replace(engine, template=source))
+    if saved.requests:  # rows with different arguments
+        return
+    left = _count(folder, read, replace(engine, template=saved.source))
     if left < best.left:
-        yield replace(best, template=source, changes=tuple(changes), left=left)
+        yield replace(best, template=saved.source, changes=saved.changes, left=left)
 
 
 def _first_rows(trained: TrainedRows) -> TrainedRows:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from llama_padfix.serving.engines.engine import Engine, EngineMissingError, Stops
 from llama_padfix.serving.engines.files import describe_rules
 from llama_padfix.serving.engines.llamacpp import messages, specialized, values
 from llama_padfix.serving.engines.llamacpp.run_vocabulary import GgufMissingError, open_vocabulary
-from llama_padfix.serving.engines.llamacpp.special_tokens import encode_with_bos, find_bos, find_stops
+from llama_padfix.serving.engines.llamacpp.special_tokens import find_stops, open_encoder
 from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError
 from llama_padfix.serving.rendering.quirks import NO_ALIAS, NO_ARGUMENTS, UNPINNED_DATE
 from llama_padfix.serving.rendering.render import render_chat
@@ -52,7 +51,7 @@ def open_engine(folder: ServedFolder) -> Engine:
         vocabulary = open_vocabulary(folder.path)
         how, ran = f"{how}; ids and stops by {vocabulary.version}, run", ""
     except (EngineMissingError, GgufMissingError) as error:
-        ran = f"ids are those of the tokenizer, and stops go by rules. To run llama.cpp's own: {error}"
+        ran = f"ids and stops go by rules. To run llama.cpp's own: {error}"
     stops = find_stops(folder) if vocabulary is None else vocabulary.ends
     return Engine(
         "llama.cpp",
@@ -62,7 +61,7 @@ def open_engine(folder: ServedFolder) -> Engine:
         QUIRKS,
         run=_render,
         refusals=(("Failed to parse messages", "message keys"),),
-        encode=partial(encode_with_bos, folder, find_bos(folder)) if vocabulary is None else vocabulary.encode,
+        encode=open_encoder(folder) if vocabulary is None else vocabulary.encode,
         stops=Stops(stops, source="the EOS of tokenizer_config.json, and tokens by their text"),
         notes=(
             "the GGUF file keeps one EOS and no sampling; generation_config.json is not read",

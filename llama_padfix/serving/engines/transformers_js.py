@@ -24,6 +24,7 @@ PACKAGES = (f"{JINJA}@0.5.11", f"{TOKENIZERS}@0.2.0")
 _READ = "4.3.2"  # of @huggingface/transformers: src/tokenization_utils.js, src/pipelines/text-generation.js
 _TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _SAMPLING = ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")
+_NO_TEXT = r"Cannot apply filter .* to type: (Null|Array|Object)Value|Unknown ArrayValue filter"
 REQUEST = (UNPINNED_DATE, NO_ARGUMENTS, NO_ALIAS, KEEPS_NULLS)
 
 
@@ -50,6 +51,7 @@ def open_engine(folder: ServedFolder) -> Engine:
             source,
             quirks=(*REQUEST, *QUIRKS),
             run=client.render,
+            refusals=((_NO_TEXT, "filter operand"),),
             encode=client.encode if folder.saved else None,
             stops=Stops(ids_of(held.get("eos_token_id")), source="generation_config.json over config.json"),
             sampling={name: held[name] for name in _SAMPLING if held.get(name) is not None},

@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.files import scratch_folder
 from llama_padfix.serving.check_serving import check_serving
-from llama_padfix.serving.export.commands import list_commands
-from llama_padfix.serving.export.settings import find_files, require_new, set_stops, write_template
+from llama_padfix.serving.engines.catalogue import choose_engines, open_engines
+from llama_padfix.serving.export.beyond_files import list_beyond, list_commands
+from llama_padfix.serving.export.settings import find_files, fix_files, require_new, write_template
 from llama_padfix.serving.export.template import rewrite_template
+from llama_padfix.serving.export.training import read_training
 from llama_padfix.serving.folder import read_served_folder
-from llama_padfix.serving.own_chats import OWN_CHATS
-from llama_padfix.serving.trained import read_trained, take_rows
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import Rows
     from llama_padfix.encoding.encoder import ChatEncoder
+    from llama_padfix.serving.engines.engine import Engine
     from llama_padfix.serving.report import ServingReport
 
 _COPIED = ("*.json", "*.jinja", "*.model", "*.txt")
@@ -40,9 +41,11 @@ def export_for_serving(
     """Write a copy of a folder that serving engines read as the training did, and compare it.
 
     The template is written into both places that engines read, with the date and the arguments of the training in it;
-    constructs that engines lack are rewritten, each only where every row and every own chat renders to the same text.
+    constructs that engines lack are rewritten, each only where every row and every own chat renders to the same text,
+    and no engine renders more of them otherwise.
     The ids with which trained turns end go into every file of stops. Weights are linked where the file system can,
-    else copied. What files cannot do is in `ServingReport.commands`.
+    else copied. What files cannot do is in `ServingReport.beyond_files`, with the lines for
+    a server's start in `ServingReport.commands`.
 
     Args:
         folder: The folder that the run saved.
@@ -53,29 +56,38 @@ def export_for_serving(
         encoder: The encoder of the training; by default `ChatEncoder(tokenizer)`, which pins the date of today.
 
     Returns:
-        The comparison of the copy, with `changes` and `commands`.
+        The comparison of the copy with the training, and `changes`, `commands` and `beyond_files`.
 
     Raises:
         PadfixError: `out` exists, or what `check_serving` raises. Nothing is written then.
     """
     target = require_new(out)
+    names = choose_engines(engines)
     served = read_served_folder(folder)
-    given = [*take_rows(dataset, rows)] if dataset is not None else []
-    trained = read_trained(served, chain(given, OWN_CHATS.values()), len(given) + len(OWN_CHATS), encoder)
-    own = read_trained(served, given or OWN_CHATS.values(), max(len(given), len(OWN_CHATS)), encoder)
-    chats = [*trained.chats, *(point.chat for point in trained.points)]
-    source, changes = rewrite_template(chats)
+    training = read_training(served, dataset, rows, encoder)
+    ends = training.trained.ends
+    eos = served.tokens.get("eos_token") if ends and served.id_of("eos_token") not in ends else None
+    with ExitStack() as stack:
+        opened, _ = open_engines(names, served)
+        stack.callback(_close, opened)
+        saved = rewrite_template(training.chats, training.more, opened, eos)
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(target.parent, f".{target.name}-") as scratch:
         _copy(Path(served.path), scratch)
-        write_template(scratch, source)
-        changes += ["the template is in chat_template.jinja and in tokenizer_config.json"]
-        changes += set_stops(scratch, served, own.ends, source)
-        report = check_serving(scratch, given or None, engines=engines, rows=rows, encoder=encoder)
-        copied = read_served_folder(scratch)
-        commands = tuple(list_commands(report, copied, own.ends, chats[0].kwargs))
+        write_template(scratch, saved.source)
+        changes = [*saved.changes, "the template is in chat_template.jinja and in tokenizer_config.json"]
+        fixed, left = fix_files(scratch, served, training.trained, saved.source)
+        report = check_serving(scratch, training.rows or None, engines=names, rows=rows, encoder=training.encoder)
+        commands = tuple(list_commands(report, read_served_folder(scratch), ends, saved))
         scratch.rename(target)
-    return replace(report, changes=tuple(changes), commands=commands)
+    beyond_files = (*list_beyond(report), *left)
+    return replace(report, changes=(*changes, *fixed), commands=commands, beyond_files=beyond_files)
+
+
+def _close(engines: Sequence[Engine]) -> None:
+    for engine in engines:
+        if engine.close is not None:
+            engine.close()
 
 
 def _copy(folder: Path, scratch: Path) -> None:

@@ -1,6 +1,7 @@
 """Changes of a chat template's source after which more engines render it, and transformers renders the same text.
 
-None of them is trusted: each is kept only where `proof` shows that no text changes.
+None of them is trusted: each is kept only where `proof` shows that no text changes, and that no engine renders more of
+them otherwise.
 """
 
 from __future__ import annotations
@@ -8,18 +9,20 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jinja2.meta
 
 from llama_padfix.chat.dates import find_date
 from llama_padfix.chat.jinja_environment import PLAIN, environment_for, parse_template
+from llama_padfix.serving.export.json_macro import write_as_macro
 
 _GENERATION = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 _CLOCK_CALL = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 _DEFAULT_DATE = re.compile(r"set\s+date_string\s*=\s*(['\"])(.*?)\1")
 _ASCII = re.compile(r"tojson\(\s*ensure_ascii\s*=\s*(?i:false)\s*(?:,\s*)?")
 _ITERABLE = re.compile(r"((?:[A-Za-z_]\w*)(?:\.\w+|\[[^\[\]]+\])*) is (not )?iterable")
+_SET_EOS = "{% set eos_token = "
 _OF_ITS_OWN = ("chat_template", "date_string")  # these have ways of their own
 _CLOCK_LINE = re.compile(r"\A\{% macro strftime_now\(format\) %\}.*?\{% endmacro %\}\n", re.DOTALL)
 
@@ -48,6 +51,16 @@ def pin_arguments(source: str, kwargs: Mapping[str, object]) -> str:
     head = f"{{% set date_string = {_literal(date)} %}}" if date is not None else ""
     head += "".join(f"{{% set {key} = {key} | default({_literal(value)}) %}}" for key, value in named.items())
     return head + source
+
+
+def pin_eos(source: str, token: str) -> str:
+    """Write the EOS of the training into a template that prints it, so that the tokenizer may have another."""
+    return f"{_SET_EOS}{_literal(token)} %}}{source}"
+
+
+def holds_eos(source: str) -> bool:
+    """Return True if a template sets `eos_token` by itself."""
+    return _SET_EOS in source
 
 
 def _stop_clock(source: str, date: str) -> str:
@@ -95,10 +108,11 @@ def spell_out_space(source: str) -> str:
     return "".join(pieces)
 
 
-REWRITES: Mapping[str, Callable[[str], str]] = {
-    "the training tag {% generation %} is a condition that always holds": strip_generation,
-    "ensure_ascii=false, the default, is left away": drop_ascii,
-    "null is said not to be iterable": test_null,
-    "white space around blocks is removed in the source": spell_out_space,
-}
-"""Every change by what is said of it, in the order in which they are tried."""
+REWRITES: Sequence[tuple[str, Callable[[str], str], bool]] = (
+    ("the training tag {% generation %} is a condition that always holds", strip_generation, False),
+    ("ensure_ascii=false, the default, is left away", drop_ascii, False),
+    ("null is said not to be iterable", test_null, False),
+    ("white space around blocks is removed in the source", spell_out_space, False),
+    ("JSON is written by a macro, the same in each engine", write_as_macro, True),
+)
+"""Every change, in the order in which they are tried: what is said of it, and whether an engine has to need it."""

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.kinds import require_path
+from llama_padfix.serving.engines.llamacpp.special_tokens import find_bos
+from llama_padfix.serving.export.rewrites import holds_eos
+from llama_padfix.serving.export.tokens import clear_flags, drop_beyond
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import JsonObject
     from llama_padfix.serving.folder import ServedFolder
+    from llama_padfix.serving.trained import TrainedRows
 
 TEMPLATE_FILE = "chat_template.jinja"
 
@@ -50,6 +54,30 @@ def write_template(folder: Path, source: str) -> None:
     _edit(folder / "tokenizer_config.json", {"chat_template": source})
 
 
+def fix_files(folder: Path, served: ServedFolder, trained: TrainedRows, source: str) -> tuple[list[str], list[str]]:
+    """Write stops, named tokens and added tokens as engines read them; return what was changed and what is left.
+
+    Args:
+        folder: The copy.
+        served: What was read of the original.
+        trained: The rows of the training.
+        source: The template that is saved.
+    """
+    changes = [*set_stops(folder, served, trained.ends, source), *_set_bos(folder, served, trained)]
+    used = {token_id for point in trained.points for token_id in point.row_ids}
+    done = [drop_beyond(folder, served, used, source), clear_flags(folder, trained.points)]
+    changes += [change for change, _ in done if change]
+    return changes, [left for _, left in done if left]
+
+
+def _set_bos(folder: Path, served: ServedFolder, trained: TrainedRows) -> Iterator[str]:
+    """Say that no BOS is added, where the training has none and llama.cpp would add one."""
+    bos_id = find_bos(served)
+    if bos_id is not None and trained.points and not any(point.ids[:1] == (bos_id,) for point in trained.points):
+        _edit(folder / "tokenizer_config.json", {"add_bos_token": False})
+        yield "tokenizer_config.json: add_bos_token = false, as the trained rows have no BOS"
+
+
 def set_stops(folder: Path, served: ServedFolder, ends: Mapping[int, int], source: str) -> Iterator[str]:
     """Write the ids with which trained turns end into every file of stops; yield what was changed, a sentence each.
 
@@ -70,7 +98,7 @@ def set_stops(folder: Path, served: ServedFolder, ends: Mapping[int, int], sourc
         _edit(folder / "config.json", {"eos_token_id": ids})
         yield f"config.json: eos_token_id = {ids}"
     own = served.id_of("eos_token")
-    if own not in ends and "eos_token" not in source:  # a template that writes it would write another text
+    if own not in ends and ("eos_token" not in source or holds_eos(source)):  # it would write another text
         [token] = served.name_ids([max(ends, key=lambda end: ends[end])])
         for name in ("tokenizer_config.json", "special_tokens_map.json"):
             if (folder / name).is_file():

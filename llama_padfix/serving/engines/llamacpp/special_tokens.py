@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from llama_padfix.serving.engines.files import config_eos, tokenizer_eos
@@ -10,6 +11,8 @@ from llama_padfix.serving.engines.llamacpp.vocabulary import find_pre_tokenizer
 from llama_padfix.tokens.calls import encode_raw
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from llama_padfix.serving.folder import ServedFolder
 
 ENDS = (
@@ -25,6 +28,7 @@ FILL_IN = (
 )
 """Tokens of the family that fills in code, which end generation too."""
 
+_FLAGS = ("lstrip", "rstrip", "single_word")
 _WITH_BOS = ("llama-bpe", "tekken")
 _CONTROL = {"<|end|>": ({"<|return|>", "<|call|>"}, {"<|calls|>", "<|flush|>"})}
 
@@ -56,7 +60,35 @@ def find_bos(folder: ServedFolder) -> int | None:
     return bos_id if adds else None
 
 
-def encode_with_bos(folder: ServedFolder, bos_id: int | None, text: str) -> list[int]:
-    """Return the ids of a rendered prompt, with the BOS in front where it begins with none."""
-    ids = encode_raw(folder.tokenizer, text)
-    return ids if bos_id is None or ids[:1] == [bos_id] else [bos_id, *ids]
+def open_encoder(folder: ServedFolder) -> Callable[[str], list[int]]:
+    """Return what makes the ids of a rendered prompt, with the BOS in front where it begins with none.
+
+    llama.cpp reads no flags of added tokens, and normalizes no text of a byte-level BPE.
+    """
+    bos_id, backend = find_bos(folder), _open_plain(folder)
+
+    def encode(text: str) -> list[int]:
+        ids = encode_raw(folder.tokenizer, text) if backend is None else list(backend.encode(text).ids)
+        return ids if bos_id is None or ids[:1] == [bos_id] else [bos_id, *ids]
+
+    return encode
+
+
+def _open_plain(folder: ServedFolder) -> Tokenizer | None:
+    """Return the tokenizer without flags and normalizer; None where it has neither."""
+    from tokenizers import Tokenizer
+
+    backend = getattr(folder.tokenizer, "backend_tokenizer", None)
+    tokens = getattr(folder.tokenizer, "added_tokens_decoder", {}).values()
+    flagged = any(getattr(token, flag) for token in tokens for flag in _FLAGS)
+    if backend is None or (not flagged and type(backend.normalizer).__name__ != "NFC"):
+        return None
+    document = json.loads(backend.to_str())
+    for token in document["added_tokens"]:
+        token.update(dict.fromkeys(_FLAGS, False))
+    if find_pre_tokenizer(document) is not None:
+        document["normalizer"] = None
+    plain = Tokenizer.from_str(json.dumps({**document, "post_processor": None}))
+    plain.no_padding()
+    plain.no_truncation()
+    return plain
