@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 export MALLOC_MMAP_MAX_ := 0
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 
-.PHONY: demo test lint types types-3.10 types-3.13 unit quick conformance docs site notebooks core findings package matrix unsloth pictures scale-out chat-layer python-engines bench clean
+.PHONY: demo test lint types types-3.10 types-3.13 unit quick conformance docs site notebooks core findings package matrix unsloth pictures scale-out chat-layer llama-server python-engines bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/llama-padfix demo
@@ -130,6 +130,11 @@ $(VENV)-scale-out/.installed: tests/scale_out/requirements.txt pyproject.toml co
 chat-layer: $(VENV)/.test
 	$(BIN)/python tests/serving/compiled/build.py $(VENV)/chat-layer
 	$(BIN)/python -m tests.serving.record_llama_cpp $(VENV)/chat-layer/layer
+
+# A real llama-server for tests/serving/test_llama_server.py; needs cmake, g++ and 5 to 20 minutes.
+llama-server: $(VENV)/.test
+	$(BIN)/python -m tests.serving.compiled.build_server $(VENV)/llama-server
+	LLAMA_PADFIX_LLAMA_SERVER=$(VENV)/llama-server/build/bin/llama-server $(BIN)/python -m pytest tests/serving/test_llama_server.py
 
 # vLLM's, SGLang's and mlx-lm's own code from a request to a prompt, which their rules are recorded from; 400 MB.
 python-engines: $(VENV)/.test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -319,7 +320,7 @@ def test_plain_text_needs_no_markers_of_the_template() -> None:
 
 
 @functools.cache
-def encode_fifty(release: str, train_on: Any) -> dict[str, Any]:
+def encode_fifty(day: date, release: str, train_on: Any) -> dict[str, Any]:
     return ChatEncoder(shared(release, True), train_on=train_on).encode_rows(rows_for(release)[:50])[0]
 
 
@@ -328,7 +329,7 @@ def encode_fifty(release: str, train_on: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("release", ["3-base+chat", "3.1-base+chat", *INSTRUCT])
 def test_a_rendered_chat_as_text_equals_its_messages(release: str, bos: int, train_on: Any) -> None:
     tokenizer, rows = shared(release, True), rows_for(release)[:50]
-    expected = encode_fifty(release, train_on)
+    expected = encode_fifty(date.today(), release, train_on)
     extra = "<|begin_of_text|>" * (bos - 1)
     texts = [
         {"text": extra + tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=False)}

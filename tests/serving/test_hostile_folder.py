@@ -36,6 +36,8 @@ TEMPLATES = {
     "a doubled text": DOUBLE,
     "a list": "{{ ([0] * 9999999999) | length }}",
     "an old format": "{{ '%999999999d' % 1 }}",
+    "an old format with a star": "{{ '%*d' % (9999999999, 1) }}",
+    "an old format by name": "{{ '%(a)9999999999d' % {'a': 1} }}",
     "a format": "{{ '{:>9999999999}'.format('x') }}",
     "a nested format": "{{ '{:>{w}}'.format('x', w=9999999999) }}",
     "padding": "{{ 'x'.ljust(9999999999) }}",
@@ -191,5 +193,8 @@ def test_texts_with_numbers_are_formatted() -> None:
     from llama_padfix.serving.rendering.render import render_chat
 
     source = "{{ '{} 20260101123456 {:>5}'.format(12345678901, 'x') }}{{ 'a b' | wordwrap(1) }}"
-    source += "{{ [1, 2] | batch(2) | list }}"
-    assert render_chat(Chat([], source=source)) == "12345678901 20260101123456     xa\nb[[1, 2]]"
+    source += "{{ [1, 2] | batch(2) | list }}{{ ' 20260101123456 %(a)5s%%' % {'a': 12345678901} }}"
+    assert (
+        render_chat(Chat([], source=source))
+        == "12345678901 20260101123456     xa\nb[[1, 2]] 20260101123456 12345678901%"
+    )

@@ -17,6 +17,7 @@ from llama_padfix import PadfixError, check_serving, cli
 from llama_padfix.serving.engines.llama_cpp import QUIRKS
 from llama_padfix.serving.folder import read_served_folder
 from llama_padfix.serving.live.http import KEY_VARIABLE, Server, ServerError
+from llama_padfix.serving.live.servers import request_of
 from llama_padfix.serving.rendering.chat import Chat
 from llama_padfix.serving.rendering.render import render_chat
 from tests.support.small_llama import shared_small, small_tokenizer
@@ -118,6 +119,31 @@ def test_the_prompts_of_llama_server_are_compared_and_its_stops_seen(folder: Pat
     assert engine.notes == ("2 of 3 answers end by themselves within 256 tokens (its end of text 2)",)
     assert engine.template_source == "what the server holds"
     assert "SRV001" in {finding.code for finding in report.findings}
+
+
+def test_a_bos_that_llama_server_cuts_from_the_text_and_adds_to_the_ids_is_the_trained_one(folder: Path) -> None:
+    tokenizer = shared_small()
+
+    def cutting(path: str, question: dict[str, Any]) -> object:
+        answer: Any = llama_server(path, question)
+        if path == "/props":
+            return {**answer, "bos_token": tokenizer.bos_token}
+        if path == "/apply-template":
+            return {"prompt": answer["prompt"].removeprefix(tokenizer.bos_token)}
+        return {"tokens": [tokenizer.bos_token_id, *answer["tokens"]]} if path == "/tokenize" else answer
+
+    with serving(cutting) as url:
+        [engine] = check_serving(folder, ROWS, url=url).engines
+    assert engine.bos == (1,) and engine.causes == {"date": 3, "white space": 1}
+
+
+def test_arguments_of_calls_are_sent_as_text() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": [1.0, "é"]}}}
+    odd = {"role": "assistant", "content": "", "tool_calls": [call, {"function": {"arguments": "{}"}}, "x"]}
+    [sent] = request_of(Chat([odd]))["messages"]
+    assert sent["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a": [1.0, "é"]}'}
+    assert sent["tool_calls"][1:] == odd["tool_calls"][1:]
+    assert call["function"]["arguments"] == {"a": [1.0, "é"]}  # type: ignore[index]
 
 
 def make_id_server(kind: str, ids_of: Callable[[list[int]], object]) -> Answer:

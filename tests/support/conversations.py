@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable
+from datetime import date
 from typing import Any
 
 from llama_padfix.core.errors import IGNORE_INDEX
@@ -144,8 +145,13 @@ def rows_for(release: str) -> list[dict[str, Any]]:
     return make_rows(1000, seed=20240418, tools=release.startswith(("3.1-instruct", "3.2")))
 
 
-@functools.cache
 def encoded_rows(release: str, patched: bool = False) -> dict[str, list[list[int]]]:
+    return encode_on(date.today(), release, patched)
+
+
+@functools.cache
+def encode_on(day: date, release: str, patched: bool) -> dict[str, list[list[int]]]:
+    """Encode the rows of a release; kept for the day, which the template of Llama 3.2 prints."""
     columns, counts = ChatEncoder(shared(release, patched)).encode_rows(rows_for(release))
     assert counts.kept == counts.rows == len(rows_for(release))
     return columns

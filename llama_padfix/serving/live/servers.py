@@ -8,8 +8,10 @@ srt/entrypoints/openai/protocol.py and serving_chat.py, srt/entrypoints/http_ser
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -57,10 +59,25 @@ def _ask_props(server: Server) -> Mapping[str, Any]:
 
 
 def request_of(chat: Chat) -> dict[str, Any]:
-    """Return the request that a client makes of a chat: messages and tools."""
+    """Return the request that a client makes of a chat: messages, with arguments of calls as text, and tools."""
     chat, _ = apply_to_chat(chat, (UNPINNED_DATE, NO_ARGUMENTS, KEEPS_NULLS))
     tools = {"tools": list(chat.tools)} if chat.tools else {}
-    return {"messages": [dict(message) for message in chat.messages], **tools}
+    return {"messages": [_send(message) for message in chat.messages], **tools}
+
+
+def _send(message: Mapping[str, Any]) -> dict[str, Any]:
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return dict(message)
+    return {**message, "tool_calls": [_send_call(call) for call in calls]}
+
+
+def _send_call(call: Any) -> Any:  # a call of a user's row
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), Mapping):
+        return call
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)  # vLLM refuses any other
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 @dataclass
@@ -82,13 +99,22 @@ class LlamaServer:
         held = self.props.get("chat_template")
         return held if isinstance(held, str) and held else None
 
+    @cached_property
+    def added(self) -> str:
+        """The BOS where the vocabulary adds one: a template's own is cut away before."""
+        bos = self.props.get("bos_token")
+        return bos if isinstance(bos, str) and self._tokenize("") else ""
+
     def render(self, chat: Chat) -> str:
-        """Return what `/apply-template` gives."""
-        return str(_ask(self.server, "/apply-template", request_of(chat)).get("prompt"))
+        """Return what `/apply-template` gives, with the BOS that is added."""
+        return self.added + str(_ask(self.server, "/apply-template", request_of(chat)).get("prompt"))
 
     def encode(self, text: str) -> Sequence[int]:
-        """Return what `/tokenize` gives, with the settings with which a chat is encoded."""
-        question = {"content": text, "add_special": True, "parse_special": True}
+        """Return what `/tokenize` gives."""
+        return self._tokenize(text.removeprefix(self.added))
+
+    def _tokenize(self, text: str) -> list[int]:
+        question = {"content": text, "add_special": True, "parse_special": True}  # as a chat is encoded
         return [int(token_id) for token_id in _ask(self.server, "/tokenize", question)["tokens"]]
 
 

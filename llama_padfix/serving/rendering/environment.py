@@ -30,6 +30,7 @@ _PADDING = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs", "indent
 _BOUNDED = _PADDING | {"replace", "format", "format_map", "wordwrap"}
 _COUNTED = frozenset({"batch", "slice", "tojson"})  # filters of any value, with a number of items or blanks
 _FIELD = re.compile(r"\{[^{}]*:([^{}]*)\}")
+_OLD_FIELD = re.compile(r"%(?:\([^)]*\))?([^a-zA-Z%]*)")
 _NESTED_FIELD = re.compile(r"\{[^{}]*:[^{}]*\{")
 
 
@@ -168,5 +169,7 @@ class BoundedEnvironment(ChatEnvironment):
         if operator == "**" and isinstance(left, int) and isinstance(right, int):
             _require(left.bit_length() * right)
         if operator == "%" and isinstance(left, str):
-            _require(10 ** max((len(digits) for digits in re.findall(r"\d+", left)), default=0))
+            fields = " ".join(_OLD_FIELD.findall(left))
+            widths = re.findall(r"\d+", fields + (repr(right) if "*" in fields else ""))
+            _require(10 ** max(map(len, widths), default=0))
         return super().call_binop(context, operator, left, right)

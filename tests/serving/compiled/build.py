@@ -18,7 +18,8 @@ PACKAGE = "llama-cpp-python==0.3.36"  # llama.cpp 0.5.0
 FILES = ("peg-parser", "json", "json-schema", "json-schema-to-grammar", "unicode", "trie", "log", "common")
 
 
-def main(folder: Path) -> None:
+def unpack(folder: Path) -> Path:
+    """Return llama.cpp's sources in a folder, downloaded."""
     folder.mkdir(parents=True, exist_ok=True)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
     subprocess.run([*pip, "--dest", str(folder), PACKAGE], check=True)
@@ -26,6 +27,11 @@ def main(folder: Path) -> None:
     with tarfile.open(archive) as held:
         held.extractall(folder, filter="data")
     [root] = folder.glob("llama_cpp_python-*/vendor/llama.cpp")
+    return root
+
+
+def main(folder: Path) -> None:
+    root = unpack(folder)
     common = root / "common"
     sources = [*common.glob("chat*.cpp"), *common.glob("parsers/*.cpp"), *common.glob("jinja/*.cpp")]
     sources += [*(common / f"{name}.cpp" for name in FILES), Path(__file__).with_name("layer.cpp")]

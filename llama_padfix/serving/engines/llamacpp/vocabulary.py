@@ -49,6 +49,19 @@ def write_vocabulary(folder: Path, file: Path) -> None:
         GgufMissingError: `gguf` is not installed, or the kind of tokenizer is none of those that are known here.
         PadfixError: tokenizer.json cannot be read.
     """
+    writer = begin_file(folder, file)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+def begin_file(folder: Path, file: Path) -> Any:  # a GGUFWriter
+    """Return the writer of a GGUF file that holds the vocabulary of a folder and is not written yet.
+
+    Raises:
+        GgufMissingError: as `write_vocabulary`.
+        PadfixError: as `write_vocabulary`.
+    """
     try:
         gguf: Any = importlib.import_module("gguf")
     except ImportError:
@@ -71,11 +84,9 @@ def write_vocabulary(folder: Path, file: Path) -> None:
             writer.add_token_list(texts)
             writer.add_token_types(types)
             gguf.SpecialVocab(folder, load_merges=True, n_vocab=len(texts)).add_to_gguf(writer)
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.close()
     finally:
         logging.disable(level)
+    return writer
 
 
 def find_pre_tokenizer(document: Mapping[str, Any]) -> str | None:
