@@ -186,8 +186,8 @@ def test_llama_cpps_own_tokenizer_gives_the_ids_and_the_rules_its_stops(tmp_path
     finally:
         engine.close()
     flagged = save_folder(tmp_path / "flagged", add_flagged(fresh_tokenizer("3.1-instruct")))
-    engine, by_rules = open_engine(flagged), open_encoder(flagged)
-    assert engine.encode is not None and engine.close is not None
+    engine, by_rules = open_engine(flagged), open_encoder(flagged, find_bos(flagged))
+    assert engine.encode is not None and engine.close is not None and by_rules is not None
     try:
         assert [engine.encode(text) for text in FLAGGED] == [by_rules(text) for text in FLAGGED]
     finally:
