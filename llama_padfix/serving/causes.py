@@ -67,16 +67,15 @@ class Explainer:
         tokenizer = self.folder.tokenizer
         stripping = any(token.lstrip or token.rstrip for token in tokenizer.added_tokens_decoder.values())
         normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", True)
-        self.tells_apart = normalizer is None and not stripping
-        """Whether two texts always have two encodings."""
+        self._tells_apart = normalizer is None and not stripping  # two texts always have two encodings
 
-    def begin(self, point: Point) -> None:
-        """Go on to a point, and forget the one before."""
-        self.point = point
+    def begin(self, point: Point, text_ids: tuple[int, ...]) -> None:
+        """Go on to a point, of whose trained text the tokenizer makes `text_ids`, and forget the one before."""
+        self.point, self.text_ids = point, text_ids
         self._unpinned, _ = apply_to_chat(point.chat, (UNPINNED_DATE,))
         self._chats: dict[str | None, Chat] = {}
         self._texts: dict[tuple[str, str, tuple[Quirk, ...]], str | RenderRefusedError] = {}
-        self._ids: dict[str, tuple[int, ...]] = {}
+        self._ids = {point.text: text_ids}
         self._causes: dict[tuple[int, tuple[Quirk, ...], str], tuple[str, ...]] = {}
 
     def serve(self, engine: Engine) -> Chat:
@@ -102,11 +101,24 @@ class Explainer:
                 self._texts[key] = error
         return self._texts[key]
 
-    def encode(self, text: str) -> tuple[int, ...]:
-        """Return the ids that the tokenizer makes of a rendered text."""
+    def has_other_ids(self, text: str) -> bool:
+        """Return True if the tokenizer surely makes other ids of a text than of the trained one, BOS aside."""
+        return self._tells_apart and self._without_bos(text) != self._without_bos(self.point.text)
+
+    def _without_bos(self, text: str) -> str:
+        bos = self.folder.tokenizer.bos_token
+        while bos and text.startswith(bos):
+            text = text[len(bos) :]
+        return text
+
+    def encode(self, engine: Engine, text: str) -> tuple[int, ...]:
+        """Return the ids that an engine feeds for a rendered text."""
+        if engine.encode is not None:
+            return tuple(engine.encode(text))
         if text not in self._ids:
             self._ids[text] = tuple(encode_raw(self.folder.tokenizer, text))
-        return self._ids[text]
+        ids = self._ids[text]
+        return ids if engine.bos is None or ids[:1] == (engine.bos,) else (engine.bos, *ids)
 
     def explain(self, engine: Engine, served: str | RenderRefusedError) -> tuple[str, ...]:
         """Return the causes for which an engine's text at the point is not the trained one, by name.

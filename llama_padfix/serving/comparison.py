@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from llama_padfix.chat.trace import count_equal
 from llama_padfix.serving.causes import Explainer
 from llama_padfix.serving.rendering.chat import RenderRefusedError
-from llama_padfix.tokens.calls import count_leading, tokenize_raw
+from llama_padfix.tokens.calls import count_leading
+from llama_padfix.tokens.engine import Engine as TextEngine
 
 if TYPE_CHECKING:
     from llama_padfix.serving.engines.engine import Engine
@@ -91,44 +92,48 @@ def compare(folder: ServedFolder, points: Sequence[Point], engines: Sequence[Eng
     An engine that finds no template is compared as if it found the folder's. Texts are compared first: an equal text
     has equal ids where the engine encodes as the tokenizer does.
     """
+    encoder = TextEngine(folder.tokenizer)
+    compared = _compare(folder, points, engines, encoder)
+    if encoder.failed:  # the ids of earlier texts may be wrong too
+        compared = _compare(folder, points, engines, TextEngine(folder.tokenizer, "tokenizers"))
+    return compared
+
+
+def _compare(
+    folder: ServedFolder, points: Sequence[Point], engines: Sequence[Engine], encoder: TextEngine
+) -> list[Comparison]:
     comparisons = [Comparison(engine) for engine in engines if engine.compares]
     explainer = Explainer(folder)
     for start in range(0, len(points), _TOGETHER):
         some = points[start : start + _TOGETHER]
-        encoded = tokenize_raw(folder.tokenizer, [point.text for point in some])["input_ids"]
-        for point, ids in zip(some, encoded, strict=True):
-            explainer.begin(point)
+        flat, lengths = encoder.encode([point.text for point in some])
+        ends = lengths.cumsum().tolist()
+        for point, begin, end in zip(some, [0, *ends], ends, strict=False):
+            explainer.begin(point, tuple(flat[begin:end].tolist()))
             for comparison in comparisons:
-                _compare_point(comparison, tuple(ids), explainer)
+                _compare_point(comparison, explainer)
     return comparisons
 
 
-def _compare_point(comparison: Comparison, text_ids: tuple[int, ...], explainer: Explainer) -> None:
-    """Compare one engine at the explainer's point, of whose trained text the tokenizer makes `text_ids`."""
+def _compare_point(comparison: Comparison, explainer: Explainer) -> None:
+    """Compare one engine at the explainer's point."""
     engine, point = comparison.engine, explainer.point
     comparison.points += 1
     served = _serve(engine, explainer)
     if isinstance(served, RenderRefusedError):
         comparison.add(point, explainer.explain(engine, served), served)
         return
-    tokenizer = explainer.folder.tokenizer
-    bos, bos_id = tokenizer.bos_token, tokenizer.bos_token_id
-    same_text, goes_on = served == point.text, _goes_on(point, served)
-    if engine.encode is not None:
-        ids = tuple(engine.encode(served))
-    elif same_text:
-        ids = text_ids
-    elif goes_on or not explainer.tells_apart:
-        ids = explainer.encode(served)
-    else:
-        comparison.bos.add(_count_first(served, bos))
+    bos_id, goes_on = explainer.folder.tokenizer.bos_token_id, _goes_on(point, served)
+    if engine.encode is None and not goes_on and explainer.has_other_ids(served):
+        comparison.bos.add(count_leading(explainer.encode(engine, served[:_CONTEXT]), bos_id))
         comparison.add(point, explainer.explain(engine, served), served)
         return
+    ids = explainer.encode(engine, served)
     comparison.bos.add(count_leading(ids, bos_id))
     if ids == point.ids or (goes_on and ids == tuple(point.row_ids[: len(ids)])):
         return
-    causes = () if same_text else explainer.explain(engine, served)
-    comparison.add(point, causes or (_name_ids(point, ids, text_ids, bos_id),), served)
+    causes = () if served == point.text else explainer.explain(engine, served)
+    comparison.add(point, causes or (_name_ids(point, ids, explainer.text_ids, bos_id),), served)
 
 
 def _serve(engine: Engine, explainer: Explainer) -> str | RenderRefusedError:
@@ -151,14 +156,6 @@ def _goes_on(point: Point, served: str) -> bool:
         and len(more) < len(point.answer)
         and point.answer.startswith(more)
     )
-
-
-def _count_first(text: str, token: str | None) -> int:
-    """Return how many times a token stands at the beginning of a text."""
-    count = 0
-    while token and text.startswith(token, count * len(token)):
-        count += 1
-    return count
 
 
 def _name_ids(point: Point, ids: tuple[int, ...], text_ids: tuple[int, ...], bos_id: int | None) -> str:

@@ -77,7 +77,9 @@ class ServedFolder:
         """Return the id of `bos_token` or the like by tokenizer_config.json; None where it names none."""
         held = self.tokenizer_config.get(name)
         text = held.get("content") if isinstance(held, dict) else held
-        return self.tokenizer.get_vocab().get(text) if isinstance(text, str) else None
+        found = self.tokenizer.convert_tokens_to_ids(text) if isinstance(text, str) else None
+        # A token that the vocabulary has not gets the id of the unknown one.
+        return found if found is not None and self.tokenizer.convert_ids_to_tokens(found) == text else None
 
     def name_ids(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Return the tokens of ids as text, an id without a token as its number."""

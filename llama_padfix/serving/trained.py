@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -37,17 +38,35 @@ class Point:
     chat: Chat
     """The conversation up to there, as the training renders it."""
 
-    text: str
-    """The trained text up to there."""
+    row_text: str = field(repr=False)
+    """The trained text of the row."""
 
-    ids: tuple[int, ...] = field(repr=False)
-    """The trained ids up to there."""
+    row_ids: array[int] = field(repr=False)
+    """The ids of the row, of 4 bytes each."""
 
-    answer: str = field(default="", repr=False)
-    """The trained text of the answer."""
+    start: int
+    """The place in `row_text` from which the model generates."""
 
-    row_ids: Sequence[int] = field(default=(), repr=False)
-    """The ids of the row."""
+    end: int
+    """The place in `row_text` behind the answer."""
+
+    first: int
+    """The place in `row_ids` from which the model generates."""
+
+    @property
+    def text(self) -> str:
+        """The trained text up to there."""
+        return self.row_text[: self.start]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The trained ids up to there."""
+        return tuple(self.row_ids[: self.first])
+
+    @property
+    def answer(self) -> str:
+        """The trained text of the answer."""
+        return self.row_text[self.start : self.end]
 
 
 @dataclass
@@ -151,7 +170,8 @@ class PointReader:
             raise
         except RenderRefusedError as error:
             raise PadfixError(f"the chat template refuses the row: {error}") from None
-        return Point(number, turn, chat, text, tuple(encode_raw(self.encoder.tokenizer, text)))
+        ids = array("i", encode_raw(self.encoder.tokenizer, text))
+        return Point(number, turn, chat, text, ids, len(text), len(text), len(ids))
 
     def _render(self, conversation: Conversation) -> RenderedChat:
         assert conversation.messages is not None  # `_read_row` refuses plain text
@@ -191,18 +211,10 @@ class PointReader:
             found.chats.append(
                 self._chat_of(conversation, len(conversation.messages or ()), add_generation_prompt=False)
             )
+            text, ids = chat.rendered.text, array("i", one.ids)
             for turn, (start, end) in zip(chat.rendered.turns, one.places, strict=False):
-                found.points.append(
-                    Point(
-                        number,
-                        turn.message,
-                        self._chat_of(conversation, turn.message),
-                        chat.rendered.text[: turn.start],
-                        tuple(one.ids[:start]),
-                        chat.rendered.text[turn.start : turn.end],
-                        one.ids,
-                    )
-                )
+                before = self._chat_of(conversation, turn.message)
+                found.points.append(Point(number, turn.message, before, text, ids, turn.start, turn.end, start))
                 answer = one.ids[start:end]
                 if turn.stops and answer:
                     found.ends[answer[-1]] = found.ends.get(answer[-1], 0) + 1

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from llama_padfix import export_for_serving
 from llama_padfix.serving.causes import CAUSES
 from llama_padfix.serving.engines.engine import EngineMissingError
 from llama_padfix.serving.engines.javascript.bridge import open_bridge
@@ -20,9 +21,11 @@ from llama_padfix.serving.engines.transformers_js import PACKAGES, JavaScriptCli
 from llama_padfix.serving.export.beyond_files import BEYOND
 from llama_padfix.serving.export.json_macro import MACRO, write_as_macro
 from llama_padfix.serving.rendering.chat import Chat
+from llama_padfix.serving.rendering.content_format import reads_parts
 from llama_padfix.serving.rendering.render import render_chat
 from tests.serving.record_llama_cpp import Layer
 from tests.serving.served_families import compare_family, sources
+from tests.support.served import save_folder
 
 LAYER = os.environ.get("LLAMA_PADFIX_CHAT_LAYER", "")
 needs_minijinja = pytest.mark.skipif(
@@ -50,6 +53,15 @@ def test_a_copy_keeps_no_difference_that_it_does_not_name(tmp_path: Path, family
 def test_every_cause_that_may_stay_is_known() -> None:
     assert set(BEYOND) <= set(CAUSES)
     assert {"date", "template", "unknown"} == set(CAUSES) - set(BEYOND), "a copy has none of these"
+
+
+@needs_minijinja
+def test_the_macro_is_no_loop_over_content_for_vllm(tmp_path: Path) -> None:
+    source = sources()["Llama 3.2"]
+    assert "write_json(message.content" in write_as_macro(source) and not reads_parts(write_as_macro(source))
+    folder = save_folder(tmp_path / "saved", source, everywhere=False)
+    report = export_for_serving(folder, tmp_path / "copy", engines=["vllm", "minijinja"])
+    assert any("JSON is written by a macro" in change for change in report.changes)
 
 
 def make_value(rng: random.Random, depth: int = 0) -> Any:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shutil
+from array import array
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
 from llama_padfix.demo import reference
-from llama_padfix.serving.causes import CAUSES
+from llama_padfix.serving.causes import CAUSES, Explainer
 from llama_padfix.serving.engines.javascript.bridge import FOLDER_VARIABLE
 from llama_padfix.serving.engines.llama_cpp import QUIRKS, open_engine
 from llama_padfix.serving.engines.llamacpp.run_vocabulary import NODE_LLAMA
@@ -26,6 +27,7 @@ from llama_padfix.serving.engines.llamacpp.vocabulary import PATTERNS, find_pre_
 from llama_padfix.serving.folder import ServedFolder, read_served_folder
 from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError
 from llama_padfix.serving.rendering.render import render_chat
+from llama_padfix.serving.trained import Point
 from llama_padfix.tokens.calls import copy_tokenizer
 from tests.conftest import fresh_tokenizer
 from tests.serving.engine_chats import pairs, short_hash
@@ -92,10 +94,11 @@ def test_a_prompt_gets_one_bos_where_the_file_or_its_kind_asks_for_one(
     monkeypatch.setattr(shutil, "which", lambda name: None)
     tokenizer = small_tokenizer(template="{{ messages[0].content }}")  # its post-processor adds a BOS
     bos = tokenizer.bos_token_id
-    engine = open_engine(save_folder(tmp_path / "adds", tokenizer))
-    assert engine.encode is not None
-    ids = tokenizer("Hi", add_special_tokens=False)["input_ids"]
-    assert engine.encode("Hi") == [bos, *ids] == engine.encode(f"{tokenizer.bos_token}Hi")
+    folder = save_folder(tmp_path / "adds", tokenizer)
+    engine, explainer = open_engine(folder), Explainer(folder)
+    explainer.begin(Point(0, 0, Chat([], source=""), "", array("i"), 0, 0, 0), ())
+    ids = tuple(tokenizer("Hi", add_special_tokens=False)["input_ids"])
+    assert explainer.encode(engine, "Hi") == (bos, *ids) == explainer.encode(engine, f"{tokenizer.bos_token}Hi")
     assert find_bos(save_folder(tmp_path / "says not", tokenizer, add_bos_token=False)) is None
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing("$A", "$A $B", [])
     assert find_bos(save_folder(tmp_path / "none", tokenizer)) is None
@@ -186,8 +189,8 @@ def test_llama_cpps_own_tokenizer_gives_the_ids_and_the_rules_its_stops(tmp_path
     finally:
         engine.close()
     flagged = save_folder(tmp_path / "flagged", add_flagged(fresh_tokenizer("3.1-instruct")))
-    engine, by_rules = open_engine(flagged), open_encoder(flagged)
-    assert engine.encode is not None and engine.close is not None
+    engine, by_rules = open_engine(flagged), open_encoder(flagged, find_bos(flagged))
+    assert engine.encode is not None and engine.close is not None and by_rules is not None
     try:
         assert [engine.encode(text) for text in FLAGGED] == [by_rules(text) for text in FLAGGED]
     finally:

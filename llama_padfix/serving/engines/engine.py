@@ -64,6 +64,9 @@ class Engine:
     encode: Callable[[str], Sequence[int]] | None = field(default=None, repr=False)
     """The ids that it feeds for a rendered text, BOS included; None where they are those of the tokenizer."""
 
+    bos: int | None = None
+    """The BOS that it puts before the tokenizer's ids where they begin with none; None where it puts none."""
+
     stops: Stops | None = None
     """Where it ends an answer; None for one that renders and does not generate."""
 

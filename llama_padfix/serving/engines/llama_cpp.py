@@ -8,7 +8,7 @@ from llama_padfix.serving.engines.engine import Engine, EngineMissingError, Stop
 from llama_padfix.serving.engines.files import describe_rules
 from llama_padfix.serving.engines.llamacpp import messages, specialized, values
 from llama_padfix.serving.engines.llamacpp.run_vocabulary import GgufMissingError, open_vocabulary
-from llama_padfix.serving.engines.llamacpp.special_tokens import find_stops, open_encoder
+from llama_padfix.serving.engines.llamacpp.special_tokens import find_bos, find_stops, open_encoder
 from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError
 from llama_padfix.serving.rendering.quirks import NO_ALIAS, NO_ARGUMENTS, UNPINNED_DATE
 from llama_padfix.serving.rendering.render import render_chat
@@ -52,6 +52,7 @@ def open_engine(folder: ServedFolder) -> Engine:
         how, ran = f"{how}; ids and stops by {vocabulary.version}, run", ""
     except (EngineMissingError, GgufMissingError) as error:
         ran = f"ids and stops go by rules. To run llama.cpp's own: {error}"
+    bos_id = find_bos(folder) if vocabulary is None else None
     stops = find_stops(folder) if vocabulary is None else vocabulary.ends
     return Engine(
         "llama.cpp",
@@ -61,7 +62,8 @@ def open_engine(folder: ServedFolder) -> Engine:
         QUIRKS,
         run=_render,
         refusals=(("Failed to parse messages", "message keys"),),
-        encode=open_encoder(folder) if vocabulary is None else vocabulary.encode,
+        encode=open_encoder(folder, bos_id) if vocabulary is None else vocabulary.encode,
+        bos=bos_id,
         stops=Stops(stops, source="the EOS of tokenizer_config.json, and tokens by their text"),
         notes=(
             "the GGUF file keeps one EOS and no sampling; generation_config.json is not read",

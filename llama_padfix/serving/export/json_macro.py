@@ -25,10 +25,10 @@ _NUMBER = (
 _STEP = "{%- if pad -%}{{- pad ~ step -}}{%- elif not loop.first -%}{{- ' ' -}}{%- endif -%}"
 _NEXT = "(pad ~ step) if pad else '', step"
 MACRO = (
-    f"{{%- macro {NAME}(value, pad='', step='') -%}}"
+    f"{{%- macro {NAME}(value, pad='', step='') -%}}{{%- set held = value -%}}"
     f"{{%- if value is string -%}}{{{{- value | {_TEXT} -}}}}"
     "{%- elif value is mapping -%}{{- '{' -}}"
-    "{%- for key in value -%}"
+    "{%- for key in held -%}"
     f"{{%- if not loop.first -%}}{{{{- ',' -}}}}{{%- endif -%}}{_STEP}"
     f"{{{{- (key | {_TEXT}) ~ ': ' ~ {NAME}(value[key], {_NEXT}) -}}}}"
     "{%- if loop.last -%}{{- pad -}}{%- endif -%}"
@@ -36,14 +36,17 @@ MACRO = (
     f"{{%- elif value is number and value is not boolean and value is not integer -%}}{_NUMBER}"
     "{%- elif value is none or value is undefined or value is boolean or value is number -%}{{- value | tojson -}}"
     "{%- else -%}{{- '[' -}}"
-    "{%- for item in value -%}"
+    "{%- for item in held -%}"
     f"{{%- if not loop.first -%}}{{{{- ',' -}}}}{{%- endif -%}}{_STEP}"
     f"{{{{- {NAME}(item, {_NEXT}) -}}}}"
     "{%- if loop.last -%}{{- pad -}}{%- endif -%}"
     "{%- endfor -%}{{- ']' -}}"
     "{%- endif -%}{%- endmacro %}"
 )
-"""`pad` is the line break and blanks before a closing bracket, `step` the blanks of a level; both empty in a line."""
+"""`pad` is the line break and blanks before a closing bracket, `step` the blanks of a level; both empty in a line.
+
+The loops go over `held`: vLLM takes a template whose macro loops over a parameter for one that reads content as parts.
+"""
 
 _OPENING, _CLOSING = {")": "(", "]": "[", "}": "{"}, frozenset(")]}")
 _OPERANDS = frozenset({"name", "string", "integer", "float"})

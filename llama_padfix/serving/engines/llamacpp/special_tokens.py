@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.serving.engines.files import config_eos, tokenizer_eos
 from llama_padfix.serving.engines.llamacpp.vocabulary import find_pre_tokenizer
-from llama_padfix.tokens.calls import encode_raw
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -60,15 +59,17 @@ def find_bos(folder: ServedFolder) -> int | None:
     return bos_id if adds else None
 
 
-def open_encoder(folder: ServedFolder) -> Callable[[str], list[int]]:
-    """Return what makes the ids of a rendered prompt, with the BOS in front where it begins with none.
+def open_encoder(folder: ServedFolder, bos_id: int | None) -> Callable[[str], list[int]] | None:
+    """Return what makes the ids of a rendered prompt with `bos_id` in front; None where it is the tokenizer itself.
 
     llama.cpp reads no flags of added tokens, and normalizes no text of a byte-level BPE.
     """
-    bos_id, backend = find_bos(folder), _open_plain(folder)
+    backend = _open_plain(folder)
+    if backend is None:
+        return None
 
     def encode(text: str) -> list[int]:
-        ids = encode_raw(folder.tokenizer, text) if backend is None else list(backend.encode(text).ids)
+        ids = list(backend.encode(text).ids)
         return ids if bos_id is None or ids[:1] == [bos_id] else [bos_id, *ids]
 
     return encode
