@@ -34,6 +34,9 @@ def run(options: argparse.Namespace) -> int:
 
     usual, prepared = run_demo(options.steps or STEPS, announce=print)
     _print_table(format_table(usual, prepared))
+    words = [run.stopped_in_llama_cpp for run in (usual, prepared) if isinstance(run.stopped_in_llama_cpp, str)]
+    if words:
+        print(f"The same prompts in llama.cpp are left out. To run them: {words[0]}")
     return 0
 
 

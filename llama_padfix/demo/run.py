@@ -1,7 +1,8 @@
 """The usual script and the prepared one, side by side: the same tiny Llama, the same conversations, measured.
 
 The vocabulary is that of Llama 3.1, 128,256 tokens; the model is random and small enough for a CPU. Everything is
-counted in the batches that the two trainers draw, and in the text that the two models generate.
+counted in the batches that the two trainers draw, and in the text that the two models generate, in transformers and in
+llama.cpp.
 """
 
 from __future__ import annotations
@@ -14,16 +15,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_padfix import TurnMarkers, find_markers, mask_labels, padding_side, prepare, to_messages
+from llama_padfix import (
+    TurnMarkers,
+    export_for_serving,
+    find_markers,
+    mask_labels,
+    padding_side,
+    prepare,
+    to_messages,
+)
 from llama_padfix.core.compat import name_tokenizer_argument
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.demo import reference
+from llama_padfix.demo.in_llama_cpp import count_stops_in_llama_cpp
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, Trainer
 
-    from llama_padfix.core.types import Row, Rows, TokenizerLike
+    from llama_padfix.core.types import Message, Row, Rows, TokenizerLike
 
     Batch = Mapping[str, torch.Tensor]
     Collator = Callable[[list[Row]], Batch]
@@ -33,6 +43,7 @@ BATCH_SIZE = 4
 MAX_LENGTH = 128
 NEW_TOKENS = 64
 _LAST_STEPS = 10  # the final loss is the mean over these
+_SERVED = "the same, exported as GGUF, in llama.cpp"
 _TRAIN_FILES = ("chats.jsonl", "sharegpt.jsonl", "alpaca.jsonl", "prompt_completion.jsonl")
 
 
@@ -60,8 +71,10 @@ class Measures:
     """Prompts that were held back."""
     stopped: int = 0
     """Prompts whose answer ends by itself."""
+    stopped_in_llama_cpp: int | str = ""
+    """The same in llama.cpp, from a GGUF file; where it is not installed, the lines that do it."""
     seconds: float = 0.0
-    """The duration of the run."""
+    """The duration of the run, without llama.cpp."""
 
 
 def run_demo(steps: int = STEPS, *, announce: Callable[[str], None] = lambda line: None) -> tuple[Measures, Measures]:
@@ -100,7 +113,13 @@ def run_prepared(rows: Sequence[Row], held_back: Sequence[Row], steps: int) -> M
     tokenizer, model = reference.build_tokenizer(), reference.make_tiny_llama()
     prepared = prepare(tokenizer, model, max_length=MAX_LENGTH)
     dataset = prepared.encode(rows)
-    return _train_and_measure(model, tokenizer, dataset, prepared.collator, prepared.trainer_args, held_back, steps)
+
+    def export(folder: Path, out: Path) -> None:
+        export_for_serving(folder, out, rows, engines=["llama.cpp"], encoder=prepared.encoder)
+
+    return _train_and_measure(
+        model, tokenizer, dataset, prepared.collator, prepared.trainer_args, held_back, steps, export
+    )
 
 
 def _train_and_measure(
@@ -111,6 +130,7 @@ def _train_and_measure(
     arguments: Mapping[str, object],
     held_back: Sequence[Row],
     steps: int,
+    export: Callable[[Path, Path], None] | None = None,
 ) -> Measures:
     started = time.perf_counter()
     trainer, losses = train(model, tokenizer, dataset, collator, steps, arguments)
@@ -118,8 +138,15 @@ def _train_and_measure(
     last = losses[-_LAST_STEPS:]
     stopped = count_stops(model, tokenizer, held_back)
     seconds = time.perf_counter() - started
-    final_loss = sum(last) / len(last)
-    return replace(counted, final_loss=final_loss, prompts=len(held_back), stopped=stopped, seconds=seconds)
+    prompts: list[list[Message]] = [[*to_messages(row)[:-1]] for row in held_back]
+    return replace(
+        counted,
+        final_loss=sum(last) / len(last),
+        prompts=len(held_back),
+        stopped=stopped,
+        stopped_in_llama_cpp=count_stops_in_llama_cpp(model, tokenizer, prompts, NEW_TOKENS, export),
+        seconds=seconds,
+    )
 
 
 def load_rows(names: Iterable[str]) -> list[Row]:
@@ -242,6 +269,9 @@ def format_table(usual: Measures, prepared: Measures) -> list[tuple[str, str, st
             f"held-back prompts that stop within {NEW_TOKENS} tokens",
             *(f"{run.stopped} of {run.prompts}" for run in both),
         ),
+        (_SERVED, *(f"{run.stopped_in_llama_cpp} of {run.prompts}" for run in both)),
         ("seconds", *(f"{run.seconds:.0f}" for run in both)),
     ]
+    if any(isinstance(run.stopped_in_llama_cpp, str) for run in both):
+        lines = [line for line in lines if line[0] != _SERVED]
     return [(what, first, second) for what, first, second in lines]

@@ -1,6 +1,6 @@
 // Answers lines of JSON with lines of JSON: chats rendered by @huggingface/jinja, texts encoded by
-// @huggingface/tokenizers, or by llama.cpp in node-llama-cpp. The packages are those of the folder that is the first
-// argument.
+// @huggingface/tokenizers, or by llama.cpp in node-llama-cpp, which also generates. The packages are those of the folder
+// that is the first argument.
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
@@ -25,6 +25,13 @@ const templates = new Map();
 let tokenizer = null;
 let vocabulary = null;
 
+async function startLlama() {
+    const main = join(folder, "node_modules", "node-llama-cpp", "dist", "index.js");
+    const { getLlama, LlamaLogLevel } = await import(pathToFileURL(main).href);
+    const settings = { build: "never", gpu: false, skipDownload: true, logLevel: LlamaLogLevel.disabled };
+    return getLlama(settings);
+}
+
 const answers = {
     versions: ({ names }) =>
         Object.fromEntries(
@@ -48,16 +55,32 @@ const answers = {
     },
     encode: ({ texts }) => texts.map((text) => tokenizer.encode(text, { add_special_tokens: false }).ids),
     openGguf: async ({ file }) => {
-        const main = join(folder, "node_modules", "node-llama-cpp", "dist", "index.js");
-        const { getLlama, LlamaLogLevel } = await import(pathToFileURL(main).href);
-        const settings = { build: "never", gpu: false, skipDownload: true, logLevel: LlamaLogLevel.disabled };
-        const llama = await getLlama(settings);
+        const llama = await startLlama();
         vocabulary = await llama.loadModel({ modelPath: file, vocabOnly: true });
         const tokens = vocabulary.fileInfo.metadata.tokenizer.ggml.tokens.length;
         const ends = Array.from({ length: tokens }, (_, id) => id).filter((id) => vocabulary.isEogToken(id));
         return { bos: vocabulary.tokens.shouldPrependBosToken ? vocabulary.tokens.bos : null, ends };
     },
     encodeGguf: ({ texts }) => texts.map((text) => vocabulary.tokenize(text, true)),
+    generateGguf: async ({ file, texts, tokens, context }) => {
+        // Threads of so small a model wait for each other most of the time.
+        const model = await (await startLlama()).loadModel({ modelPath: file });
+        const sequence = (await model.createContext({ contextSize: context, threads: 1 })).getSequence();
+        const answers = [];
+        for (const text of texts) {
+            await sequence.clearHistory();
+            const ids = [];
+            const greedy = { temperature: 0, yieldEogToken: true };
+            for await (const id of sequence.evaluate(model.tokenize(text, true), greedy)) {
+                ids.push(id);
+                if (model.isEogToken(id) || ids.length === tokens) {
+                    break;
+                }
+            }
+            answers.push({ ids, ended: model.isEogToken(ids.at(-1)) });
+        }
+        return answers;
+    },
 };
 
 for await (const line of createInterface({ input: process.stdin, crlfDelay: Infinity })) {
