@@ -14,7 +14,13 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaForSequenceClassification, PreTrainedTokenizerFast, Trainer, TrainerCallback
+from transformers import (
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+)
 from transformers import TrainingArguments as Arguments
 
 from llama_padfix import GuardError, TrainingGuard, load_batch
@@ -350,9 +356,9 @@ def test_adapters_cast_to_bfloat16_in_a_float32_run_are_named(tmp_path: Path, lo
     model = get_peft_model(tiny(), LORA)
     model.is_loaded_in_4bit = True
     args = SimpleNamespace(bf16=False, gradient_accumulation_steps=1, output_dir=str(tmp_path), deepspeed=None)
-    TrainingGuard().on_train_begin(args, None, None, model)
+    TrainingGuard().on_train_begin(args, TrainerState(), None, model)
     assert logged() == []
     for weight in model.parameters():
         weight.data = weight.data.bfloat16()
-    TrainingGuard().on_train_begin(args, None, None, model)
+    TrainingGuard().on_train_begin(args, TrainerState(), None, model)
     assert [line for line in logged() if "keep_trainable_float32(trainer.model" in line] == logged() != []
