@@ -6,7 +6,7 @@
 # One expects: the prompt to be the beginning of the whole chat, since the model was trained on the whole.
 # What happens: diffusion_gemma.jinja opens a new turn for the answer behind a result, and none in the generation prompt:
 # the model is asked to go on behind <tool_response|>, where it never did. Where the call came with a sentence, the
-# prompts of diffusion_gemma.jinja and gemma4_v5.jinja close the turn and open none (the whole chat goes on in it).
+# prompts of diffusion_gemma.jinja and gemma4_v5.jinja close the turn, which the whole chat does not, and open none.
 # Seen: what follows the same text in the prompt, and in the whole chat
 #   diffusion_gemma.jinja  call alone       ''            '<|turn>model\nIt is 11.<turn|>\n'
 #   diffusion_gemma.jinja  with a sentence  '<turn|>\n'   '<|turn>model\nIt is 11.<turn|>\n'

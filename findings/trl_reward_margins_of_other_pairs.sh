@@ -13,8 +13,8 @@
 set -euo pipefail
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT; cd "$work"
 python3 -m venv env
-env/bin/pip install --quiet --disable-pip-version-check \
-  torch==2.13.0 trl==0.22.2 transformers==4.55.4 accelerate==1.10.1 datasets==3.3.2
+env/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 accelerate==1.10.1 datasets==3.3.2
+env/bin/pip install --quiet --disable-pip-version-check transformers==4.55.4 trl==0.22.2
 HF_HUB_OFFLINE=1 HF_HOME="$work/home" env/bin/python -W ignore - 2>log <<'PY' || { tail -5 log; exit 1; }
 import torch
 from datasets import Dataset
