@@ -30,7 +30,9 @@ def execute(notebook: Any) -> Any:  # `nbformat.NotebookNode`, which has no type
     with tempfile.TemporaryDirectory() as place:
         # Sockets in a folder of their own: no ports.
         manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(Path(place) / "socket"))
-        client = NotebookClient(fresh, km=manager, timeout=TIMEOUT, record_timing=False, resources={})
+        client = NotebookClient(
+            fresh, km=manager, timeout=TIMEOUT, record_timing=False, coalesce_streams=True, resources={}
+        )
         (Path(place) / "cwd").mkdir()
         client.execute(cleanup_kc=True, cwd=str(Path(place) / "cwd"), env=environment)
     for cell in fresh.cells:
