@@ -136,7 +136,7 @@ def write_json(
     """
     if not (indent is None or type(indent) in (int, str)) or not (separators is None or _are_texts(separators)):
         raise TemplateBranched("the filter tojson")
-    form = JsonForm(indent, tuple(separators) if separators is not None else None, False)  # type: ignore[arg-type]
+    form = JsonForm(indent, tuple(separators) if separators is not None else None, False)  # type: ignore[arg-type]  # two, or its caller refuses
     found: list[Unknown] = []
     text = to_json(_lift(value, found), indent=form.indent, separators=form.separators)
     if (

@@ -64,11 +64,8 @@ def check_serving(
         why = "; ".join(trained.left_out) or "there are no rows"
         raise PadfixError(f"No row has an answer to compare: {why}. Pass rows of conversations.")
     with ExitStack() as stack:
-        opened, missing = open_engines(names, served)
+        opened, missing = open_engines(names, served, stack)
         opened += [] if url is None else [open_live(url, served, [point.chat for point in trained.points])]
-        for engine in opened:
-            if engine.close is not None:
-                stack.callback(engine.close)
         report, _ = compare_engines(served, trained, opened)
     by_name = {one.name: one for one in report.engines}
     names = (*names, *(engine.name for engine in opened if engine.name not in names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.serving.causes import CAUSES
 from llama_padfix.serving.engines.catalogue import ENGINES, choose_engines, open_engines
+from llama_padfix.serving.engines.engine import Engine
 from llama_padfix.serving.engines.tgi import REPLACED
 from llama_padfix.serving.folder import read_served_folder
 from llama_padfix.serving.rendering.chat import Chat, RenderRefusedError
@@ -24,7 +26,7 @@ needs_minijinja = pytest.mark.skipif(
 
 
 def open_one(name: str, folder: Path) -> Any:
-    [engine], _ = open_engines([name], read_served_folder(folder))
+    [engine], _ = open_engines([name], read_served_folder(folder), ExitStack())
     return engine
 
 
@@ -162,7 +164,7 @@ def test_engines_are_chosen_by_name() -> None:
 
 def test_an_engine_that_is_missing_names_the_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "minijinja", None)
-    engines, missing = open_engines(["minijinja", "tgi", "vllm"], read_served_folder(folder))
+    engines, missing = open_engines(["minijinja", "tgi", "vllm"], read_served_folder(folder), ExitStack())
     assert [engine.name for engine in engines] == ["vllm"]
     assert missing == dict.fromkeys(("minijinja", "tgi"), 'pip install "llama-padfix[serving]"')
 
@@ -172,3 +174,19 @@ def test_the_page_names_every_engine_and_every_cause_of_its_table() -> None:
     assert [name for name in ENGINES if f"| `{name}` |" not in text] == []
     table = text.partition("| cause |")[2].partition("| points that differ")[0].splitlines()[2:]
     assert len(table) > 8 and {line.split("|")[1].strip() for line in table if line} <= set(CAUSES)
+
+
+def test_an_engine_is_closed_where_a_later_one_raises(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    def open_first(served: Any) -> Engine:
+        return Engine("vllm", "of this test", None, "none", close=lambda: closed.append("vllm"))
+
+    def refuse(served: Any) -> Engine:
+        raise PadfixError("no such file")
+
+    monkeypatch.setattr("llama_padfix.serving.engines.vllm.open_engine", open_first)
+    monkeypatch.setattr("llama_padfix.serving.engines.sglang.open_engine", refuse)
+    with pytest.raises(PadfixError, match="no such file"), ExitStack() as stack:
+        open_engines(["vllm", "sglang"], read_served_folder(folder), stack)
+    assert closed == ["vllm"]

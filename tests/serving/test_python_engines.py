@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,6 @@ def test_mlx_loads_the_stops_and_thinks_as_the_rules_say(
     template = read_template("qwen3")
     saved = save_folder(tmp_path, template, eos="<|im_end|>", more=thoughts, config=config, generation=generation)
     real = open_tokenizer(Path(os.environ[INSTALLED]), saved)
-    [engine], _ = open_engines(["mlx-lm"], read_served_folder(saved))
+    [engine], _ = open_engines(["mlx-lm"], read_served_folder(saved), ExitStack())
     assert engine.stops is not None and set(engine.stops.ids) == real.eos_token_ids
     assert (mlx_lm.ON in engine.quirks) == real.has_thinking

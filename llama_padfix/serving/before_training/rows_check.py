@@ -130,10 +130,7 @@ class RowsCheck:
 
     def _open(self, folder: ServedFolder, stack: ExitStack) -> list[Engine]:
         """Return the engines without their stops, which the saved files decide; the stack closes them."""
-        opened, missing = open_engines(self.engines, folder)
-        for engine in opened:
-            if engine.close is not None:
-                stack.callback(engine.close)
+        opened, missing = open_engines(self.engines, folder, stack)
         if missing:
             name, line = next(iter(missing.items()))
             raise PadfixError(f"serve_with={name!r} runs what is not installed. Run: {line}")

@@ -12,6 +12,8 @@ from llama_padfix.encoding.sources import is_iterable
 from llama_padfix.serving.engines.engine import Engine, EngineMissingError
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from llama_padfix.serving.folder import ServedFolder
     from llama_padfix.serving.rendering.chat import Chat
 
@@ -52,16 +54,23 @@ def choose_engines(names: str | Sequence[str] | None, argument: str = "engines")
     return tuple(dict.fromkeys(chosen))
 
 
-def open_engines(names: Sequence[str], folder: ServedFolder) -> tuple[list[Engine], dict[str, str]]:
-    """Return the engines with a folder opened, and for those that are not installed the line that installs them."""
+def open_engines(names: Sequence[str], folder: ServedFolder, stack: ExitStack) -> tuple[list[Engine], dict[str, str]]:
+    """Return the engines with a folder opened, and for those that are not installed the line that installs them.
+
+    The stack ends the processes that they start, those of the first ones too where a later one raises.
+    """
     opened: list[Engine] = []
     missing: dict[str, str] = {}
     for name in names:
         module = importlib.import_module(f"llama_padfix.serving.engines.{ENGINES[name]}")
         try:
-            opened.append(module.open_engine(folder))
+            engine: Engine = module.open_engine(folder)
         except EngineMissingError as error:
             missing[name] = str(error)
+            continue
+        opened.append(engine)
+        if engine.close is not None:
+            stack.callback(engine.close)
     return opened, missing
 
 

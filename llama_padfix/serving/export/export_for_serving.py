@@ -22,7 +22,6 @@ from llama_padfix.serving.folder import read_served_folder
 if TYPE_CHECKING:
     from llama_padfix.core.types import Rows
     from llama_padfix.encoding.encoder import ChatEncoder
-    from llama_padfix.serving.engines.engine import Engine
     from llama_padfix.serving.report import ServingReport
 
 _COPIED = ("*.json", "*.jinja", "*.model", "*.txt")
@@ -68,8 +67,7 @@ def export_for_serving(
     ends = training.trained.ends
     eos = served.tokens.get("eos_token") if ends and served.id_of("eos_token") not in ends else None
     with ExitStack() as stack:
-        opened, _ = open_engines(names, served)
-        stack.callback(_close, opened)
+        opened, _ = open_engines(names, served, stack)
         saved = rewrite_template(training.chats, training.more, opened, eos)
     target.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(target.parent, f".{target.name}-") as scratch:
@@ -82,12 +80,6 @@ def export_for_serving(
         scratch.rename(target)
     beyond_files = (*list_beyond(report), *left)
     return replace(report, changes=(*changes, *fixed), commands=commands, beyond_files=beyond_files)
-
-
-def _close(engines: Sequence[Engine]) -> None:
-    for engine in engines:
-        if engine.close is not None:
-            engine.close()
 
 
 def _copy(folder: Path, scratch: Path) -> None:

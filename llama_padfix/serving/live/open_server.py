@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,9 +34,8 @@ def open_server(url: str, folder: ServedFolder, chats: Sequence[Chat]) -> Engine
         PadfixError: There is no server, or none that tells the ids of its prompts.
     """
     server, live = find_server(url, lambda ids: folder.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-    [rules], _ = open_engines([live.kind], folder)
-    if rules.close is not None:
-        rules.close()
+    with ExitStack() as stack:
+        [rules], _ = open_engines([live.kind], folder, stack)
     own = live.template
     return replace(
         rules,
