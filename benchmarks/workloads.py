@@ -142,7 +142,10 @@ def run(one: Workload, sides: list[Side], rows: int, rounds: int, way: str, engi
 
 
 def compare(folder: Path, ours: Path) -> dict[str, Any]:
-    """Return how many rows have the ids, and the ids and the labels, of ours; {} where a side gave no rows."""
+    """Return how many rows have the ids, and the ids and the labels, of ours; {} where a side gave no rows.
+
+    "more" counts rows that have our ids and labels, and labels of further tokens.
+    """
     import numpy
 
     if not (folder / "ids.npy").exists() or not (ours / "ids.npy").exists():
@@ -161,8 +164,9 @@ def compare(folder: Path, ours: Path) -> dict[str, Any]:
     told["ids"] = sum(same)
     if labels is not None:
         # TRL trains what the template writes at position 0, whose label no loss uses.
-        pairs = zip(labels, our_labels, same, strict=True)
-        told["labels"] = sum(equal and numpy.array_equal(row[1:], our[1:]) for row, our, equal in pairs)
+        pairs = [(row[1:], our[1:]) for row, our, equal in zip(labels, our_labels, same, strict=True) if equal]
+        told["labels"] = sum(numpy.array_equal(row, our) for row, our in pairs)
+        told["more"] = sum(numpy.array_equal(row[our >= 0], our[our >= 0]) for row, our in pairs) - told["labels"]
     return told
 
 

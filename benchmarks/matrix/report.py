@@ -69,6 +69,8 @@ def _show_equal(compared: Told) -> str:
     if "ids" not in compared:
         return "not compared" if not compared else f"{compared['rows']:,} rows, ours {compared['of']:,}"
     labels = f"labels {compared['labels']:,}" if "labels" in compared else "TRL makes no labels of answers"
+    if compared.get("more"):
+        labels += f" and {compared['more']:,} with more tokens trained"
     return f"ids {compared['ids']:,}, {labels} of {compared['of']:,}"
 
 
