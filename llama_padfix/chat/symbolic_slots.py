@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,13 @@ class Hole:
     place: int
     """The place among the values of the row."""
     is_object: bool = False
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Stands in messages for a text of literals and texts of a row."""
+
+    pieces: tuple[str | Hole, ...]
 
 
 class JsonForm(NamedTuple):
@@ -112,6 +120,8 @@ def fill_holes(value: Any, fill: Callable[[Hole], object]) -> Any:  # of message
     """Return a value with something in place of each hole."""
     if isinstance(value, Hole):
         return fill(value)
+    if isinstance(value, Joined):
+        return functools.reduce(operator.add, [fill_holes(piece, fill) for piece in value.pieces])
     if isinstance(value, dict):
         return {key: fill_holes(item, fill) for key, item in value.items()}
     return [fill_holes(item, fill) for item in value] if isinstance(value, list) else value
@@ -121,8 +131,9 @@ def find_holes(value: object) -> Iterator[Hole]:
     """Yield the holes in a value."""
     if isinstance(value, Hole):
         yield value
-    elif isinstance(value, (dict, list)):
-        for item in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, (dict, list, Joined)):
+        inner = value.pieces if isinstance(value, Joined) else value.values() if isinstance(value, dict) else value
+        for item in inner:
             yield from find_holes(item)
 
 

@@ -125,7 +125,7 @@ class Learned:
                 self.batch_encoder, self.text_encoder = make_batch_encoders(self.row_encoder, self._encode_texts)
             if self.batch_encoder is not None or self.text_encoder is not None:
                 chats = read_chats(self._find_words())
-                if self.batch_encoder is not None and self.batch_encoder.learn(chats):
+                while self.batch_encoder is not None and self.batch_encoder.learn(chats):
                     chats = read_chats(self._find_words())
                 try:
                     batch = encode_cross_checked(self.row_encoder, self.batch_encoder, self.text_encoder, chats, rows)

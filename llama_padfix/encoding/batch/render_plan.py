@@ -61,7 +61,8 @@ class RenderPlan:
     """The segments of a conversation, in order, and the substrings that no message may hold.
 
     `empty_thoughts` are the answers into which the template writes an empty thought, as messages, and `losses` the
-    notes on messages that it leaves out; `notes` are others on each row.
+    notes on what it leaves out; `notes` are others on each row. `left_out` are the thoughts that it leaves out, by
+    their places, each with the places of what it writes of the same message.
     """
 
     segments: tuple[Segment, ...]
@@ -69,6 +70,7 @@ class RenderPlan:
     empty_thoughts: tuple[int, ...] = ()
     losses: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
 
 _Headers = tuple[list["int | None"], tuple[int, ...], dict[str, str]]
@@ -230,7 +232,7 @@ def _find_forbidden(
         if not _agree_before(prompted, written, place):
             return None
         if opening not in ends:
-            supplied = _find_supplied(template, prompted.literals[-1], opening) if opening == literal else ""
+            supplied = find_supplied(template, prompted.literals[-1], opening) if opening == literal else ""
             if not supplied:
                 return None
             forbidden.add(supplied)
@@ -247,7 +249,7 @@ def _agree_before(prompted: Literals, written: Literals, place: int) -> bool:
     )  # Qwen 3: the last answer has a thought
 
 
-def _find_supplied(template: ChatTemplate, prompt: str, opening: str) -> str:
+def find_supplied(template: ChatTemplate, prompt: str, opening: str) -> str:
     r"""Return the tag that a generation prompt writes behind the opening of an answer (`<think>`), or "".
 
     An answer without that tag begins behind the opening: no prompt supplies a part of it.
