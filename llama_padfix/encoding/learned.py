@@ -125,7 +125,7 @@ class Learned:
                 self.batch_encoder, self.text_encoder = make_batch_encoders(self.row_encoder, self._encode_texts)
             if self.batch_encoder is not None or self.text_encoder is not None:
                 chats = read_chats(self._find_words())
-                if self.batch_encoder is not None and self.batch_encoder.learn(chats):
+                while self.batch_encoder is not None and self.batch_encoder.learn(chats):
                     chats = read_chats(self._find_words())
                 try:
                     batch = encode_cross_checked(self.row_encoder, self.batch_encoder, self.text_encoder, chats, rows)
@@ -142,8 +142,10 @@ class Learned:
         return CONVERSATION_COLUMNS, template.source if template is not None else ""
 
     def _find_words(self) -> Words:
-        forbidden = self.batch_encoder.forbidden if self.batch_encoder is not None else ()
-        return Words([*forbidden, *MEDIA_MARKS], self.row_encoder.texts.completion_header)
+        batch, header = self.batch_encoder, self.row_encoder.texts.completion_header
+        if batch is None:
+            return Words(MEDIA_MARKS, header)
+        return Words([*batch.forbidden, *MEDIA_MARKS], header, frozenset(batch.known.opened))
 
     def _encode_texts(self, texts: Sequence[str]) -> tuple[IdArray, LongArray]:
         if self.engine is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.text import is_unicode
 from llama_padfix.encoding.batch.outlines import Reading, outline, read_outline, read_plain
+from llama_padfix.encoding.batch.shapes.opened import open_objects
 from llama_padfix.encoding.batch.shapes.outlined_calls import are_quoted
 from llama_padfix.encoding.reading.side_columns import SIDE_COLUMNS
 from llama_padfix.encoding.row_formats import CONTENT_KEYS, CONVERSATION_COLUMNS, READ_COLUMNS
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Words:
-    """What no text of a plain conversation may hold."""
+    """What no text of a plain conversation may hold, and which of its objects are opened."""
 
     anywhere: Sequence[str] = ()
     in_completions: str = ""
     """What no text of a prompt and its answer may hold, where both are texts: it may be a rendered chat."""
+    opened: frozenset[str] = frozenset()
+    """What the template looks into: "tools", "arguments" or both."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,10 @@ def read_chat_rows(rows: Sequence[object], words: Words = Words()) -> Chats:
         found = outline(row)
         reading = read_outline(found[0]) if found is not None else None
         if found is not None and reading is not None:
-            placed = reading.place(found[1])
-            if _holds_only_text(placed, reading, words):
+            placed: list[str] | None = reading.place(found[1])
+            if words.opened and reading.by_shape:
+                reading, placed = open_objects(reading, found[1], words.opened)
+            if reading is not None and placed is not None and _holds_only_text(placed, reading, words):
                 texts += placed
             else:
                 reading = None
