@@ -1,5 +1,5 @@
 """Conversations with tools, calls and thoughts, many of one shape at a time.
 
 `outlined_calls.py` is what reading calls and tools depends on, `shape.py` a shape of conversations,
-`shape_plan.py` how a template writes one, `opened.py` the arguments and tools that it looks into.
+`shape_plan.py` how a template writes one.
 """
