@@ -105,7 +105,9 @@ def test_rectangles_are_those_of_rows_cut_one_by_one(data: Any, masked: bool, ki
     if not masked:
         del columns["attention_mask"]
     doubled = [surplus for _, surplus in map(find_run, columns["input_ids"]) if surplus]
-    arrays = {name: np.array(rows, np.int32 if name == "input_ids" else np.int64) for name, rows in columns.items()}
+    arrays: dict[str, Any] = {
+        name: np.array(rows, np.int32 if name == "input_ids" else np.int64) for name, rows in columns.items()
+    }
     if kind == "torch":
         arrays = {name: torch.from_numpy(array) for name, array in arrays.items()}
     elif kind == "both":
