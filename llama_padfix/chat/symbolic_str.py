@@ -19,6 +19,7 @@ from llama_padfix.chat.symbolic_slots import (
     Unknown,
     write_json,
 )
+from llama_padfix.chat.symbolic_value import SymbolicValue
 
 # Each slot is one character of a private plane while a text is searched, split or trimmed.
 _FIRST = 0xF0000
@@ -52,7 +53,10 @@ class Run:
 
     def fill(self, hole: Hole) -> object:
         slot = Slot(hole.place)
-        return SymbolicMapping(self, slot) if hole.is_object else self.make(slot, filled=True)
+        if hole.kind is dict:
+            return SymbolicMapping(self, slot)
+        text = self.make(slot, filled=True)
+        return text if hole.kind is str else SymbolicValue(hole.kind, text)
 
 
 class SymbolicStr(Unknown, str):
@@ -124,14 +128,15 @@ class SymbolicStr(Unknown, str):
         return literal == words or self._prove(words)
 
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
-        packed = self._pack(sep, *_but_numbers(maxsplit))
-        self._prove(sep)
-        return [self._unpack(part) for part in packed.split(sep, maxsplit)]
+        return self._divide(str.split, sep, maxsplit)
 
     def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        return self._divide(str.rsplit, sep, maxsplit)
+
+    def _divide(self, divide: Callable[..., list[str]], sep: object, maxsplit: SupportsIndex) -> list[str]:
         packed = self._pack(sep, *_but_numbers(maxsplit))
         self._prove(sep)
-        return [self._unpack(part) for part in packed.rsplit(sep, maxsplit)]
+        return [self._unpack(part) for part in divide(packed, sep, maxsplit)]
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1) -> str:
         packed = self._pack(old, *_but_numbers(count))
@@ -148,39 +153,25 @@ class SymbolicStr(Unknown, str):
         left = getattr(self._pack(), method)(chars)
         # A text that is not blank stays so when white space is trimmed; it may consist of other characters.
         keeps = chars is None or not chars.strip()
-        ends = (
-            {0: "lstrip"}
-            if method == "lstrip"
-            else {-1: "rstrip"}
-            if method == "rstrip"
-            else {0: "lstrip", -1: "rstrip"}
-        )
-        if len(left) == 1:
-            ends = {0: method}
-        for end, trimming in ends.items():
-            if not _PRIVATE.match(left[end:][:1]):
+        ends = {"lstrip": [0], "rstrip": [-1]}.get(method, [0, -1])[: len(left)]
+        for end in ends:
+            if not _PRIVATE.match(left[end]):
                 continue
             number = ord(left[end]) - _FIRST
-            if len(left) > 1 and not (keeps and self._run.filled[number]):
+            slot, is_filled = self._run.slots[number], self._run.filled[number]
+            if len(left) > 1 and not (keeps and is_filled):
                 raise TemplateBranched(method)
-            slot = self._run.slots[number]
-            made = Slot(slot.place, (*slot.operations, (trimming, chars)))
-            self._run.make(made, self._run.filled[number] and keeps)
+            trimming = method if len(left) == 1 else "rstrip" if end else "lstrip"
+            self._run.make(Slot(slot.place, (*slot.operations, (trimming, chars))), is_filled and keeps)
             packed = chr(_FIRST + len(self._run.slots) - 1)
-            left = packed + left[1:] if end == 0 else left[:-1] + packed
+            left = left[:end] + packed if end else packed + left[1:]
         return self._unpack(left)
 
     def _pack(self, words: object = "?", *place: object) -> str:
         """Return the text with one character for each slot, in which some words may be searched."""
         parts = PATTERN.split(str.__str__(self))
-        literals = "".join(parts[::2])
-        if (
-            type(words) is not str
-            or not words
-            or place
-            or _PRIVATE.search(words + literals)
-            or OPEN in words + literals
-        ):
+        is_searched = type(words) is str and words and not place
+        if not is_searched or re.search(f"{OPEN}|{_PRIVATE.pattern}", "".join((str(words), *parts[::2]))):
             raise TemplateBranched("a search")
         return "".join([chr(_FIRST + int(part)) if place % 2 else part for place, part in enumerate(parts)])
 
@@ -201,15 +192,13 @@ class SymbolicStr(Unknown, str):
         slots = [self._run.slots[ord(char) - _FIRST] for char in _PRIVATE.findall(packed)]
         if any(slot.is_json for slot in slots):
             raise TemplateBranched("a search")
-        for place, literal in enumerate(literals):
-            is_behind, is_before = place > 0, place < len(literals) - 1
-            cuts = range(1, len(found))
-            if (
-                (is_behind and any(literal.startswith(found[cut:]) for cut in cuts))
-                or (is_before and any(literal.endswith(found[:cut]) for cut in cuts))
-                or (is_behind and is_before and len(found) > 1 and literal in found[1:-1])
-            ):
-                raise TemplateBranched("a search")  # a text could hold a part of them, and its neighbor the rest
+        beginnings = tuple(found[:cut] for cut in range(1, len(found)))
+        rests = tuple(found[cut:] for cut in range(1, len(found)))
+        is_shared = any(one.endswith(beginnings) for one in literals[:-1]) or any(
+            one.startswith(rests) for one in literals[1:]
+        )
+        if is_shared or (rests and any(one in found[1:-1] for one in literals[1:-1])):
+            raise TemplateBranched("a search")  # a text could hold a part of them, and its neighbor the rest
         self._run.lacks.add(found)
         return False
 
@@ -263,6 +252,8 @@ def write_unknown_json(
 
 
 def _write_unknown(value: Unknown, form: JsonForm) -> str:
+    if isinstance(value, SymbolicValue) and value.kind is not str:
+        return value.text
     if not isinstance(value, (SymbolicStr, SymbolicMapping)) or value._slot is None:
         raise TemplateBranched("the filter tojson")
     run: Run = value._run
