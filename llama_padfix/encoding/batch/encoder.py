@@ -66,8 +66,11 @@ class BatchEncoder:
         self.tabulator = Tabulator(self.template, self.encode)
 
     def learn(self, chats: Chats) -> bool:
-        """Learn the plans of all readings; return True if there are new substrings that no conversation may hold."""
-        before = len(self.forbidden)
+        """Learn the plans of all readings; return True if conversations are to be read anew.
+
+        That is so where there are new substrings that none may hold, or objects that the template looks into.
+        """
+        before = len(self.forbidden) + len(self.known.opened)
         if len(self.tables) > _KEPT:
             self.tables, self.plans, self.tables_of_roles, self.tabulator.arrays = {}, {}, {}, PlanArrays()
             self.likeness.known.clear()
@@ -92,7 +95,7 @@ class BatchEncoder:
                 found[reading] = (roles, trained) if self._is_planned(messages, roles) else None
         self._tabulate([*dict.fromkeys(found.values())])
         self.tables |= {reading: key and self.tables_of_roles[key] for reading, key in found.items()}
-        return len(self.forbidden) > before
+        return len(self.forbidden) + len(self.known.opened) > before
 
     def _is_worth(self, count: int) -> bool:
         """Return True if a sequence of roles is learned for so many rows, as probes cost more than some rows do."""
