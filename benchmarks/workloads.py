@@ -60,6 +60,7 @@ WORKLOADS = (
     *(Workload(f"family-{family}", "plain", family, at_least=30) for family in _FAMILIES),
     Workload("tools-llama3_1", "tool_calls", "llama3_1", share=0.5, at_least=6),
     Workload("tools-qwen3", "tool_calls", "qwen3", share=0.5, at_least=6),
+    Workload("tools-gptoss", "tool_calls", "gptoss", share=0.5, at_least=6),
     Workload("thoughts-qwen3", "thoughts", "qwen3", share=0.5, at_least=5),
     Workload("calls40-qwen3", "calls_40", "qwen3", share=0.02, at_most=15),
     Workload("calls100-qwen3", "calls_100", "qwen3", share=0.01, at_most=25),

@@ -6,11 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from llama_padfix.core.arrow import from_numpy, to_numpy
 from llama_padfix.core.text import is_unicode
+from llama_padfix.encoding.batch.opened import open_objects
 from llama_padfix.encoding.batch.outlines import Reading, outline, read_outline, read_plain
 from llama_padfix.encoding.batch.shapes.outlined_calls import are_quoted
+from llama_padfix.encoding.batch.shapes.outlined_thoughts import find_tags, outline_thoughts
 from llama_padfix.encoding.reading.side_columns import SIDE_COLUMNS
 from llama_padfix.encoding.row_formats import CONTENT_KEYS, CONVERSATION_COLUMNS, READ_COLUMNS
 
@@ -22,11 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Words:
-    """What no text of a plain conversation may hold."""
+    """What no text of a plain conversation may hold, and which of its objects are opened."""
 
     anywhere: Sequence[str] = ()
     in_completions: str = ""
     """What no text of a prompt and its answer may hold, where both are texts: it may be a rendered chat."""
+    opened: frozenset[str] = frozenset()
+    """What the template looks into: "tools", "arguments" or both."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Chats:
     @cached_property
     def texts(self) -> list[str]:
         """All texts as `str`."""
-        found: list[str] = self.contents if isinstance(self.contents, list) else _to_numpy(self.contents).tolist()
+        found: list[str] = self.contents if isinstance(self.contents, list) else self.contents.to_pylist()
         return found
 
     @cached_property
@@ -65,12 +70,17 @@ def read_chat_rows(rows: Sequence[object], words: Words = Words()) -> Chats:
     readings: list[Reading | None] = []
     texts: list[str] = []
     bounds = [0]
+    tags = find_tags(words.anywhere)
     for row in rows:
         found = outline(row)
+        if tags and found is not None:
+            found = outline_thoughts(*found, tags, words.in_completions)
         reading = read_outline(found[0]) if found is not None else None
         if found is not None and reading is not None:
-            placed = reading.place(found[1])
-            if _holds_only_text(placed, reading, words):
+            placed: list[str] | None = reading.place(found[1])
+            if words.opened and reading.by_shape:
+                reading, placed = open_objects(reading, found[1], words.opened)
+            if reading is not None and placed is not None and _holds_only_text(placed, reading, words):
                 texts += placed
             else:
                 reading = None
@@ -103,26 +113,29 @@ def read_chat_table(table: pa.Table, words: Words = Words()) -> Chats:
     if found is None:
         return read_chat_rows(_to_rows(table), words)
     column, key, lists, roles, contents, others = found
-    odd = _to_numpy(contents.is_null()) | _to_numpy(roles.is_null())
+    odd = to_numpy(contents.is_null()) | to_numpy(roles.is_null())
     for other in others:
-        odd |= _to_numpy(other.is_valid())
-    lengths = _to_numpy(pc.fill_null(pc.list_value_length(lists), 0))
+        odd |= to_numpy(other.is_valid())
+    lengths = to_numpy(pc.list_value_length(lists))
     bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     plain = (lengths > 0) & ~_any_within(odd, bounds)
     for name in SIDE_COLUMNS.intersection(table.column_names):
         if name != column:
-            plain &= _to_numpy(table[name].combine_chunks().is_null())
-    others_apart = np.flatnonzero(~plain)
+            plain &= to_numpy(table[name].combine_chunks().is_null())
+    apart = ~plain
     if (
         words.anywhere
     ):  # one expression for all: RE2 skips to where one may begin, `match_substring` looks at each letter
         found_word = pc.match_substring_regex(contents, "|".join(map(re.escape, words.anywhere)))
-        plain &= ~_any_within(_to_numpy(pc.fill_null(found_word, False)), bounds)
+        plain &= ~_any_within(to_numpy(found_word), bounds)
+        apart = ~plain if find_tags(words.anywhere) else apart
+    others_apart = np.flatnonzero(apart)
     outer = _any_within(_may_have_outer_whitespace(contents), bounds)
     chats = Chats(_read_roles(roles, (column, key), bounds, plain), contents, bounds, outer)
     if not len(others_apart):
         return chats
-    return _replace(chats, others_apart.tolist(), read_chat_rows(_to_rows(table.take(others_apart)), words))
+    read_apart = read_chat_rows(_to_rows(table.take(from_numpy(others_apart))), words)
+    return _replace(chats, others_apart.tolist(), read_apart)
 
 
 def _to_rows(table: pa.Table) -> Sequence[object]:
@@ -190,7 +203,7 @@ def _read_roles(roles: pa.Array, head: tuple[str, str], bounds: LongArray, plain
 
     encoded = pc.dictionary_encode(roles)
     names = encoded.dictionary.to_pylist()
-    codes = _to_numpy(pc.fill_null(encoded.indices, 0)).astype(np.uint32)
+    codes = to_numpy(encoded.indices).astype(np.uint32)
     packed, known = codes.tobytes(), dict[bytes, Reading | None]()
     readings: list[Reading | None] = []
     edges = bounds.tolist()
@@ -212,10 +225,6 @@ def _any_within(flags: BoolArray, bounds: LongArray) -> BoolArray:
     before = np.append(0, np.cumsum(flags))
     found: BoolArray = before[bounds[1:]] != before[bounds[:-1]]
     return found
-
-
-def _to_numpy(array: pa.Array) -> Any:  # of the array's own dtype
-    return array.to_numpy(zero_copy_only=False)
 
 
 def _may_have_outer_whitespace(texts: pa.Array) -> BoolArray:
