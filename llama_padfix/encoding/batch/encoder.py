@@ -84,7 +84,7 @@ class BatchEncoder:
                 continue
             messages, trained = chosen[0], tuple(chosen[1])
             if reading.by_shape:
-                if self._is_worth(count):
+                if len(self.known.opened) + len(self.forbidden) == before and self._is_worth(count):
                     shape = Shape(self.template, messages, reading.tools, trained, reading.written_arguments)
                     self.plans[reading] = learn_shape_plan(shape, self.known)
                     found[reading] = (reading, trained) if self.plans[reading] is not None else None

@@ -87,6 +87,8 @@ class KnownOrders:
     """Whether a probe showed other headers than were read."""
     opened: set[str] = field(default_factory=set)
     """What the template was seen to look into: "tools", "arguments" or both."""
+    written: dict[str, Literals | None] = field(default_factory=dict)
+    """What is written around the holes of the first messages of shapes, by what these are."""
     prompts: dict[str, int] = field(default_factory=dict)
     """How often the generation prompt stands in what is written around texts, by that; see `_count_in`."""
 

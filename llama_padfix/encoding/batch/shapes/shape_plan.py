@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from llama_padfix.chat.render import Rendered
 
 _MOST_PREFIXES = 40  # messages of a conversation of which each prefix is rendered
+_MOST_WRITTEN = 512  # prefixes that are remembered, at some kilobytes each
 
 
 def learn_shape_plan(shape: Shape, known: KnownOrders) -> RenderPlan | None:
@@ -69,7 +70,7 @@ def _learn(shape: Shape, known: KnownOrders) -> RenderPlan | None:
     if found is None or found != again:
         return None
     planned, notes = found
-    forbidden = _find_forbidden(shape, written, planned)
+    forbidden = _find_forbidden(shape, known, written, planned)
     if forbidden is None:
         return None
     forbidden |= written.forbidden_substrings | {*known.tokens.hidden}
@@ -159,7 +160,19 @@ def _at(spans: Sequence[tuple[int, int, int]], place: int) -> Sequence[tuple[int
     return spans[max(found - 1, 0) : found]
 
 
-def _find_forbidden(shape: Shape, written: Literals, planned: Sequence[Segment]) -> frozenset[str] | None:
+def _render_prefix(shape: Shape, known: KnownOrders, count: int, prompt: bool = False) -> Literals | None:
+    """Return what the template writes around the holes of the first messages, with which other shapes begin too."""
+    key = repr((shape.messages[:count], shape.tools, prompt))
+    if key not in known.written:
+        if len(known.written) >= _MOST_WRITTEN:
+            known.written.clear()
+        known.written[key] = shape.render(count, prompt)
+    return known.written[key]
+
+
+def _find_forbidden(
+    shape: Shape, known: KnownOrders, written: Literals, planned: Sequence[Segment]
+) -> frozenset[str] | None:
     """Return what texts must lack so that each turn begins where the prompt ends; None where a text can move one.
 
     A constant prompt stands once in front of each turn. Else the conversation up to a turn, with a prompt, must be
@@ -181,7 +194,8 @@ def _find_forbidden(shape: Shape, written: Literals, planned: Sequence[Segment])
             continue
         if not 0 < segment.message < _MOST_PREFIXES or (profile.ignores_prompt and not profile.added_prompt):
             return None
-        prompted, answered = shape.render(segment.message, True), shape.render(segment.message + 1)
+        prompted = _render_prefix(shape, known, segment.message, prompt=True)
+        answered = _render_prefix(shape, known, segment.message + 1)
         if prompted is None or answered is None or not agree_before(prompted, written, place):
             return None
         if prompted.literals[-1] != opening:
