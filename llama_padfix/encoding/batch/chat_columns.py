@@ -132,6 +132,17 @@ def read_chat_table(table: pa.Table, words: Words = Words()) -> Chats:
     return _replace(chats, others_apart.tolist(), read_apart)
 
 
+def take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:
+    """Return some rows of a table as Python values."""
+    import numpy as np
+    import pyarrow
+
+    try:
+        return [*table.take(from_numpy(np.asarray(places, np.int64))).to_pylist()]
+    except pyarrow.ArrowNotImplementedError:  # of columns of views
+        return [row for place in places for row in table.slice(place, 1).to_pylist()]
+
+
 def _to_rows(table: pa.Table) -> Sequence[object]:
     """Return the rows of a table as Python values, with the columns that reading looks at; None where Arrow cannot."""
     import pyarrow
