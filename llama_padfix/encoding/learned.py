@@ -27,7 +27,6 @@ from llama_padfix.encoding.reading.side_columns import (
     find_unread_keys,
 )
 from llama_padfix.encoding.row_formats import CONVERSATION_COLUMNS, SHAPES
-from llama_padfix.tokens.backend import find_backend
 from llama_padfix.tokens.calls import preserve_backend_state
 from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine, read_settings
 
@@ -47,12 +46,9 @@ _FEW = 2  # rows below which nothing is learned
 def find_key(tokenizer: TokenizerLike, settings: EncodeSettings, engine: EngineChoice) -> tuple[object, ...]:
     """Return what decides which things are learned: with another key they are learned anew.
 
-    What decides the ids, the roles of special tokens and the chat template are compared. Without a backend, of what
-    decides the ids only the number of added tokens is.
+    Without a backend, of what decides the ids only the number of added tokens is compared.
     """
-    decides = read_settings(tokenizer)
-    if decides is None:
-        decides = len(getattr(tokenizer, "added_tokens_decoder", ()))
+    decides = read_settings(tokenizer) or len(getattr(tokenizer, "added_tokens_decoder", ()))
     template = copy.copy(getattr(tokenizer, "chat_template", None))
     chosen = (dict(settings.template_kwargs), settings.train_on, engine)
     return tokenizer, decides, tokenizer.special_tokens_map, template, chosen
@@ -121,10 +117,8 @@ class Learned:
 
     def _encode(self, rows: Rows, read_chats: Callable[[Words], Chats], strict: bool) -> Batch:
         """Encode rows, of which `read_chats` finds the plain conversations that hold none of some words, and texts."""
-        batch, backend = None, find_backend(self.row_encoder.tokenizer)
+        batch = None
         with preserve_backend_state(self.row_encoder.tokenizer):
-            if backend is not None and backend.encode_special_tokens:  # as an earlier call may have left it
-                backend.encode_special_tokens = False
             if not self.tried_batch and len(rows.numbers) >= _FEW:
                 self.tried_batch = True
                 self.batch_encoder, self.text_encoder = make_batch_encoders(self.row_encoder, self._encode_texts)
