@@ -29,7 +29,7 @@ from llama_padfix.encoding.reading.side_columns import (
 )
 from llama_padfix.encoding.row_formats import CONVERSATION_COLUMNS, SHAPES
 from llama_padfix.tokens.calls import preserve_backend_state
-from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine
+from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine, read_settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,12 +47,12 @@ _FEW = 2  # rows below which nothing is learned
 def find_key(tokenizer: TokenizerLike, settings: EncodeSettings, engine: EngineChoice) -> tuple[object, ...]:
     """Return what decides which things are learned: with another key they are learned anew.
 
-    Added tokens, the roles of special tokens and the chat template are compared; a changed normalizer is not noticed.
+    What decides the ids, the roles of special tokens and the chat template are compared.
     """
-    added = len(getattr(tokenizer, "added_tokens_decoder", ()))  # len(tokenizer) takes 12 ms in tokenizers 0.19
+    decides = read_settings(tokenizer) or len(getattr(tokenizer, "added_tokens_decoder", ()))
     template = copy.copy(getattr(tokenizer, "chat_template", None))
     chosen = (dict(settings.template_kwargs), settings.train_on, engine)
-    return tokenizer, added, tokenizer.special_tokens_map, template, chosen
+    return tokenizer, decides, tokenizer.special_tokens_map, template, chosen
 
 
 @dataclass(eq=False)
@@ -149,6 +149,7 @@ class Learned:
         if self.engine is None:
             tokenizer = self.row_encoder.tokenizer
             self.engine = choose_engine(tokenizer, self.engine_choice, characters=self.characters_ahead)
+            self.engine.is_fixed = True  # `find_key` holds its settings
         return self.engine.encode(texts)
 
 

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llama_padfix.core.text import is_unicode
+from llama_padfix.encoding.batch.outline_columns import any_within, read_outlined, to_numpy
 from llama_padfix.encoding.batch.outlines import Reading, outline, read_outline, read_plain
 from llama_padfix.encoding.batch.shapes.outlined_calls import are_quoted
 from llama_padfix.encoding.reading.side_columns import SIDE_COLUMNS
@@ -46,7 +47,7 @@ class Chats:
     @cached_property
     def texts(self) -> list[str]:
         """All texts as `str`."""
-        found: list[str] = self.contents if isinstance(self.contents, list) else _to_numpy(self.contents).tolist()
+        found: list[str] = self.contents if isinstance(self.contents, list) else to_numpy(self.contents).tolist()
         return found
 
     @cached_property
@@ -95,34 +96,71 @@ def _holds_only_text(texts: Sequence[str], reading: Reading, words: Words) -> bo
 def read_chat_table(table: pa.Table, words: Words = Words()) -> Chats:
     """Read the plain conversations and texts of a `pyarrow.Table`; see `read_chat_rows`."""
     import numpy as np
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    if len(set(table.column_names)) < len(table.column_names):
+    names = [name for name in table.column_names if name in READ_COLUMNS]
+    if not names or len(set(table.column_names)) < len(table.column_names):
         return read_chat_rows([None] * table.num_rows)
+    try:
+        table = table.select(names).combine_chunks()
+    except pa.ArrowException:  # of columns of views, in some releases
+        return read_chat_rows(_to_rows(table), words)
+    if any(column.num_chunks != 1 for column in table.columns):  # none, or more than an array can hold
+        return read_chat_rows(_to_rows(table), words)
     found = _find_columns(table)
     if found is None:
-        return read_chat_rows(_to_rows(table), words)
+        return _read_outlines(table, words)
     column, key, lists, roles, contents, others = found
-    odd = _to_numpy(contents.is_null()) | _to_numpy(roles.is_null())
+    odd = to_numpy(contents.is_null()) | to_numpy(roles.is_null())
     for other in others:
-        odd |= _to_numpy(other.is_valid())
-    lengths = _to_numpy(pc.fill_null(pc.list_value_length(lists), 0))
+        odd |= to_numpy(other.is_valid())
+    lengths = to_numpy(pc.fill_null(pc.list_value_length(lists), 0))
     bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    plain = (lengths > 0) & ~_any_within(odd, bounds)
+    plain = (lengths > 0) & ~any_within(odd, bounds)
     for name in SIDE_COLUMNS.intersection(table.column_names):
         if name != column:
-            plain &= _to_numpy(table[name].combine_chunks().is_null())
+            plain &= to_numpy(table[name].is_null())
     others_apart = np.flatnonzero(~plain)
-    if (
-        words.anywhere
-    ):  # one expression for all: RE2 skips to where one may begin, `match_substring` looks at each letter
-        found_word = pc.match_substring_regex(contents, "|".join(map(re.escape, words.anywhere)))
-        plain &= ~_any_within(_to_numpy(pc.fill_null(found_word, False)), bounds)
-    outer = _any_within(_may_have_outer_whitespace(contents), bounds)
+    if len(others_apart) == len(plain):
+        return _read_outlines(table, words)
+    plain &= ~_holds_word(contents, bounds, words.anywhere)
+    outer = any_within(_may_have_outer_whitespace(contents), bounds)
     chats = Chats(_read_roles(roles, (column, key), bounds, plain), contents, bounds, outer)
     if not len(others_apart):
         return chats
-    return _replace(chats, others_apart.tolist(), read_chat_rows(_to_rows(table.take(others_apart)), words))
+    return _replace(chats, others_apart, _read_outlines(table.take(others_apart).combine_chunks(), words))
+
+
+def _read_outlines(table: pa.Table, words: Words) -> Chats:
+    """Read a table by the outlines of its rows, or row by row where it has other types."""
+    import numpy as np
+
+    found = read_outlined(table, _to_rows)
+    if found is None:
+        return read_chat_rows(_to_rows(table), words)
+    readings, contents, bounds = found.readings, found.contents, found.bounds
+    outer = any_within(_may_have_outer_whitespace(contents), bounds)
+    kinds = {reading for reading in dict.fromkeys(readings) if reading is not None and reading.messages is not None}
+    texts = {reading for reading in kinds if reading.is_text} if words.in_completions else {*()}
+    for among, refused in ((kinds, words.anywhere), (texts, [words.in_completions])):
+        for row in np.flatnonzero(_holds_word(contents, bounds, refused)).tolist() if among else ():
+            readings[row] = None if readings[row] in among else readings[row]
+    chats = Chats(readings, contents, bounds, outer)
+    apart = np.flatnonzero(found.odd)
+    return _replace(chats, apart, read_chat_rows(_to_rows(table.take(apart)), words)) if len(apart) else chats
+
+
+def _holds_word(contents: pa.Array, bounds: LongArray, words: Sequence[str]) -> BoolArray:
+    """Return for each row whether one of its texts holds one of some words."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    if not words:
+        return np.zeros(len(bounds) - 1, bool)
+    # One expression for all: RE2 skips to where one may begin, and `match_substring` looks at each letter.
+    found = pc.match_substring_regex(contents, "|".join(map(re.escape, words)))
+    return any_within(to_numpy(pc.fill_null(found, False)), bounds)
 
 
 def _to_rows(table: pa.Table) -> Sequence[object]:
@@ -136,22 +174,22 @@ def _to_rows(table: pa.Table) -> Sequence[object]:
     return rows or [None] * table.num_rows
 
 
-def _replace(chats: Chats, rows: Sequence[int], others: Chats) -> Chats:
+def _replace(chats: Chats, rows: LongArray, others: Chats) -> Chats:
     """Return the conversations with those of some rows replaced."""
     import numpy as np
+    import pyarrow as pa
 
-    readings, texts, bounds = chats.readings.copy(), list[str](), [0]
-    number = {row: place for place, row in enumerate(rows)}
-    edges, other_edges, outer = chats.bounds.tolist(), others.bounds.tolist(), chats.has_outer_whitespace.copy()
-    for row in range(len(readings)):
-        place = number.get(row)
-        if place is None:
-            texts += chats.texts[edges[row] : edges[row + 1]]
-        else:
-            texts += others.texts[other_edges[place] : other_edges[place + 1]]
-            readings[row], outer[row] = others.readings[place], True
-        bounds.append(len(texts))
-    return Chats(readings, texts, np.asarray(bounds), outer)
+    readings, outer, starts = chats.readings.copy(), chats.has_outer_whitespace.copy(), chats.bounds[:-1].copy()
+    for row, reading in zip(rows.tolist(), others.readings, strict=True):
+        readings[row] = reading
+    sizes = np.diff(chats.bounds)
+    outer[rows], sizes[rows] = others.has_outer_whitespace, np.diff(others.bounds)
+    starts[rows] = others.bounds[:-1] + len(chats.contents)
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    both = [pa.array(one, pa.large_string()) for one in (chats.contents, others.contents)]
+    texts = pa.concat_arrays(both)
+    places = np.arange(bounds[-1]) + np.repeat(starts - bounds[:-1], sizes)
+    return Chats(readings, texts.take(pa.array(places)), bounds, outer)
 
 
 def _find_columns(table: pa.Table) -> tuple[str, str, pa.Array, pa.Array, pa.Array, list[pa.Array]] | None:
@@ -165,10 +203,10 @@ def _find_columns(table: pa.Table) -> tuple[str, str, pa.Array, pa.Array, pa.Arr
     column = next((name for name in CONVERSATION_COLUMNS if name in table.column_names), None)
     if column is None:
         return None
-    lists = table[column].combine_chunks()
-    is_list = pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)
-    if not is_list or isinstance(lists, pa.ChunkedArray):  # that of an empty table
+    is_list = pa.types.is_list(table[column].type) or pa.types.is_large_list(table[column].type)
+    if not is_list:
         return None
+    lists = table[column].chunk(0)
     messages = lists.flatten()
     if not pa.types.is_struct(messages.type):
         return None
@@ -190,7 +228,7 @@ def _read_roles(roles: pa.Array, head: tuple[str, str], bounds: LongArray, plain
 
     encoded = pc.dictionary_encode(roles)
     names = encoded.dictionary.to_pylist()
-    codes = _to_numpy(pc.fill_null(encoded.indices, 0)).astype(np.uint32)
+    codes = to_numpy(pc.fill_null(encoded.indices, 0)).astype(np.uint32)
     packed, known = codes.tobytes(), dict[bytes, Reading | None]()
     readings: list[Reading | None] = []
     edges = bounds.tolist()
@@ -203,19 +241,6 @@ def _read_roles(roles: pa.Array, head: tuple[str, str], bounds: LongArray, plain
             known[coded] = read_plain(*head, tuple(names[code] for code in codes[start:end]))
         readings.append(known[coded])
     return readings
-
-
-def _any_within(flags: BoolArray, bounds: LongArray) -> BoolArray:
-    """Return for each span of `bounds` whether a flag in it is set."""
-    import numpy as np
-
-    before = np.append(0, np.cumsum(flags))
-    found: BoolArray = before[bounds[1:]] != before[bounds[:-1]]
-    return found
-
-
-def _to_numpy(array: pa.Array) -> Any:  # of the array's own dtype
-    return array.to_numpy(zero_copy_only=False)
 
 
 def _may_have_outer_whitespace(texts: pa.Array) -> BoolArray:

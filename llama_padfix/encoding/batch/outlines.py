@@ -11,7 +11,7 @@ import re
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_padfix.chat.messages import called_functions
 from llama_padfix.chat.symbolic_slots import Hole
@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     """A nested tuple: the type `str` stands for a text, `dict` for an object that is written as JSON; `(list, ...)`
     and `(dict, key, item, ...)` hold others."""
 
-_SPOKEN = frozenset({"role", "from", "type", *TOOLS, TEMPLATE_KWARGS})
+SPOKEN = frozenset({"role", "from", "type", *TOOLS, TEMPLATE_KWARGS})
 """The keys whose texts are read for what they say."""
 
-_CALLS = frozenset({"tool_calls", "function_call"})
+CALLS = frozenset({"tool_calls", "function_call"})
 """Keys of calls: `read_calls` reads the first, and the other is read one by one unless it is empty."""
 
+_Item = TypeVar("_Item")
 _MARK = "\ue000%d\ue001"
 _MARKS = re.compile("\ue000(\\d+)\ue001")
 _NUMBERS = (bool, int, float)
@@ -56,8 +57,9 @@ class Reading:
     plain text. `contents` says of what each message's text is joined: texts of the row by their places, and texts that
     reading writes itself. `is_text` is a prompt and its answer as texts, which may be a rendered chat.
 
-    What is written of a row with tools, calls or thoughts depends on its shape (`by_shape`): `messages` and `tools`
-    then hold a `Hole` for each text and object, and `contents` are those of the row.
+    What is written of a row with tools, calls, thoughts or a message in several parts depends on its shape
+    (`by_shape`): `messages` and `tools` then hold a `Hole` for each text and object, and `contents` are those of the
+    row.
     """
 
     messages: tuple[MessageDict, ...] | None
@@ -97,6 +99,15 @@ class Reading:
         return ["".join([texts[one] if type(one) is int else str(one) for one in parts]) for parts in self.contents]
 
     @cached_property
+    def joins(self) -> bool:
+        """Whether a text of a message is more than one of the row's texts."""
+        return any(len(parts) != 1 or type(parts[0]) is not int for parts in self.contents)
+
+    def order(self, texts: list[_Item]) -> list[_Item]:
+        """Return what belongs to the texts of a row, in the order of the messages; as it is where texts are joined."""
+        return texts if self.joins else [texts[parts[0]] for parts in self.contents]  # type: ignore[index]  # ints
+
+    @cached_property
     def _keeps_order(self) -> bool:
         return all(parts == (place,) for place, parts in enumerate(self.contents))
 
@@ -112,7 +123,7 @@ def outline(row: object) -> tuple[Outline, list[str]] | None:
             value = row[name] if name in READ_COLUMNS else None
             if value is not None and not (type(value) is float and value != value):  # pandas fills in nan
                 written = outline_tools(value, texts) if name == "tools" and value else None
-                made += (name, _outline(value, name in _SPOKEN, texts) if written is None else written)
+                made += (name, _outline(value, name in SPOKEN, texts) if written is None else written)
     except (_OddError, RecursionError):
         return None
     return tuple(made), texts
@@ -144,12 +155,12 @@ def _outline_dict(value: dict[Any, Any], texts: list[str]) -> Outline:
     made: list[Any] = [dict]
     for key, item in value.items():
         if type(item) is str:  # most are
-            if item and key not in _SPOKEN:
+            if item and key not in SPOKEN:
                 texts.append(item)
                 made += (key, str)
             else:
                 made += (key, item)
-        elif key in _CALLS and item is not None and not (type(item) is list and not item):
+        elif key in CALLS and item is not None and not (type(item) is list and not item):
             found = outline_calls(item, texts) if key == "tool_calls" else None
             if found is None:
                 raise _OddError
@@ -188,7 +199,8 @@ def read_outline(outlined: Outline) -> Reading | None:
     if found.text is not None:
         return Reading(None, (_split(found.text),))
     messages = found.messages or []
-    if found.tools is None and not any(key in message for message in messages for key in _SHAPING):
+    is_shaped = any(key in message for message in messages for key in _SHAPING)
+    if found.tools is None and not is_shaped and not any(map(holds_parts, messages)):
         return _read_messages(found)
     count = next(marks)[1:-1]
     try:
@@ -235,6 +247,12 @@ def _split(text: str) -> tuple[int | str, ...]:
     """Return what a text is joined of: the places of its marks, and what stands between them."""
     parts = _MARKS.split(text)
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts) if part)
+
+
+def holds_parts(message: Mapping[str, object]) -> bool:
+    """Return True for a message whose content is several parts, which a template writes one by one, or joins."""
+    content = message.get("content")
+    return isinstance(content, list) and len(content) > 1
 
 
 def holds_mark(value: object) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from llama_padfix.chat.turns import render_turns
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.literals import Literals
+from llama_padfix.encoding.batch.outlines import holds_parts
 from llama_padfix.encoding.batch.render_plan import KnownOrders, RenderPlan, Segment, cut, keeps_opening, write
 from llama_padfix.encoding.batch.shapes.shape import Shape
 from llama_padfix.encoding.chat_rows import SPEAK_OF_THOUGHTS, collect_row_notes
@@ -50,6 +51,8 @@ def learn_shape_plan(shape: Shape, known: KnownOrders) -> RenderPlan | None:
     if found is None or found != again:
         return None
     planned, notes = found
+    if notes and any(map(holds_parts, shape.messages)):
+        return None  # two parts together could speak of thoughts
     forbidden = _find_forbidden(shape, written, planned)
     if forbidden is None:
         return None
