@@ -23,13 +23,22 @@ class TemplateBranched(BaseException):
     """What a template writes depends on more of a text; no `Exception`, so that nothing in jinja2 catches it."""
 
 
+class ObjectOpened(TemplateBranched):
+    """A template looks into the object at `place` of a row."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__("the inside of an object")
+        self.place = place
+
+
 @dataclass(frozen=True)
 class Hole:
-    """Stands in messages and tools for a value of a row, which is a text, or an object that is not empty."""
+    """Stands in messages and tools for a value of a row."""
 
     place: int
     """The place among the values of the row."""
-    is_object: bool = False
+    kind: type = str
+    """`str` for a text that is not empty, `dict` for an object that is not empty, `int` or `float` for a number."""
 
 
 class JsonForm(NamedTuple):
@@ -94,13 +103,13 @@ class SymbolicMapping(Unknown, Mapping[str, object]):
         return True
 
     def __getitem__(self, key: object) -> object:
-        raise TemplateBranched("an item of an object")
+        raise ObjectOpened(self._slot.place)
 
     def __iter__(self) -> Iterator[str]:
-        raise TemplateBranched("the keys of an object")
+        raise ObjectOpened(self._slot.place)
 
     def __len__(self) -> int:
-        raise TemplateBranched("the size of an object")
+        raise ObjectOpened(self._slot.place)
 
     def __repr__(self) -> str:
         raise TemplateBranched("repr")

@@ -19,6 +19,7 @@ from llama_padfix.chat.symbolic_slots import (
     Unknown,
     write_json,
 )
+from llama_padfix.chat.symbolic_value import SymbolicValue
 
 # White space at both ends, letters of both cases and what HTML and JSON escape: a rewriting shows.
 _MARK = f"\n {OPEN}aZ<&>'\"\\%d{CLOSE} \n"
@@ -40,7 +41,10 @@ class Run:
 
     def fill(self, hole: Hole) -> object:
         slot = Slot(hole.place)
-        return SymbolicMapping(self, slot) if hole.is_object else self.make(slot, filled=True)
+        if hole.kind is dict:
+            return SymbolicMapping(self, slot)
+        text = self.make(slot, filled=True)
+        return text if hole.kind is str else SymbolicValue(hole.kind, text)
 
 
 class SymbolicStr(Unknown, str):
@@ -175,6 +179,8 @@ def write_unknown_json(
 
 
 def _write_unknown(value: Unknown, form: JsonForm) -> str:
+    if isinstance(value, SymbolicValue) and value.kind is not str:
+        return value.text
     if not isinstance(value, (SymbolicStr, SymbolicMapping)) or value._slot is None:
         raise TemplateBranched("the filter tojson")
     run: Run = value._run

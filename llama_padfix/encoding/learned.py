@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from llama_padfix.core.arrow import from_numpy
 from llama_padfix.encoding.batch.chat_columns import Chats, Words, read_chat_rows, read_chat_table
 from llama_padfix.encoding.batch.cross_check import (
     Batch,
@@ -17,7 +18,6 @@ from llama_padfix.encoding.batch.cross_check import (
     encode_cross_checked,
     encode_row_by_row,
     make_batch_encoders,
-    make_table,
 )
 from llama_padfix.encoding.reading.json_columns import decode_rows
 from llama_padfix.encoding.reading.side_columns import (
@@ -113,7 +113,7 @@ class Learned:
                 batch = self._encode(rows, functools.partial(read_chat_rows, decoded), strict)
                 unread = find_unread_keys(decoded, *self._keys_in)
             batch = _name_unread(batch, find_unread_columns(part, SHAPES, carry) + unread)
-            parts.append((make_table(batch, part.select(list(carry))), batch))
+            parts.append((batch.to_table(part.select(list(carry))), batch))
         return parts
 
     def _encode(self, rows: Rows, read_chats: Callable[[Words], Chats], strict: bool) -> Batch:
@@ -125,7 +125,7 @@ class Learned:
                 self.batch_encoder, self.text_encoder = make_batch_encoders(self.row_encoder, self._encode_texts)
             if self.batch_encoder is not None or self.text_encoder is not None:
                 chats = read_chats(self._find_words())
-                if self.batch_encoder is not None and self.batch_encoder.learn(chats):
+                while self.batch_encoder is not None and self.batch_encoder.learn(chats):
                     chats = read_chats(self._find_words())
                 try:
                     batch = encode_cross_checked(self.row_encoder, self.batch_encoder, self.text_encoder, chats, rows)
@@ -142,8 +142,10 @@ class Learned:
         return CONVERSATION_COLUMNS, template.source if template is not None else ""
 
     def _find_words(self) -> Words:
-        forbidden = self.batch_encoder.forbidden if self.batch_encoder is not None else ()
-        return Words([*forbidden, *MEDIA_MARKS], self.row_encoder.texts.completion_header)
+        batch, header = self.batch_encoder, self.row_encoder.texts.completion_header
+        if batch is None:
+            return Words(MEDIA_MARKS, header)
+        return Words([*batch.forbidden, *MEDIA_MARKS], header, frozenset(batch.known.opened))
 
     def _encode_texts(self, texts: Sequence[str]) -> tuple[IdArray, LongArray]:
         if self.engine is None:
@@ -162,9 +164,10 @@ def _choose(rows: Sequence[object], places: Sequence[int]) -> list[object]:
 
 
 def _take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:
+    import numpy as np
     import pyarrow
 
     try:
-        return [*table.take(list(places)).to_pylist()]
+        return [*table.take(from_numpy(np.asarray(places, np.int64))).to_pylist()]
     except pyarrow.ArrowNotImplementedError:  # of columns of views
         return [row for place in places for row in table.slice(place, 1).to_pylist()]

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from llama_padfix.core.arrow import from_numpy, from_texts, to_numpy
 from llama_padfix.core.text import is_unicode
-from llama_padfix.encoding.batch.outline_columns import any_within, read_outlined, to_numpy
+from llama_padfix.encoding.batch.opened import open_objects
+from llama_padfix.encoding.batch.outline_columns import any_within, read_outlined
 from llama_padfix.encoding.batch.outlines import Reading, outline, read_outline, read_plain
 from llama_padfix.encoding.batch.shapes.outlined_calls import are_quoted
 from llama_padfix.encoding.reading.side_columns import SIDE_COLUMNS
@@ -23,11 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Words:
-    """What no text of a plain conversation may hold."""
+    """What no text of a plain conversation may hold, and which of its objects are opened."""
 
     anywhere: Sequence[str] = ()
     in_completions: str = ""
     """What no text of a prompt and its answer may hold, where both are texts: it may be a rendered chat."""
+    opened: frozenset[str] = frozenset()
+    """What the template looks into: "tools", "arguments" or both."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Chats:
     @cached_property
     def texts(self) -> list[str]:
         """All texts as `str`."""
-        found: list[str] = self.contents if isinstance(self.contents, list) else to_numpy(self.contents).tolist()
+        found: list[str] = self.contents if isinstance(self.contents, list) else self.contents.to_pylist()
         return found
 
     @cached_property
@@ -70,8 +74,10 @@ def read_chat_rows(rows: Sequence[object], words: Words = Words()) -> Chats:
         found = outline(row)
         reading = read_outline(found[0]) if found is not None else None
         if found is not None and reading is not None:
-            placed = reading.place(found[1])
-            if _holds_only_text(placed, reading, words):
+            placed: list[str] | None = reading.place(found[1])
+            if words.opened and reading.by_shape:
+                reading, placed = open_objects(reading, found[1], words.opened)
+            if reading is not None and placed is not None and _holds_only_text(placed, reading, words):
                 texts += placed
             else:
                 reading = None
@@ -115,12 +121,12 @@ def read_chat_table(table: pa.Table, words: Words = Words()) -> Chats:
     odd = to_numpy(contents.is_null()) | to_numpy(roles.is_null())
     for other in others:
         odd |= to_numpy(other.is_valid())
-    lengths = to_numpy(pc.fill_null(pc.list_value_length(lists), 0))
+    lengths = to_numpy(pc.list_value_length(lists))
     bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     plain = (lengths > 0) & ~any_within(odd, bounds)
     for name in SIDE_COLUMNS.intersection(table.column_names):
         if name != column:
-            plain &= to_numpy(table[name].is_null())
+            plain &= to_numpy(table[name].chunk(0).is_null())
     others_apart = np.flatnonzero(~plain)
     if len(others_apart) == len(plain):
         return _read_outlines(table, words)
@@ -129,7 +135,7 @@ def read_chat_table(table: pa.Table, words: Words = Words()) -> Chats:
     chats = Chats(_read_roles(roles, (column, key), bounds, plain), contents, bounds, outer)
     if not len(others_apart):
         return chats
-    return _replace(chats, others_apart, _read_outlines(table.take(others_apart).combine_chunks(), words))
+    return _replace(chats, others_apart, _read_outlines(table.take(from_numpy(others_apart)).combine_chunks(), words))
 
 
 def _read_outlines(table: pa.Table, words: Words) -> Chats:
@@ -148,7 +154,9 @@ def _read_outlines(table: pa.Table, words: Words) -> Chats:
             readings[row] = None if readings[row] in among else readings[row]
     chats = Chats(readings, contents, bounds, outer)
     apart = np.flatnonzero(found.odd)
-    return _replace(chats, apart, read_chat_rows(_to_rows(table.take(apart)), words)) if len(apart) else chats
+    return (
+        _replace(chats, apart, read_chat_rows(_to_rows(table.take(from_numpy(apart))), words)) if len(apart) else chats
+    )
 
 
 def _holds_word(contents: pa.Array, bounds: LongArray, words: Sequence[str]) -> BoolArray:
@@ -160,7 +168,7 @@ def _holds_word(contents: pa.Array, bounds: LongArray, words: Sequence[str]) -> 
         return np.zeros(len(bounds) - 1, bool)
     # One expression for all: RE2 skips to where one may begin, and `match_substring` looks at each letter.
     found = pc.match_substring_regex(contents, "|".join(map(re.escape, words)))
-    return any_within(to_numpy(pc.fill_null(found, False)), bounds)
+    return any_within(to_numpy(found), bounds)
 
 
 def _to_rows(table: pa.Table) -> Sequence[object]:
@@ -186,10 +194,10 @@ def _replace(chats: Chats, rows: LongArray, others: Chats) -> Chats:
     outer[rows], sizes[rows] = others.has_outer_whitespace, np.diff(others.bounds)
     starts[rows] = others.bounds[:-1] + len(chats.contents)
     bounds = np.concatenate([[0], np.cumsum(sizes)])
-    both = [pa.array(one, pa.large_string()) for one in (chats.contents, others.contents)]
-    texts = pa.concat_arrays(both)
+    both = [from_texts(one) if isinstance(one, list) else one for one in (chats.contents, others.contents)]
+    texts = pa.concat_arrays([one.cast(pa.large_string()) for one in both])
     places = np.arange(bounds[-1]) + np.repeat(starts - bounds[:-1], sizes)
-    return Chats(readings, texts.take(pa.array(places)), bounds, outer)
+    return Chats(readings, texts.take(from_numpy(places)), bounds, outer)
 
 
 def _find_columns(table: pa.Table) -> tuple[str, str, pa.Array, pa.Array, pa.Array, list[pa.Array]] | None:
@@ -228,7 +236,7 @@ def _read_roles(roles: pa.Array, head: tuple[str, str], bounds: LongArray, plain
 
     encoded = pc.dictionary_encode(roles)
     names = encoded.dictionary.to_pylist()
-    codes = to_numpy(pc.fill_null(encoded.indices, 0)).astype(np.uint32)
+    codes = to_numpy(encoded.indices).astype(np.uint32)
     packed, known = codes.tobytes(), dict[bytes, Reading | None]()
     readings: list[Reading | None] = []
     edges = bounds.tolist()

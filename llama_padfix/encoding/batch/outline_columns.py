@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from llama_padfix.core.arrow import from_numpy, from_texts, to_numpy
 from llama_padfix.encoding.batch.outlines import CALLS, SPOKEN, Reading, outline, read_outline
 from llama_padfix.encoding.reading.side_columns import TEMPLATE_KWARGS, TOOLS
 
@@ -62,7 +63,7 @@ class _Columns:
         if pa.types.is_null(kind) or not valid.any():
             return made
         if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            lengths = to_numpy(pc.fill_null(pc.list_value_length(values), 0))
+            lengths = to_numpy(pc.list_value_length(values))
             self._tell_apart(level, np.where(valid, lengths + 1, 0))
             if name in _READ_APART:
                 self._mark(level, lengths > 0)
@@ -85,14 +86,14 @@ class _Columns:
             if name in SPOKEN:
                 self._tell_apart(level, _number(values))
             else:
-                filled = to_numpy(pc.fill_null(pc.binary_length(values), 0)) > 0
+                filled = to_numpy(pc.binary_length(values)) > 0
                 self._tell_apart(level, np.where(valid, filled, -1))
                 made.texts = len(self.texts)
                 self.texts.append((level, values.cast(pa.large_string())))
         elif pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
             self._tell_apart(level, _number(values))
             if pa.types.is_floating(kind):
-                self._mark(level, to_numpy(pc.fill_null(pc.is_nan(values), False)))
+                self._mark(level, to_numpy(pc.is_nan(values)))
         else:
             raise _OddError
         return made
@@ -152,7 +153,7 @@ def read_outlined(table: pa.Table, to_rows: Callable[[pa.Table], Sequence[object
         return None
     known: list[Reading | None] = []
     orders: list[list[tuple[int, int]]] = []
-    for row, is_odd in zip(to_rows(table.take(pa.array(firsts))), columns.odd[firsts].tolist(), strict=True):
+    for row, is_odd in zip(to_rows(table.take(from_numpy(firsts))), columns.odd[firsts].tolist(), strict=True):
         outlined = None if is_odd else outline(row)
         reading = read_outline(outlined[0]) if outlined is not None else None
         places: list[tuple[int, int]] = []
@@ -198,7 +199,7 @@ def _take_texts(
     counts = np.where(columns.odd, 0, sizes[kinds])
     bounds = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     if not bounds[-1]:
-        return pa.array([], pa.large_string()), bounds
+        return from_texts([]), bounds
     rows = np.repeat(np.arange(len(kinds)), counts)
     nth = begins[kinds][rows] + np.arange(len(rows)) - bounds[rows]
     owners, places = np.asarray([one for order in orders for one in order]).T
@@ -212,7 +213,7 @@ def _take_texts(
             before += len(texts)
     together = pa.concat_arrays(used) if len(used) > 1 else used[0]
     is_whole = len(places) == len(together) and bool((places == np.arange(len(places))).all())
-    return together if is_whole else together.take(pa.array(places)), bounds
+    return together if is_whole else together.take(from_numpy(places)), bounds
 
 
 def _join_texts(
@@ -220,21 +221,20 @@ def _join_texts(
 ) -> tuple[pa.Array, LongArray]:
     """Return the texts with those joined of which reading makes one."""
     import numpy as np
-    import pyarrow as pa
 
-    texts, edges, placed, ends = to_numpy(contents).tolist(), bounds.tolist(), list[str](), [0]
+    texts, edges, placed, ends = contents.to_pylist(), bounds.tolist(), list[str](), [0]
     for reading, start, end in zip(readings, edges, edges[1:], strict=False):
         if reading is not None:
             placed += reading.place(texts[start:end]) if reading.joins else texts[start:end]
         ends.append(len(placed))
-    return pa.array(placed, pa.large_string()), np.asarray(ends)
+    return from_texts(placed), np.asarray(ends)
 
 
 def _number(values: pa.Array) -> Any:  # an array of integers
     """Return numbers that are equal where values are."""
     import pyarrow.compute as pc
 
-    return to_numpy(pc.fill_null(pc.dictionary_encode(values).indices, -1))
+    return to_numpy(pc.dictionary_encode(values).indices, null=-1)
 
 
 def any_within(flags: BoolArray, bounds: LongArray) -> BoolArray:
@@ -244,8 +244,3 @@ def any_within(flags: BoolArray, bounds: LongArray) -> BoolArray:
     before = np.append(0, np.cumsum(flags))
     found: BoolArray = before[bounds[1:]] != before[bounds[:-1]]
     return found
-
-
-def to_numpy(array: pa.Array) -> Any:  # of the array's own dtype
-    """Return an array of numpy, of objects where Arrow has no numbers."""
-    return array.to_numpy(zero_copy_only=False)

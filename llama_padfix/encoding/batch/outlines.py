@@ -59,14 +59,15 @@ class Reading:
 
     What is written of a row with tools, calls, thoughts or a message in several parts depends on its shape
     (`by_shape`): `messages` and `tools` then hold a `Hole` for each text and object, and `contents` are those of the
-    row.
+    row. An object that the template looks into stands there itself (`open_objects`): a tool as it is, arguments with a
+    hole for each text and number.
     """
 
     messages: tuple[MessageDict, ...] | None
     contents: tuple[tuple[int | str, ...], ...]
     trained_from: int = 0
     is_text: bool = False
-    tools: list[Hole] | None = None
+    tools: list[Any] | None = None  # holes, or tools
     by_shape: bool = False
 
     @cached_property
@@ -83,7 +84,7 @@ class Reading:
         """The places of the arguments of calls that are JSON text."""
         functions = [function for message in self.messages or () for function in called_functions(message)]
         found = [function.get("arguments") for function in functions] if self.by_shape else []
-        return tuple(one.place for one in found if isinstance(one, Hole) and not one.is_object)
+        return tuple(one.place for one in found if isinstance(one, Hole) and one.kind is str)
 
     def choose(self, train_on: TrainOn) -> tuple[list[MessageDict], list[int]] | None:
         """Return the messages as a template gets them, and the trained ones; None where none is trained."""
@@ -223,7 +224,7 @@ def _dig(value: object) -> Any:  # of the same type
     if isinstance(value, dict):
         key = next(iter(value), None)
         if isinstance(key, str) and _MARKS.fullmatch(key):
-            return Hole(int(key[1:-1]), is_object=True)
+            return Hole(int(key[1:-1]), dict)
         return {key: _dig(item) for key, item in value.items()}
     return [_dig(item) for item in value] if isinstance(value, list) else value
 

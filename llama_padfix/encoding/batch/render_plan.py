@@ -85,6 +85,10 @@ class KnownOrders:
     """For how many of them they could not."""
     differs: bool = False
     """Whether a probe showed other headers than were read."""
+    opened: set[str] = field(default_factory=set)
+    """What the template was seen to look into: "tools", "arguments" or both."""
+    written: dict[str, Literals | None] = field(default_factory=dict)
+    """What is written around the holes of the first messages of shapes, by what these are."""
     prompts: dict[str, int] = field(default_factory=dict)
     """How often the generation prompt stands in what is written around texts, by that; see `_count_in`."""
 
@@ -227,10 +231,10 @@ def _find_forbidden(
         ends = {prompted.literals[-1]}
         if profile.ignores_prompt and not profile.added_prompt:
             ends = {prompted.literals[-1] + profile.history_header}
-        if not _agree_before(prompted, written, place):
+        if not agree_before(prompted, written, place):
             return None
         if opening not in ends:
-            supplied = _find_supplied(template, prompted.literals[-1], opening) if opening == literal else ""
+            supplied = find_supplied(template, prompted.literals[-1], opening) if opening == literal else ""
             if not supplied:
                 return None
             forbidden.add(supplied)
@@ -238,7 +242,7 @@ def _find_forbidden(
     return frozenset(forbidden)
 
 
-def _agree_before(prompted: Literals, written: Literals, place: int) -> bool:
+def agree_before(prompted: Literals, written: Literals, place: int) -> bool:
     """Return True if a conversation up to a turn is how the whole of it begins for any text, or for none."""
     if prompted.literals[:-1] == written.literals[:place]:
         return prompted.slots == written.slots[:place]
@@ -247,7 +251,7 @@ def _agree_before(prompted: Literals, written: Literals, place: int) -> bool:
     )  # Qwen 3: the last answer has a thought
 
 
-def _find_supplied(template: ChatTemplate, prompt: str, opening: str) -> str:
+def find_supplied(template: ChatTemplate, prompt: str, opening: str) -> str:
     r"""Return the tag that a generation prompt writes behind the opening of an answer (`<think>`), or "".
 
     An answer without that tag begins behind the opening: no prompt supplies a part of it.

@@ -18,6 +18,7 @@ from itertools import accumulate, compress
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from llama_padfix.core.arrow import to_numpy
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.backend import copy_backend, find_backend
 from llama_padfix.tokens.cached.added import AddedTokens
@@ -330,4 +331,4 @@ def _number_words(data: bytes, starts: LongArray) -> tuple[IntArray, list[bytes]
     bounds = np.append(starts, len(data)).astype(np.int32)
     buffers = [None, pyarrow.py_buffer(bounds), pyarrow.py_buffer(data)]
     words = pyarrow.Array.from_buffers(pyarrow.binary(), len(starts), buffers).dictionary_encode()
-    return words.indices.to_numpy(), words.dictionary.to_pylist()
+    return to_numpy(words.indices), words.dictionary.to_pylist()
