@@ -45,10 +45,7 @@ _FEW = 2  # rows below which nothing is learned
 
 
 def find_key(tokenizer: TokenizerLike, settings: EncodeSettings, engine: EngineChoice) -> tuple[object, ...]:
-    """Return what decides which things are learned: with another key they are learned anew.
-
-    What decides the ids, the roles of special tokens and the chat template are compared.
-    """
+    """Return what decides what is learned: all that decides the ids, the roles of special tokens, the chat template."""
     decides = read_settings(tokenizer) or len(getattr(tokenizer, "added_tokens_decoder", ()))
     template = copy.copy(getattr(tokenizer, "chat_template", None))
     chosen = (dict(settings.template_kwargs), settings.train_on, engine)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from llama_padfix.core.arrow import from_numpy, from_texts, to_numpy
 from llama_padfix.core.text import is_unicode
 from llama_padfix.encoding.batch.opened import open_objects
-from llama_padfix.encoding.batch.outline_columns import any_within, read_outlined
 from llama_padfix.encoding.batch.outlines import Reading, outline, read_outline, read_plain
 from llama_padfix.encoding.batch.shapes.outlined_calls import are_quoted
+from llama_padfix.encoding.batch.tables.outline_columns import any_within, read_outlined
 from llama_padfix.encoding.reading.side_columns import SIDE_COLUMNS
 from llama_padfix.encoding.row_formats import CONTENT_KEYS, CONVERSATION_COLUMNS, READ_COLUMNS
 

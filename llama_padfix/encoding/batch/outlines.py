@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llama_padfix.chat.messages import called_functions
+from llama_padfix.chat.messages import called_functions, holds_parts
 from llama_padfix.chat.symbolic_slots import Hole
 from llama_padfix.chat.traced_render import REASONING_KEYS
 from llama_padfix.core.errors import PadfixError
@@ -248,12 +248,6 @@ def _split(text: str) -> tuple[int | str, ...]:
     """Return what a text is joined of: the places of its marks, and what stands between them."""
     parts = _MARKS.split(text)
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts) if part)
-
-
-def holds_parts(message: Mapping[str, object]) -> bool:
-    """Return True for a message whose content is several parts, which a template writes one by one, or joins."""
-    content = message.get("content")
-    return isinstance(content, list) and len(content) > 1
 
 
 def holds_mark(value: object) -> bool:

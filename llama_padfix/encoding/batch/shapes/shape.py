@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from llama_padfix.chat.messages import holds_parts
 from llama_padfix.chat.symbolic import render_with_holes
 from llama_padfix.chat.symbolic_slots import Hole, fill_holes, find_holes
 from llama_padfix.chat.traced_render import alias_reasoning
 from llama_padfix.chat.traced_str import TOOLS
 from llama_padfix.encoding.batch.literals import Literals, render_literals
-from llama_padfix.encoding.batch.outlines import holds_parts
 from llama_padfix.encoding.batch.render_plan import PROBES
 
 if TYPE_CHECKING:
