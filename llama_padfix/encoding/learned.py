@@ -28,6 +28,7 @@ from llama_padfix.encoding.reading.side_columns import (
     find_unread_keys,
 )
 from llama_padfix.encoding.row_formats import CONVERSATION_COLUMNS, SHAPES
+from llama_padfix.tokens.backend import find_backend
 from llama_padfix.tokens.calls import preserve_backend_state
 from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine, read_settings
 
@@ -45,7 +46,7 @@ _FEW = 2  # rows below which nothing is learned
 
 
 def find_key(tokenizer: TokenizerLike, settings: EncodeSettings, engine: EngineChoice) -> tuple[object, ...]:
-    """Return what decides what is learned: all that decides the ids, the roles of special tokens, the chat template."""
+    """Return what decides what is learned: what decides ids, the roles of special tokens, the template, settings."""
     decides = read_settings(tokenizer) or len(getattr(tokenizer, "added_tokens_decoder", ()))
     template = copy.copy(getattr(tokenizer, "chat_template", None))
     chosen = (dict(settings.template_kwargs), settings.train_on, engine)
@@ -115,8 +116,10 @@ class Learned:
 
     def _encode(self, rows: Rows, read_chats: Callable[[Words], Chats], strict: bool) -> Batch:
         """Encode rows, of which `read_chats` finds the plain conversations that hold none of some words, and texts."""
-        batch = None
+        batch, backend = None, find_backend(self.row_encoder.tokenizer)
         with preserve_backend_state(self.row_encoder.tokenizer):
+            if backend is not None and backend.encode_special_tokens:  # as an earlier call may have left it
+                backend.encode_special_tokens = False
             if not self.tried_batch and len(rows.numbers) >= _FEW:
                 self.tried_batch = True
                 self.batch_encoder, self.text_encoder = make_batch_encoders(self.row_encoder, self._encode_texts)
@@ -146,8 +149,9 @@ class Learned:
 
     def _encode_texts(self, texts: Sequence[str]) -> tuple[IdArray, LongArray]:
         if self.engine is None:
-            tokenizer = self.row_encoder.tokenizer
-            self.engine = choose_engine(tokenizer, self.engine_choice, characters=self.characters_ahead)
+            self.engine = choose_engine(
+                self.row_encoder.tokenizer, self.engine_choice, characters=self.characters_ahead
+            )
             self.engine.is_fixed = True  # `find_key` holds its settings
         return self.engine.encode(texts)
 

@@ -130,7 +130,8 @@ def preserve_backend_state(tokenizer: TokenizerLike) -> Iterator[None]:
             backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
         if padding != backend.padding:
             backend.enable_padding(**padding) if padding else backend.no_padding()
-        backend.encode_special_tokens = as_text
+        if as_text != backend.encode_special_tokens:  # in a fork a write may wait for a thread that is not there
+            backend.encode_special_tokens = as_text
 
 
 def is_of_transformers(tokenizer: object) -> bool:

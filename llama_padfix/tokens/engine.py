@@ -273,16 +273,20 @@ def _encode_in_batches(exact: Encode, texts: Sequence[str]) -> FlatIds:
 
 
 def read_settings(tokenizer: TokenizerLike) -> object:
-    """Return a value that differs once a change of the tokenizer may change its ids; None without a backend."""
+    """Return a value that differs once a change of the tokenizer may change its ids; None without a backend.
+
+    To count the added tokens takes 3 ms where there are thousands (Gemma), as each is copied.
+    """
     backend = find_backend(tokenizer)
     if backend is None:
         return None
     return (
         id(backend),
-        len(backend.get_added_tokens_decoder()),  # 3 ms for Gemma; get_vocab_size overlooks some
+        repr(backend.get_added_tokens_decoder()),  # with their flags
         tuple(tokenizer.all_special_ids),
         backend.encode_special_tokens,
-        getattr(backend.model, "dropout", None),
+        getattr(model := backend.model, "dropout", None),
+        getattr(model, "ignore_merges", None),
         pickle.dumps((backend.normalizer, backend.pre_tokenizer)),
     )
 

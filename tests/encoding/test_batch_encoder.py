@@ -196,6 +196,30 @@ def test_a_tokenizer_that_is_changed_is_learned_anew() -> None:
     assert count_plain(encoder) == 2
 
 
+@pytest.mark.parametrize("engine", ["tokenizers", "auto"])
+def test_any_change_of_what_decides_the_ids_is_noticed(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenizers import AddedToken, normalizers
+
+    monkeypatch.setattr("llama_padfix.tokens.engine.CACHE_FROM", 0)
+    rows = [talk("A Good e\u0301", "A Good one"), talk("Hi", "INDEED", "Good", "y")]
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    tokenizer.add_tokens(["Good"])
+    encoder, backend = ChatEncoder(tokenizer, engine=engine), tokenizer.backend_tokenizer
+    seen = [encode_all(encoder, rows)]
+    for change in (
+        lambda: setattr(backend, "normalizer", normalizers.Lowercase()),
+        lambda: setattr(backend, "normalizer", normalizers.NFC()),
+        lambda: tokenizer.add_tokens([AddedToken("Good", rstrip=True)]),
+        lambda: tokenizer.add_tokens([AddedToken("Good", special=True)]),  # which a message may not spell
+    ):
+        tokenizer("x", split_special_tokens=True)  # leaves a switch behind
+        assert encode_all(encoder, rows) == seen[-1]
+        change()
+        seen.append(encode_all(encoder, rows))
+        assert seen[-1] == encode_carefully(ChatEncoder(tokenizer), rows) and not encoder.doubtful
+    assert [one == other for one in seen for other in seen].count(True) == len(seen)
+
+
 def test_the_tokenizers_switches_change_nothing() -> None:
     rows = make_hard_rows(12, "switches")
     tokenizer = fresh_tokenizer("3.1-instruct")
