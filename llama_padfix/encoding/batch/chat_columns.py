@@ -12,7 +12,7 @@ from llama_padfix.core.arrow import from_numpy, from_texts, to_numpy
 from llama_padfix.core.text import is_unicode
 from llama_padfix.encoding.batch.opened import open_objects
 from llama_padfix.encoding.batch.outlines import Reading, outline, read_outline, read_plain
-from llama_padfix.encoding.batch.shapes.outlined_calls import are_quoted
+from llama_padfix.encoding.batch.shapes.outlined_thoughts import find_tags, outline_thoughts
 from llama_padfix.encoding.batch.tables.outline_columns import any_within, read_outlined
 from llama_padfix.encoding.reading.side_columns import SIDE_COLUMNS
 from llama_padfix.encoding.row_formats import CONTENT_KEYS, CONVERSATION_COLUMNS, READ_COLUMNS
@@ -70,8 +70,11 @@ def read_chat_rows(rows: Sequence[object], words: Words = Words()) -> Chats:
     readings: list[Reading | None] = []
     texts: list[str] = []
     bounds = [0]
+    tags = find_tags(words.anywhere)
     for row in rows:
         found = outline(row)
+        if tags and found is not None:
+            found = outline_thoughts(*found, tags, words.in_completions)
         reading = read_outline(found[0]) if found is not None else None
         if found is not None and reading is not None:
             placed: list[str] | None = reading.place(found[1])
@@ -93,7 +96,7 @@ def _holds_only_text(texts: Sequence[str], reading: Reading, words: Words) -> bo
         return False
     if reading.messages is None:
         return True
-    if reading.written_arguments and are_quoted([texts[place] for place in reading.written_arguments], joined):
+    if reading.written_arguments and reading.quotes(texts, joined):
         return False
     is_marked = reading.is_text and words.in_completions and words.in_completions in joined
     return not is_marked and not any(word in joined for word in words.anywhere)
@@ -127,10 +130,11 @@ def read_chat_table(table: pa.Table, words: Words = Words()) -> Chats:
     for name in SIDE_COLUMNS.intersection(table.column_names):
         if name != column:
             plain &= to_numpy(table[name].chunk(0).is_null())
-    others_apart = np.flatnonzero(~plain)
-    if len(others_apart) == len(plain):
+    apart = ~plain
+    if apart.all():
         return _read_outlines(table, words)
     plain &= ~_holds_word(contents, bounds, words.anywhere)
+    others_apart = np.flatnonzero(~plain if find_tags(words.anywhere) else apart)
     outer = any_within(_may_have_outer_whitespace(contents), bounds)
     chats = Chats(_read_roles(roles, (column, key), bounds, plain), contents, bounds, outer)
     if not len(others_apart):
@@ -149,14 +153,16 @@ def _read_outlines(table: pa.Table, words: Words) -> Chats:
     outer = any_within(_may_have_outer_whitespace(contents), bounds)
     kinds = {reading for reading in dict.fromkeys(readings) if reading is not None and reading.messages is not None}
     texts = {reading for reading in kinds if reading.is_text} if words.in_completions else {*()}
+    odd = found.odd
     for among, refused in ((kinds, words.anywhere), (texts, [words.in_completions])):
-        for row in np.flatnonzero(_holds_word(contents, bounds, refused)).tolist() if among else ():
+        held = _holds_word(contents, bounds, refused if among else ())
+        odd = odd | held if find_tags(refused) else odd  # to be parted at the tags
+        for row in np.flatnonzero(held).tolist():
             readings[row] = None if readings[row] in among else readings[row]
-    chats = Chats(readings, contents, bounds, outer)
-    apart = np.flatnonzero(found.odd)
-    return (
-        _replace(chats, apart, read_chat_rows(_to_rows(table.take(from_numpy(apart))), words)) if len(apart) else chats
-    )
+    chats, apart = Chats(readings, contents, bounds, outer), np.flatnonzero(odd)
+    if not len(apart):
+        return chats
+    return _replace(chats, apart, read_chat_rows(_to_rows(table.take(from_numpy(apart))), words))
 
 
 def _holds_word(contents: pa.Array, bounds: LongArray, words: Sequence[str]) -> BoolArray:
@@ -169,6 +175,17 @@ def _holds_word(contents: pa.Array, bounds: LongArray, words: Sequence[str]) -> 
     # One expression for all: RE2 skips to where one may begin, and `match_substring` looks at each letter.
     found = pc.match_substring_regex(contents, "|".join(map(re.escape, words)))
     return any_within(to_numpy(found), bounds)
+
+
+def take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:
+    """Return some rows of a table as Python values."""
+    import numpy as np
+    import pyarrow
+
+    try:
+        return [*table.take(from_numpy(np.asarray(places, np.int64))).to_pylist()]
+    except pyarrow.ArrowNotImplementedError:  # of columns of views
+        return [row for place in places for row in table.slice(place, 1).to_pylist()]
 
 
 def _to_rows(table: pa.Table) -> Sequence[object]:

@@ -8,16 +8,16 @@ rows that share it.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama_padfix.chat.messages import called_functions, holds_parts
-from llama_padfix.chat.symbolic_slots import Hole
+from llama_padfix.chat.symbolic_slots import Hole, Joined
 from llama_padfix.chat.traced_render import REASONING_KEYS
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.batch.shapes.outlined_calls import outline_calls, outline_tools
+from llama_padfix.encoding.batch.shapes.outlined_calls import are_quoted, outline_calls, outline_tools
 from llama_padfix.encoding.loss_selection import choose_turns
 from llama_padfix.encoding.reading.side_columns import TEMPLATE_KWARGS, TOOLS
 from llama_padfix.encoding.row_formats import CONTENT_KEYS, READ_COLUMNS, Conversation, read_row
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Outline: TypeAlias = Any
     """A nested tuple: the type `str` stands for a text, `dict` for an object that is written as JSON; `(list, ...)`
-    and `(dict, key, item, ...)` hold others."""
+    and `(dict, key, item, ...)` hold others, `(str, ...)` the tags around a thought and an answer."""
 
 SPOKEN = frozenset({"role", "from", "type", *TOOLS, TEMPLATE_KWARGS})
 """The keys whose texts are read for what they say."""
@@ -85,6 +85,10 @@ class Reading:
         functions = [function for message in self.messages or () for function in called_functions(message)]
         found = [function.get("arguments") for function in functions] if self.by_shape else []
         return tuple(one.place for one in found if isinstance(one, Hole) and one.kind is str)
+
+    def quotes(self, texts: Sequence[str], joined: str) -> bool:
+        """Return True if arguments that are JSON text may also stand in all texts of their row as a JSON string."""
+        return are_quoted([texts[place] for place in self.written_arguments], joined)
 
     def choose(self, train_on: TrainOn) -> tuple[list[MessageDict], list[int]] | None:
         """Return the messages as a template gets them, and the trained ones; None where none is trained."""
@@ -184,7 +188,7 @@ def _rebuild(outlined: Outline, marks: Iterator[str]) -> Any:  # of any type
         return [_rebuild(item, marks) for item in inner]
     if kind is dict:
         return {key: _rebuild(item, marks) for key, item in zip(inner[::2], inner[1::2], strict=True)}
-    return inner[0]
+    return "".join([next(marks) if one is str else one for one in inner]) if kind is str else inner[0]
 
 
 @lru_cache(maxsize=8192)
@@ -200,7 +204,7 @@ def read_outline(outlined: Outline) -> Reading | None:
     if found.text is not None:
         return Reading(None, (_split(found.text),))
     messages = found.messages or []
-    is_shaped = any(key in message for message in messages for key in _SHAPING)
+    is_shaped = _is_parted(outlined) or any(key in message for message in messages for key in _SHAPING)
     if found.tools is None and not is_shaped and not any(map(holds_parts, messages)):
         return _read_messages(found)
     count = next(marks)[1:-1]
@@ -212,15 +216,19 @@ def read_outline(outlined: Outline) -> Reading | None:
     return Reading(shells, places, found.trained_from, found.texts is not None, tools, by_shape=True)
 
 
+def _is_parted(outlined: Outline) -> bool:
+    """Return True if a text is parted at the tags of its thought."""
+    return type(outlined) is tuple and (outlined[0] is str or any(map(_is_parted, outlined[1:])))
+
+
 def _dig(value: object) -> Any:  # of the same type
     """Return a value with holes in place of the marks of texts and objects."""
     if isinstance(value, str):
         if "\ue000" not in value:
             return value
-        mark = _MARKS.fullmatch(value)
-        if mark is None:  # a text that reading joined of several
-            raise _OddError
-        return Hole(int(mark[1]))
+        parts = _MARKS.split(value)
+        pieces = tuple(Hole(int(part)) if place % 2 else part for place, part in enumerate(parts) if part)
+        return pieces[0] if len(pieces) == 1 else Joined(pieces)
     if isinstance(value, dict):
         key = next(iter(value), None)
         if isinstance(key, str) and _MARKS.fullmatch(key):
