@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.arrow import from_numpy
-from llama_padfix.encoding.batch.chat_columns import Chats, Words, read_chat_rows, read_chat_table
+from llama_padfix.encoding.batch.chat_columns import Chats, Words, read_chat_rows, read_chat_table, take_rows
 from llama_padfix.encoding.batch.cross_check import (
     Batch,
     FastPathMismatch,
@@ -29,7 +28,7 @@ from llama_padfix.encoding.reading.side_columns import (
 )
 from llama_padfix.encoding.row_formats import CONVERSATION_COLUMNS, SHAPES
 from llama_padfix.tokens.calls import preserve_backend_state
-from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine
+from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine, read_settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,12 +46,12 @@ _FEW = 2  # rows below which nothing is learned
 def find_key(tokenizer: TokenizerLike, settings: EncodeSettings, engine: EngineChoice) -> tuple[object, ...]:
     """Return what decides which things are learned: with another key they are learned anew.
 
-    Added tokens, the roles of special tokens and the chat template are compared; a changed normalizer is not noticed.
+    Without a backend, of what decides the ids only the number of added tokens is compared.
     """
-    added = len(getattr(tokenizer, "added_tokens_decoder", ()))  # len(tokenizer) takes 12 ms in tokenizers 0.19
+    decides = read_settings(tokenizer) or len(getattr(tokenizer, "added_tokens_decoder", ()))
     template = copy.copy(getattr(tokenizer, "chat_template", None))
     chosen = (dict(settings.template_kwargs), settings.train_on, engine)
-    return tokenizer, added, tokenizer.special_tokens_map, template, chosen
+    return tokenizer, decides, tokenizer.special_tokens_map, template, chosen
 
 
 @dataclass(eq=False)
@@ -105,7 +104,7 @@ class Learned:
             numbers = range(first_row + start, first_row + start + part.num_rows)
             decoded = decode_rows(part)
             if decoded is None:
-                rows = Rows(functools.partial(_take_rows, part), numbers)
+                rows = Rows(functools.partial(take_rows, part), numbers)
                 batch = self._encode(rows, functools.partial(read_chat_table, part), strict)
                 unread = find_unread_fields(part, *self._keys_in)
             else:
@@ -160,13 +159,3 @@ def _name_unread(batch: Batch, columns: tuple[str, ...]) -> Batch:
 
 def _choose(rows: Sequence[object], places: Sequence[int]) -> list[object]:
     return [rows[place] for place in places]
-
-
-def _take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:
-    import numpy as np
-    import pyarrow
-
-    try:
-        return [*table.take(from_numpy(np.asarray(places, np.int64))).to_pylist()]
-    except pyarrow.ArrowNotImplementedError:  # of columns of views
-        return [row for place in places for row in table.slice(place, 1).to_pylist()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from importlib.util import find_spec
 from typing import Any
 
 import jinja2
@@ -11,7 +12,7 @@ import pytest
 
 from llama_padfix.encoding.encoder import ChatEncoder
 from tests.encoding.test_tools_in_bulk import LOOP, conversations
-from tests.support.both import Row, assert_same, count_plain, tabulate
+from tests.support.both import ENGINES, Row, assert_same, count_plain, make_hard_rows, tabulate, talk
 from tests.support.conversations import shared
 from tests.support.families import FOLDER, family_tokenizer
 
@@ -86,16 +87,27 @@ def hard_rows(seed: str, count: int = 12) -> list[Row]:
     return rows
 
 
-@pytest.mark.parametrize("stem", ["gptoss", "qwen3_5_nothink"])
+@pytest.mark.parametrize("stem", ["gptoss", "qwen3_5_nothink", "qwen3_6"])
 def test_hard_arguments_are_encoded_as_one_by_one(stem: str) -> None:
     tokenizer = family_tokenizer(FOLDER / f"{stem}.jinja")
     plain = [ask(number, {"where": f"sky {number}", "place": number, "far": number / 4}) for number in range(4)]
     assert assert_same(tokenizer, plain)[1] == len(plain)
     assert assert_same(tokenizer, tabulate(plain))[1] == len(plain)
-    _, together = assert_same(tokenizer, [*plain, *hard_rows(stem, 30)])
-    assert together >= len(plain)
+    for engine in [one for one in ENGINES if one != "fastokens" or find_spec("fastokens")]:
+        _, together = assert_same(tokenizer, [*plain, *hard_rows(stem, 20)], engine=engine)
+        assert together >= len(plain)
     assert_same(tokenizer, conversations(25, stem))
     assert_same(tokenizer, [*plain, *hard_rows(stem)], max_length=60, train_on="last", on_loss="error")
+
+
+def test_a_token_that_reaches_over_the_end_of_a_header_is_not_trained() -> None:
+    tokenizer = family_tokenizer(FOLDER / "qwen3_5_think.jinja")  # an empty thought: the prompt ends inside "\n\n"
+    rows = [{"messages": talk(f"Question {number}", f"Answer {number}", "More", "Yes")} for number in range(4)]
+    rows += [ask(number, {"where": f"sky {number}"}) for number in range(4)]
+    found, together = assert_same(tokenizer, [*rows, *make_hard_rows(30, "think")])
+    assert together >= len(rows)
+    trained = [token for token, label in zip(found.input_ids[0], found.labels[0], strict=True) if label != -100]
+    assert tokenizer.decode(trained).endswith("</think>\n\nYes<|im_end|>")
 
 
 def test_numbers_that_json_does_not_know_are_refused_as_one_by_one() -> None:
