@@ -1,9 +1,10 @@
 """Chat templates run on symbolic texts, which stand for any text: what is written then holds for every text.
 
 A `SymbolicStr` replaces the text of each message. A template can print it, join it, trim it and test its type. Where a
-template searches it for a substring, the answer is no, and the substring is remembered as one that the texts must
-lack. Anything else (its length, a comparison with the unknown, a filter that rewrites it) ends the run. A run that
-completes has followed the only path that the template can take for texts that are not blank and lack those substrings.
+template searches it for a substring, the answer is that of its literals, and the substring is remembered as one that
+the texts must lack. Anything else (its length, a comparison with the unknown, a filter that rewrites it) ends the run.
+A run that completes has followed the only path that the template can take for texts that are not blank and lack those
+substrings.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,13 @@ class Hole:
     """The place among the values of the row."""
     kind: type = str
     """`str` for a text that is not empty, `dict` for an object that is not empty, `int` or `float` for a number."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Stands in messages for a text of literals and texts of a row."""
+
+    pieces: tuple[str | Hole, ...]
 
 
 class JsonForm(NamedTuple):
@@ -121,6 +129,10 @@ def fill_holes(value: Any, fill: Callable[[Hole], object]) -> Any:  # of message
     """Return a value with something in place of each hole."""
     if isinstance(value, Hole):
         return fill(value)
+    if isinstance(value, Joined):
+        pieces = [fill_holes(piece, fill) for piece in value.pieces]
+        is_filled = all(isinstance(piece, str) for piece in pieces)
+        return functools.reduce(operator.add, pieces) if is_filled else Joined(tuple(pieces))
     if isinstance(value, dict):
         return {key: fill_holes(item, fill) for key, item in value.items()}
     return [fill_holes(item, fill) for item in value] if isinstance(value, list) else value
@@ -130,8 +142,9 @@ def find_holes(value: object) -> Iterator[Hole]:
     """Yield the holes in a value."""
     if isinstance(value, Hole):
         yield value
-    elif isinstance(value, (dict, list)):
-        for item in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, (dict, list, Joined)):
+        inner = value.pieces if isinstance(value, Joined) else value.values() if isinstance(value, dict) else value
+        for item in inner:
             yield from find_holes(item)
 
 

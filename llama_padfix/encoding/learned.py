@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.arrow import from_numpy
-from llama_padfix.encoding.batch.chat_columns import Chats, Words, read_chat_rows, read_chat_table
+from llama_padfix.encoding.batch.chat_columns import Chats, Words, read_chat_rows, read_chat_table, take_rows
 from llama_padfix.encoding.batch.cross_check import (
     Batch,
     FastPathMismatch,
@@ -28,7 +27,6 @@ from llama_padfix.encoding.reading.side_columns import (
     find_unread_keys,
 )
 from llama_padfix.encoding.row_formats import CONVERSATION_COLUMNS, SHAPES
-from llama_padfix.tokens.backend import find_backend
 from llama_padfix.tokens.calls import preserve_backend_state
 from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine, read_settings
 
@@ -48,12 +46,9 @@ _FEW = 2  # rows below which nothing is learned
 def find_key(tokenizer: TokenizerLike, settings: EncodeSettings, engine: EngineChoice) -> tuple[object, ...]:
     """Return what decides which things are learned: with another key they are learned anew.
 
-    What decides the ids, the roles of special tokens and the chat template are compared. Without a backend, of what
-    decides the ids only the number of added tokens is.
+    Without a backend, of what decides the ids only the number of added tokens is compared.
     """
-    decides = read_settings(tokenizer)
-    if decides is None:
-        decides = len(getattr(tokenizer, "added_tokens_decoder", ()))
+    decides = read_settings(tokenizer) or len(getattr(tokenizer, "added_tokens_decoder", ()))
     template = copy.copy(getattr(tokenizer, "chat_template", None))
     chosen = (dict(settings.template_kwargs), settings.train_on, engine)
     return tokenizer, decides, tokenizer.special_tokens_map, template, chosen
@@ -109,7 +104,7 @@ class Learned:
             numbers = range(first_row + start, first_row + start + part.num_rows)
             decoded = decode_rows(part)
             if decoded is None:
-                rows = Rows(functools.partial(_take_rows, part), numbers)
+                rows = Rows(functools.partial(take_rows, part), numbers)
                 batch = self._encode(rows, functools.partial(read_chat_table, part), strict)
                 unread = find_unread_fields(part, *self._keys_in)
             else:
@@ -122,10 +117,8 @@ class Learned:
 
     def _encode(self, rows: Rows, read_chats: Callable[[Words], Chats], strict: bool) -> Batch:
         """Encode rows, of which `read_chats` finds the plain conversations that hold none of some words, and texts."""
-        batch, backend = None, find_backend(self.row_encoder.tokenizer)
+        batch = None
         with preserve_backend_state(self.row_encoder.tokenizer):
-            if backend is not None and backend.encode_special_tokens:  # as an earlier call may have left it
-                backend.encode_special_tokens = False
             if not self.tried_batch and len(rows.numbers) >= _FEW:
                 self.tried_batch = True
                 self.batch_encoder, self.text_encoder = make_batch_encoders(self.row_encoder, self._encode_texts)
@@ -166,13 +159,3 @@ def _name_unread(batch: Batch, columns: tuple[str, ...]) -> Batch:
 
 def _choose(rows: Sequence[object], places: Sequence[int]) -> list[object]:
     return [rows[place] for place in places]
-
-
-def _take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:
-    import numpy as np
-    import pyarrow
-
-    try:
-        return [*table.take(from_numpy(np.asarray(places, np.int64))).to_pylist()]
-    except pyarrow.ArrowNotImplementedError:  # of columns of views
-        return [row for place in places for row in table.slice(place, 1).to_pylist()]

@@ -117,12 +117,17 @@ def count_leading(ids: Sequence[int], token_id: int | None) -> int:
 
 @contextlib.contextmanager
 def preserve_backend_state(tokenizer: TokenizerLike) -> Iterator[None]:
-    """Restore on exit what a call resets in a fast tokenizer's backend: truncation, padding, reading of specials."""
+    """Restore on exit what a call resets in a fast tokenizer's backend: truncation, padding, reading of specials.
+
+    Special tokens are read until then: a call may have left them to be read as text.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         yield
         return
     truncation, padding, as_text = backend.truncation, backend.padding, backend.encode_special_tokens
+    if as_text:
+        backend.encode_special_tokens = False
     try:
         yield
     finally:

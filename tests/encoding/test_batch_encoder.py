@@ -141,7 +141,7 @@ def test_a_message_that_speaks_of_thoughts_has_no_note_on_the_empty_one_before_i
     template += "{{ m.content }}<E>{% endfor %}{% if add_generation_prompt %}<S>assistant\n{% endif %}"
     tokenizer = make_byte_tokenizer(("<S>", "<E>"), "<E>", template=template)
     made, plain = assert_same(tokenizer, [talk("a", "b"), talk("c", "<think>\nd\n</think>\n\ne"), talk("f", "g")])
-    assert plain == 2 and made.counts.empty_reasoning == 2
+    assert plain == 3 and made.counts.empty_reasoning == 2
 
 
 @ENGINE

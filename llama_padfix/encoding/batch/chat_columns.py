@@ -13,6 +13,7 @@ from llama_padfix.core.text import is_unicode
 from llama_padfix.encoding.batch.opened import open_objects
 from llama_padfix.encoding.batch.outlines import Reading, outline, read_outline, read_plain
 from llama_padfix.encoding.batch.shapes.outlined_calls import are_quoted
+from llama_padfix.encoding.batch.shapes.outlined_thoughts import find_tags, outline_thoughts
 from llama_padfix.encoding.reading.side_columns import SIDE_COLUMNS
 from llama_padfix.encoding.row_formats import CONTENT_KEYS, CONVERSATION_COLUMNS, READ_COLUMNS
 
@@ -69,8 +70,11 @@ def read_chat_rows(rows: Sequence[object], words: Words = Words()) -> Chats:
     readings: list[Reading | None] = []
     texts: list[str] = []
     bounds = [0]
+    tags = find_tags(words.anywhere)
     for row in rows:
         found = outline(row)
+        if tags and found is not None:
+            found = outline_thoughts(*found, tags, words.in_completions)
         reading = read_outline(found[0]) if found is not None else None
         if found is not None and reading is not None:
             placed: list[str] | None = reading.place(found[1])
@@ -118,18 +122,31 @@ def read_chat_table(table: pa.Table, words: Words = Words()) -> Chats:
     for name in SIDE_COLUMNS.intersection(table.column_names):
         if name != column:
             plain &= to_numpy(table[name].combine_chunks().is_null())
-    others_apart = np.flatnonzero(~plain)
+    apart = ~plain
     if (
         words.anywhere
     ):  # one expression for all: RE2 skips to where one may begin, `match_substring` looks at each letter
         found_word = pc.match_substring_regex(contents, "|".join(map(re.escape, words.anywhere)))
         plain &= ~_any_within(to_numpy(found_word), bounds)
+        apart = ~plain if find_tags(words.anywhere) else apart
+    others_apart = np.flatnonzero(apart)
     outer = _any_within(_may_have_outer_whitespace(contents), bounds)
     chats = Chats(_read_roles(roles, (column, key), bounds, plain), contents, bounds, outer)
     if not len(others_apart):
         return chats
     read_apart = read_chat_rows(_to_rows(table.take(from_numpy(others_apart))), words)
     return _replace(chats, others_apart.tolist(), read_apart)
+
+
+def take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:
+    """Return some rows of a table as Python values."""
+    import numpy as np
+    import pyarrow
+
+    try:
+        return [*table.take(from_numpy(np.asarray(places, np.int64))).to_pylist()]
+    except pyarrow.ArrowNotImplementedError:  # of columns of views
+        return [row for place in places for row in table.slice(place, 1).to_pylist()]
 
 
 def _to_rows(table: pa.Table) -> Sequence[object]:

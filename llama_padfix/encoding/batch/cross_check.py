@@ -116,7 +116,7 @@ def encode_cross_checked(
     flat, noted, outcomes = FlatRows.empty(), dict[int, Mapping[str, str]](), dict[int, _Outcome]()
     settings = row_encoder.settings
     if chat_encoder is not None:
-        allow_loss = settings.on_loss == "count"
+        allow_loss = settings.on_loss == "count" and not settings.keep_reasoning
         bulk = chat_encoder.encode_chats(chats, settings.max_length, settings.truncation, allow_loss=allow_loss)
         flat = _take(bulk, chat_encoder, noted, row_encoder, rows)
     if text_encoder is not None and chats.plain_texts:

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.messages import called_functions
-from llama_padfix.chat.symbolic_slots import Hole
+from llama_padfix.chat.symbolic_slots import Hole, Joined
 from llama_padfix.chat.traced_render import REASONING_KEYS
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.shapes.outlined_calls import outline_calls, outline_tools
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Outline: TypeAlias = Any
     """A nested tuple: the type `str` stands for a text, `dict` for an object that is written as JSON; `(list, ...)`
-    and `(dict, key, item, ...)` hold others."""
+    and `(dict, key, item, ...)` hold others, `(str, ...)` the tags around a thought and an answer."""
 
 _SPOKEN = frozenset({"role", "from", "type", *TOOLS, TEMPLATE_KWARGS})
 """The keys whose texts are read for what they say."""
@@ -173,7 +173,7 @@ def _rebuild(outlined: Outline, marks: Iterator[str]) -> Any:  # of any type
         return [_rebuild(item, marks) for item in inner]
     if kind is dict:
         return {key: _rebuild(item, marks) for key, item in zip(inner[::2], inner[1::2], strict=True)}
-    return inner[0]
+    return "".join([next(marks) if one is str else one for one in inner]) if kind is str else inner[0]
 
 
 @lru_cache(maxsize=8192)
@@ -189,7 +189,8 @@ def read_outline(outlined: Outline) -> Reading | None:
     if found.text is not None:
         return Reading(None, (_split(found.text),))
     messages = found.messages or []
-    if found.tools is None and not any(key in message for message in messages for key in _SHAPING):
+    is_shaped = _is_parted(outlined) or any(key in message for message in messages for key in _SHAPING)
+    if found.tools is None and not is_shaped:
         return _read_messages(found)
     count = next(marks)[1:-1]
     try:
@@ -200,15 +201,19 @@ def read_outline(outlined: Outline) -> Reading | None:
     return Reading(shells, places, found.trained_from, found.texts is not None, tools, by_shape=True)
 
 
+def _is_parted(outlined: Outline) -> bool:
+    """Return True if a text is parted at the tags of its thought."""
+    return type(outlined) is tuple and (outlined[0] is str or any(map(_is_parted, outlined[1:])))
+
+
 def _dig(value: object) -> Any:  # of the same type
     """Return a value with holes in place of the marks of texts and objects."""
     if isinstance(value, str):
         if "\ue000" not in value:
             return value
-        mark = _MARKS.fullmatch(value)
-        if mark is None:  # a text that reading joined of several
-            raise _OddError
-        return Hole(int(mark[1]))
+        parts = _MARKS.split(value)
+        pieces = tuple(Hole(int(part)) if place % 2 else part for place, part in enumerate(parts) if part)
+        return pieces[0] if len(pieces) == 1 else Joined(pieces)
     if isinstance(value, dict):
         key = next(iter(value), None)
         if isinstance(key, str) and _MARKS.fullmatch(key):

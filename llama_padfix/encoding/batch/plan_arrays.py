@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from llama_padfix.chat.symbolic_slots import Operations, trim
 from llama_padfix.encoding.batch.chat_columns import Chats
 from llama_padfix.encoding.batch.render_plan import RenderPlan, Segment
+from llama_padfix.encoding.batch.shapes.left_out import is_left_out
 from llama_padfix.encoding.chat_rows import describe_empty
 from llama_padfix.tokens.control import special_ids
 from llama_padfix.tokens.token_bytes import TokenBytes
@@ -39,7 +40,9 @@ class SegmentTable:
     in_order: bool
     notes: Mapping[str, str]
     is_lossy: bool = False
-    """Whether the template leaves a message out."""
+    """Whether the template leaves a message or a thought out."""
+    left_out: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """See `RenderPlan`."""
 
 
 @dataclass
@@ -149,6 +152,7 @@ class Tabulator:
             in_order=places == tuple(range(len(places))) and trims,
             notes={**notes, **plan.losses, **plan.notes},
             is_lossy=bool(plan.losses),
+            left_out=plan.left_out,
         )
 
     def _find_tokens(self, filled: Sequence[Segment], parts: Sequence[str]) -> tuple[list[int], list[int]] | None:
@@ -256,7 +260,9 @@ def write_chats(chats: Chats, tables: Sequence[SegmentTable | None]) -> tuple[li
         parts = list(table.parts)
         contents = texts[bounds[row] : bounds[row + 1]]
         trimmed = _trim(table, contents) if has_outer_whitespace or not table.in_order else contents
-        if trimmed is None:
+        if trimmed is None or not all(
+            is_left_out(contents[place], [contents[one] for one in others]) for place, others in table.left_out
+        ):
             continue
         parts[1::2] = trimmed
         written.append("".join(parts))

@@ -61,7 +61,8 @@ class RenderPlan:
     """The segments of a conversation, in order, and the substrings that no message may hold.
 
     `empty_thoughts` are the answers into which the template writes an empty thought, as messages, and `losses` the
-    notes on messages that it leaves out; `notes` are others on each row.
+    notes on what it leaves out; `notes` are others on each row. `left_out` are the thoughts that it leaves out, by
+    their places, each with the places of what it writes of the same message.
     """
 
     segments: tuple[Segment, ...]
@@ -69,6 +70,7 @@ class RenderPlan:
     empty_thoughts: tuple[int, ...] = ()
     losses: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
 
 _Headers = tuple[list["int | None"], tuple[int, ...], dict[str, str]]

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.symbolic import render_with_holes
-from llama_padfix.chat.symbolic_slots import Hole, fill_holes, find_holes
+from llama_padfix.chat.symbolic_slots import Hole, Joined, fill_holes, find_holes
 from llama_padfix.chat.traced_render import alias_reasoning
 from llama_padfix.chat.traced_str import TOOLS
 from llama_padfix.encoding.batch.literals import Literals, render_literals
@@ -46,6 +46,11 @@ class Shape:
     def numbers(self) -> set[int]:
         """The places of numbers."""
         return {hole.place for hole in find_holes([*self.messages]) if hole.kind in (int, float)}
+
+    @cached_property
+    def parts_texts(self) -> bool:
+        """Whether a text is parted at the tags of its thought."""
+        return any(isinstance(value, Joined) for message in self.messages for value in message.values())
 
     def render(self, count: int | None = None, prompt: bool = False) -> Literals | None:
         """Return what the template writes around the holes of the first `count` messages."""

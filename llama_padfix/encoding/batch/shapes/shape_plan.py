@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from llama_padfix.chat.symbolic_slots import ObjectOpened
 from llama_padfix.chat.turns import render_turns
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.batch.literals import Literals
 from llama_padfix.encoding.batch.render_plan import (
     KnownOrders,
     RenderPlan,
@@ -30,12 +29,15 @@ from llama_padfix.encoding.batch.render_plan import (
     keeps_opening,
     write,
 )
+from llama_padfix.encoding.batch.shapes.left_out import LOST_THOUGHT, THOUGHT_TAGS, find_left_out
 from llama_padfix.encoding.batch.shapes.shape import Shape
 from llama_padfix.encoding.chat_rows import SPEAK_OF_THOUGHTS, collect_row_notes
 from llama_padfix.tokens.control import find_control_text, find_rewritable, rewrites_text
 
 if TYPE_CHECKING:
     from llama_padfix.chat.render import Rendered
+    from llama_padfix.encoding.batch.literals import Literals
+    from llama_padfix.encoding.batch.shapes.left_out import LeftOut
 
 _MOST_PREFIXES = 40  # messages of a conversation of which each prefix is rendered
 _MOST_WRITTEN = 512  # prefixes that are remembered, at some kilobytes each
@@ -69,13 +71,18 @@ def _learn(shape: Shape, known: KnownOrders) -> RenderPlan | None:
     found, again = (_find_turns(shape, segments, number) for number in range(2))
     if found is None or found != again:
         return None
-    planned, notes = found
+    planned, notes, left_out = found
     forbidden = _find_forbidden(shape, known, written, planned)
     if forbidden is None:
         return None
     forbidden |= written.forbidden_substrings | {*known.tokens.hidden}
-    forbidden |= SPEAK_OF_THOUGHTS if notes else frozenset()
-    return RenderPlan(tuple(planned), forbidden, notes=notes)
+    forbidden |= THOUGHT_TAGS if left_out or shape.parts_texts else SPEAK_OF_THOUGHTS if notes else frozenset()
+    losses = {kind: detail for kind, detail in notes.items() if kind in LOST_THOUGHT}
+    others = {kind: detail for kind, detail in notes.items() if kind not in LOST_THOUGHT}
+    return RenderPlan(tuple(planned), forbidden, losses=losses, notes=others, left_out=left_out)
+
+
+_Found = tuple["list[Segment]", "dict[str, str]", "LeftOut"]
 
 
 def _name_messages(shape: Shape, segments: Sequence[Segment]) -> list[Segment]:
@@ -91,17 +98,24 @@ def _name_messages(shape: Shape, segments: Sequence[Segment]) -> list[Segment]:
     return named
 
 
-def _find_turns(shape: Shape, segments: Sequence[Segment], number: int) -> tuple[list[Segment], dict[str, str]] | None:
-    """Return the segments with the header of each turn, and the notes on a row; None where a probe shows no such."""
+def _find_turns(shape: Shape, segments: Sequence[Segment], number: int) -> _Found | None:
+    """Return the segments with the header of each turn, the notes on a row, and the thoughts that are left out.
+
+    None where a probe shows no such.
+    """
     messages, tools, texts = shape.probe(number)
     try:
         template = shape.template
         rewritable = find_rewritable(template.tokenizer, template.controls + template.tags)
         rendered = render_turns(template, messages, tools, allow_loss=True, rewritable=rewritable)
+        if rendered.is_whole:  # found in the text alone, which other texts of the shape need not allow
+            found, rendered = rendered, render_turns(template, messages, tools, by_text=False)
+            if found.turns != rendered.turns:
+                return None
     except PadfixError:
         return None
     notes = collect_row_notes(rendered, messages, shape.trained, (), shape.template.quiet_kwargs)
-    if rendered.spelled or rendered.losses or notes.keys() - {"empty_reasoning"}:
+    if rendered.spelled or notes.keys() - {"empty_reasoning", *LOST_THOUGHT}:
         return None
     parts = [write(one, "" if one.place is None else texts[one.place]) for one in segments]
     ends = [*accumulate(map(len, parts), initial=0)]
@@ -109,6 +123,10 @@ def _find_turns(shape: Shape, segments: Sequence[Segment], number: int) -> tuple
         (at + len(one.before), end - len(one.after)) for one, at, end in zip(segments, ends, ends[1:], strict=False)
     ]
     if rendered.text != "".join(parts) or not _are_owned(rendered, shape, segments, inner):
+        return None
+    placed = [(one.place, rendered.text[slice(*at)]) for one, at in zip(segments, inner, strict=True)]
+    left_out = find_left_out(shape, rendered, [(place, text) for place, text in placed if place is not None])
+    if left_out is None:
         return None
     turns = {turn.message: turn for turn in rendered.turns}
     if len(turns) != len(rendered.turns) or sorted(turns) != shape.assistants:
@@ -133,7 +151,7 @@ def _find_turns(shape: Shape, segments: Sequence[Segment], number: int) -> tuple
         if turn is not None and is_last and not (segment.closed and turn.end == ends[place + 1]):
             return None
     heads = [one.message for one in planned if one.header is not None and one.message is not None]
-    return (planned, notes) if sorted(heads) == shape.assistants else None
+    return (planned, notes, left_out) if sorted(heads) == shape.assistants else None
 
 
 def _are_owned(
