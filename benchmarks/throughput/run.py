@@ -93,6 +93,7 @@ def start(command: list[str], log: Path, work: Path, told: TextIO | None = None)
     (work / "tmp").mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as said:  # in `work`, since Unsloth writes what it compiles where it runs
         environment = {**os.environ, **SWITCHES, **caches}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # pip compiles all but an editable package
         return subprocess.call(command, cwd=work, env=environment, stdout=told or said, stderr=said)
 
 

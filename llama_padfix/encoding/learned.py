@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.arrow import from_numpy
-from llama_padfix.encoding.batch.chat_columns import Chats, Words, read_chat_rows, read_chat_table
+from llama_padfix.encoding.batch.chat_columns import Chats, Words, read_chat_rows, read_chat_table, take_rows
 from llama_padfix.encoding.batch.cross_check import (
     Batch,
     FastPathMismatch,
@@ -105,7 +104,7 @@ class Learned:
             numbers = range(first_row + start, first_row + start + part.num_rows)
             decoded = decode_rows(part)
             if decoded is None:
-                rows = Rows(functools.partial(_take_rows, part), numbers)
+                rows = Rows(functools.partial(take_rows, part), numbers)
                 batch = self._encode(rows, functools.partial(read_chat_table, part), strict)
                 unread = find_unread_fields(part, *self._keys_in)
             else:
@@ -149,8 +148,10 @@ class Learned:
 
     def _encode_texts(self, texts: Sequence[str]) -> tuple[IdArray, LongArray]:
         if self.engine is None:
-            tokenizer = self.row_encoder.tokenizer
-            self.engine = choose_engine(tokenizer, self.engine_choice, characters=self.characters_ahead)
+            self.engine = choose_engine(
+                self.row_encoder.tokenizer, self.engine_choice, characters=self.characters_ahead
+            )
+            self.engine.is_fixed = True  # `find_key` holds its settings
         return self.engine.encode(texts)
 
 
@@ -160,13 +161,3 @@ def _name_unread(batch: Batch, columns: tuple[str, ...]) -> Batch:
 
 def _choose(rows: Sequence[object], places: Sequence[int]) -> list[object]:
     return [rows[place] for place in places]
-
-
-def _take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:
-    import numpy as np
-    import pyarrow
-
-    try:
-        return [*table.take(from_numpy(np.asarray(places, np.int64))).to_pylist()]
-    except pyarrow.ArrowNotImplementedError:  # of columns of views
-        return [row for place in places for row in table.slice(place, 1).to_pylist()]

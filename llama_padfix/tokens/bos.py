@@ -15,7 +15,7 @@ from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.kinds import refuse
 from llama_padfix.tokens.calls import encode_raw
 from llama_padfix.tokens.doubled.arrow import dedupe_dataset, dedupe_table
-from llama_padfix.tokens.doubled.lists import cut_doubled_rows, paused_collection
+from llama_padfix.tokens.doubled.lists import cut_rows_of_lists, paused_collection
 from llama_padfix.tokens.doubled.rows import cut_row, dedupe_columns
 from llama_padfix.tokens.doubled.runs import FILLS, packed_row
 
@@ -99,7 +99,7 @@ def _dedupe_items(
 ) -> Sequence[Any]:  # of texts or mappings
     """Return texts or rows, each cut by itself where they are not all alike; most need no more than a look."""
     if type(value[0]) is dict and bos_id is not None:
-        rows = cut_doubled_rows(value, bos_id, pad_id)
+        rows = cut_rows_of_lists(value, bos_id, pad_id)
         if rows is not None:
             return tuple(rows) if isinstance(value, tuple) else rows
     doubled, made, changed = 2 * (bos_text or ""), list[Any](), False

@@ -137,15 +137,15 @@ def test_positions_of_a_rectangle_count_on() -> None:
 def test_the_garbage_collector_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lists, "_MANY", 2)
     seen: list[bool] = []
-    cut_column = lists._cut_column
+    cut_doubled = lists._cut_doubled
 
-    def look(name: str, rows: Any) -> Any:
+    def look(name: str, rows: Any, cut: Any) -> Any:
         seen.append(gc.isenabled())
         if name == "labels" and rows[0][2] == 13:
             raise RuntimeError
-        return cut_column(name, rows)
+        return cut_doubled(name, rows, cut)
 
-    monkeypatch.setattr(lists, "_cut_column", look)
+    monkeypatch.setattr(lists, "_cut_doubled", look)
     columns = {"input_ids": [[BOS, BOS, 5]] * 2, "labels": [[1, 2, 3]] * 2}
     frozen = gc.get_freeze_count()
     for enabled in (True, False):

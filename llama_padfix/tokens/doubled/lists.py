@@ -1,4 +1,4 @@
-"""The usual batch, lists of ids that all start with two BOS, cut in one pass over each column."""
+"""Batches of lists, cut in one pass over each column: as a rule all rows start with two BOS."""
 
 from __future__ import annotations
 
@@ -8,55 +8,83 @@ from contextlib import contextmanager
 from typing import Any
 
 from llama_padfix.core.errors import IGNORE_INDEX
-from llama_padfix.tokens.doubled.runs import DOUBLED, FILLS, cut_vector
+from llama_padfix.tokens.doubled.runs import DOUBLED, FILLS, cut_vector, find_run
 
 _MANY = 100_000  # lists: Python has run a full collection by then (700 * 10 * 10 new objects, or 2,000 * 10)
 
 
-def cut_doubled(columns: dict[str, Any], bos: int, pad: int | None) -> dict[str, list[Any]] | None:  # a user's columns
-    """Return columns of lists, cut; None unless each row starts with two BOS, no third, and no padding.
+def start_doubled(columns: dict[str, Any], bos: int, pad: int | None) -> bool:  # a user's columns
+    """Return True for columns of lists whose first row starts with two BOS, as all do then as a rule."""
+    return are_lists(columns, bos, pad) and list(columns["input_ids"][0][:2]) == [bos, bos]
 
-    The first BOS goes rather than the second, which is the same id.
+
+def are_lists(columns: dict[str, Any], bos: int, pad: int | None) -> bool:  # a user's columns
+    """Return True for columns that `cut_lists` takes: lists of the same lengths, in which padding is no BOS."""
+    ids = columns["input_ids"]
+    if pad == bos and "attention_mask" not in columns:
+        return False
+    if {*map(type, ids)} not in ({list}, {tuple}):
+        return False
+    beside = [column for name, column in columns.items() if name != "input_ids"]
+    lengths = [*map(len, ids)] if beside else []
+    return all({*map(type, column)} == {list} and [*map(len, column)] == lengths for column in beside)
+
+
+def cut_lists(columns: dict[str, Any], bos: int, pad: int | None) -> dict[str, list[Any]] | None:  # a user's columns
+    """Return columns for which `are_lists` is true, cut; None where no row has a BOS too many.
+
+    Of two BOS the first one goes, which is the same id as the second. Other rows are cut one by one.
     """
     ids, masks = columns["input_ids"], columns.get("attention_mask")
-    if any({*map(type, column)} != {list} for column in columns.values()) or ids[0][:2] != [bos, bos]:
-        return None
-    lengths = [*map(len, ids)]
-    if min(lengths) < 3 or any([*map(len, column)] != lengths for column in columns.values() if column is not ids):
-        return None
     if masks is None:
-        cut = [row[1:] for row in ids if row[0] == bos == row[1] != row[2]] if pad != bos else []
+        cut = [row[1:] if len(row) > 2 and row[0] == bos == row[1] != row[2] else None for row in ids]
     else:
-        rows = zip(ids, masks, strict=True)
-        cut = [row[1:] for row, mask in rows if row[0] == bos == row[1] != row[2] and mask[0] and mask[1]]
-    if len(cut) < len(ids):
+        cut = [
+            row[1:] if len(row) > 2 and row[0] == bos == row[1] != row[2] and mask[0] and mask[1] else None
+            for row, mask in zip(ids, masks, strict=True)
+        ]
+    others = [] if {*map(type, cut)} == {type(ids[0])} else [place for place, row in enumerate(cut) if row is None]
+    runs = {place: find_run(ids[place], None if masks is None else masks[place], bos, pad) for place in others}
+    if len(runs) == len(ids) and not any(run.surplus for run in runs.values()):
         return None
-    return {name: cut if name == "input_ids" else _cut_column(name, rows) for name, rows in columns.items()}
+    made = {}
+    for name, rows in columns.items():
+        column = cut.copy() if name == "input_ids" else _cut_doubled(name, rows, cut)
+        for place, run in runs.items():
+            column[place] = cut_vector(name, rows[place], run) if run.surplus else rows[place]
+        made[name] = column
+    return made
 
 
-def cut_doubled_rows(rows: Any, bos: int, pad: int | None) -> list[dict[str, Any]] | None:  # a user's rows
-    """Return rows with the same keys, cut as `cut_doubled` cuts columns; None for any other."""
+def _cut_doubled(name: str, rows: list[list[Any]], cut: list[Any]) -> list[Any]:
+    """Return those rows of a column cut of which `cut` has the ids."""
+    pairs = zip(rows, cut, strict=True)
+    if name == "position_ids":
+        return [cut_vector(name, row, DOUBLED) if own is not None else None for row, own in pairs]
+    if name == "labels":
+        return [
+            None if own is None else row[1:] if row[1] == IGNORE_INDEX else [IGNORE_INDEX, *row[2:]]
+            for row, own in pairs
+        ]
+    return [None if own is None else row[1:] if row[0] is row[1] else row[:1] + row[2:] for row, own in pairs]
+
+
+def cut_rows_of_lists(rows: Any, bos: int, pad: int | None) -> list[Any] | None:  # a user's rows
+    """Return rows with the same keys, cut as columns are; None unless they are lists and the first one is cut."""
     keys = rows[0].keys()
     if {*map(type, rows)} != {dict} or "input_ids" not in keys or "seq_lengths" in keys:
         return None
     if any(row.keys() != keys for row in rows):
         return None
-    cut = cut_doubled({name: [row[name] for row in rows] for name in keys if name in FILLS}, bos, pad)
+    columns = {name: [row[name] for row in rows] for name in keys if name in FILLS}
+    if not start_doubled(columns, bos, pad):
+        return None
+    cut = cut_lists(columns, bos, pad)
     if cut is None:
         return None
-    made = [*map(dict.copy, rows)]
-    for name, column in cut.items():
-        for row, values in zip(made, column, strict=True):
-            row[name] = values
-    return made
-
-
-def _cut_column(name: str, rows: list[list[Any]]) -> list[Any]:
-    if name == "position_ids":
-        return [cut_vector(name, row, DOUBLED) for row in rows]
-    if name == "labels":
-        return [row[1:] if row[1] == IGNORE_INDEX else [IGNORE_INDEX, *row[2:]] for row in rows]
-    return [row[1:] if row[0] is row[1] else row[:1] + row[2:] for row in rows]
+    parts = zip(*cut.values(), strict=True)
+    made = [{**row, **dict(zip(cut, own, strict=True))} for row, own in zip(rows, parts, strict=True)]
+    return [row if new["input_ids"] is row["input_ids"] else new for row, new in zip(rows, made, strict=True)]
 
 
 @contextmanager

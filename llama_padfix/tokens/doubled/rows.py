@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.tokens.doubled.lists import cut_doubled, paused_collection
+from llama_padfix.tokens.doubled.lists import are_lists, cut_lists, paused_collection, start_doubled
 from llama_padfix.tokens.doubled.rectangle import cut_rectangle
 from llama_padfix.tokens.doubled.runs import (
-    DOUBLED,
     FILLS,
     cut_vector,
     find_run,
@@ -45,7 +44,11 @@ def dedupe_columns(columns: Columns, bos: int, pad: int | None) -> Columns:
         cut = _cut_rows(vectors, bos, pad)
         return columns if cut is None else {**columns, **{name: rows[0] for name, rows in cut.items()}}
     # `labels` of a classifier, one a row, are not per token.
-    batch = {name: column for name, column in columns.items() if _is_vector(column) and _are_vectors(column)}
+    batch = {
+        name: column
+        for name, column in columns.items()
+        if column is ids or (_is_vector(column) and _are_vectors(column))
+    }
     if _is_array(ids) and ids.ndim == 2:
         cut = cut_rectangle(batch, bos, pad)
     else:
@@ -83,14 +86,13 @@ def _cut_rows(columns: Columns, bos: int, pad: int | None) -> Columns | None:
     ids, masks = columns["input_ids"], columns.get("attention_mask")
     if masks is not None:
         require_same_lengths("attention_mask", masks, ids)
-    usual = cut_doubled(columns, bos, pad)
-    if usual is not None:
-        return {name: tuple(rows) if isinstance(columns[name], tuple) else rows for name, rows in usual.items()}
-    runs, is_clear = {}, pad != bos or masks is not None
-    for row in _find_doubtful(ids, masks, bos, pad):
-        mask = None if masks is None else masks[row]
-        is_doubled = is_clear and _is_doubled(ids[row], mask, bos)
-        run = DOUBLED if is_doubled else find_run(_to_list(ids[row]), _to_list(mask), bos, pad)
+    doubtful = None if start_doubled(columns, bos, pad) else _find_doubtful(ids, masks, bos, pad)
+    if doubtful is None or (doubtful and are_lists(columns, bos, pad)):
+        made = cut_lists(columns, bos, pad) or {}
+        return {name: tuple(rows) if isinstance(columns[name], tuple) else rows for name, rows in made.items()} or None
+    runs = {}
+    for row in doubtful:
+        run = find_run(_to_list(ids[row]), None if masks is None else _to_list(masks[row]), bos, pad)
         if run.surplus:
             runs[row] = run
     if not runs:
@@ -100,10 +102,7 @@ def _cut_rows(columns: Columns, bos: int, pad: int | None) -> Columns | None:
         require_same_lengths(name, column, ids)
         rows = list(column)
         for row, run in runs.items():
-            if run is DOUBLED and name not in ("labels", "position_ids") and type(whole := rows[row]) is list:
-                rows[row] = whole[:1] + whole[2:]
-            else:
-                rows[row] = cut_vector(name, rows[row], run)
+            rows[row] = cut_vector(name, rows[row], run)
         done[name] = tuple(rows) if isinstance(column, tuple) else rows
     return done
 
@@ -122,13 +121,6 @@ def _find_doubtful(ids: Column, masks: Column, bos: int, pad: int | None) -> lis
         for place, row in enumerate(ids)
         if len(row) > 1 and ((row[0] == bos and row[1] == bos) or (padding != bos and row[0] == padding))
     ]
-
-
-def _is_doubled(row: Column, mask: Column, bos: int) -> bool:
-    """Return True for a list that starts with two BOS and no third, and a list of a mask that shows both."""
-    if type(row) is not list or row[0] != bos or row[1] != bos or (len(row) > 2 and row[2] == bos):
-        return False
-    return mask is None or bool(type(mask) is list and mask[0] and mask[1])
 
 
 def _to_list(row: Column) -> Column:
