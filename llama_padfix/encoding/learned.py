@@ -148,8 +148,10 @@ class Learned:
 
     def _encode_texts(self, texts: Sequence[str]) -> tuple[IdArray, LongArray]:
         if self.engine is None:
-            tokenizer = self.row_encoder.tokenizer
-            self.engine = choose_engine(tokenizer, self.engine_choice, characters=self.characters_ahead)
+            self.engine = choose_engine(
+                self.row_encoder.tokenizer, self.engine_choice, characters=self.characters_ahead
+            )
+            self.engine.is_fixed = True  # `find_key` holds its settings
         return self.engine.encode(texts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -95,7 +96,6 @@ class Tabulator:
     added tokens (Gemma's runs of line breaks) are text."""
     _places: dict[tuple[str, int], int] = field(default_factory=dict)
     """What stands before a text, and the length of its header, to the place of that in `headers`."""
-    _token_bytes: TokenBytes = field(init=False)
     _ids: dict[str, IdArray] = field(default_factory=dict)
     """The ids of what templates write, by its text."""
     _tokens: dict[str, tuple[list[int], bool]] = field(default_factory=dict)
@@ -105,7 +105,6 @@ class Tabulator:
         import numpy as np
 
         tokenizer = self.template.tokenizer
-        self._token_bytes = TokenBytes(tokenizer)
         tags = {tag: tokenizer.convert_tokens_to_ids(tag) for tag in self.template.tags}
         ids = list({**tags, **special_ids(tokenizer)}.values())
         self.lowest = min(ids)
@@ -196,11 +195,17 @@ class Tabulator:
             placed.append(-1 if segment.header is None else self._places[key])
         return placed
 
+    @cached_property
+    def _token_bytes(self) -> TokenBytes:
+        return TokenBytes(self.template.tokenizer)
+
     def _read_header(self, before: str, header: int) -> IdArray:
         """Return the ids of a header, with the token that reaches over its end where no text of a row can change it:
         a control token or tag stands behind it.
         """
         ids, whole = self._ids[before[:header]], self._ids[before]
+        if header == len(before):
+            return ids
         placed = self._token_bytes.place(whole.tolist(), before, [(header, len(before))])
         added = self.find_added(whole)
         if placed is None or not len(added):

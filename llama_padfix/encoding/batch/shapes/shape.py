@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from llama_padfix.chat.messages import holds_parts
 from llama_padfix.chat.symbolic import render_with_holes
 from llama_padfix.chat.symbolic_slots import Hole, Joined, fill_holes, find_holes
 from llama_padfix.chat.traced_render import alias_reasoning
@@ -35,6 +36,11 @@ class Shape:
     def assistants(self) -> list[int]:
         """The messages of the assistant."""
         return [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
+
+    @property
+    def holds_parts(self) -> bool:
+        """Whether a message is in several parts."""
+        return any(map(holds_parts, self.messages))
 
     @cached_property
     def owners(self) -> dict[int, int]:

@@ -72,6 +72,8 @@ def _learn(shape: Shape, known: KnownOrders) -> RenderPlan | None:
     if found is None or found != again:
         return None
     planned, notes, left_out = found
+    if notes and shape.holds_parts:
+        return None  # two parts together could speak of thoughts
     forbidden = _find_forbidden(shape, known, written, planned)
     if forbidden is None:
         return None
