@@ -45,12 +45,14 @@ class Workload:
     share: float = 1.0
     at_least: float | None = None
     """How many times less CPU than TRL is asked for."""
+    at_most: float | None = None
+    """How many CPU milliseconds a row are asked for."""
 
 
 _SHAPES = ("alpaca", "prompt_text", "prompt_messages", "system_column", "name", "weight", "unused_tools")
 _FAMILIES = ("llama3_1", "qwen3", "deepseek_v3", "gemma3", "mistral", "phi4", "gptoss")
 WORKLOADS = (
-    Workload("plain", "plain", at_least=80),
+    Workload("plain", "plain"),
     *(Workload(f"shape-{shape}", shape, at_least=30) for shape in (*_SHAPES, "sharegpt")),
     Workload("shape-text_parts", "text_parts", "gemma3", "auto", at_least=30),  # whose template joins them
     Workload("text-rendered", "text_rendered", at_least=30),
@@ -61,11 +63,12 @@ WORKLOADS = (
     ),
     Workload("tools-llama3_1", "tool_calls", "llama3_1", share=0.5, at_least=6),
     Workload("tools-qwen3", "tool_calls", "qwen3", share=0.5, at_least=6),
+    Workload("tools-gptoss", "tool_calls", "gptoss", share=0.5, at_least=6),
     Workload("thoughts-qwen3", "thoughts", "qwen3", share=0.5, at_least=5),
-    Workload("calls40-qwen3", "calls_40", "qwen3", share=0.02),
-    Workload("calls100-qwen3", "calls_100", "qwen3", share=0.01),
-    Workload("irregular", "irregular", share=0.25),
-    Workload("default-plain", "plain", engine="default", at_least=10),
+    Workload("calls40-qwen3", "calls_40", "qwen3", share=0.02, at_most=15),
+    Workload("calls100-qwen3", "calls_100", "qwen3", share=0.01, at_most=25),
+    Workload("irregular", "irregular", share=0.25, at_most=0.4),
+    Workload("default-plain", "plain", engine="default"),
     Workload("default-languages", "many_languages", engine="default", at_least=4),
 )
 
@@ -138,11 +141,15 @@ def run(one: Workload, sides: list[Side], rows: int, rounds: int, way: str, engi
                 keep = {"keep": str(Path(folder, side.name))} if number == 0 else {}
                 told[side.name].append(side.ask({**task, **keep}))
         compared = {side.name: compare(Path(folder, side.name), Path(folder, "ours")) for side in sides[1:]}
-    return {"workload": one.name, "rows": count, "sides": told, "compared": compared, "at_least": one.at_least}
+    asked = {"at_least": one.at_least, "at_most": one.at_most}
+    return {"workload": one.name, "rows": count, "sides": told, "compared": compared, **asked}
 
 
 def compare(folder: Path, ours: Path) -> dict[str, Any]:
-    """Return how many rows have the ids, and the ids and the labels, of ours; {} where a side gave no rows."""
+    """Return how many rows have the ids, and the ids and the labels, of ours; {} where a side gave no rows.
+
+    "more" counts rows that have our ids and labels, and labels of further tokens.
+    """
     import numpy
 
     if not (folder / "ids.npy").exists() or not (ours / "ids.npy").exists():
@@ -161,8 +168,9 @@ def compare(folder: Path, ours: Path) -> dict[str, Any]:
     told["ids"] = sum(same)
     if labels is not None:
         # TRL trains what the template writes at position 0, whose label no loss uses.
-        pairs = zip(labels, our_labels, same, strict=True)
-        told["labels"] = sum(equal and numpy.array_equal(row[1:], our[1:]) for row, our, equal in pairs)
+        pairs = [(row[1:], our[1:]) for row, our, equal in zip(labels, our_labels, same, strict=True) if equal]
+        told["labels"] = sum(numpy.array_equal(row, our) for row, our in pairs)
+        told["more"] = sum(numpy.array_equal(row[our >= 0], our[our >= 0]) for row, our in pairs) - told["labels"]
     return told
 
 

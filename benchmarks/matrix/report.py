@@ -42,22 +42,35 @@ def write_table(results: list[Told]) -> str:
     ]
     lines, missed = [head, ["---"] * len(head)], []
     for told in results:
-        found, asked = ratio(told), told.get("at_least")
+        found, name = ratio(told), told.get("workload", "?")
         shown = f"{found[0]:.1f} ({found[1]:.1f} to {found[2]:.1f})" if found else "not measured"
         cells = [f"{statistics.median(taken):.3f}" if (taken := costs(told, side)) else "-" for side in sides]
         equal = _show_equal(told.get("compared", {}).get("trl", {}))
-        name = told.get("workload", "?")
-        lines.append([name, f"{told.get('rows', 0):,}", *cells, shown, f"{asked:g}" if asked else "", equal])
-        if asked and (found is None or found[0] < asked):
-            missed.append(f"{name} ({found[0]:.1f} of {asked:g})" if found else f"{name} (not measured)")
+        asked, reached, is_missed = _judge(told)
+        lines.append([name, f"{told.get('rows', 0):,}", *cells, shown, asked, equal])
+        if is_missed:
+            missed.append(f"{name} ({reached} of {asked})")
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return f"{text}\nAsked and not reached: {', '.join(missed) or 'nothing'}.\n"
+
+
+def _judge(told: Told) -> tuple[str, str, bool]:
+    """Return what is asked for ("" for nothing), what is reached, and whether that is less."""
+    taken, found = costs(told, "ours"), ratio(told)
+    if least := told.get("at_least"):
+        return f"{least:g} times less", f"{found[0]:.1f}" if found else "not measured", not found or found[0] < least
+    if most := told.get("at_most"):
+        cost = statistics.median(taken) if taken else math.inf
+        return f"{most:g} ms", f"{cost:.2f}" if taken else "not measured", cost > most
+    return "", "", False
 
 
 def _show_equal(compared: Told) -> str:
     if "ids" not in compared:
         return "not compared" if not compared else f"{compared['rows']:,} rows, ours {compared['of']:,}"
     labels = f"labels {compared['labels']:,}" if "labels" in compared else "TRL makes no labels of answers"
+    if compared.get("more"):
+        labels += f" and {compared['more']:,} with more tokens trained"
     return f"ids {compared['ids']:,}, {labels} of {compared['of']:,}"
 
 

@@ -55,10 +55,11 @@ class Run:
 
 
 FROM = ("--rows-from", str(OUT / "rows" / REFERENCE))
-FAST, PLAIN, AUTO = (("--engine", name) for name in ("fastokens", "tokenizers", "auto"))
+FAST, PLAIN, CACHED, AUTO = (("--engine", name) for name in ("fastokens", "tokenizers", "cached", "auto"))
 STREAM = ("--way", "dataset")
 RUNS = (
     Run(REFERENCE, "ours", "ours.py", PLAIN, keep=True),
+    Run("ours cached", "ours", "ours.py", CACHED, keep=True),
     Run("ours fastokens", "ours", "ours.py", FAST, keep=True),
     Run("TRL", "ours", "peers/trl_sft.py", keep=True),
     Run("Unsloth", "unsloth", "peers/unsloth_sft.py", keep=True),
@@ -80,8 +81,8 @@ RUNS = (
     Run("TRL, max_length=None", "ours", "peers/trl_sft.py", ("--max-length", "none"), once=True),
     Run("stream auto small", "ours", "ours.py", (*AUTO, *STREAM, "--warm", "no"), SMALL, once=True),
     Run("stream auto large", "ours", "ours.py", (*AUTO, *STREAM, "--warm", "no"), LARGE, once=True),
-    Run("stream tokenizers small", "ours", "ours.py", (*PLAIN, *STREAM), SMALL, once=True),
-    Run("stream tokenizers large", "ours", "ours.py", (*PLAIN, *STREAM), LARGE, once=True),
+    Run("stream cached small", "ours", "ours.py", (*CACHED, *STREAM), SMALL, once=True),
+    Run("stream cached large", "ours", "ours.py", (*CACHED, *STREAM), LARGE, once=True),
     Run("ours fastokens, Llama 3.1's template", "ours", "ours.py", FAST, once=True, tokenizer="llama3_1"),
 )
 
@@ -92,6 +93,7 @@ def start(command: list[str], log: Path, work: Path, told: TextIO | None = None)
     (work / "tmp").mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as said:  # in `work`, since Unsloth writes what it compiles where it runs
         environment = {**os.environ, **SWITCHES, **caches}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # pip compiles all but an editable package
         return subprocess.call(command, cwd=work, env=environment, stdout=told or said, stderr=said)
 
 

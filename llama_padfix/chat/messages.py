@@ -16,6 +16,12 @@ def content_texts(content: object) -> list[str]:
     return [text for text in texts if isinstance(text, str)]
 
 
+def holds_parts(message: Mapping[str, object]) -> bool:
+    """Return True for a message whose content is several parts, which a template writes one by one, or joins."""
+    content = message.get("content")
+    return isinstance(content, list) and len(content) > 1
+
+
 def called_functions(message: Message) -> Iterator[Mapping[str, object]]:
     """Yield the function of each tool call, which is the call itself where nothing is nested in it."""
     for call in message.get("tool_calls") or ():

@@ -1,16 +1,17 @@
 """Chat templates run on symbolic texts, which stand for any text: what is written then holds for every text.
 
 A `SymbolicStr` replaces the text of each message. A template can print it, join it, trim it and test its type. Where a
-template searches it for a substring, the answer is no, and the substring is remembered as one that the texts must
-lack. Anything else (its length, a comparison with the unknown, a filter that rewrites it) ends the run. A run that
-completes has followed the only path that the template can take for texts that are not blank and lack those substrings.
+template searches it for a substring, the answer is that of its literals, and the substring is remembered as one that
+the texts must lack. Anything else (its length, a comparison with the unknown, a filter that rewrites it) ends the run.
+A run that completes has followed the only path that the template can take for texts that are not blank and lack those
+substrings.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import jinja2.ext
@@ -20,7 +21,7 @@ from llama_padfix.chat.jinja_environment import Effect, StringPolicy, TreeEditor
 from llama_padfix.chat.symbolic_slots import (
     CLOSE,
     OPEN,
-    Hole,
+    ObjectOpened,
     Slot,
     SymbolicMapping,
     TemplateBranched,
@@ -28,6 +29,7 @@ from llama_padfix.chat.symbolic_slots import (
     fill_holes,
 )
 from llama_padfix.chat.symbolic_str import PATTERN, Run, SymbolicStr, join, write_unknown_json
+from llama_padfix.chat.symbolic_value import SymbolicLength, SymbolicValue
 
 if TYPE_CHECKING:
     from llama_padfix.chat.jinja_environment import Function
@@ -73,9 +75,12 @@ def render_symbolic(
 
 
 def render_with_holes(
-    source: str, messages: Messages, tools: list[Hole] | None, context: Mapping[str, object], clock: bool = True
+    source: str, messages: Messages, tools: list[Any] | None, context: Mapping[str, object], clock: bool = True
 ) -> tuple[tuple[str, ...], tuple[Slot, ...], frozenset[str]]:
-    """Do what `render_symbolic` does with messages and tools in which holes stand for texts and objects."""
+    """Do what `render_symbolic` does with messages and tools in which holes stand for texts, objects and numbers.
+
+    Raises `ObjectOpened` if the template looks into such an object.
+    """
     run = Run()
     given = {"messages": fill_holes(list(messages), run.fill), "tools": fill_holes(tools, run.fill)}
     return _render(source, run, {**context, **given}, clock)
@@ -127,10 +132,15 @@ class _SymbolicPolicy(StringPolicy):
 
     def on_join(self, pieces: Iterable[object]) -> str:
         texts = [str(self.on_print(piece)) for piece in pieces]
+        texts = [text for text in texts if type(text) is SymbolicStr or text]
+        if len(texts) == 1:
+            return texts[0]
         run = next((text._run for text in texts if isinstance(text, SymbolicStr)), None)
         return "".join(texts) if run is None else join(run, texts)
 
     def on_print(self, value: object) -> object:
+        if isinstance(value, SymbolicValue):
+            return value.text
         if not isinstance(value, str) and _holds(value):  # an unknown object may be printed otherwise the next time
             raise TemplateBranched("an object")
         return value
@@ -141,7 +151,7 @@ class _SymbolicPolicy(StringPolicy):
         return left
 
     def on_key(self, key: object) -> object:
-        if isinstance(key, SymbolicStr):  # a text that is no key of an object may name one of its attributes
+        if isinstance(key, Unknown):  # a text that is no key of an object may name one of its attributes
             raise TemplateBranched("a key")
         return key
 
@@ -158,8 +168,15 @@ class _SymbolicPolicy(StringPolicy):
     def on_filter(self, name: str, effect: Effect, function: Function) -> Function:
         @functools.wraps(function)  # which keeps the mark that jinja2 passes its context first
         def guarded(*args: object, **kwargs: object) -> object:
-            if effect is Effect.TRIMS and not kwargs and len(args) == 1 and type(args[0]) is SymbolicStr:
-                return function(args[0])
+            if effect is Effect.TRIMS and not kwargs and len(args) == 1:
+                is_number = isinstance(args[0], SymbolicValue) and args[0].kind is not str
+                text = self.on_print(args[0]) if is_number else args[0]
+                if type(text) is SymbolicStr:
+                    return function(text)
+            if name == "safe" and not kwargs and len(args) == 1 and isinstance(args[0], (SymbolicStr, SymbolicValue)):
+                return SymbolicValue(str, str(self.on_print(args[0])))
+            if name in ("length", "count") and type(args[0]) is SymbolicStr and args[0]:
+                return SymbolicLength()
             if effect is Effect.REWRITES:
                 args = tuple(list(value) if isinstance(value, Iterator) else value for value in args)
             given = [value for value in (*args, *kwargs.values()) if not isinstance(value, _CONTEXTS)]
@@ -171,8 +188,11 @@ class _SymbolicPolicy(StringPolicy):
                 refused = _holds(given[1:] if isinstance(given[0], SymbolicStr) else given)
             else:
                 refused = effect is Effect.VARIES or (effect is Effect.REWRITES and _holds(given))
+            if name == "dictsort" and not kwargs and len(args) == 1 and type(args[0]) is dict:
+                refused = any(type(key) is not str for key in args[0])  # it compares keys alone
             if refused:
-                raise TemplateBranched(f"the filter {name}")
+                opened = next((value._slot.place for value in given if isinstance(value, SymbolicMapping)), None)
+                raise TemplateBranched(f"the filter {name}") if opened is None else ObjectOpened(opened)
             return function(*args, **kwargs)
 
         return guarded
@@ -186,16 +206,20 @@ class _SymbolicPolicy(StringPolicy):
             elif any(isinstance(value, Unknown) for value in (*args, *kwargs.values())):
                 if name not in _TYPE_TESTS:
                     raise TemplateBranched(f"the test {name}")
-                args = tuple(
-                    value if not isinstance(value, Unknown) else "text" if isinstance(value, str) else {"a": "text"}
-                    for value in args
-                )
+                args = tuple(_sample(value) if isinstance(value, Unknown) else value for value in args)
             return function(*args, **kwargs)
 
         return guarded
 
 
 _SYMBOLIC = _SymbolicPolicy()
+
+
+def _sample(value: Unknown) -> object:
+    """Return a known value of the same type."""
+    if isinstance(value, (SymbolicValue, SymbolicLength)):
+        return value.kind(1)
+    return "text" if isinstance(value, str) else {"a": "text"}
 
 
 def _reads_context(function: Function) -> bool:

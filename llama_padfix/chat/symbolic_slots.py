@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,13 +24,29 @@ class TemplateBranched(BaseException):
     """What a template writes depends on more of a text; no `Exception`, so that nothing in jinja2 catches it."""
 
 
+class ObjectOpened(TemplateBranched):
+    """A template looks into the object at `place` of a row."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__("the inside of an object")
+        self.place = place
+
+
 @dataclass(frozen=True)
 class Hole:
-    """Stands in messages and tools for a value of a row, which is a text, or an object that is not empty."""
+    """Stands in messages and tools for a value of a row."""
 
     place: int
     """The place among the values of the row."""
-    is_object: bool = False
+    kind: type = str
+    """`str` for a text that is not empty, `dict` for an object that is not empty, `int` or `float` for a number."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Stands in messages for a text of literals and texts of a row."""
+
+    pieces: tuple[str | Hole, ...]
 
 
 class JsonForm(NamedTuple):
@@ -94,13 +111,13 @@ class SymbolicMapping(Unknown, Mapping[str, object]):
         return True
 
     def __getitem__(self, key: object) -> object:
-        raise TemplateBranched("an item of an object")
+        raise ObjectOpened(self._slot.place)
 
     def __iter__(self) -> Iterator[str]:
-        raise TemplateBranched("the keys of an object")
+        raise ObjectOpened(self._slot.place)
 
     def __len__(self) -> int:
-        raise TemplateBranched("the size of an object")
+        raise ObjectOpened(self._slot.place)
 
     def __repr__(self) -> str:
         raise TemplateBranched("repr")
@@ -112,6 +129,10 @@ def fill_holes(value: Any, fill: Callable[[Hole], object]) -> Any:  # of message
     """Return a value with something in place of each hole."""
     if isinstance(value, Hole):
         return fill(value)
+    if isinstance(value, Joined):
+        pieces = [fill_holes(piece, fill) for piece in value.pieces]
+        is_filled = all(isinstance(piece, str) for piece in pieces)
+        return functools.reduce(operator.add, pieces) if is_filled else Joined(tuple(pieces))
     if isinstance(value, dict):
         return {key: fill_holes(item, fill) for key, item in value.items()}
     return [fill_holes(item, fill) for item in value] if isinstance(value, list) else value
@@ -121,8 +142,9 @@ def find_holes(value: object) -> Iterator[Hole]:
     """Yield the holes in a value."""
     if isinstance(value, Hole):
         yield value
-    elif isinstance(value, (dict, list)):
-        for item in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, (dict, list, Joined)):
+        inner = value.pieces if isinstance(value, Joined) else value.values() if isinstance(value, dict) else value
+        for item in inner:
             yield from find_holes(item)
 
 

@@ -19,6 +19,11 @@ from llama_padfix.chat.symbolic_slots import (
     Unknown,
     write_json,
 )
+from llama_padfix.chat.symbolic_value import SymbolicValue
+
+# Each slot is one character of a private plane while a text is searched, split or trimmed.
+_FIRST = 0xF0000
+_PRIVATE = re.compile("[\U000f0000-\U0010ffff]")
 
 # White space at both ends, letters of both cases and what HTML and JSON escape: a rewriting shows.
 _MARK = f"\n {OPEN}aZ<&>'\"\\%d{CLOSE} \n"
@@ -27,20 +32,31 @@ PATTERN = re.compile(re.escape(_MARK).replace("%d", r"(\d+)"))
 
 @dataclass
 class Run:
-    """What is learned while a template runs: the slots by number, and the substrings that the texts must lack."""
+    """What is learned while a template runs: the slots by number, and the substrings that the texts must lack.
+
+    `filled` says of each slot whether its text cannot be blank.
+    """
 
     slots: list[Slot] = field(default_factory=list)
+    filled: list[bool] = field(default_factory=list)
     lacks: set[str] = field(default_factory=set)
 
     def make(self, slot: Slot, filled: bool) -> SymbolicStr:
-        made = SymbolicStr(_MARK % len(self.slots))
-        made._run, made._slot, made._filled = self, slot, filled
         self.slots.append(slot)
+        self.filled.append(filled)
+        return self.get(len(self.slots) - 1)
+
+    def get(self, number: int) -> SymbolicStr:
+        made = SymbolicStr(_MARK % number)
+        made._run, made._slot, made._filled = self, self.slots[number], self.filled[number]
         return made
 
     def fill(self, hole: Hole) -> object:
         slot = Slot(hole.place)
-        return SymbolicMapping(self, slot) if hole.is_object else self.make(slot, filled=True)
+        if hole.kind is dict:
+            return SymbolicMapping(self, slot)
+        text = self.make(slot, filled=True)
+        return text if hole.kind is str else SymbolicValue(hole.kind, text)
 
 
 class SymbolicStr(Unknown, str):
@@ -73,12 +89,16 @@ class SymbolicStr(Unknown, str):
         return _wrap(self._run, str.__add__(other, self), self._filled or _is_filled(other))
 
     def __contains__(self, words: object) -> bool:
-        return self._lacks(words)
+        return self._pack(words).find(str(words)) >= 0 or self._prove(words)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, str):
             return False
-        return self._lacks(other) if isinstance(other, SymbolicStr) or other else not self
+        if not isinstance(other, SymbolicStr) and not other:
+            return not self
+        if self._slot is None:
+            raise TemplateBranched("a comparison")
+        return self._prove(other)
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -96,33 +116,90 @@ class SymbolicStr(Unknown, str):
         return self._trim("rstrip", chars)
 
     def startswith(self, words: object, *place: object) -> bool:
-        return self._lacks(words, *place)
+        literal = _PRIVATE.split(self._pack(words, *place), 1)[0]
+        if literal and not str(words).startswith(literal):  # the literal alone decides
+            return literal.startswith(str(words))
+        return literal == words or self._prove(words)
 
     def endswith(self, words: object, *place: object) -> bool:
-        return self._lacks(words, *place)
+        literal = _PRIVATE.split(self._pack(words, *place))[-1]
+        if literal and not str(words).endswith(literal):
+            return literal.endswith(str(words))
+        return literal == words or self._prove(words)
 
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
-        self._lacks(sep, *_but_numbers(maxsplit))
-        return [self]
+        return self._divide(str.split, sep, maxsplit)
 
-    rsplit = split
+    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        return self._divide(str.rsplit, sep, maxsplit)
+
+    def _divide(self, divide: Callable[..., list[str]], sep: object, maxsplit: SupportsIndex) -> list[str]:
+        packed = self._pack(sep, *_but_numbers(maxsplit))
+        self._prove(sep)
+        return [self._unpack(part) for part in divide(packed, sep, maxsplit)]
 
     def replace(self, old: str, new: str, count: SupportsIndex = -1) -> str:
-        self._lacks(old, *_but_numbers(count))
-        return self
+        packed = self._pack(old, *_but_numbers(count))
+        self._prove(old)
+        if old not in packed:
+            return self
+        if type(new) is not str or OPEN in new or _PRIVATE.search(new):
+            raise TemplateBranched("a replacement")
+        return self._unpack(packed.replace(old, new, count))
 
     def _trim(self, method: str, chars: str | None) -> str:
-        if self._slot is None or (chars is not None and type(chars) is not str):
+        if chars is not None and (type(chars) is not str or _PRIVATE.search(chars)):
             raise TemplateBranched(method)
-        slot = Slot(self._slot.place, (*self._slot.operations, (method, chars)))
+        left = getattr(self._pack(), method)(chars)
         # A text that is not blank stays so when white space is trimmed; it may consist of other characters.
-        return self._run.make(slot, self._filled and (chars is None or not chars.strip()))
+        keeps = chars is None or not chars.strip()
+        ends = {"lstrip": [0], "rstrip": [-1]}.get(method, [0, -1])[: len(left)]
+        for end in ends:
+            if not _PRIVATE.match(left[end]):
+                continue
+            number = ord(left[end]) - _FIRST
+            slot, is_filled = self._run.slots[number], self._run.filled[number]
+            if len(left) > 1 and not (keeps and is_filled):
+                raise TemplateBranched(method)
+            trimming = method if len(left) == 1 else "rstrip" if end else "lstrip"
+            self._run.make(Slot(slot.place, (*slot.operations, (trimming, chars))), is_filled and keeps)
+            packed = chr(_FIRST + len(self._run.slots) - 1)
+            left = left[:end] + packed if end else packed + left[1:]
+        return self._unpack(left)
 
-    def _lacks(self, words: object, *place: object) -> bool:
-        """Return False: the text holds no such substring, which becomes a condition."""
-        if self._slot is None or self._slot.is_json or type(words) is not str or not words or place:
+    def _pack(self, words: object = "?", *place: object) -> str:
+        """Return the text with one character for each slot, in which some words may be searched."""
+        parts = PATTERN.split(str.__str__(self))
+        is_searched = type(words) is str and words and not place
+        if not is_searched or re.search(f"{OPEN}|{_PRIVATE.pattern}", "".join((str(words), *parts[::2]))):
             raise TemplateBranched("a search")
-        self._run.lacks.add(words)
+        return "".join([chr(_FIRST + int(part)) if place % 2 else part for place, part in enumerate(parts)])
+
+    def _unpack(self, packed: str) -> str:
+        numbers = [ord(char) - _FIRST for char in _PRIVATE.findall(packed)]
+        if not numbers:
+            return packed
+        if len(packed) == 1:
+            return self._run.get(numbers[0])
+        text = _PRIVATE.sub(lambda match: _MARK % (ord(match[0]) - _FIRST), packed)
+        filled = len(packed) > len(numbers) or any(self._run.filled[number] for number in numbers)
+        return _wrap(self._run, text, filled)
+
+    def _prove(self, words: object) -> bool:
+        """Return False: words stand in literals alone, where no slot's text holds them, which becomes a condition."""
+        packed = self._pack(words)
+        literals, found = _PRIVATE.split(packed), str(words)
+        slots = [self._run.slots[ord(char) - _FIRST] for char in _PRIVATE.findall(packed)]
+        if any(slot.is_json for slot in slots):
+            raise TemplateBranched("a search")
+        beginnings = tuple(found[:cut] for cut in range(1, len(found)))
+        rests = tuple(found[cut:] for cut in range(1, len(found)))
+        is_shared = any(one.endswith(beginnings) for one in literals[:-1]) or any(
+            one.startswith(rests) for one in literals[1:]
+        )
+        if is_shared or (rests and any(one in found[1:-1] for one in literals[1:-1])):
+            raise TemplateBranched("a search")  # a text could hold a part of them, and its neighbor the rest
+        self._run.lacks.add(found)
         return False
 
 
@@ -175,6 +252,8 @@ def write_unknown_json(
 
 
 def _write_unknown(value: Unknown, form: JsonForm) -> str:
+    if isinstance(value, SymbolicValue) and value.kind is not str:
+        return value.text
     if not isinstance(value, (SymbolicStr, SymbolicMapping)) or value._slot is None:
         raise TemplateBranched("the filter tojson")
     run: Run = value._run

@@ -65,6 +65,7 @@ def render_turns(
     *,
     allow_loss: bool = False,
     rewritable: Sequence[str] = (),
+    by_text: bool = True,
 ) -> Rendered:
     """Return the text of a conversation and the part of it that the model must produce, turn by turn.
 
@@ -77,6 +78,7 @@ def render_turns(
             `Rendered.losses` instead of raising.
         rewritable: The control tokens and tags that a normalizer may make of other text (`find_rewritable`); such
             text is `spelled` too.
+        by_text: Whether turns may be found in the text alone, which does not show who wrote each character.
 
     Returns:
         The text, that of `apply_chat_template(messages, tokenize=False)`, and its turns.
@@ -98,7 +100,7 @@ def render_turns(
         find_rewritten(template.tokenizer, text, rewritable) if rewritable else (),
     )
     refusal: PadfixError | None = None
-    for strategy in STRATEGIES:
+    for strategy in STRATEGIES[not by_text :]:
         rendered = strategy(request)
         if isinstance(rendered, Rendered):
             losses = find_losses(messages, tools, rendered)

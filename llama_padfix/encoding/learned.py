@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from llama_padfix.encoding.batch.chat_columns import Chats, Words, read_chat_rows, read_chat_table
+from llama_padfix.encoding.batch.chat_columns import Chats, Words, read_chat_rows, read_chat_table, take_rows
 from llama_padfix.encoding.batch.cross_check import (
     Batch,
     FastPathMismatch,
@@ -17,7 +17,6 @@ from llama_padfix.encoding.batch.cross_check import (
     encode_cross_checked,
     encode_row_by_row,
     make_batch_encoders,
-    make_table,
 )
 from llama_padfix.encoding.reading.json_columns import decode_rows
 from llama_padfix.encoding.reading.side_columns import (
@@ -29,7 +28,7 @@ from llama_padfix.encoding.reading.side_columns import (
 )
 from llama_padfix.encoding.row_formats import CONVERSATION_COLUMNS, SHAPES
 from llama_padfix.tokens.calls import preserve_backend_state
-from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine
+from llama_padfix.tokens.engine import Engine, EngineChoice, choose_engine, read_settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,12 +46,12 @@ _FEW = 2  # rows below which nothing is learned
 def find_key(tokenizer: TokenizerLike, settings: EncodeSettings, engine: EngineChoice) -> tuple[object, ...]:
     """Return what decides which things are learned: with another key they are learned anew.
 
-    Added tokens, the roles of special tokens and the chat template are compared; a changed normalizer is not noticed.
+    Without a backend, of what decides the ids only the number of added tokens is compared.
     """
-    added = len(getattr(tokenizer, "added_tokens_decoder", ()))  # len(tokenizer) takes 12 ms in tokenizers 0.19
+    decides = read_settings(tokenizer) or len(getattr(tokenizer, "added_tokens_decoder", ()))
     template = copy.copy(getattr(tokenizer, "chat_template", None))
     chosen = (dict(settings.template_kwargs), settings.train_on, engine)
-    return tokenizer, added, tokenizer.special_tokens_map, template, chosen
+    return tokenizer, decides, tokenizer.special_tokens_map, template, chosen
 
 
 @dataclass(eq=False)
@@ -105,7 +104,7 @@ class Learned:
             numbers = range(first_row + start, first_row + start + part.num_rows)
             decoded = decode_rows(part)
             if decoded is None:
-                rows = Rows(functools.partial(_take_rows, part), numbers)
+                rows = Rows(functools.partial(take_rows, part), numbers)
                 batch = self._encode(rows, functools.partial(read_chat_table, part), strict)
                 unread = find_unread_fields(part, *self._keys_in)
             else:
@@ -113,7 +112,7 @@ class Learned:
                 batch = self._encode(rows, functools.partial(read_chat_rows, decoded), strict)
                 unread = find_unread_keys(decoded, *self._keys_in)
             batch = _name_unread(batch, find_unread_columns(part, SHAPES, carry) + unread)
-            parts.append((make_table(batch, part.select(list(carry))), batch))
+            parts.append((batch.to_table(part.select(list(carry))), batch))
         return parts
 
     def _encode(self, rows: Rows, read_chats: Callable[[Words], Chats], strict: bool) -> Batch:
@@ -125,7 +124,7 @@ class Learned:
                 self.batch_encoder, self.text_encoder = make_batch_encoders(self.row_encoder, self._encode_texts)
             if self.batch_encoder is not None or self.text_encoder is not None:
                 chats = read_chats(self._find_words())
-                if self.batch_encoder is not None and self.batch_encoder.learn(chats):
+                while self.batch_encoder is not None and self.batch_encoder.learn(chats):
                     chats = read_chats(self._find_words())
                 try:
                     batch = encode_cross_checked(self.row_encoder, self.batch_encoder, self.text_encoder, chats, rows)
@@ -142,13 +141,17 @@ class Learned:
         return CONVERSATION_COLUMNS, template.source if template is not None else ""
 
     def _find_words(self) -> Words:
-        forbidden = self.batch_encoder.forbidden if self.batch_encoder is not None else ()
-        return Words([*forbidden, *MEDIA_MARKS], self.row_encoder.texts.completion_header)
+        batch, header = self.batch_encoder, self.row_encoder.texts.completion_header
+        if batch is None:
+            return Words(MEDIA_MARKS, header)
+        return Words([*batch.forbidden, *MEDIA_MARKS], header, frozenset(batch.known.opened))
 
     def _encode_texts(self, texts: Sequence[str]) -> tuple[IdArray, LongArray]:
         if self.engine is None:
-            tokenizer = self.row_encoder.tokenizer
-            self.engine = choose_engine(tokenizer, self.engine_choice, characters=self.characters_ahead)
+            self.engine = choose_engine(
+                self.row_encoder.tokenizer, self.engine_choice, characters=self.characters_ahead
+            )
+            self.engine.is_fixed = True  # `find_key` holds its settings
         return self.engine.encode(texts)
 
 
@@ -158,12 +161,3 @@ def _name_unread(batch: Batch, columns: tuple[str, ...]) -> Batch:
 
 def _choose(rows: Sequence[object], places: Sequence[int]) -> list[object]:
     return [rows[place] for place in places]
-
-
-def _take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:
-    import pyarrow
-
-    try:
-        return [*table.take(list(places)).to_pylist()]
-    except pyarrow.ArrowNotImplementedError:  # of columns of views
-        return [row for place in places for row in table.slice(place, 1).to_pylist()]

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.core.kinds import refuse
-from llama_padfix.tokens.bos_arrow import dedupe_dataset, dedupe_table
-from llama_padfix.tokens.bos_rows import FILLS, cut_row, dedupe_columns, packed_row
 from llama_padfix.tokens.calls import encode_raw
+from llama_padfix.tokens.doubled.arrow import dedupe_dataset, dedupe_table
+from llama_padfix.tokens.doubled.lists import cut_rows_of_lists, paused_collection
+from llama_padfix.tokens.doubled.rows import cut_row, dedupe_columns
+from llama_padfix.tokens.doubled.runs import FILLS, packed_row
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import TokenizerLike
@@ -79,7 +81,8 @@ def _dedupe(value: Any, bos_id: int | None, bos_text: str | None, pad_id: int | 
     if isinstance(value, Sequence) and value:
         kinds = {*map(type, value)}
         if all(issubclass(kind, (str, Mapping)) for kind in kinds):
-            return _dedupe_items(value, again, bos_id, bos_text, pad_id)
+            with paused_collection(0 if kinds == {str} else len(value)):
+                return _dedupe_items(value, again, bos_id, bos_text, pad_id)
     if bos_id is None:
         raise _no_bos("bos_token_id=128000")
     if type(value).__module__.startswith(("pyarrow.", "datasets.")):
@@ -94,7 +97,11 @@ def _dedupe(value: Any, bos_id: int | None, bos_text: str | None, pad_id: int | 
 def _dedupe_items(
     value: Sequence[Any], again: Callable[[Any], Any], bos_id: int | None, bos_text: str | None, pad_id: int | None
 ) -> Sequence[Any]:  # of texts or mappings
-    """Return texts or rows, each cut by itself; most need no more than a look."""
+    """Return texts or rows, each cut by itself where they are not all alike; most need no more than a look."""
+    if type(value[0]) is dict and bos_id is not None:
+        rows = cut_rows_of_lists(value, bos_id, pad_id)
+        if rows is not None:
+            return tuple(rows) if isinstance(value, tuple) else rows
     doubled, made, changed = 2 * (bos_text or ""), list[Any](), False
     for item in value:
         cut: Any = None

@@ -117,12 +117,17 @@ def count_leading(ids: Sequence[int], token_id: int | None) -> int:
 
 @contextlib.contextmanager
 def preserve_backend_state(tokenizer: TokenizerLike) -> Iterator[None]:
-    """Restore on exit what a call resets in a fast tokenizer's backend: truncation, padding, reading of specials."""
+    """Restore on exit what a call resets in a fast tokenizer's backend: truncation, padding, reading of specials.
+
+    Special tokens are read until then: a call may have left them to be read as text.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         yield
         return
     truncation, padding, as_text = backend.truncation, backend.padding, backend.encode_special_tokens
+    if as_text:
+        backend.encode_special_tokens = False
     try:
         yield
     finally:
@@ -130,7 +135,8 @@ def preserve_backend_state(tokenizer: TokenizerLike) -> Iterator[None]:
             backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
         if padding != backend.padding:
             backend.enable_padding(**padding) if padding else backend.no_padding()
-        backend.encode_special_tokens = as_text
+        if as_text != backend.encode_special_tokens:  # in a fork a write may wait for a thread that is not there
+            backend.encode_special_tokens = as_text
 
 
 def is_of_transformers(tokenizer: object) -> bool:

@@ -67,6 +67,7 @@ class Engine:
     Attributes:
         failed: Why a faster engine was dropped after it had encoded texts, else "". Those texts may have got other
             ids, so encode them again.
+        is_fixed: Set it where the caller compares `read_settings` itself, and makes another engine once they differ.
     """
 
     def __init__(self, tokenizer: TokenizerLike, choice: EngineChoice = "auto", characters: int | None = None) -> None:
@@ -76,7 +77,7 @@ class Engine:
         self._reset()
 
     def _reset(self) -> None:
-        self.failed = ""
+        self.failed, self.is_fixed = "", False
         self._routes: _Routes | None = None
         self._seen_texts = self._seen_characters = 0
         self._locks: dict[int, threading.Lock] = {}
@@ -148,7 +149,7 @@ class Engine:
         return routes, first
 
     def _find_routes(self) -> _Routes:
-        settings = _read_settings(self.tokenizer)
+        settings = self._routes.settings if self._routes and self.is_fixed else read_settings(self.tokenizer)
         if self._routes is None or self._routes.settings != settings:
             self._routes = _Routes(settings, _make_exact_encoder(self.tokenizer))
         return self._routes
@@ -275,17 +276,21 @@ def _encode_in_batches(exact: Encode, texts: Sequence[str]) -> FlatIds:
     return join_flat(parts)
 
 
-def _read_settings(tokenizer: TokenizerLike) -> object:
-    """Return a value that differs once a change of the tokenizer may change its ids."""
+def read_settings(tokenizer: TokenizerLike) -> object:
+    """Return a value that differs once a change of the tokenizer may change its ids; None without a backend.
+
+    To count the added tokens takes 3 ms where there are thousands (Gemma), as each is copied.
+    """
     backend = find_backend(tokenizer)
     if backend is None:
         return None
     return (
         id(backend),
-        len(backend.get_added_tokens_decoder()),  # get_vocab_size takes 12 ms in tokenizers 0.19
+        repr(backend.get_added_tokens_decoder()),  # with their flags
         tuple(tokenizer.all_special_ids),
         backend.encode_special_tokens,
-        getattr(backend.model, "dropout", None),
+        getattr(model := backend.model, "dropout", None),
+        getattr(model, "ignore_merges", None),
         pickle.dumps((backend.normalizer, backend.pre_tokenizer)),
     )
 

@@ -15,6 +15,19 @@ from llama_padfix.chat.symbolic_slots import TemplateBranched, trim
 from tests.support.conversations import shared
 
 REFUSED = (
+    "{{ (c | safe) + '<' }}",
+    "{{ '<' + (c | safe) }}",
+    "{{ c | safe | tojson }}",
+    "{{ c | safe | trim }}",
+    "{% if c | safe %}A{% endif %}{{ c }}",
+    "{% if (c | safe) == 'yes' %}A{% endif %}{{ c }}",
+    "{{ (c | safe).upper() }}",
+    "{% if c | length > 1 %}A{% endif %}{{ c }}",
+    "{% if c | length == 3 %}A{% endif %}{{ c }}",
+    "{% if c | length < 3 %}A{% endif %}{{ c }}",
+    "{{ c | length + 1 }}{{ c }}",
+    "{{ 'abc'[c | length] }}{{ c }}",
+    "{{ {3: 'A'}[c | length] }}{{ c }}",
     # comparisons and truth
     "{% if c < 'm' %}A{% endif %}{{ c }}",
     "{% if 'm' >= c %}A{% endif %}{{ c }}",
@@ -89,7 +102,6 @@ REFUSED = (
     "{{ c | e }}",
     "{{ c | escape }}",
     "{{ c | forceescape }}",
-    "{{ c | safe }}",
     "{{ c | urlencode }}",
     "{{ c | urlize }}",
     "{{ c | striptags }}",
@@ -104,7 +116,6 @@ REFUSED = (
     "{{ c | batch(2) | list }}",
     "{{ c | filesizeformat }}",
     "{% filter upper %}{{ c }}{% endfilter %}",
-    "{% filter trim %}  {{ c }}  {% endfilter %}",
     "{% filter replace('y', 'n') %}{{ c }}{% endfilter %}",
     "{% autoescape true %}{{ c }}{% endautoescape %}",
     "{% autoescape true %}{{ '<' ~ c }}{% endautoescape %}",
@@ -122,8 +133,6 @@ REFUSED = (
     "{{ c.split()[0] }}",
     "{{ c.split('\\n') | join('\\n') }}",
     # trimming
-    "{{ (c ~ ' ') | trim }}",
-    "{{ (c + '\\n').rstrip() }}",
     "{{ c.strip(messages[0].content) }}",
     # joining and formatting
     "{{ [c, 'x'] | join }}",
@@ -169,13 +178,10 @@ REFUSED = (
     "{% set d = dict(a=c) %}{{ d | dictsort }}",
     "{% set d = dict.fromkeys(['a'], c) %}{{ d.a }}",
     "{% set x %}{{ c }}{% endset %}{{ x | length }}",
-    "{% set x %}{{ c }}{% endset %}{% if x == 'yes' %}A{% endif %}{{ c }}",
-    "{% set x | trim %} {{ c }} {% endset %}{{ x }}",
     "{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f(c) | length }}",
     "{% macro f(x) %}<{{ x[0] }}>{% endmacro %}{{ f(c) }}",
     "{% macro f() %}<{{ varargs }}>{% endmacro %}{{ f(c) }}",
     "{% macro w() %}<{{ caller() | upper }}>{% endmacro %}{% call w() %}{{ c }}{% endcall %}",
-    "{% for k, v in m | dictsort %}{{ k }}={{ v }};{% endfor %}",
     "{% for x in [c, 'm'] | sort %}{{ x }};{% endfor %}",
     "{% for x in m.values() | sort %}{{ x }};{% endfor %}",
     "{% for x in [c, 'yes'] | unique %}{{ x }};{% endfor %}",
@@ -245,6 +251,10 @@ LEARNED = (
     "{{ (c.split('yes') | first).strip() }}",
     "{{ c.split('yes') | length }}{{ c }}",
     "{{ c.strip() }}",
+    "{% filter trim %}  {{ c }}  {% endfilter %}",
+    "{{ (c ~ ' ') | trim }}",
+    "{{ (c + '\\n').rstrip() }}",
+    "{% set x | trim %} {{ c }} {% endset %}{{ x }}",
     "{{ c | trim }}",
     "{{ c.lstrip() }}|{{ c }}",
     "{{ c.rstrip('\\n') }}",
@@ -293,6 +303,12 @@ LEARNED = (
     "{% if ({'a': '<b>'} | tojson) == '{\"a\": \"<b>\"}' %}{{ c }}{% else %}A{% endif %}",
     "{{ c }}{{ c }}",
     "A",
+    "{{ c | safe }}",
+    "{% set x %}{{ c }}{% endset %}{% if x == 'yes' %}A{% endif %}{{ c }}",
+    "{% for k, v in m | dictsort %}{{ k }}={{ v }};{% endfor %}",
+    "{{ (c | safe) ~ '<' }}{{ '&' ~ (c | safe) }}",
+    "{% if c | length > 0 %}A{% endif %}{{ c }}{% if 0 == c | count %}B{% endif %}",
+    "{% if c | trim | length %}A{% endif %}{{ c }}",
 )
 LOOKS = (*REFUSED, *LEARNED)
 WORDS: tuple[str, ...] = (

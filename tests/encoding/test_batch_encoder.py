@@ -141,7 +141,7 @@ def test_a_message_that_speaks_of_thoughts_has_no_note_on_the_empty_one_before_i
     template += "{{ m.content }}<E>{% endfor %}{% if add_generation_prompt %}<S>assistant\n{% endif %}"
     tokenizer = make_byte_tokenizer(("<S>", "<E>"), "<E>", template=template)
     made, plain = assert_same(tokenizer, [talk("a", "b"), talk("c", "<think>\nd\n</think>\n\ne"), talk("f", "g")])
-    assert plain == 2 and made.counts.empty_reasoning == 2
+    assert plain == 3 and made.counts.empty_reasoning == 2
 
 
 @ENGINE
@@ -194,6 +194,30 @@ def test_a_tokenizer_that_is_changed_is_learned_anew() -> None:
     assert seen[-1] == encode_carefully(encoder, rows)
     assert [one == other for one in seen for other in seen].count(True) == len(seen)
     assert count_plain(encoder) == 2
+
+
+@pytest.mark.parametrize("engine", ["tokenizers", "auto"])
+def test_any_change_of_what_decides_the_ids_is_noticed(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenizers import AddedToken, normalizers
+
+    monkeypatch.setattr("llama_padfix.tokens.engine.CACHE_FROM", 0)
+    rows = [talk("A Good e\u0301", "A Good one"), talk("Hi", "INDEED", "Good", "y")]
+    tokenizer = fresh_tokenizer("3.1-instruct")
+    tokenizer.add_tokens(["Good"])
+    encoder, backend = ChatEncoder(tokenizer, engine=engine), tokenizer.backend_tokenizer
+    seen = [encode_all(encoder, rows)]
+    for change in (
+        lambda: setattr(backend, "normalizer", normalizers.Lowercase()),
+        lambda: setattr(backend, "normalizer", normalizers.NFC()),
+        lambda: tokenizer.add_tokens([AddedToken("Good", rstrip=True)]),
+        lambda: tokenizer.add_tokens([AddedToken("Good", special=True)]),  # which a message may not spell
+    ):
+        tokenizer("x", split_special_tokens=True)  # leaves a switch behind
+        assert encode_all(encoder, rows) == seen[-1]
+        change()
+        seen.append(encode_all(encoder, rows))
+        assert seen[-1] == encode_carefully(ChatEncoder(tokenizer), rows) and not encoder.doubtful
+    assert [one == other for one in seen for other in seen].count(True) == len(seen)
 
 
 def test_the_tokenizers_switches_change_nothing() -> None:

@@ -31,6 +31,8 @@ ORDERS = (
 # TRL's templates that write a plain conversation alike whatever it says.
 STEMS = "cohere gemma gemma3 gptoss lfm2 lfm2_v2 llama3 llama3_1 llama3_2 muse_glimmer phi3 phi3_5 qwen2_5 qwen2_5_vl"
 STEMS += " qwen3 qwen3_instruct_2507 qwen3_vl lfm2_2_5 lfm2_2_5_v2 deepseek_r1_distill deepseekv3"
+STEMS += " diffusion_gemma gemma4 gemma4_v2 gemma4_v3 gemma4_v4 gemma4_v5 lfm2_2_5_vl"
+STEMS += " qwen3_5_nothink qwen3_5_think qwen3_6 qwen3_8"
 POPULAR = (
     "Zephyr, StableLM, TinyLlama, Tülu 1",
     "Granite 3",

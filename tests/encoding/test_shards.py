@@ -152,6 +152,7 @@ def test_rows_in_memory_and_streams_have_no_shards(rows: list[Any], encoder: Cha
 
 def test_nothing_is_left_where_no_row_is(shared_tokenizer: Any, tmp_path: Path) -> None:
     encoder = ChatEncoder(shared_tokenizer, on_error="drop")
-    with pytest.raises(PadfixError, match="No row"):
+    with pytest.raises(PadfixError, match="No row of the dataset is left to train on: 1 rows: 0 kept"):
         encode(encoder, [{"messages": [{"role": "user", "content": "A"}]}], tmp_path)
+    assert (encoder.counts.rows, encoder.counts.kept) == (1, 0)
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == []

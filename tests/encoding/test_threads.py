@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -79,5 +80,29 @@ def test_a_forked_process_is_not_blocked_by_a_thread_of_its_parent(tokenizer: An
     process.start()
     process.join(60)
     done.set()
+    thread.join()
+    assert process.exitcode == 0
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_is_not_blocked_by_a_call_of_the_tokenizer(tokenizer: Any) -> None:
+    encoder = ChatEncoder(tokenizer, engine="tokenizers")
+    tokenizer("x")
+    begun = threading.Event()
+
+    def encode() -> None:
+        begun.set()
+        tokenizer.backend_tokenizer.encode_batch(["a b" * 300_000] * 4)  # which holds the lock of the backend
+
+    thread = threading.Thread(target=encode)
+    thread.start()
+    begun.wait(60)
+    time.sleep(0.02)
+    process = multiprocessing.get_context("fork").Process(target=encoder.encode_rows, args=(BATCHES[0],))
+    process.start()
+    assert thread.is_alive()
+    process.join(60)
+    process.kill()
     thread.join()
     assert process.exitcode == 0

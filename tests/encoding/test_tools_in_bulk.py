@@ -159,14 +159,16 @@ TOGETHER = (
     "{{ f.name }}{% if f.arguments is mapping and f.arguments %}{{ f.arguments | tojson | trim }}{% endif %}",
     "{% set a = f.arguments or {} %}{{ f.name }}{{ a | tojson(ensure_ascii=False) }}",
 )
-ALONE = (
+OPENED = (
     "{{ f.name }}{% for k, v in f.arguments.items() %}{{ k }}={{ v }}{% endfor %}",
     "{{ f.name }}{% for k in f.arguments %}{{ k }}={{ f.arguments[k] }}{% endfor %}",
-    "{{ f.name }}{{ f.arguments | dictsort }}",
     "{{ f.name }}{{ f.arguments | length }}{{ f.arguments | tojson }}",
-    "{{ f.name }}{{ f.arguments.where }}{{ f.arguments | tojson }}",
     "{{ f.name }}{% if 'where' in f.arguments %}{{ f.arguments | tojson }}{% endif %}",
     "{{ f.name }}{% if f.arguments == {} %}none{% endif %}{{ f.arguments | tojson }}",
+)
+ALONE = (
+    "{{ f.name }}{{ f.arguments.where }}{{ f.arguments | tojson }}",
+    "{{ f.name }}{{ f.arguments | dictsort }}",
     "{{ f.name }}{{ (f.arguments | tojson)[1:-1] }}",
     "{{ f.name }}{{ f.arguments | tojson | replace('sky', 'SKY') }}",
     "{{ f.name }}{% if 'sky' in f.arguments | tojson %}!{% endif %}{{ f.arguments | tojson }}",
@@ -182,14 +184,15 @@ ALONE = (
 )
 
 
-@pytest.mark.parametrize("body", (*TOGETHER, *ALONE))
+@pytest.mark.parametrize("body", (*TOGETHER, *OPENED, *ALONE))
 def test_a_look_into_a_call_is_refused_or_changes_nothing(body: str) -> None:
     given = {"chat_template": HEAD.replace("T", "t | tojson") + LOOP.replace("C", body)}
     rows = [ask(number, calls=number // 6) for number in range(12)]
     rows[7]["messages"][1]["tool_calls"][0]["function"]["arguments"] = {"where": "", "sky": ["{", 'é"\\\n', 1.5e300]}
     rows[8]["messages"][1]["tool_calls"][0]["function"]["arguments"] = {}
     _, together = assert_same(shared("3.1-instruct"), rows, template_kwargs=given)
-    assert together <= 7 if body in ALONE else together >= 11  # the first six call nothing, and one has no arguments
+    # The first six call nothing, one has no arguments, and the text of another is empty.
+    assert together <= 8 if body in ALONE else together >= (11 if body in TOGETHER else 10)
 
 
 def test_arguments_as_json_text_are_counted_as_one_by_one() -> None:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.tokens import bos_arrow
 from llama_padfix.tokens.bos import dedupe_bos
+from llama_padfix.tokens.doubled import arrow
 
 BOS, PAD = 1, 0
 
@@ -188,7 +188,7 @@ def test_columns_of_lists_give_what_each_row_gives(data: Any, masked: bool, pad:
 
 def test_a_dataset_of_many_chunks_is_cut_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
-    find = bos_arrow._find_surplus
+    find = arrow._find_surplus
 
     def count(batch: pa.RecordBatch, *settings: Any) -> Any:
         batches.append(batch.num_rows)
@@ -196,7 +196,7 @@ def test_a_dataset_of_many_chunks_is_cut_batch_by_batch(monkeypatch: pytest.Monk
 
     chunk = pa.table({"input_ids": [[BOS, BOS, 5], [BOS, 6]], "labels": [[BOS, BOS, 5], [-100, 6]]})
     dataset = Dataset(pa.concat_tables([chunk] * 30))
-    monkeypatch.setattr(bos_arrow, "_find_surplus", count)
+    monkeypatch.setattr(arrow, "_find_surplus", count)
     cut = dedupe_bos(dataset, bos_token_id=BOS, pad_token_id=PAD)
     assert cut[:2] == {"input_ids": [[BOS, 5], [BOS, 6]], "labels": [[-100, 5], [-100, 6]]}
     assert batches[-1] == len(dataset)  # before it stands the look for a row that needs a cut

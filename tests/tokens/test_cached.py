@@ -190,6 +190,27 @@ def test_added_tokens_are_found_as_the_backend_finds_them(monkeypatch: pytest.Mo
         choose_engine(tokenizer, "cached")
 
 
+@pytest.mark.parametrize("kinds", [[], ["NFC"]], ids=["none", "composed"])
+def test_added_tokens_that_the_normalizer_leaves_are_found_in_its_text(
+    kinds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenizers import AddedToken, normalizers
+
+    names = ("<｜User｜>", "<｜fim▁hole｜>", "é", "a b")  # DeepSeek's stand behind an empty sequence of normalizers
+    tokenizer = make_small(tokens=tuple(AddedToken(name, normalized=True) for name in names))
+    sequence = normalizers.Sequence([getattr(normalizers, kind)() for kind in kinds])
+    tokenizer.backend_tokenizer.normalizer = sequence
+    draw = random.Random(7)
+    letters = [*names, "<｜fim hole｜>", "<|a|>", "e", "\u0301", "\u0338", "▁", "a", " ", "<", "｜>", "\n"]
+    texts = ["".join(draw.choices(letters, k=8)) for _ in range(400)]
+    assert encode_all(tokenizer, texts, monkeypatch) == reference(tokenizer, texts)
+    for name in ("e\u0301", "\u212b") if kinds else ():
+        changed = make_small(tokens=(AddedToken(name, normalized=True),))
+        changed.backend_tokenizer.normalizer = sequence
+        with pytest.raises(PadfixError, match="changed by the normalizer"):
+            choose_engine(changed, "cached")
+
+
 def test_a_text_that_is_not_composed_goes_past_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     from tokenizers import normalizers
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llama_padfix.chat.render import Rendered
     from llama_padfix.core.types import Message, Messages, TokenizerLike
 
-_TAGS = (
+TAGS = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
     ("<seed:think>", "</seed:think>"),
@@ -24,24 +24,24 @@ _TAGS = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel>thought", "<channel|>"),
 )
-CLOSERS = tuple(close for _, close in _TAGS)
+CLOSERS = tuple(close for _, close in TAGS)
 """What closes a thought. A text that holds one speaks of thoughts itself: an empty one before it is not counted."""
-_OPENERS = tuple(opening for opening, _ in _TAGS)
+OPENERS = tuple(opening for opening, _ in TAGS)
 # A thought is opened and closed, or opened and cut off, or opened by the prompt and only closed.
 _THOUGHT = re.compile(
     "|".join(
         f"{opening}(?P<whole{n}>.*?)(?:{close}|\\Z)|\\A(?P<rest{n}>(?:(?!{opening}).)*?){close}"
-        for n, (opening, close) in enumerate((re.escape(one), re.escape(two)) for one, two in _TAGS)
+        for n, (opening, close) in enumerate((re.escape(one), re.escape(two)) for one, two in TAGS)
     ),
     re.DOTALL,
 )
-_EMPTY = re.compile(r"\s*(?:" + "|".join(f"(?:{re.escape(one)})?\\s*{re.escape(two)}" for one, two in _TAGS) + ")")
+_EMPTY = re.compile(r"\s*(?:" + "|".join(f"(?:{re.escape(one)})?\\s*{re.escape(two)}" for one, two in TAGS) + ")")
 _SWITCHES = ("enable_thinking", "thinking")  # arguments of templates that decide whether the model thinks
 
 
 def split_thoughts(text: str) -> tuple[list[str], list[str]]:
     """Return the thoughts in an assistant's text, and the texts around them; neither holds blank ones."""
-    if not any(tag in text for tag in CLOSERS + _OPENERS):
+    if not any(tag in text for tag in CLOSERS + OPENERS):
         return [], [text] if text.strip() else []
     thoughts, rest, position = list[str](), list[str](), 0
     for match in _THOUGHT.finditer(text):

@@ -6,13 +6,14 @@ of the plain conversation holds for the other one too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.symbolic import make_unseen_text, render_symbolic
 from llama_padfix.chat.symbolic_slots import TemplateBranched
 from llama_padfix.chat.traced_render import REASONING_KEYS, source_of
-from llama_padfix.chat.turns import render_turns
+from llama_padfix.chat.turns import finds_by_prompt, render_turns
 from llama_padfix.core.compat import gives_clock
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.outlines import holds_mark
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _PLAIN = {"role"}
 _PROBE = "Probe {} says"
+_PROBED = 2  # orders of the same messages for which probes confirm the turns behind a constant prompt
 
 
 def are_plain(shells: Messages) -> bool:
@@ -38,6 +40,8 @@ class Likeness:
     template: ChatTemplate
     known: dict[tuple[str, ...], bool] = field(default_factory=dict)
     """By the beginning of a conversation, whether it is written as that of its roles; many begin alike."""
+    seen: dict[frozenset[str], int] = field(default_factory=dict)
+    """How many orders were seen of each set of messages that are found by a constant prompt."""
 
     def holds(self, shells: Messages) -> bool:
         """Return True if these messages are rendered, and their turns found, as those of their roles and texts alone.
@@ -47,19 +51,31 @@ class Likeness:
         if any(key in shell for shell in shells for key in REASONING_KEYS):  # which stand for one another
             return False
         plain = [{"role": shell["role"]} for shell in shells]
-        shown = tuple(map(repr, shells))  # they hold nothing but texts, numbers, lists and mappings
-        for end in range(1, len(shells) + 1):
+        # They hold nothing but texts, numbers, lists and mappings; marks differ by their places.
+        shown = tuple(map(repr, _fill_marks(list(shells), "text")))
+        by_prompt = finds_by_prompt(self.template.profile)  # then all is seen in the whole conversation
+        for end in range(len(shells) if by_prompt else 1, len(shells) + 1):
             if shown[:end] not in self.known:
-                self.known[shown[:end]] = _is_written_alike(self.template, shells[:end], plain[:end])
+                prompts = (False,) if by_prompt else (False, True)
+                self.known[shown[:end]] = _is_written_alike(self.template, shells[:end], plain[:end], prompts)
             if not self.known[shown[:end]]:
                 return False
+        return not self._must_probe(shown, by_prompt) or self._is_probed_alike(shells, plain)
+
+    def _must_probe(self, shown: Sequence[str], by_prompt: bool) -> bool:
+        """Return True if probes must show the turns: with a constant prompt the first orders, then ever fewer."""
+        kind = frozenset(shown)
+        self.seen[kind] = count = self.seen.get(kind, 0) + 1
+        return not by_prompt or count <= _PROBED or count.bit_count() == 1
+
+    def _is_probed_alike(self, shells: Messages, plain: Messages) -> bool:
         found = [_find_turns(self.template, some) for some in (shells, plain)]
         return found[0] is not None and found[0] == found[1]
 
 
-def _is_written_alike(template: ChatTemplate, shells: Messages, plain: Messages) -> bool:
-    """Return True if the template writes the same around the texts of both, with its prompt and without."""
-    for prompt in (False, True):
+def _is_written_alike(template: ChatTemplate, shells: Messages, plain: Messages, prompts: Sequence[bool]) -> bool:
+    """Return True if the template writes the same around the texts of both, with its prompt or without."""
+    for prompt in prompts:
         written = _render(template, shells, prompt)
         if written is None or written != _render(template, plain, prompt):
             return False

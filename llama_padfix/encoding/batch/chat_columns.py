@@ -6,11 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from llama_padfix.core.arrow import from_numpy, from_texts, to_numpy
 from llama_padfix.core.text import is_unicode
+from llama_padfix.encoding.batch.opened import open_objects
 from llama_padfix.encoding.batch.outlines import Reading, outline, read_outline, read_plain
-from llama_padfix.encoding.batch.shapes.outlined_calls import are_quoted
+from llama_padfix.encoding.batch.shapes.outlined_thoughts import find_tags, outline_thoughts
+from llama_padfix.encoding.batch.tables.outline_columns import any_within, read_outlined
 from llama_padfix.encoding.reading.side_columns import SIDE_COLUMNS
 from llama_padfix.encoding.row_formats import CONTENT_KEYS, CONVERSATION_COLUMNS, READ_COLUMNS
 
@@ -22,11 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Words:
-    """What no text of a plain conversation may hold."""
+    """What no text of a plain conversation may hold, and which of its objects are opened."""
 
     anywhere: Sequence[str] = ()
     in_completions: str = ""
     """What no text of a prompt and its answer may hold, where both are texts: it may be a rendered chat."""
+    opened: frozenset[str] = frozenset()
+    """What the template looks into: "tools", "arguments" or both."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Chats:
     @cached_property
     def texts(self) -> list[str]:
         """All texts as `str`."""
-        found: list[str] = self.contents if isinstance(self.contents, list) else _to_numpy(self.contents).tolist()
+        found: list[str] = self.contents if isinstance(self.contents, list) else self.contents.to_pylist()
         return found
 
     @cached_property
@@ -65,12 +70,17 @@ def read_chat_rows(rows: Sequence[object], words: Words = Words()) -> Chats:
     readings: list[Reading | None] = []
     texts: list[str] = []
     bounds = [0]
+    tags = find_tags(words.anywhere)
     for row in rows:
         found = outline(row)
+        if tags and found is not None:
+            found = outline_thoughts(*found, tags, words.in_completions)
         reading = read_outline(found[0]) if found is not None else None
         if found is not None and reading is not None:
-            placed = reading.place(found[1])
-            if _holds_only_text(placed, reading, words):
+            placed: list[str] | None = reading.place(found[1])
+            if words.opened and reading.by_shape:
+                reading, placed = open_objects(reading, found[1], words.opened)
+            if reading is not None and placed is not None and _holds_only_text(placed, reading, words):
                 texts += placed
             else:
                 reading = None
@@ -86,7 +96,7 @@ def _holds_only_text(texts: Sequence[str], reading: Reading, words: Words) -> bo
         return False
     if reading.messages is None:
         return True
-    if reading.written_arguments and are_quoted([texts[place] for place in reading.written_arguments], joined):
+    if reading.written_arguments and reading.quotes(texts, joined):
         return False
     is_marked = reading.is_text and words.in_completions and words.in_completions in joined
     return not is_marked and not any(word in joined for word in words.anywhere)
@@ -95,34 +105,87 @@ def _holds_only_text(texts: Sequence[str], reading: Reading, words: Words) -> bo
 def read_chat_table(table: pa.Table, words: Words = Words()) -> Chats:
     """Read the plain conversations and texts of a `pyarrow.Table`; see `read_chat_rows`."""
     import numpy as np
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    if len(set(table.column_names)) < len(table.column_names):
+    names = [name for name in table.column_names if name in READ_COLUMNS]
+    if not names or len(set(table.column_names)) < len(table.column_names):
         return read_chat_rows([None] * table.num_rows)
+    try:
+        table = table.select(names).combine_chunks()
+    except pa.ArrowException:  # of columns of views, in some releases
+        return read_chat_rows(_to_rows(table), words)
+    if any(column.num_chunks != 1 for column in table.columns):  # none, or more than an array can hold
+        return read_chat_rows(_to_rows(table), words)
     found = _find_columns(table)
     if found is None:
-        return read_chat_rows(_to_rows(table), words)
+        return _read_outlines(table, words)
     column, key, lists, roles, contents, others = found
-    odd = _to_numpy(contents.is_null()) | _to_numpy(roles.is_null())
+    odd = to_numpy(contents.is_null()) | to_numpy(roles.is_null())
     for other in others:
-        odd |= _to_numpy(other.is_valid())
-    lengths = _to_numpy(pc.fill_null(pc.list_value_length(lists), 0))
+        odd |= to_numpy(other.is_valid())
+    lengths = to_numpy(pc.list_value_length(lists))
     bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    plain = (lengths > 0) & ~_any_within(odd, bounds)
+    plain = (lengths > 0) & ~any_within(odd, bounds)
     for name in SIDE_COLUMNS.intersection(table.column_names):
         if name != column:
-            plain &= _to_numpy(table[name].combine_chunks().is_null())
-    others_apart = np.flatnonzero(~plain)
-    if (
-        words.anywhere
-    ):  # one expression for all: RE2 skips to where one may begin, `match_substring` looks at each letter
-        found_word = pc.match_substring_regex(contents, "|".join(map(re.escape, words.anywhere)))
-        plain &= ~_any_within(_to_numpy(pc.fill_null(found_word, False)), bounds)
-    outer = _any_within(_may_have_outer_whitespace(contents), bounds)
+            plain &= to_numpy(table[name].chunk(0).is_null())
+    apart = ~plain
+    if apart.all():
+        return _read_outlines(table, words)
+    plain &= ~_holds_word(contents, bounds, words.anywhere)
+    others_apart = np.flatnonzero(~plain if find_tags(words.anywhere) else apart)
+    outer = any_within(_may_have_outer_whitespace(contents), bounds)
     chats = Chats(_read_roles(roles, (column, key), bounds, plain), contents, bounds, outer)
     if not len(others_apart):
         return chats
-    return _replace(chats, others_apart.tolist(), read_chat_rows(_to_rows(table.take(others_apart)), words))
+    return _replace(chats, others_apart, _read_outlines(table.take(from_numpy(others_apart)).combine_chunks(), words))
+
+
+def _read_outlines(table: pa.Table, words: Words) -> Chats:
+    """Read a table by the outlines of its rows, or row by row where it has other types."""
+    import numpy as np
+
+    found = read_outlined(table, _to_rows)
+    if found is None:
+        return read_chat_rows(_to_rows(table), words)
+    readings, contents, bounds = found.readings, found.contents, found.bounds
+    outer = any_within(_may_have_outer_whitespace(contents), bounds)
+    kinds = {reading for reading in dict.fromkeys(readings) if reading is not None and reading.messages is not None}
+    texts = {reading for reading in kinds if reading.is_text} if words.in_completions else {*()}
+    odd = found.odd
+    for among, refused in ((kinds, words.anywhere), (texts, [words.in_completions])):
+        held = _holds_word(contents, bounds, refused if among else ())
+        odd = odd | held if find_tags(refused) else odd  # to be parted at the tags
+        for row in np.flatnonzero(held).tolist():
+            readings[row] = None if readings[row] in among else readings[row]
+    chats, apart = Chats(readings, contents, bounds, outer), np.flatnonzero(odd)
+    if not len(apart):
+        return chats
+    return _replace(chats, apart, read_chat_rows(_to_rows(table.take(from_numpy(apart))), words))
+
+
+def _holds_word(contents: pa.Array, bounds: LongArray, words: Sequence[str]) -> BoolArray:
+    """Return for each row whether one of its texts holds one of some words."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    if not words:
+        return np.zeros(len(bounds) - 1, bool)
+    # One expression for all: RE2 skips to where one may begin, and `match_substring` looks at each letter.
+    found = pc.match_substring_regex(contents, "|".join(map(re.escape, words)))
+    return any_within(to_numpy(found), bounds)
+
+
+def take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:
+    """Return some rows of a table as Python values."""
+    import numpy as np
+    import pyarrow
+
+    try:
+        return [*table.take(from_numpy(np.asarray(places, np.int64))).to_pylist()]
+    except pyarrow.ArrowNotImplementedError:  # of columns of views
+        return [row for place in places for row in table.slice(place, 1).to_pylist()]
 
 
 def _to_rows(table: pa.Table) -> Sequence[object]:
@@ -136,22 +199,22 @@ def _to_rows(table: pa.Table) -> Sequence[object]:
     return rows or [None] * table.num_rows
 
 
-def _replace(chats: Chats, rows: Sequence[int], others: Chats) -> Chats:
+def _replace(chats: Chats, rows: LongArray, others: Chats) -> Chats:
     """Return the conversations with those of some rows replaced."""
     import numpy as np
+    import pyarrow as pa
 
-    readings, texts, bounds = chats.readings.copy(), list[str](), [0]
-    number = {row: place for place, row in enumerate(rows)}
-    edges, other_edges, outer = chats.bounds.tolist(), others.bounds.tolist(), chats.has_outer_whitespace.copy()
-    for row in range(len(readings)):
-        place = number.get(row)
-        if place is None:
-            texts += chats.texts[edges[row] : edges[row + 1]]
-        else:
-            texts += others.texts[other_edges[place] : other_edges[place + 1]]
-            readings[row], outer[row] = others.readings[place], True
-        bounds.append(len(texts))
-    return Chats(readings, texts, np.asarray(bounds), outer)
+    readings, outer, starts = chats.readings.copy(), chats.has_outer_whitespace.copy(), chats.bounds[:-1].copy()
+    for row, reading in zip(rows.tolist(), others.readings, strict=True):
+        readings[row] = reading
+    sizes = np.diff(chats.bounds)
+    outer[rows], sizes[rows] = others.has_outer_whitespace, np.diff(others.bounds)
+    starts[rows] = others.bounds[:-1] + len(chats.contents)
+    bounds = np.concatenate([[0], np.cumsum(sizes)])
+    both = [from_texts(one) if isinstance(one, list) else one for one in (chats.contents, others.contents)]
+    texts = pa.concat_arrays([one.cast(pa.large_string()) for one in both])
+    places = np.arange(bounds[-1]) + np.repeat(starts - bounds[:-1], sizes)
+    return Chats(readings, texts.take(from_numpy(places)), bounds, outer)
 
 
 def _find_columns(table: pa.Table) -> tuple[str, str, pa.Array, pa.Array, pa.Array, list[pa.Array]] | None:
@@ -165,10 +228,10 @@ def _find_columns(table: pa.Table) -> tuple[str, str, pa.Array, pa.Array, pa.Arr
     column = next((name for name in CONVERSATION_COLUMNS if name in table.column_names), None)
     if column is None:
         return None
-    lists = table[column].combine_chunks()
-    is_list = pa.types.is_list(lists.type) or pa.types.is_large_list(lists.type)
-    if not is_list or isinstance(lists, pa.ChunkedArray):  # that of an empty table
+    is_list = pa.types.is_list(table[column].type) or pa.types.is_large_list(table[column].type)
+    if not is_list:
         return None
+    lists = table[column].chunk(0)
     messages = lists.flatten()
     if not pa.types.is_struct(messages.type):
         return None
@@ -190,7 +253,7 @@ def _read_roles(roles: pa.Array, head: tuple[str, str], bounds: LongArray, plain
 
     encoded = pc.dictionary_encode(roles)
     names = encoded.dictionary.to_pylist()
-    codes = _to_numpy(pc.fill_null(encoded.indices, 0)).astype(np.uint32)
+    codes = to_numpy(encoded.indices).astype(np.uint32)
     packed, known = codes.tobytes(), dict[bytes, Reading | None]()
     readings: list[Reading | None] = []
     edges = bounds.tolist()
@@ -203,19 +266,6 @@ def _read_roles(roles: pa.Array, head: tuple[str, str], bounds: LongArray, plain
             known[coded] = read_plain(*head, tuple(names[code] for code in codes[start:end]))
         readings.append(known[coded])
     return readings
-
-
-def _any_within(flags: BoolArray, bounds: LongArray) -> BoolArray:
-    """Return for each span of `bounds` whether a flag in it is set."""
-    import numpy as np
-
-    before = np.append(0, np.cumsum(flags))
-    found: BoolArray = before[bounds[1:]] != before[bounds[:-1]]
-    return found
-
-
-def _to_numpy(array: pa.Array) -> Any:  # of the array's own dtype
-    return array.to_numpy(zero_copy_only=False)
 
 
 def _may_have_outer_whitespace(texts: pa.Array) -> BoolArray:

@@ -18,8 +18,6 @@ from llama_padfix.encoding.encoded_rows import EncodedRow, fit_row
 from llama_padfix.encoding.loss_selection import UntrainedError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from llama_padfix.encoding.batch.chat_columns import Chats
     from llama_padfix.encoding.row_encoder import RowEncoder
     from llama_padfix.encoding.settings import EncodeSettings
@@ -118,7 +116,7 @@ def encode_cross_checked(
     flat, noted, outcomes = FlatRows.empty(), dict[int, Mapping[str, str]](), dict[int, _Outcome]()
     settings = row_encoder.settings
     if chat_encoder is not None:
-        allow_loss = settings.on_loss == "count"
+        allow_loss = settings.on_loss == "count" and not settings.keep_reasoning
         bulk = chat_encoder.encode_chats(chats, settings.max_length, settings.truncation, allow_loss=allow_loss)
         flat = _take(bulk, chat_encoder, noted, row_encoder, rows)
     if text_encoder is not None and chats.plain_texts:
@@ -156,23 +154,6 @@ def _take(
     encoder.rows += len(places)
     noted.update(bulk.noted)
     return flat
-
-
-def make_table(batch: Batch, carried: pa.Table) -> pa.Table:
-    """Return a `pyarrow.Table` over the arrays of a batch, without a copy of the ids.
-
-    `carried` is a table with columns of all rows, of which the kept ones go along.
-    """
-    import numpy as np
-    import pyarrow
-
-    bounds = pyarrow.array(batch.bounds.astype(np.int32))
-    columns = {
-        name: pyarrow.ListArray.from_arrays(bounds, pyarrow.array(values))
-        for name, values in (("input_ids", batch.input_ids), ("labels", batch.labels))
-    }
-    kept = carried.take(pyarrow.array(batch.rows)) if carried.column_names else carried
-    return pyarrow.table({**columns, **{name: kept[name] for name in kept.column_names}})
 
 
 def _is_same(flat: FlatRows, noted: _Noted, at: int, row: EncodedRow | None, notes: Mapping[str, str]) -> bool:

@@ -66,8 +66,11 @@ class BatchEncoder:
         self.tabulator = Tabulator(self.template, self.encode)
 
     def learn(self, chats: Chats) -> bool:
-        """Learn the plans of all readings; return True if there are new substrings that no conversation may hold."""
-        before = len(self.forbidden)
+        """Learn the plans of all readings; return True if conversations are to be read anew.
+
+        That is so where there are new substrings that none may hold, or objects that the template looks into.
+        """
+        before = len(self.forbidden) + len(self.known.opened)
         if len(self.tables) > _KEPT:
             self.tables, self.plans, self.tables_of_roles, self.tabulator.arrays = {}, {}, {}, PlanArrays()
             self.likeness.known.clear()
@@ -81,7 +84,7 @@ class BatchEncoder:
                 continue
             messages, trained = chosen[0], tuple(chosen[1])
             if reading.by_shape:
-                if self._is_worth(count):
+                if len(self.known.opened) + len(self.forbidden) == before and self._is_worth(count):
                     shape = Shape(self.template, messages, reading.tools, trained, reading.written_arguments)
                     self.plans[reading] = learn_shape_plan(shape, self.known)
                     found[reading] = (reading, trained) if self.plans[reading] is not None else None
@@ -92,7 +95,7 @@ class BatchEncoder:
                 found[reading] = (roles, trained) if self._is_planned(messages, roles) else None
         self._tabulate([*dict.fromkeys(found.values())])
         self.tables |= {reading: key and self.tables_of_roles[key] for reading, key in found.items()}
-        return len(self.forbidden) > before
+        return len(self.forbidden) + len(self.known.opened) > before
 
     def _is_worth(self, count: int) -> bool:
         """Return True if a sequence of roles is learned for so many rows, as probes cost more than some rows do."""

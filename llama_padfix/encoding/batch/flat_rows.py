@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from llama_padfix.core.arrow import from_numpy
 from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.encoding.encoded_rows import EncodedRow, find_ends, mark_spans, write_labels
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from llama_padfix.core.types import BoolArray, IdArray, LongArray
 
 
@@ -102,6 +105,22 @@ class FlatRows:
         labels = self.labels[places]
         trained = int(np.count_nonzero(labels != IGNORE_INDEX))
         return FlatRows(self.rows[chosen], bounds, self.input_ids[places], labels, self.lengths[chosen], trained)
+
+    def to_table(self, carried: pa.Table) -> pa.Table:
+        """Return a `pyarrow.Table` over these arrays, without a copy of the ids.
+
+        `carried` is a table with columns of all rows, of which these ones go along.
+        """
+        import numpy as np
+        import pyarrow
+
+        bounds = from_numpy(self.bounds.astype(np.int32))
+        columns = {
+            name: pyarrow.ListArray.from_arrays(bounds, from_numpy(values))
+            for name, values in (("input_ids", self.input_ids), ("labels", self.labels))
+        }
+        kept = carried.take(from_numpy(self.rows)) if carried.column_names else carried
+        return pyarrow.table({**columns, **{name: kept[name] for name in kept.column_names}})
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.chat.symbolic_slots import Slot, TemplateBranched
+from llama_padfix.chat.symbolic_slots import ObjectOpened, Slot, TemplateBranched
 from llama_padfix.chat.traced_render import source_of
 from llama_padfix.core.compat import gives_clock
 
@@ -31,13 +31,16 @@ def render_literals(
 ) -> Literals | None:
     """Return what `render` returns of the template's source, its variables, and whether it is given the clock.
 
-    None if that branches on a text, or raises, or if what is written has no ids.
+    None if that branches on a text, or raises, or if what is written has no ids. Raises `ObjectOpened` if it looks
+    into an object.
     """
     kwargs = dict(template.kwargs)
     context = {**template.tokenizer.special_tokens_map, **kwargs, "documents": None, "add_generation_prompt": prompt}
     try:
         written = render(source_of(template.tokenizer, tools, kwargs), context, gives_clock(template.tokenizer))
         "".join((*written.literals, *written.forbidden_substrings)).encode()  # half of a surrogate pair has no ids
+    except ObjectOpened:
+        raise
     except (TemplateBranched, Exception):  # a template is a user's program: it may raise anything
         return None
     return written

@@ -8,16 +8,16 @@ rows that share it.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from llama_padfix.chat.messages import called_functions
-from llama_padfix.chat.symbolic_slots import Hole
+from llama_padfix.chat.messages import called_functions, holds_parts
+from llama_padfix.chat.symbolic_slots import Hole, Joined
 from llama_padfix.chat.traced_render import REASONING_KEYS
 from llama_padfix.core.errors import PadfixError
-from llama_padfix.encoding.batch.shapes.outlined_calls import outline_calls, outline_tools
+from llama_padfix.encoding.batch.shapes.outlined_calls import are_quoted, outline_calls, outline_tools
 from llama_padfix.encoding.loss_selection import choose_turns
 from llama_padfix.encoding.reading.side_columns import TEMPLATE_KWARGS, TOOLS
 from llama_padfix.encoding.row_formats import CONTENT_KEYS, READ_COLUMNS, Conversation, read_row
@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 
     Outline: TypeAlias = Any
     """A nested tuple: the type `str` stands for a text, `dict` for an object that is written as JSON; `(list, ...)`
-    and `(dict, key, item, ...)` hold others."""
+    and `(dict, key, item, ...)` hold others, `(str, ...)` the tags around a thought and an answer."""
 
-_SPOKEN = frozenset({"role", "from", "type", *TOOLS, TEMPLATE_KWARGS})
+SPOKEN = frozenset({"role", "from", "type", *TOOLS, TEMPLATE_KWARGS})
 """The keys whose texts are read for what they say."""
 
-_CALLS = frozenset({"tool_calls", "function_call"})
+CALLS = frozenset({"tool_calls", "function_call"})
 """Keys of calls: `read_calls` reads the first, and the other is read one by one unless it is empty."""
 
+_Item = TypeVar("_Item")
 _MARK = "\ue000%d\ue001"
 _MARKS = re.compile("\ue000(\\d+)\ue001")
 _NUMBERS = (bool, int, float)
@@ -56,15 +57,17 @@ class Reading:
     plain text. `contents` says of what each message's text is joined: texts of the row by their places, and texts that
     reading writes itself. `is_text` is a prompt and its answer as texts, which may be a rendered chat.
 
-    What is written of a row with tools, calls or thoughts depends on its shape (`by_shape`): `messages` and `tools`
-    then hold a `Hole` for each text and object, and `contents` are those of the row.
+    What is written of a row with tools, calls, thoughts or a message in several parts depends on its shape
+    (`by_shape`): `messages` and `tools` then hold a `Hole` for each text and object, and `contents` are those of the
+    row. An object that the template looks into stands there itself (`open_objects`): a tool as it is, arguments with a
+    hole for each text and number.
     """
 
     messages: tuple[MessageDict, ...] | None
     contents: tuple[tuple[int | str, ...], ...]
     trained_from: int = 0
     is_text: bool = False
-    tools: list[Hole] | None = None
+    tools: list[Any] | None = None  # holes, or tools
     by_shape: bool = False
 
     @cached_property
@@ -81,7 +84,11 @@ class Reading:
         """The places of the arguments of calls that are JSON text."""
         functions = [function for message in self.messages or () for function in called_functions(message)]
         found = [function.get("arguments") for function in functions] if self.by_shape else []
-        return tuple(one.place for one in found if isinstance(one, Hole) and not one.is_object)
+        return tuple(one.place for one in found if isinstance(one, Hole) and one.kind is str)
+
+    def quotes(self, texts: Sequence[str], joined: str) -> bool:
+        """Return True if arguments that are JSON text may also stand in all texts of their row as a JSON string."""
+        return are_quoted([texts[place] for place in self.written_arguments], joined)
 
     def choose(self, train_on: TrainOn) -> tuple[list[MessageDict], list[int]] | None:
         """Return the messages as a template gets them, and the trained ones; None where none is trained."""
@@ -95,6 +102,15 @@ class Reading:
         if len(texts) == len(self.contents) and self._keeps_order:
             return texts
         return ["".join([texts[one] if type(one) is int else str(one) for one in parts]) for parts in self.contents]
+
+    @cached_property
+    def joins(self) -> bool:
+        """Whether a text of a message is more than one of the row's texts."""
+        return any(len(parts) != 1 or type(parts[0]) is not int for parts in self.contents)
+
+    def order(self, texts: list[_Item]) -> list[_Item]:
+        """Return what belongs to the texts of a row, in the order of the messages; as it is where texts are joined."""
+        return texts if self.joins else [texts[parts[0]] for parts in self.contents]  # type: ignore[index]  # ints
 
     @cached_property
     def _keeps_order(self) -> bool:
@@ -112,7 +128,7 @@ def outline(row: object) -> tuple[Outline, list[str]] | None:
             value = row[name] if name in READ_COLUMNS else None
             if value is not None and not (type(value) is float and value != value):  # pandas fills in nan
                 written = outline_tools(value, texts) if name == "tools" and value else None
-                made += (name, _outline(value, name in _SPOKEN, texts) if written is None else written)
+                made += (name, _outline(value, name in SPOKEN, texts) if written is None else written)
     except (_OddError, RecursionError):
         return None
     return tuple(made), texts
@@ -144,12 +160,12 @@ def _outline_dict(value: dict[Any, Any], texts: list[str]) -> Outline:
     made: list[Any] = [dict]
     for key, item in value.items():
         if type(item) is str:  # most are
-            if item and key not in _SPOKEN:
+            if item and key not in SPOKEN:
                 texts.append(item)
                 made += (key, str)
             else:
                 made += (key, item)
-        elif key in _CALLS and item is not None and not (type(item) is list and not item):
+        elif key in CALLS and item is not None and not (type(item) is list and not item):
             found = outline_calls(item, texts) if key == "tool_calls" else None
             if found is None:
                 raise _OddError
@@ -172,7 +188,7 @@ def _rebuild(outlined: Outline, marks: Iterator[str]) -> Any:  # of any type
         return [_rebuild(item, marks) for item in inner]
     if kind is dict:
         return {key: _rebuild(item, marks) for key, item in zip(inner[::2], inner[1::2], strict=True)}
-    return inner[0]
+    return "".join([next(marks) if one is str else one for one in inner]) if kind is str else inner[0]
 
 
 @lru_cache(maxsize=8192)
@@ -188,7 +204,8 @@ def read_outline(outlined: Outline) -> Reading | None:
     if found.text is not None:
         return Reading(None, (_split(found.text),))
     messages = found.messages or []
-    if found.tools is None and not any(key in message for message in messages for key in _SHAPING):
+    is_shaped = _is_parted(outlined) or any(key in message for message in messages for key in _SHAPING)
+    if found.tools is None and not is_shaped and not any(map(holds_parts, messages)):
         return _read_messages(found)
     count = next(marks)[1:-1]
     try:
@@ -199,19 +216,23 @@ def read_outline(outlined: Outline) -> Reading | None:
     return Reading(shells, places, found.trained_from, found.texts is not None, tools, by_shape=True)
 
 
+def _is_parted(outlined: Outline) -> bool:
+    """Return True if a text is parted at the tags of its thought."""
+    return type(outlined) is tuple and (outlined[0] is str or any(map(_is_parted, outlined[1:])))
+
+
 def _dig(value: object) -> Any:  # of the same type
     """Return a value with holes in place of the marks of texts and objects."""
     if isinstance(value, str):
         if "\ue000" not in value:
             return value
-        mark = _MARKS.fullmatch(value)
-        if mark is None:  # a text that reading joined of several
-            raise _OddError
-        return Hole(int(mark[1]))
+        parts = _MARKS.split(value)
+        pieces = tuple(Hole(int(part)) if place % 2 else part for place, part in enumerate(parts) if part)
+        return pieces[0] if len(pieces) == 1 else Joined(pieces)
     if isinstance(value, dict):
         key = next(iter(value), None)
         if isinstance(key, str) and _MARKS.fullmatch(key):
-            return Hole(int(key[1:-1]), is_object=True)
+            return Hole(int(key[1:-1]), dict)
         return {key: _dig(item) for key, item in value.items()}
     return [_dig(item) for item in value] if isinstance(value, list) else value
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from llama_padfix.chat.symbolic_slots import Operations, trim
 from llama_padfix.encoding.batch.chat_columns import Chats
 from llama_padfix.encoding.batch.render_plan import RenderPlan, Segment
+from llama_padfix.encoding.batch.shapes.left_out import is_left_out
 from llama_padfix.encoding.chat_rows import describe_empty
 from llama_padfix.tokens.control import special_ids
+from llama_padfix.tokens.token_bytes import TokenBytes
 
 if TYPE_CHECKING:
     from llama_padfix.chat.render import ChatTemplate
@@ -37,7 +40,9 @@ class SegmentTable:
     in_order: bool
     notes: Mapping[str, str]
     is_lossy: bool = False
-    """Whether the template leaves a message out."""
+    """Whether the template leaves a message or a thought out."""
+    left_out: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    """See `RenderPlan`."""
 
 
 @dataclass
@@ -66,7 +71,9 @@ class PlanArrays:
 
 
 class _Layout(NamedTuple):
-    """What a plan writes: in turn with texts; cut behind each control token, with a word for each text; headers."""
+    """What a plan writes: in turn with texts; cut behind each control token, with a word for each text; its headers,
+    each followed by the whole text before the turn.
+    """
 
     written: tuple[str, ...]
     parts: list[str]
@@ -81,14 +88,14 @@ class Tabulator:
     encode: Callable[[Sequence[str]], tuple[IdArray, LongArray]]
     arrays: PlanArrays = field(default_factory=PlanArrays)
     headers: list[IdArray] = field(default_factory=list)
-    """The ids of each header that opens a trained turn."""
+    """The ids of each header that opens a trained turn; a token that reaches over its end is a part of it."""
     lowest: int = field(init=False)
     """The lowest id of a control token or tag."""
     is_added: BoolArray = field(init=False)
     """By id, from `lowest` on; the last one stands for all higher ids. A token that a text spells shows here. Other
     added tokens (Gemma's runs of line breaks) are text."""
-    _places: dict[str, int] = field(default_factory=dict)
-    """The text of each of `headers` to its place."""
+    _places: dict[tuple[str, int], int] = field(default_factory=dict)
+    """What stands before a text, and the length of its header, to the place of that in `headers`."""
     _ids: dict[str, IdArray] = field(default_factory=dict)
     """The ids of what templates write, by its text."""
     _tokens: dict[str, tuple[list[int], bool]] = field(default_factory=dict)
@@ -145,6 +152,7 @@ class Tabulator:
             in_order=places == tuple(range(len(places))) and trims,
             notes={**notes, **plan.losses, **plan.notes},
             is_lossy=bool(plan.losses),
+            left_out=plan.left_out,
         )
 
     def _find_tokens(self, filled: Sequence[Segment], parts: Sequence[str]) -> tuple[list[int], list[int]] | None:
@@ -176,12 +184,34 @@ class Tabulator:
 
     def _place_headers(self, plan: RenderPlan) -> list[int]:
         """Return the place of each segment's header in `headers`, -1 where it has none."""
-        texts = [_find_header(segment) for segment in plan.segments]
-        for text in texts:
-            if text is not None and text not in self._places:
-                self._places[text] = len(self.headers)
-                self.headers.append(self._ids[text])
-        return [-1 if text is None else self._places[text] for text in texts]
+        placed = []
+        for segment in plan.segments:
+            key = segment.before, segment.header or 0
+            if segment.header is not None and key not in self._places:
+                ids = self._read_header(*key).tolist()
+                known = [header.tolist() for header in self.headers]
+                self._places[key] = known.index(ids) if ids in known else len(known)
+                self.headers += [] if ids in known else [self._read_header(*key)]
+            placed.append(-1 if segment.header is None else self._places[key])
+        return placed
+
+    @cached_property
+    def _token_bytes(self) -> TokenBytes:
+        return TokenBytes(self.template.tokenizer)
+
+    def _read_header(self, before: str, header: int) -> IdArray:
+        """Return the ids of a header, with the token that reaches over its end where no text of a row can change it:
+        a control token or tag stands behind it.
+        """
+        ids, whole = self._ids[before[:header]], self._ids[before]
+        if header == len(before):
+            return ids
+        placed = self._token_bytes.place(whole.tolist(), before, [(header, len(before))])
+        added = self.find_added(whole)
+        if placed is None or not len(added):
+            return ids
+        first = placed.places[0][0]
+        return whole[:first] if added[-1] >= first - 1 else ids
 
     def _encode_new(self, texts: Sequence[str]) -> None:
         new = [text for text in dict.fromkeys(texts) if text not in self._ids]
@@ -204,7 +234,8 @@ def _lay_out(plan: RenderPlan) -> _Layout:
     befores = [*(segment.before for segment in filled), closing]
     literals = [after + before for after, before in zip(afters, befores, strict=True)]
     written = tuple(part for literal in literals for part in (literal, ""))[:-1]
-    return _Layout(written, parts, [header for one in plan.segments if (header := _find_header(one)) is not None])
+    headed = [one for one in plan.segments if one.header is not None]
+    return _Layout(written, parts, [text for one in headed for text in (one.before[: one.header], one.before)])
 
 
 def _join_turns(filled: Sequence[Segment], headers: Sequence[int], ends: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -218,10 +249,6 @@ def _join_turns(filled: Sequence[Segment], headers: Sequence[int], ends: Sequenc
     return [header for header, _ in joined], [end for _, end in joined]
 
 
-def _find_header(segment: Segment) -> str | None:
-    return None if segment.header is None else segment.before[: segment.header]
-
-
 def write_chats(chats: Chats, tables: Sequence[SegmentTable | None]) -> tuple[list[str], list[int]]:
     """Return the conversations that have a table as texts, with their rows; those with a blank text are left out."""
     written: list[str] = []
@@ -233,7 +260,9 @@ def write_chats(chats: Chats, tables: Sequence[SegmentTable | None]) -> tuple[li
         parts = list(table.parts)
         contents = texts[bounds[row] : bounds[row + 1]]
         trimmed = _trim(table, contents) if has_outer_whitespace or not table.in_order else contents
-        if trimmed is None:
+        if trimmed is None or not all(
+            is_left_out(contents[place], [contents[one] for one in others]) for place, others in table.left_out
+        ):
             continue
         parts[1::2] = trimmed
         written.append("".join(parts))

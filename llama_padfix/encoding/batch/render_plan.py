@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Contents of probes: of two lengths, with white space around that some templates trim.
 PROBES = ("Probe {} asks", " \nAn answer {}, with\n\nlines\t ")
 LOSSES = ("lost_message", "lossy")  # the notes on a message that a template leaves out
-_PROBED = 8  # orders of roles for which probes confirm what is read off what the template writes
+_PROBED = 2  # orders of roles for which probes confirm what is read off what the template writes
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class RenderPlan:
     """The segments of a conversation, in order, and the substrings that no message may hold.
 
     `empty_thoughts` are the answers into which the template writes an empty thought, as messages, and `losses` the
-    notes on messages that it leaves out; `notes` are others on each row.
+    notes on what it leaves out; `notes` are others on each row. `left_out` are the thoughts that it leaves out, by
+    their places, each with the places of what it writes of the same message.
     """
 
     segments: tuple[Segment, ...]
@@ -69,6 +70,7 @@ class RenderPlan:
     empty_thoughts: tuple[int, ...] = ()
     losses: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    left_out: tuple[tuple[int, tuple[int, ...]], ...] = ()
 
 
 _Headers = tuple[list["int | None"], tuple[int, ...], dict[str, str]]
@@ -85,6 +87,10 @@ class KnownOrders:
     """For how many of them they could not."""
     differs: bool = False
     """Whether a probe showed other headers than were read."""
+    opened: set[str] = field(default_factory=set)
+    """What the template was seen to look into: "tools", "arguments" or both."""
+    written: dict[str, Literals | None] = field(default_factory=dict)
+    """What is written around the holes of the first messages of shapes, by what these are."""
     prompts: dict[str, int] = field(default_factory=dict)
     """How often the generation prompt stands in what is written around texts, by that; see `_count_in`."""
 
@@ -227,10 +233,10 @@ def _find_forbidden(
         ends = {prompted.literals[-1]}
         if profile.ignores_prompt and not profile.added_prompt:
             ends = {prompted.literals[-1] + profile.history_header}
-        if not _agree_before(prompted, written, place):
+        if not agree_before(prompted, written, place):
             return None
         if opening not in ends:
-            supplied = _find_supplied(template, prompted.literals[-1], opening) if opening == literal else ""
+            supplied = find_supplied(template, prompted.literals[-1], opening) if opening == literal else ""
             if not supplied:
                 return None
             forbidden.add(supplied)
@@ -238,7 +244,7 @@ def _find_forbidden(
     return frozenset(forbidden)
 
 
-def _agree_before(prompted: Literals, written: Literals, place: int) -> bool:
+def agree_before(prompted: Literals, written: Literals, place: int) -> bool:
     """Return True if a conversation up to a turn is how the whole of it begins for any text, or for none."""
     if prompted.literals[:-1] == written.literals[:place]:
         return prompted.slots == written.slots[:place]
@@ -247,7 +253,7 @@ def _agree_before(prompted: Literals, written: Literals, place: int) -> bool:
     )  # Qwen 3: the last answer has a thought
 
 
-def _find_supplied(template: ChatTemplate, prompt: str, opening: str) -> str:
+def find_supplied(template: ChatTemplate, prompt: str, opening: str) -> str:
     r"""Return the tag that a generation prompt writes behind the opening of an answer (`<think>`), or "".
 
     An answer without that tag begins behind the opening: no prompt supplies a part of it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,9 +64,7 @@ class EncodedShards:
 
     def clear(self) -> None:
         """Drop every chunk, and start again."""
-        self._file.remove()
-        for shard in self._whole:
-            shard.unlink()
+        self._drop_files()
         self._whole, self._counts, self._chunks = [], Counts(), 0
         self._file = self._open()
 
@@ -102,9 +101,13 @@ class EncodedShards:
 
     def remove(self) -> None:
         """Stop here and keep nothing."""
-        self.clear()
+        self._drop_files()
+        shutil.rmtree(self._folder)  # with files that were set aside
+
+    def _drop_files(self) -> None:
         self._file.remove()
-        self._folder.rmdir()
+        for shard in self._whole:
+            shard.unlink()
 
     def _open(self) -> EncodedFile:
         first, path = self._chunks, self._folder / f"data-{len(self._whole):05d}.arrow"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.messages import content_texts
 from llama_padfix.chat.traced_render import REASONING_KEYS
+from llama_padfix.core.arrow import from_texts
 from llama_padfix.core.errors import PadfixError, describe
 from llama_padfix.encoding.loss_selection import TRAINING_KEYS
 from llama_padfix.encoding.reading.json_values import as_list, parse_if_json, seen, strip_nulls
@@ -254,7 +255,7 @@ def find_unread_fields(table: pa.Table, columns: Sequence[str], source: str) -> 
     messages = pc.list_flatten(column)
     role = next((key for key in ("role", "from") if key in keys), None)
     if role is not None:
-        of_tools = pc.is_in(pc.struct_field(messages, [keys.index(role)]), pa.array(_ANSWERS_OF_TOOLS))
+        of_tools = pc.is_in(pc.struct_field(messages, [keys.index(role)]), from_texts(_ANSWERS_OF_TOOLS))
         messages = messages.filter(pc.invert(of_tools))
     filled = [key for key in unread if pc.any(pc.is_valid(pc.struct_field(messages, [keys.index(key)]))).as_py()]
     return tuple(f"{name}[].{key}" for key in filled)
@@ -279,8 +280,6 @@ def find_unread_columns(
 
     The columns to `carry` go along. Where the rows are of several shapes, no column of a shape is returned.
     """
-    import pyarrow.compute as pc
-
     names = table.column_names
     if len(names) < 2 or len({*names}) < len(names):
         return ()
@@ -289,6 +288,6 @@ def find_unread_columns(
     for name in names:
         column = table[name]
         if name not in carry and column.null_count < len(column):
-            row[name] = column[pc.index(column.is_valid(), True).as_py()].as_py()
+            row[name] = next(value for value in column if value.is_valid).as_py()
     mixed = any(table[name].null_count for name in makes_shape.intersection(row))
     return tuple(name for name in find_unread([row], shapes) if not (mixed and name in makes_shape))

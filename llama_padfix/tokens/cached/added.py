@@ -29,9 +29,9 @@ class AddedTokens:
             raise UnreadPatternError("an added token is empty or long")
         first = [token.content for token in tokens if not token.normalized]
         second = [token.content for token in tokens if token.normalized]
-        if backend.normalizer is not None and not all(
-            name.isascii() and name.isprintable() and " " not in name for name in second
-        ):
+        normalizer = backend.normalizer
+        forms = [form for name in second for form in (name, name.replace("\u2581", " "))]  # which may become the mark
+        if normalizer is not None and any(normalizer.normalize_str(form) != form for form in forms):
             raise UnreadPatternError("an added token is changed by the normalizer")
         self._patterns = [_compile(names) for names in (first, second) if names]
         self._text: frozenset[bytes] = frozenset()

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from llama_padfix.chat.messages import holds_parts
 from llama_padfix.chat.symbolic import render_with_holes
-from llama_padfix.chat.symbolic_slots import Hole, fill_holes, find_holes
+from llama_padfix.chat.symbolic_slots import Hole, Joined, fill_holes, find_holes
 from llama_padfix.chat.traced_render import alias_reasoning
 from llama_padfix.chat.traced_str import TOOLS
 from llama_padfix.encoding.batch.literals import Literals, render_literals
@@ -26,7 +27,7 @@ class Shape:
 
     template: ChatTemplate
     messages: Sequence[MessageDict]
-    tools: list[Hole] | None
+    tools: list[Any] | None  # holes, or tools
     trained: Sequence[int]
     written_arguments: Collection[int] = ()
     """The places of arguments that are JSON text."""
@@ -36,11 +37,26 @@ class Shape:
         """The messages of the assistant."""
         return [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
 
+    @property
+    def holds_parts(self) -> bool:
+        """Whether a message is in several parts."""
+        return any(map(holds_parts, self.messages))
+
     @cached_property
     def owners(self) -> dict[int, int]:
         """The message of each hole, by its place; `TOOLS` for the schema of a tool."""
         owners = {hole.place: index for index, message in enumerate(self.messages) for hole in find_holes(message)}
-        return {**owners, **{hole.place: TOOLS for hole in self.tools or ()}}
+        return {**owners, **{hole.place: TOOLS for hole in find_holes(self.tools)}}
+
+    @cached_property
+    def numbers(self) -> set[int]:
+        """The places of numbers."""
+        return {hole.place for hole in find_holes([*self.messages]) if hole.kind in (int, float)}
+
+    @cached_property
+    def parts_texts(self) -> bool:
+        """Whether a text is parted at the tags of its thought."""
+        return any(isinstance(value, Joined) for message in self.messages for value in message.values())
 
     def render(self, count: int | None = None, prompt: bool = False) -> Literals | None:
         """Return what the template writes around the holes of the first `count` messages."""
@@ -59,7 +75,8 @@ class Shape:
             text = PROBES[(hole.place + number) % 2].format(hole.place)
             made = {f"probe_{hole.place}": text, "name": [number, text]}
             is_json = hole.place in self.written_arguments
-            values[hole.place] = made if hole.is_object else json.dumps(made) if is_json else text
+            known = {dict: made, int: hole.place * 7 ** (5 * number), float: hole.place + 0.25 / 2 ** (9 * number)}
+            values[hole.place] = known.get(hole.kind, json.dumps(made) if is_json else text)
             return values[hole.place]
 
         messages, tools = fill_holes(list(self.messages), fill), fill_holes(self.tools, fill)

@@ -6,14 +6,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
-from llama_padfix.tokens.bos_rows import FILLS, packed_row, pad_is_bos, unlike_lengths
+from llama_padfix.tokens.doubled.runs import (
+    FILLS,
+    Shown,
+    find_ends_of_count,
+    find_runs,
+    packed_row,
+    pad_is_bos,
+    unlike_lengths,
+)
 
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from llama_padfix.core.types import IntArray, LongArray
+    from llama_padfix.core.types import LongArray
 
 
 _BATCH_ROWS = 10_000  # of a dataset, read and cut at once
@@ -29,9 +37,22 @@ class _Lists(NamedTuple):
     lengths: LongArray
 
 
+class _Kept(NamedTuple):
+    """What stays of a column of lists."""
+
+    flags: pa.Array
+    """Which items stay."""
+    edges: LongArray
+    """Where each row begins after the cut, and where the last one ends."""
+    firsts: LongArray
+    """Where the one BOS of each cut row is then."""
+
+
 class _Surplus(NamedTuple):
     """What is to be cut from the rows of a batch."""
 
+    ids: _Lists
+    """The ids of the batch."""
     rows: LongArray
     """The rows that start with more than one BOS."""
     starts: LongArray
@@ -66,9 +87,12 @@ def dedupe_table(table: pa.Table | pa.RecordBatch, bos: int, pad: int | None) ->
     schema = pyarrow.schema([_of_any_size(field) for field in table.schema], table.schema.metadata)
     made, first_row = [], 0
     for batch, surplus in zip(batches, cut, strict=True):
-        kept: dict[bytes, pa.Array] = {}
+        kept: dict[bool, _Kept] = {}
         columns = [_cut(batch, place, surplus, first_row, kept) for place in range(len(schema))]
-        columns = [column.cast(field.type) for column, field in zip(columns, schema, strict=True)]
+        columns = [
+            column if column.type == field.type else column.cast(field.type)
+            for column, field in zip(columns, schema, strict=True)
+        ]
         made.append(pyarrow.RecordBatch.from_arrays(columns, schema=schema))
         first_row += batch.num_rows
     return pyarrow.Table.from_batches(made, schema) if isinstance(table, pyarrow.Table) else made[0]
@@ -89,7 +113,8 @@ def dedupe_dataset(dataset: datasets.Dataset, bos: int, pad: int | None) -> data
         if name in FILLS and getattr(feature, "length", -1) >= 0:
             features[name] = replace(feature, length=-1)
     cut = dataset.with_format("arrow").map(
-        lambda batch: dedupe_table(batch.combine_chunks(), bos, pad),  # however many chunks it comes in
+        _dedupe_batch,
+        fn_kwargs={"bos": bos, "pad": pad},
         batched=True,
         batch_size=_BATCH_ROWS,
         writer_batch_size=_BATCH_ROWS,
@@ -99,6 +124,10 @@ def dedupe_dataset(dataset: datasets.Dataset, bos: int, pad: int | None) -> data
     shown = dataset.format
     kwargs = shown["format_kwargs"]
     return cut.with_format(shown["type"], shown["columns"], shown["output_all_columns"], **kwargs)
+
+
+def _dedupe_batch(batch: pa.Table, bos: int, pad: int | None) -> pa.Table:
+    return dedupe_table(batch.combine_chunks(), bos, pad)  # however many chunks it comes in
 
 
 def _find_surplus(batch: pa.RecordBatch, bos: int, pad: int | None, first_row: int) -> _Surplus:
@@ -116,104 +145,69 @@ def _find_surplus(batch: pa.RecordBatch, bos: int, pad: int | None, first_row: i
     if masks is not None:
         masked = batch.column("attention_mask").is_valid().to_numpy(zero_copy_only=False)
         _require_same_lengths("attention_mask", masks, ids, np.flatnonzero(masked), first_row)
-        shown = _Shown(_to_numbers(masks.values, 0), 0, masks.starts)
-        found.append(_find_runs(np.flatnonzero(masked), ids, flat, bos, shown))
+        shown = Shown(_to_numbers(masks.values, 0), 0, masks.starts)
+        found.append(find_runs(flat, ids.starts, ids.lengths, np.flatnonzero(masked), bos, shown))
     if masks is None or not masked.all():
-        without = None if pad is None or pad == bos else _Shown(flat, pad, ids.starts)
-        found.append(_find_runs(np.flatnonzero(~masked), ids, flat, bos, without))
+        without = None if pad is None or pad == bos else Shown(flat, pad, ids.starts)
+        found.append(find_runs(flat, ids.starts, ids.lengths, np.flatnonzero(~masked), bos, without))
         if pad == bos and len(found[-1][0]):
             raise pad_is_bos(int(found[-1][2][0]) + 1, bos)
+    if len(found) == 1:
+        return _Surplus(ids, *found[0])
     rows, starts, counts = (np.concatenate(parts) for parts in zip(*found, strict=True))
     order = np.argsort(rows)
-    return _Surplus(rows[order], starts[order], counts[order])
+    return _Surplus(ids, rows[order], starts[order], counts[order])
 
 
-class _Shown(NamedTuple):
-    """Which positions hold a token: those at which `values` is not `padding`; those of a row begin at its `starts`."""
-
-    values: IntArray
-    padding: int
-    starts: LongArray
-
-
-def _find_runs(
-    rows: LongArray, ids: _Lists, flat: IntArray, bos: int, shown: _Shown | None
-) -> tuple[LongArray, LongArray, LongArray]:
-    """Return those of `rows` that have too many BOS, where their real tokens start, and how many are too many.
-
-    Without `shown` all positions hold a token. It is looked at where rows begin, and whole only if one has padding.
-    """
-    import numpy as np
-
-    rows = rows[ids.lengths[rows] > 1]
-    starts = np.zeros(len(rows), np.int64)
-    if shown is not None and not (heads := shown.values[shown.starts[rows]] != shown.padding).all():
-        padded = rows[~heads]
-        places = np.append(np.flatnonzero(shown.values != shown.padding), np.iinfo(np.int64).max)
-        first = places[np.searchsorted(places, shown.starts[padded])] - shown.starts[padded]
-        starts[~heads] = np.minimum(first, ids.lengths[padded])
-    counts = np.zeros(len(rows), np.int64)
-    running = np.flatnonzero(starts < ids.lengths[rows])
-    running = running[flat[ids.starts[rows[running]] + starts[running]] == bos]
-    step = 1
-    while len(running):
-        running = running[starts[running] + step < ids.lengths[rows[running]]]
-        place, row = starts[running] + step, rows[running]
-        same = flat[ids.starts[row] + place] == bos
-        if shown is not None and shown.values is not flat:  # a BOS is no padding
-            same &= shown.values[shown.starts[row] + place] != shown.padding
-        running = running[same]
-        counts[running] += 1
-        step += 1
-    cut = counts > 0
-    return rows[cut], starts[cut], counts[cut]
-
-
-def _cut(
-    batch: pa.RecordBatch, place: int, surplus: _Surplus, first_row: int, kept: dict[bytes, pa.Array]
-) -> pa.Array:
+def _cut(batch: pa.RecordBatch, place: int, surplus: _Surplus, first_row: int, kept: dict[bool, _Kept]) -> pa.Array:
     """Return a column without what is too many; the column itself where nothing is cut from it.
 
-    `kept` holds which items stay, for the next column of the same lengths.
+    `kept` holds what stays of the ids, and of position_ids (True), for columns with rows of the same lengths.
     """
-    import numpy as np
-
     name, column = batch.schema.names[place], batch.column(place)
-    if not len(surplus.rows):
+    ids, rows, starts, counts = surplus
+    if len(rows) and column.null_count:
+        has_value = column.is_valid().to_numpy(zero_copy_only=False)[rows]
+        rows, starts, counts = rows[has_value], starts[has_value], counts[has_value]
+    if not len(rows):
         return column
-    has_value = column.is_valid().to_numpy(zero_copy_only=False)[surplus.rows]
-    if name == "seq_lengths" and has_value.any():
+    if name == "seq_lengths":
         raise packed_row()
     lists = _read_lists(batch, name) if name in FILLS else None
-    if lists is None or not has_value.any():
+    if lists is None:
         return column
-    rows, starts, counts = (part[has_value] for part in surplus)
-    ids = lists if name == "input_ids" else _read_lists(batch, "input_ids")
-    assert ids is not None  # they were cut
-    _require_same_lengths(name, lists, ids, rows, first_row)
-    places = starts + 1 if name != "position_ids" else _find_ends_of_count(lists, rows, starts, counts)
-    key = places.tobytes() + lists.lengths.tobytes()
-    if key not in kept:
-        begins = np.cumsum(lists.lengths) - lists.lengths
-        out = np.repeat(begins[rows] + places, counts) + _count_up(counts)
-        kept[key] = _make_flags(int(lists.lengths.sum()), out, at_places=False)
-    values = _join(lists).filter(kept[key])
-    lengths = lists.lengths.copy()
-    lengths[rows] -= counts
+    is_alike = (lists.lengths == ids.lengths).all()
+    if not is_alike:
+        _require_same_lengths(name, lists, ids, rows, first_row)
+    is_counted = name == "position_ids"
+    keeps = kept.get(is_counted) if is_alike else None
+    if keeps is None:
+        places = starts + 1
+        if is_counted:
+            numbers = _to_numbers(lists.values, 0)
+            places = find_ends_of_count(numbers, lists.starts[rows], lists.lengths[rows], starts, counts)
+        keeps = _keep(lists.lengths, rows, starts, counts, places)
+        if is_alike:
+            kept[is_counted] = keeps
+    values = _join(lists).filter(keeps.flags)
     if name == "labels":  # the one BOS that stays has no label: position 0 is never trained
-        values = _write_ignored(values, (np.cumsum(lengths) - lengths)[rows] + starts)
-    return _make_lists(column, values, lengths)
+        values = _write_ignored(values, keeps.firsts)
+    return _make_lists(column, values, keeps.edges)
 
 
-def _find_ends_of_count(lists: _Lists, rows: LongArray, starts: LongArray, counts: LongArray) -> LongArray:
-    """Return where the last `counts` numbers of each row's first document begin, in the row."""
+def _keep(lengths: LongArray, rows: LongArray, starts: LongArray, counts: LongArray, places: LongArray) -> _Kept:
+    """Return what stays where `counts` items go from each of these rows, those from `places` on."""
     import numpy as np
 
-    numbers = _to_numbers(lists.values, 0)
-    breaks = np.append(np.flatnonzero(np.diff(numbers) != 1) + 1, np.iinfo(np.int64).max)
-    begins = lists.starts[rows]
-    ends = np.minimum(breaks[np.searchsorted(breaks, begins + starts + 1)] - begins, lists.lengths[rows])
-    return np.maximum(starts + 1, ends - counts)
+    edges = np.append(0, np.cumsum(lengths))
+    out = edges[rows] + places
+    if (counts > 1).any():
+        out = np.repeat(out, counts) + _count_up(counts)
+    flags = _make_flags(int(edges[-1]), out, at_places=False)
+    lost = np.zeros(len(lengths), np.int64)
+    lost[rows] = counts
+    edges[1:] -= np.cumsum(lost)
+    return _Kept(flags, edges, edges[rows] + starts)
 
 
 def _read_lists(batch: pa.RecordBatch, name: str) -> _Lists | None:
@@ -251,15 +245,15 @@ def _join(lists: _Lists) -> pa.Array:
     return lists.values.take(_as_arrow(np.repeat(lists.starts, lists.lengths) + _count_up(lists.lengths)))
 
 
-def _make_lists(column: pa.Array, values: pa.Array, lengths: LongArray) -> pa.Array:
+def _make_lists(column: pa.Array, values: pa.Array, edges: LongArray) -> pa.Array:
     """Return lists of these items, null where the column is."""
     import numpy as np
     import pyarrow
 
     large = pyarrow.types.is_large_list(column.type)
-    edges = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64 if large else np.int32)
     kind = pyarrow.LargeListArray if large else pyarrow.ListArray
-    return kind.from_arrays(_as_arrow(edges), values, mask=column.is_null() if column.null_count else None)
+    offsets = _as_arrow(edges if large else edges.astype(np.int32))
+    return kind.from_arrays(offsets, values, mask=column.is_null() if column.null_count else None)
 
 
 def _write_ignored(values: pa.Array, places: LongArray) -> pa.Array:

@@ -1,0 +1,112 @@
+"""Batches of lists, cut in one pass over each column: as a rule all rows start with two BOS."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llama_padfix.core.errors import IGNORE_INDEX
+from llama_padfix.tokens.doubled.runs import DOUBLED, FILLS, cut_vector, find_run
+
+_MANY = 100_000  # lists: Python has run a full collection by then (700 * 10 * 10 new objects, or 2,000 * 10)
+
+
+def start_doubled(columns: dict[str, Any], bos: int, pad: int | None) -> bool:  # a user's columns
+    """Return True for columns of lists whose first row starts with two BOS, as all do then as a rule."""
+    return are_lists(columns, bos, pad) and list(columns["input_ids"][0][:2]) == [bos, bos]
+
+
+def are_lists(columns: dict[str, Any], bos: int, pad: int | None) -> bool:  # a user's columns
+    """Return True for columns that `cut_lists` takes: lists of the same lengths, in which padding is no BOS."""
+    ids = columns["input_ids"]
+    if pad == bos and "attention_mask" not in columns:
+        return False
+    if {*map(type, ids)} not in ({list}, {tuple}):
+        return False
+    beside = [column for name, column in columns.items() if name != "input_ids"]
+    lengths = [*map(len, ids)] if beside else []
+    return all({*map(type, column)} == {list} and [*map(len, column)] == lengths for column in beside)
+
+
+def cut_lists(columns: dict[str, Any], bos: int, pad: int | None) -> dict[str, list[Any]] | None:  # a user's columns
+    """Return columns for which `are_lists` is true, cut; None where no row has a BOS too many.
+
+    Of two BOS the first one goes, which is the same id as the second. Other rows are cut one by one.
+    """
+    ids, masks = columns["input_ids"], columns.get("attention_mask")
+    if masks is None:
+        cut = [row[1:] if len(row) > 2 and row[0] == bos == row[1] != row[2] else None for row in ids]
+    else:
+        cut = [
+            row[1:] if len(row) > 2 and row[0] == bos == row[1] != row[2] and mask[0] and mask[1] else None
+            for row, mask in zip(ids, masks, strict=True)
+        ]
+    others = [] if {*map(type, cut)} == {type(ids[0])} else [place for place, row in enumerate(cut) if row is None]
+    runs = {place: find_run(ids[place], None if masks is None else masks[place], bos, pad) for place in others}
+    if len(runs) == len(ids) and not any(run.surplus for run in runs.values()):
+        return None
+    made = {}
+    for name, rows in columns.items():
+        column = cut.copy() if name == "input_ids" else _cut_doubled(name, rows, cut)
+        for place, run in runs.items():
+            column[place] = cut_vector(name, rows[place], run) if run.surplus else rows[place]
+        made[name] = column
+    return made
+
+
+def _cut_doubled(name: str, rows: list[list[Any]], cut: list[Any]) -> list[Any]:
+    """Return those rows of a column cut of which `cut` has the ids."""
+    pairs = zip(rows, cut, strict=True)
+    if name == "position_ids":
+        return [cut_vector(name, row, DOUBLED) if own is not None else None for row, own in pairs]
+    if name == "labels":
+        return [
+            None if own is None else row[1:] if row[1] == IGNORE_INDEX else [IGNORE_INDEX, *row[2:]]
+            for row, own in pairs
+        ]
+    return [None if own is None else row[1:] if row[0] is row[1] else row[:1] + row[2:] for row, own in pairs]
+
+
+def cut_rows_of_lists(rows: Any, bos: int, pad: int | None) -> list[Any] | None:  # a user's rows
+    """Return rows with the same keys, cut as columns are; None unless they are lists and the first one is cut."""
+    keys = rows[0].keys()
+    if {*map(type, rows)} != {dict} or "input_ids" not in keys or "seq_lengths" in keys:
+        return None
+    if any(row.keys() != keys for row in rows):
+        return None
+    columns = {name: [row[name] for row in rows] for name in keys if name in FILLS}
+    if not start_doubled(columns, bos, pad):
+        return None
+    cut = cut_lists(columns, bos, pad)
+    if cut is None:
+        return None
+    kept = [ids is row["input_ids"] for row, ids in zip(rows, cut["input_ids"], strict=True)]
+    made = [row if same else row.copy() for row, same in zip(rows, kept, strict=True)]
+    for name, column in cut.items():
+        for row, same, values in zip(made, kept, column, strict=True):
+            if not same:
+                row[name] = values
+    return made
+
+
+@contextmanager
+def paused_collection(lists: int) -> Iterator[None]:
+    """Make so many lists without the garbage collector, which would read those made before again and again.
+
+    They count as old afterwards, as do all that survive a few collections, so that the next collection does not read
+    them either. A full one does. A collector that is off stays off, and objects that someone froze stay frozen.
+    """
+    if lists < _MANY or not gc.isenabled():
+        yield
+        return
+    is_frozen = gc.get_freeze_count() > 0
+    gc.disable()
+    try:
+        yield
+    finally:
+        if not is_frozen:
+            gc.freeze()
+            gc.unfreeze()  # into the oldest generation
+        gc.enable()
