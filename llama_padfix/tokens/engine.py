@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import require_unicode
 from llama_padfix.tokens.backend import copy_backend, find_backend
-from llama_padfix.tokens.cached.encoder import load_cached
+from llama_padfix.tokens.cached.encoder import is_faster, load_cached
 from llama_padfix.tokens.calls import encode_raw, preserve_backend_state
 from llama_padfix.tokens.fastokens import is_usable_here, load_fastokens
 from llama_padfix.tokens.verification import (
@@ -156,8 +156,11 @@ class Engine:
 
     def _load_fast(self, routes: _Routes, ahead: int) -> None:
         """Load the fastest engine that is worth it for so many characters, or log why it is not used."""
-        for name, worth in (("fastokens", BREAK_EVEN), ("cached", CACHE_FROM)):
-            if routes.name == name or self.failed:
+        if self.failed or routes.name == "fastokens":
+            return
+        order = [("fastokens", BREAK_EVEN), ("cached", CACHE_FROM)]
+        for name, worth in order[::-1] if is_faster(self.tokenizer, routes.fast) else order:
+            if routes.name == name:
                 return
             if (
                 name in routes.refused
@@ -171,6 +174,7 @@ class Engine:
                 else:
                     routes.key, routes.fast = load_cached(self.tokenizer, _encode_with, routes.exact)
                 routes.name, routes.sampled = name, False
+                return
             except PadfixError as error:
                 if self.choice == name:
                     raise
@@ -224,8 +228,8 @@ def choose_engine(tokenizer: TokenizerLike, engine: EngineChoice = "auto", *, ch
         tokenizer: A Hugging Face tokenizer.
         engine: "tokenizers" is `tokenizers` itself. "cached" puts a cache of words in front of it. "fastokens" loads
             that package at once. "auto" takes the cache from `CACHE_FROM` characters ahead, and `fastokens` from
-            `BREAK_EVEN`, where they can be used and gave the same ids on the probe; until then, and everywhere else,
-            `tokenizers` encodes.
+            `BREAK_EVEN` (of a tokenizer without a splitting pattern, where most is new to the cache), where they can
+            be used and gave the same ids on the probe; until then, and everywhere else, `tokenizers` encodes.
         characters: The work ahead; None where it is not known, so that the characters so far are counted.
 
     Raises:

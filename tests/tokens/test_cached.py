@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from string import ascii_lowercase
 from typing import Any
 
@@ -302,9 +302,9 @@ def test_auto_takes_the_cache_when_the_work_is_worth_it() -> None:
     assert engine.name == "cached"
 
 
-def make_sentencepiece(**changes: Any) -> Any:
-    """A tokenizer as Gemma's: U+2581 for spaces, tokens of several words, bytes for what is no token."""
-    from tokenizers import Tokenizer, models, normalizers, trainers
+def make_sentencepiece(added: Sequence[str] = ("<|a|>",), apart: bool = False, **changes: Any) -> Any:
+    """A tokenizer as Gemma's: U+2581 for spaces, bytes for what is no token; punctuation stands apart or not."""
+    from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     backend = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -314,11 +314,24 @@ def make_sentencepiece(**changes: Any) -> Any:
         show_progress=False,
         special_tokens=["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))],
     )
-    backend.train_from_iterator([" ".join(text.split()) + "\n\n" for text in data()[:20]], trainer)
+    texts = [" ".join(text.split()) + "\n\n" for text in data()[:20]]
+    if apart:
+        backend.pre_tokenizer = pre_tokenizers.Split(
+            Regex("\u2581*(?:[A-Za-z]+|[0-9]|[^A-Za-z0-9\u2581]+)"), "isolated"
+        )
+    backend.train_from_iterator(texts, trainer)
+    backend.pre_tokenizer = None
     source = json.loads(backend.to_str())
     source["model"] |= {"byte_fallback": True, "fuse_unk": True} | changes
-    source["added_tokens"] = [{**token, "content": "<|a|>", "id": 700} for token in source["added_tokens"][:1]]
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(source)))
+    source["added_tokens"] = []
+    if apart:  # but for one token, as in Gemma 3's
+        made = [("<", "/"), (">", "\u2581"), (">\u2581", "</")]
+        for token in (*"</>", *map("".join, made)):
+            source["model"]["vocab"].setdefault(token, len(source["model"]["vocab"]))
+        source["model"]["merges"] += map(list, made)
+    backend = Tokenizer.from_str(json.dumps(source))
+    backend.add_tokens([AddedToken(name, normalized=False, special="|" in name) for name in added])
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 
 def test_words_of_a_vocabulary_without_patterns_are_cut_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,10 +341,58 @@ def test_words_of_a_vocabulary_without_patterns_are_cut_exactly(monkeypatch: pyt
     joined = make_sentencepiece().backend_tokenizer.get_vocab(with_added_tokens=False)
     beside = {token[place - 1] for token in joined for place in range(1, len(token)) if token[place] == "\u2581"}
     boundaries = find_boundaries(tokenizer.backend_tokenizer)
-    cuts = {char: boundaries.cuts[16 * int(boundaries.classes[ord(char)]) + 1] for char in "aeiz.,\n"}
+    space = int(boundaries.classes[ord(" ")])
+    cuts = {char: boundaries.cuts[16 * int(boundaries.classes[ord(char)]) + space] for char in "aeiz.,\n"}
     assert {char for char, cut in cuts.items() if not cut} == beside & set(cuts) - {"\u2581"}
     with pytest.raises(PadfixError, match="does not know each byte"):
         choose_engine(make_sentencepiece(byte_fallback=False), "cached")
+
+
+def test_tokens_that_join_no_words_are_cut_beside_punctuation(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, spaces = ["\n" * count for count in range(1, 5)], ["\u2581" * count for count in range(2, 6)]
+    tokenizer = make_sentencepiece((*lines, *spaces, "<td>", "</td>", "<|a|>", "\t\t", "Ă!"), apart=True)
+    backend = tokenizer.backend_tokenizer
+    assert ">\u2581</" in backend.get_vocab() and find_boundaries(backend).holds_tokens
+    boundaries = find_boundaries(backend)
+    parts = [
+        *"ab,.><! \n\t\u2581\u3000\x00é漢👍Ă",
+        "  ",
+        "    ",
+        ">\u2581</",
+        "> </",
+        *lines,
+        *spaces,
+        "<td>",
+        "<|a|>",
+        "<0x0A>",
+    ]
+    draw = random.Random(10)
+    texts = ["".join(draw.choices([*parts, " the", "def", "self"], k=draw.randint(0, 14))) for _ in range(1500)]
+    texts += ["", *make_probe_texts([*lines, *spaces, "<td>", "<|a|>"])]
+    for special_is_text in (False, True):
+        backend.encode_special_tokens = special_is_text
+        assert encode_all(tokenizer, texts, monkeypatch) == reference(tokenizer, texts)
+
+    def is_cut(pair: str) -> bool:
+        before, behind = (int(boundaries.classes[ord(character)]) for character in pair)
+        return bool(boundaries.cuts[16 * before + behind])
+
+    assert all(map(is_cut, ("a ", ". ", "a.", "1a", "a\n", "\na", "12")))
+    assert not any(
+        map(is_cut, ("ab", "> ", ">\u2581", "  ", "\n\n", "\t\t", "td", " a", "a\x00", "Ă!", "a👍"[:1] + "\ud800"))
+    )
+
+
+@pytest.mark.parametrize(("token", "reason"), [("<0x0A><0x0B>", "of bytes"), ("x<0x41>", "of bytes")])
+def test_a_token_of_bytes_and_others_is_refused(token: str, reason: str) -> None:
+    from tokenizers import AddedToken
+
+    with pytest.raises(UnreadPatternError, match=reason):
+        find_boundaries(make_sentencepiece((token,)).backend_tokenizer)
+    with pytest.raises(UnreadPatternError, match="white space beside it"):
+        tokenizer = make_sentencepiece()
+        tokenizer.add_tokens([AddedToken("<b>", rstrip=True)])
+        find_boundaries(tokenizer.backend_tokenizer)
 
 
 def test_sets_of_classes_hold_what_the_pattern_engine_finds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pickle
+import random
 import re
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import threading
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import numpy
@@ -27,6 +29,7 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens import engine as engines
 from llama_padfix.tokens import fastokens as fast_engine
 from llama_padfix.tokens import verification as proofs
+from llama_padfix.tokens.cached import encoder as cached_engine
 from llama_padfix.tokens.calls import encode_raw
 from llama_padfix.tokens.engine import Engine, choose_engine
 from llama_padfix.tokens.probe_texts import make_probe_texts
@@ -502,6 +505,49 @@ def test_auto_changes_over_when_the_work_is_worth_it(monkeypatch: pytest.MonkeyP
     at_once = choose_engine(tokenizer)
     at_once.encode(texts * 2)
     assert at_once.name == "fastokens"
+
+
+@needs_fast
+def test_auto_loads_each_engine_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "CACHE_FROM", 5_000)
+    monkeypatch.setattr(engines, "BREAK_EVEN", 10_000)
+    loads: list[str] = []
+    for name in ("load_cached", "load_fastokens"):
+        monkeypatch.setattr(engines, name, count_calls(loads, name, getattr(engines, name)))
+    engine = choose_engine(make_small())
+    for _ in range(5):
+        engine.encode(["a text of 20 letters"] * 300)
+    assert (loads, engine.name) == (["load_cached", "load_fastokens"], "fastokens")
+
+
+def count_calls(calls: list[str], name: str, function: Any) -> Any:
+    def call(*arguments: Any) -> Any:
+        calls.append(name)
+        return function(*arguments)
+
+    return call
+
+
+@needs_fast
+def test_auto_keeps_the_cache_where_no_pattern_parts_a_text_and_words_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tests.tokens.test_cached import make_sentencepiece
+
+    monkeypatch.setattr(engines, "CACHE_FROM", 5_000)
+    monkeypatch.setattr(engines, "BREAK_EVEN", 10_000)
+    monkeypatch.setattr(cached_engine, "_KNOWN", 10_000)
+    tokenizer, draw = make_sentencepiece(apart=True), random.Random(11)
+    engine = choose_engine(tokenizer, characters=10**9)
+    texts = ["the same words again and again. " * 10] * 100
+    for _ in range(3):
+        assert rows(engine.encode(texts)) == reference(tokenizer, texts)
+    assert engine.name == "cached"
+    new = ["".join(draw.choices(ascii_lowercase, k=400)) for _ in range(200)]
+    for _ in range(4):
+        assert rows(engine.encode(new)) == reference(tokenizer, new)
+    assert engine.name == "fastokens"
+    assert choose_engine(tokenizer, "fastokens").name == "fastokens"
 
 
 def test_a_tokenizer_without_a_backend_is_encoded_by_itself() -> None:

@@ -1,5 +1,6 @@
 """The engine with a cache of words: a text is cut where no token can reach across, and each part is encoded once.
 
-Reading order: `encoder` (the cache), `boundaries` (where a text can be cut), `pattern` (what a pre-tokenizer's pattern
-joins), `added` (added tokens in a text). Start: `encoder`.
+Reading order: `encoder` (the cache), `words` (what it holds), `boundaries` (where a text can be cut), `pattern` (what
+a pre-tokenizer's pattern joins), `vocabulary` (what tokens join where there is no pattern), `added` (added tokens in
+a text). Start: `encoder`.
 """

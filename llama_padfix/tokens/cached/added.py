@@ -24,9 +24,7 @@ class AddedTokens:
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        tokens = list(backend.get_added_tokens_decoder().values())
-        if any(token.single_word or token.lstrip or token.rstrip for token in tokens):
-            raise UnreadPatternError("an added token reaches over the white space beside it, or is a word of its own")
+        tokens = read_added_tokens(backend)
         if not all(token.content and len(token.content.encode()) <= _LONGEST for token in tokens):
             raise UnreadPatternError("an added token is empty or long")
         first = [token.content for token in tokens if not token.normalized]
@@ -65,6 +63,18 @@ class AddedTokens:
                 start = last
         if patterns[1:]:
             yield from self._find(text, start, end, patterns[1:])
+
+
+def read_added_tokens(backend: tokenizers.Tokenizer) -> list[tokenizers.AddedToken]:
+    """Return the added tokens of a backend.
+
+    Raises:
+        UnreadPatternError: Some depend on the text around them.
+    """
+    tokens = list(backend.get_added_tokens_decoder().values())
+    if any(token.single_word or token.lstrip or token.rstrip for token in tokens):
+        raise UnreadPatternError("an added token reaches over the white space beside it, or is a word of its own")
+    return tokens
 
 
 def _overlap(special: str, other: str) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llama_padfix.tokens.cached.pattern import Automaton, UnreadPatternError, read_pattern
+from llama_padfix.tokens.cached.vocabulary import find_cuts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,6 +41,8 @@ class Boundaries:
     """For each two classes, as `16 * before + behind`, the sum of what holds between: `CUT` and, if runs of white
     space are cut, the others. A run that begins at a place where the text can be cut, or behind a line break, and ends
     before a `WORD`, can be cut there and before its last character."""
+    holds_tokens: bool = False
+    """No cut is within an added token, so that none is searched."""
 
 
 def read_stages(backend: tokenizers.Tokenizer) -> list[str]:
@@ -94,47 +97,23 @@ def _read_normalizers(backend: tokenizers.Tokenizer) -> list[Mapping[str, object
     return list(parts[0]["normalizers"]) if parts and parts[0]["type"] == "Sequence" else parts
 
 
+def is_cut_by_vocabulary(backend: tokenizers.Tokenizer) -> bool:
+    """Return True if the normalizer writes spaces as U+2581, so that no pattern, but the vocabulary, parts a text."""
+    return _read_normalizers(backend) == [_SPACES]
+
+
 def find_boundaries(backend: tokenizers.Tokenizer) -> Boundaries:
     """Return where the texts of a backend can be cut.
 
     Raises:
         UnreadPatternError: The pre-tokenizer is not understood.
     """
-    return _find_in_vocabulary(backend) if _read_normalizers(backend) == [_SPACES] else _find_in_patterns(backend)
-
-
-def _find_in_vocabulary(backend: tokenizers.Tokenizer) -> Boundaries:
-    """Return where the texts of a backend can be cut whose tokens may be of several words (SentencePiece).
-
-    A merge makes a token of the vocabulary. So none joins a character and a space or line break that are neighbors in
-    no token. Bytes stand for a character that is no token, so that there are no unknown ones to be joined.
-
-    Raises:
-        UnreadPatternError: The pre-tokenizer or the model is not understood.
-    """
     import numpy as np
 
-    pre_tokenizer = backend.pre_tokenizer
-    part = json.loads(pre_tokenizer.__getstate__()) if pre_tokenizer is not None else None
-    if part is not None and (part["type"], part["pattern"]) != ("Split", {"String": " "}):  # all spaces are replaced
-        raise UnreadPatternError(f"a pre-tokenizer of type {part['type']}")
-    vocabulary, model = backend.get_vocab(with_added_tokens=False), backend.model
-    complete = all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
-    if not (getattr(model, "byte_fallback", False) and complete) or getattr(model, "ignore_merges", False):
-        raise UnreadPatternError("a model that parts a text into words, or does not know each byte")
-    joined = "\0".join(vocabulary)
-    patterns = ("([^\0\u2581])(?=\u2581)", "([^\0\n])(?=\n)", "\n([^\0\n])")
-    before_space, before_line, behind_line = ({*re.findall(pattern, joined)} for pattern in patterns)
-    classes = np.full(_CHARACTERS, 3, np.uint8)
-    classes[0xD800:0xE000] = 0
-    classes[[ord(char) for char in before_space | before_line | behind_line if ord(char) < _CHARACTERS]] = 0
-    classes[[ord(" "), 0x2581]] = 1
-    classes[ord("\n")] = 2
-    cuts = np.zeros((CLASSES, CLASSES), np.uint8)
-    cuts[3, 1] = cuts[3, 2] = cuts[2, 3] = 1
-    cuts[1, 2] = "\u2581" not in before_line
-    cuts[2, 1] = "\n" not in before_space
-    return Boundaries(classes, cuts.reshape(-1))
+    if is_cut_by_vocabulary(backend):
+        cut, kinds = find_cuts(backend)
+        return _merge_classes(cut, np.zeros((2, len(cut)), bool), kinds, holds_tokens=True)
+    return _find_in_patterns(backend)
 
 
 def _find_in_patterns(backend: tokenizers.Tokenizer) -> Boundaries:
@@ -270,7 +249,7 @@ def _join_classes(automaton: Automaton, held: BoolArray) -> tuple[BoolArray, Boo
     return crossed, np.asarray(held[:, sorted(automaton.alone)].any(axis=1))
 
 
-def _merge_classes(cut: BoolArray, runs: BoolArray, of_character: IntArray) -> Boundaries:
+def _merge_classes(cut: BoolArray, runs: BoolArray, of_character: IntArray, holds_tokens: bool = False) -> Boundaries:
     """Give characters with the same cuts the same class; class 0 is cut nowhere.
 
     Raises:
@@ -296,4 +275,4 @@ def _merge_classes(cut: BoolArray, runs: BoolArray, of_character: IntArray) -> B
     cuts[space[:, None] & ~word & ~space] |= STOP
     classes = (merged + 1).astype(np.uint8)[of_character]
     classes[0xD800:0xE000] = 0
-    return Boundaries(classes, cuts.reshape(-1))
+    return Boundaries(classes, cuts.reshape(-1), holds_tokens)

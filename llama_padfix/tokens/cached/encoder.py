@@ -15,10 +15,9 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import accumulate, compress
-from threading import Lock
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.arrow import to_numpy
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.backend import copy_backend, find_backend
 from llama_padfix.tokens.cached.added import AddedTokens
@@ -31,8 +30,10 @@ from llama_padfix.tokens.cached.boundaries import (
     WORD,
     find_boundaries,
     is_composing,
+    is_cut_by_vocabulary,
 )
 from llama_padfix.tokens.cached.pattern import UnreadPatternError
+from llama_padfix.tokens.cached.words import Words, join_words, number_words
 from llama_padfix.tokens.probe_texts import make_probe_texts
 from llama_padfix.tokens.verification import (
     EngineKey,
@@ -50,21 +51,22 @@ if TYPE_CHECKING:
 
     import tokenizers
 
-    from llama_padfix.core.types import ByteArray, IdArray, IntArray, LongArray, TokenizerLike
+    from llama_padfix.core.types import ByteArray, IntArray, LongArray, TokenizerLike
     from llama_padfix.tokens.verification import Encode, FlatIds
 
     EncodeWith = Callable[[tokenizers.Tokenizer, Sequence[str]], FlatIds]
 
 WORDS = 300_000  # in the cache, which is emptied when there are more
-_LONGEST = 100  # bytes of a word that is kept
 _CHUNK = 4_000_000  # bytes that are cut at once
 _FEW = 1000  # bytes that `tokenizers` encodes in less time
+_MOST = 2**29  # bytes whose ids have places of 31 bits
 _TOGETHER = 500  # new words in one text for `tokenizers`
 _MARK = "\U0010ffff"  # between those words; no character
 _MARK_BYTES = _MARK.encode()
 _KNOWN = 1_000_000  # bytes of text after which most words should be known
 _NOT_EVERYWHERE = re.compile("[\U00010000-\U0001d3ff]")  # releases of Unicode compose different ones
 _INSTEAD = "Use engine='tokenizers'"
+_get_id = attrgetter("id")
 _REST = 8  # so many times the bytes of a chunk of new words are then encoded without the cache
 
 
@@ -105,53 +107,34 @@ def load_cached(tokenizer: TokenizerLike, encode_with: EncodeWith, exact: Encode
     return key, cached
 
 
+def is_faster(tokenizer: TokenizerLike, fast: Encode | None) -> bool:
+    """Return True if the cache is faster than `fastokens`: no pattern parts a text, and most is not past the cache.
+
+    Args:
+        tokenizer: Any.
+        fast: The encoder in use.
+    """
+    backend = find_backend(tokenizer)
+    if isinstance(fast, CachedEncoder) and fast.passed > fast.seen // 2:
+        return False
+    return backend is not None and is_cut_by_vocabulary(backend)
+
+
 def _describe(backend: tokenizers.Tokenizer) -> str:
     """Return what the cuts depend on."""
     added = [repr(token) for token in backend.get_added_tokens_decoder().values()]
-    return json.dumps([str(pickle.dumps((backend.normalizer, backend.pre_tokenizer))), added])
-
-
-class _Words:
-    """The cache of one process."""
-
-    def __init__(self) -> None:
-        self.lock = Lock()
-        self.rest = 0  # bytes that are encoded without the cache, since the last ones were new
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget all words."""
-        import numpy as np
-
-        self.places: dict[bytes, int] = {}
-        none = np.zeros(0, np.int64)
-        self.arrays: tuple[LongArray, LongArray, IdArray] = none, none, np.zeros(0, np.int32)
-        """Where the ids of each place start, how many they are, and all ids."""
-        self.seen = 0  # bytes of the texts so far
-
-    def add(self, words: Sequence[bytes], found: FlatIds) -> range:
-        """Add words with their ids, and return their places.
-
-        The arrays are replaced at once, since another thread may read them, and before words lead there: an interrupt
-        may come at any time.
-        """
-        import numpy as np
-
-        new_ids, new_counts = found
-        starts, counts, ids = self.arrays
-        places = range(len(counts), len(counts) + len(words))
-        new_starts = len(ids) + new_counts.cumsum() - new_counts
-        self.arrays = (
-            np.concatenate([starts, new_starts]),
-            np.concatenate([counts, new_counts]),
-            np.concatenate([ids, new_ids]),
-        )
-        self.places.update((word, place) for word, place in zip(words, places, strict=True) if len(word) <= _LONGEST)
-        return places
+    size = backend.get_vocab_size(with_added_tokens=False) if is_cut_by_vocabulary(backend) else 0
+    tokens = [size, *map(backend.id_to_token, range(0, size, 100))]
+    return json.dumps([str(pickle.dumps((backend.normalizer, backend.pre_tokenizer))), added, tokens])
 
 
 class CachedEncoder:
-    """Encodes texts as `exact` does, each word once. Threads may share it; a fork begins with an empty cache."""
+    """Encodes texts as `exact` does, each word once. Threads may share it; a fork begins with an empty cache.
+
+    Attributes:
+        seen: The bytes of all texts so far.
+        passed: Those that went past the cache, because most words were new.
+    """
 
     def __init__(self, backend: tokenizers.Tokenizer, encode_with: EncodeWith, exact: Encode) -> None:
         import numpy as np
@@ -166,13 +149,16 @@ class CachedEncoder:
         self._table = cuts.tobytes()
         self._forced = (CUT + RUN * runs + STOP * runs[:, None]).astype("u1").reshape(-1)
         self._of_bytes = self._boundaries.classes[:128].tobytes() + bytes(128)
-        self._added = AddedTokens(backend)
+        self._added = AddedTokens(backend) if not self._boundaries.holds_tokens else None
         self._composes = is_composing(backend)
         marked = copy_backend(backend)
         marked.add_tokens([AddedToken(_MARK, normalized=False)])
         self._mark = marked.token_to_id(_MARK)
+        self._begins = _find_begins(marked)
+        self._model = marked.model
         self._encode_marked = partial(encode_with, marked)
-        self._words_of: dict[int, _Words] = {}  # by process: a fork may have copied a lock that another thread held
+        self.seen = self.passed = 0
+        self._words_of: dict[int, Words] = {}  # by process: a fork may have copied a lock that another thread held
 
     def __call__(self, texts: Sequence[str]) -> FlatIds:
         """Return the ids of all texts and the number of ids of each."""
@@ -194,32 +180,30 @@ class CachedEncoder:
 
         encoded = [text.encode() for text in texts]
         data = b"".join(encoded)
-        known = self._words_of.get(os.getpid()) or self._words_of.setdefault(os.getpid(), _Words())
+        known = self._words_of.get(os.getpid()) or self._words_of.setdefault(os.getpid(), Words())
         with known.lock:
             rests = known.rest > 0
             known.rest -= len(data)
-        if rests or len(data) < _FEW or not data or _MARK_BYTES in data:
+            self.seen += len(data)
+            self.passed += len(data) if rests else 0
+        if rests or not max(_FEW, 1) <= len(data) <= _MOST or _MARK_BYTES in data:
             return self._exact(texts)
         text_ends = np.fromiter(accumulate(map(len, encoded)), np.int64, len(encoded))
-        starts = self._find_starts(data, encoded, text_ends)
-        numbers, words = _number_words(data, starts)
+        bounds = self._find_bounds(data, encoded, text_ends)
+        numbers, words = number_words(data, bounds)
         with known.lock:
             places = self._find_places(known, words, len(data))
             first, counts, ids = known.arrays
             if len(counts) > WORDS or len(ids) > 4 * WORDS:
                 known.clear()
         if places is None:
+            self.passed += len(data)
             return self._exact(texts)
-        places = places[numbers]
-        counts = counts[places]
-        ends = counts.cumsum()
-        sources = np.repeat(first[places] - ends + counts, counts)
-        sources += np.arange(len(sources))
-        lengths = np.diff(np.append(0, ends)[np.searchsorted(starts, text_ends)], prepend=0)
-        return ids[sources], lengths
+        found, ends = join_words(first[places], counts[places], ids, numbers)
+        return found, np.diff(ends[np.searchsorted(bounds, text_ends)], prepend=0)
 
-    def _find_starts(self, data: bytes, encoded: Sequence[bytes], text_ends: LongArray) -> LongArray:
-        """Return where the words start: at the cuts, at each text, at added tokens and behind them."""
+    def _find_bounds(self, data: bytes, encoded: Sequence[bytes], text_ends: LongArray) -> IntArray:
+        """Return where the words start, and the end: at the cuts, at each text, at added tokens and behind them."""
         import numpy as np
 
         classes = np.frombuffer(bytearray(data.translate(self._of_bytes)), np.uint8)
@@ -237,26 +221,29 @@ class CachedEncoder:
         cuts = np.frombuffer(bytearray(pairs.tobytes().translate(self._table)), np.uint8)
         if inner is not None:
             cuts[inner - 1] = 0
-        firsts, lasts = self._clear_tokens(cuts, encoded, text_ends)
-        for places in (firsts[firsts >= 0], lasts, text_ends[text_ends > 0] - 1):
-            cuts[places] = self._forced[pairs[places]]
-        if self._forced.max() > CUT:
-            cuts[firsts[firsts >= 0]] &= ~RUN & 0xFF
-            cuts[lasts] &= ~STOP & 0xFF
-            begins = bool(self._forced[classes[0]] & RUN) and not (firsts < 0).any()
-            self._cut_runs(cuts, data, begins)
-        starts = np.flatnonzero((cuts & CUT).view(bool))  # the ends, less one
-        starts[1:] = starts[:-1] + 1
-        starts[0] = 0
-        return starts
+        last = text_ends[text_ends > 0] - 1
+        cuts[last] = self._forced[pairs[last]]
+        if self._added is not None:
+            firsts, lasts = self._clear_tokens(self._added, cuts, encoded, text_ends)
+            for places in (firsts[firsts >= 0], lasts, last):
+                cuts[places] = self._forced[pairs[places]]
+            if self._forced.max() > CUT:
+                cuts[firsts[firsts >= 0]] &= ~RUN & 0xFF
+                cuts[lasts] &= ~STOP & 0xFF
+                begins = bool(self._forced[classes[0]] & RUN) and not (firsts < 0).any()
+                self._cut_runs(cuts, data, begins)
+        ends = np.flatnonzero((cuts & CUT).view(bool))  # less one
+        bounds = np.zeros(len(ends) + 1, np.int32)
+        np.add(ends, 1, out=bounds[1:], casting="unsafe")
+        return bounds
 
     def _clear_tokens(
-        self, cuts: ByteArray, encoded: Sequence[bytes], text_ends: LongArray
+        self, added: AddedTokens, cuts: ByteArray, encoded: Sequence[bytes], text_ends: LongArray
     ) -> tuple[LongArray, LongArray]:
         """Remove the cuts within added tokens; return the places before their first bytes, and their last ones."""
         import numpy as np
 
-        found = [self._added.find(text) for text in encoded]
+        found = [added.find(text) for text in encoded]
         edges = np.array([edge for spans in found for span in spans for edge in span], np.int64).reshape(-1, 2)
         sizes = np.fromiter(map(len, encoded), np.int64, len(encoded))
         edges += np.repeat(text_ends - sizes, [*map(len, found)])[:, None]
@@ -281,7 +268,7 @@ class CachedEncoder:
         is_one_byte = np.frombuffer(data, np.uint8)[ends] < 128
         cuts[ends[((before & (CUT + LINE_RUN)) > 0) & (ends > starts) & is_one_byte] - 1] |= CUT
 
-    def _find_places(self, known: _Words, words: list[bytes], size: int) -> LongArray | None:
+    def _find_places(self, known: Words, words: list[bytes], size: int) -> LongArray | None:
         """Return the places of words in the cache, after the new ones are encoded; None where most of it is new."""
         import numpy as np
 
@@ -293,7 +280,8 @@ class CachedEncoder:
             if missed > size // 2 and max(size, known.seen) >= _KNOWN:
                 known.rest = _REST * size
                 return None
-            for place, found in zip(new, known.add(new_words, self._encode_words(new_words)), strict=True):
+            encode = self._encode_alone if self._added is None else self._encode_words
+            for place, found in zip(new, known.add(new_words, encode(new_words)), strict=True):
                 places[place] = found
         known.seen += size
         return np.array(places, np.int64)
@@ -306,6 +294,32 @@ class CachedEncoder:
         ids, _ = self._encode_marked([b"".join(word + _MARK_BYTES for word in group).decode() for group in groups])
         marks = np.flatnonzero(ids == self._mark)
         return ids[ids != self._mark], np.diff(marks, prepend=-1) - 1
+
+    def _encode_alone(self, words: Sequence[bytes]) -> FlatIds:
+        """Encode words by the model itself, but for those in which an added token may begin."""
+        import numpy as np
+
+        texts = [word.decode() for word in words]
+        apart = [self._begins.search(text) is not None for text in texts]
+        others = iter(split_flat(self._encode_words([*compress(words, apart)])))
+        found: list[int] = []
+        ends = []
+        for text, other in zip(texts, apart, strict=True):
+            if other:
+                found += next(others)[0].tolist()
+            else:
+                found += map(_get_id, self._model.tokenize(text.replace(" ", "\u2581")))
+            ends.append(len(found))
+        return np.array(found, np.int32), np.diff(ends, prepend=0)
+
+
+def _find_begins(backend: tokenizers.Tokenizer) -> re.Pattern[str]:
+    """Return a pattern of the characters with which added tokens begin, where spaces may be written as U+2581."""
+    tokens = backend.get_added_tokens_decoder().values()
+    begins = {token.content[:1] for token in tokens}
+    if any(token.normalized and token.content.startswith((" ", "\u2581")) for token in tokens):
+        begins |= {" ", "\u2581"}
+    return re.compile(f"[{re.escape(''.join(sorted(begins)))}]")
 
 
 def _is_composed(text: str) -> bool:
@@ -321,14 +335,3 @@ def _part(texts: Sequence[str]) -> Iterator[Sequence[str]]:
             start, size = place, 0
         size += len(text)
     yield texts[start:]
-
-
-def _number_words(data: bytes, starts: LongArray) -> tuple[IntArray, list[bytes]]:
-    """Return for each word which of the different words it is, and those."""
-    import numpy as np
-    import pyarrow
-
-    bounds = np.append(starts, len(data)).astype(np.int32)
-    buffers = [None, pyarrow.py_buffer(bounds), pyarrow.py_buffer(data)]
-    words = pyarrow.Array.from_buffers(pyarrow.binary(), len(starts), buffers).dictionary_encode()
-    return to_numpy(words.indices), words.dictionary.to_pylist()

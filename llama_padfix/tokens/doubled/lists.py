@@ -82,9 +82,13 @@ def cut_rows_of_lists(rows: Any, bos: int, pad: int | None) -> list[Any] | None:
     cut = cut_lists(columns, bos, pad)
     if cut is None:
         return None
-    parts = zip(*cut.values(), strict=True)
-    made = [{**row, **dict(zip(cut, own, strict=True))} for row, own in zip(rows, parts, strict=True)]
-    return [row if new["input_ids"] is row["input_ids"] else new for row, new in zip(rows, made, strict=True)]
+    kept = [ids is row["input_ids"] for row, ids in zip(rows, cut["input_ids"], strict=True)]
+    made = [row if same else row.copy() for row, same in zip(rows, kept, strict=True)]
+    for name, column in cut.items():
+        for row, same, values in zip(made, kept, column, strict=True):
+            if not same:
+                row[name] = values
+    return made
 
 
 @contextmanager

@@ -1,0 +1,85 @@
+"""The words of a process with their ids: kept, numbered and joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Lock
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow
+
+    from llama_padfix.core.types import IdArray, IntArray, LongArray
+    from llama_padfix.tokens.verification import FlatIds
+
+_LONGEST = 100  # bytes of a word that is kept
+
+
+class Words:
+    """The cache of one process."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.rest = 0  # bytes that are encoded without the cache, since the last ones were new
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all words."""
+        import numpy as np
+
+        self.places: dict[bytes, int] = {}
+        none = np.zeros(0, np.int64)
+        self.arrays: tuple[LongArray, LongArray, IdArray] = none, none, np.zeros(0, np.int32)
+        """Where the ids of each place start, how many they are, and all ids."""
+        self.seen = 0  # bytes of the texts so far
+
+    def add(self, words: Sequence[bytes], found: FlatIds) -> range:
+        """Add words with their ids, and return their places.
+
+        The arrays are replaced at once, since another thread may read them, and before words lead there: an interrupt
+        may come at any time.
+        """
+        import numpy as np
+
+        new_ids, new_counts = found
+        starts, counts, ids = self.arrays
+        places = range(len(counts), len(counts) + len(words))
+        new_starts = len(ids) + new_counts.cumsum() - new_counts
+        self.arrays = (
+            np.concatenate([starts, new_starts]),
+            np.concatenate([counts, new_counts]),
+            np.concatenate([ids, new_ids]),
+        )
+        self.places.update((word, place) for word, place in zip(words, places, strict=True) if len(word) <= _LONGEST)
+        return places
+
+
+def number_words(data: bytes, bounds: IntArray) -> tuple[pyarrow.Array, list[bytes]]:
+    """Return for each word which of the different words it is, and those. `bounds` are int32, one more than words."""
+    import pyarrow
+
+    buffers = [None, pyarrow.py_buffer(bounds), pyarrow.py_buffer(data)]
+    words = pyarrow.Array.from_buffers(pyarrow.binary(), len(bounds) - 1, buffers).dictionary_encode()
+    return words.indices, words.dictionary.to_pylist()
+
+
+def join_words(first: LongArray, counts: LongArray, ids: IdArray, numbers: pyarrow.Array) -> tuple[IdArray, IntArray]:
+    """Return the ids of words by their numbers, and where each one starts and the last one ends.
+
+    Args:
+        first: Where the ids of each number start in `ids`.
+        counts: How many they are.
+        ids: The ids of all words.
+        numbers: Of the words.
+    """
+    import numpy as np
+    import pyarrow
+
+    edges = np.append(0, counts.cumsum())
+    sources = np.repeat(first - edges[:-1], counts)
+    sources += np.arange(len(sources))
+    buffers = [None, pyarrow.py_buffer((4 * edges).astype(np.int32)), pyarrow.py_buffer(ids[sources])]
+    taken = pyarrow.Array.from_buffers(pyarrow.binary(), len(first), buffers).take(numbers)  # its bytes are the ids
+    _, ends, found = taken.buffers()
+    edges = np.frombuffer(ends, np.int32, len(numbers) + 1, 4 * taken.offset) >> 2
+    return np.frombuffer(found, np.int32, edges[-1]), edges
