@@ -150,9 +150,12 @@ class SymbolicStr(Unknown, str):
     def _trim(self, method: str, chars: str | None) -> str:
         if chars is not None and (type(chars) is not str or _PRIVATE.search(chars)):
             raise TemplateBranched(method)
-        left = getattr(self._pack(), method)(chars)
         # A text that is not blank stays so when white space is trimmed; it may consist of other characters.
         keeps = chars is None or not chars.strip()
+        if self._slot is not None:
+            trimmed = Slot(self._slot.place, (*self._slot.operations, (method, chars)))
+            return self._run.make(trimmed, self._filled and keeps)
+        left = getattr(self._pack(), method)(chars)
         ends = {"lstrip": [0], "rstrip": [-1]}.get(method, [0, -1])[: len(left)]
         for end in ends:
             if not _PRIVATE.match(left[end]):
