@@ -54,13 +54,10 @@ _FAMILIES = ("llama3_1", "qwen3", "deepseek_v3", "gemma3", "mistral", "phi4", "g
 WORKLOADS = (
     Workload("plain", "plain"),
     *(Workload(f"shape-{shape}", shape, at_least=30) for shape in (*_SHAPES, "sharegpt")),
-    Workload("shape-text_parts", "text_parts", "gemma3", "auto", at_least=30),  # whose template joins them
+    Workload("shape-text_parts", "text_parts", "gemma3", at_least=30),  # whose template joins them
     Workload("text-rendered", "text_rendered", at_least=30),
     Workload("text-plain", "text_plain", at_least=30),
-    *(
-        Workload(f"family-{family}", "plain", family, "auto" if family == "gemma3" else "fastokens", at_least=30)
-        for family in _FAMILIES
-    ),
+    *(Workload(f"family-{family}", "plain", family, at_least=30) for family in _FAMILIES),
     Workload("tools-llama3_1", "tool_calls", "llama3_1", share=0.5, at_least=6),
     Workload("tools-qwen3", "tool_calls", "qwen3", share=0.5, at_least=6),
     Workload("tools-gptoss", "tool_calls", "gptoss", share=0.5, at_least=6),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import require_unicode
 from llama_padfix.tokens.backend import copy_backend, find_backend
-from llama_padfix.tokens.cached.encoder import is_faster, load_cached
+from llama_padfix.tokens.cached.boundaries import is_cut_by_vocabulary
+from llama_padfix.tokens.cached.encoder import load_cached
 from llama_padfix.tokens.calls import encode_raw, preserve_backend_state
 from llama_padfix.tokens.fastokens import is_usable_here, load_fastokens
 from llama_padfix.tokens.verification import (
@@ -158,8 +160,7 @@ class Engine:
         """Load the fastest engine that is worth it for so many characters, or log why it is not used."""
         if self.failed or routes.name == "fastokens":
             return
-        order = [("fastokens", BREAK_EVEN), ("cached", CACHE_FROM)]
-        for name, worth in order[::-1] if is_faster(self.tokenizer, routes.fast) else order:
+        for name, worth in (("fastokens", BREAK_EVEN), ("cached", CACHE_FROM)):
             if routes.name == name:
                 return
             if (
@@ -170,7 +171,7 @@ class Engine:
                 continue
             try:
                 if name == "fastokens":
-                    routes.key, routes.fast = load_fastokens(self.tokenizer, routes.exact)
+                    routes.key, routes.fast = _load_fastest(self.tokenizer, routes.exact)
                 else:
                     routes.key, routes.fast = load_cached(self.tokenizer, _encode_with, routes.exact)
                 routes.name, routes.sampled = name, False
@@ -227,9 +228,9 @@ def choose_engine(tokenizer: TokenizerLike, engine: EngineChoice = "auto", *, ch
     Args:
         tokenizer: A Hugging Face tokenizer.
         engine: "tokenizers" is `tokenizers` itself. "cached" puts a cache of words in front of it. "fastokens" loads
-            that package at once. "auto" takes the cache from `CACHE_FROM` characters ahead, and `fastokens` from
-            `BREAK_EVEN` (of a tokenizer without a splitting pattern, where most is new to the cache), where they can
-            be used and gave the same ids on the probe; until then, and everywhere else, `tokenizers` encodes.
+            that package at once, behind the cache of a tokenizer without a splitting pattern. "auto" takes the cache
+            from `CACHE_FROM` characters ahead, and `fastokens` from `BREAK_EVEN`, where they can be used and gave the
+            same ids on the probe; until then, and everywhere else, `tokenizers` encodes.
         characters: The work ahead; None where it is not known, so that the characters so far are counted.
 
     Raises:
@@ -244,6 +245,15 @@ def choose_engine(tokenizer: TokenizerLike, engine: EngineChoice = "auto", *, ch
     if engine in ("fastokens", "cached") or (engine == "auto" and (characters or 0) >= BREAK_EVEN):
         chosen.load()
     return chosen
+
+
+def _load_fastest(tokenizer: TokenizerLike, exact: Encode) -> tuple[EngineKey, Encode]:
+    """Return `fastokens`, behind the cache of words where no pattern parts a text for it."""
+    key, fast = load_fastokens(tokenizer, exact)
+    if (backend := find_backend(tokenizer)) is not None and is_cut_by_vocabulary(backend):
+        with contextlib.suppress(PadfixError):
+            return load_cached(tokenizer, _encode_with, exact, fast)
+    return key, fast
 
 
 def _compare_sample(fast: Encode, exact: Encode, texts: Sequence[str]) -> str:

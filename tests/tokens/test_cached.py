@@ -259,13 +259,13 @@ def test_text_of_new_words_goes_past_the_cache_for_a_while(monkeypatch: pytest.M
     encode = engine._routes.fast  # type: ignore[union-attr]
     counted: list[int] = []
     assert isinstance(encode, CachedEncoder)
-    exact = encode._exact
+    exact = encode._past
 
     def watch(batch: Any) -> Any:
         counted.append(len(batch))
         return exact(batch)
 
-    monkeypatch.setattr(encode, "_exact", watch)
+    monkeypatch.setattr(encode, "_past", watch)
     for texts, past in ((old, 0), (new, 1), (old, 1), (old, 0)):
         del counted[:]
         encode.__call__(texts)

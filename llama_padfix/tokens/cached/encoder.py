@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     EncodeWith = Callable[[tokenizers.Tokenizer, Sequence[str]], FlatIds]
 
 WORDS = 300_000  # in the cache, which is emptied when there are more
-_CHUNK = 4_000_000  # bytes that are cut at once
+_CHUNK = 8_000_000  # bytes that are cut at once
 _FEW = 1000  # bytes that `tokenizers` encodes in less time
 _MOST = 2**29  # bytes whose ids have places of 31 bits
 _TOGETHER = 500  # new words in one text for `tokenizers`
@@ -70,13 +70,16 @@ _get_id = attrgetter("id")
 _REST = 8  # so many times the bytes of a chunk of new words are then encoded without the cache
 
 
-def load_cached(tokenizer: TokenizerLike, encode_with: EncodeWith, exact: Encode) -> tuple[EngineKey, CachedEncoder]:
+def load_cached(
+    tokenizer: TokenizerLike, encode_with: EncodeWith, exact: Encode, fast: Encode | None = None
+) -> tuple[EngineKey, CachedEncoder]:
     """Return the key and the encoder with a cache for a tokenizer.
 
     Args:
         tokenizer: A fast tokenizer.
         encode_with: Encodes texts with a backend.
         exact: Encodes with the tokenizer's. The ids of a probe are compared, unless an earlier run kept its verdict.
+        fast: A faster engine, which encodes new words and what goes past the cache.
 
     Raises:
         PadfixError: pyarrow is not installed, the tokenizer is not understood, or the ids differ.
@@ -87,12 +90,12 @@ def load_cached(tokenizer: TokenizerLike, encode_with: EncodeWith, exact: Encode
             "The engine cached needs the package pyarrow and a tokenizer with a backend of the package tokenizers. "
             f"{_INSTEAD}"
         )
-    key = make_engine_key(_describe(backend), bool(backend.encode_special_tokens), package="")
+    key = make_engine_key(_describe(backend), bool(backend.encode_special_tokens), package="fastokens" if fast else "")
     difference = find_verdict(key)
     try:
         if difference:
             raise UnreadPatternError(difference)
-        cached = CachedEncoder(backend, encode_with, exact)
+        cached = CachedEncoder(backend, encode_with, exact, fast)
     except UnreadPatternError as error:
         raise PadfixError(f"The engine cached is not used for this tokenizer: {error}. {_INSTEAD}") from None
     if difference is None:
@@ -107,19 +110,6 @@ def load_cached(tokenizer: TokenizerLike, encode_with: EncodeWith, exact: Encode
     return key, cached
 
 
-def is_faster(tokenizer: TokenizerLike, fast: Encode | None) -> bool:
-    """Return True if the cache is faster than `fastokens`: no pattern parts a text, and most is not past the cache.
-
-    Args:
-        tokenizer: Any.
-        fast: The encoder in use.
-    """
-    backend = find_backend(tokenizer)
-    if isinstance(fast, CachedEncoder) and fast.passed > fast.seen // 2:
-        return False
-    return backend is not None and is_cut_by_vocabulary(backend)
-
-
 def _describe(backend: tokenizers.Tokenizer) -> str:
     """Return what the cuts depend on."""
     added = [repr(token) for token in backend.get_added_tokens_decoder().values()]
@@ -129,20 +119,17 @@ def _describe(backend: tokenizers.Tokenizer) -> str:
 
 
 class CachedEncoder:
-    """Encodes texts as `exact` does, each word once. Threads may share it; a fork begins with an empty cache.
+    """Encodes texts as `exact` does, each word once. Threads may share it; a fork begins with an empty cache."""
 
-    Attributes:
-        seen: The bytes of all texts so far.
-        passed: Those that went past the cache, because most words were new.
-    """
-
-    def __init__(self, backend: tokenizers.Tokenizer, encode_with: EncodeWith, exact: Encode) -> None:
+    def __init__(
+        self, backend: tokenizers.Tokenizer, encode_with: EncodeWith, exact: Encode, fast: Encode | None = None
+    ) -> None:
         import numpy as np
         from tokenizers import AddedToken
 
         if getattr(backend.model, "dropout", None):
             raise UnreadPatternError("a model that drops merges at random")
-        self._exact = exact
+        self._fast, self._past = fast, fast or exact  # past the cache
         self._boundaries = find_boundaries(backend)
         cuts = self._boundaries.cuts.reshape(CLASSES, CLASSES)
         runs = np.bitwise_or.reduce(cuts & RUN, axis=0) > 0  # by class
@@ -157,7 +144,6 @@ class CachedEncoder:
         self._begins = _find_begins(marked)
         self._model = marked.model
         self._encode_marked = partial(encode_with, marked)
-        self.seen = self.passed = 0
         self._words_of: dict[int, Words] = {}  # by process: a fork may have copied a lock that another thread held
 
     def __call__(self, texts: Sequence[str]) -> FlatIds:
@@ -171,7 +157,7 @@ class CachedEncoder:
     def _encode_apart(self, texts: Sequence[str], changed: Sequence[bool]) -> FlatIds:
         """Encode texts of which the normalizer may change some."""
         kept = self([text for text, apart in zip(texts, changed, strict=True) if not apart])
-        others = self._exact([*compress(texts, changed)])
+        others = self._past([*compress(texts, changed)])
         queues = [iter(split_flat(found)) for found in (kept, others)]
         return join_flat([next(queues[apart]) for apart in changed])
 
@@ -184,10 +170,8 @@ class CachedEncoder:
         with known.lock:
             rests = known.rest > 0
             known.rest -= len(data)
-            self.seen += len(data)
-            self.passed += len(data) if rests else 0
         if rests or not max(_FEW, 1) <= len(data) <= _MOST or _MARK_BYTES in data:
-            return self._exact(texts)
+            return self._past(texts)
         text_ends = np.fromiter(accumulate(map(len, encoded)), np.int64, len(encoded))
         bounds = self._find_bounds(data, encoded, text_ends)
         numbers, words = number_words(data, bounds)
@@ -197,8 +181,7 @@ class CachedEncoder:
             if len(counts) > WORDS or len(ids) > 4 * WORDS:
                 known.clear()
         if places is None:
-            self.passed += len(data)
-            return self._exact(texts)
+            return self._past(texts)
         found, ends = join_words(first[places], counts[places], ids, numbers)
         return found, np.diff(ends[np.searchsorted(bounds, text_ends)], prepend=0)
 
@@ -296,10 +279,12 @@ class CachedEncoder:
         return ids[ids != self._mark], np.diff(marks, prepend=-1) - 1
 
     def _encode_alone(self, words: Sequence[bytes]) -> FlatIds:
-        """Encode words by the model itself, but for those in which an added token may begin."""
+        """Encode words by the faster engine, or by the model, but for those in which an added token may begin."""
         import numpy as np
 
         texts = [word.decode() for word in words]
+        if self._fast is not None:
+            return self._fast(texts)
         apart = [self._begins.search(text) is not None for text in texts]
         others = iter(split_flat(self._encode_words([*compress(words, apart)])))
         found: list[int] = []
