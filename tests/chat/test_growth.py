@@ -9,8 +9,12 @@ import jinja2
 import pytest
 
 from llama_padfix import ChatEncoder
+from llama_padfix.chat.dates import pin_date
+from llama_padfix.chat.symbolic import render_symbolic
 from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import IGNORE_INDEX
+from llama_padfix.encoding.batch import render_plan
+from llama_padfix.encoding.batch.render_plan import learn_render_plan
 from llama_padfix.tokens.engine import Engine
 from tests.support.byte_tokenizer import make_byte_tokenizer
 from tests.support.conversations import Message
@@ -71,6 +75,19 @@ def renderings(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return counted
 
 
+@pytest.fixture
+def symbolic(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often a chat template was rendered with symbolic texts."""
+    counted: Counter[str] = Counter()
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        counted["all"] += 1
+        return render_symbolic(*args, **kwargs)
+
+    monkeypatch.setattr(render_plan, "render_symbolic", counting)
+    return counted
+
+
 @pytest.mark.parametrize("stem", installed(LINEAR))
 @pytest.mark.parametrize("make", [agent, chat])
 def test_a_row_is_rendered_twice_however_many_turns_it_has(stem: str, make: Any, renderings: Counter[str]) -> None:
@@ -104,6 +121,17 @@ def test_an_empty_answer_that_is_left_out_costs_the_others_no_rendering_each(ren
         rendered = render_turns(template, messages, None, allow_loss=True)
         assert len(rendered.turns) == turns - 1
         assert renderings["all"] <= 30, turns
+
+
+@pytest.mark.parametrize("stem", installed("gptoss llama3_1 qwen3"))
+def test_the_plan_of_an_order_takes_no_rendering_for_each_turn(stem: str, symbolic: Counter[str]) -> None:
+    tokenizer = family_tokenizer(FOLDER / f"{stem}.jinja")
+    template = read_template(tokenizer, pin_date(tokenizer))
+    for turns in TURNS:
+        symbolic.clear()
+        plan = learn_render_plan(template, ["user", "assistant"] * turns)
+        assert plan is not None and sum(one.header is not None for one in plan.segments) == turns
+        assert symbolic["all"] <= 2, turns
 
 
 def test_rows_are_encoded_in_one_call_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:

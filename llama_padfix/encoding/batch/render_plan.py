@@ -223,7 +223,9 @@ def _find_forbidden(
         opening = literal[: len(literal) - len(segment.before) + header]
         if rewrites_text(template.tokenizer) and not keeps_opening(template, opening):
             return None
-        is_constant = profile.prompt_is_constant and profile.prompt and profile.ending
+        is_constant = (
+            profile.prompt_is_constant and profile.prompt and _is_ended(template, written.literals[place + 1])
+        )
         if is_constant and literal.count(profile.prompt) == 1 and opening.endswith(profile.prompt):
             continue
         prompted = _render_literals(template, roles[: segment.message], True) if segment.message else None
@@ -242,6 +244,14 @@ def _find_forbidden(
             forbidden.add(supplied)
         forbidden |= prompted.forbidden_substrings | answered.forbidden_substrings
     return frozenset(forbidden)
+
+
+def _is_ended(template: ChatTemplate, behind: str) -> bool:
+    """Return True if what is written behind an answer ends its turn, whatever its text and whatever follows."""
+    found = find_control_text(behind, template.profile.controls)[:1]
+    return bool(template.profile.ending) or any(
+        not start and token in template.profile.stops for start, _, token in found
+    )
 
 
 def agree_before(prompted: Literals, written: Literals, place: int) -> bool:
