@@ -36,7 +36,7 @@ def find_cuts(backend: tokenizers.Tokenizer) -> tuple[BoolArray, IntArray]:
     """
     pre_tokenizer, model = backend.pre_tokenizer, backend.model
     part = json.loads(pre_tokenizer.__getstate__()) if pre_tokenizer is not None else None
-    if part is not None and (part["type"], part["pattern"]) != ("Split", {"String": " "}):  # all spaces are replaced
+    if part is not None and (part["type"], part.get("pattern")) != ("Split", {"String": " "}):  # spaces are replaced
         raise UnreadPatternError(f"a pre-tokenizer of type {part['type']}")
     tokens = backend.get_vocab(with_added_tokens=False)
     complete = all(name in tokens for name in _BYTES)
