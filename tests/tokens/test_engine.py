@@ -536,9 +536,12 @@ def test_fastokens_encodes_new_words_where_no_pattern_parts_a_text(monkeypatch: 
     tokenizer, draw = make_sentencepiece(apart=True), random.Random(11)
     encoded: list[str] = []
     encode = fast_engine.FastEncoder.__call__
-    monkeypatch.setattr(
-        fast_engine.FastEncoder, "__call__", lambda self, texts: (encoded.extend(texts), encode(self, texts))[1]
-    )
+
+    def watch(fast: fast_engine.FastEncoder, texts: list[str]) -> Any:
+        encoded.extend(texts)
+        return encode(fast, texts)
+
+    monkeypatch.setattr(fast_engine.FastEncoder, "__call__", watch)
     engine = choose_engine(tokenizer, "fastokens")
     texts = ["the same words again and again. " * 10] * 100
     for _ in range(3):
