@@ -65,8 +65,9 @@ def encode_dataset(
             `datasets.disable_caching()`, are encoded anew each time, into memory up to 64 MB and into a file that is
             deleted with the process beyond. Not for a stream.
         max_shard_size: Write a folder of files of at most this size ("500MB", or bytes) in the place of one file, as
-            `save_to_disk` does: `load_from_disk` and `load_dataset("arrow", data_files=...)` read it. Its name is in
-            the result's `cache_files`. Needs `cache_dir`, or a dataset that lies in files. Not for a stream.
+            `save_to_disk` does: `load_from_disk` and `load_dataset("arrow", data_files=...)` read it. A file holds
+            1,000 rows at least, and is larger where these are. Its name is in the result's `cache_files`. Needs
+            `cache_dir`, or a dataset that lies in files. Not for a stream.
 
     Returns:
         The same kind (a `Dataset` for what is not of `datasets`) with the int32 columns `input_ids` and `labels`
