@@ -137,21 +137,36 @@ def test_the_workloads_become_a_table_and_a_picture_that_name_what_is_missed() -
     sides = {"ours": [0.1, 0.2, 0.1], "trl": [3.0, 2.0, 4.0], "template": [1.0, 1.0, 1.0]}
     rounds = {side: [{"cpu": cpu, "rows": 100} for cpu in taken] for side, taken in sides.items()}
     one = {"workload": "plain", "rows": 100, "sides": rounds, "at_least": 30}
-    compared = {"trl": {"rows": 100, "of": 100, "ids": 100, "labels": 99}}
+    compared = {"trl": {"rows": 100, "of": 100, "ids": 100, "labels": 90, "more": 9}}
     other = {"workload": "a<b", "rows": 9, "sides": {"ours": rounds["ours"], "trl": [{"error": "x"}] * 3}}
     failed = {"workload": "none", "error": "no data", "sides": {}}
     results = [one | {"compared": compared}, other | {"at_least": 40, "compared": {}}, failed]
     table = report.write_table(results)
-    assert "| plain | 100 | 1.000 | 30.000 | 10.000 | 30.0 (10.0 to 40.0) | 30 | ids 100, labels 99 of 100 |" in table
-    assert "| a<b | 9 | 1.000 | - | - | not measured | 40 | not compared |" in table and "| none |" in table
-    assert table.endswith("Asked and not reached: a<b (not measured).\n")
+    equal = "ids 100, labels 90 and 9 with more tokens trained of 100"
+    assert f"| plain | 100 | 1.000 | 30.000 | 10.000 | 30.0 (10.0 to 40.0) | 30 times less | {equal} |" in table
+    assert "| a<b | 9 | 1.000 | - | - | not measured | 40 times less | not compared |" in table and "| none |" in table
+    assert table.endswith("Asked and not reached: a<b (not measured of 40 times less).\n")
     slower = report.write_table([one | {"at_least": 31}])
-    assert slower.endswith("Asked and not reached: plain (30.0 of 31).\n")
+    assert slower.endswith("Asked and not reached: plain (30.0 of 31 times less).\n")
+    in_time, late, unmeasured = (
+        report.write_table([told | {"at_least": None, "at_most": most}])
+        for told, most in ((one, 1.0), (one, 0.9), (failed, 2.0))
+    )
+    assert "| 1 ms |" in in_time and in_time.endswith("Asked and not reached: nothing.\n")
+    assert late.endswith("plain (1.00 of 0.9 ms).\n") and unmeasured.endswith("none (not measured of 2 ms).\n")
     root = ElementTree.fromstring(report.draw_picture(results))
     texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
     assert {"plain", "a<b", "30.0x"} <= {*texts} and "none" not in texts
     assert len([*root.iter("{http://www.w3.org/2000/svg}circle")]) == 4 + 3 + 1
     ElementTree.fromstring(report.draw_picture([]))
+
+
+def test_rows_of_which_more_is_trained_are_told_from_those_with_other_labels(tmp_path: Path) -> None:
+    compare = load_script("workloads", FOLDER.parent).compare
+    ids = [[7, 8, 9, 10]] * 3
+    rows = {"ours": [[-100, -100, 9, 10]] * 3, "theirs": [[7, -100, 9, 10], [-100, 8, 9, 10], [-100, 8, 9, -100]]}
+    ours, theirs = (save(tmp_path / name, ids, labels) for name, labels in rows.items())
+    assert compare(theirs, ours) == {"rows": 3, "of": 3, "ids": 3, "labels": 1, "more": 1}
 
 
 HEADER = [128006, 78191, 128007, 271]
@@ -200,6 +215,7 @@ def test_the_tables_show_medians_ratios_and_what_failed() -> None:
     runs = {
         "ours fastokens": [result(1.0), result(2.0), result(1.5)],
         "ours tokenizers": [result(20.0)] * 3,
+        "ours cached": [result(5.0)] * 3,
         "TRL": [result(60.0), result(50.0), result(90.0)],
         "torchtune": [{"error": "exit 1: no module named x"}] * 3,
     }
@@ -215,10 +231,11 @@ def test_the_tables_show_medians_ratios_and_what_failed() -> None:
     runs["labels Unsloth"] = [result(40.0, digest="a"), result(40.0, digest="b")]
     page = tables.write_page(results)
     assert "of both are NOT EQUAL" in page and "labels Unsloth gave other rows in another round." in page
-    assert "| TRL | 45 times less | 40 (25 to 60) |" in page  # 60 / 1.5; of one round 60 / 1, 50 / 2, 90 / 1.5
+    assert "| TRL | 80 times less | 40 (25 to 60) |" in page  # 60 / 1.5; of one round 60 / 1, 50 / 2, 90 / 1.5
     assert "| collate 8 rows | TRL's collator on lists | 15 times less | numpy: 17.0 |" in page
     assert "| collate 64 rows | TRL's collator on lists | 25 times less | not measured |" in page
-    assert "| TRL | 2.4 times less | 3.0 (2.50 to 4.5) |" in page
+    assert "| TRL | 10 times less | 12.0 (10.0 to 18.0) |" in page
+    assert "| ours with `tokenizers` | 1 times less | 4.0 (4.0 to 4.0) |" in page
     assert "| torchtune | 14 times less | not measured |" in page
     assert "Failed: torchtune: exit 1: no module named x" in page
     assert "| TRL | 10 | 10 | 9 |  |" in page
