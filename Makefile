@@ -155,7 +155,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt
-	@echo "Installing what the tests need into $(VENV): some minutes, once. make test then takes about 12 minutes."
+	@echo "Installing what the tests need into $(VENV): some minutes, once. make test then takes about 14 minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
