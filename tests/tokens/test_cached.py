@@ -153,9 +153,20 @@ def make_normalized() -> Any:
     return tokenizer
 
 
+def make_marked(kind: str) -> Any:
+    from tokenizers import normalizers, pre_tokenizers
+
+    tokenizer = make_small()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.backend_tokenizer.pre_tokenizer = getattr(pre_tokenizers, kind)()
+    return tokenizer
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
+        (lambda: make_marked("ByteLevel"), "a pre-tokenizer of type ByteLevel"),
+        (lambda: make_marked("Metaspace"), "a pre-tokenizer of type Metaspace"),
         (make_wordpiece, "a pre-tokenizer of type BertPreTokenizer"),
         (lambda: make_small(dropout=0.5), "drops merges"),
         (lambda: make_small(pattern=r"\s+"), "a pre-tokenizer of type Split"),
