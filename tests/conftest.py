@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import jinja2
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -67,3 +69,17 @@ def make_model() -> Callable[..., Any]:
         return reference.make_tiny_llama(release, **overrides)
 
     return make
+
+
+@pytest.fixture
+def renderings(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often any chat template was rendered."""
+    counted: Counter[str] = Counter()
+    render = jinja2.Template.render
+
+    def counting(self: jinja2.Template, *args: Any, **kwargs: Any) -> str:
+        counted["all"] += 1
+        return render(self, *args, **kwargs)
+
+    monkeypatch.setattr(jinja2.Template, "render", counting)
+    return counted

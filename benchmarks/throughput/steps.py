@@ -81,7 +81,7 @@ with measure.Work() as work:
     encoder.encode_table(small)  # the engine is loaded and both ways were compared
     for owner, name, step in (
         (learned, "read_chat_table", "reading Arrow"),
-        (chats, "to_numpy", "Arrow's texts as `str`, and other columns as arrays"),
+        (chats, "to_numpy", "Arrow's columns as arrays"),
         (plain_way, "write_chats", "writing a text a row"),
         (fast_engine.FastEncoder, "__call__", "the engine"),
         (engines, "_compare_places", "one row in 1,000 with tokenizers too"),

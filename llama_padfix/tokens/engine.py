@@ -289,7 +289,7 @@ def _encode_in_batches(exact: Encode, texts: Sequence[str]) -> FlatIds:
 def read_settings(tokenizer: TokenizerLike) -> object:
     """Return a value that differs once a change of the tokenizer may change its ids; None without a backend.
 
-    To count the added tokens takes 3 ms where there are thousands (Gemma), as each is copied.
+    To read the added tokens takes milliseconds where there are thousands (Gemma), as each is copied.
     """
     backend = find_backend(tokenizer)
     if backend is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import jinja2
 import pytest
 
 from llama_padfix import ChatEncoder
@@ -59,20 +58,6 @@ def chat(turns: int) -> list[Message]:
     for answer in answers[::3]:
         answer["reasoning_content"] = "Hm, let me see."
     return [one for answer in answers for one in (said("user", "And now?"), answer)]
-
-
-@pytest.fixture
-def renderings(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often any chat template was rendered."""
-    counted: Counter[str] = Counter()
-    render = jinja2.Template.render
-
-    def counting(self: jinja2.Template, *args: Any, **kwargs: Any) -> str:
-        counted["all"] += 1
-        return render(self, *args, **kwargs)
-
-    monkeypatch.setattr(jinja2.Template, "render", counting)
-    return counted
 
 
 @pytest.fixture

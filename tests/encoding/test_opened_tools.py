@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from importlib.util import find_spec
 from typing import Any
 
-import jinja2
 import pytest
 
 from llama_padfix.encoding.encoder import ChatEncoder
@@ -229,20 +229,12 @@ def test_a_key_that_spells_a_control_token_is_text() -> None:
     assert found.counts.escaped == 6
 
 
-def test_many_calls_are_rendered_as_often_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    renderings: list[int] = []
-    render = jinja2.Template.render
-
-    def counted(*args: Any, **kwargs: Any) -> str:
-        renderings.append(1)
-        return render(*args, **kwargs)
-
+def test_many_calls_are_rendered_as_often_as_few(renderings: Counter[str]) -> None:
     def repeat(number: int, calls: int) -> Row:
         row = ask(number, {"where": f"sky {number}", "place": number})
         call = row["messages"][1:3]
         return {**row, "messages": [row["messages"][0], *json.loads(json.dumps(call)) * calls, row["messages"][3]]}
 
-    monkeypatch.setattr(jinja2.Template, "render", counted)
     found = []
     for calls in (20, 40, 80):
         encoder = ChatEncoder(family_tokenizer(FOLDER / "qwen3_5_nothink.jinja"))
@@ -250,6 +242,6 @@ def test_many_calls_are_rendered_as_often_as_few(monkeypatch: pytest.MonkeyPatch
         renderings.clear()
         encoder.encode_rows([repeat(number, calls) for number in range(4)])
         assert count_plain(encoder) == 7
-        found.append(len(renderings))
+        found.append(renderings["all"])
     assert found == [found[0]] * 3
     assert found[0] < 12

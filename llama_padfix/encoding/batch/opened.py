@@ -7,14 +7,13 @@ in their order, and a hole stands for each text and number at any depth; what is
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 from typing import Any, TypeAlias
 
 from llama_padfix.chat.symbolic_slots import Hole, fill_holes, find_holes
-from llama_padfix.encoding.batch.outlines import Reading
+from llama_padfix.encoding.batch.outlines import Reading, rebuild
 
 _DEEPEST = 16  # of arguments that are opened
 
@@ -90,7 +89,7 @@ def _open(reading: Reading, keys: tuple[tuple[int, Skeleton], ...]) -> Reading:
     """Return a reading with some objects opened: tools by their JSON text, arguments by their skeletons."""
     skeletons, places = dict(keys), count()
     filled = {
-        place: (json.loads(found) if isinstance(found, str) else _fill(found, places))
+        place: (json.loads(found) if isinstance(found, str) else rebuild(found, lambda kind: Hole(next(places), kind)))
         if (found := skeletons.get(place))
         else next(places)
         for place in range(len(reading.contents))
@@ -103,17 +102,3 @@ def _open(reading: Reading, keys: tuple[tuple[int, Skeleton], ...]) -> Reading:
     messages, tools = fill_holes(list(reading.messages or ()), fill), fill_holes(reading.tools, fill)
     contents = tuple((place,) for place in range(next(places)))
     return Reading(tuple(messages), contents, reading.trained_from, reading.is_text, tools, by_shape=True)
-
-
-def _fill(skeleton: Skeleton, places: Iterator[int]) -> Any:  # of JSON
-    """Return a value of this skeleton, with holes in place of what it says."""
-    if isinstance(skeleton, type):
-        return Hole(next(places), skeleton)
-    if skeleton == "":
-        return ""
-    kind, *inner = skeleton
-    if kind is list:
-        return [_fill(item, places) for item in inner]
-    if kind is dict:
-        return {key: _fill(item, places) for key, item in zip(inner[::2], inner[1::2], strict=True)}
-    return inner[0]

@@ -8,7 +8,7 @@ rows that share it.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -175,20 +175,18 @@ def _outline_dict(value: dict[Any, Any], texts: list[str]) -> Outline:
     return tuple(made)
 
 
-def _rebuild(outlined: Outline, marks: Iterator[str]) -> Any:  # of any type
-    """Return a value of this outline, with marks for its texts."""
-    if outlined is str:
-        return next(marks)
-    if outlined is dict:
-        return {next(marks): 0}
+def rebuild(outlined: Outline, make: Callable[[type], Any]) -> Any:  # of any type
+    """Return a value of this outline, with what `make` returns in place of each type that stands for a value."""
+    if isinstance(outlined, type):
+        return make(outlined)
     if type(outlined) is not tuple:
         return outlined
     kind, *inner = outlined
     if kind is list:
-        return [_rebuild(item, marks) for item in inner]
+        return [rebuild(item, make) for item in inner]
     if kind is dict:
-        return {key: _rebuild(item, marks) for key, item in zip(inner[::2], inner[1::2], strict=True)}
-    return "".join([next(marks) if one is str else one for one in inner]) if kind is str else inner[0]
+        return {key: rebuild(item, make) for key, item in zip(inner[::2], inner[1::2], strict=True)}
+    return "".join([make(one) if one is str else one for one in inner]) if kind is str else inner[0]
 
 
 @lru_cache(maxsize=8192)
@@ -196,7 +194,7 @@ def read_outline(outlined: Outline) -> Reading | None:
     """Return what reading makes of the rows of an outline; None where that is more than texts in messages."""
     marks = (_MARK % place for place in range(1 << 30))
     try:
-        found = read_row(_rebuild(outlined, marks))
+        found = read_row(rebuild(outlined, lambda kind: next(marks) if kind is str else {next(marks): 0}))
     except (PadfixError, RecursionError):
         return None
     if found.template_kwargs or found.left_out:

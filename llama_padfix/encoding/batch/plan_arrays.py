@@ -184,14 +184,16 @@ class Tabulator:
 
     def _place_headers(self, plan: RenderPlan) -> list[int]:
         """Return the place of each segment's header in `headers`, -1 where it has none."""
+        import numpy as np
+
         placed = []
         for segment in plan.segments:
             key = segment.before, segment.header or 0
             if segment.header is not None and key not in self._places:
-                ids = self._read_header(*key).tolist()
-                known = [header.tolist() for header in self.headers]
-                self._places[key] = known.index(ids) if ids in known else len(known)
-                self.headers += [] if ids in known else [self._read_header(*key)]
+                ids = self._read_header(*key)
+                same = (place for place, header in enumerate(self.headers) if np.array_equal(header, ids))
+                self._places[key] = next(same, len(self.headers))
+                self.headers += [ids] if self._places[key] == len(self.headers) else []
             placed.append(-1 if segment.header is None else self._places[key])
         return placed
 

@@ -13,7 +13,7 @@ import pickle
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate, compress
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -141,10 +141,13 @@ class CachedEncoder:
         marked = copy_backend(backend)
         marked.add_tokens([AddedToken(_MARK, normalized=False)])
         self._mark = marked.token_to_id(_MARK)
-        self._begins = _find_begins(marked)
-        self._model = marked.model
+        self._marked = marked
         self._encode_marked = partial(encode_with, marked)
         self._words_of: dict[int, Words] = {}  # by process: a fork may have copied a lock that another thread held
+
+    @cached_property
+    def _begins(self) -> re.Pattern[str]:
+        return _find_begins(self._marked)
 
     def __call__(self, texts: Sequence[str]) -> FlatIds:
         """Return the ids of all texts and the number of ids of each."""
@@ -288,12 +291,12 @@ class CachedEncoder:
         apart = [self._begins.search(text) is not None for text in texts]
         others = iter(split_flat(self._encode_words([*compress(words, apart)])))
         found: list[int] = []
-        ends = []
+        ends, model = [], self._marked.model
         for text, other in zip(texts, apart, strict=True):
             if other:
                 found += next(others)[0].tolist()
             else:
-                found += map(_get_id, self._model.tokenize(text.replace(" ", "\u2581")))
+                found += map(_get_id, model.tokenize(text.replace(" ", "\u2581")))
             ends.append(len(found))
         return np.array(found, np.int32), np.diff(ends, prepend=0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llama_padfix.core.arrow import from_numpy, to_numpy
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError, describe
 from llama_padfix.tokens.doubled.runs import (
     FILLS,
@@ -19,7 +20,6 @@ from llama_padfix.tokens.doubled.runs import (
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
-    from numpy.typing import NDArray
 
     from llama_padfix.core.types import LongArray
 
@@ -143,7 +143,7 @@ def _find_surplus(batch: pa.RecordBatch, bos: int, pad: int | None, first_row: i
     masked = np.zeros(batch.num_rows, bool)
     found: list[tuple[LongArray, LongArray, LongArray]] = []
     if masks is not None:
-        masked = batch.column("attention_mask").is_valid().to_numpy(zero_copy_only=False)
+        masked = to_numpy(batch.column("attention_mask").is_valid())
         _require_same_lengths("attention_mask", masks, ids, np.flatnonzero(masked), first_row)
         shown = Shown(_to_numbers(masks.values, 0), 0, masks.starts)
         found.append(find_runs(flat, ids.starts, ids.lengths, np.flatnonzero(masked), bos, shown))
@@ -167,7 +167,7 @@ def _cut(batch: pa.RecordBatch, place: int, surplus: _Surplus, first_row: int, k
     name, column = batch.schema.names[place], batch.column(place)
     ids, rows, starts, counts = surplus
     if len(rows) and column.null_count:
-        has_value = column.is_valid().to_numpy(zero_copy_only=False)[rows]
+        has_value = to_numpy(column.is_valid())[rows]
         rows, starts, counts = rows[has_value], starts[has_value], counts[has_value]
     if not len(rows):
         return column
@@ -220,12 +220,12 @@ def _read_lists(batch: pa.RecordBatch, name: str) -> _Lists | None:
     if types.is_fixed_size_list(kind):
         edges = np.arange(column.offset, column.offset + len(column) + 1, dtype=np.int64) * kind.list_size
     elif types.is_list(kind) or types.is_large_list(kind):
-        edges = column.offsets.to_numpy().astype(np.int64)
+        edges = to_numpy(column.offsets).astype(np.int64)
     else:
         return None
     lengths = np.diff(edges)
     if column.null_count:
-        lengths[~column.is_valid().to_numpy(zero_copy_only=False)] = 0
+        lengths[~to_numpy(column.is_valid())] = 0
     first, last = int(edges[0]), int(edges[-1])  # a batch may be a part of a table, whose items are all in `values`
     return _Lists(column.values.slice(first, last - first), edges[:-1] - first, lengths)
 
@@ -242,7 +242,7 @@ def _join(lists: _Lists) -> pa.Array:
     first = int(lists.starts[filled][0])
     if (lists.starts[filled] - begins[filled] == first).all():
         return lists.values.slice(first, total)
-    return lists.values.take(_as_arrow(np.repeat(lists.starts, lists.lengths) + _count_up(lists.lengths)))
+    return lists.values.take(from_numpy(np.repeat(lists.starts, lists.lengths) + _count_up(lists.lengths)))
 
 
 def _make_lists(column: pa.Array, values: pa.Array, edges: LongArray) -> pa.Array:
@@ -252,7 +252,7 @@ def _make_lists(column: pa.Array, values: pa.Array, edges: LongArray) -> pa.Arra
 
     large = pyarrow.types.is_large_list(column.type)
     kind = pyarrow.LargeListArray if large else pyarrow.ListArray
-    offsets = _as_arrow(edges if large else edges.astype(np.int32))
+    offsets = from_numpy(edges if large else edges.astype(np.int32))
     return kind.from_arrays(offsets, values, mask=column.is_null() if column.null_count else None)
 
 
@@ -320,9 +320,3 @@ def _make_flags(count: int, places: LongArray, *, at_places: bool) -> pa.Array:
     np.bitwise_or.at(bits, places >> 3, np.left_shift(1, places & 7).astype(np.uint8))
     buffer = pyarrow.py_buffer(bits if at_places else np.invert(bits, out=bits))
     return pyarrow.Array.from_buffers(pyarrow.bool_(), count, [None, buffer])
-
-
-def _as_arrow(array: NDArray[Any]) -> pa.Array:
-    import pyarrow
-
-    return pyarrow.array(array)

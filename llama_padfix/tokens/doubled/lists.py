@@ -13,9 +13,9 @@ from llama_padfix.tokens.doubled.runs import DOUBLED, FILLS, cut_vector, find_ru
 _MANY = 100_000  # lists: Python has run a full collection by then (700 * 10 * 10 new objects, or 2,000 * 10)
 
 
-def start_doubled(columns: dict[str, Any], bos: int, pad: int | None) -> bool:  # a user's columns
-    """Return True for columns of lists whose first row starts with two BOS, as all do then as a rule."""
-    return are_lists(columns, bos, pad) and list(columns["input_ids"][0][:2]) == [bos, bos]
+def starts_doubled(ids: Any, bos: int) -> bool:  # lists or tuples
+    """Return True where the first row starts with two BOS, as all do then as a rule."""
+    return list(ids[0][:2]) == [bos, bos]
 
 
 def are_lists(columns: dict[str, Any], bos: int, pad: int | None) -> bool:  # a user's columns
@@ -77,7 +77,7 @@ def cut_rows_of_lists(rows: Any, bos: int, pad: int | None) -> list[Any] | None:
     if any(row.keys() != keys for row in rows):
         return None
     columns = {name: [row[name] for row in rows] for name in keys if name in FILLS}
-    if not start_doubled(columns, bos, pad):
+    if not are_lists(columns, bos, pad) or not starts_doubled(columns["input_ids"], bos):
         return None
     cut = cut_lists(columns, bos, pad)
     if cut is None:

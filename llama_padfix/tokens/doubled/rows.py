@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError, describe
-from llama_padfix.tokens.doubled.lists import are_lists, cut_lists, paused_collection, start_doubled
+from llama_padfix.tokens.doubled.lists import are_lists, cut_lists, paused_collection, starts_doubled
 from llama_padfix.tokens.doubled.rectangle import cut_rectangle
 from llama_padfix.tokens.doubled.runs import (
     FILLS,
@@ -86,8 +86,9 @@ def _cut_rows(columns: Columns, bos: int, pad: int | None) -> Columns | None:
     ids, masks = columns["input_ids"], columns.get("attention_mask")
     if masks is not None:
         require_same_lengths("attention_mask", masks, ids)
-    doubtful = None if start_doubled(columns, bos, pad) else _find_doubtful(ids, masks, bos, pad)
-    if doubtful is None or (doubtful and are_lists(columns, bos, pad)):
+    is_plain = are_lists(columns, bos, pad)
+    doubtful = None if is_plain and starts_doubled(ids, bos) else _find_doubtful(ids, masks, bos, pad)
+    if doubtful is None or (doubtful and is_plain):
         made = cut_lists(columns, bos, pad) or {}
         return {name: tuple(rows) if isinstance(columns[name], tuple) else rows for name, rows in made.items()} or None
     runs = {}
