@@ -248,9 +248,11 @@ def _find_forbidden(
 
 def _is_ended(template: ChatTemplate, behind: str) -> bool:
     """Return True if what is written behind an answer ends its turn, whatever its text and whatever follows."""
-    found = find_control_text(behind, template.profile.controls)[:1]
-    return bool(template.profile.ending) or any(
-        not start and token in template.profile.stops for start, _, token in found
+    profile = template.profile
+    if profile.ending:
+        return True
+    return any(
+        not start and token in profile.stops for start, _, token in find_control_text(behind, profile.controls)[:1]
     )
 
 
