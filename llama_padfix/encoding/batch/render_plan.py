@@ -251,9 +251,8 @@ def _is_ended(template: ChatTemplate, behind: str) -> bool:
     profile = template.profile
     if profile.ending:
         return True
-    return any(
-        not start and token in profile.stops for start, _, token in find_control_text(behind, profile.controls)[:1]
-    )
+    found = find_control_text(behind, profile.controls)[:1]
+    return any(not start and token in profile.stops for start, _, token in found)
 
 
 def agree_before(prompted: Literals, written: Literals, place: int) -> bool:
