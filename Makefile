@@ -149,13 +149,13 @@ bench:
 
 # Every install goes through the constraints, so that two machines test the same thing.
 $(VENV)/.demo: pyproject.toml constraints.txt
-	@echo "Installing what the demo needs into $(VENV): some minutes, once. The demo then takes about 70 seconds."
+	@echo "Installing what the demo needs into $(VENV): some minutes, once. The demo then takes 70 to 105 seconds."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo]'
 	touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt
-	@echo "Installing what the tests need into $(VENV): some minutes, once. make test then takes about 14 minutes."
+	@echo "Installing what the tests need into $(VENV): some minutes, once. make test then takes 15 to 17 minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
