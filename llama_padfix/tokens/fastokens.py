@@ -195,5 +195,5 @@ def _find_threads() -> bool:
 def _refuse(key: EngineKey, difference: str) -> PadfixError:
     return PadfixError(
         f"fastokens is not used for this tokenizer: {difference}. Use engine='tokenizers'. (Kept in "
-        f"{verdict_path(key)} until either package changes.)"
+        f"{verdict_path(key)} until one of the packages changes.)"
     )

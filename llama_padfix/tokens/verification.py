@@ -8,11 +8,13 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_padfix.core.files import write_whole
+from llama_padfix.core.version import installed_versions, library_info
 from llama_padfix.tokens.probe_texts import hash_probe_texts
 
 if TYPE_CHECKING:
@@ -25,11 +27,12 @@ if TYPE_CHECKING:
 
 _REASON = 300  # characters of a verdict
 _SHOWN = 80  # characters of a text in a warning
+_KEPT = 500  # files of verdicts
 
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What a verdict is about: one tokenizer, the versions of both packages, and the probe."""
+    """What a verdict is about: one tokenizer, the code and the packages that encode, and the probe."""
 
     tokenizer: str
     """The SHA-256 in hex of the JSON from which the fast engine is made."""
@@ -38,6 +41,10 @@ class EngineKey:
     """Its version; "" for the engine with a cache."""
     tokenizers: str
     probe: str
+    code: str
+    """The version of this library, and the SHA-256 in hex of its files that make engines."""
+    arrays: str
+    """The versions of the packages for arrays."""
 
 
 def make_engine_key(source: str, split_special_tokens: bool, package: str = "fastokens") -> EngineKey:
@@ -48,7 +55,22 @@ def make_engine_key(source: str, split_special_tokens: bool, package: str = "fas
         fastokens=version(package) if package else "",
         tokenizers=version("tokenizers"),
         probe=hash_probe_texts(),
+        code=f"{library_info()['version']} {_hash_code(_CODE)}",
+        arrays=json.dumps(installed_versions(("numpy", "pyarrow"))),
     )
+
+
+_CODE = Path(__file__).parent
+
+
+@cache
+def _hash_code(folder: Path) -> str:
+    """Return the SHA-256 in hex of the sources in a folder and in its folder `cached`."""
+    whole = hashlib.sha256()
+    for path in sorted([*folder.glob("*.py"), *folder.glob("cached/*.py")]):
+        source = path.read_bytes()
+        whole.update(f"{path.name} {len(source)} ".encode() + source)
+    return whole.hexdigest()
 
 
 # The verdicts of this process, which hold where the cache folder cannot be written. Engines share them, so that each
@@ -72,7 +94,8 @@ def find_verdict(key: EngineKey) -> str | None:
 def keep_verdict(key: EngineKey, difference: str) -> None:
     """Keep a verdict for this process, and for later ones where the cache folder can be written.
 
-    The file is written whole or not at all. It holds none of the user's texts.
+    The file is written whole or not at all. It holds none of the user's texts. The oldest files go once there are
+    more than 500.
 
     Args:
         key: What the verdict is about.
@@ -84,6 +107,18 @@ def keep_verdict(key: EngineKey, difference: str) -> None:
         path = verdict_path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, record.encode())
+        _remove_oldest(path.parent)
+
+
+def _remove_oldest(folder: Path) -> None:
+    """Remove all but the newest files. Verdicts on other code and other releases are never read again."""
+    times = {}
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process may remove it
+            times[path] = path.stat().st_mtime_ns
+    for path in sorted(times, key=times.__getitem__)[:-_KEPT]:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def verdict_path(key: EngineKey) -> Path:

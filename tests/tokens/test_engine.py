@@ -11,6 +11,7 @@ import os
 import pickle
 import random
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -412,6 +413,51 @@ def test_a_verdict_is_of_one_tokenizer_and_version(cache: Path, monkeypatch: pyt
             patched.setattr(proofs, "version", lambda name, other=package: "0.0" if name == other else version(name))
             choose_engine(make_small(), "fastokens")
         assert len(list(cache.glob("*"))) == count
+
+
+@pytest.mark.parametrize("choice", ALL[1:])
+def test_a_verdict_on_other_code_or_packages_is_not_used(
+    choice: Any, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = make_small()
+    choose_engine(tokenizer, choice)
+    (kept,) = cache.glob("*")
+    record = json.loads(kept.read_text(encoding="utf-8"))
+    kept.write_text(json.dumps({**record, "difference": "it was wrong once"}), encoding="utf-8")
+
+    def is_refused() -> bool:
+        monkeypatch.setattr(proofs, "_known", {})  # as in a later process
+        try:
+            return bool(choose_engine(tokenizer, choice).name != choice)
+        except PadfixError as error:
+            return "it was wrong once" in str(error)
+
+    assert is_refused()
+    sources = tmp_path / "sources"
+    shutil.copytree(proofs._CODE, sources)
+    for name in ("cached/boundaries.py", "fastokens.py", "engine.py"):
+        with monkeypatch.context() as patched:
+            with (sources / name).open("a", encoding="utf-8") as source:
+                source.write("# fixed\n")
+            proofs._hash_code.cache_clear()
+            patched.setattr(proofs, "_CODE", sources)
+            assert not is_refused()
+    with monkeypatch.context() as patched:
+        patched.setattr(proofs, "library_info", lambda: {"version": "0.0"})
+        assert not is_refused()
+    with monkeypatch.context() as patched:
+        patched.setattr(proofs, "installed_versions", lambda names: {"numpy": "0.0"})
+        assert not is_refused()
+    assert is_refused()  # by the code of the verdict
+
+
+def test_files_of_verdicts_do_not_pile_up(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proofs, "_KEPT", 4)
+    keys = [proofs.make_engine_key(f"tokenizer {number}", False, "") for number in range(9)]
+    for time, key in enumerate(keys):
+        proofs.keep_verdict(key, "")
+        os.utime(proofs.verdict_path(key), (time, time))
+    assert {*cache.iterdir()} == {proofs.verdict_path(key) for key in keys[5:]}
 
 
 @needs_fast

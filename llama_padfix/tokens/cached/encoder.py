@@ -105,7 +105,7 @@ def load_cached(
         if difference:
             raise PadfixError(
                 f"The engine cached is not used for this tokenizer: {difference}. {_INSTEAD}. (Kept in "
-                f"{verdict_path(key)} until tokenizers changes.)"
+                f"{verdict_path(key)} until one of the packages changes.)"
             )
     return key, cached
 
