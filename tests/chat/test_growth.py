@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from typing import Any
 
@@ -9,15 +10,18 @@ import pytest
 
 from llama_padfix import ChatEncoder
 from llama_padfix.chat.dates import pin_date
+from llama_padfix.chat.render import ChatTemplate
+from llama_padfix.chat.spans import spans
 from llama_padfix.chat.symbolic import render_symbolic
 from llama_padfix.chat.turns import read_template, render_turns
-from llama_padfix.core.errors import IGNORE_INDEX
+from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.encoding.batch import render_plan
 from llama_padfix.encoding.batch.render_plan import learn_render_plan
 from llama_padfix.tokens.engine import Engine
+from tests.support.both import count_plain
 from tests.support.byte_tokenizer import make_byte_tokenizer
 from tests.support.conversations import Message
-from tests.support.families import FOLDER, family_tokenizer
+from tests.support.families import FOLDER, family_tokenizer, make_nasty
 
 TOOLS = [
     {
@@ -91,6 +95,53 @@ def test_a_prompt_that_hangs_on_the_messages_is_rendered_once_a_turn(stem: str, 
         renderings.clear()
         render_turns(template, chat(turns), None, allow_loss=True)
         assert renderings["all"] <= turns + 4
+
+
+def test_calls_whose_names_are_written_again_are_proven_together(renderings: Counter[str]) -> None:
+    """What follows a call holds its name too: one rendering shows for all calls which texts are the model's."""
+    template = read_template(family_tokenizer(FOLDER / "gptoss.jinja"))
+    for turns in TURNS:
+        renderings.clear()
+        rendered = render_turns(template, agent(turns), TOOLS)
+        assert len(rendered.turns) == turns + 1
+        assert renderings["all"] <= 5, turns
+
+
+def test_a_shape_of_calls_takes_no_rendering_for_each(renderings: Counter[str]) -> None:
+    encoder = ChatEncoder(family_tokenizer(FOLDER / "gptoss.jinja"))
+    rows = [{"messages": agent(turns), "tools": TOOLS} for turns in (1, *TURNS) for _ in range(2)]
+    for turns in range(len(TURNS) + 1):
+        renderings.clear()
+        encoder.encode_rows(rows[2 * turns : 2 * turns + 2])
+        assert count_plain(encoder) == 2 * turns + 2
+        assert renderings["all"] <= 40, turns
+
+
+@pytest.mark.parametrize("stem", installed("gptoss gemma4_v2 deepseekv3 deepseek_r1_distill glm4moe qwen3 lfm2_v2"))
+def test_what_messages_share_is_what_each_shows_alone(stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = read_template(family_tokenizer(FOLDER / f"{stem}.jinja"))
+    rng = random.Random(stem)
+    shared = 0
+    for _ in range(60):
+        row = make_nasty(rng)
+        messages = [message for _ in range(rng.randrange(1, 4)) for message in make_nasty(rng)["messages"]]
+        for message in messages:
+            for call in message.get("tool_calls", ()):
+                call["function"]["name"] = rng.choice(("look", "find"))
+        found = prove(template, messages, row.get("tools"))
+        with monkeypatch.context() as patch:
+            patch.setattr(spans, "_read_form", lambda *_: object())
+            assert found == prove(template, messages, row.get("tools"))
+        shared += not isinstance(found, str)
+    assert shared
+
+
+def prove(template: ChatTemplate, messages: list[Message], tools: Any) -> Any:
+    """The turns of a conversation, or the error."""
+    try:
+        return render_turns(template, messages, tools, allow_loss=True)
+    except PadfixError as error:
+        return str(error)
 
 
 def test_an_empty_answer_that_is_left_out_costs_the_others_no_rendering_each(renderings: Counter[str]) -> None:

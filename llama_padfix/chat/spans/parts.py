@@ -40,6 +40,11 @@ class TracedConversation:
         return found
 
     @cached_property
+    def parted(self) -> dict[object, list[tuple[int, int]] | None]:
+        """The parts of a message, by how it is written (`spans`), counted from its first content span."""
+        return {}
+
+    @cached_property
     def answered(self) -> Trace | None:
         """A plain answer in place of the conversation."""
         return self.start_with(ASSISTANT)

@@ -120,13 +120,43 @@ def _find_segments(
 
     `written` are all spans of the message. Later messages may repeat a part of it (the name of the tool that it
     called). What belongs to the message is what the template writes of it when it is the last one, in the same order.
+    One rendering shows that for all messages that the template writes alike.
     """
     whole, stops = conversation.whole, conversation.profile.stops
-    spans = whole.content_spans
-    gaps = [whole.scaffold[spans[place][1] : spans[place + 1][0]] for place in range(written[0], written[-1])]
-    joined = written[-1] - written[0] == len(written) - 1
+    spans, first = whole.content_spans, written[0]
+    gaps = [whole.scaffold[spans[place][1] : spans[place + 1][0]] for place in range(first, written[-1])]
+    joined = written[-1] - first == len(written) - 1
     if joined and not any(find_control_text(gap, stops) for gap in gaps):
-        return [(written[0], written[-1])]
+        return [(first, written[-1])]
+    form = _read_form(conversation, index, written, gaps)
+    if form not in conversation.parted:
+        found = _find_segments_alone(conversation, index, written, gaps)
+        conversation.parted[form] = found and [(left - first, right - first) for left, right in found]
+    parts = conversation.parted[form]
+    return parts and [(first + left, first + right) for left, right in parts]
+
+
+def _read_form(conversation: TracedConversation, index: int, written: Sequence[int], gaps: Sequence[str]) -> object:
+    """Return how a message is written, whatever it says: what stands around its texts, and which are equal."""
+    whole, roles = conversation.whole, conversation.roles
+    spans, first, behind = whole.content_spans, written[0], written[-1] + 1
+    texts = [whole.text[spans[place][0] : spans[place][1]].strip() for place in written]
+    equal = tuple(texts.index(text) if text else -1 for text in texts)
+    front = whole.scaffold[spans[first - 1][1] if first else 0 : spans[first][0]]
+    back = whole.scaffold[spans[behind - 1][1] : spans[behind][0] if behind < len(spans) else len(whole.text)]
+    authors = tuple(
+        "" if origin == index else roles[origin] if origin >= 0 else origin
+        for _, _, origin in spans[max(first - 1, 0) : behind + 1]
+    )
+    return front, tuple(gaps), back, authors, equal
+
+
+def _find_segments_alone(
+    conversation: TracedConversation, index: int, written: Sequence[int], gaps: Sequence[str]
+) -> list[tuple[int, int]] | None:
+    """Return what `_find_segments` does, from a rendering in which the message is the last one."""
+    whole, stops = conversation.whole, conversation.profile.stops
+    spans = whole.content_spans
     alone = conversation.render(index + 1, False)
     if alone is None:
         return None

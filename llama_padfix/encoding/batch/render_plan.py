@@ -223,9 +223,7 @@ def _find_forbidden(
         opening = literal[: len(literal) - len(segment.before) + header]
         if rewrites_text(template.tokenizer) and not keeps_opening(template, opening):
             return None
-        is_constant = (
-            profile.prompt_is_constant and profile.prompt and _is_ended(template, written.literals[place + 1])
-        )
+        is_constant = profile.prompt_is_constant and profile.prompt and is_ended(template, written.literals[place + 1])
         if is_constant and literal.count(profile.prompt) == 1 and opening.endswith(profile.prompt):
             continue
         prompted = _render_literals(template, roles[: segment.message], True) if segment.message else None
@@ -246,7 +244,7 @@ def _find_forbidden(
     return frozenset(forbidden)
 
 
-def _is_ended(template: ChatTemplate, behind: str) -> bool:
+def is_ended(template: ChatTemplate, behind: str) -> bool:
     """Return True if what is written behind an answer ends its turn, whatever its text and whatever follows."""
     profile = template.profile
     if profile.ending:

@@ -26,6 +26,7 @@ from llama_padfix.encoding.batch.render_plan import (
     agree_before,
     cut,
     find_supplied,
+    is_ended,
     keeps_opening,
     write,
 )
@@ -200,6 +201,7 @@ def _find_forbidden(
     """
     template, profile, forbidden = shape.template, shape.template.profile, set[str]()
     is_rewritten = rewrites_text(template.tokenizer)
+    lasts = {segment.message: place for place, segment in enumerate(planned)}
     for place, segment in enumerate(planned):
         if segment.header is None or segment.message is None:
             continue
@@ -209,7 +211,8 @@ def _find_forbidden(
             return None
         if segment.header == len(segment.before):  # a name could spell an empty thought there
             forbidden |= SPEAK_OF_THOUGHTS
-        is_constant = profile.prompt_is_constant and profile.prompt and profile.ending
+        behind = written.literals[lasts[segment.message] + 1]
+        is_constant = profile.prompt_is_constant and profile.prompt and is_ended(template, behind)
         if is_constant and literal.count(profile.prompt) == 1 and opening.endswith(profile.prompt):
             continue
         if not 0 < segment.message < _MOST_PREFIXES or (profile.ignores_prompt and not profile.added_prompt):
