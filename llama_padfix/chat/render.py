@@ -93,7 +93,7 @@ class Rendered:
     losses: tuple[Loss, ...] = ()
     """What the template left out."""
     content_spans: tuple[tuple[int, int, int], ...] | None = field(default=None, repr=False)
-    """(start, end, origin) of what the template did not write (see `Trace`); None where that is not known."""
+    """(start, end, origin) of each text that the template did not write (see `Trace`); None where that is unknown."""
     is_whole: bool = False
     """Whether it is proven already that nothing is left out."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 from llama_padfix.chat.tag_pairs import TAG
@@ -20,6 +22,7 @@ class Trace:
 
     `content_spans` are (start, end, origin) of what the template did not write, in order; one without width marks an
     empty text. `generation` are the spans of `{% generation %}`. `lost`: somewhere the origin of a character is lost.
+    `joints` are the places inside a content span at which one text ends and another one of the same origin begins.
     """
 
     text: str
@@ -27,6 +30,16 @@ class Trace:
     content_spans: tuple[tuple[int, int, int], ...]
     generation: tuple[tuple[int, int], ...]
     lost: bool
+    joints: tuple[int, ...] = ()
+
+    @property
+    def text_spans(self) -> tuple[tuple[int, int, int], ...]:
+        """The content spans, each cut at its joints."""
+        found: list[tuple[int, int, int]] = []
+        for start, end, origin in self.content_spans:
+            inner = self.joints[bisect_right(self.joints, start) : bisect_left(self.joints, end)]
+            found += [(left, right, origin) for left, right in pairwise((start, *inner, end))]
+        return tuple(found)
 
     @property
     def tail(self) -> str:
@@ -47,7 +60,7 @@ class Trace:
             (start, min(end, length), origin) for start, end, origin in self.content_spans if start <= length
         )
         generation = tuple((start, min(end, length)) for start, end in self.generation if start < length)
-        return Trace(self.text[:length], self.scaffold[:length], spans, generation, self.lost)
+        return Trace(self.text[:length], self.scaffold[:length], spans, generation, self.lost, self.joints)
 
     def gap(self, left: int, right: int) -> str:
         """Return what the template wrote between the content of two messages."""
@@ -70,6 +83,7 @@ def read_trace(traced: Traced) -> Trace:
     """Return a traced text in the form in which turns are looked for."""
     scaffold: list[str] = []
     content_spans: list[tuple[int, int, int]] = []
+    joints: list[int] = []
     generation: list[tuple[int, int]] = []
     opened: list[int] = []
     lost = False
@@ -88,11 +102,12 @@ def read_trace(traced: Traced) -> Trace:
             scaffold.append("\0" * length)
             lost = lost or (origin == LOST and length > 0)
             if content_spans and content_spans[-1][1:] == (position, origin):
+                joints += [position] if length else []
                 content_spans[-1] = (content_spans[-1][0], end, origin)
             else:
                 content_spans.append((position, end, origin))
         position = end
-    return Trace(text, "".join(scaffold), tuple(content_spans), tuple(generation), lost)
+    return Trace(text, "".join(scaffold), tuple(content_spans), tuple(generation), lost, tuple(joints))
 
 
 def common_start(one: str, other: str) -> int:
@@ -167,27 +182,6 @@ def align(prompt: str, gap: str) -> tuple[int, int] | None:
         return None
     blank = common_start(prompt[left : left + len(prompt[left:]) - len(prompt[left:].lstrip())], gap[right:])
     return left + blank, right + blank
-
-
-def pair_in_order(one: Sequence[str], other: Sequence[str]) -> set[int]:
-    """Return the places in `other` of a longest common subsequence of two lists, the earliest ones."""
-    lengths = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
-    for left in range(len(one) - 1, -1, -1):
-        for right in range(len(other) - 1, -1, -1):
-            longer = max(lengths[left + 1][right], lengths[left][right + 1])
-            same = one[left] == other[right]
-            lengths[left][right] = max(longer, lengths[left + 1][right + 1] + 1) if same else longer
-    found: set[int] = set()
-    left = right = 0
-    while left < len(one) and right < len(other):
-        if one[left] == other[right] and lengths[left][right] == lengths[left + 1][right + 1] + 1:
-            found.add(right)
-            left, right = left + 1, right + 1
-        elif lengths[left + 1][right] >= lengths[left][right + 1]:
-            left += 1
-        else:
-            right += 1
-    return found
 
 
 def is_prefix(part: Trace, whole: Trace) -> bool:

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.losses.thoughts import keyed_thoughts, split_thoughts
+from llama_padfix.chat.losses.written import USED, WrittenTexts, squash, unescape
 from llama_padfix.chat.messages import called_functions, content_texts, texts_in
 from llama_padfix.chat.render import Loss, Rendered
-from llama_padfix.chat.traced_str import LOST, TOOLS
+from llama_padfix.chat.traced_str import TOOLS
 
 if TYPE_CHECKING:
     from llama_padfix.core.types import Message, Messages, Tool
 
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
-_CONTROLS = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _DESCRIBED = ("name", "description", "enum")  # what of a schema stays as it is in every notation
 _KNOWN_TOOLS = 128
 _known_words: dict[str, list[str]] = {}
@@ -35,66 +33,29 @@ def find_losses(messages: Messages, tools: Sequence[Tool] | None, rendered: Rend
     """
     if rendered.is_whole:
         return ()
-    pools = _Pools(rendered)
-    losses = [loss for index, message in enumerate(messages) for loss in _compare(index, message, pools)]
-    return (*losses, *_compare_tools(tools or (), pools))
+    written = WrittenTexts(rendered)
+    losses = [loss for index, message in enumerate(messages) for loss in _compare(index, message, written)]
+    return (*losses, *_compare_tools(tools or (), written))
 
 
-class _Pools:
-    """The characters of each message, and those of the tools (`TOOLS`); the whole text where authors are not known."""
-
-    def __init__(self, rendered: Rendered) -> None:
-        self.text = rendered.text
-        self.are_known = rendered.content_spans is not None
-        parts: dict[int, list[str]] = {}
-        for start, end, origin in rendered.content_spans or ():
-            parts.setdefault(origin, []).append(rendered.text[start:end])
-        self.lost = "".join(parts.pop(LOST, ()))
-        self.own = {origin: "".join(texts) for origin, texts in parts.items()}
-
-    def of(self, origin: int) -> str:
-        """Return what may be of a message, or of the tools."""
-        own = self.own.get(origin, "") if self.are_known else self.text
-        return f"{own}\0{self.lost}" if self.lost else own
-
-    def has_more(self, origin: int, message: Message, texts: Sequence[str]) -> bool:
-        """Return True if anything of these missing texts may be in the text, in whatever form."""
-        own = self.of(origin)
-        if any(word in own for text in texts for word in text.split()):
-            return True
-        for key in ("name", "tool_call_id"):
-            own = own.replace(str(message.get(key, "\0")), "")
-        return self.are_known and bool(own.strip("\0 \n")) and not message.get("tool_calls")
-
-    def find_missing(self, origin: int, pieces: Sequence[str]) -> set[int]:
-        """Return the places of those pieces that are not in the text; each occurrence stands for one piece."""
-        pool = self.of(origin)
-        missing: set[int] = set()
-        squashed: list[str] = []
-        for place in sorted(range(len(pieces)), key=lambda place: -len(pieces[place].strip())):
-            piece = pieces[place].strip()
-            if piece in pool:
-                pool = pool.replace(piece, "\0", 1) if self.are_known else pool
-                continue
-            squashed = squashed or [_squash(pool), _squash(once := _unescape(pool)), _squash(_unescape(once))]
-            if not any(_squash(piece) in text for text in squashed):
-                missing.add(place)
-        return missing
+def _has_more(written: WrittenTexts, origin: int, message: Message, texts: Sequence[str]) -> bool:
+    """Return True if anything of these missing texts may be in the text, in whatever form."""
+    own = USED.join(written.of(origin))
+    if any(word in own for text in texts for word in text.split()):
+        return True
+    for name in _names(message):
+        own = own.replace(name, "")
+    return written.are_known and bool(own.strip("\0 \n")) and not message.get("tool_calls")
 
 
-def _unescape(text: str) -> str:
-    """Return a text without the escapes of JSON."""
-    return _ESCAPE.sub(lambda m: chr(int(m[1], 16)) if m[1] else _CONTROLS.get(m[2], m[2]), text)
+def _names(message: Message) -> list[str]:
+    return [str(message[key]) for key in ("name", "tool_call_id") if message.get(key)]
 
 
-def _squash(text: str) -> str:
-    return "".join(text.split()).casefold()
-
-
-def _compare(index: int, message: Message, pools: _Pools) -> Iterator[Loss]:
+def _compare(index: int, message: Message, written: WrittenTexts) -> Iterator[Loss]:
     """Yield what is missing of a message, a loss for each kind."""
     content = message.get("content")
-    if isinstance(content, list) and str(content) in pools.text:
+    if isinstance(content, list) and str(content) in written.text:
         yield Loss(
             "lossy",
             index,
@@ -106,13 +67,13 @@ def _compare(index: int, message: Message, pools: _Pools) -> Iterator[Loss]:
     keyed = keyed_thoughts(message)
     calls = [*_read_calls(message)]
     thoughts: list[str] = []
-    if is_assistant and pools.find_missing(index, [*texts, *keyed.values()]):
+    if is_assistant and written.find_missing(index, [*texts, *keyed.values()], _names(message)):
         split = [split_thoughts(text) for text in texts]
         thoughts = [thought for found, _ in split for thought in found]
         texts = [text for _, rest in split for text in rest]
     thoughts += keyed.values() if is_assistant else ()
     called = [piece for _, pieces in calls for piece in pieces]
-    missing = pools.find_missing(index, [*called, *texts, *thoughts])
+    missing = written.find_missing(index, [*called, *texts, *thoughts], _names(message))
     if not missing:
         return
     first_text, first_thought = len(called), len(called) + len(texts)
@@ -126,7 +87,7 @@ def _compare(index: int, message: Message, pools: _Pools) -> Iterator[Loss]:
             "template_kwargs={'chat_template': ...}",
         )
     if lost_texts:
-        is_whole = len(lost_texts) == len(texts) and not pools.has_more(index, message, texts)
+        is_whole = len(lost_texts) == len(texts) and not _has_more(written, index, message, texts)
         yield _describe_text(index, message, is_whole=is_whole, beside=bool(calls) or bool(thoughts))
     place = 0
     for name, pieces in calls:
@@ -169,16 +130,16 @@ def _describe_text(index: int, message: Message, *, is_whole: bool, beside: bool
     )
 
 
-def _compare_tools(tools: Sequence[Tool], pools: _Pools) -> Iterator[Loss]:
+def _compare_tools(tools: Sequence[Tool], written: WrittenTexts) -> Iterator[Loss]:
     """Yield a loss if a word of a tool's schema is missing."""
-    own = pools.of(TOOLS)
+    own = "".join(written.of(TOOLS))
     squashed = ""
     for tool in tools:
         words = _read_words(tool)
         missing = [word for word in words if word.strip() not in own]
         if missing:
-            squashed = squashed or f"{_squash(own)}\0{_squash(_unescape(own))}"
-            missing = [word for word in missing if _squash(word) not in squashed]
+            squashed = squashed or f"{squash(own)}{USED}{squash(unescape(own))}"
+            missing = [word for word in missing if squash(word) not in squashed]
         if missing:
             name = repr(words[0]) if len(missing) < len(words) else "any"
             what = f"{missing[0]!r} of the tool {name}" if len(missing) < len(words) else f"the tool {words[0]!r}"

@@ -115,5 +115,5 @@ def _lost(tokenizer: TokenizerLike, kwargs: Mapping[str, object], messages: list
         trace = read_trace(render_traced(tokenizer, messages, None, kwargs))
     except Exception:  # a template is a program of its author: it may raise anything
         return None
-    rendered = Rendered(trace.text, (), content_spans=trace.content_spans)
+    rendered = Rendered(trace.text, (), content_spans=trace.text_spans)
     return [loss.kind for loss in find_losses(messages, None, rendered)]

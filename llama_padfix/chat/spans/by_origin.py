@@ -57,7 +57,7 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
                 raise refusal
             return refusal
     turns = tuple(Turn(span.message, span.start, span.end, span.stops) for span in spans)
-    return Rendered(text, turns, spelled, whole.generation, content_spans=whole.content_spans)
+    return Rendered(text, turns, spelled, whole.generation, content_spans=whole.text_spans)
 
 
 def _trace(request: RenderRequest, messages: Messages) -> TracedConversation | None:

@@ -20,7 +20,7 @@ from llama_padfix.chat.spans.parts import Part, TracedConversation
 from llama_padfix.chat.spans.results import find_result_block
 from llama_padfix.chat.spans.silent import find_silent_refusal
 from llama_padfix.chat.spans.start_rules import find_resumed, find_start
-from llama_padfix.chat.trace import Trace, pair_in_order
+from llama_padfix.chat.trace import Trace
 from llama_padfix.tokens.control import find_control_text
 
 
@@ -162,7 +162,7 @@ def _find_segments_alone(
         return None
     content = [alone.text[start:end].strip() for start, end, origin in alone.content_spans if origin == index]
     texts = [whole.text[spans[place][0] : spans[place][1]].strip() for place in written]
-    found = pair_in_order(content, texts)
+    found = _pair_in_order(content, texts)
     if any(text and text in content and text not in {texts[one] for one in found} for text in texts):
         return None
     kept = [written[place] for place in sorted(found)]
@@ -188,3 +188,24 @@ def _is_parted(conversation: TracedConversation, index: int, left: int, right: i
     repeated = any(place not in kept for place in range(left + 1, right))
     gap = whole.scaffold[spans[left][1] : spans[right][0]]
     return repeated and bool(find_control_text(gap, conversation.profile.stops))
+
+
+def _pair_in_order(one: Sequence[str], other: Sequence[str]) -> set[int]:
+    """Return the places in `other` of a longest common subsequence of two lists, the earliest ones."""
+    lengths = [[0] * (len(other) + 1) for _ in range(len(one) + 1)]
+    for left in range(len(one) - 1, -1, -1):
+        for right in range(len(other) - 1, -1, -1):
+            longer = max(lengths[left + 1][right], lengths[left][right + 1])
+            same = one[left] == other[right]
+            lengths[left][right] = max(longer, lengths[left + 1][right + 1] + 1) if same else longer
+    found: set[int] = set()
+    left = right = 0
+    while left < len(one) and right < len(other):
+        if one[left] == other[right] and lengths[left][right] == lengths[left + 1][right + 1] + 1:
+            found.add(right)
+            left, right = left + 1, right + 1
+        elif lengths[left + 1][right] >= lengths[left][right + 1]:
+            left += 1
+        else:
+            right += 1
+    return found

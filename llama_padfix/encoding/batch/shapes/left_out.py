@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.losses.thoughts import CLOSERS, OPENERS
+from llama_padfix.chat.losses.written import USED, squash
 from llama_padfix.chat.symbolic_slots import find_holes
 from llama_padfix.chat.traced_render import REASONING_KEYS
 from llama_padfix.chat.traced_str import LOST
@@ -44,6 +45,9 @@ def find_left_out(shape: Shape, rendered: Rendered, written: Sequence[tuple[int,
         missing = [hole.place for hole in find_holes(spoken) if hole.place not in places]
         own = [(place, text) for place, text in written if shape.owners[place] == loss.message]
         shown = "".join([rendered.text[start:end] for start, end, origin in spans if origin == loss.message])
+        keyed = {hole.place for hole in find_holes([message.get(key) for key in REASONING_KEYS])}
+        if any(place in keyed for place, _ in own):
+            return None  # a thought that stands under two keys is one
         if not missing or not own or shown.split() != "".join([text for _, text in own]).split():
             return None  # what else it writes of the message could hold the thought
         found += [(missed, tuple(place for place, _ in own)) for missed in missing]
@@ -53,15 +57,13 @@ def find_left_out(shape: Shape, rendered: Rendered, written: Sequence[tuple[int,
 def is_left_out(thought: str, written: Sequence[str]) -> bool:
     """Return True if a thought that is not written is found in nothing that is written of its message.
 
-    `_Pools.find_missing` uses up the longest piece first, and then looks without white space, case and escapes.
+    `WrittenTexts.find_missing` looks for a longer text first, and where one is missing for whole texts: so one
+    that is no longer than the only text is missing, and so is one that they do not hold without white space, case and
+    escapes.
     """
-    if "\0" in thought:
+    if USED in thought:
         return False
     if len(written) == 1 and len(thought.strip()) <= len(written[0].strip()):
         return True
     own = "".join(written)
-    return "\\" not in own and _squash(thought) not in _squash(own)
-
-
-def _squash(text: str) -> str:
-    return "".join(text.split()).casefold()
+    return "\\" not in own and squash(thought) not in squash(own)
