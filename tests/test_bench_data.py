@@ -145,9 +145,15 @@ def test_the_workloads_become_a_table_and_a_picture_that_name_what_is_missed() -
     equal = "ids 100, labels 90 and 9 with more tokens trained of 100"
     assert f"| plain | 100 | 1.000 | 30.000 | 10.000 | 30.0 (10.0 to 40.0) | 30 times less | {equal} |" in table
     assert "| a<b | 9 | 1.000 | - | - | not measured | 40 times less | not compared |" in table and "| none |" in table
-    assert table.endswith("Asked and not reached: a<b (not measured of 40 times less).\n")
+    assert table.endswith("Asked and not reached: a<b (not measured; asked: 40 times less).\n")
     slower = report.write_table([one | {"at_least": 31}])
-    assert slower.endswith("Asked and not reached: plain (30.0 of 31 times less).\n")
+    assert slower.endswith("Asked and not reached: plain (30.0; asked: 31 times less).\n")
+    even = report.write_table([one | {"at_least": 1}])
+    assert "| no slower |" in even and even.endswith("Asked and not reached: nothing.\n")
+    behind = report.write_table(
+        [one | {"at_least": 1, "sides": rounds | {"trl": rounds["ours"], "ours": rounds["trl"]}}]
+    )
+    assert behind.endswith("Asked and not reached: plain (30.00 times the CPU; asked: no slower).\n")
     in_time, late, unmeasured = (
         report.write_table([told | {"at_least": None, "at_most": most}])
         for told, most in ((one, 1.0), (one, 0.9), (failed, 2.0))
@@ -235,7 +241,7 @@ def test_the_tables_show_medians_ratios_and_what_failed() -> None:
     assert "| collate 8 rows | TRL's collator on lists | 15 times less | numpy: 17.0 |" in page
     assert "| collate 64 rows | TRL's collator on lists | 25 times less | not measured |" in page
     assert "| TRL | 10 times less | 12.0 (10.0 to 18.0) |" in page
-    assert "| ours with `tokenizers` | 1 times less | 4.0 (4.0 to 4.0) |" in page
+    assert "| ours with `tokenizers` | no slower | 4.0 (4.0 to 4.0) |" in page
     assert "| torchtune | 14 times less | not measured |" in page
     assert "Failed: torchtune: exit 1: no module named x" in page
     assert "| TRL | 10 | 10 | 9 |  |" in page

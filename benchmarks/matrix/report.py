@@ -49,7 +49,7 @@ def write_table(results: list[Told]) -> str:
         asked, reached, is_missed = _judge(told)
         lines.append([name, f"{told.get('rows', 0):,}", *cells, shown, asked, equal])
         if is_missed:
-            missed.append(f"{name} ({reached} of {asked})")
+            missed.append(f"{name} ({reached}; asked: {asked})")
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return f"{text}\nAsked and not reached: {', '.join(missed) or 'nothing'}.\n"
 
@@ -58,7 +58,10 @@ def _judge(told: Told) -> tuple[str, str, bool]:
     """Return what is asked for ("" for nothing), what is reached, and whether that is less."""
     taken, found = costs(told, "ours"), ratio(told)
     if least := told.get("at_least"):
-        return f"{least:g} times less", f"{found[0]:.1f}" if found else "not measured", not found or found[0] < least
+        asked, reached = f"{least:g} times less", f"{found[0]:.1f}" if found else "not measured"
+        if least == 1:
+            asked, reached = "no slower", f"{1 / found[0]:.2f} times the CPU" if found else "not measured"
+        return asked, reached, not found or found[0] < least
     if most := told.get("at_most"):
         cost = statistics.median(taken) if taken else math.inf
         return f"{most:g} ms", f"{cost:.2f}" if taken else "not measured", cost > most

@@ -229,7 +229,9 @@ def _table(head: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
 
 
 def _bound(bound: float, more: bool) -> str:
-    return f"{bound:g} times less" if more else f"within {bound:g} times"
+    if not more:
+        return f"within {bound:g} times"
+    return f"{bound:g} times less" if bound != 1 else "no slower"
 
 
 def _show(ratio: float) -> str:

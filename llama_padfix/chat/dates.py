@@ -74,7 +74,7 @@ def pin_date(
 def find_date(template_kwargs: Mapping[str, Any]) -> str | None:
     """Return the date that the arguments pin, as text that `pin_date` reads again; None where they pin none.
 
-    A `date_string` of somebody's own is returned as it is.
+    A `date_string` that the caller wrote is returned as it is.
     """
     clock = _CLOCK.match(str(template_kwargs.get("chat_template")))
     if clock is not None:

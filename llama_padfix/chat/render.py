@@ -23,7 +23,7 @@ class Refusal(Enum):
     UNPROBED = "probes do not show how the template writes a turn"
     UNTRACED = "the template cannot be followed"
     REWRITTEN = "the template rewrites its text in a way that cannot be followed"
-    FOREIGN = "it would hold what somebody else wrote"
+    FOREIGN = "it would hold text that its message does not hold"
     TWICE = "its text is written in two places"
     SILENT = "the template writes none of its text"
     STOPPED = "another turn ends in front of its text"

@@ -197,7 +197,7 @@ def test_an_answer_that_the_history_empties_keeps_the_turns_beside_it_apart() ->
     assert told(made) == ["</think><|im_end|>", "</think>A2<|im_end|>"]
 
 
-def test_an_answer_under_somebody_elses_header_is_refused() -> None:
+def test_an_answer_under_the_header_of_another_role_is_refused() -> None:
     # Llama 3.1 writes the first message, whoever's it is, under the user's header, behind the tools.
     tokenizer = fresh_tokenizer("3.1-instruct")
     tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
@@ -241,7 +241,7 @@ def test_a_token_on_the_seam_of_two_turns_that_touch_is_trained() -> None:
     assert label_tokens(*parted[:2]) == [-100, -100, 3, -100]
 
 
-def test_a_turn_never_holds_what_somebody_else_wrote() -> None:
+def test_a_turn_never_holds_the_text_of_another_message() -> None:
     whole = Trace("<p>Q<p>A<e>", "<p>\0<p>\0<e>", ((3, 4, 0), (7, 8, 1)), (), False)
     assert _check_authors(whole, AssistantSpan(1, 7, 11)).refusal is None
     assert _check_authors(whole, AssistantSpan(1, 3, 11)).refusal is Refusal.FOREIGN
@@ -254,7 +254,7 @@ def test_a_template_that_repeats_the_question_for_an_empty_answer_is_refused() -
     )
     read = read_template(tokenizer_with(template, "<|T|>", "<|E|>"))
     assert told(render_turns(read, CHAT)) == ["A1<|E|>", "A2<|E|>"]
-    with pytest.raises(PadfixError, match="it would hold what somebody else wrote"):
+    with pytest.raises(PadfixError, match="it would hold text that its message does not hold"):
         render_turns(read, [USER, {"role": "assistant", "content": ""}])
 
 

@@ -267,7 +267,7 @@ def break_header(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("max_length", [None, 40])
-def test_a_difference_ends_the_plain_way_and_the_result_is_right(
+def test_a_difference_ends_the_batch_encoder_and_the_result_is_right(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, max_length: int | None
 ) -> None:
     break_header(monkeypatch)
@@ -277,7 +277,7 @@ def test_a_difference_ends_the_plain_way_and_the_result_is_right(
     with caplog.at_level(logging.WARNING, "llama_padfix"):
         assert encode_all(encoder, rows) == expected
     assert encoder.doubtful and encoder._learned is not None and encoder._learned.batch_encoder is None
-    assert [record.message for record in caplog.records if "the plain way encodes row" in record.message]
+    assert [record.message for record in caplog.records if "the batch encoder encodes row" in record.message]
     assert encode_all(encoder, rows) == expected and len(caplog.records) == 1
 
 

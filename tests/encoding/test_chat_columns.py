@@ -114,7 +114,7 @@ TWO_COLUMNS: dict[str, Any] = {"messages": pyarrow.array(every_third(CHATS[0]), 
 KEYS = pyarrow.struct([(name, pyarrow.string()) for name in ("role", "value", "from")])
 CALLS = [[{"from": "human", "value": "a"}, {"from": "function_call", "value": '{"name":"f","arguments":{}}'}]]
 
-# Each table with the number of its rows that go the plain way.
+# Each table with the number of its rows that the batch encoder takes.
 TABLES: dict[str, tuple[Callable[[], Any], int]] = {
     "lists of structs": (lambda: table(column()), 10),
     "large lists": (lambda: table(column(pyarrow.large_list(MESSAGE))), 10),

@@ -135,14 +135,14 @@ def encode_all(encoder: ChatEncoder, rows: Sequence[Row] | Table) -> Encoded:
 
 
 def count_plain(encoder: ChatEncoder) -> int:
-    """How many rows went the plain way, from its beginning."""
+    """How many rows the batch encoder encoded, from its beginning."""
     learned = encoder._learned
     used = (learned.batch_encoder, learned.text_encoder) if learned is not None else ()
     return sum(one.rows for one in used if one is not None)
 
 
 def assert_same(tokenizer: Any, rows: Sequence[Row] | Table, **settings: Any) -> tuple[Encoded, int]:
-    """Compare both ways, and return what became of the rows and how many went the plain way.
+    """Compare both ways, and return what became of the rows and how many the batch encoder encoded.
 
     Without `engine` that is done with `tokenizers`, and with the default engine's cache where it takes the tokenizer.
     """

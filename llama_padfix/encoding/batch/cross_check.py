@@ -147,7 +147,7 @@ def _take(
         if not _is_same(flat, bulk.noted, bisect_left(places, place), row, notes):
             name = rows.name(place) or "a row"
             logger.warning(
-                "llama_padfix: the plain way encodes %s differently, and is not used any more. Please report it.",
+                "llama_padfix: the batch encoder encodes %s differently, and is not used any more. Please report it.",
                 name,
             )
             raise FastPathMismatch(name)
