@@ -9,7 +9,7 @@ import pytest
 
 from llama_padfix.chat.symbolic import render_with_holes
 from llama_padfix.chat.symbolic_slots import Hole, Joined, TemplateBranched, trim
-from tests.support.both import Row, assert_same, say_hard, tabulate
+from tests.support.both import Row, assert_same, say_hard, tabulate, talk
 from tests.support.conversations import shared
 from tests.support.families import FOLDER, family_tokenizer
 
@@ -148,6 +148,16 @@ def test_all_rows_of_a_layout_are_encoded_together(name: str, layout: str) -> No
     assert found.counts.lost_reasoning == (0 if is_kept else len(rows))
     assert assert_same(make(), tabulate(rows), template_kwargs=kwargs)[1] == len(rows)
     assert assert_same(make(), rows, template_kwargs=kwargs, on_loss="error")[1] == (len(rows) if is_kept else 0)
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning"])
+def test_the_last_text_of_a_row_may_be_a_thought_that_is_left_out(key: str) -> None:
+    rows = [talk("Add", f"four {number}") for number in range(6)]
+    given: list[Row] = [{"messages": [one, {**two, key: f"Two {place}"}]} for place, (one, two) in enumerate(rows)]
+    mixed = [*given, *({"messages": row} for row in rows)]
+    for table in (given, mixed, tabulate(given), tabulate(mixed)):
+        found, together = assert_same(shared("3.1-instruct"), table, engine="tokenizers")
+        assert (found.counts.lost_reasoning, together) == (6, len(table))
 
 
 def test_rows_of_texts_are_encoded_together() -> None:

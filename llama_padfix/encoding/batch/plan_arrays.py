@@ -261,7 +261,8 @@ def write_chats(chats: Chats, tables: Sequence[SegmentTable | None]) -> tuple[li
             continue
         parts = list(table.parts)
         contents = texts[bounds[row] : bounds[row + 1]]
-        trimmed = _trim(table, contents) if has_outer_whitespace or not table.in_order else contents
+        as_they_are = table.in_order and len(contents) == len(table.places) and not has_outer_whitespace
+        trimmed = contents if as_they_are else _trim(table, contents)
         if trimmed is None or not all(
             is_left_out(contents[place], [contents[one] for one in others]) for place, others in table.left_out
         ):
