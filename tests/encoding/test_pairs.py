@@ -389,7 +389,7 @@ def test_a_dataset_is_encoded_as_its_rows_are(shared_tokenizer: Any, tmp_path: P
     mapped = Dataset.from_list(rows).map(encoder, batched=True, remove_columns=["prompt", "chosen", "rejected"])
     assert mapped.to_dict() == expected
     folder = encode_dataset(encoder, rows, progress=False, cache_dir=tmp_path, max_shard_size=1, num_proc=2)
-    assert folder.to_dict() == expected
+    assert folder.to_dict() == expected and len(folder.cache_files) == 34  # a row each
     assert len({path.name for path in tmp_path.glob("cache-*.arrow")}) == 3
 
 

@@ -11,7 +11,7 @@ from datasets import Dataset, load_from_disk
 
 from llama_padfix import Counts
 from llama_padfix.encoding.dataset import reader as chunks
-from llama_padfix.encoding.dataset.arrow_stream import pack_chunk, read_counts
+from llama_padfix.encoding.dataset.arrow_stream import pack_part, read_counts
 from llama_padfix.encoding.dataset.reader import RowReader, tabulate
 from tests.conformance.test_streaming import ROWS
 
@@ -87,7 +87,7 @@ def test_equal_rows_give_equal_bytes_however_they_are_stored() -> None:
     large = table.slice(1).cast(
         pyarrow.schema([(name, pyarrow.large_list(pyarrow.int32())) for name in ("input_ids", "labels")])
     )
-    packed = {bytes(pack_chunk(one, Counts(rows=2))) for one in (table.slice(1), parts, large)}
+    packed = {bytes(pack_part(one, 0, 0, Counts(rows=2))) for one in (table.slice(1), parts, large)}
     assert len(packed) == 1
 
 

@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from llama_padfix import ChatEncoder, PadfixError, encode_dataset, read_encoding
-from llama_padfix.encoding.dataset import arrow_stream, workers
+from llama_padfix.encoding.dataset import parts, workers
 
 CHUNKS, ROWS = 4, 3_500
 MOST = 1_000_000  # bytes: two chunks, and not three
@@ -37,7 +37,7 @@ def encode(encoder: ChatEncoder, rows: Any, folder: Path, most: int | str = MOST
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, chunk: int) -> list[int]:
     """Interrupt at a chunk of the next run; the list grows by each chunk that is encoded."""
-    encoded, pack = list[int](), arrow_stream.pack_chunk
+    encoded, pack = list[int](), parts.pack_parts
 
     def count(*given: Any) -> Any:
         if len(encoded) == chunk:
@@ -45,7 +45,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, chunk: int) -> list[int]:
         encoded.append(len(encoded))
         return pack(*given)
 
-    monkeypatch.setattr(workers, "pack_chunk", count)
+    monkeypatch.setattr(workers, "pack_parts", count)
     return encoded
 
 
@@ -109,8 +109,8 @@ def test_another_size_is_another_folder_and_each_split_has_its_own(
     rows: list[Any], encoder: ChatEncoder, tmp_path: Path
 ) -> None:
     few = rows[:1500]
-    sizes = [len(files_of(encode(encoder, few, tmp_path, size))) for size in (1, "1KB", "10MB", 10_000_000)]
-    assert sizes == [2, 2, 1, 1]
+    sizes = [len(files_of(encode(encoder, few[:40], tmp_path, size))) for size in (1, "1KB", "10MB", 10_000_000)]
+    assert sizes == [40, 40, 1, 1]  # a row, where nothing smaller is
     splits = DatasetDict(a=Dataset.from_list(few), b=Dataset.from_list(rows[1500:]))
     encoded = encode_dataset(encoder, splits, progress=False, cache_dir=tmp_path / "splits", max_shard_size="10MB")
     assert type(encoded) is DatasetDict and {split: len(part) for split, part in encoded.items()} == {
@@ -125,14 +125,14 @@ def test_a_fast_way_that_proves_wrong_begins_again_with_the_first_shard(
 ) -> None:
     from llama_padfix.encoding.batch.cross_check import FastPathMismatch
 
-    calls, pack = itertools.count(), arrow_stream.pack_chunk
+    calls, pack = itertools.count(), parts.pack_parts
 
     def prove_wrong(*given: Any) -> Any:
         if next(calls) == 3:  # the first shard is whole
             raise FastPathMismatch("a difference")
         return pack(*given)
 
-    monkeypatch.setattr(workers, "pack_chunk", prove_wrong)
+    monkeypatch.setattr(workers, "pack_parts", prove_wrong)
     encoded = encode(encoder, rows, tmp_path)
     assert encoded.with_format("arrow")[:].equals(whole.with_format("arrow")[:])
 

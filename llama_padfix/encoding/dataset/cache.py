@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # of the files; another one is not read
+_FORMAT = 3  # of the files; another one is not read
 
 
 def find_cache_file(

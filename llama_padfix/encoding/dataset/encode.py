@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from llama_padfix.core.types import Rows
     from llama_padfix.encoding.counts import Counts
+    from llama_padfix.encoding.dataset.parts import EncodedPart
     from llama_padfix.encoding.dataset.shards import Writer
     from llama_padfix.encoding.encoder import ChatEncoder
 
@@ -60,14 +61,15 @@ def encode_dataset(
             pandas or polars frame; an Arrow table; a torch dataset; or a mapping of splits to any of these.
         progress: Show a progress bar.
         name: What errors and the log call the dataset.
-        num_proc: The number of processes; the bytes are those of one process. Not for a stream.
+        num_proc: The number of processes; the bytes are those of one. Two encoded chunks of each may be held; without it
+            a chunk of long rows is held in pieces of about 16 MB of text. Not for a stream.
         cache_dir: The folder of the result's file. Rows from memory without it, and any rows with
             `datasets.disable_caching()`, are encoded anew each time, into memory up to 64 MB and into a file that is
             deleted with the process beyond. Not for a stream.
         max_shard_size: Write a folder of files of at most this size ("500MB", or bytes) in the place of one file, as
-            `save_to_disk` does: `load_from_disk` and `load_dataset("arrow", data_files=...)` read it. A file holds
-            1,000 rows at least, and is larger where these are. Its name is in the result's `cache_files`. Needs
-            `cache_dir`, or a dataset that lies in files. Not for a stream.
+            `save_to_disk` does: `load_from_disk` and `load_dataset("arrow", data_files=...)` read it. A row that
+            alone takes more is a file of its own, so 1 gives a file a row. The names are in the result's
+            `cache_files`. Needs `cache_dir`, or a dataset that lies in files. Not for a stream.
 
     Returns:
         The same kind (a `Dataset` for what is not of `datasets`) with the int32 columns `input_ids` and `labels`
@@ -199,18 +201,21 @@ class _Work:
         # The last attempt takes up nothing again that the one before gave up.
         for attempt, num_proc, strict in ((encoder, self.num_proc, True), (exact, None, True), (exact, None, False)):
             try:
-                self._fill(file, encode_chunks(attempt, self.reader, file.chunks, num_proc, strict=strict))
+                chunk, most = file.place.chunk, file.part_bytes
+                self._fill(file, encode_chunks(attempt, self.reader, chunk, num_proc, most, strict=strict))
                 return
             except FastPathMismatch:
                 file.clear()
 
-    def _fill(self, file: Writer, chunks: Iterable[tuple[bytes | memoryview, Counts]]) -> None:
+    def _fill(self, file: Writer, parts: Iterable[EncodedPart]) -> None:
         from tqdm.auto import tqdm
 
         started, had, total, hidden = time.monotonic(), file.counts, len(self.reader), not self.progress
         with tqdm(desc=f"Encoding {self.name}", total=total, initial=had.rows, unit="row", disable=hidden) as bar:
-            for message, counts in chunks:
+            for message, counts in parts:
                 file.append(message, counts)
+                if counts is None:  # more of this chunk follows
+                    continue
                 bar.update(counts.rows)
                 tokens = file.counts.tokens
                 speed = tqdm.format_sizeof((tokens - had.tokens) / max(time.monotonic() - started, 1e-9))

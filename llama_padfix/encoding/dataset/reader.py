@@ -96,6 +96,31 @@ def cut_table(table: pa.Table) -> list[pa.Table]:
     return [table.slice(start, step) for start in range(0, table.num_rows, step)]
 
 
+def cut_rows(rows: list[Any]) -> list[list[Any]]:
+    """Return a list of rows in parts of about 16 MB of texts at most, as `cut_table` does a table."""
+    parts: list[list[Any]] = [[]]
+    size = 0
+    for row in rows:
+        try:
+            more = _measure(row)
+        except RecursionError:  # nested too deeply to be encoded
+            more = 0
+        if parts[-1] and size + more > _PIECE_BYTES:
+            parts.append([])
+            size = 0
+        parts[-1].append(row)
+        size += more
+    return parts
+
+
+def _measure(value: object) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_measure, value.values()))
+    return sum(map(_measure, value)) if isinstance(value, (list, tuple)) else 0
+
+
 class _MixedError(Exception):
     """Values that no Arrow type holds as they are."""
 

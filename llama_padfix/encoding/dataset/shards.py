@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.counts import Counts
-from llama_padfix.encoding.dataset.arrow_stream import COLUMNS, EncodedFile, make_features, read_counts
+from llama_padfix.encoding.dataset.arrow_stream import (
+    COLUMNS,
+    PART_BYTES,
+    EncodedFile,
+    Place,
+    make_features,
+    name_partial,
+    read_counts,
+    read_file,
+)
 from llama_padfix.encoding.dataset.cache import name_temporary_file, set_aside
-from llama_padfix.encoding.dataset.reader import CHUNK_ROWS
 from llama_padfix.encoding.record import Encoding, write_encoding
 
 if TYPE_CHECKING:
@@ -24,10 +33,19 @@ if TYPE_CHECKING:
     Writer: TypeAlias = "EncodedFile | EncodedShards"
 
 _STATE = "state.json"  # written last: with it, the folder is whole
+_SHARD = re.compile(r"data-(\d{5,})(?:\.arrow|-of-\d{5,}\.arrow|(\.partial)\.arrow)")
+
+
+class _Shard(NamedTuple):
+    """A file that is whole: its path, the place of its first part, and the counts of the chunks that end in it."""
+
+    path: Path
+    first: Place
+    counts: Counts
 
 
 class EncodedShards:
-    """Writes chunks as `EncodedFile` does, into files of at most `most` bytes, or of one chunk where that is more."""
+    """Writes parts of chunks as `EncodedFile` does, into files of at most `most` bytes, or of one row above that."""
 
     def __init__(
         self, path: Path, most: int, expected: Callable[[int], int], encoding: Encoding, columns: Sequence[str]
@@ -35,50 +53,56 @@ class EncodedShards:
         self.path = path / _STATE
         self._folder, self._most, self._expected, self._encoding = path, most, expected, encoding
         self._columns = columns
-        self._whole: list[Path] = []
-        self._counts, self._chunks = Counts(), 0  # of the files that are whole
+        self._whole: list[_Shard] = []
         path.mkdir(parents=True, exist_ok=True)
         self.path.unlink(missing_ok=True)
-        while self._keep_whole(self._find_shard(len(self._whole))):
-            pass
-        while (shard := self._find_shard(len(self._whole))) is not None:  # damaged, or behind one that is
-            set_aside(shard)
-        self._file = self._open()
+        self._file = self._open(self._keep_whole())
+        while self._file.place.part:  # the last file ends inside a chunk, and the rest of that is not here
+            self._file.remove()
+            shard = self._whole.pop()
+            shard.path.replace(name_partial(self._name(len(self._whole))))
+            self._file = self._open(shard.first)
+        self._counts = sum((shard.counts for shard in self._whole), Counts())
 
     @property
     def counts(self) -> Counts:
-        """What became of the rows that the folder holds so far."""
+        """What became of the rows of the chunks that the folder holds so far."""
         return self._counts + self._file.counts
 
     @property
-    def chunks(self) -> int:
-        """How many chunks the folder holds so far."""
-        return self._chunks + self._file.chunks
+    def place(self) -> Place:
+        """The place of the next part."""
+        return self._file.place
 
-    def append(self, message: bytes | memoryview, counts: Counts) -> None:
-        """Write what `pack_chunk` made of the next chunk, into the next file where this one is full."""
-        if self._file.chunks and self._file.size + len(message) > self._most:
+    @property
+    def part_bytes(self) -> int:
+        """The most bytes of a part of several rows."""
+        return min(PART_BYTES, self._most - self._file.least)
+
+    def append(self, message: bytes | memoryview, counts: Counts | None) -> None:
+        """Write what `pack_part` made of the next part, into the next file where this one is full."""
+        if self._file.size > self._file.least and self._file.size + len(message) > self._most:
             self._end_file()
-            self._file = self._open()
+            self._file = self._open(self._file.place)
         self._file.append(message, counts)
 
     def clear(self) -> None:
-        """Drop every chunk, and start again."""
+        """Drop every part, and start again."""
         self._drop_files()
-        self._whole, self._counts, self._chunks = [], Counts(), 0
-        self._file = self._open()
+        self._whole, self._counts = [], Counts()
+        self._file = self._open(Place())
 
     def finish(self) -> Path:
         """End the last file, name the files after their number, and describe the folder; return it."""
         import datasets
 
-        if self._file.chunks:
+        if self._file.size > self._file.least:
             self._end_file()
         else:
             self._file.remove()
         names = [f"data-{place:05d}-of-{len(self._whole):05d}.arrow" for place in range(len(self._whole))]
         for shard, name in zip(self._whole, names, strict=True):
-            shard.replace(self._folder / name)
+            shard.path.replace(self._folder / name)
         described = datasets.Dataset.from_dict({}, features=None)
         write_encoding(described, self._encoding)
         info = datasets.DatasetInfo(description=described.info.description, features=make_features(self._columns))
@@ -96,7 +120,7 @@ class EncodedShards:
         return self._folder
 
     def close(self) -> None:
-        """Stop here; the chunks so far are kept for the next run."""
+        """Stop here; the whole chunks so far are kept for the next run."""
         self._file.close()
 
     def remove(self) -> None:
@@ -107,36 +131,41 @@ class EncodedShards:
     def _drop_files(self) -> None:
         self._file.remove()
         for shard in self._whole:
-            shard.unlink()
+            shard.path.unlink()
 
-    def _open(self) -> EncodedFile:
-        first, path = self._chunks, self._folder / f"data-{len(self._whole):05d}.arrow"
-        return EncodedFile(path, lambda chunk: self._expected(first + chunk), name_temporary_file, self._columns)
+    def _name(self, number: int) -> Path:
+        """Return the name of a file until the number of all is known."""
+        return self._folder / f"data-{number:05d}.arrow"
+
+    def _open(self, first: Place) -> EncodedFile:
+        return EncodedFile(self._name(len(self._whole)), self._expected, name_temporary_file, self._columns, first)
 
     def _end_file(self) -> None:
+        path, first, counts = self._name(len(self._whole)), self._file.first, self._file.counts
         self._file.finish()
-        self._add(self._folder / f"data-{len(self._whole):05d}.arrow", self._file.counts, self._file.chunks)
-        self._file.counts, self._file.chunks = Counts(), 0  # which are among the whole ones now
+        self._whole.append(_Shard(path, first, counts))
+        self._counts = self._counts + counts
+        self._file.counts = Counts()  # which are among the whole ones now
 
-    def _add(self, shard: Path, counts: Counts, chunks: int) -> None:
-        self._whole.append(shard)
-        self._counts, self._chunks = self._counts + counts, self._chunks + chunks
-
-    def _keep_whole(self, shard: Path | None) -> bool:
-        """Take a file of an earlier run over; False where there is none, or one of other rows or damaged."""
-        counts = read_counts(shard, self._columns) if shard is not None else None
-        if shard is None or counts is None:
-            return False
-        chunks = -(-counts.rows // CHUNK_ROWS)
-        if counts.rows != sum(map(self._expected, range(self._chunks, self._chunks + chunks))):
-            return False
-        self._add(shard, counts, chunks)
-        return True
-
-    def _find_shard(self, place: int) -> Path | None:
-        """Return a file that was ended by an earlier run, whether or not it has its last name."""
-        names = (f"data-{place:05d}.arrow", f"data-{place:05d}-of-[0-9]*.arrow")
-        return next((path for name in names for path in self._folder.glob(name)), None)
+    def _keep_whole(self) -> Place:
+        """Take the whole files of an earlier run over, and drop any behind a missing one; return the place behind."""
+        shards, partials = dict[int, Path](), dict[int, Path]()
+        for path in self._folder.iterdir():
+            if named := _SHARD.fullmatch(path.name):
+                (partials if named[2] else shards)[int(named[1])] = path
+        behind = Place()
+        while len(self._whole) in shards:
+            path = shards.pop(len(self._whole))
+            found = read_file(path, self._columns, behind)
+            if found is None or found[0].rows != sum(map(self._expected, range(behind.chunk, found[1].chunk))):
+                set_aside(path)
+                break
+            self._whole.append(_Shard(path, behind, found[0]))
+            behind = found[1]
+        partials.pop(len(self._whole), None)
+        for path in (*shards.values(), *partials.values()):
+            path.unlink()
+        return behind
 
 
 def start_writing(
@@ -146,7 +175,7 @@ def start_writing(
     encoding: Encoding,
     columns: Sequence[str] = COLUMNS,
 ) -> Writer:
-    """Return what chunks are appended to: a file or memory, or with `most` bytes a file a folder."""
+    """Return what parts are appended to: a file or memory, or with `most` bytes a file a folder."""
     if path is not None and most is not None:
         return EncodedShards(path, most, expected, encoding, columns)
     return EncodedFile(path, expected, name_temporary_file, columns)
@@ -159,13 +188,17 @@ def read_written(path: Path, columns: Sequence[str] = COLUMNS) -> Counts | None:
 
 def _read_shards(folder: Path, columns: Sequence[str]) -> Counts | None:
     """Return the counts of a finished folder; None where there is none, or a file of it is missing or damaged."""
+    counts, behind = Counts(), Place()
     try:
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        counts = [read_counts(folder / file["filename"], columns) for file in state["_data_files"]]
+        for file in state["_data_files"]:
+            found = read_file(folder / file["filename"], columns, behind)
+            if found is None:
+                return None
+            counts, behind = counts + found[0], found[1]
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    whole = [one for one in counts if one is not None]
-    return sum(whole, Counts()) if len(whole) == len(counts) else None
+    return counts if not behind.part else None
 
 
 def open_encoded(written: Path | pa.Buffer, encoding: Encoding, columns: Sequence[str] = COLUMNS) -> datasets.Dataset:

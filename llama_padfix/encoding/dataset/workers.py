@@ -1,4 +1,4 @@
-"""Chunks of rows to chunks of ids and labels, in their order: in this process, or in several."""
+"""Chunks of rows to parts of ids and labels, in their order: in this process, or in several."""
 
 from __future__ import annotations
 
@@ -16,61 +16,70 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.counts import Counts
-from llama_padfix.encoding.dataset.arrow_stream import make_schema, pack_chunk
-from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader, cut_table, tabulate
+from llama_padfix.encoding.dataset.arrow_stream import make_schema
+from llama_padfix.encoding.dataset.parts import pack_parts
+from llama_padfix.encoding.dataset.reader import CHUNK_ROWS, RowReader, cut_rows, cut_table, tabulate
 from llama_padfix.encoding.encoder import ChatEncoder
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     import pyarrow as pa
 
-    EncodedChunk: TypeAlias = tuple[bytes | memoryview, Counts]
-    """What `pack_chunk` makes of a chunk, and what became of its rows."""
+    from llama_padfix.encoding.dataset.parts import EncodedPart
 
 
 def encode_chunks(
-    encoder: ChatEncoder, reader: RowReader, first_chunk: int, num_proc: int | None, *, strict: bool = False
-) -> Iterator[EncodedChunk]:
-    """Yield the encoded chunks from `first_chunk` on, in order; the same bytes for any number of processes.
+    encoder: ChatEncoder, reader: RowReader, first_chunk: int, num_proc: int | None, most: int, *, strict: bool = False
+) -> Iterator[EncodedPart]:
+    """Yield the parts of encoded chunks from `first_chunk` on, of at most `most` bytes each, as `pack_parts` does.
 
-    Raises `PadfixError` for a bad row and when a process ends unexpectedly, and `FastPathMismatch` with `strict`.
+    They come in order, and are the same bytes for any number of processes. Raises `PadfixError` for a bad row and when
+    a process ends unexpectedly, and `FastPathMismatch` with `strict`.
     """
     starts = range(first_chunk * CHUNK_ROWS, len(reader), CHUNK_ROWS)
     processes = min(num_proc or 1, len(starts))
+    carried = _Carried(encoder, reader if reader.is_mapped else None, most, strict)
     if processes > 1:
-        carried = _Carried(encoder, reader if reader.is_mapped else None, strict)
         yield from _encode_in_processes(carried, reader, starts, processes)
         return
     for start in starts:
-        yield _encode(encoder, reader.read(start, min(start + CHUNK_ROWS, len(reader))), start, strict)
+        yield from carried.encode(reader.read(start, min(start + CHUNK_ROWS, len(reader))), start)
 
 
-def _encode(encoder: ChatEncoder, rows: pa.Table | list[object], first_row: int, strict: bool) -> EncodedChunk:
-    import pyarrow
+@dataclass(frozen=True)
+class _Carried:
+    """What a worker needs for all of its chunks; `reader` is None where it is sent the rows."""
 
-    table = tabulate(rows) if isinstance(rows, list) else rows
-    if table is None:
-        columns, counts = encoder.encode_rows(rows, first_row, strict=strict)
-        encoded = pyarrow.table(columns, schema=make_schema(encoder.columns))
-        return pack_chunk(encoded, counts), counts
-    counts, parts = Counts(), []
-    for part in cut_table(table):
-        encoded, part_counts = encoder.encode_chunk(part, first_row + counts.rows, strict=strict)
-        counts = counts + part_counts
-        parts.append(encoded)
-    return pack_chunk(pyarrow.concat_tables(parts), counts), counts
+    encoder: ChatEncoder
+    reader: RowReader | None
+    most: int
+    strict: bool
+
+    def encode(self, rows: pa.Table | list[object], first_row: int) -> Iterator[EncodedPart]:
+        """Yield the parts of a chunk, each when it is encoded."""
+        return pack_parts(self._encode_pieces(rows, first_row), first_row // CHUNK_ROWS, self.most)
+
+    def _encode_pieces(self, rows: pa.Table | list[object], first_row: int) -> Iterator[tuple[pa.Table, Counts]]:
+        import pyarrow
+
+        table = tabulate(rows) if isinstance(rows, list) else rows
+        schema = make_schema(self.encoder.columns)
+        for piece in cut_table(table) if table is not None else cut_rows(rows):
+            if isinstance(piece, list):
+                columns, counts = self.encoder.encode_rows(piece, first_row, strict=self.strict)
+                yield pyarrow.table(columns, schema=schema), counts
+            else:
+                encoded, counts = self.encoder.encode_chunk(piece, first_row, strict=self.strict)
+                yield encoded, counts
+            first_row += len(piece)
 
 
-def _encode_in_processes(
-    carried: _Carried, reader: RowReader, starts: range, processes: int
-) -> Iterator[EncodedChunk]:
+def _encode_in_processes(carried: _Carried, reader: RowReader, starts: range, processes: int) -> Iterator[EncodedPart]:
     import dill  # a dependency of datasets, which also pickles a callable `train_on` of a script or notebook
 
     context = multiprocessing.get_context()
     # A forked process has the encoder already; any other is sent it once.
     sent = carried if context.get_start_method() == "fork" else dill.dumps(carried)
-    waiting: deque[tuple[int, Future[EncodedChunk]]] = deque()
+    waiting: deque[tuple[int, Future[list[EncodedPart]]]] = deque()
     left, first_row = iter(starts), starts.start
     pool = ProcessPoolExecutor(processes, context, _start_worker, (sent, os.getpid()))
     try:
@@ -83,11 +92,10 @@ def _encode_in_processes(
                 return
             first_row, future = waiting.popleft()
             try:
-                chunk = future.result()
+                yield from future.result()
             except RecursionError:  # a row that is nested too deeply to be sent
                 stop = min(first_row + CHUNK_ROWS, len(reader))
-                chunk = _encode(carried.encoder, reader.read(first_row, stop), first_row, carried.strict)
-            yield chunk
+                yield from carried.encode(reader.read(first_row, stop), first_row)
     except BrokenProcessPool as error:
         raise PadfixError(
             f"One of {processes} processes that encode ended without a word (killed, out of memory, or a script "
@@ -96,15 +104,6 @@ def _encode_in_processes(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@dataclass(frozen=True)
-class _Carried:
-    """What a worker needs for all of its chunks; `reader` is None where it is sent the rows."""
-
-    encoder: ChatEncoder
-    reader: RowReader | None
-    strict: bool
 
 
 class _Worker:
@@ -130,11 +129,10 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _work(start: int, stop: int, rows: bytes | list[object]) -> EncodedChunk:
+def _work(start: int, stop: int, rows: bytes | list[object]) -> list[EncodedPart]:
     carried = _Worker.carried
     found = _receive(rows) if carried.reader is None else carried.reader.read(start, stop)
-    message, counts = _encode(carried.encoder, found, start, carried.strict)
-    return bytes(message), counts
+    return [(bytes(message), counts) for message, counts in carried.encode(found, start)]
 
 
 def _send(rows: pa.Table | list[object]) -> bytes | list[object]:
