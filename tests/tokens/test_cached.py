@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.tokens import engine as engines
 from llama_padfix.tokens import verification as proofs
 from llama_padfix.tokens.cached import boundaries as bounds
 from llama_padfix.tokens.cached import encoder as cached_engine
+from llama_padfix.tokens.cached.added import find_parting
 from llama_padfix.tokens.cached.boundaries import find_boundaries
 from llama_padfix.tokens.cached.encoder import CachedEncoder
 from llama_padfix.tokens.cached.pattern import UnreadPatternError, read_pattern
@@ -392,6 +394,52 @@ def test_tokens_that_join_no_words_are_cut_beside_punctuation(monkeypatch: pytes
     assert not any(
         map(is_cut, ("ab", "> ", ">\u2581", "  ", "\n\n", "\t\t", "td", " a", "a\x00", "Ă!", "a👍"[:1] + "\ud800"))
     )
+
+
+@pytest.mark.parametrize(
+    ("added", "parting"),
+    [
+        (("<|a|>", "<|b|>"), "<|a|>"),
+        (("<|a|>", "<|a|>x", "[b]"), "<|a|>x"),  # which is longer
+        (("\u2581b", "<|b|>"), "<|b|>"),  # a space makes the first
+        (("<|a|>", "b<"), "b<"),  # in which the first could end
+        (("<|b|>", "b<"), None),
+    ],
+)
+def test_a_faster_engine_gets_new_words_in_few_texts(
+    added: tuple[str, ...], parting: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cached_engine, "_FEW", 0)
+    tokenizer = make_sentencepiece(added, apart=True)
+    backend = tokenizer.backend_tokenizer
+    found = find_parting(backend)
+    assert found == (parting and (parting, backend.token_to_id(parting)))
+    exact, counts = engines._make_exact_encoder(tokenizer), []
+
+    def encode(texts: Sequence[str]) -> Any:
+        counts.append(len(texts))
+        return exact(texts)
+
+    cached = CachedEncoder(backend, engines._encode_with, exact, encode)
+    words = ["the", " def", "  b", " <", "</", "<|", "|a|>", "<|b|", ">a", ">", " x\n", "é", "漢", "\u2581b", ".", "1"]
+    draw = random.Random(11)
+    texts = ["".join(draw.choices(words, k=12)) for _ in range(200)]
+    texts = [text for text in texts if parting is None or parting not in text]
+    assert rows(cached(texts)) == reference(tokenizer, texts)
+    assert (counts[0] == 1) == (parting is not None)
+    spelled = [f"NEW{text}{parting}{text}" for text in texts]
+    assert rows(cached(spelled)) == reference(tokenizer, spelled)
+    assert counts[1] > 1  # each as a text
+
+
+def test_a_token_that_may_be_text_parts_no_words() -> None:
+    from tokenizers import AddedToken
+
+    backend = make_sentencepiece().backend_tokenizer
+    backend.encode_special_tokens = True
+    assert find_parting(backend) is None
+    backend.add_tokens([AddedToken("[x]", normalized=True), AddedToken("[y]", normalized=False)])
+    assert find_parting(backend) == ("[y]", backend.token_to_id("[y]"))
 
 
 @pytest.mark.parametrize(("token", "reason"), [("<0x0A><0x0B>", "of bytes"), ("x<0x41>", "of bytes")])

@@ -77,6 +77,25 @@ def read_added_tokens(backend: tokenizers.Tokenizer) -> list[tokenizers.AddedTok
     return tokens
 
 
+def find_parting(backend: tokenizers.Tokenizer) -> tuple[str, int] | None:
+    """Return an added token, with its id, that parts any two texts that do not spell it; None without one.
+
+    It is cut out before the normalizer, which makes no text into it. No added token is longer, or begins before it
+    and reaches into it, because its first character stands in none but as the first.
+
+    Raises:
+        UnreadPatternError: Some tokens depend on the text around them.
+    """
+    names = {token.content for token in read_added_tokens(backend)}
+    inner = {character for name in names for character in name[1:]}
+    for number, token in backend.get_added_tokens_decoder().items():
+        name = token.content
+        is_text = token.normalized or (token.special and backend.encode_special_tokens) or "\u2581" in name
+        if name and not is_text and name[0] not in inner and sum(other.startswith(name) for other in names) == 1:
+            return name, number
+    return None
+
+
 def _overlap(special: str, other: str) -> bool:
     """Return True if the other token begins within the special one."""
     ends = (special[place:] for place in range(1, len(special)))

@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from itertools import accumulate, compress
+from itertools import accumulate, compress, repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ from llama_padfix.tokens.cached.boundaries import (
     is_cut_by_vocabulary,
 )
 from llama_padfix.tokens.cached.pattern import UnreadPatternError
-from llama_padfix.tokens.cached.words import Words, join_words, number_words
+from llama_padfix.tokens.cached.words import FasterWords, Words, join_words, number_words, split_at, write_with
 from llama_padfix.tokens.probe_texts import make_probe_texts
 from llama_padfix.tokens.verification import (
     EngineKey,
@@ -60,7 +60,6 @@ WORDS = 300_000  # in the cache, which is emptied when there are more
 _CHUNK = 8_000_000  # bytes that are cut at once
 _FEW = 1000  # bytes that `tokenizers` encodes in less time
 _MOST = 2**29  # bytes whose ids have places of 31 bits
-_TOGETHER = 500  # new words in one text for `tokenizers`
 _MARK = "\U0010ffff"  # between those words; no character
 _MARK_BYTES = _MARK.encode()
 _KNOWN = 1_000_000  # bytes of text after which most words should be known
@@ -129,7 +128,8 @@ class CachedEncoder:
 
         if getattr(backend.model, "dropout", None):
             raise UnreadPatternError("a model that drops merges at random")
-        self._fast, self._past = fast, fast or exact  # past the cache
+        self._past = fast or exact  # past the cache
+        self._encode_faster = FasterWords(backend, fast) if fast is not None else None
         self._boundaries = find_boundaries(backend)
         cuts = self._boundaries.cuts.reshape(CLASSES, CLASSES)
         runs = np.bitwise_or.reduce(cuts & RUN, axis=0) > 0  # by class
@@ -140,7 +140,7 @@ class CachedEncoder:
         self._composes = is_composing(backend)
         marked = copy_backend(backend)
         marked.add_tokens([AddedToken(_MARK, normalized=False)])
-        self._mark = marked.token_to_id(_MARK)
+        self._mark: int = marked.token_to_id(_MARK)  # type: ignore[assignment]  # it was added
         self._marked = marked
         self._encode_marked = partial(encode_with, marked)
         self._words_of: dict[int, Words] = {}  # by process: a fork may have copied a lock that another thread held
@@ -258,36 +258,30 @@ class CachedEncoder:
         """Return the places of words in the cache, after the new ones are encoded; None where most of it is new."""
         import numpy as np
 
-        places = [*map(known.places.get, words)]
-        new = [place for place, found in enumerate(places) if found is None]
-        if new:
-            new_words = [words[place] for place in new]
+        places = np.fromiter(map(known.places.get, words, repeat(-1)), np.int64, len(words))
+        is_new = places < 0
+        if is_new.any():
+            new_words = [*compress(words, is_new.tolist())]
             missed = sum(map(len, new_words))
             if missed > size // 2 and max(size, known.seen) >= _KNOWN:
                 known.rest = _REST * size
                 return None
             encode = self._encode_alone if self._added is None else self._encode_words
-            for place, found in zip(new, known.add(new_words, encode(new_words)), strict=True):
-                places[place] = found
+            places[is_new] = known.add(new_words, encode(new_words))
         known.seen += size
-        return np.array(places, np.int64)
+        return places
 
     def _encode_words(self, words: Sequence[bytes]) -> FlatIds:
-        """Encode words in few long texts, because each text takes as long as several words."""
-        import numpy as np
-
-        groups = (words[start : start + _TOGETHER] for start in range(0, len(words), _TOGETHER))
-        ids, _ = self._encode_marked([b"".join(word + _MARK_BYTES for word in group).decode() for group in groups])
-        marks = np.flatnonzero(ids == self._mark)
-        return ids[ids != self._mark], np.diff(marks, prepend=-1) - 1
+        """Encode words by `tokenizers`, with marks between them."""
+        return split_at(self._mark, self._encode_marked(write_with(_MARK_BYTES, words))[0])
 
     def _encode_alone(self, words: Sequence[bytes]) -> FlatIds:
         """Encode words by the faster engine, or by the model, but for those in which an added token may begin."""
         import numpy as np
 
+        if self._encode_faster is not None:
+            return self._encode_faster(words)
         texts = [word.decode() for word in words]
-        if self._fast is not None:
-            return self._fast(texts)
         apart = [self._begins.search(text) is not None for text in texts]
         others = iter(split_flat(self._encode_words([*compress(words, apart)])))
         found: list[int] = []

@@ -1,18 +1,23 @@
-"""The words of a process with their ids: kept, numbered and joined."""
+"""The words of a process with their ids: kept, encoded many in one text, numbered and joined."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from llama_padfix.tokens.cached.added import find_parting
+
 if TYPE_CHECKING:
     import pyarrow
+    import tokenizers
 
     from llama_padfix.core.types import IdArray, IntArray, LongArray
-    from llama_padfix.tokens.verification import FlatIds
+    from llama_padfix.tokens.verification import Encode, FlatIds
 
 _LONGEST = 100  # bytes of a word that is kept
+_TOGETHER = 500  # new words in one text
 
 
 class Words:
@@ -50,8 +55,26 @@ class Words:
             np.concatenate([counts, new_counts]),
             np.concatenate([ids, new_ids]),
         )
-        self.places.update((word, place) for word, place in zip(words, places, strict=True) if len(word) <= _LONGEST)
+        kept = np.fromiter(map(len, words), np.int64, len(words)) <= _LONGEST
+        self.places.update(compress(zip(words, places, strict=True), kept.tolist()))
         return places
+
+
+class FasterWords:
+    """Encodes words as a faster engine encodes each as a text, in fewer texts."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, fast: Encode) -> None:
+        self._fast = fast
+        self._parting = find_parting(backend)
+
+    def __call__(self, words: Sequence[bytes]) -> FlatIds:
+        """Return the ids of all words and the number of ids of each."""
+        if self._parting is not None:
+            token, number = self._parting
+            texts = write_with(token.encode(), words)
+            if sum(text.count(token) for text in texts) == len(words):  # no word spells it
+                return split_at(number, self._fast(texts)[0])
+        return self._fast([word.decode() for word in words])
 
 
 def number_words(data: bytes, bounds: IntArray) -> tuple[pyarrow.Array, list[bytes]]:
@@ -83,3 +106,17 @@ def join_words(first: LongArray, counts: LongArray, ids: IdArray, numbers: pyarr
     _, ends, found = taken.buffers()
     edges = np.frombuffer(ends, np.int32, len(numbers) + 1, 4 * taken.offset) >> 2
     return np.frombuffer(found, np.int32, edges[-1]), edges
+
+
+def write_with(mark: bytes, words: Sequence[bytes]) -> list[str]:
+    """Return words in few long texts, with a mark behind each, because each text takes as long as several words."""
+    groups = (words[start : start + _TOGETHER] for start in range(0, len(words), _TOGETHER))
+    return [(mark.join(group) + mark).decode() for group in groups]
+
+
+def split_at(mark: int, ids: IdArray) -> FlatIds:
+    """Return the ids of words behind each of which stands a mark, and the number of ids of each."""
+    import numpy as np
+
+    is_mark = ids == mark
+    return ids[~is_mark], np.diff(np.flatnonzero(is_mark), prepend=-1) - 1
