@@ -16,6 +16,7 @@ import pytest
 from datasets import Dataset, load_dataset, load_from_disk
 
 from llama_padfix import ChatEncoder, Counts, PadfixError, PairEncoder, encode_dataset
+from llama_padfix.encoding.counts import CountedRow
 from llama_padfix.encoding.dataset import arrow_stream, reader
 from llama_padfix.encoding.dataset.arrow_stream import EncodedFile
 from llama_padfix.encoding.dataset.parts import pack_parts
@@ -107,6 +108,14 @@ def test_no_shard_of_several_rows_is_larger_than_asked(whole: tuple[Dataset, Cou
     assert same(read, whole[0])
     again, counted = encode(tmp_path)
     assert same(again, whole[0]) and (counted, counted.examples) == (counts, counts.examples)
+
+
+@pytest.mark.parametrize("most", [4_000, 9_999])
+def test_small_rows_fill_a_shard_up_to_its_size(most: int, tmp_path: Path) -> None:
+    rows = [{"text": "a"}] * 1_001  # of a few bytes, so that no room is left
+    encoded, counts = encode(tmp_path, rows, most)
+    sizes = [path.stat().st_size for path in files_of(encoded)]
+    assert max(sizes) <= most and min(sizes[:-2]) > 0.8 * most and counts.kept == len(encoded) == 1_001
 
 
 @pytest.mark.parametrize("most", [1, "1KB"])  # less than a file without rows
@@ -209,6 +218,14 @@ def test_a_part_is_written_before_the_next_piece_is_encoded() -> None:
     assert [number for number, _, _ in seen] == [1, 2, 2, 3, 4, 4, 5, 5, 5]  # six rows each, and two at the end
     assert all(length <= 50_000 for _, length, _ in seen)
     assert [counts for _, _, counts in seen if counts is not None] == [Counts(rows=50, kept=50)] and seen[-1][2]
+
+
+def test_the_counts_of_a_chunk_take_room_of_its_last_part() -> None:
+    counts = Counts(rows=1, examples=(CountedRow(0, "escaped", "x" * 3_000),))
+    for number in range(1, 40):
+        ids = pyarrow.array([[1] * 99] * number, pyarrow.list_(pyarrow.int32()))
+        sizes = [len(message) for message, _ in pack_parts([(pyarrow.table({"input_ids": ids}), counts)], 0, 10_000)]
+        assert max(sizes) <= 10_000 and len(sizes) == 1 + (number > 16), number
 
 
 # ---- stops

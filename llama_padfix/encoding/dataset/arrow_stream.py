@@ -194,7 +194,7 @@ def pack_part(table: pa.Table, chunk: int, part: int, counts: Counts | None = No
     batch = pyarrow.record_batch(columns, schema=schema)
     known = {_PLACE: b"%d %d" % (chunk, part)}
     if counts is not None:
-        known[_COUNTS] = counts_to_json(counts)
+        known[_COUNTS] = _counts_to_json(counts)
     head, told = schema.serialize().size, sum(map(len, known.values()))
     # Of its full size from the start: one that grows is copied as often as it doubles.
     buffer = pyarrow.allocate_buffer(head + pyarrow.ipc.get_record_batch_size(batch) + told + 1024)
@@ -284,8 +284,7 @@ def _checksum(batch: pa.RecordBatch, known: Mapping[bytes, bytes]) -> bytes:
     return checksum.hexdigest().encode()
 
 
-def counts_to_json(counts: Counts) -> bytes:
-    """Return the counts as they stand in a file."""
+def _counts_to_json(counts: Counts) -> bytes:
     return json.dumps({name: value for name, value in asdict(counts).items() if value}).encode()
 
 

@@ -61,8 +61,8 @@ def encode_dataset(
             pandas or polars frame; an Arrow table; a torch dataset; or a mapping of splits to any of these.
         progress: Show a progress bar.
         name: What errors and the log call the dataset.
-        num_proc: The number of processes; the bytes are those of one. Two encoded chunks of each may be held; without it
-            a chunk of long rows is held in pieces of about 16 MB of text. Not for a stream.
+        num_proc: The number of processes; the bytes are those of one. Two encoded chunks of each may be held; without
+            it a chunk of long rows is held in pieces of about 16 MB of text. Not for a stream.
         cache_dir: The folder of the result's file. Rows from memory without it, and any rows with
             `datasets.disable_caching()`, are encoded anew each time, into memory up to 64 MB and into a file that is
             deleted with the process beyond. Not for a stream.

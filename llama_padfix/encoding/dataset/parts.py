@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from llama_padfix.encoding.counts import Counts
-from llama_padfix.encoding.dataset.arrow_stream import SINGLE, counts_to_json, make_schema, pack_part
+from llama_padfix.encoding.dataset.arrow_stream import SINGLE, make_schema, pack_part
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     EncodedPart: TypeAlias = tuple[bytes | memoryview, Counts | None]
     """A message, and with the last one of a chunk what became of the rows of the whole chunk."""
 
-_MESSAGE_BYTES, _COLUMN_BYTES = 512, 256  # that a message holds beside its rows, at most
+_PADDING = 32  # bytes of a message, and of each column: the digits of its place, buffers that are filled up to eight
 
 
 def pack_parts(encoded: Iterable[tuple[pa.Table, Counts]], chunk: int, most: int) -> Iterator[EncodedPart]:
@@ -37,17 +37,17 @@ def pack_parts(encoded: Iterable[tuple[pa.Table, Counts]], chunk: int, most: int
             yield pack_part(part, chunk, place), None
             place += 1
     assert rest is not None  # a chunk has a row
-    *full, last = _cut(rest, most - len(counts_to_json(counts)))
+    *full, last = _cut(rest, most, counts)
     for part in full:
         yield pack_part(part, chunk, place), None
         place += 1
     yield pack_part(last, chunk, place, counts), counts
 
 
-def _cut(table: pa.Table, most: int) -> list[pa.Table]:
+def _cut(table: pa.Table, most: int, counts: Counts | None = None) -> list[pa.Table]:
     """Return a table in parts, each of as many rows as fit from its first one on; the last may have room left."""
     ends = _measure(table).cumsum()
-    most -= _MESSAGE_BYTES + _COLUMN_BYTES * table.num_columns
+    most -= len(pack_part(table.slice(0, 0), 0, 0, counts)) + _PADDING * (1 + table.num_columns)
     parts: list[pa.Table] = []
     start = 0
     while True:
@@ -66,7 +66,8 @@ def _measure(table: pa.Table) -> np.ndarray:
 
     sizes = np.zeros(table.num_rows, np.int64)
     for name, column in zip(table.column_names, table.columns, strict=True):
-        sizes += 8
-        if name not in SINGLE:
-            sizes += 4 * pyarrow.compute.list_value_length(column).fill_null(0).to_numpy()
+        if name in SINGLE:
+            sizes += 8
+        else:
+            sizes += 4 + 4 * pyarrow.compute.list_value_length(column).fill_null(0).to_numpy()
     return sizes
