@@ -24,6 +24,7 @@ TRAINING_KEYS: Mapping[str, bool] = MappingProxyType(
 """
 
 _PARTS = ("train_detail", "training_detail")  # Axolotl's, which train parts of a message
+_SAYING = frozenset({*TRAINING_KEYS, *_PARTS})
 _ONLY_BOOL = ("train", "training", "masked")
 
 
@@ -54,6 +55,8 @@ def choose_turns(messages: Messages, train_on: TrainOn, trained_from: int = 0) -
 
 def _counts(message: Message, index: int) -> bool:
     """Return False for a message that says it is not trained, such as `train: false` or `weight: 0`."""
+    if _SAYING.isdisjoint(message):
+        return True
     said: dict[str, bool] = {}
     for key, trains in TRAINING_KEYS.items():
         value = message.get(key)

@@ -116,6 +116,11 @@ def encode_cross_checked(
     flat, noted, outcomes = FlatRows.empty(), dict[int, Mapping[str, str]](), dict[int, _Outcome]()
     settings = row_encoder.settings
     if chat_encoder is not None:
+        if chat_encoder.turns.contradicted:
+            logger.warning(
+                "llama_padfix: a turn is written in two ways. The plain way is not used any more; please report it."
+            )
+            raise FastPathMismatch("a turn")
         allow_loss = settings.on_loss == "count" and not settings.keep_reasoning
         bulk = chat_encoder.encode_chats(chats, settings.max_length, settings.truncation, allow_loss=allow_loss)
         flat = _take(bulk, chat_encoder, noted, row_encoder, rows)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.encoding.batch.alike import Likeness, are_plain
 from llama_padfix.encoding.batch.flat_rows import Bulk, FlatRows, label_and_cut
+from llama_padfix.encoding.batch.orders.known_turns import KnownTurns, join_turns
 from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, Tabulator, write_chats
 from llama_padfix.encoding.batch.render_plan import KnownOrders, RenderPlan, learn_render_plan
 from llama_padfix.encoding.batch.separable import parts_at_controls
@@ -32,6 +33,8 @@ _OFTEN, _ALONE, _PAYS = 3, 32, 20  # of fewer rows, only so many are, and one mo
 _KEPT = 20_000  # sequences of roles that are remembered, at some kilobytes each
 
 _Key = tuple["tuple[str, ...] | Reading", tuple[int, ...]]  # roles or shape, and the trained messages
+_Found = dict["Reading", "_Key | None"]
+_Waiting = tuple["Messages", tuple[str, ...], tuple[int, ...], int]  # with roles, trained messages and number of rows
 Encode = Callable[[Sequence[str]], "tuple[IdArray, LongArray]"]
 
 
@@ -53,6 +56,9 @@ class BatchEncoder:
     tables_of_roles: dict[_Key, SegmentTable | None] = field(default_factory=dict)
     """By roles or shape, and trained messages."""
     known: KnownOrders = field(init=False)
+    turns: KnownTurns = field(init=False)
+    read: set[tuple[str, ...]] = field(default_factory=set)
+    """The roles whose headers were read off what the template writes, and are not laid out yet."""
     likeness: Likeness = field(init=False)
     tabulator: Tabulator = field(init=False)
     rows: int = 0
@@ -62,6 +68,7 @@ class BatchEncoder:
 
     def __post_init__(self) -> None:
         self.known = KnownOrders(self.template)
+        self.turns = KnownTurns(self.template)
         self.likeness = Likeness(self.template)
         self.tabulator = Tabulator(self.template, self.encode)
 
@@ -74,7 +81,9 @@ class BatchEncoder:
         if len(self.tables) > _KEPT:
             self.tables, self.plans, self.tables_of_roles, self.tabulator.arrays = {}, {}, {}, PlanArrays()
             self.likeness.known.clear()
+            self.turns.known.clear()
         found: dict[Reading, _Key | None] = {}
+        waiting: dict[Reading, _Waiting] = {}
         for reading, count in Counter(chats.readings).most_common():
             if reading is None or reading in self.tables:
                 continue
@@ -90,11 +99,15 @@ class BatchEncoder:
                     found[reading] = (reading, trained) if self.plans[reading] is not None else None
                 continue
             roles = tuple(str(message["role"]) for message in messages)
-            is_known = roles in self.plans and (self.plans[roles] is None or are_plain(messages))
+            is_plain = are_plain(messages)
+            if roles not in self.plans and is_plain and self.turns.expect(roles):
+                waiting[reading] = messages, roles, trained, count
+                continue
+            is_known = roles in self.plans and (self.plans[roles] is None or is_plain)
             if is_known or self._is_worth(count):
                 found[reading] = (roles, trained) if self._is_planned(messages, roles) else None
-        self._tabulate([*dict.fromkeys(found.values())])
-        self.tables |= {reading: key and self.tables_of_roles[key] for reading, key in found.items()}
+        self._tabulate(found)
+        self._tabulate(self._compose(waiting))
         return len(self.forbidden) + len(self.known.opened) > before
 
     def _is_worth(self, count: int) -> bool:
@@ -105,20 +118,41 @@ class BatchEncoder:
     def _is_planned(self, messages: Messages, roles: tuple[str, ...]) -> bool:
         """Return True if there is a plan for these roles, by which these messages are rendered too."""
         if roles not in self.plans:
+            probed = self.known.probed
             self.plans[roles] = learn_render_plan(self.template, roles, self.known)
+            if self.known.probed == probed and not self.known.differs:
+                self.read.add(roles)
         if self.plans[roles] is None or are_plain(messages):
             return self.plans[roles] is not None
         self.known.probed += 1
         return self.likeness.holds(messages)
 
-    def _tabulate(self, keys: Sequence[_Key | None]) -> None:
+    def _compose(self, waiting: Mapping[Reading, _Waiting]) -> _Found:
+        """Compose orders of known turns; return those that were learned instead."""
+        found: _Found = {}
+        self.turns.expected.clear()
+        for reading, (messages, roles, trained, count) in waiting.items():
+            turns = None if self.known.differs else self.turns.find(roles)
+            is_worth = self._is_worth(count)
+            if turns is not None and not (is_worth and self.turns.must_compare()):
+                self.tables[reading] = join_turns(turns, trained, self.tabulator.arrays)
+            elif is_worth:
+                found[reading] = (roles, trained) if self._is_planned(messages, roles) else None
+        return found
+
+    def _tabulate(self, found: _Found) -> None:
         """Lay out the plans of some roles and trained messages, all of them with few calls of the engine."""
+        keys = [*dict.fromkeys(found.values())]
         new = [(key, plan) for key in keys if key and key not in self.tables_of_roles and (plan := self.plans[key[0]])]
         tables = self.tabulator.tabulate([(plan, trained) for (_, trained), plan in new])
         for (key, plan), table in zip(new, tables, strict=True):
             self.tables_of_roles[key] = table
             if table is not None:
                 self.forbidden += sorted(plan.forbidden_substrings - set(self.forbidden))
+            if table is not None and key[0] in self.read:
+                self.turns.record(key[0], plan, table, self.tabulator)
+        self.read.clear()
+        self.tables |= {reading: key and self.tables_of_roles[key] for reading, key in found.items()}
 
     def _find_notes(self, chats: Chats, rows: Sequence[int]) -> dict[int, Mapping[str, str]]:
         """Return the notes on rows that this encoder encoded, without those on rows that were cut; {} as a rule."""

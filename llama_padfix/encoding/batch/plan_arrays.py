@@ -131,7 +131,7 @@ class Tabulator:
 
     def _make_table(self, plan: RenderPlan, trained: Collection[int], layout: _Layout) -> SegmentTable | None:
         filled = [segment for segment in plan.segments if segment.place is not None]
-        headers = self._place_headers(plan)
+        headers = self.place_headers(plan)
         tokens = self._find_tokens(filled, layout.parts)
         if tokens is None or (headers[0] >= 0 and not len(self.headers[headers[0]])):
             return None  # position 0 is never trained: something must stand in front of an answer
@@ -182,7 +182,7 @@ class Tabulator:
             self._tokens[text] = ids[found].tolist(), bool(len(found) and found[-1] == len(ids) - 1)
         return self._tokens[text]
 
-    def _place_headers(self, plan: RenderPlan) -> list[int]:
+    def place_headers(self, plan: RenderPlan) -> list[int]:
         """Return the place of each segment's header in `headers`, -1 where it has none."""
         import numpy as np
 
