@@ -19,7 +19,6 @@ from llama_padfix.encoding.batch.render_plan import KnownOrders, RenderPlan, lea
 from llama_padfix.encoding.batch.separable import parts_at_controls
 from llama_padfix.encoding.batch.shapes.shape import Shape
 from llama_padfix.encoding.batch.shapes.shape_plan import learn_shape_plan
-from llama_padfix.tokens.control import special_ids
 
 if TYPE_CHECKING:
     from llama_padfix.chat.render import ChatTemplate
@@ -239,6 +238,6 @@ class BatchEncoder:
 
 def make_batch_encoder(template: ChatTemplate, encode: Encode, train_on: TrainOn) -> BatchEncoder | None:
     """Return the batch encoder of a template; None if ids of parts differ, or a callable chooses the trained turns."""
-    if callable(train_on) or not parts_at_controls(template.tokenizer) or not special_ids(template.tokenizer):
+    if callable(train_on) or not parts_at_controls(template.tokenizer) or not template.controls:
         return None
     return BatchEncoder(template, encode, train_on)
