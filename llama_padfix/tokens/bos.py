@@ -81,7 +81,7 @@ def _dedupe(value: Any, bos_id: int | None, bos_text: str | None, pad_id: int | 
     if isinstance(value, Sequence) and value:
         kinds = {*map(type, value)}
         if all(issubclass(kind, (str, Mapping)) for kind in kinds):
-            with paused_collection(0 if kinds == {str} else len(value)):
+            with paused_collection(0 if str in kinds else len(value) * len(value[0])):
                 return _dedupe_items(value, again, bos_id, bos_text, pad_id)
     if bos_id is None:
         raise _no_bos("bos_token_id=128000")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.bos import dedupe_bos
 from llama_padfix.tokens.doubled import arrow, lists
 
@@ -135,7 +137,7 @@ def test_positions_of_a_rectangle_count_on() -> None:
 
 
 def test_the_garbage_collector_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lists, "_MANY", 2)
+    monkeypatch.setattr(lists, "_MANY", 4)  # two rows of two columns
     seen: list[bool] = []
     cut_doubled = lists._cut_doubled
 
@@ -147,17 +149,80 @@ def test_the_garbage_collector_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(lists, "_cut_doubled", look)
     columns = {"input_ids": [[BOS, BOS, 5]] * 2, "labels": [[1, 2, 3]] * 2}
-    frozen = gc.get_freeze_count()
+    frozen = gc.get_freeze_count() > 0  # some of these may be freed meanwhile
     for enabled in (True, False):
         (gc.enable if enabled else gc.disable)()
         try:
             assert dedupe_bos(columns, bos_token_id=BOS)["labels"] == [[-100, 3]] * 2
             with pytest.raises(RuntimeError):
                 dedupe_bos({**columns, "labels": [[1, 2, 13]] * 2}, bos_token_id=BOS)
-            assert gc.isenabled() is enabled and gc.get_freeze_count() == frozen
+            assert gc.isenabled() is enabled and bool(gc.get_freeze_count()) is frozen
         finally:
             gc.enable()
     assert seen == [False] * 4
+
+
+def test_garbage_does_not_grow_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "_MANY", 2)
+
+    class Node:
+        ring: Any
+
+    node = Node()
+    node.ring, lives = node, weakref.ref(node)
+    del node
+    assert dedupe_bos([[BOS, BOS, 5]] * 2, bos_token_id=BOS) == [[BOS, 5]] * 2
+    assert lives() is None
+
+
+def test_objects_that_are_frozen_meanwhile_stay_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "_MANY", 2)
+    was_frozen = gc.get_freeze_count()
+    gc.unfreeze()
+
+    class Frozen(list[int]):
+        def __getitem__(self, place: Any) -> Any:
+            gc.freeze()  # as another thread may
+            return super().__getitem__(place)
+
+    columns = {"input_ids": [[BOS, BOS, 5]] * 2, "labels": [[1, 2, 3], Frozen([1, 2, 3])]}
+    try:
+        assert dedupe_bos(columns, bos_token_id=BOS)["labels"] == [[-100, 3]] * 2
+        assert gc.get_freeze_count()
+    finally:
+        (gc.freeze if was_frozen else gc.unfreeze)()
+
+
+def test_only_rows_that_are_cut_are_new_lists() -> None:
+    columns: dict[str, list[list[Any]]] = {
+        "input_ids": [[1, 1, 5], [1, 5, 6], [1, 1, 5], [1, 1, 6], [], [1], [1, 1], [1, 1, 1], [0, 1, 1, 7], [1, 1, 8]],
+        "attention_mask": [[1.0, 0.5 * 2, 1.0], [1, 1, 1], [1, 0, 1], [True, 1, 1], [], [1], [1, 1], [1, 1, 1]],
+        "labels": [[-100, -100, 5], [1, 5, 6], [1, 1, 5], [1, 1, 6], [], [1], [1, 1], [1, 1, 1], [-100, 1, 1, 7]],
+    }
+    columns["attention_mask"] += [[0, 1, 1, 1], [0, 1, 1]]
+    columns["labels"] += [[-100, 1, 8]]
+    before, count = repr(columns), len(columns["input_ids"])
+    rows = [{name: values[place] for name, values in columns.items()} for place in range(count)]
+    alone = [dedupe_bos(row, bos_token_id=BOS, pad_token_id=PAD) for row in rows]
+    found = dedupe_bos(columns, bos_token_id=BOS, pad_token_id=PAD)
+    assert [*found] == [*columns] and repr(columns) == before
+    assert dedupe_bos(rows, bos_token_id=BOS, pad_token_id=PAD) == alone
+    for place, row in enumerate(rows):
+        assert (alone[place] is row) is (place in {1, 2, 4, 5, 9})
+        for name, values in found.items():
+            assert repr(values[place]) == repr(alone[place][name])
+            assert (values[place] is row[name]) is (alone[place] is row)
+
+
+def test_rows_with_as_many_but_other_keys_are_cut_by_themselves() -> None:
+    rows: list[dict[str, Any]] = [
+        {"input_ids": [BOS, BOS, 5], "text": "a"},
+        {"input_ids": [BOS, BOS, 6], "labels": [1, 2, 6]},
+    ]
+    found = dedupe_bos(rows, bos_token_id=BOS)
+    assert found == [{"input_ids": [BOS, 5], "text": "a"}, {"input_ids": [BOS, 6], "labels": [-100, 6]}]
+    with pytest.raises(PadfixError, match="seq_lengths"):
+        dedupe_bos([*rows, {"input_ids": [BOS, BOS, 7], "seq_lengths": [3]}], bos_token_id=BOS)
 
 
 def test_an_interrupted_dataset_leaves_no_file_and_a_second_call_reads_the_first(

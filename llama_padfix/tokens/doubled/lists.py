@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 from llama_padfix.core.errors import IGNORE_INDEX
 from llama_padfix.tokens.doubled.runs import DOUBLED, FILLS, cut_vector, find_run
 
-_MANY = 100_000  # lists: Python has run a full collection by then (700 * 10 * 10 new objects, or 2,000 * 10)
+_MANY = 20_000  # lists: Python has collected 10 to 28 times by then (each 700 or 2,000 new objects)
 
 
 def starts_doubled(ids: Any, bos: int) -> bool:  # lists or tuples
@@ -23,7 +24,9 @@ def are_lists(columns: dict[str, Any], bos: int, pad: int | None) -> bool:  # a 
     ids = columns["input_ids"]
     if pad == bos and "attention_mask" not in columns:
         return False
-    if {*map(type, ids)} not in ({list}, {tuple}):
+    if not all(isinstance(column, Sequence) for column in columns.values()):
+        return False
+    if not ids or type(ids[0]) not in (list, tuple) or {*map(type, ids)} != {type(ids[0])}:
         return False
     beside = [column for name, column in columns.items() if name != "input_ids"]
     lengths = [*map(len, ids)] if beside else []
@@ -36,37 +39,38 @@ def cut_lists(columns: dict[str, Any], bos: int, pad: int | None) -> dict[str, l
     Of two BOS the first one goes, which is the same id as the second. Other rows are cut one by one.
     """
     ids, masks = columns["input_ids"], columns.get("attention_mask")
-    if masks is None:
-        cut = [row[1:] if len(row) > 2 and row[0] == bos == row[1] != row[2] else None for row in ids]
-    else:
-        cut = [
-            row[1:] if len(row) > 2 and row[0] == bos == row[1] != row[2] and mask[0] and mask[1] else None
-            for row, mask in zip(ids, masks, strict=True)
+    cut: list[Any] = [row[1:] if len(row) > 2 and row[0] == bos == row[1] != row[2] else None for row in ids]
+    done = {"input_ids": cut}
+    if masks is not None:
+        cut = done["attention_mask"] = [
+            None if own is None or not (row[0] and row[1]) else row[1:] if row[0] is row[1] else row[:1] + row[2:]
+            for row, own in zip(masks, cut, strict=True)
         ]
-    others = [] if {*map(type, cut)} == {type(ids[0])} else [place for place, row in enumerate(cut) if row is None]
+    others = [] if all(cut) else [place for place, row in enumerate(cut) if row is None]
     runs = {place: find_run(ids[place], None if masks is None else masks[place], bos, pad) for place in others}
     if len(runs) == len(ids) and not any(run.surplus for run in runs.values()):
         return None
-    made = {}
+    made = {name: done[name] if name in done else _cut_doubled(name, rows, cut) for name, rows in columns.items()}
     for name, rows in columns.items():
-        column = cut.copy() if name == "input_ids" else _cut_doubled(name, rows, cut)
         for place, run in runs.items():
-            column[place] = cut_vector(name, rows[place], run) if run.surplus else rows[place]
-        made[name] = column
+            made[name][place] = cut_vector(name, rows[place], run) if run.surplus else rows[place]
     return made
 
 
 def _cut_doubled(name: str, rows: list[list[Any]], cut: list[Any]) -> list[Any]:
-    """Return those rows of a column cut of which `cut` has the ids."""
+    """Return those rows of a column cut that are not None in `cut`."""
     pairs = zip(rows, cut, strict=True)
     if name == "position_ids":
         return [cut_vector(name, row, DOUBLED) if own is not None else None for row, own in pairs]
-    if name == "labels":
-        return [
-            None if own is None else row[1:] if row[1] == IGNORE_INDEX else [IGNORE_INDEX, *row[2:]]
-            for row, own in pairs
-        ]
-    return [None if own is None else row[1:] if row[0] is row[1] else row[:1] + row[2:] for row, own in pairs]
+    if name != "labels":
+        return [None if own is None else row[1:] if row[0] is row[1] else row[:1] + row[2:] for row, own in pairs]
+    made: list[Any] = []
+    for row, own in pairs:
+        values = None if own is None else row[1:]
+        if values and row[1] != IGNORE_INDEX:
+            values[0] = IGNORE_INDEX
+        made.append(values)
+    return made
 
 
 def cut_rows_of_lists(rows: Any, bos: int, pad: int | None) -> list[Any] | None:  # a user's rows
@@ -74,20 +78,24 @@ def cut_rows_of_lists(rows: Any, bos: int, pad: int | None) -> list[Any] | None:
     keys = rows[0].keys()
     if {*map(type, rows)} != {dict} or "input_ids" not in keys or "seq_lengths" in keys:
         return None
-    if any(row.keys() != keys for row in rows):
+    if {*map(len, rows)} != {len(keys)}:
         return None
-    columns = {name: [row[name] for row in rows] for name in keys if name in FILLS}
+    try:
+        values = {name: [*map(itemgetter(name), rows)] for name in keys}
+    except KeyError:
+        return None
+    columns = {name: column for name, column in values.items() if name in FILLS}
     if not are_lists(columns, bos, pad) or not starts_doubled(columns["input_ids"], bos):
         return None
     cut = cut_lists(columns, bos, pad)
     if cut is None:
         return None
-    kept = [ids is row["input_ids"] for row, ids in zip(rows, cut["input_ids"], strict=True)]
-    made = [row if same else row.copy() for row, same in zip(rows, kept, strict=True)]
+    pairs = zip(rows, columns["input_ids"], cut["input_ids"], strict=True)
+    made = [row if ids is before else row.copy() for row, before, ids in pairs]
     for name, column in cut.items():
-        for row, same, values in zip(made, kept, column, strict=True):
-            if not same:
-                row[name] = values
+        for row, before, own in zip(made, rows, column, strict=True):
+            if row is not before:
+                row[name] = own
     return made
 
 
@@ -96,17 +104,18 @@ def paused_collection(lists: int) -> Iterator[None]:
     """Make so many lists without the garbage collector, which would read those made before again and again.
 
     They count as old afterwards, as do all that survive a few collections, so that the next collection does not read
-    them either. A full one does. A collector that is off stays off, and objects that someone froze stay frozen.
+    them either. A full one does. Garbage among young objects is collected before, so that none of it grows old. A
+    collector that is off stays off, and objects that someone froze stay frozen.
     """
     if lists < _MANY or not gc.isenabled():
         yield
         return
-    is_frozen = gc.get_freeze_count() > 0
+    gc.collect(1)
     gc.disable()
     try:
         yield
     finally:
-        if not is_frozen:
+        if not gc.get_freeze_count():
             gc.freeze()
             gc.unfreeze()  # into the oldest generation
         gc.enable()

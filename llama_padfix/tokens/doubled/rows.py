@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 def dedupe_columns(columns: Columns, bos: int, pad: int | None) -> Columns:
     """Return the columns, cut; the same objects where no row has a BOS too many."""
     ids = columns["input_ids"]
+    if are_lists(columns, bos, pad):  # which are most batches
+        with paused_collection(len(ids) * len(columns)):
+            cut = _cut_plain_rows(columns, bos, pad)
+        return columns if cut is None else cut
     if _is_array(ids):
         axes = ids.ndim + (ids.dtype == object)
     elif isinstance(ids, Sequence) and _are_vectors(ids):
@@ -52,8 +56,8 @@ def dedupe_columns(columns: Columns, bos: int, pad: int | None) -> Columns:
     if _is_array(ids) and ids.ndim == 2:
         cut = cut_rectangle(batch, bos, pad)
     else:
-        with paused_collection(len(ids)):
-            cut = _cut_rows(batch, bos, pad)
+        with paused_collection(len(ids) * len(batch)):
+            cut = (_cut_plain_rows if are_lists(batch, bos, pad) else _cut_rows)(batch, bos, pad)
     return columns if cut is None else {**columns, **cut}
 
 
@@ -81,18 +85,22 @@ def cut_row(row: dict[str, Any], bos: int, pad: int | None) -> dict[str, Any] | 
     return made
 
 
+def _cut_plain_rows(columns: Columns, bos: int, pad: int | None) -> Columns | None:
+    """Cut a batch of lists for which `are_lists` is true; None where there is nothing to cut."""
+    ids, masks = columns["input_ids"], columns.get("attention_mask")
+    if not starts_doubled(ids, bos) and not _find_doubtful(ids, masks, bos, pad):
+        return None
+    made = cut_lists(columns, bos, pad) or {}
+    return {name: tuple(rows) if isinstance(columns[name], tuple) else rows for name, rows in made.items()} or None
+
+
 def _cut_rows(columns: Columns, bos: int, pad: int | None) -> Columns | None:
     """Cut every column of a batch of rows at the same places; None where there is nothing to cut."""
     ids, masks = columns["input_ids"], columns.get("attention_mask")
     if masks is not None:
         require_same_lengths("attention_mask", masks, ids)
-    is_plain = are_lists(columns, bos, pad)
-    doubtful = None if is_plain and starts_doubled(ids, bos) else _find_doubtful(ids, masks, bos, pad)
-    if doubtful is None or (doubtful and is_plain):
-        made = cut_lists(columns, bos, pad) or {}
-        return {name: tuple(rows) if isinstance(columns[name], tuple) else rows for name, rows in made.items()} or None
     runs = {}
-    for row in doubtful:
+    for row in _find_doubtful(ids, masks, bos, pad):
         run = find_run(_to_list(ids[row]), None if masks is None else _to_list(masks[row]), bos, pad)
         if run.surplus:
             runs[row] = run
