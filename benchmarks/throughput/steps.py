@@ -84,7 +84,7 @@ with measure.Work() as work:
         (chats, "to_numpy", "Arrow's columns as arrays"),
         (plain_way, "write_chats", "writing a text a row"),
         (fast_engine.FastEncoder, "__call__", "the engine"),
-        (engines, "_compare_places", "one row in 1,000 with tokenizers too"),
+        (engines, "compare_places", "one row in 1,000 with tokenizers too"),
         (engines.Engine, "encode", "the engine's settings, its copies"),
         (plain_way.BatchEncoder, "_find_turns", "finding the turns in the ids"),
         (plain_way.BatchEncoder, "encode_chats", "labels"),

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Literal, get_args
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.core.text import require_unicode
 from llama_padfix.tokens.backend import copy_backend, find_backend
-from llama_padfix.tokens.cached.boundaries import is_cut_by_vocabulary
 from llama_padfix.tokens.cached.encoder import load_cached
+from llama_padfix.tokens.cached.repeats import Repeats
 from llama_padfix.tokens.calls import encode_raw, preserve_backend_state
 from llama_padfix.tokens.fastokens import is_usable_here, load_fastokens
 from llama_padfix.tokens.verification import (
     EngineKey,
     choose_places,
     choose_sample,
+    compare_places,
     describe_difference,
     join_flat,
     keep_verdict,
@@ -41,8 +42,10 @@ EngineChoice = Literal["auto", "tokenizers", "cached", "fastokens"]
 BREAK_EVEN = 15_000_000
 """Characters from which loading `fastokens` costs less CPU than it saves over the cache."""
 
-CACHE_FROM = 500_000
-"""Characters from which making the engine with a cache costs less CPU than it saves."""
+CACHE_FROM, CACHE_FROM_WITHOUT_PATTERN = 500_000, 2_500_000
+"""Characters from which making the engine with a cache costs less CPU than it saves, where words repeat. Without a
+pattern the cuts are found in the vocabulary, ten times as slowly. `benchmarks/new_words.py --even` prints 0.2 to 0.4
+million, and 1.7 to 2.4; the first verdict on a tokenizer costs the rest."""
 
 _BATCH_TEXTS, _BATCH_CHARACTERS = 1000, 1_000_000  # in one call of `tokenizers`
 _COMPARED = 1000  # one text in so many is compared while running
@@ -109,15 +112,15 @@ class Engine:
             PadfixError: A text holds half of a surrogate pair.
         """
         texts = list(texts)
-        routes, first = self._prepare(texts)
+        routes, first, is_new = self._prepare(texts)
         fast = routes.fast  # read once: another thread may drop it
-        if fast is None or not routes.is_fast_here():
+        if is_new or fast is None or not routes.is_fast_here():
             return _encode_in_batches(routes.exact, texts)
         try:
             difference = "" if routes.sampled else _compare_sample(fast, routes.exact, texts)
             if not difference:
                 found = fast(texts)
-                difference = _compare_places(found, routes.exact, texts, choose_places(first, len(texts), _COMPARED))
+                difference = compare_places(found, routes.exact, texts, choose_places(first, len(texts), _COMPARED))
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # a panic inside the engine is no Exception
@@ -139,39 +142,49 @@ class Engine:
         with self._lock():
             self._load_fast(self._find_routes(), BREAK_EVEN)
 
-    def _prepare(self, texts: Sequence[str]) -> tuple[_Routes, int]:
-        """Return the routes for these texts and how many texts came before them."""
+    def _prepare(self, texts: Sequence[str]) -> tuple[_Routes, int, bool]:
+        """Return the routes for these texts, how many came before them, and True if a cache has no use for them."""
         with self._lock():
             routes, characters = self._find_routes(), sum(map(len, texts))
             ahead = max(self.characters or 0, self._seen_characters, characters)
-            self._load_fast(routes, ahead)
+            repeat = routes.repeats.look(texts, characters) if self._may_cache(routes, ahead) else None
+            self._load_fast(routes, ahead, bool(repeat))
             first = self._seen_texts
             self._seen_texts += len(texts)
             self._seen_characters += characters
-        return routes, first
+        return routes, first, repeat is False and routes.name == "cached"
+
+    def _may_cache(self, routes: _Routes, ahead: int) -> bool:
+        may_load = self.choice == "auto" and not routes.name and not self.failed and "cached" not in routes.refused
+        return routes.name == "cached" or (may_load and ahead >= routes.cache_from)
 
     def _find_routes(self) -> _Routes:
         settings = self._routes.settings if self._routes and self.is_fixed else read_settings(self.tokenizer)
         if self._routes is None or self._routes.settings != settings:
-            self._routes = _Routes(settings, _make_exact_encoder(self.tokenizer))
+            repeats = Repeats(find_backend(self.tokenizer))
+            self._routes = _Routes(settings, _make_exact_encoder(self.tokenizer), repeats)
+            self._routes.cache_from = CACHE_FROM_WITHOUT_PATTERN if repeats.by_vocabulary else CACHE_FROM
         return self._routes
 
-    def _load_fast(self, routes: _Routes, ahead: int) -> None:
-        """Load the fastest engine that is worth it for so many characters, or log why it is not used."""
+    def _load_fast(self, routes: _Routes, ahead: int, repeat: bool = True) -> None:
+        """Load the fastest engine that is worth it for so many characters, or log why it is not used.
+
+        A cache is worth it only if words `repeat`.
+        """
         if self.failed or routes.name == "fastokens":
             return
-        for name, worth in (("fastokens", BREAK_EVEN), ("cached", CACHE_FROM)):
+        for name, worth in (("fastokens", BREAK_EVEN), ("cached", routes.cache_from)):
             if routes.name == name:
                 return
             if (
                 name in routes.refused
                 or self.choice not in (name, "auto")
-                or (self.choice == "auto" and ahead < worth)
+                or (self.choice == "auto" and (ahead < worth or (name == "cached" and not repeat)))
             ):
                 continue
             try:
                 if name == "fastokens":
-                    routes.key, routes.fast = _load_fastest(self.tokenizer, routes.exact)
+                    routes.key, routes.fast = _load_fastest(self.tokenizer, routes)
                 else:
                     routes.key, routes.fast = load_cached(self.tokenizer, _encode_with, routes.exact)
                 routes.name, routes.sampled = name, False
@@ -207,6 +220,9 @@ class _Routes:
 
     settings: object
     exact: Encode
+    repeats: Repeats
+    cache_from: int = CACHE_FROM
+    """Characters from which the cache is worth it."""
     key: EngineKey | None = None
     fast: Encode | None = None
     name: str = ""
@@ -229,8 +245,9 @@ def choose_engine(tokenizer: TokenizerLike, engine: EngineChoice = "auto", *, ch
         tokenizer: A Hugging Face tokenizer.
         engine: "tokenizers" is `tokenizers` itself. "cached" puts a cache of words in front of it. "fastokens" loads
             that package at once, behind the cache of a tokenizer without a splitting pattern. "auto" takes the cache
-            from `CACHE_FROM` characters ahead, and `fastokens` from `BREAK_EVEN`, where they can be used and gave the
-            same ids on the probe; until then, and everywhere else, `tokenizers` encodes.
+            from `CACHE_FROM` characters ahead (`CACHE_FROM_WITHOUT_PATTERN`) if words repeat in them, and `fastokens`
+            from `BREAK_EVEN`, where they can be used and gave the same ids on the probe; until then, and everywhere
+            else, `tokenizers` encodes.
         characters: The work ahead; None where it is not known, so that the characters so far are counted.
 
     Raises:
@@ -247,31 +264,18 @@ def choose_engine(tokenizer: TokenizerLike, engine: EngineChoice = "auto", *, ch
     return chosen
 
 
-def _load_fastest(tokenizer: TokenizerLike, exact: Encode) -> tuple[EngineKey, Encode]:
+def _load_fastest(tokenizer: TokenizerLike, routes: _Routes) -> tuple[EngineKey, Encode]:
     """Return `fastokens`, behind the cache of words where no pattern parts a text for it."""
-    key, fast = load_fastokens(tokenizer, exact)
-    if (backend := find_backend(tokenizer)) is not None and is_cut_by_vocabulary(backend):
+    key, fast = load_fastokens(tokenizer, routes.exact)
+    if routes.repeats.by_vocabulary:
         with contextlib.suppress(PadfixError):
-            return load_cached(tokenizer, _encode_with, exact, fast)
+            return load_cached(tokenizer, _encode_with, routes.exact, fast)
     return key, fast
 
 
 def _compare_sample(fast: Encode, exact: Encode, texts: Sequence[str]) -> str:
     sample = choose_sample(texts, _SAMPLE_TEXTS, _SAMPLE_CHARACTERS)
     return describe_difference(sample, fast(sample), exact(sample))
-
-
-def _compare_places(found: FlatIds, exact: Encode, texts: Sequence[str], places: Sequence[int]) -> str:
-    """Compare some texts, as they were encoded among all others."""
-    if not places:
-        return ""
-    import numpy as np
-
-    ids, lengths = found
-    ends = lengths.cumsum()
-    checked = [texts[place] for place in places]
-    ours = [ids[ends[place] - lengths[place] : ends[place]] for place in places]
-    return describe_difference(checked, (np.concatenate(ours), lengths[places]), exact(checked))
 
 
 def _encode_in_batches(exact: Encode, texts: Sequence[str]) -> FlatIds:

@@ -153,6 +153,19 @@ def choose_sample(texts: Sequence[str], count: int, characters: int) -> list[str
     return sample
 
 
+def compare_places(found: FlatIds, exact: Encode, texts: Sequence[str], places: Sequence[int]) -> str:
+    """Compare some texts, as they were encoded among all others."""
+    if not places:
+        return ""
+    import numpy as np
+
+    ids, lengths = found
+    ends = lengths.cumsum()
+    checked = [texts[place] for place in places]
+    ours = [ids[ends[place] - lengths[place] : ends[place]] for place in places]
+    return describe_difference(checked, (np.concatenate(ours), lengths[places]), exact(checked))
+
+
 def describe_difference(texts: Sequence[str], ours: FlatIds, theirs: FlatIds) -> str:
     """Return a description of the first text to which two engines give different ids, "" where there is none."""
     import numpy as np

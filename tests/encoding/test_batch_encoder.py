@@ -201,6 +201,7 @@ def test_any_change_of_what_decides_the_ids_is_noticed(engine: Any, monkeypatch:
     from tokenizers import AddedToken, normalizers
 
     monkeypatch.setattr("llama_padfix.tokens.engine.CACHE_FROM", 0)
+    monkeypatch.setattr("llama_padfix.tokens.cached.repeats.LOOK", 0)
     rows = [talk("A Good e\u0301", "A Good one"), talk("Hi", "INDEED", "Good", "y")]
     tokenizer = fresh_tokenizer("3.1-instruct")
     tokenizer.add_tokens(["Good"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import random
 import threading
@@ -9,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from string import ascii_lowercase
 from typing import Any
 
+import numpy
 import pytest
 
 from llama_padfix.core.errors import PadfixError
@@ -16,11 +19,13 @@ from llama_padfix.tokens import engine as engines
 from llama_padfix.tokens import verification as proofs
 from llama_padfix.tokens.cached import boundaries as bounds
 from llama_padfix.tokens.cached import encoder as cached_engine
+from llama_padfix.tokens.cached import repeats
+from llama_padfix.tokens.cached import words as cached_words
 from llama_padfix.tokens.cached.added import find_parting
 from llama_padfix.tokens.cached.boundaries import find_boundaries
 from llama_padfix.tokens.cached.encoder import CachedEncoder
 from llama_padfix.tokens.cached.pattern import UnreadPatternError, read_pattern
-from llama_padfix.tokens.engine import CACHE_FROM, choose_engine
+from llama_padfix.tokens.engine import CACHE_FROM, CACHE_FROM_WITHOUT_PATTERN, choose_engine
 from llama_padfix.tokens.probe_texts import make_probe_texts
 from tests.tokens.test_engine import LLAMA, data, make_small, make_wordpiece, reference, rows
 
@@ -87,7 +92,8 @@ def make_fuzz(seed: int, count: int) -> list[str]:
 def encode_all(tokenizer: Any, texts: list[str], monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The ids from the cache, which is used for each text, however new."""
     monkeypatch.setattr(cached_engine, "_FEW", 0)
-    monkeypatch.setattr(cached_engine, "_KNOWN", 10**9)
+    monkeypatch.setattr(cached_words, "_LOOK", 10**9)
+    monkeypatch.setattr(repeats, "LOOK", 0)
     engine = choose_engine(tokenizer, "cached")
     found = rows(engine.encode(texts))
     assert rows(engine.encode(texts)) == found  # now from the cache
@@ -178,7 +184,7 @@ def make_marked(kind: str) -> Any:
     ],
 )
 def test_a_tokenizer_that_depends_on_more_stays_with_tokenizers(make: Any, reason: str) -> None:
-    tokenizer, texts = make(), ["text"]
+    tokenizer, texts = make(), ["text text " * 2000]
     with pytest.raises(PadfixError, match=reason):
         choose_engine(tokenizer, "cached")
     engine = choose_engine(tokenizer, characters=CACHE_FROM)
@@ -262,28 +268,94 @@ def test_the_cache_holds_no_more_than_its_words(monkeypatch: pytest.MonkeyPatch)
     assert {*words.places} == {b" and", b" "}
 
 
+def make_new_words(draw: random.Random, characters: int) -> list[str]:
+    """Texts of 15 characters a word, each another one."""
+    words = ("".join(draw.choices(ascii_lowercase, k=14)) + " " for _ in range(characters // 15))
+    return ["".join(itertools.islice(words, 10)) for _ in range(characters // 150)]
+
+
 def test_text_of_new_words_goes_past_the_cache_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = make_small()
-    draw = random.Random(8)
-    new = [" ".join("".join(draw.choices(ascii_lowercase, k=14)) for _ in range(40)) for _ in range(12)]
+    for name, size in (("_LOOK", 6_000), ("_LATER", 60_000), ("_PAUSE", 12_000), ("_LONGEST_PAUSE", 24_000)):
+        monkeypatch.setattr(cached_words, name, size)
+    tokenizer, draw = make_small(), random.Random(8)
+    new = make_new_words(draw, 60_000)
     old = ["the same words again and again " * 100] * 20
     engine = choose_engine(tokenizer, "cached")
-    monkeypatch.setattr(cached_engine, "_KNOWN", 50_000)
     encode = engine._routes.fast  # type: ignore[union-attr]
-    counted: list[int] = []
     assert isinstance(encode, CachedEncoder)
+    past: list[int] = []
     exact = encode._past
 
     def watch(batch: Any) -> Any:
-        counted.append(len(batch))
+        past.append(sum(map(len, batch)))
         return exact(batch)
 
     monkeypatch.setattr(encode, "_past", watch)
-    for texts, past in ((old, 0), (new, 1), (old, 1), (old, 0)):
-        del counted[:]
-        encode.__call__(texts)
-        assert len(counted) == past, texts[0][:40]
-    assert engine.encode(new)[0].tolist() == [token for row in reference(tokenizer, new) for token in row]
+
+    def count(texts: list[str]) -> int:
+        del past[:]
+        assert rows(encode(texts)) == reference(tokenizer, texts)
+        return sum(past)
+
+    assert count(old) == 0
+    assert count(new) == 60_000  # the first look is at words without ids
+    assert 0 < count(old) <= 24_000 + 3_100
+    assert (count(old), count(old)) == (0, 0)
+    texts = make_new_words(draw, 60_000)
+    in_small_calls = [count(texts[start : start + 10]) for start in range(0, 400, 10)]
+    assert sum(in_small_calls[:3]) == 0 and sum(in_small_calls) > 30_000
+
+
+def test_the_probe_never_goes_past_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_LOOK", "_NEW", "_NEW_LATER"):  # whatever is looked at is new
+        monkeypatch.setattr(cached_words, name, -1)
+
+    def cut_everywhere(backend: Any) -> Any:
+        found = find_boundaries(backend)
+        return dataclasses.replace(found, cuts=found.cuts | numpy.uint8(1))
+
+    monkeypatch.setattr(cached_engine, "find_boundaries", cut_everywhere)
+    with pytest.raises(PadfixError, match="other ids"):
+        choose_engine(make_small(), "cached")
+
+
+@pytest.mark.parametrize("choice", ["auto", "cached"])
+def test_text_of_new_words_stays_with_tokenizers_until_words_repeat(
+    choice: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repeats, "_PAUSE", 60_000)
+    tokenizer, draw = make_small(), random.Random(12)
+    new, old = make_new_words(draw, 60_000), data()[:40] * 2
+    engine = choose_engine(tokenizer, choice, characters=CACHE_FROM)
+    called: list[int] = []
+    encode = CachedEncoder.__call__
+
+    def watch(cached: CachedEncoder, texts: Any) -> Any:
+        called.append(len(texts))
+        return encode(cached, texts)
+
+    monkeypatch.setattr(CachedEncoder, "__call__", watch)
+    for texts, is_cached in ((new, False), (old[:60], False), (old, True), (new, True)):
+        called.clear()
+        assert rows(engine.encode(texts)) == reference(tokenizer, texts)
+        assert (len(texts) in called) is is_cached
+        assert engine.name == ("cached" if is_cached or choice == "cached" else "tokenizers")
+    few = choose_engine(tokenizer, choice, characters=CACHE_FROM)
+    few.encode(old[:5])  # too few to tell
+    assert few.name == ("cached" if choice == "cached" else "tokenizers")
+    for start in range(5, 80, 5):
+        few.encode(old[start : start + 5])
+    assert few.name == "cached"
+
+
+def test_han_characters_are_words_where_no_pattern_joins_them() -> None:
+    draw = random.Random(13)
+    texts = ["".join(chr(draw.randrange(0x4E00, 0x5200)) for _ in range(100)) + "。" for _ in range(300)]
+    found = [
+        repeats.Repeats(one.backend_tokenizer).look(texts, 30_000) for one in (make_small(), make_sentencepiece())
+    ]
+    assert found == [False, True]
+    assert [repeats.Repeats(None).look(data()[:count], 700 * count) for count in (40, 3)] == [True, None]
 
 
 def test_threads_share_a_cache_that_is_emptied_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,6 +385,12 @@ def test_auto_takes_the_cache_when_the_work_is_worth_it() -> None:
     engine = choose_engine(tokenizer, characters=CACHE_FROM)
     assert rows(engine.encode(texts)) == reference(tokenizer, texts)
     assert engine.name == "cached"
+    without_pattern, names = make_sentencepiece(), []
+    for characters in (CACHE_FROM, CACHE_FROM_WITHOUT_PATTERN - 1, CACHE_FROM_WITHOUT_PATTERN):
+        engine = choose_engine(without_pattern, characters=characters)
+        engine.encode(texts)
+        names.append(engine.name)
+    assert names == ["tokenizers", "tokenizers", "cached"]
 
 
 def make_sentencepiece(added: Sequence[str] = ("<|a|>",), apart: bool = False, **changes: Any) -> Any:

@@ -30,7 +30,8 @@ from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens import engine as engines
 from llama_padfix.tokens import fastokens as fast_engine
 from llama_padfix.tokens import verification as proofs
-from llama_padfix.tokens.cached import encoder as cached_words
+from llama_padfix.tokens.cached import repeats
+from llama_padfix.tokens.cached import words as cached_words
 from llama_padfix.tokens.calls import encode_raw
 from llama_padfix.tokens.engine import Engine, choose_engine
 from llama_padfix.tokens.probe_texts import make_probe_texts
@@ -556,6 +557,7 @@ def test_auto_changes_over_when_the_work_is_worth_it(monkeypatch: pytest.MonkeyP
 @needs_fast
 def test_auto_loads_each_engine_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "CACHE_FROM", 5_000)
+    monkeypatch.setattr(repeats, "LOOK", 5_000)
     monkeypatch.setattr(engines, "BREAK_EVEN", 10_000)
     loads: list[str] = []
     for name in ("load_cached", "load_fastokens"):
@@ -578,7 +580,8 @@ def count_calls(calls: list[str], name: str, function: Any) -> Any:
 def test_fastokens_encodes_new_words_where_no_pattern_parts_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.tokens.test_cached import make_sentencepiece
 
-    monkeypatch.setattr(cached_words, "_KNOWN", 10_000)
+    for name in ("_LOOK", "_LATER"):
+        monkeypatch.setattr(cached_words, name, 10_000)
     tokenizer, draw = make_sentencepiece(apart=True), random.Random(11)
     encoded: list[str] = []
     encode = fast_engine.FastEncoder.__call__

@@ -2,5 +2,5 @@
 
 Reading order: `encoder` (the cache), `words` (what it holds), `boundaries` (where a text can be cut), `pattern` (what
 a pre-tokenizer's pattern joins), `vocabulary` (what tokens join where there is no pattern), `added` (added tokens in
-a text). Start: `encoder`.
+a text), `repeats` (whether the words of a text repeat). Start: `encoder`.
 """

@@ -57,16 +57,13 @@ if TYPE_CHECKING:
     EncodeWith = Callable[[tokenizers.Tokenizer, Sequence[str]], FlatIds]
 
 WORDS = 300_000  # in the cache, which is emptied when there are more
-_CHUNK = 8_000_000  # bytes that are cut at once
 _FEW = 1000  # bytes that `tokenizers` encodes in less time
 _MOST = 2**29  # bytes whose ids have places of 31 bits
 _MARK = "\U0010ffff"  # between those words; no character
 _MARK_BYTES = _MARK.encode()
-_KNOWN = 1_000_000  # bytes of text after which most words should be known
 _NOT_EVERYWHERE = re.compile("[\U00010000-\U0001d3ff]")  # releases of Unicode compose different ones
 _INSTEAD = "Use engine='tokenizers'"
 _get_id = attrgetter("id")
-_REST = 8  # so many times the bytes of a chunk of new words are then encoded without the cache
 
 
 def load_cached(
@@ -99,7 +96,7 @@ def load_cached(
         raise PadfixError(f"The engine cached is not used for this tokenizer: {error}. {_INSTEAD}") from None
     if difference is None:
         probe = make_probe_texts(token.content for token in backend.get_added_tokens_decoder().values())
-        difference = describe_difference(probe, cached(probe), exact(probe))
+        difference = describe_difference(probe, cached.try_out(probe), exact(probe))
         keep_verdict(key, difference)
         if difference:
             raise PadfixError(
@@ -155,7 +152,14 @@ class CachedEncoder:
             changed = [not text.isascii() and not _is_composed(text) for text in texts]
             if any(changed):
                 return self._encode_apart(texts, changed)
-        return join_flat([self._encode_chunk(chunk) for chunk in _part(texts)])
+        return join_flat([self._encode_chunk(chunk) for chunk in self._part(texts)])
+
+    def try_out(self, texts: Sequence[str]) -> FlatIds:
+        """Encode texts by the cache, however new their words are, and forget them."""
+        self._words_of[os.getpid()] = Words(looks=False)
+        found = self(texts)
+        self._words_of.clear()
+        return found
 
     def _encode_apart(self, texts: Sequence[str], changed: Sequence[bool]) -> FlatIds:
         """Encode texts of which the normalizer may change some."""
@@ -164,12 +168,26 @@ class CachedEncoder:
         queues = [iter(split_flat(found)) for found in (kept, others)]
         return join_flat([next(queues[apart]) for apart in changed])
 
+    def _part(self, texts: Sequence[str]) -> Iterator[Sequence[str]]:
+        """Yield the texts in chunks, larger ones while the cache has their words."""
+        start = size = 0
+        known = self._find_words()
+        for place, text in enumerate(texts):
+            if size > known.size_chunk():
+                yield texts[start:place]
+                start, size = place, 0
+            size += len(text)
+        yield texts[start:]
+
+    def _find_words(self) -> Words:
+        return self._words_of.get(os.getpid()) or self._words_of.setdefault(os.getpid(), Words())
+
     def _encode_chunk(self, texts: Sequence[str]) -> FlatIds:
         import numpy as np
 
         encoded = [text.encode() for text in texts]
         data = b"".join(encoded)
-        known = self._words_of.get(os.getpid()) or self._words_of.setdefault(os.getpid(), Words())
+        known = self._find_words()
         with known.lock:
             rests = known.rest > 0
             known.rest -= len(data)
@@ -260,12 +278,10 @@ class CachedEncoder:
 
         places = np.fromiter(map(known.places.get, words, repeat(-1)), np.int64, len(words))
         is_new = places < 0
-        if is_new.any():
-            new_words = [*compress(words, is_new.tolist())]
-            missed = sum(map(len, new_words))
-            if missed > size // 2 and max(size, known.seen) >= _KNOWN:
-                known.rest = _REST * size
-                return None
+        new_words = [*compress(words, is_new.tolist())]
+        if known.is_new(sum(map(len, new_words)), size):
+            return None
+        if new_words:
             encode = self._encode_alone if self._added is None else self._encode_words
             places[is_new] = known.add(new_words, encode(new_words))
         known.seen += size
@@ -306,14 +322,3 @@ def _find_begins(backend: tokenizers.Tokenizer) -> re.Pattern[str]:
 
 def _is_composed(text: str) -> bool:
     return unicodedata.is_normalized("NFC", text) and not _NOT_EVERYWHERE.search(text)
-
-
-def _part(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield the texts in chunks."""
-    start = size = 0
-    for place, text in enumerate(texts):
-        if size > _CHUNK:
-            yield texts[start:place]
-            start, size = place, 0
-        size += len(text)
-    yield texts[start:]

@@ -18,15 +18,44 @@ if TYPE_CHECKING:
 
 _LONGEST = 100  # bytes of a word that is kept
 _TOGETHER = 500  # new words in one text
+_CHUNK = 8_000_000  # characters that are cut at once, at most
+_LOOK = 128_000  # bytes after which it is asked how many of them were in new words; at first, characters of a chunk
+_NEW, _NEW_LATER = 0.7, 0.5  # of the bytes in new words: above it the cache costs more than it saves
+_LATER = 1_000_000  # bytes
+_PAUSE, _LONGEST_PAUSE = 1_000_000, 8_000_000  # bytes that then go past the cache: at first, at most
 
 
 class Words:
-    """The cache of one process."""
+    """The cache of one process.
 
-    def __init__(self) -> None:
+    Args:
+        looks: Whether text goes past the cache for a while where most bytes of late were in new words.
+    """
+
+    def __init__(self, looks: bool = True) -> None:
         self.lock = Lock()
         self.rest = 0  # bytes that are encoded without the cache, since the last ones were new
+        self._looks, self._chunk, self._pause = looks, _LOOK if looks else _CHUNK, _PAUSE
+        self._looked = self._missed = 0  # bytes since the last look, and of those in new words
         self.clear()
+
+    def size_chunk(self) -> int:
+        """Return how many characters to cut at once: few at first, and where most of them were new."""
+        return max(self._chunk, min(self.rest, _PAUSE))
+
+    def is_new(self, missed: int, size: int) -> bool:
+        """Note that so many bytes of `size` were in new words; return True if those to come go past the cache."""
+        self._looked += size
+        self._missed += missed
+        if self._looked < _LOOK or not self._looks:
+            return False
+        share = self._missed / self._looked
+        self._looked = self._missed = 0
+        if share <= (_NEW_LATER if self.seen >= _LATER else _NEW):
+            self._chunk, self._pause = min(4 * self._chunk, _CHUNK), _PAUSE
+            return False
+        self._chunk, self.rest, self._pause = _LOOK, self._pause, min(2 * self._pause, _LONGEST_PAUSE)
+        return True
 
     def clear(self) -> None:
         """Forget all words."""
