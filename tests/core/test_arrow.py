@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llama_padfix.core.arrow import from_numpy, from_texts, to_numpy
+from llama_padfix.core.arrow import from_numpy, from_texts, pick_rows, to_numpy
 
 KINDS = ["int32", "int64", "uint32", "float64"]
 
@@ -51,3 +51,12 @@ def test_texts_become_an_arrow_array_of_strings() -> None:
     texts = ["a", "", "ж\0漢", "👍"]
     assert from_texts(texts).equals(pa.array(texts))
     assert from_texts([]).equals(pa.array([], "string"))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 150])
+def test_rows_are_picked_in_any_order_few_or_many(count: int) -> None:
+    rows = [{"a": [{"b": str(number), "c": None}], "d": number} for number in range(200)]
+    table = pa.concat_tables([pa.Table.from_pylist(rows[:70]), pa.Table.from_pylist(rows[70:])]).slice(10)
+    places = [(place * 77 + 75) % 190 for place in range(count)]
+    assert pick_rows(table, places).to_pylist() == [rows[10 + place] for place in places]
+    assert pick_rows(table, places).schema == table.schema

@@ -13,11 +13,14 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
-from llama_padfix.chat.turns import render_turns
+from llama_padfix.chat.turns import read_template, render_turns
 from llama_padfix.core.errors import IGNORE_INDEX, PadfixError
 from llama_padfix.encoding import chat_rows
 from llama_padfix.encoding.batch import encoder as plain_way
+from llama_padfix.encoding.batch import plan_arrays
 from llama_padfix.encoding.batch.render_plan import learn_render_plan
 from llama_padfix.encoding.encoded_rows import mark_spans
 from llama_padfix.encoding.encoder import ChatEncoder
@@ -49,6 +52,18 @@ taken: dict[str, int] = {}
 
 def tokenizer_of(template: Path | str) -> Any:
     return shared(template) if isinstance(template, str) else family_tokenizer(template)
+
+
+@pytest.mark.parametrize("controls", [{3}, {149}, {0, 2, 5, 148}, {7, 8, 40, 41}])
+def test_control_tokens_are_found_wherever_their_ids_are(controls: set[int]) -> None:
+    names = [f"<|{one}|>" if one in controls else f"w{one}" for one in range(150)]
+    backend = Tokenizer(models.WordLevel({name: one for one, name in enumerate(names)}, unk_token="w1"))
+    backend.add_special_tokens([names[one] for one in sorted(controls)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=names[max(controls)])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role + m.content + eos_token }}{% endfor %}"
+    tabulator = plan_arrays.Tabulator(read_template(tokenizer, {}), choose_engine(tokenizer).encode)
+    ids = numpy.asarray([*range(160), *range(45)], numpy.int32)
+    assert tabulator.find_added(ids).tolist() == [place for place, one in enumerate(ids.tolist()) if one in controls]
 
 
 @EACH

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.arrow import from_numpy, from_texts, to_numpy
+from llama_padfix.core.arrow import from_numpy, from_texts, pick_rows, to_numpy
 from llama_padfix.core.text import is_unicode
 from llama_padfix.encoding.batch.opened import open_objects
 from llama_padfix.encoding.batch.outlines import Reading, outline, read_outline, read_plain
@@ -179,11 +179,10 @@ def _holds_word(contents: pa.Array, bounds: LongArray, words: Sequence[str]) -> 
 
 def take_rows(table: pa.Table, places: Sequence[int]) -> list[dict[str, object]]:
     """Return some rows of a table as Python values."""
-    import numpy as np
     import pyarrow
 
     try:
-        return [*table.take(from_numpy(np.asarray(places, np.int64))).to_pylist()]
+        return [*pick_rows(table, places).to_pylist()]
     except pyarrow.ArrowNotImplementedError:  # of columns of views
         return [row for place in places for row in table.slice(place, 1).to_pylist()]
 

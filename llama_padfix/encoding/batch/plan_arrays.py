@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from llama_padfix.chat.symbolic_slots import Operations, trim
@@ -89,11 +89,11 @@ class Tabulator:
     arrays: PlanArrays = field(default_factory=PlanArrays)
     headers: list[IdArray] = field(default_factory=list)
     """The ids of each header that opens a trained turn; a token that reaches over its end is a part of it."""
-    lowest: int = field(init=False)
-    """The lowest id of a control token or tag."""
+    gap: tuple[int, int] = field(init=False)
+    """Two ids between which no id is a control token or tag: most ids of texts are there."""
     is_added: BoolArray = field(init=False)
-    """By id, from `lowest` on; the last one stands for all higher ids. A token that a text spells shows here. Other
-    added tokens (Gemma's runs of line breaks) are text."""
+    """By id, whether it is a control token or tag; the last one stands for all higher ids. A token that a text spells
+    shows here. Other added tokens (Gemma's runs of line breaks) are text."""
     _places: dict[tuple[str, int], int] = field(default_factory=dict)
     """What stands before a text, and the length of its header, to the place of that in `headers`."""
     _ids: dict[str, IdArray] = field(default_factory=dict)
@@ -106,17 +106,17 @@ class Tabulator:
 
         tokenizer = self.template.tokenizer
         tags = {tag: tokenizer.convert_tokens_to_ids(tag) for tag in self.template.tags}
-        ids = list({**tags, **special_ids(tokenizer)}.values())
-        self.lowest = min(ids)
-        self.is_added = np.zeros(max(ids) - self.lowest + 2, bool)
-        self.is_added[[token_id - self.lowest for token_id in ids]] = True
+        ids = [-1, *sorted({**tags, **special_ids(tokenizer)}.values())]
+        self.gap = max(pairwise(ids), key=lambda pair: pair[1] - pair[0])
+        self.is_added = np.zeros(ids[-1] + 2, bool)
+        self.is_added[ids[1:]] = True
 
     def find_added(self, ids: IdArray) -> LongArray:
         """Return the places of all control tokens and tags."""
         import numpy as np
 
-        places = np.flatnonzero(ids >= self.lowest)
-        return places[self.is_added[np.minimum(ids[places] - self.lowest, len(self.is_added) - 1)]]
+        places = np.flatnonzero((ids <= self.gap[0]) | (ids >= self.gap[1]))
+        return places[self.is_added[np.minimum(ids[places], len(self.is_added) - 1)]]
 
     def tabulate(self, plans: Sequence[tuple[RenderPlan, Collection[int]]]) -> list[SegmentTable | None]:
         """Lay plans out, each for some trained messages; None where what it writes does not part its segments.

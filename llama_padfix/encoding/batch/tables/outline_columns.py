@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.core.arrow import from_numpy, from_texts, to_numpy
+from llama_padfix.core.arrow import from_numpy, from_texts, pick_rows, to_numpy
 from llama_padfix.encoding.batch.outlines import CALLS, SPOKEN, Reading, outline, read_outline
 from llama_padfix.encoding.reading.side_columns import TEMPLATE_KWARGS, TOOLS
 
@@ -153,7 +153,7 @@ def read_outlined(table: pa.Table, to_rows: Callable[[pa.Table], Sequence[object
         return None
     known: list[Reading | None] = []
     orders: list[list[tuple[int, int]]] = []
-    for row, is_odd in zip(to_rows(table.take(from_numpy(firsts))), columns.odd[firsts].tolist(), strict=True):
+    for row, is_odd in zip(to_rows(pick_rows(table, firsts.tolist())), columns.odd[firsts].tolist(), strict=True):
         outlined = None if is_odd else outline(row)
         reading = read_outline(outlined[0]) if outlined is not None else None
         places: list[tuple[int, int]] = []
