@@ -111,6 +111,27 @@ def test_what_is_wrong_in_it_is_found(tok: Any, tmp_path: Path) -> None:
         diagnose(tmp_path / "a.gguf", dataset=[{"input_ids": [1]}])
 
 
+def test_ends_are_those_of_llama_cpp(tok: Any, tmp_path: Path) -> None:
+    """Gemma's HTML tag `</s>` ends a text, gpt-oss's `<|end|>` does not, and what the file names by an id does."""
+
+    held = metadata_of(tok)["tokenizer.ggml.tokens"]
+
+    def find_ends(*names: str, **changed: Any) -> str:
+        metadata = {"tokenizer__ggml__tokens": [*held, *names], "tokenizer__ggml__token_type": None}
+        return str(
+            diagnose(write(tmp_path / "ends.gguf", tok, len(held) + len(names), **metadata, **changed)).notes[1]
+        )
+
+    assert f"</s> ({len(tok) + 1})" in find_ends("</u>", "</s>")
+    assert "</u>" not in find_ends("</u>", "</s>")
+    assert "<|end|>" in find_ends("<|end|>", "<|call|>")
+    whole = find_ends("<|end|>", "<|call|>", "<|return|>")
+    assert "<|call|>" in whole and "<|return|>" in whole and "<|end|>" not in whole
+    for token in ("<eos>", "[EOS]", "<turn|>", "<｜end▁of▁sentence｜>", "<|fim_pad|>", "<|file_sep|>"):
+        assert token in find_ends(token)
+    assert f"{held[7]} (7)" in find_ends(tokenizer__ggml__fim_pad_token_id=7)
+
+
 def test_it_is_compared_with_the_tokenizer_of_the_run(tok: Any, tmp_path: Path) -> None:
     path = write(tmp_path / "model.gguf", tok, tokenizer__ggml__eos_token_id=tok.convert_tokens_to_ids("<|eom_id|>"))
     [finding] = [each for each in diagnose(path, tokenizer=tok).findings if each.code == "TOK001"]

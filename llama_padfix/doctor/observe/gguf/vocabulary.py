@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.core.errors import PadfixError
+from llama_padfix.core.llama_cpp import find_end_tokens
 from llama_padfix.doctor.observe.gguf.header import GgufHeader, read_gguf_header
 
 if TYPE_CHECKING:
@@ -14,13 +15,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "tokenizer.ggml."
 _CONTROL, _ADDED = 3, 4  # of token_type
-# Tokens at which llama.cpp ends a text by their names, whatever the ids in the file.
-_ENDS = frozenset(
-    {
-        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>", "<|endoftext|>"),
-        *("<|eom_id|>", "<EOT>", "_<EOT>", "<|end_of_text|>", "<end_of_utterance>"),
-    }
-)
+_NAMED_ENDS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")  # by ids in the file
 # What llama.cpp adds a BOS for, where `add_bos_token` is missing, by the name of the pre-tokenizer.
 _WITH_BOS = ("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "tekken")
 _NO_MEANING = "no meaning in a GGUF file, which is made for generation"
@@ -99,8 +94,9 @@ def _token(path: Path, header: GgufHeader, tokens: list[str], key: str) -> str |
 
 def _find_ends(header: GgufHeader, tokens: list[str]) -> list[int]:
     """Return the ids at which llama.cpp ends a text: those that the file names, and those that it knows by name."""
-    named = [end for name in ("eos", "eot", "eom") if (end := _id(header, name)) is not None]
-    return list(dict.fromkeys([*named, *(place for place, token in enumerate(tokens) if token in _ENDS)]))
+    named = [end for name in _NAMED_ENDS if (end := _id(header, name)) is not None]
+    known = {*find_end_tokens({*tokens})}
+    return list(dict.fromkeys([*named, *(place for place, token in enumerate(tokens) if token in known)]))
 
 
 def _make_tokenizer(header: GgufHeader, tokens: list[str], named: dict[str, str | None]) -> Any:

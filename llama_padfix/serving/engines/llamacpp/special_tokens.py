@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from llama_padfix.core.llama_cpp import find_end_tokens
 from llama_padfix.serving.engines.files import config_eos, tokenizer_eos
 from llama_padfix.serving.engines.llamacpp.vocabulary import find_pre_tokenizer
 
@@ -14,31 +15,15 @@ if TYPE_CHECKING:
 
     from llama_padfix.serving.folder import ServedFolder
 
-ENDS = (
-    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>"),
-    *("<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>"),
-    *("<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~["),
-)
-"""Tokens that end generation by their text: `special_eog_ids` in src/llama-vocab.cpp."""
-
-FILL_IN = (
-    *("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
-    *("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"),
-)
-"""Tokens of the family that fills in code, which end generation too."""
-
 _FLAGS = ("lstrip", "rstrip", "single_word")
 _WITH_BOS = ("llama-bpe", "tekken")
-_CONTROL = {"<|end|>": ({"<|return|>", "<|call|>"}, {"<|calls|>", "<|flush|>"})}
 
 
 def find_stops(folder: ServedFolder) -> tuple[int, ...]:
     """Return the ids that end generation by the rules of src/llama-vocab.cpp."""
     eos = tokenizer_eos(folder) or (config_eos(folder) if len(config_eos(folder)) == 1 else ())
     vocabulary = folder.tokenizer.get_vocab()
-    named = [token for token in (*ENDS, *FILL_IN) if token in vocabulary]
-    left_out = {token for token, groups in _CONTROL.items() if any(group <= {*named} for group in groups)}
-    return tuple(sorted({*eos, *(vocabulary[token] for token in named if token not in left_out)}))
+    return tuple(sorted({*eos, *(vocabulary[token] for token in find_end_tokens(vocabulary))}))
 
 
 def find_bos(folder: ServedFolder) -> int | None:
