@@ -24,6 +24,8 @@ from jinja2.runtime import LoopContext
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from llama_padfix.chat.seams.note_prompts import note_prompts, watch
+
 if TYPE_CHECKING:
     from jinja2.parser import Parser
     from jinja2.runtime import Context
@@ -236,8 +238,11 @@ def environment_for(policy: StringPolicy) -> ChatEnvironment:
 def compile_template(source: str, policy: StringPolicy) -> jinja2.Template:
     """Return a compiled chat template; raises `jinja2.TemplateSyntaxError`, and what the policy's editor raises."""
     environment = environment_for(policy)
+    # A copy takes half the time of parsing.
     tree = copy.deepcopy(parse_template(source), {id(environment_for(PLAIN)): environment})
-    return environment.from_string(policy.editor.visit(tree))  # a copy takes half the time of parsing
+    notes = policy is not PLAIN and note_prompts(tree)
+    template = environment.from_string(policy.editor.visit(tree))
+    return watch(template) if notes else template
 
 
 @functools.lru_cache(maxsize=64)

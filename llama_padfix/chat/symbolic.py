@@ -18,6 +18,7 @@ import jinja2.ext
 from jinja2 import nodes, runtime, utils
 
 from llama_padfix.chat.jinja_environment import Effect, StringPolicy, TreeEditor, compile_template, raise_exception
+from llama_padfix.chat.seams.noted import Prompts
 from llama_padfix.chat.symbolic_slots import (
     CLOSE,
     OPEN,
@@ -120,7 +121,7 @@ _MAKERS = (utils.Namespace, utils.Cycler, utils.Joiner, dict, raise_exception)
 _CALLABLES = (runtime.Macro, runtime.LoopContext, runtime.Undefined)
 _LOCALS = ("_loop_vars", "_block_vars")  # what jinja2 passes to a function that reads its context
 _CONTEXTS = (jinja2.Environment, nodes.EvalContext, runtime.Context)  # what jinja2 itself passes to a filter
-_OWNERS = (SymbolicStr, runtime.LoopContext, utils.Cycler, dict, jinja2.ext.Extension)
+_OWNERS = (SymbolicStr, runtime.LoopContext, utils.Cycler, dict, jinja2.ext.Extension, Prompts)
 _TYPE_TESTS = {"string", "defined", "undefined", "none", "mapping", "iterable", "sequence", "number", "boolean"}
 _TYPE_TESTS |= {"true", "false", "callable", "integer", "float"}
 

@@ -33,7 +33,9 @@ TURNS = (40, 80, 160)
 # What a row takes whatever its length: the text, and its copy in which each character knows its origin.
 LINEAR = "qwen3 qwen3_training qwen3_5_think qwen3_5_nothink nemotron_3_nano llama3_1 lfm2_v2"
 # Whose prompt hangs on the message before, or whose answers nothing ends: one more for each turn.
-EACH = "gemma4_v2 glm4moe gptoss deepseek_r1_distill"
+EACH = "gemma4_v2 glm4moe gptoss"
+# Whose prompt hangs on the message before, and whose loop over the messages looks at no later one.
+NOTED = "deepseekv3 deepseek_r1_distill"
 
 
 def installed(stems: str) -> list[str]:
@@ -142,6 +144,40 @@ def prove(template: ChatTemplate, messages: list[Message], tools: Any) -> Any:
         return render_turns(template, messages, tools, allow_loss=True)
     except PadfixError as error:
         return str(error)
+
+
+@pytest.mark.parametrize("stem", installed(NOTED))
+@pytest.mark.parametrize("tools", [False, True])
+def test_a_prompt_that_hangs_on_earlier_messages_is_noted(stem: str, tools: bool, renderings: Counter[str]) -> None:
+    template = read_template(family_tokenizer(FOLDER / f"{stem}.jinja"))
+    for turns in TURNS:
+        renderings.clear()
+        rendered = render_turns(template, look_once(turns) if tools else chat(turns), allow_loss=True)
+        assert len(rendered.turns) == turns + 2 * tools
+        assert renderings["all"] <= 4, turns
+
+
+@pytest.mark.parametrize("tools", [False, True])
+def test_long_chats_of_deepseek_are_learned_in_as_many_renderings_as_short_ones(
+    tools: bool, renderings: Counter[str]
+) -> None:
+    encoder = ChatEncoder(family_tokenizer(FOLDER / "deepseekv3.jinja"))
+    found = []
+    for number, turns in enumerate((1, *TURNS), 1):
+        plain = [one for turn in range(turns) for one in (said("user", "And?"), said("assistant", f"Yes {turn}"))]
+        renderings.clear()
+        encoder.encode_rows([{"messages": look_once(turns) if tools else plain}] * 2)
+        found.append(renderings["all"])
+        assert tools or count_plain(encoder) == 2 * number
+    assert max(found[1:]) <= found[0], found
+
+
+def look_once(turns: int) -> list[Message]:
+    """A call and its answer, with the arguments as JSON text, and then plain turns."""
+    call = called(0)
+    call["tool_calls"][0]["function"]["arguments"] = '{"at": "sky"}'
+    first = [said("user", "Where?"), call, said("tool", "found"), said("assistant", "Here.")]
+    return first + [one for turn in range(turns) for one in (said("user", "And?"), said("assistant", f"Yes {turn}"))]
 
 
 def test_an_empty_answer_that_is_left_out_costs_the_others_no_rendering_each(renderings: Counter[str]) -> None:

@@ -11,9 +11,9 @@ from llama_padfix.chat.render import Refusal, Rendered, RenderRequest, Turn, ref
 from llama_padfix.chat.spans.filled import find_spans_by_letters
 from llama_padfix.chat.spans.lost import place_lost
 from llama_padfix.chat.spans.parts import TracedConversation
+from llama_padfix.chat.spans.prompted import Prompted, find_prompted, follow, start_notes
 from llama_padfix.chat.spans.spelled import find_spelled
-from llama_padfix.chat.trace import Trace, count_equal, read_trace
-from llama_padfix.chat.traced_render import render_traced
+from llama_padfix.chat.trace import Trace, count_equal
 
 if TYPE_CHECKING:
     from llama_padfix.core.errors import PadfixError
@@ -63,18 +63,25 @@ def find_by_origin(request: RenderRequest) -> Rendered | PadfixError:
 def _trace(request: RenderRequest, messages: Messages) -> TracedConversation | None:
     """Return the traced conversation of these messages; None where the template refuses them."""
 
-    def follow(count: int, prompt: bool, blank_message: int | None = None) -> Trace | None:
+    def render_alone(count: int, prompt: bool, blank_message: int | None = None) -> Trace | None:
         given = [
             {**message, "content": ""} if n == blank_message else message for n, message in enumerate(messages[:count])
         ]
-        return _follow(request, given, prompt)
+        return follow(request, given, prompt)
 
-    prefix = cache(partial(follow, prompt=False))  # looked at again for each rendering of lost origin
+    noted = start_notes(request.template.profile)
+    prefix = cache(partial(render_alone, prompt=False))  # looked at again for each rendering of lost origin
 
     @lru_cache(maxsize=_RENDERINGS)
     def render(count: int, prompt: bool, blank_message: int | None = None) -> Trace | None:
-        trace = follow(count, prompt, blank_message)
+        trace = None
+        if noted is not None and count == len(messages) and not prompt and blank_message is None:
+            trace = follow(request, messages, noted=noted)
+        trace = trace or render_alone(count, prompt, blank_message)
         return None if trace is None else place_lost(trace, messages, prefix)
+
+    def find_prompt(index: int, whole: Trace) -> Prompted | None:
+        return find_prompted(noted, index, whole, render)
 
     def fill(indices: Collection[int]) -> TracedConversation | None:
         given = [_fill(message) if n in indices else message for n, message in enumerate(messages)]
@@ -92,7 +99,8 @@ def _trace(request: RenderRequest, messages: Messages) -> TracedConversation | N
         frozenset(request.assistant_indices),
         [str(message.get("role")) for message in messages],
         render,
-        lambda message: _follow(request, [message]),
+        lambda message: follow(request, [message]),
+        find_prompt,
         fill,
     )
 
@@ -102,11 +110,3 @@ def _fill(message: Message) -> Message:
     if isinstance(message.get("content"), list):
         content = [{"type": "text", "text": _LETTER}]
     return {**message, "content": content}
-
-
-def _follow(request: RenderRequest, messages: Messages, prompt: bool = False) -> Trace | None:
-    template = request.template
-    try:
-        return read_trace(render_traced(template.tokenizer, messages, request.tools, template.kwargs, prompt))
-    except Exception:  # a template may refuse a part of a conversation
-        return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llama_padfix.chat.profile.template_probes import ASSISTANT, USER
 from llama_padfix.chat.profile.template_profile import TemplateProfile
+from llama_padfix.chat.spans.prompted import Prompted
 from llama_padfix.chat.tag_pairs import cut_empty_block
 from llama_padfix.chat.trace import Render, Trace, common_start
 
@@ -28,6 +29,8 @@ class TracedConversation:
     render: Render
     start_with: Callable[[Message], Trace | None]
     """Renders a message in place of the conversation, with the same tools."""
+    prompt: Callable[[int, Trace], Prompted | None]
+    """Returns the conversation up to a message, with a generation prompt, beside the whole one."""
     fill: Callable[[Collection[int]], TracedConversation | None]
     """Returns the conversation with a letter as the content of these messages."""
 
@@ -127,9 +130,9 @@ class Part:
         return self.whole.scaffold[self.before : self.begin]
 
     @cached_property
-    def prompted(self) -> Trace | None:
+    def prompted(self) -> Prompted | None:
         """The conversation up to the message, with a generation prompt."""
-        return self.conversation.render(self.index, True) if self.index else None
+        return self.conversation.prompt(self.index, self.whole) if self.index else None
 
     @cached_property
     def constant_seam(self) -> str | None:

@@ -49,9 +49,9 @@ def _behind_rendered_prompt(part: Part) -> int | None:
     """
     if part.constant_seam is not None:  # the gap does not hold that prompt
         return None
-    if part.prompted is None or part.begin < len(part.prompted.text) or not is_prefix(part.prompted, part.whole):
+    if part.prompted is None or part.begin < part.prompted.length or not part.prompted.is_beginning:
         return None
-    return _skip_header(part, len(part.prompted.text))
+    return _skip_header(part, part.prompted.length)
 
 
 def _inside_supplied_text(part: Part) -> int | None:

@@ -18,7 +18,14 @@ from llama_padfix.chat.symbolic_slots import Operations, trim
 from llama_padfix.chat.turns import finds_by_prompt, has_plain_roles, render_turns
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cut_tokens import CutTokens, read_cut_tokens
-from llama_padfix.encoding.batch.literals import Literals, render_literals
+from llama_padfix.encoding.batch.literals import (
+    Literals,
+    find_prompt,
+    find_supplied,
+    is_ended,
+    keeps_opening,
+    render_literals,
+)
 from llama_padfix.encoding.chat_rows import SPEAK_OF_THOUGHTS, collect_row_notes
 from llama_padfix.tokens.control import find_control_text, rewrites_text
 
@@ -216,6 +223,10 @@ def _find_forbidden(
     if not profile.is_traced:
         return None
     forbidden: set[str] = set()
+
+    def render(count: int, prompt: bool) -> Literals | None:
+        return _render_literals(template, roles[:count], prompt)
+
     for place, (segment, header) in enumerate(zip(segments, headers, strict=True)):
         if header is None or segment.message is None:
             continue
@@ -226,55 +237,17 @@ def _find_forbidden(
         is_constant = profile.prompt_is_constant and profile.prompt and is_ended(template, written.literals[place + 1])
         if is_constant and literal.count(profile.prompt) == 1 and opening.endswith(profile.prompt):
             continue
-        prompted = _render_literals(template, roles[: segment.message], True) if segment.message else None
-        answered = _render_literals(template, roles[: segment.message + 1])
-        if prompted is None or answered is None:
+        prompt = find_prompt(written, segment.message, place, render) if segment.message else None
+        if prompt is None:
             return None
-        ends = {prompted.literals[-1]}
-        if profile.ignores_prompt and not profile.added_prompt:
-            ends = {prompted.literals[-1] + profile.history_header}
-        if not agree_before(prompted, written, place):
-            return None
-        if opening not in ends:
-            supplied = find_supplied(template, prompted.literals[-1], opening) if opening == literal else ""
+        unwritten = profile.history_header if profile.ignores_prompt and not profile.added_prompt else ""
+        if opening != prompt.text + unwritten:
+            supplied = find_supplied(template, prompt.text, opening) if opening == literal else ""
             if not supplied:
                 return None
             forbidden.add(supplied)
-        forbidden |= prompted.forbidden_substrings | answered.forbidden_substrings
+        forbidden |= prompt.forbidden
     return frozenset(forbidden)
-
-
-def is_ended(template: ChatTemplate, behind: str) -> bool:
-    """Return True if what is written behind an answer ends its turn, whatever its text and whatever follows."""
-    profile = template.profile
-    if profile.ending:
-        return True
-    found = find_control_text(behind, profile.controls)[:1]
-    return any(not start and token in profile.stops for start, _, token in found)
-
-
-def agree_before(prompted: Literals, written: Literals, place: int) -> bool:
-    """Return True if a conversation up to a turn is how the whole of it begins for any text, or for none."""
-    if prompted.literals[:-1] == written.literals[:place]:
-        return prompted.slots == written.slots[:place]
-    return not "".join(written.literals).startswith(
-        "".join(prompted.literals)
-    )  # Qwen 3: the last answer has a thought
-
-
-def find_supplied(template: ChatTemplate, prompt: str, opening: str) -> str:
-    r"""Return the tag that a generation prompt writes behind the opening of an answer (`<think>`), or "".
-
-    An answer without that tag begins behind the opening: no prompt supplies a part of it.
-    """
-    rest = prompt.removeprefix(opening).rstrip() if prompt.startswith(opening) else ""
-    return rest if rest.endswith(">") and not find_control_text(rest, template.controls) else ""
-
-
-def keeps_opening(template: ChatTemplate, opening: str) -> bool:
-    """Return True if no normalizer changes what stands behind the last control token in front of an answer."""
-    found = find_control_text(opening, template.controls)
-    return opening[found[-1][1] if found else 0 :].isascii()
 
 
 def _read_headers(
