@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,8 @@ def test_null_rows_null_items_and_empty_columns() -> None:
         ({"input_ids": [[5], [1]], "attention_mask": [[1], [1, 1]]}, {}, ["Row 1: attention_mask has 2 entries"]),
         ({"input_ids": [[5], [1, 1]], "labels": [[1, 1], [1]]}, {}, ["Row 1: labels has 1 entries"]),
         ({"input_ids": [[1, 1]]}, {"pad_token_id": BOS}, ["2 times the id 1", "attention_mask"]),
+        ({"input_ids": [[1, 1]], "attention_mask": [["1", "1"]]}, {}, ["attention_mask hold string", "int64"]),
+        ({"input_ids": [[1, 1]], "labels": [["O", "O"]]}, {}, ["labels hold string", "int64"]),
         ({"input_ids": [[1, 1]], "seq_lengths": [[2]]}, {}, ["before packing"]),
     ],
 )
@@ -131,6 +135,25 @@ def test_errors(columns: Any, known: Any, words: list[str]) -> None:
     with pytest.raises(PadfixError) as caught:
         dedupe_bos(pa.table(columns), bos_token_id=BOS, **known)
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_ids_that_are_all_null_are_no_bos() -> None:
+    table = pa.table({"input_ids": pa.array([[None, None], None], pa.list_(pa.uint8()))})
+    assert dedupe_bos(table, bos_token_id=0, pad_token_id=1) is table
+
+
+def test_a_table_is_cut_without_pandas(tmp_path: Path) -> None:
+    columns = {"input_ids": [[BOS, BOS, 5], None], "labels": [[1, 2, 5], None], "attention_mask": [[1, 1, None], None]}
+    with pa.OSFile(str(tmp_path / "rows"), "wb") as sink, pa.ipc.new_stream(sink, pa.table(columns).schema) as stream:
+        stream.write_table(pa.table(columns))
+    code = (
+        "import sys; import pyarrow as pa; from llama_padfix import dedupe_bos; "
+        "found = dedupe_bos(pa.ipc.open_stream(pa.memory_map(sys.argv[1])).read_all(), bos_token_id=1); "
+        "print('pandas' in sys.modules, found.to_pylist())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "rows")], capture_output=True, text=True)
+    cut = {"input_ids": [BOS, 5], "labels": [-100, 5], "attention_mask": [1, None]}
+    assert done.stdout.strip() == f"False {[cut, dict.fromkeys(cut)]}", done.stderr
 
 
 def test_labels_that_cannot_be_ignored_are_refused() -> None:

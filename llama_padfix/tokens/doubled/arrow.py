@@ -138,14 +138,14 @@ def _find_surplus(batch: pa.RecordBatch, bos: int, pad: int | None, first_row: i
     if ids is None or not _holds_integers(ids.values):
         kind = batch.schema.field("input_ids").type
         raise PadfixError(f"input_ids hold {kind}, and rows of ids are lists of integers. Pass the tokenizer's ids.")
-    flat = _to_numbers(ids.values, next(value for value in range(3) if value not in (bos, pad)))
+    flat = _read_numbers(ids, "input_ids", next(value for value in range(3) if value not in (bos, pad)))
     masks = _read_lists(batch, "attention_mask") if "attention_mask" in batch.schema.names else None
     masked = np.zeros(batch.num_rows, bool)
     found: list[tuple[LongArray, LongArray, LongArray]] = []
     if masks is not None:
         masked = to_numpy(batch.column("attention_mask").is_valid())
         _require_same_lengths("attention_mask", masks, ids, np.flatnonzero(masked), first_row)
-        shown = Shown(_to_numbers(masks.values, 0), 0, masks.starts)
+        shown = Shown(_read_numbers(masks, "attention_mask", 0), 0, masks.starts)
         found.append(find_runs(flat, ids.starts, ids.lengths, np.flatnonzero(masked), bos, shown))
     if masks is None or not masked.all():
         without = None if pad is None or pad == bos else Shown(flat, pad, ids.starts)
@@ -184,7 +184,7 @@ def _cut(batch: pa.RecordBatch, place: int, surplus: _Surplus, first_row: int, k
     if keeps is None:
         places = starts + 1
         if is_counted:
-            numbers = _to_numbers(lists.values, 0)
+            numbers = _read_numbers(lists, name, 0)
             places = find_ends_of_count(numbers, lists.starts[rows], lists.lengths[rows], starts, counts)
         keeps = _keep(lists.lengths, rows, starts, counts, places)
         if is_alike:
@@ -258,18 +258,19 @@ def _make_lists(column: pa.Array, values: pa.Array, edges: LongArray) -> pa.Arra
 
 def _write_ignored(values: pa.Array, places: LongArray) -> pa.Array:
     """Return labels with -100 at these places."""
-    import pyarrow
+    import numpy as np
     import pyarrow.compute
+    from pyarrow import types
 
-    if not values.null_count and (_to_numbers(values, 0)[places] == IGNORE_INDEX).all():
-        return values
-    ignored = _make_flags(len(values), places, at_places=True)
-    try:
-        return pyarrow.compute.replace_with_mask(values, ignored, pyarrow.scalar(IGNORE_INDEX, values.type))
-    except (pyarrow.ArrowInvalid, OverflowError) as error:
+    kind = values.type
+    if not types.is_signed_integer(kind) and not types.is_floating(kind):
         raise PadfixError(
-            f"labels hold {values.type}, which has no {IGNORE_INDEX} for the BOS that stays. Make them int64 first."
-        ) from error
+            f"labels hold {kind}, which has no {IGNORE_INDEX} for the BOS that stays. Make them int64 first."
+        )
+    if not values.null_count and (to_numpy(values)[places] == IGNORE_INDEX).all():
+        return values
+    ignored = from_numpy(np.full(len(places), IGNORE_INDEX, kind.to_pandas_dtype()))
+    return pyarrow.compute.replace_with_mask(values, _make_flags(len(values), places, at_places=True), ignored)
 
 
 def _of_any_size(field: pa.Field) -> pa.Field:
@@ -293,15 +294,19 @@ def _holds_integers(values: pa.Array) -> bool:
     return bool(types.is_integer(values.type) or types.is_null(values.type))
 
 
-def _to_numbers(values: pa.Array, null: int) -> Any:  # IntArray, or bool
-    """Return items as a numpy array, with `null` in the place of nulls."""
+def _read_numbers(lists: _Lists, name: str, null: int) -> Any:  # IntArray, or bool
+    """Return the items of a column as a numpy array, with `null` in the place of nulls."""
     import numpy as np
-    import pyarrow
+    from pyarrow import types
 
-    if pyarrow.types.is_null(values.type):
-        return np.full(len(values), null)
-    filled = values.fill_null(null) if values.null_count else values
-    return filled.to_numpy(zero_copy_only=False)
+    kind = lists.values.type
+    if types.is_null(kind):
+        return np.full(len(lists.values), null)
+    if not (types.is_integer(kind) or types.is_boolean(kind) or types.is_floating(kind)):
+        raise PadfixError(
+            f"{name} hold {kind}, and one number a token is needed. Make them int64 first, or drop them."
+        )
+    return to_numpy(lists.values, null)
 
 
 def _count_up(lengths: LongArray) -> LongArray:
