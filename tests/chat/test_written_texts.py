@@ -76,7 +76,7 @@ def says(alphabet: str) -> st.SearchStrategy[list[str]]:
     return st.lists(text, min_size=len(WRITES), max_size=len(WRITES), unique_by=str.strip)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(layouts(), says("ab"), says("ab \n\\n\"'"))
 @example(
     (["thought", "first"], {"thought", "first"}, "{{ m.reasoning_content }}{{ m.content[0].text }}"),
@@ -112,6 +112,42 @@ def test_a_text_that_is_written_in_another_form_is_not_lost_beside_others(rewrit
         assert find_kinds(texts, template) == ({KINDS[left_out]} if left_out else set()), (left_out, template)
 
 
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    said=st.lists(
+        st.text("xy\"\\\n{}:, '", min_size=1, max_size=5).filter(str.strip),
+        min_size=5,
+        max_size=5,
+        unique_by=str.strip,
+    )
+)
+@example(said=["'\"", "{:/\n", ":", '\n"\n{:', "x"])
+def test_what_stands_in_json_is_found_whatever_it_says(said: list[str]) -> None:
+    first, second, third, fourth, thought = said
+    if first == third:
+        return
+    function = {"name": "zcall", "arguments": {first: second, third: [fourth]}}
+    message = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": function}],
+        "reasoning_content": thought,
+    }
+    call = "{% set f = messages[0].tool_calls[0].function %}"
+    for body in (
+        "{{ f | tojson }}",
+        "{{ f | tojson | tojson }}",
+        "{{ f.name }} {{ f.arguments | tojson }}",
+        '{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson(indent=2) }}}',
+    ):
+        for ending, expected in (("{{ messages[0].reasoning_content }}", []), ("", ["lost_reasoning"])):
+            trace = read_trace(
+                render_traced(shared("3.1-instruct"), [message], None, {"chat_template": call + body + ending})
+            )
+            losses = find_losses([message], None, Rendered(trace.text, (), content_spans=trace.text_spans))
+            assert [loss.kind for loss in losses] == expected, (body, ending)
+
+
 @pytest.mark.parametrize(
     ("texts", "pieces", "missing"),
     [
@@ -143,6 +179,7 @@ def test_the_name_of_a_message_does_not_stand_for_its_text() -> None:
     said = {"thought": "b", "first": "a", "name": "abc"}
     assert find_kinds(said, "{{ m.name }}{{ m.content[0].text }}") == {"lost_reasoning"}
     assert find_kinds(said, "{{ m.name }}{{ m.reasoning_content }}") == {"lost_text"}
+    assert find_kinds(said | {"thought": "ab c"}, "{{ m.name }}{{ m.content[0].text }}") == {"lost_reasoning"}
     assert find_kinds(said | {"thought": "abca"}, "{{ m.name }}{{ m.content[0].text }}") == {"lost_reasoning"}
 
 
@@ -168,7 +205,7 @@ def tables(draw: st.DrawFn) -> list[dict[str, Any]]:
     return [ask(one, layout) for one in draw(st.lists(said, min_size=4, max_size=6))]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(tables())
 @example([ask(["ba", "aa"], "key")] * 4)
 @example([ask(["b a", "aba", "a  b", "ab"], "content")] * 4)

@@ -49,7 +49,13 @@ def _has_more(written: WrittenTexts, origin: int, message: Message, texts: Seque
 
 
 def _names(message: Message) -> list[str]:
-    return [str(message[key]) for key in ("name", "tool_call_id") if message.get(key)]
+    """Return what a template may write of a message beside its texts: names, and the keys and ids of its calls."""
+    found = [message.get("name"), message.get("tool_call_id")]
+    for call in message.get("tool_calls") or ():
+        if isinstance(call, Mapping):
+            function = call.get("function")
+            found += [*call, call.get("id"), call.get("type"), *(function if isinstance(function, Mapping) else ())]
+    return [name for name in found if isinstance(name, str)]
 
 
 def _compare(index: int, message: Message, written: WrittenTexts) -> Iterator[Loss]:

@@ -6,10 +6,12 @@ template wrote both in `<think>ba</think>aa`, and one of them in `aa`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from llama_padfix.chat.messages import texts_in
 from llama_padfix.chat.traced_str import LOST
 
 if TYPE_CHECKING:
@@ -41,22 +43,48 @@ class WrittenTexts:
     def find_missing(self, origin: int, pieces: Sequence[str], others: Sequence[str] = ()) -> set[int]:
         """Return the places of those pieces that are not in the text; each occurrence stands for one piece.
 
-        `others` may be written too and need not be (the name of a message). Longer pieces are looked for first, since
-        they may hold shorter ones. Where one is missing, those that are a text of their own go before all others; if
-        that leaves characters over, the reading holds that misses the fewest pieces and leaves the fewest over.
+        `others` may be written too and need not be (a name, a key).
         """
         own, given = self.of(origin), [piece.strip() for piece in pieces]
         if not self.are_known:
             return {place for place, piece in enumerate(given) if not _use([*own], piece)}
-        alone = {text.strip() for text in own if text.strip()}
+        opened = [inner for text in own for inner in _open_json(text, given)]
+        alone = {text.strip() for text in opened if text.strip()}
         given += [other.strip() for other in others if other.strip() in alone]
-        longest = sorted(range(len(given)), key=lambda place: -len(given[place]))
-        missing, over = _use_all(own, given, longest)
-        if missing:
-            whole = _use_all(own, given, sorted(longest, key=lambda place: given[place] not in alone))
-            if not whole[1] or (len(whole[0]), whole[1]) <= (len(missing), over):
-                missing = whole[0]
-        return {place for place in missing if place < len(pieces)}
+        return {place for place in _read(own, opened, given) if place < len(pieces)}
+
+
+def _read(own: list[str], opened: list[str], pieces: Sequence[str]) -> set[int]:
+    """Return the places of the pieces that are missing in the texts of a message.
+
+    JSON is opened, and longer pieces are looked for first, since they may hold shorter ones. Where one is missing,
+    other readings are tried: with those first that are a text of their own, which holds if it leaves no character
+    over, and with JSON as it is. Else that holds which misses the fewest pieces and leaves the fewest characters over.
+    """
+    longest = sorted(range(len(pieces)), key=lambda place: -len(pieces[place]))
+    found = _use_all(opened, pieces, longest)
+    if not found[0]:
+        return set()
+    readings: list[tuple[set[int], int]] = []
+    for texts in [opened] if opened == own else [opened, own]:
+        alone = {text.strip() for text in texts}
+        order = sorted(longest, key=lambda place: pieces[place] not in alone)
+        readings.append(found if texts is opened and order == longest else _use_all(texts, pieces, order))
+        if not readings[-1][1]:
+            return readings[-1][0]
+    readings += [found] if opened == own else [found, _use_all(own, pieces, longest)]
+    return min(readings, key=lambda one: (len(one[0]), one[1]))[0]
+
+
+def _open_json(text: str, pieces: Sequence[str]) -> list[str]:
+    """Return the texts inside of a text that is JSON, keys included, or else the text; a piece stays as it is."""
+    if text.strip() in pieces or not text.lstrip().startswith(("{", "[", '"')):
+        return [text]
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return [text]
+    return _open_json(value, pieces) if isinstance(value, str) else [*texts_in(value)]
 
 
 def _use_all(own: Sequence[str], pieces: Sequence[str], order: Sequence[int]) -> tuple[set[int], int]:
