@@ -25,8 +25,11 @@ LOOP = "{% for m in messages %}" + TURN + "{% endfor %}"
 PROMPT = "{% if add_generation_prompt %}<S>assistant\n{% endif %}"
 FIRST = "{% if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set messages = messages[1:] %}"
 FIRST += "{% else %}{% set system = 'None.' %}{% endif %}<S>system\n{{ system }}<E>\n" + LOOP
-PLACED = "{% for m in messages %}{{ '<B>' if loop.index0 == 2 }}" + TURN + "{{ '<L>' if loop.last }}{% endfor %}"
-PLACED += "{{ '<T>' if messages | length > 3 }}"
+# All that a turn may depend on shows in what stands around its text.
+PLACED = "{% for m in messages %}{{ '<B>' if loop.index0 == 2 }}{{ '<L>' if loop.last }}"
+PLACED += "{{ '<T>' if messages[0].role == 'system' and m.role == 'user' }}"
+PLACED += "{{ '!' if messages | length > 3 and m.role == 'user' }}<S>{{ m.role }}\n{{ m.content | trim }}<E>"
+PLACED += "{{ '?' if m.role == 'user' }}{{ '.' if loop.index0 == 2 }}\n{% endfor %}"
 
 
 @pytest.mark.parametrize(
