@@ -128,7 +128,10 @@ def make_tokenizers() -> dict[str, Any]:
     return {"llama3": family_tokenizer(FOLDER / "llama3.jinja"), "llama3_1": fresh_tokenizer("3.1-instruct"), **made}
 
 
-SOURCES = {"chatml": LOOP, "first": FIRST, "placed": PLACED}
+# A question ends where the next message begins.
+NEXT = "{% for m in messages %}{{ '<T>' if m.role == 'user' else '<L>' if loop.last else '<B>' }}<S>{{ m.role }}\n"
+NEXT += "{{ m.content | trim }}{{ '<E>' if m.role == 'assistant' }}{% endfor %}"
+SOURCES = {"chatml": LOOP, "first": FIRST, "placed": PLACED, "next": NEXT}
 
 
 @pytest.mark.parametrize("name", ["llama3", "llama3_1", *SOURCES])

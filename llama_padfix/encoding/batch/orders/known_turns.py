@@ -122,6 +122,6 @@ def join_turns(turns: Sequence[Turn], trained: Collection[int], arrays: PlanArra
 def _find_surroundings(reach: Reach, roles: Sequence[str]) -> list[Surroundings]:
     """Return the surroundings of each turn of an order."""
     count, far = len(roles), reach.places + 1  # a neighbor that stands before a message may be written otherwise
-    first = (*roles[: reach.firsts], min(count, reach.firsts + 1))
+    first = tuple(roles[: reach.firsts])
     around = zip((None, *roles), roles, (*roles[1:], None), strict=False)
     return [(first, min(place, far), *three, place == count - 2) for place, three in enumerate(around)]

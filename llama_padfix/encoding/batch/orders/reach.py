@@ -20,7 +20,7 @@ class Reach(NamedTuple):
     """How far a template looks from each message, where it looks no farther than that."""
 
     firsts: int
-    """Each message may be written by the roles of so many first ones, and by whether there are more."""
+    """Each message may be written by the roles of so many first ones, or by how many of these there are."""
     places: int
     """From this place on messages are written alike, wherever they stand, except for the last one."""
 
