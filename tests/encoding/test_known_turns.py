@@ -90,7 +90,8 @@ def draw_orders(count: int, seed: str) -> list[tuple[str, ...]]:
     rng, orders = random.Random(seed), dict[tuple[str, ...], None]()
     while len(orders) < count:
         first = rng.choice(("system", "user", "user", "assistant"))
-        orders[(first, *rng.choices(("user", "assistant"), k=rng.randrange(10)), "assistant")] = None
+        inner = rng.choices(("user", "assistant"), k=rng.randrange(10))
+        orders |= dict.fromkeys([(first, *inner, "assistant")])
     return [*orders]
 
 
