@@ -6,7 +6,9 @@ import collections
 import importlib.util
 import itertools
 import json
+import os
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -179,6 +181,15 @@ def test_rows_of_which_more_is_trained_are_told_from_those_with_other_labels(tmp
 HEADER = [128006, 78191, 128007, 271]
 ROW = [128000, 128006, 882, 128007, 271, 9906, 128009, *HEADER, 13347, 128009]
 LABELS = [IGNORE_INDEX] * 11 + [13347, 128009]
+
+
+def test_a_side_whose_library_prints_when_it_is_imported_answers_a_line_a_task(tmp_path: Path) -> None:
+    (tmp_path / "unsloth.py").write_text("print('Patching your computer')")
+    worker = FOLDER.parent / "matrix" / "worker.py"
+    command = [sys.executable, str(worker), "unsloth"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    told = subprocess.check_output(command, input=b"{}\n{}\n", env=environment, stderr=subprocess.DEVNULL)
+    assert [json.loads(line) for line in told.splitlines()] == [{"error": "KeyError: 'family'"}] * 2
 
 
 def save(folder: Path, ids: list[list[int]], labels: list[list[int]] | None) -> Path:

@@ -27,6 +27,9 @@ os.environ.update(HF_DATASETS_DISABLE_PROGRESS_BARS="1", UNSLOTH_DATASET_NUM_PRO
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "throughput")]
 
+ANSWERS = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what libraries print, some when they are imported, goes to the log
+
 SIDE = sys.argv[1]
 if SIDE == "unsloth":
     import unsloth  # noqa: F401  # before transformers and trl
@@ -227,9 +230,7 @@ def do_in_fork(task: Task) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answer each line of the input with one of the output; what libraries print goes to the log."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    """Answer each line of the input with one of the output."""
     used = {"ours": ["llama_padfix"], "trl": ["trl"], "template": ["transformers"]}.get(SIDE, [])
     for name in used:
         importlib.import_module(name)
@@ -241,8 +242,8 @@ def main() -> None:
         except Exception as error:
             traceback.print_exc()
             told = {"error": f"{type(error).__name__}: {error}"[:300]}
-        answers.write(json.dumps(told) + "\n")
-        answers.flush()
+        ANSWERS.write(json.dumps(told) + "\n")
+        ANSWERS.flush()
 
 
 if __name__ == "__main__":
