@@ -269,7 +269,7 @@ def _load_fastest(tokenizer: TokenizerLike, routes: _Routes) -> tuple[EngineKey,
     key, fast = load_fastokens(tokenizer, routes.exact)
     if routes.repeats.by_vocabulary:
         with contextlib.suppress(PadfixError):
-            return load_cached(tokenizer, _encode_with, routes.exact, fast)
+            return load_cached(tokenizer, _encode_with, routes.exact, fast, fast.merges)
     return key, fast
 
 

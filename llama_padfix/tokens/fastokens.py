@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.backend import find_backend
+from llama_padfix.tokens.cached.indents import cut_merges
 from llama_padfix.tokens.probe_texts import make_probe_texts
 from llama_padfix.tokens.verification import (
     EngineKey,
@@ -43,9 +44,13 @@ if TYPE_CHECKING:
 
 
 class FastEncoder:
-    """A loaded `fastokens.Tokenizer`, called on texts; engines of the same tokenizer share it."""
+    """A loaded `fastokens.Tokenizer`, called on texts; engines of the same tokenizer share it.
 
-    def __init__(self, native: _Native, split_special_tokens: bool) -> None:
+    `merges` are the first ones, as `cut_merges` returns them.
+    """
+
+    def __init__(self, native: _Native, split_special_tokens: bool, merges: str = "") -> None:
+        self.merges = merges
         self._encode = native.encode_batch_flat
         self._split = split_special_tokens
 
@@ -92,7 +97,7 @@ def load_fastokens(tokenizer: TokenizerLike, exact: Encode) -> tuple[EngineKey, 
     fast = _loaded.get(key)
     if fast is None:
         try:
-            fast = FastEncoder(native.from_json_str(source), key.split_special_tokens)
+            fast = FastEncoder(native.from_json_str(source), key.split_special_tokens, cut_merges(source))
             _threads.settle(fast)
             if difference is None:
                 probe = make_probe_texts(token.content for token in backend.get_added_tokens_decoder().values())

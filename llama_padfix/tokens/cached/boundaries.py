@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llama_padfix.tokens.cached.pattern import Automaton, UnreadPatternError, read_pattern
@@ -43,6 +43,8 @@ class Boundaries:
     before a `WORD`, can be cut there and before its last character."""
     holds_tokens: bool = False
     """No cut is within an added token, so that none is searched."""
+    parts_indents: bool = False
+    """No token goes on with another character behind two spaces."""
 
 
 def read_stages(backend: tokenizers.Tokenizer) -> list[str]:
@@ -111,8 +113,9 @@ def find_boundaries(backend: tokenizers.Tokenizer) -> Boundaries:
     import numpy as np
 
     if is_cut_by_vocabulary(backend):
-        cut, kinds = find_cuts(backend)
-        return _merge_classes(cut, np.zeros((2, len(cut)), bool), kinds, holds_tokens=True)
+        cut, kinds, parts_indents = find_cuts(backend)
+        found = _merge_classes(cut, np.zeros((2, len(cut)), bool), kinds)
+        return replace(found, holds_tokens=True, parts_indents=parts_indents)
     return _find_in_patterns(backend)
 
 
@@ -249,7 +252,7 @@ def _join_classes(automaton: Automaton, held: BoolArray) -> tuple[BoolArray, Boo
     return crossed, np.asarray(held[:, sorted(automaton.alone)].any(axis=1))
 
 
-def _merge_classes(cut: BoolArray, runs: BoolArray, of_character: IntArray, holds_tokens: bool = False) -> Boundaries:
+def _merge_classes(cut: BoolArray, runs: BoolArray, of_character: IntArray) -> Boundaries:
     """Give characters with the same cuts the same class; class 0 is cut nowhere.
 
     Raises:
@@ -275,4 +278,4 @@ def _merge_classes(cut: BoolArray, runs: BoolArray, of_character: IntArray, hold
     cuts[space[:, None] & ~word & ~space] |= STOP
     classes = (merged + 1).astype(np.uint8)[of_character]
     classes[0xD800:0xE000] = 0
-    return Boundaries(classes, cuts.reshape(-1), holds_tokens)
+    return Boundaries(classes, cuts.reshape(-1))

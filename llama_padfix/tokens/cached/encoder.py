@@ -32,6 +32,7 @@ from llama_padfix.tokens.cached.boundaries import (
     is_composing,
     is_cut_by_vocabulary,
 )
+from llama_padfix.tokens.cached.indents import cut_indents, find_longest_indent
 from llama_padfix.tokens.cached.pattern import UnreadPatternError
 from llama_padfix.tokens.cached.words import FasterWords, Words, join_words, number_words, split_at, write_with
 from llama_padfix.tokens.probe_texts import make_probe_texts
@@ -67,7 +68,7 @@ _get_id = attrgetter("id")
 
 
 def load_cached(
-    tokenizer: TokenizerLike, encode_with: EncodeWith, exact: Encode, fast: Encode | None = None
+    tokenizer: TokenizerLike, encode_with: EncodeWith, exact: Encode, fast: Encode | None = None, merges: str = ""
 ) -> tuple[EngineKey, CachedEncoder]:
     """Return the key and the encoder with a cache for a tokenizer.
 
@@ -76,6 +77,7 @@ def load_cached(
         encode_with: Encodes texts with a backend.
         exact: Encodes with the tokenizer's. The ids of a probe are compared, unless an earlier run kept its verdict.
         fast: A faster engine, which encodes new words and what goes past the cache.
+        merges: The first merges, as `cut_merges` returns them, with which indents are words of their own.
 
     Raises:
         PadfixError: pyarrow is not installed, the tokenizer is not understood, or the ids differ.
@@ -86,12 +88,13 @@ def load_cached(
             "The engine cached needs the package pyarrow and a tokenizer with a backend of the package tokenizers. "
             f"{_INSTEAD}"
         )
-    key = make_engine_key(_describe(backend), bool(backend.encode_special_tokens), package="fastokens" if fast else "")
+    source, package = _describe(backend) + merges, "fastokens" if fast else ""
+    key = make_engine_key(source, bool(backend.encode_special_tokens), package)
     difference = find_verdict(key)
     try:
         if difference:
             raise UnreadPatternError(difference)
-        cached = CachedEncoder(backend, encode_with, exact, fast)
+        cached = CachedEncoder(backend, encode_with, exact, fast, merges)
     except UnreadPatternError as error:
         raise PadfixError(f"The engine cached is not used for this tokenizer: {error}. {_INSTEAD}") from None
     if difference is None:
@@ -118,7 +121,12 @@ class CachedEncoder:
     """Encodes texts as `exact` does, each word once. Threads may share it; a fork begins with an empty cache."""
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, encode_with: EncodeWith, exact: Encode, fast: Encode | None = None
+        self,
+        backend: tokenizers.Tokenizer,
+        encode_with: EncodeWith,
+        exact: Encode,
+        fast: Encode | None = None,
+        merges: str = "",
     ) -> None:
         import numpy as np
         from tokenizers import AddedToken
@@ -128,6 +136,7 @@ class CachedEncoder:
         self._past = fast or exact  # past the cache
         self._encode_faster = FasterWords(backend, fast) if fast is not None else None
         self._boundaries = find_boundaries(backend)
+        self._longest_indent = find_longest_indent(merges) if self._boundaries.parts_indents else 1
         cuts = self._boundaries.cuts.reshape(CLASSES, CLASSES)
         runs = np.bitwise_or.reduce(cuts & RUN, axis=0) > 0  # by class
         self._table = cuts.tobytes()
@@ -227,6 +236,8 @@ class CachedEncoder:
             cuts[inner - 1] = 0
         last = text_ends[text_ends > 0] - 1
         cuts[last] = self._forced[pairs[last]]
+        if self._longest_indent > 1:
+            cut_indents(cuts, data, last, self._longest_indent)
         if self._added is not None:
             firsts, lasts = self._clear_tokens(self._added, cuts, encoded, text_ends)
             for places in (firsts[firsts >= 0], lasts, last):

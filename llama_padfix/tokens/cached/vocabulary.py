@@ -18,14 +18,17 @@ if TYPE_CHECKING:
     from llama_padfix.core.types import BoolArray, IntArray
 
 _CHARACTERS = 0x10000  # those above are never cut
+_INDENTED = re.compile("\u2581\u2581[^\u2581\0]")
 _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 _NONE, _OTHER, _LINE, _SPACE = 0, 1, 2, 3
 _KINDS = 15
 _GROUPS = {"L": 4, "M": 4, "N": 5, "P": 6, "S": 7}  # by the first letter of the category
 
 
-def find_cuts(backend: tokenizers.Tokenizer) -> tuple[BoolArray, IntArray]:
+def find_cuts(backend: tokenizers.Tokenizer) -> tuple[BoolArray, IntArray, bool]:
     """Return between which two kinds of characters a text can be cut, and the kind of each character up to U+FFFF.
+
+    The last item is whether no token goes on with another character behind two spaces.
 
     A merge makes a token of the vocabulary. So none joins two characters that are neighbors in no token, nor does an
     added token hold them. Bytes stand for a character that is no token, so that there are no unknown ones to be
@@ -49,7 +52,7 @@ def find_cuts(backend: tokenizers.Tokenizer) -> tuple[BoolArray, IntArray]:
     joined = "\0".join((*tokens, *added)).replace(" ", "\u2581")
     if re.search("<0x[0-9A-F]{2}>", joined):
         raise UnreadPatternError("a token may be made of those of bytes, or a text spell one")
-    return _find_apart(joined)
+    return *_find_apart(joined), not _INDENTED.search(joined)
 
 
 def _find_apart(joined: str) -> tuple[BoolArray, IntArray]:
