@@ -310,8 +310,8 @@ def test_the_probe_never_goes_past_the_cache(monkeypatch: pytest.MonkeyPatch) ->
     for name in ("_LOOK", "_NEW", "_NEW_LATER"):  # whatever is looked at is new
         monkeypatch.setattr(cached_words, name, -1)
 
-    def cut_everywhere(backend: Any) -> Any:
-        found = find_boundaries(backend)
+    def cut_everywhere(backend: Any, merges: str) -> Any:
+        found = find_boundaries(backend, merges)
         return dataclasses.replace(found, cuts=found.cuts | numpy.uint8(1))
 
     monkeypatch.setattr(cached_engine, "find_boundaries", cut_everywhere)

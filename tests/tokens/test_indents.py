@@ -55,7 +55,7 @@ def test_texts_with_indents_keep_their_ids(case: str, monkeypatch: pytest.Monkey
         return engines._encode_with(backend, texts)
 
     cached = CachedEncoder(backend, engines._encode_with, exact, encode, cut_merges(backend.to_str()))
-    assert cached._longest_indent == longest
+    assert cached._boundaries.longest_indent == longest
     draw = random.Random(case)
     atoms = [*"ab \n", "  ", "   ", "    ", " " * 5, "x", " x", "é", S, S * 2, "<|a|>", "c", "ab", "\n  ab"]
     texts = ["".join(draw.choices(atoms, k=draw.randrange(9))) for _ in range(1500)]

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from llama_padfix.tokens.cached.indents import find_longest_indent
 from llama_padfix.tokens.cached.pattern import Automaton, UnreadPatternError, read_pattern
 from llama_padfix.tokens.cached.vocabulary import find_cuts
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     import tokenizers
 
-    from llama_padfix.core.types import BoolArray, ByteArray, IntArray
+    from llama_padfix.core.types import BoolArray, ByteArray, IntArray, LongArray
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # ByteLevel's own pattern
 _CHARACTERS = 0x10000  # characters above are of class 0, at which no text is cut
@@ -43,8 +44,8 @@ class Boundaries:
     before a `WORD`, can be cut there and before its last character."""
     holds_tokens: bool = False
     """No cut is within an added token, so that none is searched."""
-    parts_indents: bool = False
-    """No token goes on with another character behind two spaces."""
+    longest_indent: int = 1
+    """Up to so many spaces, but not one alone, can be cut from what is behind them; see `find_longest_indent`."""
 
 
 def read_stages(backend: tokenizers.Tokenizer) -> list[str]:
@@ -104,8 +105,12 @@ def is_cut_by_vocabulary(backend: tokenizers.Tokenizer) -> bool:
     return _read_normalizers(backend) == [_SPACES]
 
 
-def find_boundaries(backend: tokenizers.Tokenizer) -> Boundaries:
+def find_boundaries(backend: tokenizers.Tokenizer, merges: str = "") -> Boundaries:
     """Return where the texts of a backend can be cut.
+
+    Args:
+        backend: It makes the ids.
+        merges: Its first merges, as `cut_merges` returns them, where they are read already.
 
     Raises:
         UnreadPatternError: The pre-tokenizer is not understood.
@@ -115,7 +120,8 @@ def find_boundaries(backend: tokenizers.Tokenizer) -> Boundaries:
     if is_cut_by_vocabulary(backend):
         cut, kinds, parts_indents = find_cuts(backend)
         found = _merge_classes(cut, np.zeros((2, len(cut)), bool), kinds)
-        return replace(found, holds_tokens=True, parts_indents=parts_indents)
+        longest = find_longest_indent(merges) if parts_indents else 1
+        return replace(found, holds_tokens=True, longest_indent=longest)
     return _find_in_patterns(backend)
 
 
@@ -279,3 +285,31 @@ def _merge_classes(cut: BoolArray, runs: BoolArray, of_character: IntArray) -> B
     classes = (merged + 1).astype(np.uint8)[of_character]
     classes[0xD800:0xE000] = 0
     return Boundaries(classes, cuts.reshape(-1))
+
+
+def cut_indents(cuts: ByteArray, data: bytes, lasts: LongArray, longest: int) -> None:
+    """Cut runs of two spaces up to `longest` from an ASCII character behind them, where they begin at a cut.
+
+    Args:
+        cuts: Of each byte, whether the text can be cut behind it; changed.
+        data: The texts, one after another.
+        lasts: The last byte of each text.
+        longest: The most spaces that are cut off.
+    """
+    import numpy as np
+
+    units = np.frombuffer(data, np.uint8)
+    is_space = units == 32
+    are_two = is_space[:-1] & is_space[1:]
+    edges = np.flatnonzero(are_two[1:] != are_two[:-1]) + 1
+    if are_two[:1].any():
+        edges = np.append(0, edges)
+    edges = edges[: len(edges) // 2 * 2]  # a run that ends the data has nothing behind it
+    starts, ends = edges[::2], edges[1::2]  # the first space and the last one
+    kept = (ends - starts < longest) & (units[ends + 1] < 128)
+    kept &= (starts == 0) | ((cuts[starts - 1] & CUT) > 0)
+    inner = lasts[lasts < len(are_two)]
+    inner = inner[are_two[inner]]  # a run that goes on in the next text is two
+    crossed = np.searchsorted(starts, inner, "right") - 1
+    kept[crossed[crossed >= 0]] = False
+    cuts[ends[kept]] |= CUT

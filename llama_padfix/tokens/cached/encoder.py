@@ -28,11 +28,11 @@ from llama_padfix.tokens.cached.boundaries import (
     RUN,
     STOP,
     WORD,
+    cut_indents,
     find_boundaries,
     is_composing,
     is_cut_by_vocabulary,
 )
-from llama_padfix.tokens.cached.indents import cut_indents, find_longest_indent
 from llama_padfix.tokens.cached.pattern import UnreadPatternError
 from llama_padfix.tokens.cached.words import FasterWords, Words, join_words, number_words, split_at, write_with
 from llama_padfix.tokens.probe_texts import make_probe_texts
@@ -135,8 +135,7 @@ class CachedEncoder:
             raise UnreadPatternError("a model that drops merges at random")
         self._past = fast or exact  # past the cache
         self._encode_faster = FasterWords(backend, fast) if fast is not None else None
-        self._boundaries = find_boundaries(backend)
-        self._longest_indent = find_longest_indent(merges) if self._boundaries.parts_indents else 1
+        self._boundaries = find_boundaries(backend, merges)
         cuts = self._boundaries.cuts.reshape(CLASSES, CLASSES)
         runs = np.bitwise_or.reduce(cuts & RUN, axis=0) > 0  # by class
         self._table = cuts.tobytes()
@@ -236,8 +235,8 @@ class CachedEncoder:
             cuts[inner - 1] = 0
         last = text_ends[text_ends > 0] - 1
         cuts[last] = self._forced[pairs[last]]
-        if self._longest_indent > 1:
-            cut_indents(cuts, data, last, self._longest_indent)
+        if self._boundaries.longest_indent > 1:
+            cut_indents(cuts, data, last, self._boundaries.longest_indent)
         if self._added is not None:
             firsts, lasts = self._clear_tokens(self._added, cuts, encoded, text_ends)
             for places in (firsts[firsts >= 0], lasts, last):

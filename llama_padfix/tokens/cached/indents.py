@@ -9,12 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
-
-from llama_padfix.tokens.cached.boundaries import CUT
-
-if TYPE_CHECKING:
-    from llama_padfix.core.types import ByteArray, LongArray
 
 _SPACE = "\u2581"
 _MERGES = '"merges":['
@@ -69,31 +63,3 @@ def _is_joined(count: int, ranks: dict[tuple[int, int], int]) -> bool:
         _, place = min(places)
         pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
     return True
-
-
-def cut_indents(cuts: ByteArray, data: bytes, lasts: LongArray, longest: int) -> None:
-    """Cut runs of two spaces up to `longest` from an ASCII character behind them, where they begin at a cut.
-
-    Args:
-        cuts: Of each byte, whether the text can be cut behind it; changed.
-        data: The texts, one after another.
-        lasts: The last byte of each text.
-        longest: The most spaces that are cut off.
-    """
-    import numpy as np
-
-    units = np.frombuffer(data, np.uint8)
-    is_space = units == 32
-    are_two = is_space[:-1] & is_space[1:]
-    edges = np.flatnonzero(are_two[1:] != are_two[:-1]) + 1
-    if are_two[:1].any():
-        edges = np.append(0, edges)
-    edges = edges[: len(edges) // 2 * 2]  # a run that ends the data has nothing behind it
-    starts, ends = edges[::2], edges[1::2]  # the first space and the last one
-    kept = (ends - starts < longest) & (units[ends + 1] < 128)
-    kept &= (starts == 0) | ((cuts[starts - 1] & CUT) > 0)
-    inner = lasts[lasts < len(are_two)]
-    inner = inner[are_two[inner]]  # a run that goes on in the next text is two
-    crossed = np.searchsorted(starts, inner, "right") - 1
-    kept[crossed[crossed >= 0]] = False
-    cuts[ends[kept]] |= CUT
