@@ -163,7 +163,6 @@ class Engine:
         if self._routes is None or self._routes.settings != settings:
             repeats = Repeats(find_backend(self.tokenizer))
             self._routes = _Routes(settings, _make_exact_encoder(self.tokenizer), repeats)
-            self._routes.cache_from = CACHE_FROM_WITHOUT_PATTERN if repeats.by_vocabulary else CACHE_FROM
         return self._routes
 
     def _load_fast(self, routes: _Routes, ahead: int, repeat: bool = True) -> None:
@@ -221,14 +220,17 @@ class _Routes:
     settings: object
     exact: Encode
     repeats: Repeats
-    cache_from: int = CACHE_FROM
-    """Characters from which the cache is worth it."""
     key: EngineKey | None = None
     fast: Encode | None = None
     name: str = ""
     """The engine that is `fast`, "" without one."""
     refused: set[str] = field(default_factory=set)
     sampled: bool = False
+
+    @property
+    def cache_from(self) -> int:
+        """Characters from which the cache is worth it."""
+        return CACHE_FROM_WITHOUT_PATTERN if self.repeats.by_vocabulary else CACHE_FROM
 
     def is_fast_here(self) -> bool:
         """Return True if the fast engine may be called in this process."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.tokens.backend import find_backend
+from llama_padfix.tokens.cached.boundaries import is_cut_by_vocabulary
 from llama_padfix.tokens.cached.indents import cut_merges
 from llama_padfix.tokens.probe_texts import make_probe_texts
 from llama_padfix.tokens.verification import (
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 class FastEncoder:
     """A loaded `fastokens.Tokenizer`, called on texts; engines of the same tokenizer share it.
 
-    `merges` are the first ones, as `cut_merges` returns them.
+    `merges` are the first ones, as `cut_merges` returns them, "" where a pattern parts texts.
     """
 
     def __init__(self, native: _Native, split_special_tokens: bool, merges: str = "") -> None:
@@ -97,7 +98,8 @@ def load_fastokens(tokenizer: TokenizerLike, exact: Encode) -> tuple[EngineKey, 
     fast = _loaded.get(key)
     if fast is None:
         try:
-            fast = FastEncoder(native.from_json_str(source), key.split_special_tokens, cut_merges(source))
+            merges = cut_merges(source) if is_cut_by_vocabulary(backend) else ""
+            fast = FastEncoder(native.from_json_str(source), key.split_special_tokens, merges)
             _threads.settle(fast)
             if difference is None:
                 probe = make_probe_texts(token.content for token in backend.get_added_tokens_decoder().values())

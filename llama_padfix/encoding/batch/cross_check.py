@@ -118,7 +118,7 @@ def encode_cross_checked(
     if chat_encoder is not None:
         if chat_encoder.turns.contradicted:
             logger.warning(
-                "llama_padfix: a turn is written in two ways. The plain way is not used any more; please report it."
+                "llama_padfix: one turn is written in two ways. The batch encoder is not used now. Please report it."
             )
             raise FastPathMismatch("a turn")
         allow_loss = settings.on_loss == "count" and not settings.keep_reasoning

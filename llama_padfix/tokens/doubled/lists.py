@@ -105,7 +105,7 @@ def paused_collection(lists: int) -> Iterator[None]:
 
     They count as old afterwards, as do all that survive a few collections, so that the next collection does not read
     them either. A full one does. Garbage among young objects is collected before, so that none of it grows old. A
-    collector that is off stays off, and objects that someone froze stay frozen.
+    collector that is off stays off, and objects that are frozen stay frozen.
     """
     if lists < _MANY or not gc.isenabled():
         yield
