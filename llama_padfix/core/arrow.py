@@ -43,6 +43,17 @@ def from_numpy(values: npt.NDArray[Any]) -> pa.Array:  # of numbers
     return pyarrow.Array.from_buffers(pyarrow.from_numpy_dtype(values.dtype), len(values), buffers)
 
 
+def temporary_pool() -> pa.MemoryPool:
+    """Return the memory pool for large arrays that live for one call.
+
+    It is that of the C library: memory that numpy's arrays freed is used again. The pages of a pool of Arrow's own are
+    new to the process, and the first use of each takes the kernel longer than the work on what it holds.
+    """
+    import pyarrow
+
+    return pyarrow.system_memory_pool()
+
+
 def from_texts(texts: Sequence[str]) -> pa.Array:
     """Return an Arrow array of strings."""
     import numpy as np

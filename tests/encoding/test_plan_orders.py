@@ -125,12 +125,12 @@ def test_conversations_that_begin_alike_are_compared_with_plain_ones_once(
         calls.append(len(texts))
         return encode(engine, texts)
 
-    monkeypatch.setattr("llama_padfix.encoding.batch.alike.render_symbolic", count)
+    monkeypatch.setattr("llama_padfix.encoding.batch.orders.alike.render_symbolic", count)
     monkeypatch.setattr(Engine, "encode", count_calls)
     encoder = ChatEncoder(tokenizer)
     encode_all(encoder, rows * 3)
     assert count_plain(encoder) == 3 * len(rows)
-    assert len(written) == 2 * len(rows)  # each whole and without the prompt, which is constant, and plain
+    assert len(written) == len(rows)  # each whole, without the prompt, which is constant; the plan has the plain one
     assert len(calls) <= 4  # what all plans write is encoded in one
     assert_same(tokenizer, rows)
 

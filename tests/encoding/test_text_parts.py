@@ -9,7 +9,8 @@ import pyarrow
 import pytest
 
 from llama_padfix.encoding.batch.chat_columns import Words, read_chat_rows, read_chat_table
-from tests.support.both import assert_same, say_hard, tabulate, talk
+from llama_padfix.encoding.encoder import ChatEncoder
+from tests.support.both import assert_same, count_plain, say_hard, tabulate, talk
 from tests.support.conversations import say
 from tests.support.families import FOLDER, family_tokenizer
 
@@ -111,3 +112,23 @@ def test_a_table_is_read_as_its_rows(name: str) -> None:
             texts, others = (made.texts[made.bounds[row] : made.bounds[row + 1]] for made in (found, expected))
             assert list(texts) == list(others)
             assert found.has_outer_whitespace[row] or all(text and text == text.strip() for text in texts)
+
+
+@pytest.mark.skipif(
+    not hasattr(pyarrow.MemoryPool, "total_bytes_allocated"), reason="this pyarrow does not count them"
+)
+@pytest.mark.parametrize("shape", ["plain", "parts"])
+def test_texts_and_words_are_held_where_numpy_holds_its_arrays(shape: str) -> None:
+    # Each page that Arrow's own pool hands out first is one that the kernel must find and clear.
+    long_texts = [[" ".join(f"w{n * k % 997}" for k in range(200)) for k in (3, 7)] for n in range(600)]
+    rows: list[Any] = [{"messages": talk(*texts)} for texts in long_texts]
+    for message in (message for row in rows if shape == "parts" for message in row["messages"]):
+        message["content"] = [part(message["content"])]
+    table = pyarrow.concat_tables([tabulate(rows[:300]), tabulate(rows[300:])])
+    encoder = ChatEncoder(family_tokenizer(FOLDER / "gemma3.jinja"), engine="cached")
+    encoder.encode_table(table.slice(0, 2))
+    pool = pyarrow.default_memory_pool()
+    before = pool.total_bytes_allocated()
+    encoder.encode_table(table)
+    assert count_plain(encoder) == 602
+    assert pool.total_bytes_allocated() - before < table.nbytes / 10

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.arrow import from_numpy, from_texts, pick_rows, to_numpy
+from llama_padfix.core.arrow import from_numpy, from_texts, pick_rows, temporary_pool, to_numpy
 from llama_padfix.core.text import is_unicode
 from llama_padfix.encoding.batch.opened import open_objects
 from llama_padfix.encoding.batch.outlines import Reading, outline, read_outline, read_plain
@@ -112,7 +112,7 @@ def read_chat_table(table: pa.Table, words: Words = Words()) -> Chats:
     if not names or len(set(table.column_names)) < len(table.column_names):
         return read_chat_rows([None] * table.num_rows)
     try:
-        table = table.select(names).combine_chunks()
+        table = table.select(names).combine_chunks(temporary_pool())
     except pa.ArrowException:  # of columns of views, in some releases
         return read_chat_rows(_to_rows(table), words)
     if any(column.num_chunks != 1 for column in table.columns):  # none, or more than an array can hold
@@ -139,7 +139,8 @@ def read_chat_table(table: pa.Table, words: Words = Words()) -> Chats:
     chats = Chats(_read_roles(roles, (column, key), bounds, plain), contents, bounds, outer)
     if not len(others_apart):
         return chats
-    return _replace(chats, others_apart, _read_outlines(table.take(from_numpy(others_apart)).combine_chunks(), words))
+    rest = table.take(from_numpy(others_apart)).combine_chunks(temporary_pool())
+    return _replace(chats, others_apart, _read_outlines(rest, words))
 
 
 def _read_outlines(table: pa.Table, words: Words) -> Chats:

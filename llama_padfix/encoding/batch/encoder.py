@@ -11,8 +11,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llama_padfix.encoding.batch.alike import Likeness, are_plain
 from llama_padfix.encoding.batch.flat_rows import Bulk, FlatRows, label_and_cut
+from llama_padfix.encoding.batch.orders.alike import Likeness, are_plain
 from llama_padfix.encoding.batch.orders.known_turns import KnownTurns, join_turns
 from llama_padfix.encoding.batch.plan_arrays import PlanArrays, SegmentTable, Tabulator, write_chats
 from llama_padfix.encoding.batch.render_plan import KnownOrders, RenderPlan, learn_render_plan
@@ -121,10 +121,11 @@ class BatchEncoder:
             self.plans[roles] = learn_render_plan(self.template, roles, self.known)
             if self.known.probed == probed and not self.known.differs:
                 self.read.add(roles)
-        if self.plans[roles] is None or are_plain(messages):
-            return self.plans[roles] is not None
+        plan = self.plans[roles]
+        if plan is None or are_plain(messages):
+            return plan is not None
         self.known.probed += 1
-        return self.likeness.holds(messages)
+        return self.likeness.holds(messages, plan)
 
     def _compose(self, waiting: Mapping[Reading, _Waiting]) -> _Found:
         """Compose orders of known turns; return those that were learned instead."""

@@ -31,6 +31,7 @@ from llama_padfix.tokens.control import find_control_text, rewrites_text
 
 if TYPE_CHECKING:
     from llama_padfix.chat.render import ChatTemplate
+    from llama_padfix.core.types import Messages
 
 # Contents of probes: of two lengths, with white space around that some templates trim.
 PROBES = ("Probe {} asks", " \nAn answer {}, with\n\nlines\t ")
@@ -133,7 +134,7 @@ def learn_render_plan(
     if found is None:
         known.probed += 1
     if found is None or known.must_probe():
-        probed, again = (_find_headers(template, roles, segments, number) for number in range(2))
+        probed, again = (_probe(template, roles, segments, number) for number in range(2))
         known.differs |= found is not None and found != probed
         found = probed if probed == again else None
     if found is None:
@@ -253,7 +254,7 @@ def _find_forbidden(
 def _read_headers(
     known: KnownOrders, roles: Sequence[str], written: Literals, segments: Sequence[Segment]
 ) -> _Headers | None:
-    """Return what `_find_headers` does, read off what is written around the texts, whatever these are.
+    """Return what `find_headers` does, read off what is written around the texts, whatever these are.
 
     None where the generation prompt may depend on the conversation, or does not stand in front of each answer and
     nowhere else: `render_turns` then looks for turns in other ways.
@@ -277,26 +278,34 @@ def _read_headers(
     return headers, (), {}
 
 
-def _find_headers(
-    template: ChatTemplate, roles: Sequence[str], segments: Sequence[Segment], number: int
+def _probe(template: ChatTemplate, roles: Sequence[str], segments: Sequence[Segment], number: int) -> _Headers | None:
+    texts = [PROBES[(index + number) % 2].format(index) for index in range(len(roles))]
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    return find_headers(template, messages, texts, segments)
+
+
+def find_headers(
+    template: ChatTemplate, messages: Messages, texts: Sequence[str], segments: Sequence[Segment]
 ) -> _Headers | None:
     """Return the length of each assistant segment's header, the answers with an empty thought, and what is left out.
 
-    None where a probe shows no such.
+    None where messages with these texts show no such, or are written otherwise than by the segments.
     """
-    contents = [PROBES[(index + number) % 2].format(index) for index in range(len(roles))]
-    messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=True)]
     try:
         rendered = render_turns(template, messages, allow_loss=True)
     except PadfixError:
         return None
-    assistants = [index for index, role in enumerate(roles) if role == "assistant"]
-    texts = [write(segment, "" if segment.place is None else contents[segment.place]) for segment in segments]
+    assistants = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    written = [write(segment, "" if segment.place is None else texts[segment.place]) for segment in segments]
     notes = {index: collect_row_notes(rendered, messages, [index], (), {}) for index in assistants}
     losses = {kind: detail for found in notes.values() for kind, detail in found.items() if kind in LOSSES}
-    if rendered.text != "".join(texts) or rendered.spelled or {*chain(*notes.values())} - {"empty_reasoning", *losses}:
+    if (
+        rendered.text != "".join(written)
+        or rendered.spelled
+        or {*chain(*notes.values())} - {"empty_reasoning", *losses}
+    ):
         return None
-    is_lossy = len(roles) > sum(segment.message is not None for segment in segments)
+    is_lossy = len(messages) > sum(segment.message is not None for segment in segments)
     if bool(losses) != is_lossy or (is_lossy and finds_by_prompt(template.profile)):
         return None  # turns that are found in the text alone show no loss
     turns = {turn.message: turn for turn in rendered.turns}
@@ -304,7 +313,7 @@ def _find_headers(
         return None
     headers: list[int | None] = []
     start, is_parted = 0, True
-    for segment, text in zip(segments, texts, strict=True):
+    for segment, text in zip(segments, written, strict=True):
         end = start + len(text)
         turn = None if segment.message is None else turns.get(segment.message)
         headers.append(None if turn is None else turn.start - start)

@@ -199,7 +199,7 @@ class CachedEncoder:
         with known.lock:
             rests = known.rest > 0
             known.rest -= len(data)
-        if rests or not max(_FEW, 1) <= len(data) <= _MOST or _MARK_BYTES in data:
+        if rests or not max(_FEW, 1) <= len(data) <= _MOST or (_MARK_BYTES[0] in data and _MARK_BYTES in data):
             return self._past(texts)
         text_ends = np.fromiter(accumulate(map(len, encoded)), np.int64, len(encoded))
         bounds = self._find_bounds(data, encoded, text_ends)

@@ -7,6 +7,7 @@ from itertools import compress
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from llama_padfix.core.arrow import temporary_pool
 from llama_padfix.tokens.cached.added import find_parting
 
 if TYPE_CHECKING:
@@ -109,10 +110,12 @@ class FasterWords:
 def number_words(data: bytes, bounds: IntArray) -> tuple[pyarrow.Array, list[bytes]]:
     """Return for each word which of the different words it is, and those. `bounds` are int32, one more than words."""
     import pyarrow
+    from pyarrow import compute
 
     buffers = [None, pyarrow.py_buffer(bounds), pyarrow.py_buffer(data)]
-    words = pyarrow.Array.from_buffers(pyarrow.binary(), len(bounds) - 1, buffers).dictionary_encode()
-    return words.indices, words.dictionary.to_pylist()
+    words = pyarrow.Array.from_buffers(pyarrow.binary(), len(bounds) - 1, buffers)
+    encoded = compute.dictionary_encode(words, memory_pool=temporary_pool())
+    return encoded.indices, encoded.dictionary.to_pylist()
 
 
 def join_words(first: LongArray, counts: LongArray, ids: IdArray, numbers: pyarrow.Array) -> tuple[IdArray, IntArray]:
@@ -126,12 +129,14 @@ def join_words(first: LongArray, counts: LongArray, ids: IdArray, numbers: pyarr
     """
     import numpy as np
     import pyarrow
+    from pyarrow import compute
 
     edges = np.append(0, counts.cumsum())
     sources = np.repeat(first - edges[:-1], counts)
     sources += np.arange(len(sources))
     buffers = [None, pyarrow.py_buffer((4 * edges).astype(np.int32)), pyarrow.py_buffer(ids[sources])]
-    taken = pyarrow.Array.from_buffers(pyarrow.binary(), len(first), buffers).take(numbers)  # its bytes are the ids
+    words = pyarrow.Array.from_buffers(pyarrow.binary(), len(first), buffers)  # whose bytes are the ids
+    taken = compute.take(words, numbers, memory_pool=temporary_pool())
     _, ends, found = taken.buffers()
     edges = np.frombuffer(ends, np.int32, len(numbers) + 1, 4 * taken.offset) >> 2
     return np.frombuffer(found, np.int32, edges[-1]), edges

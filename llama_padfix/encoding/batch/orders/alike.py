@@ -11,20 +11,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.symbolic import make_unseen_text, render_symbolic
-from llama_padfix.chat.symbolic_slots import TemplateBranched
+from llama_padfix.chat.symbolic_slots import Slot, TemplateBranched
 from llama_padfix.chat.traced_render import REASONING_KEYS, source_of
-from llama_padfix.chat.turns import finds_by_prompt, render_turns
+from llama_padfix.chat.turns import finds_by_prompt
 from llama_padfix.core.compat import gives_clock
-from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.outlines import holds_mark
-from llama_padfix.encoding.chat_rows import collect_row_notes
+from llama_padfix.encoding.batch.render_plan import PROBES, find_headers
 
 if TYPE_CHECKING:
     from llama_padfix.chat.render import ChatTemplate
     from llama_padfix.core.types import Messages
+    from llama_padfix.encoding.batch.render_plan import RenderPlan
+
+    _Written = tuple[tuple[str, ...], tuple[Slot, ...], frozenset[str]]
+    """The literals around texts, the slots between them, and what the texts must lack."""
+    _Raised = tuple[type[Exception], str]
 
 _PLAIN = {"role"}
-_PROBE = "Probe {} says"
 _PROBED = 2  # orders of the same messages for which probes confirm the turns behind a constant prompt
 
 
@@ -43,47 +46,71 @@ class Likeness:
     seen: dict[frozenset[str], int] = field(default_factory=dict)
     """How many orders were seen of each set of messages that are found by a constant prompt."""
 
-    def holds(self, shells: Messages) -> bool:
+    def holds(self, shells: Messages, plan: RenderPlan) -> bool:
         """Return True if these messages are rendered, and their turns found, as those of their roles and texts alone.
 
-        `shells` are the messages without their texts, as in `Reading`.
+        Args:
+            shells: The messages without their texts, as in `Reading`.
+            plan: How a conversation of their roles and texts alone is rendered.
         """
         if any(key in shell for shell in shells for key in REASONING_KEYS):  # which stand for one another
             return False
         plain = [{"role": shell["role"]} for shell in shells]
         # They hold nothing but texts, numbers, lists and mappings; marks differ by their places.
         shown = tuple(map(repr, _fill_marks(list(shells), "text")))
-        by_prompt = finds_by_prompt(self.template.profile)  # then all is seen in the whole conversation
-        for end in range(len(shells) if by_prompt else 1, len(shells) + 1):
+        if finds_by_prompt(self.template.profile):  # then all is seen in the whole conversation
+            is_alike = _is_written_by(plan, _render(self.template, shells, prompt=False))
+            return is_alike and (not self._must_probe(shown) or self._is_probed_alike(shells, plan))
+        for end in range(1, len(shells) + 1):
             if shown[:end] not in self.known:
-                prompts = (False,) if by_prompt else (False, True)
-                self.known[shown[:end]] = _is_written_alike(self.template, shells[:end], plain[:end], prompts)
+                self.known[shown[:end]] = _is_written_alike(self.template, shells[:end], plain[:end])
             if not self.known[shown[:end]]:
                 return False
-        return not self._must_probe(shown, by_prompt) or self._is_probed_alike(shells, plain)
+        return self._is_probed_alike(shells, plan)
 
-    def _must_probe(self, shown: Sequence[str], by_prompt: bool) -> bool:
-        """Return True if probes must show the turns: with a constant prompt the first orders, then ever fewer."""
+    def _must_probe(self, shown: Sequence[str]) -> bool:
+        """Return True if probes must show the turns behind a constant prompt: the first orders, then ever fewer."""
         kind = frozenset(shown)
         self.seen[kind] = count = self.seen.get(kind, 0) + 1
-        return not by_prompt or count <= _PROBED or count.bit_count() == 1
+        return count <= _PROBED or count.bit_count() == 1
 
-    def _is_probed_alike(self, shells: Messages, plain: Messages) -> bool:
-        found = [_find_turns(self.template, some) for some in (shells, plain)]
-        return found[0] is not None and found[0] == found[1]
+    def _is_probed_alike(self, shells: Messages, plan: RenderPlan) -> bool:
+        """Return True if a probe of these messages has the text and the turns of the plan."""
+        texts = [PROBES[index % 2].format(index) for index in range(len(shells))]
+        messages = []
+        for shell, text in zip(_fill_marks(list(shells), "Probe"), texts, strict=True):
+            parts = shell.get("content")
+            messages.append({**shell, "content": [{**parts[0], "text": text}] if parts else text})
+        headers = [segment.header for segment in plan.segments]
+        found = find_headers(self.template, messages, texts, plan.segments)
+        return found == (headers, plan.empty_thoughts, plan.losses)
 
 
-def _is_written_alike(template: ChatTemplate, shells: Messages, plain: Messages, prompts: Sequence[bool]) -> bool:
-    """Return True if the template writes the same around the texts of both, with its prompt or without."""
-    for prompt in prompts:
+def _is_written_by(plan: RenderPlan, written: _Written | _Raised | None) -> bool:
+    """Return True if what `_render` returned is what a plan writes, for all texts for which the plan holds."""
+    if written is None or len(written) == 2:
+        return False
+    literals, slots = [""], list[Slot]()
+    for segment in plan.segments:
+        literals[-1] += segment.before
+        if segment.place is not None:
+            slots.append(Slot(segment.place, segment.operations))
+            literals.append("")
+        literals[-1] += segment.after
+    return written[:2] == (tuple(literals), tuple(slots)) and written[2] <= plan.forbidden_substrings
+
+
+def _is_written_alike(template: ChatTemplate, shells: Messages, plain: Messages) -> bool:
+    """Return True if the template writes the same around the texts of both, with its prompt and without."""
+    for prompt in (False, True):
         written = _render(template, shells, prompt)
         if written is None or written != _render(template, plain, prompt):
             return False
     return True
 
 
-def _render(template: ChatTemplate, shells: Messages, prompt: bool) -> object:
-    """Return what the template writes around the texts; None where that depends on more than their roles."""
+def _render(template: ChatTemplate, shells: Messages, prompt: bool) -> _Written | _Raised | None:
+    """Return what the template writes around the texts, or what it raises; None where more of them decides that."""
     kwargs = dict(template.kwargs)
     context = {**template.tokenizer.special_tokens_map, **kwargs, "tools": None, "documents": None}
     context["add_generation_prompt"] = prompt
@@ -104,18 +131,3 @@ def _fill_marks(value: Any, text: str) -> Any:  # of a message
     if isinstance(value, dict):
         return {key: _fill_marks(item, text) for key, item in value.items()}
     return [_fill_marks(item, text) for item in value] if isinstance(value, list) else value
-
-
-def _find_turns(template: ChatTemplate, shells: Messages) -> object:
-    """Return a probe of these messages as it is rendered one by one, with its turns and notes."""
-    texts = [_PROBE.format(index) for index in range(len(shells))]
-    messages = []
-    for shell, text in zip(_fill_marks(list(shells), "Probe"), texts, strict=True):
-        parts = shell.get("content")
-        messages.append({**shell, "content": [{**parts[0], "text": text}] if parts else text})
-    assistants = [index for index, shell in enumerate(shells) if shell["role"] == "assistant"]
-    try:
-        rendered = render_turns(template, messages, allow_loss=True)
-    except PadfixError:
-        return None
-    return rendered.text, rendered.turns, collect_row_notes(rendered, messages, assistants, (), {})
