@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
+    from llama_padfix.core.types import LongArray
+
 _FEW = 100  # rows, which take as long one by one as `take` takes for a table of thousands
 
 
@@ -65,7 +67,7 @@ def from_texts(texts: Sequence[str]) -> pa.Array:
     return pyarrow.Array.from_buffers(pyarrow.string(), len(encoded), buffers)
 
 
-def pick_rows(table: pa.Table, places: Sequence[int]) -> pa.Table:
+def pick_rows(table: pa.Table, places: Sequence[int] | LongArray) -> pa.Table:
     """Return the rows of a table at some places; few are not copied, as `take` joins the chunks of each column first.
 
     Raises:
@@ -73,7 +75,8 @@ def pick_rows(table: pa.Table, places: Sequence[int]) -> pa.Table:
     """
     import numpy as np
     import pyarrow
+    from pyarrow import compute
 
     if table.column_names and 0 < len(places) <= _FEW:
         return pyarrow.concat_tables([table.slice(place, 1) for place in places])
-    return table.take(from_numpy(np.asarray(places, np.int64)))
+    return compute.take(table, from_numpy(np.asarray(places, np.int64)), memory_pool=temporary_pool())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow
@@ -114,16 +115,33 @@ def test_a_table_is_read_as_its_rows(name: str) -> None:
             assert found.has_outer_whitespace[row] or all(text and text == text.strip() for text in texts)
 
 
+def keep(row: dict[str, Any], number: int) -> None:
+    """Leave a row as it is."""
+
+
+def split(row: dict[str, Any], number: int) -> None:
+    for message in row["messages"]:
+        message["content"] = [part(message["content"])]
+
+
+def name_every_other(row: dict[str, Any], number: int) -> None:
+    row["messages"][0]["name"] = "Ann" if number % 2 else None
+
+
+def add_system(row: dict[str, Any], number: int) -> None:
+    row["system"] = f"Answer {number}." if number % 2 else None
+
+
 @pytest.mark.skipif(
     not hasattr(pyarrow.MemoryPool, "total_bytes_allocated"), reason="this pyarrow does not count them"
 )
-@pytest.mark.parametrize("shape", ["plain", "parts"])
-def test_texts_and_words_are_held_where_numpy_holds_its_arrays(shape: str) -> None:
+@pytest.mark.parametrize("change", [keep, split, name_every_other, add_system])
+def test_texts_and_words_are_held_where_numpy_holds_its_arrays(change: Callable[[dict[str, Any], int], None]) -> None:
     # Each page that Arrow's own pool hands out first is one that the kernel must find and clear.
     long_texts = [[" ".join(f"w{n * k % 997}" for k in range(200)) for k in (3, 7)] for n in range(600)]
     rows: list[Any] = [{"messages": talk(*texts)} for texts in long_texts]
-    for message in (message for row in rows if shape == "parts" for message in row["messages"]):
-        message["content"] = [part(message["content"])]
+    for number, row in enumerate(rows):
+        change(row, number)
     table = pyarrow.concat_tables([tabulate(rows[:300]), tabulate(rows[300:])])
     encoder = ChatEncoder(family_tokenizer(FOLDER / "gemma3.jinja"), engine="cached")
     encoder.encode_table(table.slice(0, 2))

@@ -139,7 +139,7 @@ def read_chat_table(table: pa.Table, words: Words = Words()) -> Chats:
     chats = Chats(_read_roles(roles, (column, key), bounds, plain), contents, bounds, outer)
     if not len(others_apart):
         return chats
-    rest = table.take(from_numpy(others_apart)).combine_chunks(temporary_pool())
+    rest = pick_rows(table, others_apart).combine_chunks(temporary_pool())
     return _replace(chats, others_apart, _read_outlines(rest, words))
 
 
@@ -163,7 +163,7 @@ def _read_outlines(table: pa.Table, words: Words) -> Chats:
     chats, apart = Chats(readings, contents, bounds, outer), np.flatnonzero(odd)
     if not len(apart):
         return chats
-    return _replace(chats, apart, read_chat_rows(_to_rows(table.take(from_numpy(apart))), words))
+    return _replace(chats, apart, read_chat_rows(_to_rows(pick_rows(table, apart)), words))
 
 
 def _holds_word(contents: pa.Array, bounds: LongArray, words: Sequence[str]) -> BoolArray:
@@ -203,6 +203,7 @@ def _replace(chats: Chats, rows: LongArray, others: Chats) -> Chats:
     """Return the conversations with those of some rows replaced."""
     import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     readings, outer, starts = chats.readings.copy(), chats.has_outer_whitespace.copy(), chats.bounds[:-1].copy()
     for row, reading in zip(rows.tolist(), others.readings, strict=True):
@@ -212,9 +213,9 @@ def _replace(chats: Chats, rows: LongArray, others: Chats) -> Chats:
     starts[rows] = others.bounds[:-1] + len(chats.contents)
     bounds = np.concatenate([[0], np.cumsum(sizes)])
     both = [from_texts(one) if isinstance(one, list) else one for one in (chats.contents, others.contents)]
-    texts = pa.concat_arrays([one.cast(pa.large_string()) for one in both])
+    texts = pa.concat_arrays([one.cast(pa.large_string()) for one in both], temporary_pool())
     places = np.arange(bounds[-1]) + np.repeat(starts - bounds[:-1], sizes)
-    return Chats(readings, texts.take(from_numpy(places)), bounds, outer)
+    return Chats(readings, pc.take(texts, from_numpy(places), memory_pool=temporary_pool()), bounds, outer)
 
 
 def _find_columns(table: pa.Table) -> tuple[str, str, pa.Array, pa.Array, pa.Array, list[pa.Array]] | None:

@@ -254,11 +254,11 @@ def find_unread_fields(table: pa.Table, columns: Sequence[str], source: str) -> 
         return ()
     messages = pc.list_flatten(column)
     role = next((key for key in ("role", "from") if key in keys), None)
-    if role is not None:
+    valid = {key: pc.is_valid(pc.struct_field(messages, [keys.index(key)])) for key in unread}
+    if role is not None:  # no message is copied
         of_tools = pc.is_in(pc.struct_field(messages, [keys.index(role)]), from_texts(_ANSWERS_OF_TOOLS))
-        messages = messages.filter(pc.invert(of_tools))
-    filled = [key for key in unread if pc.any(pc.is_valid(pc.struct_field(messages, [keys.index(key)]))).as_py()]
-    return tuple(f"{name}[].{key}" for key in filled)
+        valid = {key: pc.and_not(flags, of_tools) for key, flags in valid.items()}
+    return tuple(f"{name}[].{key}" for key, flags in valid.items() if pc.any(flags).as_py())
 
 
 def _names(source: str, key: object) -> bool:
