@@ -1,9 +1,9 @@
-"""Print the CPU seconds that `dedupe_bos` takes for a million rows: python benchmarks/bos.py [ROWS [ROUNDS]].
+"""Print the CPU seconds that `dedupe_bos` takes for a million rows: python benchmarks/bos.py [ROWS [ROUNDS [KIND]]].
 
 Each row has about 100 tokens and starts with two BOS: input_ids and labels are int32, attention_mask int8. ROWS are
 measured (300,000 by default; 100,000 as lists and arrays) and counted as a million. A dataset is read from its file,
 and the cut one is written. All kinds are measured in each of ROUNDS (3 by default), in turn from the first and from
-the last; the median is printed, and the lowest and highest time.
+the last; the median is printed, and the lowest and highest time. KIND: only those whose name holds it (dataset).
 
 Beside lists stands what `row[1:]` of each list takes, which nothing that returns lists can save, and beside a dataset
 what `datasets.map` takes with a function that changes nothing.
@@ -111,6 +111,8 @@ def main() -> None:
         makes["- row[1:] of lists of ids"] = partial(slice_each, {"input_ids": values["lists of ids"]})
         makes["- row[1:] with labels and mask"] = partial(slice_each, values["lists with labels and mask"])
         makes["- datasets.map without a change"] = partial(map_nothing, values["a dataset with labels and mask"])
+        if len(sys.argv) > 3:
+            makes = {name: make for name, make in makes.items() if sys.argv[3] in name}
         spent: dict[str, list[float]] = {name: [] for name in makes}
         for number in range(rounds):
             for name in list(makes)[:: -1 if number % 2 else 1]:
