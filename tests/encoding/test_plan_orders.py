@@ -135,6 +135,23 @@ def test_conversations_that_begin_alike_are_compared_with_plain_ones_once(
     assert_same(tokenizer, rows)
 
 
+NAMED = "{% for m in messages %}<S>{{ m.role }}\n{% if CONDITION %}{{ m.name }}: {% endif %}{{ m.content }}<E>\n"
+NAMED += "{% endfor %}{% if add_generation_prompt %}<S>assistant\n{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("condition", "taken"), [("m.name and loop.index0 == 4", 16), ("m.name and 'BAD' in m.content", 0)]
+)
+def test_names_that_some_orders_or_some_texts_write_are_written(condition: str, taken: int) -> None:
+    template = NAMED.replace("CONDITION", condition)
+    tokenizer = make_byte_tokenizer(("<S>", "<E>"), "<E>", template=template)
+    rows: list[Any] = []
+    for turns in (1, 2, 3, 4):  # the first two are probed
+        texts = [f"{'BAD' * (place % 5 == 3)} {turns} {place}" for place in range(2 * turns)]
+        rows += [{"messages": [{**message, "name": "Ann"} for message in talk(*texts)]}] * 8
+    assert assert_same(tokenizer, rows)[1] == taken
+
+
 # Tokens
 
 
