@@ -46,14 +46,22 @@ def from_numpy(values: npt.NDArray[Any]) -> pa.Array:  # of numbers
 
 
 def temporary_pool() -> pa.MemoryPool:
-    """Return the memory pool for large arrays that live for one call.
+    """Return the memory pool for arrays of up to 32 MB that live for one call.
 
     It is that of the C library: memory that numpy's arrays freed is used again. The pages of a pool of Arrow's own are
-    new to the process, and the first use of each takes the kernel longer than the work on what it holds.
+    new to the process, and the first use of each takes the kernel longer than the work on what it holds. Larger arrays
+    the C library gives new pages each time, and Arrow's pool does not.
     """
     import pyarrow
 
     return pyarrow.system_memory_pool()
+
+
+def take(values: pa.Array | pa.Table, places: LongArray) -> Any:  # of the type of `values`
+    """Return the items of an array, or the rows of a table, at some places, in the memory of `temporary_pool`."""
+    from pyarrow import compute
+
+    return compute.take(values, from_numpy(places), memory_pool=temporary_pool())
 
 
 def from_texts(texts: Sequence[str]) -> pa.Array:
@@ -75,8 +83,7 @@ def pick_rows(table: pa.Table, places: Sequence[int] | LongArray) -> pa.Table:
     """
     import numpy as np
     import pyarrow
-    from pyarrow import compute
 
     if table.column_names and 0 < len(places) <= _FEW:
         return pyarrow.concat_tables([table.slice(place, 1) for place in places])
-    return compute.take(table, from_numpy(np.asarray(places, np.int64)), memory_pool=temporary_pool())
+    return take(table, np.asarray(places, np.int64))

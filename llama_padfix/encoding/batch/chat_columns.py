@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from llama_padfix.core.arrow import from_numpy, from_texts, pick_rows, temporary_pool, to_numpy
+from llama_padfix.core.arrow import from_texts, pick_rows, take, temporary_pool, to_numpy
 from llama_padfix.core.text import is_unicode
 from llama_padfix.encoding.batch.opened import open_objects
 from llama_padfix.encoding.batch.outlines import Reading, outline, read_outline, read_plain
@@ -203,7 +203,6 @@ def _replace(chats: Chats, rows: LongArray, others: Chats) -> Chats:
     """Return the conversations with those of some rows replaced."""
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     readings, outer, starts = chats.readings.copy(), chats.has_outer_whitespace.copy(), chats.bounds[:-1].copy()
     for row, reading in zip(rows.tolist(), others.readings, strict=True):
@@ -215,7 +214,7 @@ def _replace(chats: Chats, rows: LongArray, others: Chats) -> Chats:
     both = [from_texts(one) if isinstance(one, list) else one for one in (chats.contents, others.contents)]
     texts = pa.concat_arrays([one.cast(pa.large_string()) for one in both], temporary_pool())
     places = np.arange(bounds[-1]) + np.repeat(starts - bounds[:-1], sizes)
-    return Chats(readings, pc.take(texts, from_numpy(places), memory_pool=temporary_pool()), bounds, outer)
+    return Chats(readings, take(texts, places), bounds, outer)
 
 
 def _find_columns(table: pa.Table) -> tuple[str, str, pa.Array, pa.Array, pa.Array, list[pa.Array]] | None:

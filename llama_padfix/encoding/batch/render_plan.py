@@ -14,7 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from llama_padfix.chat.symbolic import render_symbolic
-from llama_padfix.chat.symbolic_slots import Operations, trim
+from llama_padfix.chat.symbolic_slots import Operations, Slot, trim
 from llama_padfix.chat.turns import finds_by_prompt, has_plain_roles, render_turns
 from llama_padfix.core.errors import PadfixError
 from llama_padfix.encoding.batch.cut_tokens import CutTokens, read_cut_tokens
@@ -180,6 +180,18 @@ def cut(written: Literals, tokens: CutTokens) -> list[Segment] | None:
         segments.append(text)
         before = literal[end:]
     return [*segments, Segment(None, before, "")] if before else segments
+
+
+def join(segments: Sequence[Segment]) -> tuple[tuple[str, ...], tuple[Slot, ...]]:
+    """Return the literals and the slots that `cut` made segments of."""
+    literals, slots = [""], list[Slot]()
+    for segment in segments:
+        literals[-1] += segment.before
+        if segment.place is not None:
+            slots.append(Slot(segment.place, segment.operations))
+            literals.append("")
+        literals[-1] += segment.after
+    return tuple(literals), tuple(slots)
 
 
 def _count_prompts(known: KnownOrders, literals: Sequence[str]) -> int:

@@ -11,20 +11,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llama_padfix.chat.symbolic import make_unseen_text, render_symbolic
-from llama_padfix.chat.symbolic_slots import Slot, TemplateBranched
+from llama_padfix.chat.symbolic_slots import TemplateBranched
 from llama_padfix.chat.traced_render import REASONING_KEYS, source_of
 from llama_padfix.chat.turns import finds_by_prompt
 from llama_padfix.core.compat import gives_clock
+from llama_padfix.encoding.batch.literals import Literals
 from llama_padfix.encoding.batch.outlines import holds_mark
-from llama_padfix.encoding.batch.render_plan import PROBES, find_headers
+from llama_padfix.encoding.batch.render_plan import PROBES, RenderPlan, find_headers, join
 
 if TYPE_CHECKING:
     from llama_padfix.chat.render import ChatTemplate
     from llama_padfix.core.types import Messages
-    from llama_padfix.encoding.batch.render_plan import RenderPlan
 
-    _Written = tuple[tuple[str, ...], tuple[Slot, ...], frozenset[str]]
-    """The literals around texts, the slots between them, and what the texts must lack."""
     _Raised = tuple[type[Exception], str]
 
 _PLAIN = {"role"}
@@ -55,12 +53,12 @@ class Likeness:
         """
         if any(key in shell for shell in shells for key in REASONING_KEYS):  # which stand for one another
             return False
-        plain = [{"role": shell["role"]} for shell in shells]
         # They hold nothing but texts, numbers, lists and mappings; marks differ by their places.
         shown = tuple(map(repr, _fill_marks(list(shells), "text")))
         if finds_by_prompt(self.template.profile):  # then all is seen in the whole conversation
             is_alike = _is_written_by(plan, _render(self.template, shells, prompt=False))
             return is_alike and (not self._must_probe(shown) or self._is_probed_alike(shells, plan))
+        plain = [{"role": shell["role"]} for shell in shells]
         for end in range(1, len(shells) + 1):
             if shown[:end] not in self.known:
                 self.known[shown[:end]] = _is_written_alike(self.template, shells[:end], plain[:end])
@@ -86,18 +84,12 @@ class Likeness:
         return found == (headers, plan.empty_thoughts, plan.losses)
 
 
-def _is_written_by(plan: RenderPlan, written: _Written | _Raised | None) -> bool:
+def _is_written_by(plan: RenderPlan, written: Literals | _Raised | None) -> bool:
     """Return True if what `_render` returned is what a plan writes, for all texts for which the plan holds."""
-    if written is None or len(written) == 2:
+    if not isinstance(written, Literals):
         return False
-    literals, slots = [""], list[Slot]()
-    for segment in plan.segments:
-        literals[-1] += segment.before
-        if segment.place is not None:
-            slots.append(Slot(segment.place, segment.operations))
-            literals.append("")
-        literals[-1] += segment.after
-    return written[:2] == (tuple(literals), tuple(slots)) and written[2] <= plan.forbidden_substrings
+    is_alike = (written.literals, written.slots) == join(plan.segments)
+    return is_alike and written.forbidden_substrings <= plan.forbidden_substrings
 
 
 def _is_written_alike(template: ChatTemplate, shells: Messages, plain: Messages) -> bool:
@@ -109,7 +101,7 @@ def _is_written_alike(template: ChatTemplate, shells: Messages, plain: Messages)
     return True
 
 
-def _render(template: ChatTemplate, shells: Messages, prompt: bool) -> _Written | _Raised | None:
+def _render(template: ChatTemplate, shells: Messages, prompt: bool) -> Literals | _Raised | None:
     """Return what the template writes around the texts, or what it raises; None where more of them decides that."""
     kwargs = dict(template.kwargs)
     context = {**template.tokenizer.special_tokens_map, **kwargs, "tools": None, "documents": None}
@@ -117,7 +109,7 @@ def _render(template: ChatTemplate, shells: Messages, prompt: bool) -> _Written 
     try:
         source = source_of(template.tokenizer, None, kwargs)
         unseen = _fill_marks(list(shells), make_unseen_text())
-        return render_symbolic(source, unseen, context, gives_clock(template.tokenizer))
+        return Literals(*render_symbolic(source, unseen, context, gives_clock(template.tokenizer)))
     except TemplateBranched:
         return None
     except Exception as error:  # a template is a user's program: it may raise anything, for plain messages too

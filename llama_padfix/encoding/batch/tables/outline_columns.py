@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from llama_padfix.core.arrow import from_numpy, from_texts, pick_rows, temporary_pool, to_numpy
+from llama_padfix.core.arrow import from_texts, pick_rows, take, temporary_pool, to_numpy
 from llama_padfix.encoding.batch.outlines import CALLS, SPOKEN, Reading, outline, read_outline
 from llama_padfix.encoding.reading.side_columns import TEMPLATE_KWARGS, TOOLS
 
@@ -193,7 +193,6 @@ def _take_texts(
     """Return the texts of all rows, each row's in the order of its kind, and where those of each row begin and end."""
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     sizes = np.asarray([*map(len, orders)])
     begins = np.cumsum(sizes) - sizes
@@ -214,7 +213,7 @@ def _take_texts(
             before += len(texts)
     together = pa.concat_arrays(used, temporary_pool()) if len(used) > 1 else used[0]
     is_whole = len(places) == len(together) and bool((places == np.arange(len(places))).all())
-    return together if is_whole else pc.take(together, from_numpy(places), memory_pool=temporary_pool()), bounds
+    return together if is_whole else take(together, places), bounds
 
 
 def _join_texts(
